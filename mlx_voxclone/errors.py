@@ -1,0 +1,17 @@
+"""Errors that are the user's to mend: one clear line (what, where, what to do), exit code 2, no traceback."""
+
+
+class VoxcloneError(Exception):
+    """Base of every error whose message is meant for the user as it stands."""
+
+
+class ConfigError(VoxcloneError):
+    """A run configuration or `params.json` that cannot be used."""
+
+
+class DataError(VoxcloneError):
+    """Audio, text or a manifest that cannot be used."""
+
+
+class CheckpointError(VoxcloneError):
+    """A checkpoint, adapter, voice or run directory that cannot be read or written."""
