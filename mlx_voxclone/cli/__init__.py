@@ -1,0 +1,58 @@
+"""`voxclone NAME ...`: finds the command and hands over; only the chosen command's module is imported."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "run a configuration: encoder, speaker, or the whole way from recordings to a baked checkpoint",
+    "bake": "write a new checkpoint: encoder injected, adapters folded, voices added",
+    "encode": "audio -> codes, latents and voice embedding",
+    "decode": "codes -> audio",
+    "say": "text -> speech",
+    "prepare": "recordings -> clips, transcripts and a held-out split",
+    "micro": "write a miniature checkpoint to try everything on",
+}
+USAGE_ERROR = 2
+
+
+def overview() -> str:
+    """The text of `voxclone --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: voxclone COMMAND [options]",
+            "",
+            "Voice cloning for Voxtral-4B-TTS on Apple Silicon.",
+            "",
+            *lines,
+            "",
+            "`voxclone COMMAND --help` lists a command's options with units and defaults.",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 success, 2 bad input, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else None
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        from mlx_voxclone import __version__
+
+        print(f"voxclone {__version__}")
+        return 0
+    if name is None:
+        print(overview(), file=sys.stderr)
+        return USAGE_ERROR
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"error: {name}: no such command; {hint}", file=sys.stderr)
+        return USAGE_ERROR
+    module = importlib.import_module(f"mlx_voxclone.cli.{name}")
+    return module.main(arguments[1:])
