@@ -275,9 +275,15 @@ def _check(config: VoxtralConfig, raw: dict[str, Any], where: str) -> None:
     for name, value, expected in wanted:
         if value != expected:
             raise ConfigError(f"{where}: {name} is {value!r}; this model code implements {expected!r}")
+    if codec.n_heads & (codec.n_heads - 1):
+        raise ConfigError(f"{where}: audio_tokenizer_args.n_heads is {codec.n_heads}; ALiBi needs a power of two here")
+    if codec.decoder_strides[0] != 1:
+        raise ConfigError(f"{where}: the decoder's first convolution must have stride 1")
     for side in ("encoder", "decoder"):
         lengths, kernels, strides = (getattr(codec, f"{side}_{part}") for part in ("lengths", "kernels", "strides"))
         if not len(lengths) == len(kernels) == len(strides):
             raise ConfigError(f"{where}: the {side}'s lengths, kernels and strides differ in number")
         if any(s < 1 or k % s for k, s in zip(kernels, strides)):
-            raise ConfigError(f"{where}: each {side} kernel must be a multiple of its stride, got {kernels} / {strides}")
+            raise ConfigError(
+                f"{where}: each {side} kernel must be a multiple of its stride, got {kernels} / {strides}"
+            )

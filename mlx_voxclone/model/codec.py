@@ -1,0 +1,207 @@
+"""The audio tokenizer: patch, project, stages, quantise; and back.
+
+24 kHz mono in, 12.5 frames of 37 codes per second out (release sizes). `[B, T, C]` throughout. The decoder is released;
+the encoder is what this project trains. (Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`; arXiv 2603.25551.)
+"""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
+from mlx_voxclone.model.attention import CodecAttention
+from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.layers import FeedForward
+from mlx_voxclone.model.quantizer import Quantizer
+
+LEFT_CONTEXT = 21  # latent frames: exact left context of encoder and decoder alike
+
+
+class CodecBlock(nn.Module):
+    """Pre-norm attention and SwiGLU, each scaled per channel (LayerScale) before it is added."""
+
+    def __init__(self, config: CodecConfig, window: int):
+        super().__init__()
+        self.attention = CodecAttention(config, window)
+        self.feed_forward = FeedForward(config.dim, config.hidden_dim)
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention_scale = mx.full((config.dim,), config.layer_scale_init)
+        self.ffn_scale = mx.full((config.dim,), config.layer_scale_init)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = x + self.attention_scale * self.attention(self.attention_norm(x))
+        return x + self.ffn_scale * self.feed_forward(self.ffn_norm(x))
+
+
+class CodecTransformer(nn.Module):
+    """A stage's transformer layers, all with one window."""
+
+    def __init__(self, config: CodecConfig, n_layers: int, window: int):
+        super().__init__()
+        self.layers = [CodecBlock(config, window) for _ in range(n_layers)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def encoder_windows(config: CodecConfig) -> list[int]:
+    """Attention window of each encoder stage: halved after every conv that shortens the sequence."""
+    windows, window = [], config.window
+    for stride in config.encoder_strides:
+        windows.append(window)
+        window = window // 2 if config.halve_window and stride > 1 else window
+    return windows
+
+
+def decoder_windows(config: CodecConfig) -> list[int]:
+    """Attention window of each decoder stage: from the encoder's last one, doubled by every conv that lengthens."""
+    windows, window = [], encoder_windows(config)[-1]
+    for stride in config.decoder_strides:
+        window = window * 2 if config.halve_window and stride > 1 else window
+        windows.append(window)
+    return windows
+
+
+class Codec(nn.Module):
+    """`audio_tokenizer`: the decoder and quantiser of the release, and (`encoder=True`) the encoder it lacks."""
+
+    def __init__(self, config: CodecConfig, encoder: bool):
+        super().__init__()
+        self._config = config
+        self.quantizer = Quantizer(config)
+        self.decoder_blocks = self._build_decoder(config)
+        self.output_proj = CausalConv1d(config.dim, config.patch_size, config.patch_kernel, 1, "reflect")
+        if encoder:
+            self.input_proj = CausalConv1d(config.patch_size, config.dim, config.patch_kernel, 1, "reflect")
+            self.encoder_blocks = self._build_encoder(config)
+
+    @staticmethod
+    def _build_encoder(config: CodecConfig) -> list[nn.Module]:
+        blocks: list[nn.Module] = []
+        stages = zip(config.encoder_lengths, config.encoder_kernels, config.encoder_strides, encoder_windows(config))
+        last = len(config.encoder_lengths) - 1
+        for i, (n_layers, kernel, stride, window) in enumerate(stages):
+            blocks.append(CodecTransformer(config, n_layers, window))
+            outputs = config.latent_dim if i == last else config.dim
+            blocks.append(CausalConv1d(config.dim, outputs, kernel, stride, "replicate"))
+        return blocks
+
+    @staticmethod
+    def _build_decoder(config: CodecConfig) -> list[nn.Module]:
+        blocks: list[nn.Module] = []
+        stages = zip(config.decoder_lengths, config.decoder_kernels, config.decoder_strides, decoder_windows(config))
+        for i, (n_layers, kernel, stride, window) in enumerate(stages):
+            if i == 0:
+                blocks.append(CausalConv1d(config.latent_dim, config.dim, kernel, stride, "replicate"))
+            else:
+                blocks.append(CausalConvTranspose1d(config.dim, config.dim, kernel, stride))
+            blocks.append(CodecTransformer(config, n_layers, window))
+        return blocks
+
+    @property
+    def config(self) -> CodecConfig:
+        return self._config
+
+    @property
+    def has_encoder(self) -> bool:
+        return "encoder_blocks" in self
+
+    # --- encoding -------------------------------------------------------------------------------------------------
+
+    def encode_latents(self, waveform: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+        """Encode waveforms into raw latents (before tanh and quantisation).
+
+        Args:
+            waveform: `[B, samples]`, 24 kHz.
+            lengths: valid samples of each item (at least 1); what follows them is ignored, and each item gets the right
+                padding it would have had alone. None: all of it is valid.
+
+        Returns:
+            `[B, ceil(samples / 1920), latent_dim]`; with `lengths`, frames after `ceil(length / 1920)` mean nothing.
+
+        Raises:
+            ValueError: the codec was built without an encoder, or a length is not in 1..samples.
+        """
+        if not self.has_encoder:
+            raise ValueError("this codec has no encoder: the release lacks it, train one or load its weights")
+        samples, patch = waveform.shape[1], self.config.patch_size
+        if samples < 1 or (lengths is not None and not all(1 <= n <= samples for n in lengths)):
+            raise ValueError(f"lengths must be within 1..{samples} samples, got {lengths}")
+        if lengths is not None and all(n == samples for n in lengths):
+            lengths = None
+        if lengths is not None:
+            waveform = mx.where(mx.arange(samples)[None, :] < mx.array(lengths)[:, None], waveform, 0.0)
+            lengths = [-(-n // patch) for n in lengths]
+        waveform = mx.pad(waveform, [(0, 0), (0, -samples % patch)])
+        x = self.input_proj(waveform.reshape(waveform.shape[0], -1, patch), lengths)
+        for block in self.encoder_blocks:
+            if isinstance(block, CausalConv1d):
+                x = block(x, lengths)
+                lengths = None if lengths is None else block.output_lengths(lengths)
+            else:
+                x = block(x)
+        return x
+
+    def encode_audio(self, samples: np.ndarray | mx.array, chunk_frames: int = 375) -> mx.array:
+        """Encode one waveform of any length in chunks with exact left context: `[S] -> [ceil(S / 1920), latent_dim]`.
+
+        Memory is bounded by `chunk_frames` (375 = 30 s), the result equals encoding the whole at once.
+        """
+        samples, frame = mx.array(samples), self.config.frame_size
+        total = self.config.n_frames(samples.shape[0])
+        latents = []
+        for start in range(0, total, chunk_frames):
+            first = max(0, start - LEFT_CONTEXT)
+            piece = samples[first * frame : (start + chunk_frames) * frame]
+            latents.append(self.encode_latents(piece[None])[0, start - first :])
+            mx.eval(latents[-1])
+        return mx.concatenate(latents, axis=0)
+
+    def quantize(self, latents: mx.array) -> mx.array:
+        """Raw latents `[B, T, D]` to 0-based codes `[B, 37, T]` int32."""
+        return self.quantizer.encode(latents)
+
+    # --- decoding -------------------------------------------------------------------------------------------------
+
+    def decode_latents(self, quantised: mx.array) -> mx.array:
+        """Quantised latents `[B, T, D]` (acoustic values in [-1, 1]) to waveforms `[B, T * 1920]`, not clipped."""
+        x = quantised
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.output_proj(x).reshape(x.shape[0], -1)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """0-based codes `[B, 37, T]` to waveforms `[B, T * 1920]`, in the decoder's dtype."""
+        dtype = self.output_proj.conv.parametrizations.weight.original1.dtype
+        return self.decode_latents(self.quantizer.decode(codes).astype(dtype))
+
+    def decode_audio(self, codes: np.ndarray | mx.array, chunk_frames: int = 375) -> np.ndarray:
+        """Decode one code sequence `[37, T]` of any length in chunks: float32 `[T * 1920]`, equal to the whole at once.
+
+        Raises:
+            ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
+        """
+        codes = np.asarray(codes)
+        self.check_codes(codes)
+        frame, pieces = self.config.frame_size, []
+        for start in range(0, codes.shape[1], chunk_frames):
+            first = max(0, start - LEFT_CONTEXT)
+            audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
+            pieces.append(np.array(audio.astype(mx.float32)))
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+
+    def check_codes(self, codes: np.ndarray) -> None:
+        """Raise ValueError unless `codes` is integer `[37, T]` with every value inside its codebook."""
+        if codes.ndim != 2 or codes.shape[0] != self.config.n_codebooks or codes.dtype.kind not in "iu":
+            raise ValueError(f"codes must be integers [{self.config.n_codebooks}, T], got {codes.dtype} {codes.shape}")
+        sizes = np.array(self.config.code_sizes)[:, None] - N_SPECIAL_CODES
+        wrong = (codes < 0) | (codes >= sizes)
+        if wrong.any():
+            book, frame = np.argwhere(wrong)[0]
+            value, last = codes[book, frame], sizes[book, 0] - 1
+            raise ValueError(f"code {value} at codebook {book}, frame {frame} is outside 0..{last}")

@@ -1,0 +1,101 @@
+"""Latent <-> codes: one semantic vector quantiser and one scalar quantiser per acoustic dimension.
+
+(Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`, classes SemanticCodebook and AcousticCodebook.)
+Codes are 0-based here; the LM's codes are these plus 2 (EMPTY, END).
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_voxclone.config import CodecConfig
+
+MIN_USAGE = 1e-5  # unused entries have usage 0
+
+
+class SemanticCodebook(nn.Module):
+    """Rows are `embedding_sum / max(cluster_usage, 1e-5)`: running sums and counts, as the release stores them."""
+
+    def __init__(self, size: int, dim: int):
+        super().__init__()
+        self.embedding_sum = mx.random.normal((size, dim))
+        self.cluster_usage = mx.ones((size,))
+
+    @property
+    def embedding(self) -> mx.array:
+        """The codebook `[size, dim]`, float32."""
+        usage = mx.maximum(self.cluster_usage.astype(mx.float32), MIN_USAGE)
+        return self.embedding_sum.astype(mx.float32) / usage[:, None]
+
+    def distances(self, z: mx.array) -> mx.array:
+        """Squared L2 distances `[..., size]` of `z [..., dim]` to every row, less the constant `||z||^2`."""
+        rows = self.embedding
+        return mx.sum(mx.square(rows), axis=-1) - 2.0 * (z.astype(mx.float32) @ rows.T)
+
+    def encode(self, z: mx.array) -> mx.array:
+        """Index of the nearest row: `[..., dim] -> [...]` int32."""
+        return mx.argmin(self.distances(z), axis=-1).astype(mx.int32)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """`[...] -> [..., dim]` float32."""
+        return self.embedding[codes]
+
+
+class AcousticCodebook:
+    """Finite scalar quantiser: tanh once, then `levels` evenly spaced values in [-1, 1]."""
+
+    def __init__(self, levels: int):
+        self.levels = levels
+
+    def encode(self, z: mx.array) -> mx.array:
+        """Raw latent (before tanh) to level: `round((tanh(z) + 1) / 2 * (levels - 1))`, int32."""
+        bounded = mx.tanh(z.astype(mx.float32))
+        return mx.round((bounded + 1.0) * 0.5 * (self.levels - 1)).astype(mx.int32)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """Level to value: `2 * code / (levels - 1) - 1`, float32."""
+        return codes.astype(mx.float32) * (2.0 / (self.levels - 1)) - 1.0
+
+
+class Quantizer(nn.Module):
+    """`[B, T, semantic_dim + acoustic_dim]` latents <-> `[B, 1 + acoustic_dim, T]` codes."""
+
+    def __init__(self, config: CodecConfig):
+        super().__init__()
+        self.semantic_dim = config.semantic_dim
+        self.semantic_codebook = SemanticCodebook(config.semantic_codebook_size, config.semantic_dim)
+        self._acoustic = AcousticCodebook(config.acoustic_codebook_size)
+
+    @property
+    def acoustic_codebook(self) -> AcousticCodebook:
+        return self._acoustic
+
+    def encode(self, latents: mx.array) -> mx.array:
+        """Latents `[B, T, D]` to codes `[B, codebooks, T]`, int32."""
+        semantic = self.semantic_codebook.encode(latents[..., : self.semantic_dim])
+        acoustic = self._acoustic.encode(latents[..., self.semantic_dim :])
+        return mx.concatenate([semantic[..., None], acoustic], axis=-1).swapaxes(1, 2)
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """Codes `[B, codebooks, T]` to quantised latents `[B, T, D]`, float32."""
+        codes = codes.swapaxes(1, 2)
+        semantic = self.semantic_codebook.decode(codes[..., 0])
+        return mx.concatenate([semantic, self._acoustic.decode(codes[..., 1:])], axis=-1)
+
+    def straight_through(self, latents: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        """Quantise with gradients: forward the quantised values, backward as if they were the continuous ones.
+
+        Args:
+            latents: raw encoder output `[B, T, D]`.
+
+        Returns:
+            `(quantised [B, T, D], semantic_z [B, T, S], semantic_q [B, T, S])`: the decoder's input (gradient through
+            the identity for the semantic part, through tanh for the acoustic part), and the pair for the commitment
+            loss (`semantic_q` carries no gradient).
+        """
+        z = latents[..., : self.semantic_dim].astype(mx.float32)
+        bounded = mx.tanh(latents[..., self.semantic_dim :].astype(mx.float32))
+        rows = mx.stop_gradient(self.semantic_codebook.decode(self.semantic_codebook.encode(mx.stop_gradient(z))))
+        levels = self._acoustic.decode(self._acoustic.encode(mx.stop_gradient(latents[..., self.semantic_dim :])))
+        semantic = z + mx.stop_gradient(rows - z)
+        acoustic = bounded + mx.stop_gradient(levels - bounded)
+        return mx.concatenate([semantic, acoustic], axis=-1), z, rows

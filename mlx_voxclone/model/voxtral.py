@@ -1,0 +1,156 @@
+"""The assembled model: Mistral backbone, flow-matching head, codec; prompt with voice rows, frame feedback, END.
+
+(Source: vLLM-Omni 0.30 `voxtral_tts*.py`; prompt layout of mistral-common's speech request.)
+"""
+
+from collections.abc import Iterator, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
+from mlx_voxclone.model.acoustic import FlowMatchingHead
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.layers import KVCache, TransformerBlock
+
+
+class Backbone(nn.Module):
+    """The transformer between embeddings and the final norm; its names stand at the top level of the checkpoint."""
+
+    def __init__(self, config: BackboneConfig):
+        super().__init__()
+        self.layers = [TransformerBlock(config, config.rope_theta) for _ in range(config.n_layers)]
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+    def hidden_states(
+        self,
+        embeddings: mx.array,
+        cache: Sequence[KVCache] | None = None,
+        layer_inputs: list[mx.array] | None = None,
+    ) -> mx.array:
+        """Run the layers.
+
+        Args:
+            embeddings: `[B, T, dim]`.
+            cache: one KVCache per layer to continue a sequence, extended in place.
+            layer_inputs: a list that receives every layer's input.
+
+        Returns:
+            Hidden states after the final norm, `[B, T, dim]`.
+        """
+        x = embeddings
+        for i, layer in enumerate(self.layers):
+            if layer_inputs is not None:
+                layer_inputs.append(x)
+            x = layer(x, cache[i] if cache is not None else None)
+        return self.norm(x)
+
+    def new_cache(self) -> list[KVCache]:
+        return [KVCache() for _ in self.layers]
+
+
+class AudioEmbeddings(nn.Module):
+    """`mm_audio_embeddings`: the text table and the table of all audio codebooks."""
+
+    def __init__(self, config: VoxtralConfig):
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(config.backbone.vocab_size, config.backbone.dim)
+        self.audio_codebook_embeddings = nn.Module()
+        self.audio_codebook_embeddings.embeddings = nn.Embedding(config.codec.table_rows, config.backbone.dim)
+
+
+class Voxtral(Backbone):
+    """Voxtral-TTS. Built lazily: nothing is allocated before weights are loaded or evaluated.
+
+    Args:
+        config: from `params.json`.
+        encoder: also build the codec encoder's 114 tensors (release shape).
+    """
+
+    def __init__(self, config: VoxtralConfig, encoder: bool = False):
+        super().__init__(config.backbone)
+        self._config = config
+        self.mm_audio_embeddings = AudioEmbeddings(config)
+        self.acoustic_transformer = FlowMatchingHead(config.acoustic, config.codec)
+        self.audio_tokenizer = Codec(config.codec, encoder)
+
+    @property
+    def config(self) -> VoxtralConfig:
+        return self._config
+
+    # --- embeddings -----------------------------------------------------------------------------------------------
+
+    def embed_codes(self, codes: mx.array) -> mx.array:
+        """The LM's codes (with +2) `[..., 37]` to rows `[..., dim]`: the sum over the codebooks' table rows."""
+        table = self.mm_audio_embeddings.audio_codebook_embeddings.embeddings
+        return mx.sum(table(codes + mx.array(self.config.codec.code_offsets)), axis=-2)
+
+    def voice_embedding(self, codes: np.ndarray | mx.array) -> mx.array:
+        """Rows that stand for a voice in the prompt: 0-based codes `[37, T]` to `[T + 1, dim]`, the END row appended.
+
+        Raises:
+            ValueError: a code outside its codebook.
+        """
+        codes = np.asarray(codes)
+        self.audio_tokenizer.check_codes(codes)
+        return self.embed_codes(mx.array(with_end_frame(codes.T.astype(np.int32) + N_SPECIAL_CODES)))
+
+    def embed_prompt(self, ids: Sequence[int], voice: mx.array) -> mx.array:
+        """Prompt ids with one `[AUDIO]` id per voice row, and the rows `[N, dim]`, to embeddings `[1, T, dim]`.
+
+        Raises:
+            ValueError: the number of `[AUDIO]` ids is not N, or an id is outside the vocabulary.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        if ids.size == 0 or ids.min() < 0 or ids.max() >= self.config.backbone.vocab_size:
+            raise ValueError(f"token ids must be within 0..{self.config.backbone.vocab_size - 1}")
+        places = np.flatnonzero(ids == self.config.audio_token_id)
+        if len(places) != voice.shape[0] or (len(places) and places[-1] - places[0] + 1 != len(places)):
+            raise ValueError(f"the prompt holds {len(places)} audio tokens for {voice.shape[0]} voice rows")
+        text = self.mm_audio_embeddings.tok_embeddings(mx.array(ids.astype(np.int32)))
+        if not len(places):
+            return text[None]
+        start, stop = int(places[0]), int(places[-1]) + 1
+        return mx.concatenate([text[:start], voice.astype(text.dtype), text[stop:]], axis=0)[None]
+
+    # --- generation -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompt: mx.array,
+        *,
+        max_frames: int,
+        seed: int = 0,
+        n_steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+    ) -> Iterator[np.ndarray]:
+        """Speak: yield one frame of 0-based codes `[37]` at a time until END (not yielded) or `max_frames`.
+
+        Args:
+            prompt: embeddings `[1, T, dim]` from `embed_prompt`.
+            max_frames: upper limit of frames; the generator returns True at END, False when cut off there.
+            seed: of the sampling noise; the global generator is not touched.
+            n_steps: Euler steps of the flow, None: the configuration's.
+            cfg_alpha: guidance strength.
+        """
+        cache = self.new_cache()
+        hidden = self.hidden_states(prompt, cache)[:, -1]
+        keys = mx.random.split(mx.random.key(seed), max(max_frames, 1))
+        dim = self.config.codec.acoustic_dim
+        for i in range(max_frames):
+            noise = mx.random.normal((1, dim), key=keys[i])
+            codes = self.acoustic_transformer.decode_frame(hidden, noise, n_steps, cfg_alpha)
+            frame = np.array(codes[0])
+            if frame[0] == END_CODE:
+                return True
+            yield frame - N_SPECIAL_CODES
+            hidden = self.hidden_states(self.embed_codes(codes)[:, None], cache)[:, -1]
+        return False
+
+
+def with_end_frame(frames: np.ndarray) -> np.ndarray:
+    """Append the END frame `[1, 0, 0, ...]` to the LM's codes (with +2) `[T, 37]`."""
+    end = np.zeros((1, frames.shape[1]), dtype=frames.dtype)
+    end[0, 0] = END_CODE
+    return np.concatenate([frames, end], axis=0)
