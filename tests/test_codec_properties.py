@@ -1,0 +1,174 @@
+"""Causal per latent frame, independent of batch and padding, chunked equals whole, every awkward length works."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from golden import model_and_vectors, relative_error
+
+from mlx_voxclone.model.attention import alibi_slopes, windowed_attention
+from mlx_voxclone.model.codec import LEFT_CONTEXT, decoder_windows, encoder_windows
+
+FRAME = 1920
+LENGTHS = [1, 239, 240, 241, 1919, 1920, 1921]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return model_and_vectors("codec_small")[0].audio_tokenizer
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(samples) * 0.1).astype(np.float32)
+
+
+def random_codes(codec, frames: int, seed: int = 0) -> np.ndarray:
+    sizes = np.array(codec.config.code_sizes) - 2
+    return np.random.default_rng(seed).integers(0, sizes[:, None], (37, frames)).astype(np.int32)
+
+
+def encode_alone(codec, wave: np.ndarray) -> np.ndarray:
+    return np.array(codec.encode_latents(mx.array(wave)[None])[0])
+
+
+@pytest.mark.parametrize("samples", LENGTHS)
+def test_awkward_lengths(codec, samples):
+    latents = encode_alone(codec, noise(samples))
+    assert latents.shape == (-(-samples // FRAME), codec.config.latent_dim)
+    assert np.isfinite(latents).all()
+    assert relative_error(codec.encode_audio(noise(samples)), latents) < 1e-6
+
+
+def test_a_minute_and_a_second(codec):
+    """61 s through the chunked path equals the whole at once, and both have the right length."""
+    wave = noise(61 * 24000)
+    latents = np.array(codec.encode_audio(wave, chunk_frames=100))
+    assert latents.shape[0] == -(-61 * 24000 // FRAME) == 763
+    assert relative_error(latents, encode_alone(codec, wave)) < 1e-5
+    codes = np.array(codec.quantize(mx.array(latents)[None])[0])
+    whole = codec.decode(mx.array(codes)[None])[0]
+    assert relative_error(codec.decode_audio(codes, chunk_frames=100), whole) < 1e-5
+
+
+def test_chunked_with_21_frames_of_context_equals_whole_and_20_do_not(codec, monkeypatch):
+    wave, codes = noise(90 * FRAME + 17), random_codes(codec, 90)
+    latents, audio = encode_alone(codec, wave), np.array(codec.decode(mx.array(codes)[None])[0])
+    assert LEFT_CONTEXT == 21
+    assert relative_error(codec.encode_audio(wave, chunk_frames=30), latents) < 1e-6
+    assert relative_error(codec.decode_audio(codes, chunk_frames=30), audio) < 1e-6
+    monkeypatch.setattr("mlx_voxclone.model.codec.LEFT_CONTEXT", 4)
+    assert relative_error(codec.encode_audio(wave, chunk_frames=30), latents) > 1e-4
+    assert relative_error(codec.decode_audio(codes, chunk_frames=30), audio) > 1e-4
+
+
+@pytest.mark.parametrize("frame", [0, 1, 5, 20])
+def test_encoder_is_causal_per_latent_frame(codec, frame):
+    wave = noise(24 * FRAME)
+    changed = wave.copy()
+    changed[(frame + 1) * FRAME :] = noise(len(wave) - (frame + 1) * FRAME, seed=1)
+    a, b = encode_alone(codec, wave), encode_alone(codec, changed)
+    assert relative_error(b[: frame + 1], a[: frame + 1]) < 1e-6
+    assert np.abs(b[frame + 1] - a[frame + 1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("frame", [0, 1, 5, 20])
+def test_decoder_is_causal_per_latent_frame(codec, frame):
+    codes, other = random_codes(codec, 24), random_codes(codec, 24, seed=1)
+    changed = np.concatenate([codes[:, : frame + 1], other[:, frame + 1 :]], axis=1)
+    a, b = (np.array(codec.decode(mx.array(c)[None])[0]) for c in (codes, changed))
+    end = (frame + 1) * FRAME
+    assert relative_error(b[:end], a[:end]) < 1e-6
+    assert np.abs(b[end:] - a[end:]).max() > 1e-2
+
+
+def test_an_item_does_not_see_its_neighbours_or_the_padding(codec):
+    """Every awkward length in one batch, whatever stands after an item's end, equals the item alone."""
+    lengths = [*LENGTHS, 5 * FRAME + 700, 9 * FRAME]
+    for total, filler in ((9 * FRAME, 0.0), (9 * FRAME, 7.0), (13 * FRAME + 5, np.nan)):
+        batch = np.full((len(lengths), total), filler, dtype=np.float32)
+        for i, n in enumerate(lengths):
+            batch[i, :n] = noise(n, seed=i)
+        got = np.array(codec.encode_latents(mx.array(batch), lengths))
+        for i, n in enumerate(lengths):
+            alone = encode_alone(codec, noise(n, seed=i))
+            assert relative_error(got[i, : len(alone)], alone) < 1e-5, (n, total, filler)
+
+
+def test_zero_padding_alone_is_not_enough(codec):
+    """The last frame of an item whose length is no multiple of a frame changes if it is merely zero-padded."""
+    n = 5 * FRAME + 700
+    wave = noise(n)
+    padded = np.zeros(9 * FRAME, dtype=np.float32)
+    padded[:n] = wave
+    alone, naive = encode_alone(codec, wave), encode_alone(codec, padded)[:6]
+    assert relative_error(naive[:5], alone[:5]) < 1e-6
+    assert np.abs(naive[5] - alone[5]).max() > 1e-2
+
+
+def test_decoder_items_are_independent(codec):
+    a, b = random_codes(codec, 12), random_codes(codec, 12, seed=1)
+    both = np.array(codec.decode(mx.array(np.stack([a, b]))))
+    for got, codes in zip(both, (a, b)):
+        assert relative_error(got, np.array(codec.decode(mx.array(codes)[None])[0])) < 1e-6
+
+
+def test_windows(codec):
+    assert encoder_windows(codec.config) == [16, 8, 4, 2]
+    assert decoder_windows(codec.config) == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize(("length", "window"), [(1, 2), (5, 2), (16, 16), (17, 16), (70, 4), (200, 16), (33, 8)])
+def test_windowed_attention_equals_the_full_matrix(length, window):
+    rng = np.random.default_rng(length)
+    q, k, v = rng.standard_normal((3, 2, length, 8, 4)).astype(np.float32)
+    got = np.array(windowed_attention(mx.array(q), mx.array(k), mx.array(v), window, 0.5))
+    scores = np.einsum("bihd,bjhd->bhij", q, k).astype(np.float64) * 0.5
+    distance = np.arange(length)[:, None] - np.arange(length)[None]
+    scores -= np.array([2.0**-h for h in range(8)])[:, None, None] * distance
+    scores = np.where((distance >= 0) & (distance <= window), scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    want = np.einsum("bhij,bjhd->bihd", weights / weights.sum(-1, keepdims=True), v)
+    assert relative_error(got, want) < 1e-5
+
+
+def test_attention_memory_grows_with_length_not_its_square():
+    """Ten times the length costs about ten times the memory; a T x T matrix would cost a hundred times."""
+
+    def peak(length: int) -> int:
+        x = mx.zeros((1, length, 8, 8))
+        mx.eval(x)
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(windowed_attention(x, x, x, 16, 1.0))
+        return mx.get_peak_memory() - before
+
+    assert peak(20000) < 15 * peak(2000)
+
+
+def test_slopes_start_at_one():
+    assert alibi_slopes(8) == [2.0**-h for h in range(8)]
+    assert alibi_slopes(4) == [1.0, 0.25, 0.0625, 0.015625]
+
+
+@pytest.mark.parametrize(
+    ("codebook", "value"), [(0, -1), (0, 64), (1, 21), (36, -1)], ids=["low", "semantic", "acoustic", "negative"]
+)
+def test_codes_outside_their_codebook_are_refused(codec, codebook, value):
+    codes = random_codes(codec, 4)
+    codes[codebook, 2] = value
+    with pytest.raises(ValueError, match=f"codebook {codebook}, frame 2"):
+        codec.decode_audio(codes)
+
+
+def test_straight_through_gradients(codec):
+    """Forward the quantised values; backward the identity (semantic) and tanh' (acoustic)."""
+    z = mx.random.normal((1, 6, codec.config.latent_dim), key=mx.random.key(0))
+    quantizer, split = codec.quantizer, codec.config.semantic_dim
+    quantised, semantic_z, rows = quantizer.straight_through(z)
+    assert relative_error(quantised, quantizer.decode(quantizer.encode(z))) < 1e-6
+    assert relative_error(semantic_z, z[..., :split]) == 0
+    assert relative_error(rows, quantised[..., :split]) < 1e-6
+    weight = mx.random.normal(z.shape, key=mx.random.key(1))
+    grad = mx.grad(lambda z: (quantizer.straight_through(z)[0] * weight).sum())(z)
+    want = mx.concatenate([weight[..., :split], weight[..., split:] * (1 - mx.tanh(z[..., split:]) ** 2)], axis=-1)
+    assert relative_error(grad, want) < 1e-5
