@@ -1,0 +1,179 @@
+"""Reading safetensors files: memory-mapped, any tensor alone, nothing of the header taken on trust.
+
+Layout (https://github.com/huggingface/safetensors): 8 bytes header length, JSON header, then the tensors' bytes without
+holes. A file is untrusted input: every statement of the header is checked against the file before a byte is used.
+"""
+
+import json
+import math
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.dtypes import DTYPES, decode, to_mlx
+from mlx_voxclone.errors import CheckpointError
+
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+METADATA = "__metadata__"
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor of a file: safetensors dtype name (`BF16`, `F32`, ...), shape, and where its bytes lie in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+class TensorFile:
+    """A safetensors file, mapped into memory and checked when opened.
+
+    Args:
+        path: the file.
+
+    Raises:
+        CheckpointError: missing, truncated, or a header that contradicts the file.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._map, size = _open(self.path)
+        self.metadata, self._infos = _parse(self._map, size, str(self.path))
+
+    def names(self) -> list[str]:
+        """All tensor names, in the order of their bytes."""
+        return list(self._infos)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._infos
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def info(self, name: str) -> TensorInfo:
+        """Type, shape and place of a tensor.
+
+        Raises:
+            CheckpointError: no tensor of this name.
+        """
+        try:
+            return self._infos[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path}: no tensor called {name}") from None
+
+    def raw(self, name: str) -> memoryview:
+        """The bytes of a tensor, read-only and without a copy."""
+        info = self.info(name)
+        return memoryview(self._map)[info.start : info.start + info.nbytes]
+
+    def stored(self, name: str) -> np.ndarray:
+        """A tensor as stored, read-only and without a copy; BF16 as its bits in uint16."""
+        info = self.info(name)
+        return np.frombuffer(self.raw(name), dtype=DTYPES[info.dtype][0]).reshape(info.shape)
+
+    def numpy(self, name: str) -> np.ndarray:
+        """A tensor as float32 (integers as they are), in memory of its own where a conversion needs it."""
+        return decode(self.stored(name), self.info(name).dtype)
+
+    def array(self, name: str) -> mx.array:
+        """A tensor as an MLX array of its own type, copied into memory now."""
+        return to_mlx(self.stored(name), self.info(name).dtype)
+
+    def arrays(self, names: "set[str] | list[str] | None" = None) -> dict[str, mx.array]:
+        """Tensors as lazy MLX arrays: read from the file when they are first evaluated, each alone.
+
+        The file must stay as it is until then; our own writers never change one in place.
+        """
+        loaded = mx.load(str(self.path), format="safetensors")
+        wanted = self.names() if names is None else names
+        return {name: loaded[name] for name in wanted}
+
+
+def _open(path: Path) -> tuple[mmap.mmap, int]:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 8:
+                raise CheckpointError(f"{path}: not a safetensors file ({size} bytes); copy or download it again")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), size
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read ({e.strerror})") from None
+
+
+def _parse(data: mmap.mmap, size: int, where: str) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise CheckpointError(f"{where}: not a safetensors file (its header would be {length} bytes long)")
+    if 8 + length > size:
+        raise CheckpointError(f"{where}: truncated inside its header ({size} bytes); copy or download it again")
+    try:
+        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+    except _DuplicateName as e:
+        raise CheckpointError(f"{where}: the header names {e} twice") from None
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON)") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON object)")
+    metadata = header.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise CheckpointError(f"{where}: {METADATA} must map names to text")
+    infos = {name: _info(name, entry, 8 + length, where) for name, entry in header.items()}
+    ordered = dict(sorted(infos.items(), key=lambda item: (item[1].start, item[1].nbytes)))
+    _check_places(ordered, 8 + length, size, where)
+    return metadata, ordered
+
+
+class _DuplicateName(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        raise _DuplicateName(next(k for k, _ in pairs if k in seen or seen.add(k)))
+    return result
+
+
+def _info(name: str, entry: Any, base: int, where: str) -> TensorInfo:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise CheckpointError(f"{where}: the header's entry of {name} is not dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{where}: {name} has the type {str(dtype)[:40]}; known are {', '.join(DTYPES)}")
+    if not _naturals(shape) or len(shape) > 16:
+        raise CheckpointError(f"{where}: {name} has no valid shape in the header")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise CheckpointError(f"{where}: {name} has no valid offsets in the header")
+    nbytes = math.prod(shape) * DTYPES[dtype][0].itemsize
+    if offsets[1] - offsets[0] != nbytes:
+        found = offsets[1] - offsets[0]
+        raise CheckpointError(f"{where}: {name} ({dtype} {list(shape)}) needs {nbytes} bytes; the header gives {found}")
+    return TensorInfo(dtype, tuple(shape), base + offsets[0], nbytes)
+
+
+def _naturals(value: Any) -> bool:
+    # type() is int: True is an int too, and 1.0 equals 1. The bound keeps products of hostile shapes small.
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)
+
+
+def _check_places(ordered: dict[str, TensorInfo], start: int, size: int, where: str) -> None:
+    for name, info in ordered.items():
+        if info.start < start:
+            raise CheckpointError(f"{where}: {name} overlaps the tensor before it")
+        if info.start > start:
+            raise CheckpointError(f"{where}: {info.start - start} bytes before {name} belong to no tensor")
+        start += info.nbytes
+        if start > size:
+            raise CheckpointError(f"{where}: truncated at {name} ({size} bytes); copy or download it again")
+    if start != size:
+        raise CheckpointError(f"{where}: {size - start} bytes after the last tensor belong to none")

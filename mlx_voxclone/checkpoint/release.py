@@ -1,0 +1,243 @@
+"""A checkpoint directory in the release's layout: what is in it, whether it fits together, and the model it makes.
+
+params.json  tekken.json  consolidated.safetensors  voice_embedding/NAME.pt  [config.json  NAME.safetensors ...]
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.checkpoint.dtypes import FLOATS
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
+from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.model.voxtral import Voxtral
+
+WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
+CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
+ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_blocks.")
+PARTS = ("lm", "head", "decoder", "encoder")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FINGERPRINTED = 4096  # bytes at each end of a tensor
+
+
+def part_of(name: str) -> str:
+    """The part a tensor belongs to: `encoder`, `decoder` (the rest of the codec), `head` or `lm`."""
+    if name.startswith(ENCODER_PREFIXES):
+        return "encoder"
+    if name.startswith(CODEC_PREFIX):
+        return "decoder"  # the quantiser is part of it: released, frozen, needed to decode
+    return "head" if name.startswith(HEAD_PREFIX) else "lm"
+
+
+def resolve(model: str | Path) -> Path:
+    """The directory of a model: itself, or a hub id fetched with huggingface-hub (only the files that are used).
+
+    Raises:
+        CheckpointError: neither a directory nor a model that the hub hands out.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{path}: a file; give the directory that holds {WEIGHTS}")
+    if not _HUB_ID.fullmatch(str(model)):
+        raise CheckpointError(f"{path}: no such directory")
+    from huggingface_hub import snapshot_download
+
+    patterns = [WEIGHTS, PARAMS, TEKKEN, CONFIG, f"{VOICE_DIRECTORY}/*", "*.md", "LICENSE*", "NOTICE*"]
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except Exception as e:  # network, authorisation, unknown name: a dozen classes of several libraries
+        reason = (str(e).strip().splitlines() or [""])[0][:160] or type(e).__name__
+        raise CheckpointError(
+            f"{model}: no directory of this name here, and not fetched from the hub ({reason})"
+        ) from e
+
+
+def expected_shapes(config: VoxtralConfig, parts: Iterable[str] = PARTS) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of some parts, as the model built from `params.json` has them."""
+    wanted = set(parts)
+    model = Voxtral(config, encoder="encoder" in wanted)
+    return {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if part_of(name) in wanted}
+
+
+def check_tensors(file: TensorFile, expected: dict[str, tuple[int, ...]], names: Iterable[str] | None = None) -> None:
+    """Compare names, shapes and types of a file's tensors with what a model expects.
+
+    Args:
+        file: the opened file.
+        expected: name -> shape.
+        names: the file's tensors to compare; None: all of them.
+
+    Raises:
+        CheckpointError: one line that names every missing, unexpected and misshapen tensor (beyond 20 of a kind,
+            names that differ in their numbers alone are named together).
+    """
+    found = set(file.names() if names is None else names)
+    faults = []
+    if missing := sorted(expected.keys() - found):
+        faults.append(f"missing: {_listed(missing)}")
+    if extra := sorted(found - expected.keys()):
+        faults.append(f"unexpected: {_listed(extra)}")
+    wrong = []
+    for name in sorted(found & expected.keys()):
+        info, shape = file.info(name), expected[name]
+        if info.shape != shape:
+            wrong.append(f"{name} {list(info.shape)} instead of {list(shape)}")
+        elif info.dtype not in FLOATS:
+            wrong.append(f"{name} of type {info.dtype}")
+    if wrong:
+        faults.append(f"misshapen: {_listed(wrong)}")
+    if faults:
+        raise CheckpointError(f"{file.path} does not fit params.json: {'; '.join(faults)}")
+
+
+def _listed(items: list[str]) -> str:
+    if len(items) <= 20:
+        return ", ".join(items)
+    groups = Counter(re.sub(r"\.\d+\.", ".*.", item) for item in items)
+    return ", ".join(name if n == 1 else f"{name} ({n} of them)" for name, n in groups.items())
+
+
+def open_encoder(path: str | Path, config: VoxtralConfig) -> TensorFile:
+    """Open a file that holds a codec encoder and nothing else, under the release's names.
+
+    Raises:
+        CheckpointError: unreadable, or not exactly the encoder that `params.json` describes.
+    """
+    file = TensorFile(path)
+    check_tensors(file, expected_shapes(config, ["encoder"]))
+    return file
+
+
+class Release:
+    """A checkpoint directory, opened lazily: constructing it reads `params.json` alone.
+
+    Args:
+        model: directory or hub id.
+
+    Raises:
+        CheckpointError: no such model. ConfigError: `params.json` missing or not usable.
+    """
+
+    def __init__(self, model: str | Path):
+        self.path = resolve(model)
+        self.config = VoxtralConfig.from_file(self.path)
+
+    @property
+    def tokenizer_path(self) -> Path:
+        return self.path / TEKKEN
+
+    @cached_property
+    def tensors(self) -> TensorFile:
+        """`consolidated.safetensors`, memory-mapped."""
+        return TensorFile(self.path / WEIGHTS)
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether any encoder tensor is there (a server then expects all of them; `check` does too)."""
+        return any(part_of(name) == "encoder" for name in self.tensors.names())
+
+    def check(self) -> None:
+        """Raise CheckpointError unless the tensors are exactly those of `params.json` (the encoder: all or none)."""
+        parts = PARTS if self.has_encoder else [part for part in PARTS if part != "encoder"]
+        check_tensors(self.tensors, expected_shapes(self.config, parts))
+
+    def voices(self) -> list[str]:
+        """Registered voices whose embedding is there, in the order of their numbers."""
+        names = sorted(self.config.voices, key=self.config.voices.__getitem__)
+        return [name for name in names if self._voice_file(name) is not None]
+
+    def voice(self, name: str) -> mx.array:
+        """The rows of a voice, `[N, dim]` with the END row last. Names are taken in lower case, as servers do.
+
+        Raises:
+            CheckpointError: unknown, unreadable, or not as wide as the model.
+        """
+        path = self._voice_file(name.lower()) if name.lower() in self.config.voices else None
+        if path is None:
+            known = ", ".join(self.voices()) or "none"
+            raise CheckpointError(f"{self.path}: no voice called {name!r}; there are: {known}")
+        rows = read_voice(path)
+        if rows.shape[1] != self.config.backbone.dim:
+            raise CheckpointError(f"{path}: rows of {rows.shape[1]}, but the model is {self.config.backbone.dim} wide")
+        return rows
+
+    def _voice_file(self, name: str) -> Path | None:
+        files = (self.path / VOICE_DIRECTORY / f"{name}{suffix}" for suffix in (".pt", ".safetensors"))
+        return next((file for file in files if file.is_file()), None)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the LM's and the head's tensors: names, types, shapes, both ends of their bytes.
+
+        Injecting an encoder or adding voices leaves it unchanged; folding adapters changes it. So it says which model
+        an adapter was trained on, in a second instead of reading 8 GB.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in sorted(n for n in self.tensors.names() if part_of(n) in ("lm", "head")):
+            info, data = self.tensors.info(name), self.tensors.raw(name)
+            digest.update(f"{name} {info.dtype} {list(info.shape)}\n".encode())
+            digest.update(data[:_FINGERPRINTED])
+            digest.update(data[-_FINGERPRINTED:])
+        return digest.hexdigest()
+
+    def load_parameters(self, parts: Iterable[str]) -> dict[str, mx.array]:
+        """Tensors of some parts (`lm`, `head`, `decoder`, `encoder`) as lazy arrays, after a check of the whole file.
+
+        Raises:
+            CheckpointError: tensors missing, unexpected or misshapen; `encoder` asked for and not there.
+        """
+        wanted = set(parts)
+        if wanted - set(PARTS):
+            raise ValueError(f"parts are {PARTS}, not {sorted(wanted - set(PARTS))}")
+        self.check()
+        if "encoder" in wanted and not self.has_encoder:
+            raise CheckpointError(f"{self.path}: has no codec encoder; train one, then give it or bake it in")
+        return self.tensors.arrays([name for name in self.tensors.names() if part_of(name) in wanted])
+
+
+def load_model(
+    release: Release,
+    *,
+    parts: Iterable[str] = ("lm", "head", "codec"),
+    dtype: mx.Dtype = mx.float32,
+    codec_dtype: mx.Dtype = mx.float32,
+    encoder_file: str | Path | None = None,
+) -> Voxtral:
+    """Build the model of a checkpoint with its weights, lazily: each is read when first evaluated.
+
+    Args:
+        release: the opened directory.
+        parts: `lm`, `head`, `codec` (the decoder, and the encoder where the checkpoint or `encoder_file` has one).
+            The parameters of parts left out are uninitialised: do not evaluate them.
+        dtype: of LM and head.
+        codec_dtype: of the codec; identity of codes is defined in float32.
+        encoder_file: take the encoder from this file, whatever the checkpoint has.
+
+    Raises:
+        CheckpointError: see `Release.load_parameters` and `open_encoder`.
+    """
+    chosen = set(parts)
+    with_codec = "codec" in chosen
+    in_release = with_codec and encoder_file is None and release.has_encoder
+    wanted = (chosen - {"codec"}) | ({"decoder"} if with_codec else set()) | ({"encoder"} if in_release else set())
+    weights = release.load_parameters(wanted)
+    if with_codec and encoder_file is not None:
+        weights |= open_encoder(encoder_file, release.config).arrays()
+    model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
+    typed = [(k, v.astype(codec_dtype if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
+    model.load_weights(typed, strict=False)  # names and shapes are checked above; parts left out stay as they are
+    model.eval()
+    return model

@@ -1,0 +1,70 @@
+"""Text to the ids of a speech prompt, by mistral-common's own tokenizer (`tekken.json`)."""
+
+from pathlib import Path
+
+from mlx_voxclone.errors import CheckpointError, DataError
+
+BEGIN, AUDIO, BEGIN_AUDIO = "<s>", "[AUDIO]", "[BEGIN_AUDIO]"
+NEXT_TEXT, REPEAT_TEXT = "[NEXT_AUDIO_TEXT]", "[REPEAT_AUDIO_TEXT]"
+
+
+class SpeechTokenizer:
+    """The tokenizer of a checkpoint.
+
+    Args:
+        path: `tekken.json`.
+        vocab_size: rows of the model's text embedding; None: what `tekken.json` says.
+
+    Raises:
+        CheckpointError: unreadable, a speech token missing, or ids beyond `vocab_size`.
+    """
+
+    def __init__(self, path: str | Path, vocab_size: int | None = None):
+        from mistral_common.tokens.tokenizers.tekken import Tekkenizer  # 1 s to import
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(f"{self.path}: not found; a Voxtral directory holds tekken.json")
+        try:
+            self._tekken = Tekkenizer.from_file(self.path)
+            self._special = {
+                name: self._tekken.get_special_token(name)
+                for name in (BEGIN, AUDIO, BEGIN_AUDIO, NEXT_TEXT, REPEAT_TEXT)
+            }
+        except Exception as e:  # it fails in a dozen ways (AssertionError, KeyError, ValueError, ...) on a bad file
+            reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+            raise CheckpointError(f"{self.path}: not a tokenizer of a speech model ({reason})") from e
+        self.vocab_size = self._tekken.n_words
+        if vocab_size is not None and self.vocab_size > vocab_size:
+            raise CheckpointError(f"{self.path}: {self.vocab_size} ids, but the model embeds only {vocab_size}")
+
+    def special(self, name: str) -> int:
+        """The id of one of the speech prompt's special tokens, such as `[AUDIO]`."""
+        return self._special[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, nothing added; text that looks like a special token is only text.
+
+        Raises:
+            DataError: nothing to say in it.
+        """
+        if not text.strip():
+            raise DataError("the text is empty; give some words to speak")
+        return self._tekken.encode(text, bos=False, eos=False)
+
+    def prompt(self, text: str, n_voice_rows: int) -> list[int]:
+        """The speech prompt: `<s> [BEGIN_AUDIO] [AUDIO] x N [NEXT_AUDIO_TEXT] text [REPEAT_AUDIO_TEXT] [BEGIN_AUDIO]`.
+
+        Args:
+            text: what to say.
+            n_voice_rows: N, the voice's rows with the END row: for reference audio ceil(samples / 1920) + 1.
+                (mistral-common counts that in floats and is one too many at some exact lengths.)
+
+        Raises:
+            DataError: nothing to say in the text.
+        """
+        if n_voice_rows < 1:
+            raise ValueError(f"a voice has at least one row, got {n_voice_rows}")
+        s = self._special
+        voice = [s[BEGIN], s[BEGIN_AUDIO], *[s[AUDIO]] * n_voice_rows]
+        return [*voice, s[NEXT_TEXT], *self.encode(text), s[REPEAT_TEXT], s[BEGIN_AUDIO]]
