@@ -1,0 +1,303 @@
+"""The one reader and the one writer of audio.
+
+Reading follows the servers (SPEC section 2): soundfile decodes, soxr (HQ) resamples to 24 kHz, the level is left alone,
+also beyond +-1. Stereo is mixed down, which servers refuse to do. A part of a long file is read without the rest and
+equals the same part of the whole. Writing is atomic: a file is there complete or not at all.
+"""
+
+import math
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from mlx_voxclone.errors import DataError
+
+SAMPLE_RATE = 24_000
+BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
+# soxr's HQ filter reaches about 15 ms to each side at 24 kHz out of 16 kHz; what lies further away changes nothing.
+_RESAMPLE_CONTEXT = 0.1
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
+_STREAMED_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF - 36}
+
+
+class AudioError(DataError):
+    """An audio file that cannot be used; `reason` is the short word that reports count by."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says."""
+
+    path: Path
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples per channel
+    format: str  # libsndfile's name: WAV, FLAC, OGG, MP3, ...
+    subtype: str  # PCM_16, FLOAT, VORBIS, ...
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
+
+    Raises:
+        AudioError: `missing`, `unreadable` (no audio format known here) or `truncated` (shorter than its header says).
+    """
+    path = Path(path)
+    _refuse_truncated(path)
+    with _open(path) as file:
+        frames = file.frames
+        if frames >= _UNKNOWN_LENGTH:
+            frames = sum(len(block) for block in _blocks(file, path, None))
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
+
+
+def read_blocks(path: str | Path, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Decode frames `start` to `stop` (the end by default) at the file's own rate, a bounded block at a time.
+
+    Yields:
+        float32 arrays [frames, channels]; integer formats are scaled so that full scale is 1.
+    Raises:
+        AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
+    """
+    path = Path(path)
+    _refuse_truncated(path)
+    with _open(path) as file:
+        if start:
+            file.seek(start)
+        yield from _blocks(file, path, None if stop is None else stop - start)
+
+
+def read_audio(
+    path: str | Path, *, max_channels: int = 2, start: float | None = None, end: float | None = None
+) -> np.ndarray:
+    """Read audio as 24 kHz mono; the level is kept.
+
+    Args:
+        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...).
+        max_channels: more channels than this are refused; up to it they are averaged.
+        start, end: seconds; only this part is decoded, and it equals that part of the whole.
+    Returns:
+        float32 [samples] at 24 kHz, at least one sample.
+    Raises:
+        AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `non-finite`.
+    """
+    info = audio_info(path)
+    check_channels(info, max_channels)
+    if info.frames == 0:
+        raise AudioError("zero-length", f"{path}: holds no samples")
+    rate_in = info.sample_rate
+    total = (2 * info.frames * SAMPLE_RATE + rate_in) // (2 * rate_in)  # as soxr rounds: half up
+    first = 0 if start is None else max(0, round(start * SAMPLE_RATE))
+    last = total if end is None else min(total, round(end * SAMPLE_RATE))
+    if start is None and end is None:
+        return resample(_mono(info, 0, None), rate_in)
+    if first >= last:
+        raise AudioError(
+            "zero-length",
+            f"{path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts {info.seconds:g} s",
+        )
+    # Input and output grids meet every `step` frames; starting there keeps the part's samples where the whole's are.
+    common = math.gcd(rate_in, SAMPLE_RATE)
+    step_in, step_out = rate_in // common, SAMPLE_RATE // common
+    context = round(_RESAMPLE_CONTEXT * SAMPLE_RATE)
+    before = max(0, first - context) // step_out
+    after = -(-(last + context) // step_out)
+    part = resample(_mono(info, before * step_in, min(info.frames, after * step_in)), rate_in)
+    return part[first - before * step_out : last - before * step_out]
+
+
+def resample(samples: np.ndarray, rate_in: int, rate_out: int = SAMPLE_RATE) -> np.ndarray:
+    """soxr HQ, float32 [samples] in and out; the identity where the rates agree."""
+    if rate_in == rate_out:
+        return samples
+    return soxr.resample(samples, rate_in, rate_out, quality="HQ")
+
+
+def check_channels(info: AudioInfo, max_channels: int = 2) -> None:
+    """Raise AudioError `channels` for more than `max_channels`: averaging a microphone array is not a mixdown."""
+    if info.channels > max_channels:
+        wanted = "mono" if max_channels == 1 else "mono or stereo" if max_channels == 2 else f"at most {max_channels}"
+        raise AudioError(
+            "channels",
+            f"{info.path}: {info.channels} channels; {wanted} is needed, so extract the voice's channel first",
+        )
+
+
+def check_finite(block: np.ndarray, path: str | Path, first_frame: int, sample_rate: int) -> None:
+    """Raise AudioError `non-finite` where a block [frames, channels] of `path` holds NaN or infinity."""
+    # The sum is finite for finite audio: one pass without a temporary array; only a suspect block is looked at closely.
+    if math.isfinite(block.sum(dtype=np.float64)):
+        return
+    bad = ~np.isfinite(block).all(axis=1)
+    if bad.any():
+        at = (first_frame + int(bad.argmax())) / sample_rate
+        raise AudioError("non-finite", f"{path}: holds NaN or infinite samples, the first at {at:.3f} s")
+
+
+def mix_down(block: np.ndarray) -> np.ndarray:
+    """[frames, channels] -> [frames]: the average of the channels."""
+    return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
+
+
+def _mono(info: AudioInfo, start: int, stop: int | None) -> np.ndarray:
+    parts, at = [], start
+    for block in read_blocks(info.path, start=start, stop=stop):
+        check_finite(block, info.path, at, info.sample_rate)
+        parts.append(np.ascontiguousarray(mix_down(block)))
+        at += len(block)
+    return np.concatenate(parts)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    if path.is_dir():
+        raise AudioError("unreadable", f"{path}: is a directory, an audio file is expected")
+    if not path.exists():
+        raise AudioError("missing", f"{path}: no such audio file")
+    if path.stat().st_size == 0:
+        raise AudioError("zero-length", f"{path}: the file is empty")
+    try:
+        return soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
+        detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
+        if "lost sync" in detail or "malformed" in detail:
+            raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None
+        raise AudioError(
+            "unreadable",
+            f"{path}: not audio that can be read ({detail}); WAV, FLAC, OGG, MP3 and AIFF can, "
+            "convert others first (ffmpeg, or afconvert on a Mac)",
+        ) from None
+
+
+def _blocks(file: soundfile.SoundFile, path: Path, frames: int | None) -> Iterator[np.ndarray]:
+    expected = file.frames - file.tell() if file.frames < _UNKNOWN_LENGTH else None
+    wanted = expected if frames is None else frames
+    done = 0
+    while wanted is None or done < wanted:
+        size = BLOCK_FRAMES if wanted is None else min(BLOCK_FRAMES, wanted - done)
+        try:
+            block = file.read(size, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as e:
+            raise AudioError(
+                "truncated",
+                f"{path}: damaged or cut off after {done / file.samplerate:.2f} s ({e.error_string.strip(' .')})",
+            ) from None
+        if len(block) == 0:
+            break
+        done += len(block)
+        yield block
+    # The length of an MP3 is an estimate where its header lacks one.
+    missing = 0 if expected is None else min(wanted, expected) - done
+    if missing > (0.01 * expected + 2304 if file.subtype.startswith("MPEG") else 0):
+        raise AudioError(
+            "truncated", f"{path}: cut off, {missing / file.samplerate:.2f} s are missing of what its header says"
+        )
+
+
+def _refuse_truncated(path: Path) -> None:
+    """Compare a WAV's or AIFF's data chunk with the file's size: libsndfile shortens silently what is cut off."""
+    if not path.is_file():
+        return
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(12)
+        if len(head) < 12 or (head[:4], head[8:]) not in {(b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")}:
+            return
+        data, length = (b"data", "<I") if head[:4] == b"RIFF" else (b"SSND", ">I")
+        at = 12
+        while at + 8 <= size:
+            file.seek(at)
+            name, stated = file.read(4), struct.unpack(length, file.read(4))[0]
+            if name == data:
+                if at + 8 + stated > size and stated not in _STREAMED_SIZES:  # a recorder's pipe states no length
+                    lost = 100 * (1 - (size - at - 8) / stated)
+                    raise AudioError("truncated", f"{path}: cut off, {lost:.0f} % of its audio is missing")
+                return
+            at += 8 + stated + stated % 2
+    raise AudioError("truncated", f"{path}: cut off before its audio begins")
+
+
+def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono audio as WAV: 16-bit PCM clipped to [-1, 1] and rounded to nearest, or float32 as it is.
+
+    16-bit audio that was read comes back with the same bits. The file appears complete or not at all; equal samples
+    give equal bytes.
+
+    Args:
+        samples: [samples], any float type.
+    Raises:
+        DataError: samples not one-dimensional or not finite, no such directory, more than 4 GB.
+        OSError: the disk refuses (full, read-only); nothing is left behind and an older file is untouched.
+    """
+    samples = _check_samples(path, samples)
+    if float32:
+        tag, data = 3, samples.astype("<f4")
+    else:
+        tag, data = 1, np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
+    width = data.itemsize
+    if data.nbytes + 64 > 0xFFFFFFFF:
+        raise DataError(f"{path}: {data.nbytes / 1e9:.1f} GB are more than a WAV holds (4 GB); split it")
+    form = struct.pack("<HHIIHH", tag, 1, sample_rate, sample_rate * width, width, 8 * width)
+    chunks = _chunk(b"fmt ", form)
+    if float32:
+        chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", len(data)))
+    header = b"WAVE" + chunks + b"data" + struct.pack("<I", data.nbytes)
+    _write_atomic(Path(path), b"RIFF" + struct.pack("<I", len(header) + data.nbytes) + header, data.tobytes())
+
+
+def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write mono audio as 24-bit FLAC, rounded to nearest; see `write_wav` for the rest.
+
+    Raises:
+        DataError: also where a sample lies beyond +-1, which FLAC cannot hold (write a float WAV).
+    """
+    samples = _check_samples(path, samples)
+    scaled = np.rint(samples.astype(np.float64) * 2**23)
+    if scaled.size and (scaled.max() > 2**23 or scaled.min() < -(2**23)):
+        raise DataError(f"{path}: peaks beyond full scale do not fit FLAC; write a float WAV")
+    buffer = BytesIO()
+    integers = np.minimum(scaled, 2**23 - 1).astype(np.int32) << 8  # libsndfile takes the upper 24 bits
+    soundfile.write(buffer, integers, sample_rate, subtype="PCM_24", format="FLAC")
+    _write_atomic(Path(path), buffer.getbuffer())
+
+
+def _check_samples(path: str | Path, samples: np.ndarray) -> np.ndarray:
+    samples = np.asarray(samples)
+    if samples.ndim != 1:
+        raise DataError(f"{path}: mono samples [S] are expected to write, got shape {list(samples.shape)}")
+    if not np.isfinite(samples).all():
+        raise DataError(f"{path}: NaN or infinite samples are not written as audio")
+    return samples
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content
+
+
+def _write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such directory to write {path.name} into")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:  # after the rename there is nothing left to remove; Ctrl-C passes here too
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,161 @@
+"""Silence trimming and cutting at pauses: levels, thresholds, and the bounds every cut must keep."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_voxclone.audio import segment
+from mlx_voxclone.audio.segment import FRAME_SECONDS, Span, cut_at_pauses, frame_levels, speech_mask, trim
+
+RATE = 24_000
+
+
+def talk(*parts: float, level: float = -20.0, noise: float = -90.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    """Noise bursts ("speech") and silences in turn; a positive number is seconds of speech, a negative of silence."""
+    rng = np.random.default_rng(seed)
+    out = [rng.normal(size=int(abs(p) * rate)) * 10 ** ((level if p > 0 else noise) / 20) for p in parts]
+    return np.concatenate(out).astype(np.float32)
+
+
+def levels_and_mask(samples: np.ndarray, rate: int = RATE) -> tuple[np.ndarray, np.ndarray]:
+    levels = frame_levels([samples], rate)
+    return levels, speech_mask(levels)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050, 24_000, 44_100])
+def test_levels_are_those_of_each_frame_and_do_not_depend_on_the_blocks(rate):
+    rng = np.random.default_rng(1)
+    samples = (rng.normal(size=rate * 2 + 777) * np.linspace(0.01, 0.3, rate * 2 + 777)).astype(np.float32)
+    whole = frame_levels([samples], rate)
+    assert len(whole) == int(np.ceil(len(samples) / rate / FRAME_SECONDS))
+    edges = np.rint(np.arange(200) * rate * FRAME_SECONDS).astype(int)
+    expected = [10 * np.log10(np.mean(samples[a:b].astype(np.float64) ** 2)) for a, b in itertools.pairwise(edges)]
+    np.testing.assert_allclose(whole[:199], expected, atol=1e-3)
+    cuts = np.sort(rng.integers(0, len(samples), 40))
+    np.testing.assert_allclose(frame_levels(np.split(samples, cuts), rate), whole, atol=1e-4)
+
+
+def test_level_of_a_full_scale_square_wave_is_zero():
+    assert frame_levels([np.ones(2400, np.float32)], RATE) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("noise", [-90.0, -60.0, -45.0])
+@pytest.mark.parametrize("level", [-12.0, -24.0])
+def test_trimming_keeps_speech_and_a_short_margin_at_any_noise(noise, level):
+    span = trim(levels_and_mask(talk(-1.0, 2.0, -0.5, 1.0, -2.0, level=level, noise=noise))[1])
+    assert 0.85 <= span.start * FRAME_SECONDS <= 0.95
+    assert 4.55 <= span.end * FRAME_SECONDS <= 4.65
+
+
+def test_mask_is_the_same_at_another_gain():
+    samples = talk(-1, 1.5, -0.4, 0.7, -1.2, noise=-55)
+    np.testing.assert_array_equal(levels_and_mask(samples)[1], levels_and_mask(samples * 0.25)[1])
+
+
+def test_hysteresis_keeps_a_weak_word_ending_but_not_lone_noise_as_weak():
+    """8 dB above the floor is under the start threshold (10) and over the one for going on (5)."""
+    fade = talk(1.0, level=-52.0, seed=3)
+    samples = np.concatenate(
+        [talk(-2.0, noise=-60), talk(1.0), fade, talk(-2.0, noise=-60), fade, talk(-2.0, noise=-60)]
+    )
+    mask = levels_and_mask(samples)[1]
+    assert mask[310:390].all()  # the fading word
+    assert not mask[610:690].any()  # the same noise alone
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [np.zeros(RATE, np.float32), talk(-3.0, noise=-80), np.zeros(0, np.float32)],
+    ids=["digital silence", "quiet noise", "nothing"],
+)
+def test_silence_is_silence(samples):
+    levels, mask = levels_and_mask(samples)
+    assert not mask.any()
+    assert trim(mask) is None
+    assert cut_at_pauses(levels, mask) == []
+
+
+def test_a_click_is_no_speech():
+    samples = talk(-2, 1.5, -2)
+    samples[RATE // 2 : RATE // 2 + 100] = 0.9
+    assert trim(levels_and_mask(samples)[1]).start * FRAME_SECONDS > 1.8
+
+
+def test_speech_level_is_that_of_the_speech_alone():
+    levels, mask = levels_and_mask(talk(-5, 2, -5, level=-20))
+    assert segment.speech_level(levels, mask) == pytest.approx(-20, abs=0.5)
+
+
+def check_pieces(pieces: list[Span], mask: np.ndarray, shortest: float, longest: float) -> None:
+    covered = np.zeros(len(mask), bool)
+    for piece in pieces:
+        assert 0 <= piece.start < piece.end <= len(mask)
+        assert piece.seconds <= longest + 1e-6
+        assert piece.seconds >= min(shortest, len(mask) * FRAME_SECONDS) - 1e-6
+        assert not covered[piece.start : piece.end].any()
+        covered[piece.start : piece.end] = True
+    assert [p.start for p in pieces] == sorted(p.start for p in pieces)
+    assert covered[mask].all()
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(1, 700), st.integers(1, 900)), min_size=1, max_size=25),
+    lead=st.integers(0, 1500),
+    bounds=st.sampled_from([(2.0, 20.0), (1.0, 5.0), (0.5, 8.0)]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=200, deadline=None)
+def test_pieces_keep_their_bounds_and_cover_all_speech(runs, lead, bounds, seed):
+    mask = np.concatenate([np.zeros(lead, bool), *[np.repeat([True, False], pair) for pair in runs]])
+    mask = mask[: max(1, len(mask) - seed * 9)]  # sometimes ends in the middle of speech
+    levels = np.where(mask, -20, -70) + np.random.default_rng(seed).normal(size=len(mask))
+    pieces = cut_at_pauses(levels, mask, *bounds)
+    check_pieces(pieces, mask, *bounds)
+    assert pieces == cut_at_pauses(levels, mask, *bounds)
+
+
+def test_cuts_fall_into_the_pauses():
+    phrases = [3.0, -0.4, 6.0, -0.8, 5.0, -0.3, 7.0, -1.5, 4.0, -0.5, 8.0, -0.6, 2.5]
+    levels, mask = levels_and_mask(talk(-1, *phrases, -1))
+    pieces = cut_at_pauses(levels, mask)
+    check_pieces(pieces, mask, 2, 20)
+    assert len(pieces) >= 2
+    for piece in pieces:
+        assert not mask[[piece.start, piece.end - 1]].any()
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_quietest():
+    samples = talk(30.0)
+    for dip in (9.0, 17.0):
+        samples[int(dip * RATE) : int((dip + 0.08) * RATE)] *= 0.1
+    levels = frame_levels([samples], RATE)
+    pieces = cut_at_pauses(levels, np.ones(len(levels), bool))
+    check_pieces(pieces, np.ones(len(levels), bool), 2, 20)
+    cuts = [piece.end * FRAME_SECONDS for piece in pieces[:-1]]
+    assert cuts
+    assert all(min(abs(cut - dip) for dip in (9.04, 17.04)) < 0.06 for cut in cuts)
+
+
+def test_long_silences_fall_out():
+    levels, mask = levels_and_mask(talk(5, -10, 4, -30, 6))
+    assert sum(piece.seconds for piece in cut_at_pauses(levels, mask)) < 16
+
+
+def test_three_hours_are_cut_in_seconds():
+    rng = np.random.default_rng(0)
+    runs = rng.integers([20, 15], [300, 80], size=(5000, 2))
+    mask = np.concatenate([np.repeat([True, False], pair) for pair in runs])[: 3 * 360_000]
+    levels = np.where(mask, -20.0, -60.0) + rng.normal(size=len(mask))
+    start = time.perf_counter()
+    pieces = cut_at_pauses(levels, mask)
+    assert time.perf_counter() - start < 10
+    check_pieces(pieces, mask, 2, 20)
+
+
+def test_impossible_bounds_are_refused():
+    with pytest.raises(ValueError, match="5 times"):
+        cut_at_pauses(np.zeros(10), np.ones(10, bool), 3, 10)
