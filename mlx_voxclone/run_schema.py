@@ -1,0 +1,219 @@
+"""The sections of a run's configuration: keys, types, defaults and bounds (`run_config.py` puts them together).
+
+Each key is explained where users meet it: in `configs/voxtral_speaker.yaml` and `configs/voxtral_encoder.yaml`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+
+def _number(value: Any) -> Any:
+    """PyYAML reads `2e-5` (no dot) as text; YAML 1.2, and everyone else, as the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _path(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) and value else value
+
+
+def _ordered(pair: list[float]) -> list[float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"expected [low, high]; got {pair}")
+    return pair
+
+
+def _mel_scale(scale: list[int]) -> list[int]:
+    if scale[0] < 16 or scale[1] > scale[0] // 2:
+        raise ValueError(f"expected [window in samples (16 or more), bands (up to half of it)]; got {scale}")
+    return scale
+
+
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+PathField = Annotated[Path, BeforeValidator(_path)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Ratio = Annotated[Number, Field(ge=0, le=1)]
+Fraction = Annotated[Number, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+WindowSize = Annotated[int, Field(ge=16)]
+MelScale = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(_mel_scale)]
+Name = Annotated[str, StringConstraints(min_length=1)]
+VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+
+
+def _pair(item: Any) -> Any:
+    return Annotated[list[item], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+
+
+class Section(BaseModel):
+    """Base of every section: no unknown keys, no silent conversions, immutable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataSection(Section):
+    """What is read and how clips are cut (the options of `voxclone prepare`)."""
+
+    path: PathField | None = None
+    speaker: Name | None = None
+    language: Name | None = None
+    min_seconds: Positive = 2.0
+    max_seconds: Positive = 20.0
+    heldout: Fraction = 0.1
+    heldout_speakers: list[Name] = []
+    normalise: bool = False
+    trim_silence: bool = True
+    min_sampling_rate: Count = 16000
+    max_clipped: Ratio = 0.01
+    transcribe: bool = False
+    whisper_model: Name = "mlx-community/whisper-large-v3-turbo"
+
+    @model_validator(mode="after")
+    def _lengths(self):
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(f"min_seconds ({self.min_seconds:g}) must be below max_seconds ({self.max_seconds:g})")
+        return self
+
+
+class TrainSection(Section):
+    """The trainer's settings, the same for every task: `train/settings.py: TrainSettings` by the same names."""
+
+    steps: WholeNumber = 1000
+    epochs: WholeNumber = 0
+    batch_size: Count = 1
+    accumulate: Count = 1
+    learning_rate: Positive = 1e-4
+    min_lr_ratio: Ratio = 0.1
+    warmup_steps: WholeNumber = 0
+    weight_decay: NonNegative = 0.01
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.99]
+    eps: Positive = 1e-8
+    grad_clip: NonNegative = 1.0
+    eval_every: WholeNumber = 100
+    save_every: WholeNumber = 100
+    log_every: Count = 1
+    sample_every: WholeNumber = 0
+    keep: Count = 2
+    patience: WholeNumber = 0
+    max_skipped: Count = 5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_decide(cls, content: Any) -> Any:
+        """The trainer takes one of the two; epochs are the choice of who writes them, steps have a default."""
+        epochs = content.get("epochs") if isinstance(content, dict) else None
+        return {**content, "steps": 0} if type(epochs) is int and epochs > 0 else content
+
+    @model_validator(mode="after")
+    def _end(self):
+        if not (self.steps or self.epochs):
+            raise ValueError("steps and epochs are both 0: there is nothing to train")
+        return self
+
+
+class EncoderTrain(TrainSection):
+    steps: WholeNumber = 5000
+    batch_size: Count = 8
+    learning_rate: Positive = 2e-4
+    warmup_steps: WholeNumber = 200
+    eval_every: WholeNumber = 250
+    save_every: WholeNumber = 500
+    log_every: Count = 10
+    sample_every: WholeNumber = 1000
+
+
+class SpeakerTrain(TrainSection):
+    steps: WholeNumber = 300
+    accumulate: Count = 8
+    warmup_steps: WholeNumber = 20
+    eval_every: WholeNumber = 25
+    save_every: WholeNumber = 50
+    sample_every: WholeNumber = 100
+    patience: WholeNumber = 4
+
+
+class EncoderLosses(Section):
+    l1: NonNegative = 1.0
+    stft: NonNegative = 1.0
+    mel: NonNegative = 1.0
+    commitment: NonNegative = 0.1
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.l1 or self.stft or self.mel):
+            raise ValueError("l1, stft and mel are all 0: nothing would teach the encoder the sound")
+        return self
+
+
+class EncoderSection(Section):
+    """Training the codec's encoder into the frozen code space."""
+
+    weights: PathField | None = None
+    crop_seconds: Positive = 4.0
+    gain_db: _pair(Number) = [-6.0, 6.0]
+    losses: EncoderLosses = EncoderLosses()
+    stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]
+    mel_scales: Annotated[list[MelScale], Field(min_length=1)] = [[1024, 80]]
+    train: EncoderTrain = EncoderTrain()
+
+
+class LoraSection(Section):
+    rank: Count = 16
+    alpha: Positive = 32.0
+    targets: Annotated[list[Target], Field(min_length=1)] = ["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+    layers: Count | None = None
+    dropout: Fraction = 0.0
+
+
+class QuantiseSection(Section):
+    bits: Literal[0, 4, 8] = 8
+    group_size: Literal[32, 64, 128] = 64
+
+
+class SpeakerLosses(Section):
+    semantic: NonNegative = 1.0
+    flow: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.semantic or self.flow):
+            raise ValueError("semantic and flow are both 0: nothing would be learnt")
+        return self
+
+
+class SpeakerSection(Section):
+    """Adapting the language model to a voice with LoRA over quantised linears."""
+
+    encoder: PathField | None = None
+    lora: LoraSection = LoraSection()
+    quantise: QuantiseSection = QuantiseSection()
+    reference_seconds: _pair(Positive) = [3.0, 25.0]
+    max_seconds: Positive = 20.0
+    hidden_dropout: Fraction = 0.1
+    losses: SpeakerLosses = SpeakerLosses()
+    train: SpeakerTrain = SpeakerTrain()
+
+
+class BakeSection(Section):
+    """What task `clone` writes at the end."""
+
+    output: PathField | None = None
+    reference: PathField | None = None
+    target: Literal["vllm", "mlx-audio"] = "vllm"

@@ -1,0 +1,104 @@
+"""YAML files with `include`: what a file says, over what it includes, and which file said it.
+
+Knows nothing of the schema (`run_config.py`). Only `yaml.safe_load` reads; every error is one line with the file and,
+where YAML itself is broken, the line number.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlx_voxclone.errors import ConfigError
+
+
+def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """A file's content over that of its `include: other.yaml` (relative to it), and which file set each dotted key.
+
+    Raises:
+        ConfigError: missing, unreadable or broken file, a key given twice, an include that is missing or circular.
+    """
+    content = _read_yaml(path)
+    below = content.pop("include", None)
+    if below is None:
+        return content, dict.fromkeys(dotted(content), str(path))
+    if not isinstance(below, str):
+        raise ConfigError(f"{path}: include: expected the path of one file; got {shown(below)}")
+    target = path.parent / below
+    chain = (*including, path.resolve())
+    if target.resolve() in chain:
+        raise ConfigError(f"{path}: include: {below} includes this file again")
+    if not target.is_file():
+        raise ConfigError(f"{path}: include: {target} does not exist (the path is relative to the including file)")
+    base, sources = read_with_includes(target, chain)
+    sources.update(dict.fromkeys(dotted(content), str(path)))
+    return merge(base, content), sources
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), path, set(), ())
+        content = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: not readable as text ({getattr(e, 'strerror', None) or e})") from None
+    except yaml.YAMLError as e:
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML ({problem or e})") from None
+    if content is None:
+        raise ConfigError(f"{path}: the file is empty; it must hold at least `task:`")
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}:1: expected `key: value` lines at the top; got {shown(content)}")
+    return content
+
+
+def _refuse_duplicates(node: yaml.Node | None, path: Path, seen: set[int], above: tuple[int, ...]) -> None:
+    """YAML keeps the last of two equal keys without a word; the first was surely meant too."""
+    if id(node) in above:
+        raise ConfigError(f"{path}:{node.start_mark.line + 1}: this part contains itself")
+    if node is None or id(node) in seen:
+        return
+    seen.add(id(node))
+    above = (*above, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_duplicates(item, path, seen, above)
+    elif isinstance(node, yaml.MappingNode):
+        keys = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value}: this key stands here twice")
+                keys.add(key.value)
+            _refuse_duplicates(value, path, seen, above)
+
+
+def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of nested mappings, sections before what they hold."""
+    for key, value in content.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`: mappings key by key, anything else (lists too) replaced as a whole."""
+    result = dict(below)
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
+            value = merge(result[key], value)
+        elif value is None and isinstance(result.get(key), Mapping):
+            continue  # a section with every line commented out takes nothing away
+        result[key] = value
+    return result
+
+
+def shown(value: Any) -> str:
+    """A value for a message: as YAML writes it, cut to one short line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,323 @@
+"""Run configurations: what is accepted, what is refused and in which words, and that the shipped files are whole."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlx_voxclone.cli.common import DEFAULT_MODEL
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
+from mlx_voxclone.run_schema import TrainSection
+from mlx_voxclone.train.settings import TrainSettings
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+MAIN = CONFIGS / "voxtral_speaker.yaml"
+SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def write(directory: Path, text: str, name: str = "run.yaml") -> Path:
+    path = directory / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(*args, **keywords) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(*args, **keywords)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+def test_exponents_without_a_dot_are_numbers(tmp_path):
+    assert isinstance(yaml.safe_load("2e-5"), str), "PyYAML has learnt it: the conversion can go"
+    text = "task: encoder\nencoder: {train: {learning_rate: 2e-5, betas: [0.9, 1e-1]}}"
+    train = load_run_config(write(tmp_path, text)).encoder.train
+    assert train.learning_rate == 2e-5
+    assert train.betas == [0.9, 0.1]
+    config = load_run_config(write(tmp_path, "task: speaker"), parse_set(["speaker.train.learning_rate=3e-6"]))
+    assert config.speaker.train.learning_rate == 3e-6
+
+
+def test_a_text_that_looks_like_a_number_stays_text(tmp_path):
+    assert load_run_config(write(tmp_path, "task: encoder\ndata: {speaker: 1e5}")).data.speaker == "1e5"
+
+
+def test_include_lies_underneath(tmp_path):
+    write(tmp_path, "task: clone\nseed: 1\ndata: {path: a, heldout: 0.2}\nencoder: {gain_db: [-3, 3]}", "base.yaml")
+    write(tmp_path, "include: base.yaml\nseed: 2", "middle.yaml")
+    top = "include: ../middle.yaml\ndata: {heldout: 0.3}\nencoder: {gain_db: [0, 1]}\nspeaker:"
+    config = load_run_config(write(tmp_path / "sub", top, "top.yaml"))
+    assert (config.seed, config.data.path, config.data.heldout) == (2, Path("a"), 0.3)
+    assert config.encoder.gain_db == [0, 1]
+    assert config.where("data.path").endswith("base.yaml")
+    assert config.where("data.heldout").endswith("top.yaml")
+    assert config.where("seed").endswith("middle.yaml")
+
+
+def test_an_empty_section_means_its_defaults(tmp_path):
+    write(tmp_path, "task: clone\ndata: {heldout: 0.2}", "base.yaml")
+    config = load_run_config(write(tmp_path, "include: base.yaml\ndata:\nencoder:\n  train:\n"))
+    assert config.data.heldout == 0.2
+    assert config.encoder == RunConfig(task="clone").encoder
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_dump_loads_again_as_the_same(path, tmp_path):
+    config = load_run_config(path, {"data.path": "somewhere", "encoder.train.learning_rate": 2e-5})
+    assert load_run_config(write(tmp_path, config.dump())).dump() == config.dump()
+    assert set(_dotted(yaml.safe_load(config.dump()))) == set(schema_keys())
+
+
+def _dotted(content, prefix=""):
+    for key, value in content.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {pth: x}", "data.pth: unknown key; did you mean data.path?"),
+        ("spekaer: {}", "spekaer: unknown key; did you mean speaker?"),
+        ("speaker: {lora: {rnak: 1}}", "speaker.lora.rnak: unknown key; did you mean speaker.lora.rank?"),
+        ("lora: {rank: 1}", "lora: unknown key; did you mean speaker.lora?"),
+        ("data: {learning_rate: 1}", "did you mean encoder.train.learning_rate or speaker.train.learning_rate?"),
+        ("bake: {zzz: 1}", "bake.zzz: unknown key; bake has output, reference, target"),
+        ("1: 2", "1: unknown key; the top level has task, model"),
+        ("data.path: x", "data.path: write the sections as nested lines"),
+        ("data: 3", "data: expected a section of keys; got 3"),
+        ("data: {path: 3}", "data.path: expected a path; got 3"),
+        ("data: {path: ''}", 'data.path: expected a path; got ""'),
+        ("data: {language: no}", "data.language: expected text; got false (YAML reads yes, no"),
+        ("data: {normalise: 1}", "data.normalise: expected true or false; got 1"),
+        ("data: {heldout: 1.0}", "data.heldout: must be below 1; got 1.0"),
+        ("data: {min_seconds: 30}", "data: min_seconds (30) must be below max_seconds (20)"),
+        ("encoder: {train: {steps: many}}", 'encoder.train.steps: expected a whole number; got "many"'),
+        ("encoder: {train: {steps: 1.5}}", "encoder.train.steps: expected a whole number; got 1.5"),
+        ("encoder: {train: {steps: '5'}}", 'encoder.train.steps: expected a whole number; got "5"'),
+        ("encoder: {train: {steps: 0}}", "encoder.train: steps and epochs are both 0"),
+        ("encoder: {train: {learning_rate: -1}}", "encoder.train.learning_rate: must be above 0; got -1"),
+        ("encoder: {train: {learning_rate: fast}}", 'encoder.train.learning_rate: expected a number; got "fast"'),
+        ("encoder: {train: {learning_rate: yes}}", "encoder.train.learning_rate: expected a number; got true"),
+        ("encoder: {train: {learning_rate: .inf}}", "encoder.train.learning_rate: expected a finite number"),
+        ("encoder: {gain_db: [3, 1]}", "encoder.gain_db: expected [low, high]; got [3.0, 1.0]"),
+        ("encoder: {gain_db: [3]}", "encoder.gain_db: expected at least 2 values; got [3]"),
+        ("encoder: {stft_sizes: [512, 3]}", "encoder.stft_sizes[1]: must be at least 16; got 3"),
+        ("encoder: {mel_scales: [[64, 80]]}", "encoder.mel_scales[0]: expected [window in samples"),
+        ("encoder: {losses: {l1: 0, stft: 0, mel: 0}}", "encoder.losses: l1, stft and mel are all 0"),
+        ("speaker: {lora: {rank: 0}}", "speaker.lora.rank: must be at least 1; got 0"),
+        ("speaker: {lora: {rank: 0, alpha: 0}}", "got 0 (and 1 more)"),
+        ("speaker: {lora: {targets: [wq, wx]}}", "speaker.lora.targets[1]: expected one of wq, wk"),
+        ("speaker: {quantise: {bits: 3}}", "speaker.quantise.bits: expected one of 0, 4 or 8; got 3"),
+        ("speaker: {losses: {semantic: 0, flow: 0}}", "speaker.losses: semantic and flow are both 0"),
+        ("voice: My Voice", "voice: only a-z, 0-9, _ and -"),
+        ("seed: -1", "seed: must be at least 0; got -1"),
+        ("device: tpu", 'device: expected one of auto, gpu or cpu; got "tpu"'),
+        ("say: [a, '']", "say[1]: expected some text"),
+    ],
+)
+def test_refusals_name_file_key_and_remedy(text, message, tmp_path):
+    path = write(tmp_path, f"task: clone\n{text}\n")
+    said = refusal(path)
+    assert said.startswith(f"{path}: ")
+    assert message in said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("task: clone\ndata: {path: a: b}", ":2: not valid YAML"),
+        ("task: clone\n\tdata: 1", ":2: not valid YAML"),
+        ("- task", ":1: expected `key: value` lines"),
+        ("just words", ":1: expected `key: value` lines"),
+        ("# nothing", ": the file is empty"),
+        ("seed: 1", ": task: missing; this key has no default"),
+        ("task: clone\nseed: 1\nseed: 2", ":3: seed: this key stands here twice"),
+        ("task: clone\ndata:\n  path: a\n  path: b", ":4: path: this key stands here twice"),
+        ("task: clone\nsay: &a [*a]", ":2: this part contains itself"),
+        ("task: !!python/object/apply:os.getcwd []", ":1: not valid YAML"),
+        ("task: clone\ninclude: [a, b]", ": include: expected the path of one file"),
+        ("task: clone\ninclude: gone.yaml", "gone.yaml does not exist (the path is relative to the including file)"),
+        ("task: clone\ninclude: run.yaml", ": include: run.yaml includes this file again"),
+    ],
+)
+def test_broken_files(text, message, tmp_path):
+    path = write(tmp_path, text)
+    said = refusal(path)
+    assert said.startswith(str(path))
+    assert message in said
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert refusal(tmp_path / "gone.yaml") == f"{tmp_path}/gone.yaml: no such configuration file"
+    assert "not readable as text" in refusal(tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not readable as text" in refusal(tmp_path / "binary.yaml")
+
+
+def test_a_mistake_is_blamed_on_the_file_that_made_it(tmp_path):
+    write(tmp_path, "task: clone\nspeaker: {lora: {rank: -1}}", "base.yaml")
+    assert refusal(write(tmp_path, "include: base.yaml\nseed: 3")).startswith(
+        f"{tmp_path}/base.yaml: speaker.lora.rank"
+    )
+    write(tmp_path, "task: clone\ndata: {pth: -1}", "base.yaml")
+    assert refusal(write(tmp_path, "include: base.yaml\nseed: 3")).startswith(f"{tmp_path}/base.yaml: data.pth")
+
+
+# ---- overrides -------------------------------------------------------------------------------------------------------
+
+
+def test_set_overrides_with_yaml_values(tmp_path):
+    path = write(tmp_path, "task: clone\ndata: {path: a}")
+    given = ["data.path=b c", "speaker.lora.targets=[wq, wv]", "encoder.weights=null", "speaker.lora.layers=4"]
+    config = load_run_config(path, parse_set(given))
+    assert config.data.path == Path("b c")
+    assert config.speaker.lora.targets == ["wq", "wv"]
+    assert config.encoder.weights is None
+    assert config.speaker.lora.layers == 4
+    assert config.where("data.path") == "command line"
+    assert config.where("data.heldout") == str(path)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("data.pth=x", "command line: data.pth: unknown key; did you mean data.path?"),
+        ("speaker.lora.rank=0", "command line: speaker.lora.rank: must be at least 1; got 0"),
+        ("seed.x=1", "command line: seed.x: seed is no section"),
+        ("data={pth: 1}", "command line: data.pth: unknown key"),
+    ],
+)
+def test_wrong_overrides(assignment, message, tmp_path):
+    assert refusal(write(tmp_path, "task: clone\nseed: 1"), parse_set([assignment])).startswith(message)
+
+
+@pytest.mark.parametrize("assignment", ["data.path", "=3", "data.path=[1"])
+def test_set_that_is_none(assignment):
+    with pytest.raises(ConfigError, match=r"^--set "):
+        parse_set([assignment])
+
+
+def test_flags_reach_the_stages_of_the_task(tmp_path):
+    clone, encoder = write(tmp_path, "task: clone", "c.yaml"), write(tmp_path, "task: encoder", "e.yaml")
+    config = load_run_config(clone, max_steps=7, learning_rate=1e-3, lora_rank=4)
+    assert (config.encoder.train.steps, config.speaker.train.steps) == (7, 7)
+    assert (config.encoder.train.learning_rate, config.speaker.train.learning_rate) == (2e-4, 1e-3)
+    assert config.speaker.lora.rank == 4
+    assert load_run_config(encoder, learning_rate=1e-3).encoder.train.learning_rate == 1e-3
+    assert "--lora-rank" in refusal(encoder, lora_rank=4)
+    assert "--max-steps and --epochs" in refusal(clone, max_steps=1, epochs=1)
+    assert "encoder.train.steps: must be at least 0" in refusal(clone, max_steps=-1)
+
+
+def test_epochs_decide_over_steps_and_max_steps_over_epochs(tmp_path):
+    path = write(tmp_path, "task: speaker\nspeaker: {train: {epochs: 3}}")
+    train = load_run_config(path).speaker.train
+    assert (train.steps, train.epochs) == (0, 3)
+    train = load_run_config(path, max_steps=5).speaker.train
+    assert (train.steps, train.epochs) == (5, 0)
+    train = load_run_config(MAIN, epochs=2).encoder.train
+    assert (train.steps, train.epochs) == (0, 2)
+
+
+# ---- paths -----------------------------------------------------------------------------------------------------------
+
+
+def test_missing_paths_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, "task: clone\ndata: {path: here}\nspeaker: {encoder: enc.safetensors}")
+    with pytest.raises(ConfigError, match=r"run.yaml: data.path: here does not exist \(seen from "):
+        load_run_config(path).check_paths()
+    (tmp_path / "here").mkdir()
+    with pytest.raises(ConfigError, match=r"run.yaml: speaker.encoder: enc.safetensors does not exist"):
+        load_run_config(path).check_paths()
+    config = load_run_config(path, {"task": "encoder"})
+    assert config.check_paths() is config  # the encoder's task does not read speaker.encoder
+    with pytest.raises(ConfigError, match=r"command line: data.path: missing; name a folder of audio"):
+        load_run_config(path, {"data.path": None}).check_paths()
+
+
+def test_directories_of_a_run():
+    assert RunConfig(task="clone", voice="ann").run_dir == Path("runs/clone-ann")
+    assert RunConfig(task="encoder").run_dir == Path("runs/encoder")
+    config = RunConfig(task="clone", output="~/x")
+    assert config.run_dir == Path.home() / "x"
+    assert config.baked_dir == Path.home() / "x" / "baked"
+    assert config.stages == ("encoder", "speaker")
+
+
+# ---- the shipped files and the neighbours ----------------------------------------------------------------------------
+
+
+def documented_keys(text: str) -> set[str]:
+    """Dotted keys whose line carries a comment, by indentation."""
+    found, stack = set(), []
+    for line in text.splitlines():
+        match = re.match(r"( *)([a-z0-9_]+):([^#]*)(#.*\w.*)?$", line)
+        if match:
+            indent, key, _, comment = match.groups()
+            stack = [entry for entry in stack if entry[0] < len(indent)] + [(len(indent), key)]
+            if comment:
+                found.add(".".join(name for _, name in stack))
+    return found
+
+
+def test_every_key_is_documented_in_the_main_file():
+    text = MAIN.read_text()
+    sections = {key.rpartition(".")[0] for key in schema_keys()}
+    missing = set(schema_keys()) - documented_keys(text) - sections
+    assert not missing
+    assert sections - {""} <= set(_dotted(yaml.safe_load(text)))
+
+
+def test_the_main_file_shows_the_defaults():
+    """What the file says is the default is the default: all but the data's path and the sentences."""
+    given, default = load_run_config(MAIN).model_dump(), RunConfig(task="clone").model_dump()
+    assert given.pop("say")
+    assert given["data"].pop("path") == Path("recordings")
+    default.pop("say")
+    default["data"].pop("path")
+    assert given == default
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_load_and_say_how_paths_are_read(path):
+    config = load_run_config(path)
+    if path.parent == CONFIGS:
+        assert "relative to the directory" in re.sub(r"\s*#?\s+", " ", path.read_text())
+    else:
+        assert config.task == "clone"
+        assert config.dump() != load_run_config(MAIN).dump(), "a profile that changes nothing"
+        train = config.speaker.train
+        assert train.batch_size * train.accumulate == 8
+
+
+def test_train_section_has_the_trainers_settings():
+    assert set(TrainSection.model_fields) == {f.name for f in fields(TrainSettings)} - {
+        "precision",
+        "seed",
+        "stop_after",
+    }
+    config = load_run_config(MAIN, {"seed": 5})
+    for stage in config.stages:
+        settings = TrainSettings(**config.train_options(stage, "cpu"))
+        assert (settings.precision, settings.seed) == ("float32", 5)
+        assert settings.steps == getattr(config, stage).train.steps
+    assert config.train_options("speaker", "gpu")["precision"] == "bf16"
+    assert load_run_config(MAIN, {"precision": "float32"}).train_options("speaker", "gpu")["precision"] == "float32"
+
+
+def test_the_same_default_model_everywhere():
+    assert RunConfig(task="clone").model == DEFAULT_MODEL
