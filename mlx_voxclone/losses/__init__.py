@@ -1,0 +1,19 @@
+"""Losses: one file each, pure functions of arrays, no files and no state."""
+
+from mlx_voxclone.losses.commitment import commitment_loss
+from mlx_voxclone.losses.flow_matching import flow_matching_loss, flow_matching_targets, levels_to_values
+from mlx_voxclone.losses.mel import log_mel_loss
+from mlx_voxclone.losses.semantic import semantic_cross_entropy
+from mlx_voxclone.losses.stft import multi_resolution_stft_loss
+from mlx_voxclone.losses.waveform import waveform_l1
+
+__all__ = [
+    "commitment_loss",
+    "flow_matching_loss",
+    "flow_matching_targets",
+    "levels_to_values",
+    "log_mel_loss",
+    "multi_resolution_stft_loss",
+    "semantic_cross_entropy",
+    "waveform_l1",
+]

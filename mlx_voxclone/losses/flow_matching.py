@@ -1,0 +1,44 @@
+"""Flow matching of the acoustic codes (Lipman et al. 2023; paper section 3).
+
+The head integrates its velocity from noise at t = 0 to the codes' values at t = 1. The path is straight:
+x_t = (1 - t) x0 + t x1, velocity v = x1 - x0, the same for all t. `params.json` states a `sigma` of 1e-5, the noise
+that the optimal-transport path would leave at t = 1 (v = x1 - (1 - sigma) x0). It is taken as zero here: the
+difference, 1e-5 of the noise, is 5000 times smaller than half the distance between two levels, and with zero the exact
+velocity carries the noise exactly onto the codes.
+"""
+
+import mlx.core as mx
+
+
+def levels_to_values(codes: mx.array, levels: int = 21) -> mx.array:
+    """Acoustic codes 0..levels-1 (without the offset of 2) -> float32 values 2 * code / (levels - 1) - 1 in [-1, 1]."""
+    return codes.astype(mx.float32) * (2.0 / (levels - 1)) - 1.0
+
+
+def flow_matching_targets(x1: mx.array, x0: mx.array, t: mx.array) -> tuple[mx.array, mx.array]:
+    """Points on the straight path and their velocity: (x_t, v), both float32 and of the shape of x1.
+
+    x1 [..., D] data (`levels_to_values`), x0 [..., D] standard normal noise, t [...] times in [0, 1], one per frame.
+    Raises ValueError for shapes that do not fit.
+    """
+    if x1.shape != x0.shape or t.shape != x1.shape[:-1]:
+        shapes = [list(array.shape) for array in (x1, x0, t)]
+        raise ValueError(f"data [..., D], noise [..., D] and times [...] do not fit: {shapes}")
+    x1, x0, t = x1.astype(mx.float32), x0.astype(mx.float32), t.astype(mx.float32)[..., None]
+    return (1 - t) * x0 + t * x1, x1 - x0
+
+
+def flow_matching_loss(pred_v: mx.array, v: mx.array, mask: mx.array | None = None) -> mx.array:
+    """Sum over counted frames of the mean over dimensions of (pred_v - v)^2, for velocities [..., D]; a scalar.
+
+    `mask` [...] is true where a frame counts (None: everywhere); elsewhere both may hold anything, NaN included. The
+    gradient goes to `pred_v` alone. Raises ValueError for shapes that do not fit.
+    """
+    if pred_v.shape != v.shape or (mask is not None and mask.shape != v.shape[:-1]):
+        shapes = [list(array.shape) for array in (pred_v, v, mask) if array is not None]
+        raise ValueError(f"velocities [..., D] and mask [...] do not fit: {shapes}")
+    pred_v, v = pred_v.astype(mx.float32), mx.stop_gradient(v.astype(mx.float32))
+    if mask is not None:
+        counted = mask.astype(mx.bool_)[..., None]
+        pred_v, v = mx.where(counted, pred_v, 0.0), mx.where(counted, v, 0.0)
+    return mx.square(pred_v - v).mean(axis=-1).sum()
