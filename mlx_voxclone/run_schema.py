@@ -37,12 +37,6 @@ def _ordered(pair: list[float]) -> list[float]:
     return pair
 
 
-def _mel_scale(scale: list[int]) -> list[int]:
-    if scale[0] < 16 or scale[1] > scale[0] // 2:
-        raise ValueError(f"expected [window in samples (16 or more), bands (up to half of it)]; got {scale}")
-    return scale
-
-
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -52,7 +46,6 @@ Fraction = Annotated[Number, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 WholeNumber = Annotated[int, Field(ge=0)]
 WindowSize = Annotated[int, Field(ge=16)]
-MelScale = Annotated[list[Count], Field(min_length=2, max_length=2), AfterValidator(_mel_scale)]
 Name = Annotated[str, StringConstraints(min_length=1)]
 VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
@@ -162,6 +155,17 @@ class EncoderLosses(Section):
         return self
 
 
+class MelSection(Section):
+    n_mels: Count = 80
+    n_fft: WindowSize = 1024
+
+    @model_validator(mode="after")
+    def _bands(self):
+        if self.n_mels > self.n_fft // 2:
+            raise ValueError(f"n_mels ({self.n_mels}) must be at most half of n_fft ({self.n_fft})")
+        return self
+
+
 class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
@@ -170,7 +174,7 @@ class EncoderSection(Section):
     gain_db: _pair(Number) = [-6.0, 6.0]
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]
-    mel_scales: Annotated[list[MelScale], Field(min_length=1)] = [[1024, 80]]
+    mel: MelSection = MelSection()
     train: EncoderTrain = EncoderTrain()
 
 

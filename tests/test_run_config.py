@@ -115,7 +115,7 @@ def _dotted(content, prefix=""):
         ("encoder: {gain_db: [3, 1]}", "encoder.gain_db: expected [low, high]; got [3.0, 1.0]"),
         ("encoder: {gain_db: [3]}", "encoder.gain_db: expected at least 2 values; got [3]"),
         ("encoder: {stft_sizes: [512, 3]}", "encoder.stft_sizes[1]: must be at least 16; got 3"),
-        ("encoder: {mel_scales: [[64, 80]]}", "encoder.mel_scales[0]: expected [window in samples"),
+        ("encoder: {mel: {n_fft: 64}}", "encoder.mel: n_mels (80) must be at most half of n_fft (64)"),
         ("encoder: {losses: {l1: 0, stft: 0, mel: 0}}", "encoder.losses: l1, stft and mel are all 0"),
         ("speaker: {lora: {rank: 0}}", "speaker.lora.rank: must be at least 1; got 0"),
         ("speaker: {lora: {rank: 0, alpha: 0}}", "got 0 (and 1 more)"),
