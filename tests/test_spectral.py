@@ -224,7 +224,7 @@ def test_filterbank_limits():
 @pytest.mark.parametrize("samples", [1, 100, 3000])
 def test_log_mel_equals_numpy_with_its_gradient(samples):
     rng = np.random.default_rng(11)
-    x, weights = noise(rng, 1, samples), None
+    x = noise(rng, 1, samples)
     expected = reference.log_mel(x[0], 512, 40)
     ours = log_mel(mx.array(x), n_fft=512, n_mels=40)
     assert np.abs(np.array(ours)[0] - expected).max() < 1e-4

@@ -1,4 +1,4 @@
-"""Commitment loss of the semantic quantiser (van den Oord et al. 2017; paper section 2, weight 0.1)."""
+"""Commitment loss of the semantic quantiser (van den Oord et al. 2017; arXiv 2603.25551, weight 0.1)."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Flow matching of the acoustic codes (Lipman et al. 2023; paper section 3).
+"""Flow matching of the acoustic codes (Lipman et al. 2023; arXiv 2603.25551).
 
 The head integrates its velocity from noise at t = 0 to the codes' values at t = 1. The path is straight:
 x_t = (1 - t) x0 + t x1, velocity v = x1 - x0, the same for all t. `params.json` states a `sigma` of 1e-5, the noise

@@ -1,4 +1,4 @@
-"""Cross-entropy over the semantic codebook (paper section 3; masking as the serving code's sampler does it)."""
+"""Cross-entropy over the semantic codebook (arXiv 2603.25551; masking as the serving code's sampler does it)."""
 
 import mlx.core as mx
 import numpy as np

@@ -1,4 +1,4 @@
-"""Multi-resolution STFT magnitude loss (paper section 2, the frequency half of the codec's reconstruction loss)."""
+"""Multi-resolution STFT magnitude loss (arXiv 2603.25551, the frequency half of the codec's reconstruction loss)."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from mlx_voxclone.audio.spectral import LOG_FLOOR, check_lengths, frame_count, h
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
-# The window sizes of the codec's eight STFT discriminators, in samples at 24 kHz (paper section 2).
+# The window sizes of the codec's eight STFT discriminators, in samples at 24 kHz (arXiv 2603.25551).
 STFT_SIZES = (2296, 1418, 876, 542, 334, 206, 126, 76)
 
 

@@ -1,4 +1,4 @@
-"""L1 distance between waveforms (paper section 2, the time-domain half of the codec's reconstruction loss)."""
+"""L1 distance between waveforms (arXiv 2603.25551, the time-domain half of the codec's reconstruction loss)."""
 
 from collections.abc import Sequence
 
