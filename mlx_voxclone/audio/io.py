@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -212,23 +213,32 @@ def _refuse_truncated(path: Path) -> None:
     """Compare a WAV's or AIFF's data chunk with the file's size: libsndfile shortens silently what is cut off."""
     if not path.is_file():
         return
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(12)
-        if len(head) < 12 or (head[:4], head[8:]) not in {(b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")}:
-            return
-        data, length = (b"data", "<I") if head[:4] == b"RIFF" else (b"SSND", ">I")
-        at = 12
-        while at + 8 <= size:
-            file.seek(at)
-            name, stated = file.read(4), struct.unpack(length, file.read(4))[0]
-            if name == data:
-                if at + 8 + stated > size and stated not in _STREAMED_SIZES:  # a recorder's pipe states no length
-                    lost = 100 * (1 - (size - at - 8) / stated)
-                    raise AudioError("truncated", f"{path}: cut off, {lost:.0f} % of its audio is missing")
-                return
-            at += 8 + stated + stated % 2
-    raise AudioError("truncated", f"{path}: cut off before its audio begins")
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            stated, present = _data_chunk(file, size)
+    except OSError as e:
+        raise AudioError("unreadable", f"{path}: cannot be read ({(e.strerror or str(e)).lower()})") from None
+    if present is None:
+        raise AudioError("truncated", f"{path}: cut off before its audio begins")
+    if stated > present and stated not in _STREAMED_SIZES:  # a recorder's pipe states no length
+        raise AudioError("truncated", f"{path}: cut off, {100 * (1 - present / stated):.0f} % of its audio is missing")
+
+
+def _data_chunk(file: BinaryIO, size: int) -> tuple[int, int | None]:
+    """(bytes stated, bytes present) of a WAV's or AIFF's audio; (0, None) without it; (0, 0) for other files."""
+    head = file.read(12)
+    if len(head) < 12 or (head[:4], head[8:]) not in {(b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")}:
+        return 0, 0
+    data, length = (b"data", "<I") if head[:4] == b"RIFF" else (b"SSND", ">I")
+    at = 12
+    while at + 8 <= size:
+        file.seek(at)
+        name, stated = file.read(4), struct.unpack(length, file.read(4))[0]
+        if name == data:
+            return stated, size - at - 8
+        at += 8 + stated + stated % 2
+    return 0, None
 
 
 def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, sample_rate: int = SAMPLE_RATE) -> None:
