@@ -18,11 +18,15 @@ from mlx_voxclone.checkpoint.torch_file import read_pt, write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 
-__all__ = ["check_voice_name", "read_pt", "read_voice", "register_voice", "write_pt", "write_voice"]
+__all__ = ["check_voice_name", "is_voice_name", "read_pt", "read_voice", "register_voice", "write_pt", "write_voice"]
 
 VOICE_DIRECTORY = "voice_embedding"
 EMBEDDING = "embedding"
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+def is_voice_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None
 
 
 def check_voice_name(name: str) -> str:
@@ -31,8 +35,8 @@ def check_voice_name(name: str) -> str:
     Raises:
         CheckpointError: empty, too long, or a character other than a-z, 0-9, `_` and `-`.
     """
-    if not _NAME.fullmatch(name):
-        hint = f"; {name.lower()} would do" if _NAME.fullmatch(name.lower()) else ""
+    if not is_voice_name(name):
+        hint = f"; {name.lower()} would do" if is_voice_name(name.lower()) else ""
         raise CheckpointError(f"voice name {name!r}: only a-z, 0-9, _ and -, at most 64 of them{hint}")
     return name
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -35,6 +36,10 @@ class Entry(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     produce: Callable[[], Any]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * DTYPES[self.dtype][0].itemsize
 
 
 def free_space_check(directory: str | Path, nbytes: int) -> None:
@@ -152,13 +157,13 @@ def write_safetensors(
     """
     entries = sorted((Entry(*e) for e in entries), key=lambda e: -DTYPES[e.dtype][0].itemsize)  # stable
     header = _header(entries, metadata)
-    free_space_check(Path(path).parent, len(header) + sum(map(_nbytes, entries)))
+    free_space_check(Path(path).parent, len(header) + sum(e.nbytes for e in entries))
     with atomic_file(path, overwrite=overwrite) as file:
         file.write(header)
         digests = {}
         for entry in entries:
             data = to_bytes(entry.produce())
-            if data.nbytes != _nbytes(entry):
+            if data.nbytes != entry.nbytes:
                 raise ValueError(f"{entry.name}: {data.nbytes} bytes for {entry.dtype} {list(entry.shape)}")
             digests[entry.name] = hashlib.sha256(data).hexdigest()
             file.write(data)
@@ -183,17 +188,13 @@ def save_tensors(
     write_safetensors(path, entries, metadata, overwrite=overwrite)
 
 
-def _nbytes(entry: Entry) -> int:
-    return int(np.prod(entry.shape, dtype=np.int64)) * DTYPES[entry.dtype][0].itemsize
-
-
 def _header(entries: list[Entry], metadata: Mapping[str, str] | None) -> bytes:
     if len({e.name for e in entries}) != len(entries) or METADATA in {e.name for e in entries}:
         raise ValueError("tensor names must be unique")
     header: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     place = 0
     for entry in entries:
-        end = place + _nbytes(entry)
+        end = place + entry.nbytes
         header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [place, end]}
         place = end
     text = json.dumps(header, separators=(",", ":")).encode()

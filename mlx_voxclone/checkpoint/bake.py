@@ -1,0 +1,266 @@
+"""Baking: a new checkpoint directory from a base, with an encoder injected, adapters folded in and voices added.
+
+One streamed pass over the base's weights. The base is only read; the result appears whole and verified, or not at all.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone import __version__
+from mlx_voxclone.checkpoint.adapters import TENSORS, AdapterConfig, load_adapters
+from mlx_voxclone.checkpoint.bake_files import (
+    add_history,
+    add_notice,
+    add_voices,
+    check_places,
+    complete_voices,
+    copy_files,
+    files_to_copy,
+    read_json,
+)
+from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
+from mlx_voxclone.checkpoint.fold import Adapters, FoldedWeight
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, open_encoder, part_of
+from mlx_voxclone.checkpoint.voice_sources import VoiceMaker
+from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, check_voice_name, read_voice, register_voice
+from mlx_voxclone.checkpoint.writer import Entry, atomic_directory, free_space_check, write_safetensors
+from mlx_voxclone.errors import CheckpointError
+
+TARGETS = ("vllm", "mlx-audio")
+
+
+@dataclass
+class BakeReport:
+    """What a bake did, or would do (`dry_run`).
+
+    Args:
+        output: the new directory.
+        target: `vllm` or `mlx-audio`.
+        dry_run: nothing was written; `folded` and `fingerprint` are then empty.
+        n_tensors: in the new `consolidated.safetensors`.
+        n_bytes: of those tensors.
+        n_unchanged: tensors that are bit-identical to the base's.
+        encoder: `injected`, `replaced`, `kept` (the base's own), `left out` or `none`.
+        adapted: weights that adapters are folded into.
+        voices: name -> rows of the voices added.
+        base_fingerprint: of the base's LM and head.
+        folded: what folding did to each weight.
+        fingerprint: of the new LM and head.
+    """
+
+    output: Path
+    target: str
+    dry_run: bool
+    n_tensors: int
+    n_bytes: int
+    n_unchanged: int
+    encoder: str
+    adapted: list[str]
+    voices: dict[str, int]
+    base_fingerprint: str
+    folded: list[FoldedWeight] = field(default_factory=list)
+    fingerprint: str = ""
+
+
+@dataclass
+class _Inputs:
+    """Everything a bake is made of, read and found fit."""
+
+    release: Release
+    target: str
+    encoder: TensorFile | None
+    adapters: Adapters | None
+    adapter_config: AdapterConfig | None
+    voices: dict[str, mx.array]
+
+    @property
+    def encoder_state(self) -> str:
+        if self.target == "mlx-audio":
+            return "left out" if self.encoder is not None or self.release.has_encoder else "none"
+        if self.encoder is not None:
+            return "replaced" if self.release.has_encoder else "injected"
+        return "kept" if self.release.has_encoder else "none"
+
+    def base_names(self) -> list[str]:
+        """Tensors that come from the base, folded into or not."""
+        with_encoder = self.encoder_state == "kept"
+        return [n for n in self.release.tensors.names() if with_encoder or part_of(n) != "encoder"]
+
+    def unchanged(self) -> list[str]:
+        adapted = set(self.adapters.weights if self.adapters is not None else ())
+        return [name for name in self.base_names() if name not in adapted]
+
+
+def bake(
+    release: Release | str | Path,
+    output: str | Path,
+    *,
+    encoder: str | Path | None = None,
+    adapters: str | Path | None = None,
+    voices: Mapping[str, str | Path] | None = None,
+    target: str = "vllm",
+    dry_run: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> BakeReport:
+    """Write a new checkpoint directory.
+
+    Args:
+        release: the base: opened, a directory or a hub id.
+        output: directory to make; must not exist or be empty, and must not lie inside the base.
+        encoder: safetensors file of a codec encoder under the release's names; replaces the base's own.
+        adapters: directory of adapters trained on this base; see `adapters.py`.
+        voices: name -> recording, codes or embedding; see `VoiceMaker.make`.
+        target: `vllm`: everything; `mlx-audio`: without the encoder, which mlx-audio refuses to load.
+        dry_run: check all inputs, make the voices, write nothing.
+        progress: called with the number of weight bytes just written.
+
+    Raises:
+        CheckpointError: any input that does not fit, an output that exists, no space, or a result that does not verify.
+        DataError: a recording that cannot be read.
+    """
+    if target not in TARGETS:
+        raise CheckpointError(f"target {target!r}: there are {' and '.join(TARGETS)}")
+    if encoder is None and adapters is None and not voices and target == "vllm":
+        raise CheckpointError("nothing to bake: give an encoder, adapters or a voice")
+    release = release if isinstance(release, Release) else Release(release)
+    output = Path(output)
+    check_places(release.path, output)
+    inputs = _read_inputs(release, encoder, adapters, dict(voices or {}), target)
+    folded: list[FoldedWeight] = []
+    entries = _entries(inputs, folded)
+    report = BakeReport(
+        output=output,
+        target=target,
+        dry_run=dry_run,
+        n_tensors=len(entries),
+        n_bytes=sum(entry.nbytes for entry in entries),
+        n_unchanged=len(inputs.unchanged()),
+        encoder=inputs.encoder_state,
+        adapted=inputs.adapters.weights if inputs.adapters is not None else [],
+        voices={name: rows.shape[0] for name, rows in inputs.voices.items()},
+        base_fingerprint=release.fingerprint(),
+    )
+    copied = files_to_copy(release.path, top_level_tensors=target != "mlx-audio")
+    beside = sum(path.stat().st_size for path in copied) + (release.path / TEKKEN).stat().st_size
+    free_space_check(output.parent, report.n_bytes + 2 * beside)
+    if dry_run:
+        return report
+    with atomic_directory(output) as directory:
+        metadata = release.tensors.metadata or None
+        digests = write_safetensors(directory / WEIGHTS, entries, metadata, progress=progress)
+        copy_files(release.path, directory, copied)
+        complete_voices(directory, release.config.voices)
+        add_voices(release.path, directory, inputs.voices)
+        add_history(release.path, directory, _record(inputs, report))
+        add_notice(release.path, directory)
+        report.fingerprint = _verify(inputs, directory, digests)
+    report.folded = folded
+    return report
+
+
+def _read_inputs(
+    release: Release,
+    encoder: str | Path | None,
+    adapters: str | Path | None,
+    voices: dict[str, str | Path],
+    target: str,
+) -> _Inputs:
+    release.check()
+    params, tekken = read_json(release.path / PARAMS), read_json(release.path / TEKKEN)
+    for name in voices:  # before any voice is made, which takes time
+        _refuse_left_over_voice(release, check_voice_name(name))
+        register_voice(params, tekken, name, rows=1)
+    encoder_file = open_encoder(encoder, release.config) if encoder is not None else None
+    if encoder_file is not None:
+        _check_finite(encoder_file)
+    folding, config = None, None
+    if adapters is not None:
+        tensors, config = load_adapters(adapters)
+        folding = Adapters(tensors, config, release.tensors, release.fingerprint(), str(adapters))
+    maker = VoiceMaker(release, encoder)
+    made = {name: maker.make(source) for name, source in voices.items()}
+    return _Inputs(release, target, encoder_file, folding, config, made)
+
+
+def _refuse_left_over_voice(release: Release, name: str) -> None:
+    """A file of that name that no server knows of is the user's: not ours to replace."""
+    for suffix in (".pt", ".safetensors"):
+        path = release.path / VOICE_DIRECTORY / f"{name}{suffix}"
+        if path.exists() and name not in release.config.voices:
+            raise CheckpointError(
+                f"voice {name}: {path} exists but is not registered; choose another name or remove it"
+            )
+
+
+def _check_finite(file: TensorFile) -> None:
+    for name in file.names():
+        if not np.isfinite(file.numpy(name)).all():
+            raise CheckpointError(f"{file.path}: {name} holds numbers that are not finite; train this encoder again")
+
+
+def _entries(inputs: _Inputs, folded: list[FoldedWeight]) -> list[Entry]:
+    """What the new weights consist of, in the base's order; folding adds its measurements to `folded`."""
+    base, unchanged = inputs.release.tensors, set(inputs.unchanged())
+
+    def fold(name: str) -> np.ndarray:
+        bits, measured = inputs.adapters.fold(name)
+        folded.append(measured)
+        return bits
+
+    entries = []
+    for name in inputs.base_names():
+        info, produce = base.info(name), base.raw if name in unchanged else fold
+        entries.append(Entry(name, info.dtype, info.shape, lambda name=name, produce=produce: produce(name)))
+    if inputs.encoder is not None and inputs.target != "mlx-audio":
+        file = inputs.encoder
+        entries += [
+            Entry(name, "BF16", file.info(name).shape, lambda name=name: float32_to_bfloat16(file.numpy(name)))
+            for name in file.names()
+        ]
+    return entries
+
+
+def _record(inputs: _Inputs, report: BakeReport) -> dict[str, Any]:
+    """The bake's entry in `voxclone.json`; what was used is told by its content, not by where it lay."""
+    encoder, adapters = None, None
+    if inputs.encoder is not None:
+        encoder = {"sha256": _sha256(inputs.encoder.path)}
+    if inputs.adapters is not None:
+        adapters = asdict(inputs.adapter_config) | {"sha256": _sha256(Path(inputs.adapters.where) / TENSORS)}
+        adapters["weights"] = len(report.adapted)
+    return {
+        "voxclone": __version__,
+        "target": inputs.target,
+        "base_fingerprint": report.base_fingerprint,
+        "encoder": (encoder or {}) | {"state": report.encoder},
+        "adapters": adapters,
+        "voices": report.voices,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(inputs: _Inputs, directory: Path, digests: dict[str, str]) -> str:
+    """Open the new directory as a user would and compare it with what it was made of; returns its fingerprint."""
+    new, base = Release(directory), inputs.release.tensors
+    new.check()
+    for name in inputs.unchanged():
+        if digests[name] != hashlib.sha256(base.raw(name)).hexdigest():
+            raise CheckpointError(f"{base.path}: {name} changed while it was copied; nothing was written, run again")
+    counts = read_json(directory / TEKKEN).get("audio", {}).get("voice_num_audio_tokens") or {}
+    for name, rows in inputs.voices.items():
+        place = directory / VOICE_DIRECTORY
+        stored = [read_voice(place / f"{name}{suffix}") for suffix in (".pt", ".safetensors")]
+        if not all(mx.array_equal(s, rows).item() for s in stored) or counts.get(name) != rows.shape[0]:
+            raise CheckpointError(f"{place}: voice {name} reads back otherwise than written; check the disk")
+    return new.fingerprint()

@@ -1,0 +1,90 @@
+"""What a voice can be made from: a recording, a file of codes, or rows made before."""
+
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
+from mlx_voxclone.checkpoint.voices import EMBEDDING, read_voice
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.model.voxtral import Voxtral
+
+CODES = "codes"
+
+
+class VoiceMaker:
+    """Makes voice rows for a checkpoint; the model is loaded when the first source needs it.
+
+    Args:
+        release: the checkpoint.
+        encoder_file: encoder to use for recordings; None: the checkpoint's own.
+    """
+
+    def __init__(self, release: Release, encoder_file: str | Path | None = None):
+        self.release, self.encoder_file = release, encoder_file
+        self._model: Voxtral | None = None
+
+    def make(self, source: str | Path) -> mx.array:
+        """The rows of a voice.
+
+        Args:
+            source: `.pt` or `.safetensors` with `embedding` `[N, dim]`; `.safetensors` with `codes` `[37, T]` (without
+                the +2); anything else is read as audio, at its own level.
+
+        Returns:
+            `[N, dim]` BF16, the END row last.
+
+        Raises:
+            CheckpointError: not usable, too wide or narrow for the model, or a recording and no encoder.
+            DataError: audio that cannot be read.
+        """
+        source = Path(source)
+        if not source.is_file():
+            raise CheckpointError(f"{source}: no such file; a voice is made of a recording, codes or an embedding")
+        if source.suffix == ".pt":
+            rows = read_voice(source)
+        elif source.suffix == ".safetensors":
+            rows = self._stored(source)
+        else:
+            rows = self._recorded(source)
+        dim = self.release.config.backbone.dim
+        if rows.shape[1] != dim:
+            raise CheckpointError(f"{source}: rows of {rows.shape[1]}, but the model is {dim} wide")
+        rows = rows.astype(mx.bfloat16)
+        mx.eval(rows)
+        return rows
+
+    def _stored(self, source: Path) -> mx.array:
+        file = TensorFile(source)
+        if EMBEDDING in file:
+            return read_voice(source)
+        if CODES not in file:
+            raise CheckpointError(f"{source}: holds neither {EMBEDDING!r} nor {CODES!r}")
+        codes = file.stored(CODES)
+        if codes.ndim == 2 and codes.shape[1] == 0:
+            raise CheckpointError(f"{source}: holds no frames")
+        try:
+            return self._loaded().voice_embedding(codes)
+        except ValueError as e:
+            raise CheckpointError(f"{source}: {e}") from None
+
+    def _recorded(self, source: Path) -> mx.array:
+        if self.encoder_file is None and not self.release.has_encoder:
+            raise CheckpointError(
+                f"{source}: a recording needs a codec encoder and this model has none; give --encoder"
+            )
+        samples = read_audio(source)
+        codec = self._loaded().audio_tokenizer
+        codes = codec.quantize(codec.encode_audio(samples)[None])[0]
+        return self._loaded().voice_embedding(codes)
+
+    def _loaded(self) -> Voxtral:
+        if self._model is None:
+            self._model = load_model(self.release, parts=("lm", "codec"), encoder_file=self.encoder_file)
+            if self.encoder_file is not None:  # as it will be in the checkpoint, so that both give the same codes
+                encoder = open_encoder(self.encoder_file, self.release.config).arrays()
+                rounded = [(k, v.astype(mx.bfloat16).astype(mx.float32)) for k, v in encoder.items()]
+                self._model.load_weights(rounded, strict=False)
+        return self._model
