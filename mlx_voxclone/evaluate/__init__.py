@@ -1,0 +1,1 @@
+"""What a run came to: plots and the HTML report."""

@@ -1,0 +1,36 @@
+"""Shared by all tests: nothing reaches the network, markers know what this machine has, one miniature for everybody."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+# Before any library reads them.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.pop("VOXCLONE_DEBUG", None)
+
+import mlx.core as mx
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`metal` and `torch` tests are skipped, with the reason, where there is neither."""
+    missing = {
+        "metal": None if mx.metal.is_available() else "needs a Mac with Metal",
+        "torch": None if importlib.util.find_spec("torch") else "PyTorch is not installed",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory) -> Path:
+    """A `tiny` miniature checkpoint (no encoder), made once. Read it only; copy it to change it."""
+    from mlx_voxclone.checkpoint.micro import make_micro
+
+    directory = tmp_path_factory.mktemp("miniature") / "tiny"
+    make_micro(directory, preset="tiny", seed=0)
+    return directory

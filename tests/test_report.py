@@ -1,0 +1,226 @@
+"""The report: parsed as a browser would, whole and with every part missing in turn."""
+
+import base64
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure
+from mlx_voxclone.evaluate.report import NOTICE, write_report
+
+PNG = b"\x89PNG\r\n\x1a\n"
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Text, images, players and tables of a page; refuses tags that are not closed in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.text, self.images, self.audio, self.rows = [], [], {}, [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            kind, _, content = attributes["src"].partition(";base64,")
+            assert kind == "data:image/png"
+            self.images[attributes["alt"]] = base64.b64decode(content)
+        elif tag == "audio":
+            self.audio.append(attributes["src"])
+        elif tag == "tr":
+            self.rows.append([])
+        assert tag not in ("script", "iframe"), "the page is to stand alone"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def log_lines(terms, steps=6, end=True):
+    yield {"event": "start", "step": 0, "task": "t"}
+    for step in range(steps + 1):
+        value = 2.0 - step / 10
+        if step:
+            head = {"step": step, "epoch": 0, "lr": 1e-4, "loss": value, "grad_norm": 1.0, "items_per_s": 3.0}
+            yield {**head, **dict.fromkeys(terms, value), "seconds": 1.5 * step, "peak_memory_gb": 0.5, "skipped": 1}
+        if step % 3 == 0:
+            metrics = {"loss": value + 1, **dict.fromkeys(terms, value + 1), "semantic_accuracy": step / 10}
+            yield {"event": "eval", "step": step, "metrics": metrics, "best": step < 6}
+    yield {"event": "skip", "step": steps, "items": ["a"], "sums": {}, "grad_norm": "nan"}
+    if end:
+        yield {"event": "end", "step": steps, "stopped_early": True, "best": 3}
+
+
+def write_log(directory, *args, **keywords):
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(line) for line in log_lines(*args, **keywords)]
+    (directory / "log.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def tone(path, seconds=0.3, level=0.5):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, level * np.sin(2 * np.pi * 440 * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A clone's run directory with everything in it."""
+    write_log(tmp_path / "encoder", ["l1", "mel"])
+    write_log(tmp_path / "speaker", ["semantic", "flow"], end=False)
+    for step in (0, 6):
+        tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-original.wav")
+        tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-reconstructed.wav", level=0.1)
+    tone(tmp_path / "speech" / "before.wav")
+    tone(tmp_path / "speech" / "after.wav", level=0.2)
+    speech = [{"text": "A <b>cup</b> & tea", "before": "speech/before.wav", "after": "speech/after.wav"}]
+    figures = {"model": "tiny", "folded difference": 0.00123456, "files": 1200, "nothing": None}
+    (tmp_path / "summary.json").write_text(json.dumps({"title": "Voice <x>", "figures": figures, "speech": speech}))
+    (tmp_path / "config.yaml").write_text("task: clone  # <tag>\n")
+    return tmp_path
+
+
+def test_the_whole_report(run):
+    path = write_report(run)
+    assert path == run / "report" / "index.html"
+    page = Page(path)
+    assert page.images.keys() == {
+        "curves of stage encoder",
+        "curves of stage speaker",
+        "waveform and spectrogram: before",
+        "waveform and spectrogram: after",
+        "waveform and spectrogram: original",
+        "waveform and spectrogram: through the codec, step 0",
+        "waveform and spectrogram: through the codec, step 6",
+    }
+    assert all(content.startswith(PNG) for content in page.images.values())
+    assert len(page.audio) == 5
+    decoded = base64.b64decode(page.audio[0].removeprefix("data:audio/wav;base64,"))
+    assert decoded == (run / "speech" / "before.wav").read_bytes()
+    assert NOTICE in page.words
+    assert "consent" in NOTICE
+    assert "CC BY-NC 4.0" in NOTICE
+    assert "6 steps, stopped early; the best model is that of step 3; 9 s, peak memory 0.50 GB; 1 steps" in page.words
+    assert "6 steps, not finished" in page.words
+    assert ["metric", "start (step 0)", "best (step 3)", "last (step 6)"] in page.rows
+    assert ["semantic_accuracy", "0", "0.3", "0.6"] in page.rows or [
+        "semantic_accuracy",
+        "0.0",
+        "0.3",
+        "0.6",
+    ] in page.rows
+    assert ["folded difference", "0.001235"] in page.rows
+    assert ["files", "1,200"] in page.rows
+    assert page.source.count("http") == 0, "nothing is loaded from elsewhere"
+
+
+def test_text_of_the_user_is_escaped(run):
+    source = write_report(run).read_text()
+    assert "A &lt;b&gt;cup&lt;/b&gt; &amp; tea" in source
+    assert "Voice &lt;x&gt;" in source
+    assert "# &lt;tag&gt;" in source
+
+
+def test_a_second_report_replaces_the_first(tmp_path):
+    write_log(tmp_path, ["l1"])
+    first = write_report(tmp_path).read_text()
+    (tmp_path / "summary.json").write_text('{"title": "Second"}')
+    assert write_report(tmp_path).read_text() == first.replace(f"Run {tmp_path.name}", "Second")
+    assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
+
+
+def test_one_stage_in_the_run_directory_itself(tmp_path):
+    write_log(tmp_path, ["l1"])
+    page = Page(write_report(tmp_path))
+    assert list(page.images) == ["curves of stage training"]
+    assert "Stage: training" in page.words
+
+
+def test_an_empty_run_says_so(tmp_path):
+    page = Page(write_report(tmp_path))
+    assert "No training log here" in page.words
+    assert not page.images
+
+
+@pytest.mark.parametrize("content", ["", "not json", "[1]", '{"speech": 3, "figures": [1]}', '{"speech": [3, {}]}'])
+def test_a_summary_that_is_none(content, tmp_path):
+    write_log(tmp_path, ["l1"])
+    (tmp_path / "summary.json").write_text(content)
+    assert "Stage: training" in Page(write_report(tmp_path)).words
+
+
+@pytest.mark.parametrize(
+    "lines", [[], ['{"event": "start", "step": 0}'], ['{"event": "start", "step": 0}', '{"step": 1, "lo']]
+)
+def test_a_log_without_steps(lines, tmp_path):
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    page = Page(write_report(tmp_path))
+    assert "The log holds no training step yet." in page.words
+    assert "No held-out measurement yet." in page.words
+
+
+def test_values_that_are_not_finite_leave_a_gap(tmp_path):
+    lines = [{"step": 1, "loss": "nan", "lr": 1e-4}, {"step": 2, "loss": 1.0, "lr": 1e-4}]
+    lines.append({"event": "eval", "step": 2, "metrics": {"loss": "inf"}, "best": False})
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    page = Page(write_report(tmp_path))
+    assert "curves of stage training" in page.images
+    assert ["loss", "inf"] in page.rows
+
+
+def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch):
+    (run / "speech" / "before.wav").unlink()
+    (run / "speech" / "after.wav").write_bytes(b"RIFF")
+    page = Page(write_report(run))
+    assert "before.wav is missing or cannot be read" in page.words
+    assert "after.wav is missing or cannot be read" in page.words
+    monkeypatch.setattr("mlx_voxclone.evaluate.report._EMBED_LIMIT", 10)
+    assert "../encoder/samples/step-0/clip-1-original.wav" in Page(write_report(run)).audio
+
+
+def test_no_such_run(tmp_path):
+    with pytest.raises(DataError, match="no such run directory"):
+        write_report(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("samples", [0, 1, 100, 24000])
+def test_sound_figures_of_any_length(samples):
+    assert png(sound_figure(np.full(samples, 0.1, np.float32)), dpi=40).startswith(PNG)
+
+
+def test_the_waveform_keeps_its_peaks_and_its_scale():
+    """A single click in a minute of silence is seen, and two sounds at one scale keep their levels apart."""
+    samples = np.zeros(60 * SAMPLE_RATE, np.float32)
+    samples[700_001] = 0.8
+    wave = sound_figure(samples).axes[0]
+    drawn = wave.collections[0].get_paths()[0].vertices
+    assert drawn[:, 1].max() == pytest.approx(0.8)
+    assert drawn[drawn[:, 1].argmax(), 0] == pytest.approx(700_001 / SAMPLE_RATE, abs=0.06)
+    assert sound_figure(samples, scale=2.0).axes[0].get_ylim() == (-2.0, 2.0)
+
+
+def test_curves_show_every_panel_and_the_best_step():
+    panels = [(f"p{i}", [Series("training", [1, 2], [3.0, 4.0]), Series("held out", [2], [i], True)]) for i in range(4)]
+    figure = curves_figure(panels, best_step=2)
+    shown = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in shown] == ["p0", "p1", "p2", "p3"]
+    assert [list(line.get_ydata()) for line in shown[3].lines[:2]] == [[3.0, 4.0], [3]]
+    assert list(shown[3].lines[2].get_xdata()) == [2, 2]
