@@ -89,11 +89,25 @@ def run(tmp_path):
     for step in (0, 6):
         tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-original.wav")
         tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-reconstructed.wav", level=0.1)
-    tone(tmp_path / "speech" / "before.wav")
-    tone(tmp_path / "speech" / "after.wav", level=0.2)
-    speech = [{"text": "A <b>cup</b> & tea", "before": "speech/before.wav", "after": "speech/after.wav"}]
-    figures = {"model": "tiny", "folded difference": 0.00123456, "files": 1200, "nothing": None}
-    (tmp_path / "summary.json").write_text(json.dumps({"title": "Voice <x>", "figures": figures, "speech": speech}))
+    tone(tmp_path / "mine.wav")
+    tone(tmp_path / "samples" / "before-1.wav")
+    tone(tmp_path / "samples" / "after-1.wav", level=0.2)
+    before, after = ({"file": f"samples/{w}-1.wav", "frames": 4, "ended": w == "after"} for w in ("before", "after"))
+    summary = {
+        "task": "clone",
+        "run_dir": "runs/x",
+        "data": {"hours": 0.25, "train_clips": 1200, "speakers": ["ann", "bob"]},
+        "results": {"encoder": {"steps": 6}},
+        "baked": {
+            "path": "runs/x/baked",
+            "voice": "<x>",
+            "reference": str(tmp_path / "mine.wav"),
+            "fold_error": 0.00123456,
+        },
+        "speech": [{"text": "A <b>cup</b> & tea", "before": before, "after": after}],
+        "seconds": 12.5,
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
     (tmp_path / "config.yaml").write_text("task: clone  # <tag>\n")
     return tmp_path
 
@@ -105,16 +119,17 @@ def test_the_whole_report(run):
     assert page.images.keys() == {
         "curves of stage encoder",
         "curves of stage speaker",
-        "waveform and spectrogram: before",
+        "waveform and spectrogram: reference recording",
+        "waveform and spectrogram: before (did not end, cut off)",
         "waveform and spectrogram: after",
         "waveform and spectrogram: original",
         "waveform and spectrogram: through the codec, step 0",
         "waveform and spectrogram: through the codec, step 6",
     }
     assert all(content.startswith(PNG) for content in page.images.values())
-    assert len(page.audio) == 5
-    decoded = base64.b64decode(page.audio[0].removeprefix("data:audio/wav;base64,"))
-    assert decoded == (run / "speech" / "before.wav").read_bytes()
+    assert len(page.audio) == 6
+    decoded = base64.b64decode(page.audio[1].removeprefix("data:audio/wav;base64,"))
+    assert decoded == (run / "samples" / "before-1.wav").read_bytes()
     assert NOTICE in page.words
     assert "consent" in NOTICE
     assert "CC BY-NC 4.0" in NOTICE
@@ -127,8 +142,10 @@ def test_the_whole_report(run):
         "0.3",
         "0.6",
     ] in page.rows
-    assert ["folded difference", "0.001235"] in page.rows
-    assert ["files", "1,200"] in page.rows
+    for row in (["baked: fold error", "0.001235"], ["data: train clips", "1,200"], ["data: speakers", "ann, bob"]):
+        assert row in page.rows
+    assert ["seconds", "12.5"] in page.rows
+    assert not any("steps" in row for row in page.rows)
     assert page.source.count("http") == 0, "nothing is loaded from elsewhere"
 
 
@@ -142,8 +159,9 @@ def test_text_of_the_user_is_escaped(run):
 def test_a_second_report_replaces_the_first(tmp_path):
     write_log(tmp_path, ["l1"])
     first = write_report(tmp_path).read_text()
-    (tmp_path / "summary.json").write_text('{"title": "Second"}')
-    assert write_report(tmp_path).read_text() == first.replace(f"Run {tmp_path.name}", "Second")
+    assert f"<h1>Run {tmp_path.name}</h1>" in first
+    (tmp_path / "summary.json").write_text('{"baked": {"voice": "two"}}')
+    assert "<h1>Voice two</h1>" in write_report(tmp_path).read_text()
     assert [p.name for p in (tmp_path / "report").iterdir()] == ["index.html"]
 
 
@@ -152,6 +170,8 @@ def test_one_stage_in_the_run_directory_itself(tmp_path):
     page = Page(write_report(tmp_path))
     assert list(page.images) == ["curves of stage training"]
     assert "Stage: training" in page.words
+    (tmp_path / "summary.json").write_text('{"task": "encoder"}')
+    assert "Stage: encoder" in Page(write_report(tmp_path)).words
 
 
 def test_an_empty_run_says_so(tmp_path):
@@ -160,7 +180,9 @@ def test_an_empty_run_says_so(tmp_path):
     assert not page.images
 
 
-@pytest.mark.parametrize("content", ["", "not json", "[1]", '{"speech": 3, "figures": [1]}', '{"speech": [3, {}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "not json", "[1]", '{"speech": 3, "baked": [1]}', '{"speech": [3, {}, {"before": 1}]}']
+)
 def test_a_summary_that_is_none(content, tmp_path):
     write_log(tmp_path, ["l1"])
     (tmp_path / "summary.json").write_text(content)
@@ -187,13 +209,22 @@ def test_values_that_are_not_finite_leave_a_gap(tmp_path):
 
 
 def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch):
-    (run / "speech" / "before.wav").unlink()
-    (run / "speech" / "after.wav").write_bytes(b"RIFF")
+    (run / "samples" / "before-1.wav").unlink()
+    (run / "samples" / "after-1.wav").write_bytes(b"RIFF")
     page = Page(write_report(run))
-    assert "before.wav is missing or cannot be read" in page.words
-    assert "after.wav is missing or cannot be read" in page.words
+    assert "before-1.wav is missing or cannot be read" in page.words
+    assert "after-1.wav is missing or cannot be read" in page.words
     monkeypatch.setattr("mlx_voxclone.evaluate.report._EMBED_LIMIT", 10)
     assert "../encoder/samples/step-0/clip-1-original.wav" in Page(write_report(run)).audio
+
+
+def test_a_long_or_missing_reference_is_left_out(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"baked": {"reference": str(tmp_path / "mine.wav")}}))
+    assert "The voice" not in Page(write_report(tmp_path)).words
+    tone(tmp_path / "mine.wav", seconds=61)
+    assert "The voice" not in Page(write_report(tmp_path)).words
+    tone(tmp_path / "mine.wav", seconds=1)
+    assert "The voice" in Page(write_report(tmp_path)).words
 
 
 def test_no_such_run(tmp_path):

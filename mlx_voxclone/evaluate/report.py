@@ -3,8 +3,8 @@
 It reads what is there and says what is missing, so that it also serves a run that was stopped half way:
 
 - `log.jsonl` and `samples/step-N/` of the run directory, or of its `encoder/` and `speaker/`;
-- `summary.json` (optional): `{"title": text, "figures": {name: number or text}, "speech": [{"text": text,
-  "reference": wav, "before": wav, "after": wav}]}`, paths relative to the run directory, each key optional;
+- `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
+  list of `{"text": text, "before": {"file": wav, "ended": bool}, "after": {...}}`, files relative to the run directory;
 - `config.yaml`, shown as it is.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.audio.io import audio_info, read_audio
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure
@@ -31,6 +31,8 @@ NOTICE = (
     "the voices made with them and what they speak are licensed CC BY-NC 4.0: name the source, no commercial use."
 )
 _EMBED_LIMIT = 4_000_000  # bytes of audio put into the page (80 s of 16-bit PCM); a longer file is linked
+_EMBEDDED = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
+_REFERENCE_LIMIT = 60.0  # seconds
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
 _ROLES = {"original": "original", "reconstructed": "through the codec"}
 
@@ -58,15 +60,16 @@ def write_report(run_dir: str | Path) -> Path:
     if not run_dir.is_dir():
         raise DataError(f"{run_dir}: no such run directory, nothing to report")
     summary = _read_json(run_dir / "summary.json")
-    title = str(summary.get("title") or f"Run {run_dir.resolve().name}")
+    title = _title(summary, run_dir)
     parts = [f"<h1>{_text(title)}</h1>", f'<p class="notice">{_text(NOTICE)}</p>']
-    parts += _figures(summary.get("figures"))
+    parts += _figures(summary)
+    parts += _reference(summary.get("baked"), run_dir)
     parts += _speech(summary.get("speech"), run_dir)
     stages = [name for name in STAGES if (run_dir / name / LOG_NAME).is_file()]
     if not stages:
         parts.append(_missing("No training log here: nothing was trained in this directory."))
     for name in stages:
-        parts += _stage(run_dir / name, name or "training", run_dir)
+        parts += _stage(run_dir / name, name or str(summary.get("task") or "training"), run_dir)
     parts += _configuration(run_dir / "config.yaml")
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -84,6 +87,17 @@ def write_report(run_dir: str | Path) -> Path:
 # ---- speech ----------------------------------------------------------------------------------------------------------
 
 
+def _reference(baked: Any, run_dir: Path) -> list[str]:
+    """The recording the voice was taken from, to compare with, unless it is a long one."""
+    path = baked.get("reference") if isinstance(baked, Mapping) else None
+    try:
+        if not path or audio_info(path).seconds > _REFERENCE_LIMIT:
+            return []
+    except (DataError, OSError):
+        return []
+    return ["<h2>The voice</h2>", _sounds([("reference recording", Path(path))], run_dir)]
+
+
 def _speech(entries: Any, run_dir: Path) -> list[str]:
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     if not entries:
@@ -91,8 +105,15 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
     parts = ["<h2>Before and after</h2>"]
     for entry in entries:
         parts.append(f"<blockquote>{_text(entry.get('text', ''))}</blockquote>")
-        named = [(role, entry[role]) for role in ("reference", "before", "after") if isinstance(entry.get(role), str)]
-        parts.append(_sounds([(role, run_dir / path) for role, path in named], run_dir))
+        said = [(when, entry[when]) for when in ("before", "after") if isinstance(entry.get(when), dict)]
+        sounds = [
+            (
+                when if sound.get("ended", True) else f"{when} (did not end, cut off)",
+                run_dir / str(sound.get("file", "")),
+            )
+            for when, sound in said
+        ]
+        parts.append(_sounds(sounds, run_dir))
     return parts
 
 
@@ -107,8 +128,9 @@ def _sound(label: str, path: Path, samples: np.ndarray | None, scale: float, run
     head = f'<div class="sound"><h3>{_text(label)}</h3>'
     if samples is None:
         return f"{head}{_missing(f'{path.name} is missing or cannot be read.')}</div>"
-    if path.stat().st_size <= _EMBED_LIMIT and path.suffix.lower() == ".wav":
-        source = "data:audio/wav;base64," + base64.b64encode(path.read_bytes()).decode()
+    kind = _EMBEDDED.get(path.suffix.lower())
+    if kind and path.stat().st_size <= _EMBED_LIMIT:
+        source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     else:
         source = Path(os.path.relpath(path, run_dir / "report")).as_posix()
     plot = _image(png(sound_figure(samples, scale=scale)), f"waveform and spectrogram: {label}")
@@ -217,10 +239,21 @@ def _samples(directory: Path, run_dir: Path) -> list[str]:
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def _figures(figures: Any) -> list[str]:
-    if not isinstance(figures, Mapping) or not figures:
-        return []
-    return ["<h2>Figures</h2>", _table(["", ""], [[str(name), value] for name, value in figures.items()])]
+def _title(summary: Mapping[str, Any], run_dir: Path) -> str:
+    baked = summary.get("baked")
+    voice = baked.get("voice") if isinstance(baked, Mapping) else None
+    return f"Voice {voice}" if voice else f"Run {run_dir.resolve().name}"
+
+
+def _figures(summary: Mapping[str, Any]) -> list[str]:
+    """One table of all the single values of the summary, sections one level deep."""
+    rows = []
+    for key, value in summary.items():
+        if isinstance(value, Mapping) and key in ("data", "baked"):
+            rows += [[f"{key}: {name.replace('_', ' ')}", entry] for name, entry in value.items()]
+        elif isinstance(value, str | int | float):
+            rows.append([key.replace("_", " "), value])
+    return ["<h2>Figures</h2>", _table(["", ""], rows)] if rows else []
 
 
 def _configuration(path: Path) -> list[str]:
@@ -247,6 +280,8 @@ def _number(value: float) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return "" if value is None else str(value)
 
 
