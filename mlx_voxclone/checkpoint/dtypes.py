@@ -44,7 +44,7 @@ def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
 
 def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
     """Round float32 to the nearest BFloat16, ties to even; returns the 16 bits as uint16. NaN stays NaN."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    bits = np.asarray(values, dtype=np.float32, order="C").view(np.uint32)
     rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16  # the carry may run into the exponent: that is right
     quiet_nan = (bits >> 16) | 0x40
     return np.where((bits & 0x7FFFFFFF) > 0x7F800000, quiet_nan, rounded).astype(np.uint16)
@@ -52,7 +52,7 @@ def float32_to_bfloat16(values: np.ndarray) -> np.ndarray:
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
     """Float32 values as stored in `F32`, `F16` or `BF16` (then: uint16 bits)."""
-    return float32_to_bfloat16(values) if dtype == "BF16" else np.ascontiguousarray(values, dtype=DTYPES[dtype][0])
+    return float32_to_bfloat16(values) if dtype == "BF16" else np.asarray(values, dtype=DTYPES[dtype][0], order="C")
 
 
 def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
@@ -73,6 +73,6 @@ def to_bytes(array: "np.ndarray | mx.array | bytes | memoryview") -> memoryview:
     if isinstance(array, mx.array):
         array = np.asarray(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
     if isinstance(array, np.ndarray):
-        array = np.ascontiguousarray(array)
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False).reshape(-1).view(np.uint8)
+        little = array.dtype.newbyteorder("<")
+        array = np.ascontiguousarray(array, dtype=little).reshape(-1).view(np.uint8)
     return memoryview(array).cast("B")

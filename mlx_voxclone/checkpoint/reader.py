@@ -123,7 +123,7 @@ def _parse(data: mmap.mmap, size: int, where: str) -> tuple[dict[str, str], dict
         raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON)") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON object)")
-    metadata = header.pop(METADATA, {})
+    metadata = header.pop(METADATA, None) or {}  # MLX writes null where there is none
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise CheckpointError(f"{where}: {METADATA} must map names to text")
     infos = {name: _info(name, entry, 8 + length, where) for name, entry in header.items()}

@@ -260,7 +260,7 @@ def _build(tensor: _Tensor, data: bytes) -> mx.array:
     flat = np.frombuffer(data, dtype=kind)[tensor.offset :] if count else np.zeros(0, dtype=kind)
     steps = [step * kind.itemsize for step in tensor.strides]
     view = np.lib.stride_tricks.as_strided(flat, tensor.shape, steps, writeable=False)
-    return to_mlx(np.ascontiguousarray(view), storage.dtype)
+    return to_mlx(view.copy(), storage.dtype)
 
 
 def _program(dtype: str, shape: tuple[int, ...]) -> bytes:

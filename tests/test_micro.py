@@ -1,0 +1,121 @@
+"""The miniature: the release's layout in every part, the same bytes from the same seed."""
+
+import json
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from golden import RELEASE_PARAMS
+
+from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.voices import read_voice
+from mlx_voxclone.cli.micro import main
+from mlx_voxclone.errors import CheckpointError
+
+
+@pytest.fixture(scope="module", params=["tiny", "small"])
+def micro(request, tmp_path_factory):
+    return make_micro(tmp_path_factory.mktemp("micro") / request.param, request.param)
+
+
+def contents(directory):
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def keys(value):
+    return {k: keys(v) for k, v in value.items() if k != "voice"} if isinstance(value, dict) else None
+
+
+def test_same_seed_same_bytes(tmp_path):
+    one, two, other = (contents(make_micro(tmp_path / n, seed=s)) for n, s in (("a", 3), ("b", 3), ("c", 4)))
+    assert one == two
+    assert other.keys() == one.keys()
+    changed = {name for name in one if other[name] != one[name]}
+    assert changed == {n for n in one if n.endswith((".safetensors", ".pt"))}
+
+
+def test_layout_is_the_releases(micro):
+    assert set(contents(micro)) - {"config.json"} == {
+        *("params.json", "tekken.json", "consolidated.safetensors"),
+        *(
+            f"voice_embedding/{v}.{s}"
+            for v in ("casual_female", "casual_male", "neutral_female")
+            for s in ("pt", "safetensors")
+        ),
+    }
+    params = json.loads((micro / "params.json").read_text())
+    assert keys(params) == keys(RELEASE_PARAMS)
+    assert (micro / "config.json").read_text() == (micro / "params.json").read_text()
+
+
+def test_weights_fit_the_model_and_lack_the_encoder(micro):
+    release = Release(micro)
+    release.check()
+    assert not release.has_encoder
+    file = TensorFile(micro / "consolidated.safetensors")
+    assert {file.info(n).dtype for n in file.names()} == {"BF16"}
+    assert all(np.isfinite(file.numpy(n)).all() for n in file.names())
+    linears = [n for n in file.names() if n.startswith("layers.") and len(file.info(n).shape) == 2]
+    assert all(file.info(n).shape[1] % 64 == 0 for n in linears)  # 8-bit groups of 64
+
+
+def test_voices_are_sums_of_table_rows(micro):
+    release = Release(micro)
+    assert len(release.voices()) >= 2
+    table = release.tensors.numpy("mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight")
+    offsets = np.array(release.config.codec.code_offsets)
+    end = table[offsets + np.array([1] + [0] * 36)].sum(axis=0)
+    counts = json.loads((micro / "tekken.json").read_text())["audio"]["voice_num_audio_tokens"]
+    for name in release.voices():
+        rows = release.voice(name)
+        assert rows.dtype == mx.bfloat16
+        assert rows.shape == (counts[name], release.config.backbone.dim)
+        np.testing.assert_allclose(np.array(rows[-1].astype(mx.float32)), end, rtol=2**-8, atol=1e-6)
+        assert mx.array_equal(rows, read_voice(micro / "voice_embedding" / f"{name}.safetensors"))
+
+
+def test_random_codes_sound_at_the_level_of_speech(micro):
+    model = load_model(Release(micro), parts=("codec",))
+    rng = np.random.default_rng(5)
+    codes = np.stack([rng.integers(0, size - 2, 25) for size in model.config.codec.code_sizes])
+    audio = model.audio_tokenizer.decode_audio(codes)
+    assert 0.05 < np.sqrt(np.mean(audio**2)) < 0.1
+    assert np.abs(audio).max() < 1
+    spectrum = np.abs(np.fft.rfft(audio * np.hanning(len(audio)))) ** 2
+    low = spectrum[: int(5500 / 12000 * len(spectrum))].sum()
+    assert low > 0.95 * spectrum.sum()  # coloured like a voice, not white
+
+
+def test_other_codes_give_other_sound(micro):
+    codec = load_model(Release(micro), parts=("codec",)).audio_tokenizer
+    codes = np.full((37, 8), 10)
+    louder = codes.copy()
+    louder[1:, 4:] = 20
+    one, two = codec.decode_audio(codes), codec.decode_audio(louder)
+    assert np.sqrt(np.mean((one - two)[4 * 1920 :] ** 2)) > 0.01
+
+
+def test_it_speaks(micro):
+    release = Release(micro)
+    model = load_model(release)
+    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    voice = release.voice("casual_male")
+    prompt = model.embed_prompt(tokenizer.prompt("hello", voice.shape[0]), voice)
+    frames = list(model.generate(prompt, max_frames=3))
+    assert all(frame.shape == (37,) for frame in frames)
+    assert frames
+
+
+def test_command(tmp_path, capsys):
+    assert main(["--output", str(tmp_path / "m"), "--seed", "7"]) == 0
+    assert contents(tmp_path / "m") == contents(make_micro(tmp_path / "n", seed=7))
+    capsys.readouterr()
+    assert main(["--output", str(tmp_path / "m")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    with pytest.raises(CheckpointError, match="tiny and small"):
+        make_micro(tmp_path / "x", "huge")
