@@ -1,0 +1,51 @@
+"""Held-out metrics of a task, and the directory of its best model."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.loader import check_host, to_device
+from mlx_voxclone.train.state import BEST, read_best, replaced_directory
+from mlx_voxclone.train.task import Task
+
+
+def heldout_metrics(task: Task) -> dict[str, float]:
+    """`loss` (weighted sum), every term (mean over all held-out targets) and the task's own metrics.
+
+    Raises DataError if there is no held-out data, or none with targets of a weighted term.
+    """
+    sums, targets, batches = dict.fromkeys(task.weights, 0.0), dict.fromkeys(task.weights, 0.0), 0
+    for batch in task.heldout_batches():
+        check_host(batch)
+        losses = task.losses(to_device(batch))
+        mx.eval(losses)
+        for term, count in task.targets(batch).items():
+            sums[term] += losses[term].item()
+            targets[term] += float(count)
+        batches += 1
+    if not batches:
+        raise DataError(f"{task.name}: no held-out data, so no best model could be chosen: set some of the data aside")
+    if missing := [term for term, weight in task.weights.items() if weight and not targets[term]]:
+        raise DataError(f"{task.name}: the held-out data holds no targets for {', '.join(missing)}")
+    terms = {term: sums[term] / count for term, count in targets.items() if count}
+    loss = sum(task.weights[term] * value for term, value in terms.items())
+    metrics = {"loss": loss, **terms, **{name: float(value) for name, value in task.extra_metrics().items()}}
+    if task.metric not in metrics:
+        raise ValueError(f"{task.name}: metric {task.metric!r} is none of {', '.join(metrics)}")
+    return metrics
+
+
+def write_best(task: Task, run_dir: Path, parameters: dict[str, mx.array], info: dict) -> None:
+    """Replaces `best/` by the task's export of `parameters` and `info.json` ({"step", "metric", "value", "metrics"}).
+
+    After a kill and a resume, `best/` may hold a better model from the steps that are about to be repeated: it stays.
+    """
+    present = read_best(run_dir)
+    if present is not None and present["value"] <= info["value"]:
+        return
+    with replaced_directory(Path(run_dir) / BEST) as directory:
+        task.export(directory, parameters)
+        write_text_atomic(directory / "info.json", json.dumps(info, indent=1))

@@ -1,0 +1,108 @@
+"""The float32 masters of what trains, and the gradient of one group of micro-batches with respect to them."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import mlx.core as mx
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.loader import Group, to_device
+from mlx_voxclone.train.state import separate_rng
+from mlx_voxclone.train.task import Task
+
+
+class Masters:
+    """The trainable parameters of a task's model by flattened name, in float32; the model holds them between steps.
+
+    Args:
+        task: its model says what trains.
+        precision: `float32`, or `bf16` to compute with rounded copies of the masters; what is frozen stays as it is.
+
+    Raises:
+        DataError: nothing is trainable, or something that cannot be (quantised weights are integers).
+    """
+
+    def __init__(self, task: Task, precision: str):
+        self._model, self._bf16 = task.model, precision == "bf16"
+        found = dict(tree_flatten(task.model.trainable_parameters()))
+        if not found:
+            raise DataError(f"{task.name}: the model has no trainable parameters: nothing would be learnt")
+        for name, array in found.items():
+            if not mx.issubdtype(array.dtype, mx.floating):
+                raise DataError(f"{task.name}: {name} is {array.dtype}, which cannot be trained: freeze it")
+        self.values = {name: array.astype(mx.float32) for name, array in found.items()}
+        mx.eval(self.values)
+        self.restore()
+
+    def restore(self) -> None:
+        """Puts the masters into the model."""
+        self._hold(self.values)
+
+    def replace(self, values: dict[str, mx.array]) -> None:
+        """New masters, into the model too. They keep the order of names: sums over parameters round alike."""
+        self.values = {name: values[name] for name in self.values}
+        self.restore()
+
+    def compute_with(self, values: dict[str, mx.array]) -> None:
+        """Puts `values` into the model in the precision of the computation; gradients flow back through the cast."""
+        if self._bf16:
+            values = {name: array.astype(mx.bfloat16) for name, array in values.items()}
+        self._hold(values)
+
+    @contextmanager
+    def inference(self, seed: int) -> Iterator[None]:
+        """The model as it computes in training, but without dropout and on random numbers of its own."""
+        self._model.eval()
+        self.compute_with(self.values)
+        try:
+            with separate_rng(seed):
+                yield
+        finally:
+            self.restore()
+
+    def _hold(self, values: dict[str, mx.array]) -> None:
+        self._model.update(tree_unflatten(list(values.items())))
+
+
+def group_gradients(
+    task: Task, masters: Masters, group: Group
+) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+    """Gradient of the group's objective (see `task.py`; float32), loss sums per term, and the items whose loss is not
+    finite: if there are any, the rest of the group is not looked at and the gradient is of no use.
+
+    The gradients of the micro-batches add up to that of the average, as the targets of the whole group are known.
+    """
+    weights = {term: weight for term, weight in task.weights.items() if weight and group.targets[term]}
+    scale = {term: weight / group.targets[term] for term, weight in weights.items()}
+
+    def objective(parameters, batch):
+        masters.compute_with(parameters)
+        sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
+        if sums.keys() != task.weights.keys():
+            raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
+        return sum(factor * sums[term] for term, factor in scale.items()), sums
+
+    value_and_grad = mx.value_and_grad(objective)
+    totals, losses = None, dict.fromkeys(task.weights, 0.0)
+    task.model.train()
+    try:
+        for micro in group.batches:
+            (_, sums), gradients = value_and_grad(masters.values, to_device(micro.batch))
+            totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
+            del gradients  # else they live on beside their own sum through the evaluation
+            mx.eval(totals, sums)  # per micro-batch: the gradients of all of them must not be alive together
+            for term in losses:
+                losses[term] += sums[term].item()
+            if not all(map(math.isfinite, losses.values())):
+                return totals, losses, micro.items
+    finally:
+        masters.restore()
+    return totals, losses, []
+
+
+def gradient_norms(gradients: dict[str, mx.array]) -> dict[str, float]:
+    """Euclidean norm of each gradient, in one evaluation."""
+    squares = mx.stack([mx.sum(mx.square(gradient)) for gradient in gradients.values()])
+    return dict(zip(gradients, mx.sqrt(squares).tolist(), strict=True))

@@ -1,0 +1,77 @@
+"""Which checkpoint a resume starts from, and whether it may: everything that must not be guessed."""
+
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.train.settings import TrainSettings, changed
+from mlx_voxclone.train.state import Checkpoint, list_checkpoints, load_checkpoint
+from mlx_voxclone.train.task import fingerprint_changes
+
+
+def newest_whole(run_dir: Path, candidates: list[Path]) -> tuple[Checkpoint, list[str]]:
+    """The first candidate that is not damaged, and a warning for each one passed over.
+
+    Raises CheckpointError, naming the damage, if there is none; a checkpoint that was named by the user is never
+    replaced by another one.
+    """
+    warnings: list[str] = []
+    for path in candidates:
+        try:
+            return load_checkpoint(path), warnings
+        except CheckpointError as error:
+            warnings.append(f"{error}; trying the one before")
+            reason = error
+    others = [other.name for _, other in list_checkpoints(run_dir) if other not in candidates]
+    hint = f"; resume from {run_dir} or another of its checkpoints: {', '.join(others)}" if others else ""
+    raise CheckpointError(f"cannot resume: {reason}{hint}")
+
+
+def check_same_run(checkpoint: Checkpoint, identity: dict, master: dict[str, mx.array]) -> list[str]:
+    """Raises CheckpointError naming what differs if the checkpoint is of another run than `identity` and `master`.
+
+    Only the length of the run may change; that gives a warning, as the schedule spans it.
+    """
+    document = checkpoint.document
+    differences = [
+        f"{key}: {document[key]} -> {identity[key]}" for key in ("task", "metric") if document[key] != identity[key]
+    ]
+    differences += fingerprint_changes(document["fingerprint"], identity["fingerprint"])
+    differences += changed(document["settings"], identity["settings"])
+    here = {name: tuple(array.shape) for name, array in master.items()}
+    there = {name: tuple(array.shape) for name, array in checkpoint.parameters.items()}
+    if names := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
+        differences.append(f"trainable parameters: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+    if differences:
+        raise CheckpointError(
+            f"cannot resume {checkpoint.path}: it is of a run with another configuration ({'; '.join(differences)})"
+        )
+    before, now = document["schedule"]["total_steps"], identity["schedule"]["total_steps"]
+    if before == now:
+        return []
+    return [f"the run has {now} steps now, {before} before: the learning rates still to come differ"]
+
+
+def check_unfinished(checkpoint: Checkpoint, run_dir: Path, stop: int, settings: TrainSettings) -> None:
+    """Raises CheckpointError if there is nothing left: a resume that trains nothing must not end in "complete"."""
+    step, stale = checkpoint.state.step, checkpoint.state.stale
+    if step >= stop:
+        raise CheckpointError(
+            f"nothing left to train: {run_dir} is at step {step} of {stop}; give more steps, or use its best directory"
+        )
+    if settings.patience and stale >= settings.patience:
+        raise CheckpointError(
+            f"nothing left to train: {run_dir} was stopped early at step {step}, after {stale} evaluations without a "
+            "better one; raise patience to go on, or use its best directory"
+        )
+
+
+def refuse_used(run_dir: Path) -> None:
+    """Raises CheckpointError if a new run would be written into something that is there already."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise CheckpointError(f"run directory {run_dir} is a file: choose another output")
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise CheckpointError(
+            f"run directory {run_dir} is not empty: continue with --resume {run_dir}, or choose another output"
+        )

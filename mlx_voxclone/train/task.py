@@ -1,0 +1,111 @@
+"""What a task tells the trainer: how to make an item, a batch and a loss. Everything else is the trainer's.
+
+The trainer minimises, for the group of micro-batches that makes one optimiser step,
+
+    sum over terms of  weights[term] * sum(losses[term]) / sum(targets[term])    (sums over the micro-batches)
+
+so that N micro-batches of one item give the gradient of one batch of N items, however the targets are spread.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A training task. Terms are the keys of `weights`; `losses` and `targets` give a value for each of them."""
+
+    name: str
+    """One word for logs and messages, e.g. `encoder`."""
+
+    model: nn.Module
+    """`model.trainable_parameters()` are what trains (float32); everything frozen is never touched."""
+
+    weights: Mapping[str, float]
+    """Weight of each loss term; 0 means the term is computed and logged only."""
+
+    n_items: int
+    """Items per epoch."""
+
+    metric: str
+    """The key of the held-out metrics that selects the best model, lower is better: `loss` (the weighted sum), a term,
+    or a key of `extra_metrics`."""
+
+    def item(self, epoch: int, index: int) -> Mapping[str, Any]:
+        """Item `index` (0 <= index < n_items) of an epoch: numpy arrays and plain values only, made on a thread.
+
+        ALL randomness of a step (noise, masks, crops, choice of reference) is drawn here, with
+        `np.random.default_rng([seed, epoch, index])`: the result then depends on neither batching nor order, and a
+        resumed run draws the same. An entry `"id"`, if there is one, names the item in messages.
+        """
+        ...
+
+    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pads and stacks items to a micro-batch: numpy arrays (later `mx.array`s) and plain values; on a thread."""
+        ...
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Number of targets of each term in a collated (numpy) batch; on a thread."""
+        ...
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+        """SUM over the batch's targets of each term, scalars; called with `mx.array`s, in training to differentiate.
+
+        Dropout and its like may use `mx.random`; its state is saved and restored by the trainer.
+        """
+        ...
+
+    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        """The collated (numpy) batches of the held-out data, the same at every call."""
+        ...
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Further held-out metrics, e.g. of generated audio; `{}` if there are none."""
+        ...
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        """Writes audible or visible samples of the present model into an existing, empty directory."""
+        ...
+
+    def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
+        """Writes what the user wants of the best model (encoder file, adapters) into an existing, empty directory.
+
+        `parameters`: the trainable ones by flattened name, float32.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Identity of data and configuration: a run resumes only if it is unchanged. Best made by `fingerprint_of`,
+        whose fields are then named when they differ."""
+        ...
+
+
+def fingerprint_of(**fields: Any) -> str:
+    """Canonical JSON of the fields, for `Task.fingerprint`: the trainer can then say which of them changed."""
+    return json.dumps(fields, sort_keys=True, default=str)
+
+
+def fingerprint_changes(old: str, new: str) -> list[str]:
+    """What differs between two fingerprints, as `name: old -> new` (long values cut); empty if nothing does."""
+    if old == new:
+        return []
+    try:
+        before, after = json.loads(old), json.loads(new)
+        names = sorted(before.keys() | after.keys())
+    except (ValueError, AttributeError):  # free text: all that can be said is that it changed
+        return [f"task: {_short(old)} -> {_short(new)}"]
+    return [
+        f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}"
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

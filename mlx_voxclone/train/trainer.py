@@ -1,0 +1,373 @@
+"""The one training loop. Tasks say what an item, a batch and a loss are (`task.py`); all else about training is here.
+
+Notable: master parameters are float32 and the computation may be bf16 (the cast is inside the differentiated function);
+gradients of micro-batches simply add up, because the number of targets of the whole group is known before the first one
+runs; one `mx.eval` per micro-batch; a step is either committed whole or not at all, so Ctrl-C anywhere leaves a state
+that continues bit-identically; evaluation and samples have random numbers of their own.
+"""
+
+import math
+import time
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers as optim
+
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.errors import DataError, VoxcloneError
+from mlx_voxclone.train import evaluation
+from mlx_voxclone.train import state as states
+from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
+from mlx_voxclone.train.loader import Group, Loader
+from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
+from mlx_voxclone.train.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.resume import check_same_run, check_unfinished, newest_whole, refuse_used
+from mlx_voxclone.train.schedule import learning_rate
+from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.train.state import RunState, uninterrupted
+from mlx_voxclone.train.task import Task
+
+_JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
+_RECENT = 8  # losses in the smoothed one
+
+
+class Trainer:
+    """Trains `task.model` in a run directory.
+
+    Args:
+        task: what to train.
+        settings: how.
+        run_dir: new or empty directory for log, checkpoints, samples and `best/`. Not used with `resume`.
+        resume: a run directory (its newest complete checkpoint) or one checkpoint; the run goes on where it is.
+        config_text: written as `config.yaml` into a new run directory.
+        quiet: no progress, only warnings.
+
+    Raises (all with one line): ConfigError for settings that do not fit the data; CheckpointError for a run directory
+    that is not empty, or a resume that is impossible or of another run; DataError for a task without anything to train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainSettings,
+        run_dir: str | Path | None = None,
+        *,
+        resume: str | Path | None = None,
+        config_text: str | None = None,
+        quiet: bool = False,
+    ):
+        self.task, self.settings, self.quiet = task, settings, quiet
+        self.total = settings.total_steps(task.n_items)
+        self.stop = min(self.total, settings.stop_after or self.total)
+        self.warnings: list[str] = []
+        self._check_terms()
+        self.masters = Masters(task, settings.precision)
+        self.optimizer = optim.AdamW(
+            settings.learning_rate, list(settings.betas), settings.eps, settings.weight_decay, bias_correction=True
+        )
+        # One level below, so that no parameter can be called "step" or "learning_rate" beside the optimiser's own.
+        self.optimizer.init({"parameters": self.masters.values})
+        self.identity = {
+            "task": task.name,
+            "metric": task.metric,
+            "settings": settings.as_dict(),
+            "schedule": {"kind": "linear warm-up, cosine", "total_steps": self.total},
+            "fingerprint": task.fingerprint(),
+        }
+        if resume is not None:
+            self._restore(Path(resume))
+        elif run_dir is None:
+            raise ValueError("Trainer needs a run directory or a checkpoint to resume from")
+        else:
+            self.run_dir = Path(run_dir)
+            refuse_used(self.run_dir)
+            with states.separate_rng(settings.seed):
+                self.state = RunState(rng=states.get_rng(), silent=sorted(self.masters.values))
+            self._saved = -1
+        self.resumed = resume is not None
+        self._config_text = None if self.resumed else config_text
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
+
+        On Ctrl-C the last complete step is saved, a line says how to go on, and KeyboardInterrupt is raised again.
+        Raises VoxcloneError when `max_skipped` consecutive steps, or all steps, were not finite.
+        """
+        self._began = time.perf_counter() - self.state.seconds
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        if self._config_text is not None:
+            write_text_atomic(self.run_dir / "config.yaml", self._config_text)
+        self.log = JsonLog(self.run_dir / LOG_NAME)
+        self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
+        mx.reset_peak_memory()
+        try:
+            self._announce()
+            self._loop()
+            return self._finish()
+        except KeyboardInterrupt:
+            self._save_after_interrupt()
+            raise
+        finally:
+            self.task.model.eval()
+            self.progress.close()
+            self.log.close()
+
+    def _loop(self) -> None:
+        settings, state = self.settings, self.state
+        states.set_rng(state.rng)
+        position = {"seed": settings.seed, "position": state.position}
+        with Loader(self.task, batch_size=settings.batch_size, accumulate=settings.accumulate, **position) as loader:
+            while True:
+                last = state.step >= self.stop
+                if state.evaluated != state.step and (last or _due(state.step, settings.eval_every)):
+                    self._evaluate()
+                ended = last or self._patience_is_out()
+                sampling = settings.sample_every and (ended or _due(state.step, settings.sample_every))
+                if sampling and state.sampled != state.step:
+                    self._sample()
+                if self._saved != state.step and (ended or (state.step and _due(state.step, settings.save_every))):
+                    self._save()
+                if ended:
+                    return
+                self._step(loader.next())
+
+    def _step(self, group: Group) -> None:
+        """One optimiser step, committed whole or, if anything in it is not finite, counted as skipped."""
+        began = time.perf_counter()
+        rate = learning_rate(
+            self.state.step,
+            self.total,
+            peak=self.settings.learning_rate,
+            warmup=self.settings.warmup_steps,
+            min_ratio=self.settings.min_lr_ratio,
+        )
+        gradients, sums, culprits = group_gradients(self.task, self.masters, group)
+        norms = {} if culprits else gradient_norms(gradients)
+        norm = math.nan if culprits else math.sqrt(sum(value**2 for value in norms.values()))
+        culprits = culprits or (
+            [] if math.isfinite(norm) else [item for batch in group.batches for item in batch.items]
+        )
+        with uninterrupted():
+            if culprits:
+                self._skip(group, culprits, sums, norm)
+            else:
+                self._update(gradients, norm, rate)
+                self._note_silent(norms)
+                self._record(group, sums, norm, time.perf_counter() - began)
+            self._log_if_due(group.epoch, rate)
+            _trim_cache()
+        if self.state.skipped_in_row >= self.settings.max_skipped:
+            raise VoxcloneError(
+                f"{self.task.name}: loss or gradient not finite in {self.state.skipped_in_row} consecutive steps, the "
+                f"last at step {self.state.step} with {', '.join(culprits)}: check these items, or lower the learning "
+                "rate and start again"
+            )
+
+    def _update(self, gradients: dict[str, mx.array], norm: float, rate: float) -> None:
+        """AdamW on the averaged gradient, its global norm clipped."""
+        clip = self.settings.grad_clip
+        factor = clip / (norm + 1e-6) if clip and norm > clip else 1.0
+        clipped = {name: array * factor for name, array in gradients.items()} if factor < 1 else dict(gradients)
+        gradients.clear()
+        self.optimizer.learning_rate = rate
+        updated = self.optimizer.apply_gradients({"parameters": clipped}, {"parameters": self.masters.values})
+        del clipped  # now the graph alone holds the gradients, and frees each one when it is used up
+        self.masters.replace(updated["parameters"])
+        mx.eval(self.masters.values, self.optimizer.state)
+
+    # ---- what a step leaves behind ----------------------------------------------------------------------------------
+
+    def _record(self, group: Group, sums: dict[str, float], norm: float, seconds: float) -> None:
+        state, weights = self.state, self.task.weights
+        terms = {term: sums[term] / count for term, count in group.targets.items() if count}
+        loss = sum(weights[term] * value for term, value in terms.items())
+        state.last = {"loss": loss, "terms": terms}
+        state.first = state.first or state.last
+        state.recent = [*state.recent, loss][-_RECENT:]
+        state.skipped_in_row = 0
+        figures = {"norm": norm, "steps": 1, "items": group.n_items, "seconds": seconds}
+        add_to_window(state.window, sums=sums, targets=group.targets, **figures)
+        self._advance(group)
+        self.progress.step(state.step, loss, group.n_items / seconds)
+
+    def _log_if_due(self, epoch: int, rate: float) -> None:
+        """A line with the means over the steps since the last logged one; none if all of these were skipped."""
+        state = self.state
+        if not state.window or not (_due(state.step, self.settings.log_every) or state.step == self.stop):
+            return
+        head = {"step": state.step, "epoch": epoch, "lr": rate}
+        tail = {"seconds": self._seconds(), "peak_memory_gb": self._peak(), "skipped": state.skipped}
+        self.log.write({**head, **window_record(state.window, self.task.weights), **tail})
+        state.window = {}
+
+    def _skip(self, group: Group, items: list[str], sums: dict[str, float], norm: float) -> None:
+        """The step counts, its batch is used up, parameters and optimiser stay as they are."""
+        self.state.skipped += 1
+        self.state.skipped_in_row += 1
+        self._advance(group)
+        step = self.state.step
+        self.log.write(
+            {"event": "skip", "step": step, "epoch": group.epoch, "items": items, "sums": sums, "grad_norm": norm}
+        )
+        self._warn(f"step {step} skipped, loss or gradient not finite: {', '.join(items)}")
+
+    def _advance(self, group: Group) -> None:
+        self.state.step += 1
+        self.state.position = group.next_position
+        self.state.rng = states.get_rng()
+
+    def _note_silent(self, norms: dict[str, float]) -> None:
+        """Warns, once and early, of trainable parameters that no loss reaches: they would only decay."""
+        if self.state.silent is None:
+            return
+        self.state.silent = [name for name in self.state.silent if not norms[name]]
+        if self.state.step + 1 >= min(_JUDGE_GRADIENTS_AFTER, self.total):
+            if names := self.state.silent:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                self._warn(f"{len(names)} of {len(norms)} trainable parameters have had no gradient so far: {shown}")
+            self.state.silent = None
+
+    # ---- evaluation, samples, checkpoints ---------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Held-out metrics of the present parameters; `best/` is rewritten if they are better than all before."""
+        state, began = self.state, time.perf_counter()
+        with self.masters.inference(self.settings.seed):
+            metrics = evaluation.heldout_metrics(self.task)
+        value = metrics[self.task.metric]
+        if not math.isfinite(value) and not state.evaluations:
+            raise DataError(
+                f"{self.task.name}: held-out {self.task.metric} is {value} before any training: check the held-out data"
+            )
+        better = math.isfinite(value) and (state.best is None or value < state.best["value"])
+        best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
+        if better:
+            evaluation.write_best(self.task, self.run_dir, self.masters.values, best)
+        with uninterrupted():
+            if better:
+                state.best = best
+            scheduled = _due(state.step, self.settings.eval_every) or state.step == self.total
+            state.stale = 0 if better else state.stale + scheduled  # one more at `stop_after` does not shorten patience
+            state.evaluated = state.step
+            state.evaluations.append({"step": state.step, "metrics": metrics})
+            seconds = time.perf_counter() - began
+            self.log.write(
+                {"event": "eval", "step": state.step, "metrics": metrics, "best": better, "eval_seconds": seconds}
+            )
+        self.progress.note(
+            f"{self.task.name}: step {state.step}, held-out "
+            + ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+            + (" (best)" if better else "")
+        )
+        mx.clear_cache()  # evaluation shapes are not training shapes
+
+    def _sample(self) -> None:
+        directory = self.run_dir / "samples" / f"step-{self.state.step}"
+        with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
+            self.task.write_samples(building, self.state.step)
+        self.state.sampled = self.state.step
+        mx.clear_cache()
+
+    def _save(self) -> Path:
+        self.state.seconds = self._seconds()
+        self.state.peak_memory_gb = self._peak()
+        slots = {
+            f"{slot}/{name}": array
+            for name, entry in self.optimizer.state["parameters"].items()
+            for slot, array in entry.items()
+        }
+        slots |= {key: self.optimizer.state[key] for key in ("step", "learning_rate")}
+        path = states.save_checkpoint(self.run_dir, self.state, self.masters.values, slots, self.identity)
+        self._saved = self.state.step
+        self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
+        states.prune(self.run_dir, self.settings.keep, self.state.step)
+        return path
+
+    def _save_after_interrupt(self) -> None:
+        """Saves the last complete step, unless it is saved already, and says how to continue."""
+        if self._saved != self.state.step:
+            self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
+            self._save()
+        self.progress.say(
+            f"interrupted after step {self.state.step} of {self.total}; continue with --resume {self.run_dir}"
+        )
+
+    def _restore(self, path: Path) -> None:
+        """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
+        self.run_dir, candidates = states.find_resume(path)
+        checkpoint, self.warnings = newest_whole(self.run_dir, candidates)
+        self.warnings += check_same_run(checkpoint, self.identity, self.masters.values)
+        check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
+        self.masters.replace(checkpoint.parameters)
+        for name, entry in self.optimizer.state["parameters"].items():
+            entry.update({slot: checkpoint.optimizer[f"{slot}/{name}"] for slot in entry})
+        for key in ("step", "learning_rate"):
+            self.optimizer.state[key] = checkpoint.optimizer[key]
+        mx.eval(self.masters.values, self.optimizer.state)
+        self.state, self._saved = checkpoint.state, checkpoint.state.step
+
+    # ---- small things -----------------------------------------------------------------------------------------------
+
+    def _finish(self) -> TrainResult:
+        state = self.state
+        if state.first is None:
+            raise VoxcloneError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
+        best = states.read_best(self.run_dir) or state.best
+        result = TrainResult.of(
+            state,
+            best,
+            self.task.metric,
+            total_steps=self.total,
+            seconds=self._seconds(),
+            peak_memory_gb=self._peak(),
+            stopped_early=state.step < self.stop,
+        )
+        if result.best_step == 0:
+            self._warn(f"held-out {self.task.metric} never became better than before training; best/ holds step 0")
+        self.log.write(
+            {"event": "end", "step": state.step, "stopped_early": result.stopped_early, "best": best["step"]}
+        )
+        result.save(self.run_dir)
+        return result
+
+    def _announce(self) -> None:
+        (self.run_dir / RESULT_NAME).unlink(missing_ok=True)
+        for line in self.warnings:
+            self.progress.say(f"warning: {line}")
+        if self.resumed:
+            self.log.write({"event": "resume", "step": self.state.step, "warnings": self.warnings})
+            self.progress.note(f"{self.task.name}: resumed {self.run_dir} at step {self.state.step} of {self.total}")
+            return
+        size = sum(array.size for array in self.masters.values.values())
+        self.log.write({"event": "start", "step": 0, **self.identity, "n_items": self.task.n_items, "trainable": size})
+
+    def _warn(self, line: str) -> None:
+        self.progress.say(f"warning: {self.task.name}: {line}")
+
+    def _check_terms(self) -> None:
+        if not any(self.task.weights.values()):
+            raise DataError(f"{self.task.name}: every loss weight is 0: nothing would be learnt")
+        if clash := sorted(RESERVED & set(self.task.weights)):
+            raise ValueError(f"loss terms may not be called {clash}: log.jsonl uses these names")
+
+    def _patience_is_out(self) -> bool:
+        return bool(self.settings.patience) and self.state.stale >= self.settings.patience
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _peak(self) -> float:
+        return max(self.state.peak_memory_gb, mx.get_peak_memory() / 1e9)
+
+
+def _due(step: int, every: int) -> bool:
+    """Whether something done at the start and then every so many steps is due; 0 = at the start only."""
+    return step == 0 or (every > 0 and step % every == 0)
+
+
+def _trim_cache() -> None:
+    """MLX keeps freed buffers by size; with ever new lengths they pile up. More than what is in use is too much."""
+    if mx.get_cache_memory() > max(1 << 30, mx.get_active_memory()):
+        mx.clear_cache()
