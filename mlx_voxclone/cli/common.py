@@ -38,7 +38,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, name: str, description: str, **keywords) -> None:
         keywords.setdefault("formatter_class", _HelpFormatter)
-        super().__init__(prog=f"voxclone {name}", description=description, allow_abbrev=False, **keywords)
+        keywords.setdefault("prog", f"voxclone {name}")
+        super().__init__(description=description, allow_abbrev=False, **keywords)
 
     def error(self, text: str):
         self.exit(EXIT_BAD_INPUT, f"error: {_one_line(text)} (see {self.prog} --help)\n")

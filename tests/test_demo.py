@@ -1,0 +1,187 @@
+"""The demo page: built, its handler called on miniatures, and launched once."""
+
+import importlib.util
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.checkpoint.release import ENCODER_PREFIXES
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.synthesis import Speaker
+
+gr = pytest.importorskip("gradio")
+
+
+@pytest.fixture(scope="module")
+def app():
+    spec = importlib.util.spec_from_file_location("demo_app", Path(__file__).parent.parent / "demo" / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def short(app, monkeypatch):
+    """A model with random weights rarely ends by itself."""
+    monkeypatch.setattr(app, "MAX_SECONDS", 2)
+
+
+@pytest.fixture(scope="module")
+def before(miniature):
+    return Speaker.load(miniature)
+
+
+@pytest.fixture(scope="module")
+def after(miniature, before, tmp_path_factory):
+    """Another miniature, with an encoder of random weights."""
+    directory = tmp_path_factory.mktemp("after")
+    mx.random.seed(1)
+    tensors = dict(tree_flatten(Voxtral(before.model.config, encoder=True).parameters()))
+    encoder = {name: value for name, value in tensors.items() if name.startswith(ENCODER_PREFIXES)}
+    save_tensors(directory / "encoder.safetensors", encoder)
+    return Speaker.load(make_micro(directory / "tiny", seed=1), encoder=directory / "encoder.safetensors")
+
+
+@pytest.fixture
+def clip(tmp_path):
+    rng = np.random.default_rng(0)
+    write_wav(tmp_path / "clip.wav", 0.3 * rng.standard_normal(2 * SAMPLE_RATE))
+    return str(tmp_path / "clip.wav")
+
+
+def test_speaks_with_the_one_model(app, before):
+    sounds, line = app.Studio(before).speak("Hello", "casual_male", None, False, 3)
+    expected = before.say("Hello", "casual_male", seed=3, max_seconds=app.MAX_SECONDS)
+    assert len(sounds) == 1
+    np.testing.assert_array_equal(sounds[0], expected.samples)
+    assert "casual_male, seed 3" in line
+
+
+def test_both_models_get_the_same_rows(app, before, after, clip):
+    studio = app.Studio(before, after)
+    sounds, line = studio.speak("Hello", "casual_male", None, False, 0)
+    np.testing.assert_array_equal(sounds[1], after.say("Hello", "casual_male", max_seconds=app.MAX_SECONDS).samples)
+    assert not np.array_equal(sounds[0], before.say("Hello", "casual_male", max_seconds=app.MAX_SECONDS).samples)
+    assert line.startswith("before: ")
+    assert "; after: " in line
+    rows = np.array(studio.rows(None, clip))
+    assert rows.shape == (26, before.model.config.backbone.dim)  # 2 s: 25 frames and END
+    sounds, line = studio.speak("Hello", "casual_male", clip, True, 0)
+    assert "the reference clip" in line
+
+
+def test_voices_that_were_added_come_first(app, before):
+    class Baked:
+        voices = (*before.voices, "ann")
+        model, release = before.model, before.release
+
+    assert app.Studio(before, Baked).voices == ["ann", *before.voices]
+
+
+@pytest.mark.parametrize("text", ["", "  ", None])
+def test_nothing_to_say(app, before, text):
+    with pytest.raises(DataError, match="nothing to say"):
+        app.Studio(before).speak(text, "casual_male", None, False, 0)
+
+
+def test_a_clip_needs_consent_and_an_encoder(app, before, clip):
+    with pytest.raises(DataError, match="tick the box"):
+        app.Studio(before).speak("Hello", "casual_male", clip, False, 0)
+    with pytest.raises(CheckpointError, match="has no codec encoder"):
+        app.Studio(before).speak("Hello", "casual_male", clip, True, 0)
+    with pytest.raises(DataError, match="choose a voice"):
+        app.Studio(before).speak("Hello", None, None, False, 0)
+
+
+def test_models_that_do_not_belong_together(app, before, tmp_path):
+    small = Speaker.load(make_micro(tmp_path / "small", preset="small"))
+    with pytest.raises(ConfigError, match="sizes differ"):
+        app.Studio(before, small)
+
+
+def test_the_handler_fills_players_plots_and_the_line(app, before, after):
+    speak = app.handler(app.Studio(before, after), app.MainThread())
+    first, plot, second, _, line = speak("Hello", "casual_male", None, False, 0)
+    assert first[0] == second[0] == SAMPLE_RATE
+    assert first[1].dtype == np.int16
+    assert len(plot.axes) == 2
+    assert "before" in line
+    with pytest.raises(gr.Error, match="nothing to say"):
+        speak("", "casual_male", None, False, 0)
+
+
+def test_the_page_holds_what_it_must(app, before, after):
+    page = app.build(app.Studio(before, after), app.MainThread(), "Two miniatures.")
+    config = page.get_config_file()
+    kinds = [component["type"] for component in config["components"]]
+    assert kinds.count("audio") == 3  # reference clip, before, after
+    assert kinds.count("plot") == 2
+    words = " ".join(str(c["props"].get("value")) + str(c["props"].get("label")) for c in config["components"])
+    assert "CC BY-NC 4.0" in words
+    assert app.CONSENT in words
+    assert "Two miniatures." in words
+
+
+def test_work_from_another_thread_runs_on_the_main_one(app):
+    thread, seen = app.MainThread(), []
+
+    def other():
+        seen.append(thread.call(threading.current_thread))
+        try:
+            thread.call(lambda: 1 // 0)
+        except ZeroDivisionError as e:
+            seen.append(type(e))
+
+    worker = threading.Thread(target=other)
+    worker.start()
+    thread.serve(lambda: not worker.is_alive())
+    assert seen == [threading.main_thread(), ZeroDivisionError]
+
+
+def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
+    studio, about = app.open_studio(None, None, tmp_path / "miniature")
+    thread = app.MainThread()
+    page = app.build(studio, thread, about)
+    answers = []
+
+    def visit():
+        from gradio_client import Client
+
+        answers.append(urllib.request.urlopen(page.local_url, timeout=20).read().decode())
+        client = Client(page.local_url, verbose=False, analytics_enabled=False)
+        answers.append(client.predict("Hello", "casual_male", None, False, 0, api_name="/speak"))
+
+    visitor = threading.Thread(target=visit)
+
+    def until():
+        if visitor.ident is None:
+            visitor.start()
+        return not visitor.is_alive()
+
+    app.serve(page, thread, "127.0.0.1", 0, until)
+    html, (wav, plot, line) = answers
+    assert "mlx_voxclone" in html
+    assert Path(wav).suffix == ".wav"
+    assert plot["type"] == "matplotlib"
+    assert "casual_male" in line
+    assert "open http://127.0.0.1:" in capsys.readouterr().err
+
+
+def test_wrong_options(app, capsys):
+    assert app.main(["--baked", "somewhere"]) == 2
+    assert app.main(["--model", "/nowhere/at-all"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "--baked needs --model" in lines[0]
+    assert lines[-1].startswith("error: ")
+    assert "/nowhere/at-all" in lines[-1]
