@@ -62,13 +62,13 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """What is read and how clips are cut (the options of `voxclone prepare`)."""
+    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults."""
 
     path: PathField | None = None
     speaker: Name | None = None
     language: Name | None = None
-    min_seconds: Positive = 2.0
-    max_seconds: Positive = 20.0
+    min_seconds: Positive = 1.0
+    max_seconds: Annotated[Number, Field(ge=1)] = 20.0
     heldout: Fraction = 0.1
     heldout_speakers: list[Name] = []
     normalise: bool = False

@@ -1,16 +1,17 @@
 """Run configurations: what is accepted, what is refused and in which words, and that the shipped files are whole."""
 
 import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
 import yaml
 
 from mlx_voxclone.cli.common import DEFAULT_MODEL
+from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
-from mlx_voxclone.run_schema import TrainSection
+from mlx_voxclone.run_schema import DataSection, TrainSection
 from mlx_voxclone.train.settings import TrainSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -317,6 +318,14 @@ def test_train_section_has_the_trainers_settings():
         assert settings.steps == getattr(config, stage).train.steps
     assert config.train_options("speaker", "gpu")["precision"] == "bf16"
     assert load_run_config(MAIN, {"precision": "float32"}).train_options("speaker", "gpu")["precision"] == "float32"
+
+
+def test_data_section_has_the_options_and_defaults_of_prepare():
+    section = {**DataSection().model_dump(), "heldout_speakers": ()}
+    assert section.pop("path") is None
+    options = asdict(PrepareOptions())
+    assert options.pop("seed") == RunConfig(task="clone").seed
+    assert section == options
 
 
 def test_the_same_default_model_everywhere():
