@@ -97,8 +97,10 @@ class Adapters:
         change = error = weight = 0.0
         for start in range(0, stored.shape[0], _BLOCK):
             rows = slice(start, start + _BLOCK)
-            before, change_rows = decode(stored[rows], dtype), delta(a, b[:, rows], self._config)
-            wanted = before + change_rows
+            before = decode(stored[rows], dtype)
+            with np.errstate(over="ignore", invalid="ignore"):  # noticed below
+                change_rows = delta(a, b[:, rows], self._config)
+                wanted = before + change_rows
             folded[rows] = encode(wanted, dtype)
             after = decode(folded[rows], dtype)
             if not np.isfinite(after).all():

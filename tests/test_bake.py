@@ -1,0 +1,522 @@
+"""Baking: the result is the base plus exactly what was asked for, complete and verified, or it is not there."""
+
+import errno
+import hashlib
+import json
+import shutil
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+import soundfile
+
+from mlx_voxclone.checkpoint import bake as bake_module
+from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
+from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.checkpoint.fold import Adapters
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model, part_of
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.voices import read_voice, write_pt
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.cli.bake import main
+
+TARGETS = {"attention": ("wq", "wk", "wv", "wo"), "feed_forward": ("w1", "w2", "w3")}
+
+
+@pytest.fixture(scope="module")
+def base(miniature, tmp_path_factory):
+    """The miniature with what else a downloaded directory holds."""
+    directory = tmp_path_factory.mktemp("base") / "base"
+    shutil.copytree(miniature, directory)
+    (directory / "README.md").write_text("the model card")
+    (directory / ".cache").mkdir()
+    (directory / ".cache" / "junk").write_text("x")
+    (directory / ".consolidated.safetensors.abcd.partial").write_text("left over")
+    (directory / "voice_embedding" / "casual_male.safetensors").unlink()  # the release has .pt files alone
+    return directory
+
+
+@pytest.fixture(scope="module")
+def adapters(base, tmp_path_factory):
+    """Trained-looking adapters on every LM linear: the delta is about 3 % of the weight."""
+    rng = np.random.default_rng(0)
+    release, tensors = Release(base), {}
+    for layer in range(release.config.backbone.n_layers):
+        for block, leaves in TARGETS.items():
+            for leaf in leaves:
+                module = f"layers.{layer}.{block}.{leaf}"
+                outputs, inputs = release.tensors.info(f"{module}.weight").shape
+                tensors[f"{module}.lora_a"] = rng.standard_normal((inputs, 4)).astype(np.float32) / inputs**0.5
+                tensors[f"{module}.lora_b"] = rng.standard_normal((4, outputs)).astype(np.float32) * 0.01
+    directory = tmp_path_factory.mktemp("adapters")
+    leaves = tuple(leaf for group in TARGETS.values() for leaf in group)
+    save_adapters(directory, tensors, AdapterConfig(4, 8.0, leaves, release.fingerprint()))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def encoder(base, tmp_path_factory):
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for name, shape in expected_shapes(Release(base).config, ["encoder"]).items():
+        fan_in = np.float32(np.prod(shape[1:]) if len(shape) > 1 else 1)
+        one = name.endswith(("_norm.weight", "original0"))
+        tensors[name] = (
+            np.ones(shape, np.float32) if one else rng.standard_normal(shape).astype(np.float32) / fan_in**0.5
+        )
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    save_tensors(path, tensors)
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory):
+    path = tmp_path_factory.mktemp("audio") / "voice.wav"
+    time = np.arange(30000) / 24000
+    soundfile.write(path, (0.2 * np.sin(2 * np.pi * 150 * time) * np.sin(9 * time)).astype(np.float32), 24000)
+    return path
+
+
+@pytest.fixture(scope="module")
+def baked(base, adapters, encoder, recording, tmp_path_factory):
+    output = tmp_path_factory.mktemp("baked") / "out"
+    report = bake(base, output, adapters=adapters, encoder=encoder, voices={"anna": recording})
+    return output, report
+
+
+def hidden_states(model, prompt):
+    layer_inputs = []
+    hidden = model.hidden_states(prompt, layer_inputs=layer_inputs)
+    return [np.array(h) for h in (*layer_inputs[1:], hidden)]
+
+
+class PlainLoRA(nn.Module):
+    def __init__(self, linear, a, b, scale):
+        super().__init__()
+        self.linear, self.a, self.b, self.scale = linear, a, b, scale
+
+    def __call__(self, x):
+        return x @ self.linear.weight.T + self.scale * ((x @ self.a) @ self.b)
+
+
+def with_adapters(model, adapters):
+    tensors = mx.load(str(adapters / "adapters.safetensors"))
+    for i, layer in enumerate(model.layers):
+        for block, leaves in TARGETS.items():
+            for leaf in leaves:
+                a, b = (tensors[f"layers.{i}.{block}.{leaf}.lora_{half}"] for half in "ab")
+                setattr(layer[block], leaf, PlainLoRA(layer[block][leaf], a, b, 8.0 / 4))
+    return model
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def test_folded_model_is_base_plus_adapter(base, baked, adapters):
+    output, _ = baked
+    mx.random.seed(0)
+    prompt = mx.random.normal((1, 12, 64))
+    plain = hidden_states(load_model(Release(base)), prompt)
+    wanted = hidden_states(with_adapters(load_model(Release(base)), adapters), prompt)
+    folded = hidden_states(load_model(Release(output)), prompt)
+    for before, want, got in zip(plain, wanted, folded):
+        change, error = np.linalg.norm(want - before), np.linalg.norm(got - want)
+        assert change > 0.01 * np.linalg.norm(before)  # the adapter does something
+        assert error < 2**-8 * np.linalg.norm(want)  # one rounding of BF16
+        assert error < 0.1 * change
+
+
+def test_every_folded_weight_is_rounded_once(base, baked, adapters):
+    output, report = baked
+    tensors = mx.load(str(adapters / "adapters.safetensors"))
+    old, new = Release(base).tensors, Release(output).tensors
+    assert len(report.adapted) == 14
+    for name in report.adapted:
+        module = name.removesuffix(".weight")
+        a, b = (np.array(tensors[f"{module}.lora_{half}"], dtype=np.float64) for half in "ab")
+        exact = old.numpy(name).astype(np.float64) + 2.0 * (b.T @ a.T)
+        error = np.abs(new.numpy(name) - exact)
+        assert (error <= 2**-8 * np.abs(exact) * 1.0001).all()  # half of the last of 8 bits
+
+
+def test_rounding_is_measured(base, baked, adapters):
+    output, report = baked
+    old, new = Release(base).tensors, Release(output).tensors
+    tensors = mx.load(str(adapters / "adapters.safetensors"))
+    assert sorted(w.name for w in report.folded) == report.adapted
+    for measured in report.folded:
+        a, b = (np.array(tensors[measured.name.replace("weight", f"lora_{half}")]) for half in "ab")
+        delta = 2.0 * b.T @ a.T
+        lost = np.linalg.norm(new.numpy(measured.name) - old.numpy(measured.name) - delta) / np.linalg.norm(delta)
+        assert measured.rounding_error == pytest.approx(lost, rel=1e-3)
+        assert measured.relative_change == pytest.approx(
+            np.linalg.norm(delta) / np.linalg.norm(old.numpy(measured.name)), rel=1e-3
+        )
+        assert 0.001 < measured.rounding_error < 0.2
+
+
+def test_everything_else_is_bit_identical(base, baked):
+    output, report = baked
+    old, new = Release(base).tensors, Release(output).tensors
+    untouched = set(old.names()) - set(report.adapted)
+    assert report.n_unchanged == len(untouched)
+    assert all(bytes(old.raw(n)) == bytes(new.raw(n)) for n in untouched)
+    assert all(bytes(old.raw(n)) != bytes(new.raw(n)) for n in report.adapted)
+    assert old.names() == [n for n in new.names() if part_of(n) != "encoder"]
+
+
+def test_the_encoder_is_there_in_bfloat16(baked, encoder):
+    output, report = baked
+    release, source = Release(output), TensorFile(encoder)
+    release.check()
+    assert release.has_encoder
+    assert report.encoder == "injected"
+    for name in source.names():
+        expected = mx.array(source.numpy(name)).astype(mx.bfloat16)
+        assert mx.array_equal(release.tensors.array(name), expected)
+
+
+def test_base_is_only_read(base, adapters, encoder, tmp_path):
+    def digest():
+        return {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in base.rglob("*") if p.is_file()}
+
+    before = digest()
+    bake(base, tmp_path / "out", adapters=adapters, encoder=encoder)
+    assert digest() == before
+
+
+# --- files and voices -----------------------------------------------------------------------------------------------
+
+
+def test_files_of_the_result(base, baked, encoder):
+    output, report = baked
+    names = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+    voices = ("anna", "casual_female", "casual_male", "neutral_female")
+    assert names == {
+        *("README.md", "NOTICE", "voxclone.json", "params.json", "config.json", "tekken.json"),
+        "consolidated.safetensors",
+        *(f"voice_embedding/{voice}.{suffix}" for voice in voices for suffix in ("pt", "safetensors")),
+    }
+    assert "CC BY-NC 4.0" in (output / "NOTICE").read_text()
+    (record,) = json.loads((output / "voxclone.json").read_text())["bakes"]
+    assert record["base_fingerprint"] == report.base_fingerprint == Release(base).fingerprint()
+    assert record["encoder"] == {"state": "injected", "sha256": hashlib.sha256(encoder.read_bytes()).hexdigest()}
+    assert (record["adapters"]["rank"], record["adapters"]["alpha"], record["adapters"]["weights"]) == (4, 8.0, 14)
+    assert record["voices"] == {"anna": 17}
+    assert report.fingerprint == Release(output).fingerprint() != report.base_fingerprint
+
+
+def test_a_voice_is_where_every_server_looks(baked):
+    output, _ = baked
+    params, tekken = (json.loads((output / name).read_text()) for name in ("params.json", "tekken.json"))
+    assert json.loads((output / "config.json").read_text()) == params
+    assert params["multimodal"]["audio_tokenizer_args"]["voice"]["anna"] == 3
+    assert tekken["audio"]["voice_num_audio_tokens"]["anna"] == 17
+    pt, tensors = (output / "voice_embedding" / f"anna.{suffix}" for suffix in ("pt", "safetensors"))
+    assert mx.array_equal(read_voice(pt), read_voice(tensors))
+    from mistral_common.protocol.speech.request import SpeechRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    server = MistralTokenizer.from_file(str(output / "tekken.json"))
+    expected = server.encode_speech_request(SpeechRequest(input="hello", voice="anna")).tokens
+    assert SpeechTokenizer(output / "tekken.json").prompt("hello", read_voice(pt).shape[0]) == expected
+
+
+def test_a_recorded_voice_is_what_the_baked_encoder_hears(baked, recording):
+    output, _ = baked
+    release = Release(output)
+    model = load_model(release, parts=("lm", "codec"))
+    samples, _ = soundfile.read(recording, dtype="float32")
+    codec = model.audio_tokenizer
+    rows = model.voice_embedding(codec.quantize(codec.encode_audio(samples)[None])[0])
+    assert rows.shape[0] == -(-30000 // 1920) + 1
+    assert mx.array_equal(release.voice("anna"), rows.astype(mx.bfloat16))
+
+
+def test_voices_from_files(base, tmp_path):
+    release = Release(base)
+    rng = np.random.default_rng(0)
+    codes = np.stack([rng.integers(0, size - 2, 6) for size in release.config.codec.code_sizes]).astype(np.int32)
+    rows = mx.random.normal((5, 64))
+    save_tensors(tmp_path / "codes.safetensors", {"codes": codes})
+    save_tensors(tmp_path / "rows.safetensors", {"embedding": rows, "codes": codes[:, :2]})
+    write_pt(tmp_path / "rows.pt", rows)
+    sources = {"a": tmp_path / "codes.safetensors", "b": tmp_path / "rows.safetensors", "c": tmp_path / "rows.pt"}
+    report = bake(base, tmp_path / "out", voices=sources)
+    assert report.voices == {"a": 7, "b": 5, "c": 5}
+    out = Release(tmp_path / "out")
+    assert out.voices()[3:] == ["a", "b", "c"]
+    expected = load_model(release, parts=("lm",)).voice_embedding(codes)
+    assert mx.array_equal(out.voice("a"), expected.astype(mx.bfloat16))
+    assert mx.array_equal(out.voice("c"), rows.astype(mx.bfloat16))
+
+
+def test_a_baked_directory_can_be_baked_again(baked, adapters, base, tmp_path, capsys):
+    output, _ = baked
+    first = bake(output, tmp_path / "again", voices={"bert": output / "voice_embedding" / "anna.pt"})
+    assert first.encoder == "kept"
+    assert first.n_unchanged == first.n_tensors
+    again = Release(tmp_path / "again")
+    assert again.voices()[-2:] == ["anna", "bert"]
+    assert again.has_encoder
+    assert len(json.loads((tmp_path / "again" / "voxclone.json").read_text())["bakes"]) == 2
+    capsys.readouterr()
+    code = main(["--model", str(output), "--adapters", str(adapters), "--output", str(tmp_path / "twice")])
+    assert_refused(code, capsys, "trained on another model")
+    assert not (tmp_path / "twice").exists()
+
+
+def test_without_voices_the_text_files_are_the_bases_bytes(base, encoder, tmp_path):
+    bake(base, tmp_path / "out", encoder=encoder)
+    for name in ("params.json", "tekken.json", "README.md"):
+        assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
+
+
+# --- targets --------------------------------------------------------------------------------------------------------
+
+
+def test_for_mlx_audio(baked, base, encoder, recording, tmp_path):
+    output, _ = baked
+    shutil.copytree(output, tmp_path / "with-extra")
+    save_tensors(tmp_path / "with-extra" / "extra.safetensors", {"x": mx.zeros(1)})
+    again = bake(tmp_path / "with-extra", tmp_path / "one", target="mlx-audio")
+    fresh = bake(base, tmp_path / "two", target="mlx-audio", encoder=encoder, voices={"anna": recording})
+    for report, directory in ((again, tmp_path / "one"), (fresh, tmp_path / "two")):
+        assert report.encoder == "left out"
+        assert [p.name for p in directory.glob("*.safetensors")] == ["consolidated.safetensors"]
+        assert not Release(directory).has_encoder
+        assert (directory / "config.json").is_file()
+        assert (directory / "voice_embedding" / "anna.safetensors").is_file()
+        assert (directory / "voice_embedding" / "casual_male.safetensors").is_file()
+    bake(tmp_path / "with-extra", tmp_path / "three", voices={"bert": output / "voice_embedding" / "anna.pt"})
+    assert (tmp_path / "three" / "extra.safetensors").is_file()
+
+
+def test_mlx_audio_loads_and_speaks(baked, tmp_path):
+    tts = pytest.importorskip("mlx_audio.tts.utils")
+    output, _ = baked
+    bake(output, tmp_path / "out", target="mlx-audio")
+    model = tts.load_model(tmp_path / "out")
+    (result,) = model.generate(text="hello there", voice="anna", max_tokens=4)
+    assert result.audio.shape[0] % 1920 == 0
+
+
+def test_dry_run_writes_nothing(base, adapters, encoder, recording, tmp_path, capsys):
+    options = ["--adapters", str(adapters), "--encoder", str(encoder), "--voice", f"anna={recording}", "--dry-run"]
+    assert main(["--model", str(base), "--output", str(tmp_path / "out"), *options]) == 0
+    table = capsys.readouterr().out
+    assert "would write" in table
+    assert "anna (17 rows)" in table
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_command(base, adapters, encoder, tmp_path, capsys):
+    output = tmp_path / "out"
+    options = ["--adapters", str(adapters), "--encoder", str(encoder), "--device", "cpu"]
+    assert main(["--model", str(base), "--output", str(output), *options]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "14 weights changed by" in captured.out
+    assert "injected" in captured.out
+    Release(output).check()
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def assert_refused(code, capsys, match, expected=2):
+    captured = capsys.readouterr()
+    assert code == expected
+    assert match in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def copy_of(base, directory):
+    shutil.copytree(base, directory)
+    return directory
+
+
+def cut(base, directory):
+    path = copy_of(base, directory) / "consolidated.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def less(base, directory):
+    arrays = Release(copy_of(base, directory)).tensors.arrays()
+    del arrays["norm.weight"]
+    save_tensors(directory / "consolidated.safetensors", arrays, overwrite=True)
+
+
+def misshapen(base, directory):
+    arrays = Release(copy_of(base, directory)).tensors.arrays()
+    arrays["norm.weight"] = mx.zeros(3)
+    save_tensors(directory / "consolidated.safetensors", arrays, overwrite=True)
+
+
+def no_tekken(base, directory):
+    (copy_of(base, directory) / "tekken.json").unlink()
+
+
+def stray_voice(base, directory):
+    (copy_of(base, directory) / "voice_embedding" / "anna.pt").write_text("x")
+
+
+BAD_BASES = {
+    cut: "truncated",
+    less: "missing: norm.weight",
+    misshapen: "norm.weight [3] instead of [64]",
+    no_tekken: "tekken.json: not found",
+    stray_voice: "not registered",
+}
+
+
+@pytest.mark.parametrize("damage", BAD_BASES, ids=lambda f: f.__name__)
+def test_bad_base(base, recording, tmp_path, capsys, damage):
+    damage(base, tmp_path / "bad")
+    options = ["--voice", f"anna={base}/voice_embedding/casual_male.pt"]
+    code = main(["--model", str(tmp_path / "bad"), "--output", str(tmp_path / "out"), *options])
+    assert_refused(code, capsys, BAD_BASES[damage])
+    assert not (tmp_path / "out").exists()
+
+
+BAD_OPTIONS = {
+    "nothing": ([], "nothing to bake"),
+    "a missing encoder": (["--encoder", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
+    "missing adapters": (["--adapters", "nowhere"], "not found"),
+    "a missing recording": (["--voice", "anna=nowhere.wav"], "nowhere.wav: no such file"),
+    "a voice without file": (["--voice", "anna"], "NAME=FILE"),
+    "a voice twice": (["--voice", "anna=a.wav", "--voice", "anna=b.wav"], "given twice"),
+    "a bad name": (["--voice", "An.na=a.wav"], "voice name"),
+    "a name that is taken": (["--voice", "casual_male=a.wav"], "casual_male: this checkpoint has one"),
+    "an unknown target": (["--for", "torch"], "invalid choice"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_OPTIONS)
+def test_bad_options(base, tmp_path, capsys, case):
+    options, match = BAD_OPTIONS[case]
+    assert_refused(main(["--model", str(base), "--output", str(tmp_path / "out"), *options]), capsys, match)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_voices(base, recording, encoder, tmp_path, capsys):
+    def refused(source, match, *options):
+        code = main(["--model", str(base), "--output", str(tmp_path / "out"), "--voice", f"a={source}", *options])
+        assert_refused(code, capsys, match)
+        assert not (tmp_path / "out").exists()
+
+    refused(recording, "needs a codec encoder")
+    (tmp_path / "text.wav").write_text("not audio")
+    refused(tmp_path / "text.wav", "text.wav", "--encoder", str(encoder))
+    write_pt(tmp_path / "narrow.pt", mx.zeros((4, 8)))
+    refused(tmp_path / "narrow.pt", "rows of 8, but the model is 64 wide")
+    files = {
+        "high": ({"codes": np.full((37, 3), 500, np.int32)}, "high.safetensors"),
+        "negative": ({"codes": np.full((37, 3), -1, np.int32)}, "negative.safetensors"),
+        "short": ({"codes": np.zeros((36, 3), np.int32)}, "short.safetensors"),
+        "none": ({"codes": np.zeros((37, 0), np.int32)}, "no frames"),
+        "floats": ({"codes": np.zeros((37, 3), np.float32)}, "floats.safetensors"),
+        "other": ({"latents": np.zeros((3, 3), np.float32)}, "neither 'embedding' nor 'codes'"),
+    }
+    for name, (tensors, match) in files.items():
+        save_tensors(tmp_path / f"{name}.safetensors", tensors)
+        refused(tmp_path / f"{name}.safetensors", match)
+
+
+def changed_adapters(adapters, directory, change):
+    shutil.copytree(adapters, directory)
+    tensors = mx.load(str(adapters / "adapters.safetensors"))
+    save_tensors(directory / "adapters.safetensors", change(tensors), overwrite=True)
+    return directory
+
+
+BAD_ADAPTERS = {
+    "no name matches": (lambda t: {f"model.{k}": v for k, v in t.items()}, "0 of 14 adapted modules"),
+    "one does not match": (
+        lambda t: {k.replace("layers.1.attention.wq", "layers.9.attention.wq"): v for k, v in t.items()},
+        "13 of 14",
+    ),
+    "a wrong shape": (
+        lambda t: {k: v[:, :10] if k.endswith("0.attention.wq.lora_b") else v for k, v in t.items()},
+        "makes [10, 64]",
+    ),
+    "on the codec": (
+        lambda t: {
+            k.replace("layers.0.attention.wq", "audio_tokenizer.decoder_blocks.1.layers.0.attention.wq"): v
+            for k, v in t.items()
+        },
+        "13 of 14",
+    ),
+    "too large": (
+        lambda t: {k: v * 1e25 if k.startswith("layers.0.attention.wq") else v for k, v in t.items()},
+        "beyond the range of BF16",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ADAPTERS)
+def test_bad_adapters(base, adapters, tmp_path, capsys, case):
+    change, match = BAD_ADAPTERS[case]
+    bad = changed_adapters(adapters, tmp_path / "bad", change)
+    code = main(["--model", str(base), "--adapters", str(bad), "--output", str(tmp_path / "out")])
+    assert_refused(code, capsys, match)
+    assert {p.name for p in tmp_path.iterdir()} == {"bad"}
+
+
+def test_encoder_with_undefined_numbers(base, encoder, tmp_path, capsys):
+    tensors = {n: TensorFile(encoder).numpy(n).copy() for n in TensorFile(encoder).names()}
+    next(iter(tensors.values())).reshape(-1)[0] = np.nan
+    save_tensors(tmp_path / "e.safetensors", tensors)
+    code = main(["--model", str(base), "--encoder", str(tmp_path / "e.safetensors"), "--output", str(tmp_path / "out")])
+    assert_refused(code, capsys, "not finite")
+
+
+def test_output_that_exists(base, encoder, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    assert_refused(
+        main(["--model", str(base), "--encoder", str(encoder), "--output", str(tmp_path / "out")]), capsys, "not empty"
+    )
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+    inside = ["--output", str(base / "out")]
+    assert_refused(
+        main(["--model", str(base), "--encoder", str(encoder), *inside]), capsys, "inside the model directory"
+    )
+    assert not (base / "out").exists()
+
+
+def test_no_space_before(base, encoder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
+    code = main(["--model", str(base), "--encoder", str(encoder), "--output", str(tmp_path / "out")])
+    assert_refused(code, capsys, "no space left")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "match"),
+    [(KeyboardInterrupt(), 130, "interrupted"), (OSError(errno.ENOSPC, "No space left on device"), 2, "no space left")],
+)
+@pytest.mark.parametrize("where", ["weights", "files", "verification"])
+def test_ended_early(base, adapters, tmp_path, capsys, monkeypatch, error, code, match, where):
+    calls = []
+
+    def fail(*_, **__):
+        calls.append(1)
+        if where == "weights" and len(calls) < 9:
+            return original(*_, **__)
+        raise error
+
+    owner, name = {
+        "weights": (Adapters, "fold"),
+        "files": (shutil, "copyfile"),
+        "verification": (bake_module, "_verify"),
+    }[where]
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, fail)
+    result = main(["--model", str(base), "--adapters", str(adapters), "--output", str(tmp_path / "out")])
+    assert_refused(result, capsys, match, expected=code)
+    assert calls
+    assert list(tmp_path.iterdir()) == []
