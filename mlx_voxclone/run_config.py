@@ -62,12 +62,6 @@ class RunConfig(Section):
         """Where task `clone` writes the new checkpoint: `bake.output`, or `baked` inside the run directory."""
         return self.bake.output or self.run_dir / "baked"
 
-    def train_options(self, stage: str, device: str) -> dict[str, Any]:
-        """The keyword arguments of `TrainSettings` for a stage on `device` (`gpu` or `cpu`)."""
-        automatic = "bf16" if device == "gpu" else "float32"
-        precision = automatic if self.precision == "auto" else self.precision
-        return {**getattr(self, stage).train.model_dump(), "precision": precision, "seed": self.seed}
-
     def where(self, key: str) -> str:
         """The file (or `command line`) that set the dotted `key`, for messages."""
         return _source(self._sources, key)
