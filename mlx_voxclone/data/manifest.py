@@ -12,7 +12,8 @@ from pathlib import Path
 
 from mlx_voxclone.errors import DataError
 
-MANIFEST, METADATA, SUMMARY = "manifest.jsonl", "metadata.csv", "summary.json"
+MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
+SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 # The last ones cannot be decoded here, but somebody who brings them should hear so.
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"}
@@ -47,7 +48,7 @@ def read_source(source: str | Path) -> list[Entry]:
     source = Path(source)
     if source.is_dir():
         if (source / MANIFEST).is_file():
-            if (source / SUMMARY).is_file() and (source / "clips").is_dir():
+            if is_prepared(source):
                 raise DataError(f"{source}: holds prepared clips already; use it as it is, or name the recordings")
             return read_jsonl(source / MANIFEST)
         if (source / METADATA).is_file():
@@ -67,8 +68,14 @@ def read_source(source: str | Path) -> list[Entry]:
     raise DataError(f"{source}: neither audio nor a manifest by its name; .jsonl, .csv, .wav, .flac, ... are expected")
 
 
+def is_prepared(directory: str | Path) -> bool:
+    """Whether `prepare` wrote this directory."""
+    directory = Path(directory)
+    return (directory / MANIFEST).is_file() and (directory / SUMMARY).is_file() and (directory / CLIPS).is_dir()
+
+
 def read_folder(folder: str | Path) -> list[Entry]:
-    """All audio below a folder, sorted by path; hidden files and folders are left out.
+    """All audio below a folder, sorted by path; hidden files and prepared data are left out.
 
     The text is that of a `.txt` of the same name beside the audio. The speaker is the subfolder (the first one under
     `folder`), for audio that lies in none the folder's own name.
@@ -79,7 +86,7 @@ def read_folder(folder: str | Path) -> list[Entry]:
     folder = Path(folder)
     entries, visited = [], set()
     for directory, subfolders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(directory)) in visited:  # a link that leads back
+        if (real := os.path.realpath(directory)) in visited or is_prepared(directory):  # a link back, our own output
             subfolders.clear()
             continue
         visited.add(real)

@@ -1,0 +1,146 @@
+"""Prepared clips: what `prepare` wrote, as training and evaluation read it."""
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.data.manifest import MANIFEST
+from mlx_voxclone.errors import DataError
+
+CLIP_KEYS = ("id", "audio", "samples", "text", "speaker", "language", "split", "reference", "source", "start")
+TRAIN, HELDOUT, REFERENCE = "train", "heldout", "reference"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip of 24 kHz mono audio."""
+
+    id: str
+    path: Path
+    samples: int
+    speaker: str
+    text: str | None = None
+    language: str | None = None
+    reference: str | None = None  # id of the clip that the user chose as this one's voice prompt
+    source: str = ""  # the recording it comes from
+    start: float = 0.0  # seconds into the recording
+    split: str = TRAIN  # train, heldout or reference (listed only as a voice prompt)
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+    def read(self) -> np.ndarray:
+        """float32 [samples].
+
+        Raises:
+            DataError: the file is missing, damaged or of another length than when it was prepared.
+        """
+        samples = read_audio(self.path)
+        if len(samples) != self.samples:
+            raise DataError(
+                f"{self.path}: {len(samples)} samples where {self.samples} were prepared; prepare the data again"
+            )
+        return samples
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A directory that `prepare` wrote.
+
+    Attributes:
+        train, heldout: clips to learn from and to measure by; no recording has clips in both.
+        prompts: recordings that the user listed as voice prompts only.
+    """
+
+    directory: Path
+    train: list[Clip]
+    heldout: list[Clip]
+    prompts: list[Clip] = field(default_factory=list)
+    _by_id: dict[str, Clip] = field(default_factory=dict, repr=False, compare=False)
+    _by_speaker: dict[tuple[str, str], list[Clip]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "PreparedData":
+        """Read a prepared directory; audio is opened only by `Clip.read`.
+
+        Raises:
+            DataError: no prepared data, a damaged manifest, or a clip's file missing.
+        """
+        directory = Path(directory)
+        path = directory / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{directory}: holds no prepared data ({MANIFEST} is missing); run prepare first")
+        splits: dict[str, list[Clip]] = {TRAIN: [], HELDOUT: [], REFERENCE: []}
+        by_id: dict[str, Clip] = {}
+        by_speaker: dict[tuple[str, str], list[Clip]] = defaultdict(list)
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if not line.strip():
+                continue
+            clip = _clip(line, directory, f"{path}:{number}")
+            splits[clip.split].append(clip)
+            by_id[clip.id] = clip
+            by_speaker[clip.speaker, clip.split].append(clip)
+        data = cls(directory, splits[TRAIN], splits[HELDOUT], splits[REFERENCE], by_id, dict(by_speaker))
+        for clip in data.clips:
+            if not clip.path.is_file():
+                raise DataError(f"{clip.path}: missing from the prepared data; prepare it again")
+            if clip.reference is not None and clip.reference not in by_id:
+                raise DataError(f"{path}: clip {clip.id} names the unknown reference {clip.reference}")
+        if not data.train:
+            raise DataError(f"{directory}: the prepared data has no clip to train on")
+        return data
+
+    @property
+    def clips(self) -> list[Clip]:
+        """All clips: train, heldout, prompts."""
+        return [*self.train, *self.heldout, *self.prompts]
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of those who speak in `train` or `heldout`, sorted."""
+        return sorted({clip.speaker for clip in (*self.train, *self.heldout)})
+
+    @property
+    def hours(self) -> float:
+        """Of `train` and `heldout` together."""
+        return sum(clip.seconds for clip in (*self.train, *self.heldout)) / 3600
+
+    def references(self, clip: Clip) -> list[Clip]:
+        """Voice prompts for a clip: other audio of its speaker, never the clip itself.
+
+        The reference that the user named, if any. Else the speaker's other clips of the same split; failing that, their
+        prompts; failing that, for a held-out clip, their training clips. A training clip never gets a held-out one.
+
+        Returns:
+            In a fixed order; empty if the speaker has nothing else.
+        """
+        if clip.reference is not None:
+            return [self._by_id[clip.reference]]
+        splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
+        found = ([c for c in self._by_speaker.get((clip.speaker, split), []) if c.id != clip.id] for split in splits)
+        return next((others for others in found if others), [])
+
+    def fingerprint(self) -> str:
+        """Identity of the data (clips, texts, splits, not where it lies): sha256, to notice a change on resuming."""
+        digest = hashlib.sha256()
+        for line in sorted((self.directory / MANIFEST).read_bytes().splitlines()):
+            digest.update(line + b"\n")
+        return digest.hexdigest()
+
+
+def _clip(line: str, directory: Path, where: str) -> Clip:
+    try:
+        content = json.loads(line)
+        values = {key: content[key] for key in CLIP_KEYS if key != "audio"}
+        clip = Clip(path=directory / content["audio"], **values)
+    except (ValueError, KeyError, TypeError) as e:
+        raise DataError(f"{where}: damaged ({type(e).__name__}: {e}); prepare the data again") from None
+    if clip.split not in (TRAIN, HELDOUT, REFERENCE) or not isinstance(clip.samples, int) or clip.samples < 1:
+        raise DataError(f"{where}: damaged (split {clip.split!r}, {clip.samples!r} samples); prepare the data again")
+    return clip

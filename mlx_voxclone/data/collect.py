@@ -1,0 +1,225 @@
+"""From listed recordings to clips in a directory: rejecting, writing, transcribing, splitting."""
+
+import dataclasses
+import glob
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
+from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN
+from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
+from mlx_voxclone.data.manifest import CLIPS, Entry
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.split import Recording, hold_out
+from mlx_voxclone.data.transcribe import Transcriber
+from mlx_voxclone.errors import DataError
+
+Progress = Callable[[Iterable, int, str], Iterable]
+_MAX_THREADS = 8
+
+
+@dataclass
+class Collector:
+    """Takes recordings in; `clips` and `rejected` become the lines of `manifest.jsonl` and `rejected.jsonl`.
+
+    Args:
+        source: what the user named; paths are recorded relative to it.
+        directory: where the clips' files go.
+    """
+
+    source: Path
+    directory: Path
+    options: PrepareOptions
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seconds_read: float = 0.0
+
+    def ingest(self, entries: list[Entry], progress: Progress) -> None:
+        """Examine and write every recording on threads; the outcome is in the order of the entries."""
+        names = _unique_names(entries)
+        references = self._ingest_references(entries, names, progress)
+
+        def one(job: tuple[Entry, str]) -> tuple[Plan, list[Written]] | AudioError:
+            entry, name = job
+            failed = references.get(entry.ref_audio)
+            if isinstance(failed, AudioError):
+                return AudioError("reference", f"its ref_audio cannot be used: {failed}")
+            return self._try(entry.audio, entry.text is not None, name)
+
+        with closing(_on_threads(one, list(zip(entries, names)), progress, "recordings")) as outcomes:
+            for (entry, name), outcome in outcomes:
+                if isinstance(outcome, AudioError):
+                    self._reject(entry, outcome)
+                    continue
+                plan, pieces = outcome
+                self.seconds_read += plan.seconds
+                for piece in pieces:
+                    self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio))
+
+    def _ingest_references(self, entries: list[Entry], names: list[str], progress: Progress) -> dict[Path | None, Any]:
+        """Write each distinct `ref_audio` once; its clip's id, or why it cannot be used, by path."""
+        owners = {entry.ref_audio: entry for entry in reversed(entries) if entry.ref_audio is not None}
+        paths = sorted(owners)
+        taken = [Entry(path, owners[path].speaker) for path in paths]
+        jobs = list(zip(paths, _unique_names(taken, "ref-", names)))
+        found: dict[Path | None, Any] = {}
+
+        def one(job: tuple[Path, str]) -> tuple[Plan, list[Written]] | AudioError:
+            return self._try(job[0], False, job[1], only_first=True)
+
+        with closing(_on_threads(one, jobs, progress, "references")) as outcomes:
+            for (path, name), outcome in outcomes:
+                if isinstance(outcome, AudioError):
+                    found[path] = outcome
+                    continue
+                plan, pieces = outcome
+                if plan.seconds > self.options.max_seconds:
+                    used = pieces[0].samples / SAMPLE_RATE
+                    self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
+                entry = dataclasses.replace(owners[path], audio=path, text=None, ref_audio=None)
+                found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
+        return found
+
+    def _try(
+        self, path: Path, transcribed: bool, name: str, only_first: bool = False
+    ) -> tuple[Plan, list[Written]] | AudioError:
+        try:
+            plan = examine(path, transcribed, self.options)
+            if only_first:
+                plan = dataclasses.replace(plan, pieces=plan.pieces[:1])
+            return plan, write_pieces(path, plan, self.directory, name)
+        except AudioError as e:
+            for half_done in self.directory.glob(f"{glob.escape(name)}~*"):
+                half_done.unlink()
+            return e
+
+    def _add(self, entry: Entry, name: str, piece: Written, split: str, reference: str | None) -> str:
+        clip = {
+            "id": Path(piece.name).stem,
+            "audio": f"{CLIPS}/{piece.name}",
+            "samples": piece.samples,
+            "text": entry.text,
+            "speaker": entry.speaker,
+            "language": entry.language or self.options.language,
+            "split": split,
+            "reference": reference,
+            "source": self._relative(entry.audio),
+            "start": piece.start,
+            "digest": piece.digest,
+            "recording": name,
+        }
+        self.clips.append(clip)
+        return clip["id"]
+
+    def _reject(self, entry: Entry, error: AudioError) -> None:
+        seconds = None
+        try:
+            seconds = round(audio_info(entry.audio).seconds, 2)
+            self.seconds_read += seconds
+        except AudioError:
+            pass  # not even its length can be told
+        line = {"audio": self._relative(entry.audio), "where": entry.where, "speaker": entry.speaker}
+        self.rejected.append({**line, "seconds": seconds, "reason": error.reason, "detail": str(error)})
+
+    def transcribe(self, transcriber: Transcriber, progress: Progress) -> None:
+        """Fill in missing texts; a clip in which nothing is understood stays without."""
+        missing = [clip for clip in self.clips if clip["text"] is None and clip["split"] != REFERENCE]
+        for clip in progress(missing, len(missing), "transcripts"):
+            path = self.directory / Path(clip["audio"]).name
+            clip["text"], language = transcriber.transcribe(path, clip["language"])
+            clip["language"] = clip["language"] or language
+        silent = sum(clip["text"] is None for clip in missing)
+        if silent:
+            self.notes.append(f"{silent} of {len(missing)} clips: nothing understood, left without text")
+
+    def split(self) -> None:
+        """Mark the held-out clips."""
+        recordings: dict[str, list[dict[str, Any]]] = {}
+        for clip in self.clips:
+            if clip["split"] != REFERENCE:
+                recordings.setdefault(clip["recording"], []).append(clip)
+        groups = [
+            Recording(key, own[0]["speaker"], [c["id"] for c in own], sum(c["samples"] for c in own) / SAMPLE_RATE)
+            for key, own in recordings.items()
+        ]
+        options = self.options
+        held, notes = hold_out(groups, options.heldout, options.heldout_speakers, options.seed)
+        self.notes += notes
+        for clip in self.clips:
+            del clip["recording"]
+            if clip["id"] in held:
+                clip["split"] = HELDOUT
+        if not any(clip["split"] == TRAIN for clip in self.clips):
+            raise DataError("every clip that is left belongs to a held-out speaker; there is nothing to train on")
+
+    def summary(self) -> dict[str, Any]:
+        """The counts of `PrepareReport`."""
+        hours = {split: 0.0 for split in (TRAIN, HELDOUT, REFERENCE)}
+        speakers: dict[str, dict[str, Any]] = {}
+        for clip in self.clips:
+            length = clip["samples"] / SAMPLE_RATE / 3600
+            hours[clip["split"]] += length
+            if clip["split"] != REFERENCE:
+                own = speakers.setdefault(clip["speaker"], {"clips": 0, "heldout_clips": 0, "hours": 0.0})
+                own["clips"] += 1
+                own["heldout_clips"] += clip["split"] == HELDOUT
+                own["hours"] += length
+        with_text = sum(clip["text"] is not None for clip in self.clips if clip["split"] != REFERENCE)
+        return {
+            "clips": {split: sum(clip["split"] == split for clip in self.clips) for split in hours},
+            "hours": {**hours, "read": self.seconds_read / 3600},
+            "speakers": dict(sorted(speakers.items())),
+            "with_text": with_text,
+            "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
+            "notes": [*self.notes, *_about_texts(with_text, sum(own["clips"] for own in speakers.values()))],
+        }
+
+    def _relative(self, path: Path) -> str:
+        base = self.source if self.source.is_dir() else self.source.parent
+        return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def _about_texts(with_text: int, clips: int) -> list[str]:
+    if with_text == clips:
+        return []
+    which = "no clip has a" if with_text == 0 else f"{clips - with_text} of {clips} clips have no"
+    return [
+        f"{which} text, which the speaker task needs: name it in a manifest, metadata.csv or a .txt beside the audio, "
+        "or let --transcribe make it"
+    ]
+
+
+def _on_threads(
+    function: Callable[[Any], Any], jobs: list[Any], progress: Progress, what: str
+) -> Iterator[tuple[Any, Any]]:
+    """(job, result) in the order of the jobs; decoding and resampling release the interpreter lock."""
+    pool = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1))
+    try:
+        yield from progress(zip(jobs, pool.map(function, jobs)), len(jobs), what) if jobs else ()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)  # after Ctrl-C nobody may write any more
+
+
+def _unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str] = ()) -> list[str]:
+    """A file name per entry: the audio's, after the speaker's if there are several; unique also without case."""
+    several = len({entry.speaker for entry in entries}) > 1
+    used, names = {name.casefold() for name in taken}, []
+    for entry in entries:
+        stem = f"{entry.speaker}-{entry.audio.stem}" if several else entry.audio.stem
+        base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")[:80] or "clip"
+        name, number = base, 1
+        while name.casefold() in used:
+            number += 1
+            name = f"{base}_{number}"
+        used.add(name.casefold())
+        names.append(name)
+    return names

@@ -1,0 +1,154 @@
+"""Recordings -> clips: 24 kHz mono pieces of speech with text, speaker and a held-out split.
+
+Writes `clips/*.flac` (24-bit; float WAV where a peak exceeds full scale), `manifest.jsonl`, `rejected.jsonl` (what was
+left out, with its reason) and `summary.json`. The directory appears complete or not at all. The same source and options
+give the same clips; prepared data that is still up to date is used again.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_voxclone.checkpoint.writer import atomic_directory
+from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN, PreparedData
+from mlx_voxclone.data.collect import Collector, Progress
+from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY, Entry, read_source
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.transcribe import Transcriber
+from mlx_voxclone.errors import DataError
+
+REJECTED = "rejected.jsonl"
+_VERSION = 1  # of what is written; another one is prepared anew
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What `prepare` did: the content of `summary.json`, hours of audio throughout."""
+
+    directory: Path
+    clips: dict[str, int]  # per split: train, heldout, reference
+    hours: dict[str, float]  # per split, and `read`: of all recordings that could be opened
+    speakers: dict[str, dict[str, Any]]  # per name: clips, hours, heldout_clips
+    with_text: int  # clips of train and heldout
+    rejected: dict[str, int]  # per reason
+    notes: list[str]
+    reused: bool = False
+
+    @property
+    def hours_kept(self) -> float:
+        return self.hours[TRAIN] + self.hours[HELDOUT]
+
+
+def prepare(
+    source: str | Path, output: str | Path, options: PrepareOptions | None = None, *, progress: Progress | None = None
+) -> PrepareReport:
+    """Prepare recordings for training.
+
+    Args:
+        source: see `manifest.read_source`.
+        output: directory to make, or one that holds the same already.
+        progress: wraps an iterable, given its length and a word for what is done, for a progress bar.
+    Raises:
+        DataError: nothing to read, nothing usable, an unknown speaker, an output that holds something else.
+        CheckpointError: the output cannot be written.
+    """
+    output, options = Path(output), options or PrepareOptions()
+    progress = progress or (lambda items, total, what: items)
+    entries = _selected(read_source(source), options)
+    identity = _identity(source, entries, options)
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+        return _reused(output, identity)
+    with ExitStack() as stack:
+        transcriber = None
+        if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
+            transcriber = stack.enter_context(Transcriber(options.whisper_model))
+        directory = stack.enter_context(atomic_directory(output))
+        (directory / CLIPS).mkdir()
+        run = Collector(Path(source), directory / CLIPS, options)
+        run.ingest(entries, progress)
+        if not any(clip["split"] != REFERENCE for clip in run.clips):
+            raise DataError(_nothing_kept(source, run.rejected))
+        if transcriber is not None:
+            run.transcribe(transcriber, progress)
+        run.split()
+        summary = {"version": _VERSION, "identity": identity, **run.summary()}
+        _write_lines(directory / MANIFEST, run.clips)
+        _write_lines(directory / REJECTED, run.rejected)
+        (directory / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return _report(output, summary)
+
+
+def _selected(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
+    """The entries of the speaker asked for; checks every speaker's name that the options hold."""
+    names = sorted({entry.speaker for entry in entries})
+    for wanted in filter(None, [options.speaker, *options.heldout_speakers]):
+        if wanted not in names:
+            near = difflib.get_close_matches(wanted, names, n=1)
+            there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+            raise DataError(f"no speaker {wanted!r}; " + (f"did you mean {near[0]!r}?" if near else f"found: {there}"))
+    entries = [entry for entry in entries if options.speaker in (None, entry.speaker)]
+    if {entry.speaker for entry in entries} <= set(options.heldout_speakers):
+        raise DataError("heldout_speakers names every speaker; there is nothing to train on")
+    return entries
+
+
+def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions) -> dict[str, Any]:
+    """What the result depends on: the options, and a hash of the recordings (size, time of change) and their texts."""
+
+    def stamp(path: Path | None) -> tuple[int, int] | None:
+        try:
+            return (path.stat().st_size, path.stat().st_mtime_ns) if path is not None else None
+        except OSError:
+            return None
+
+    digest = hashlib.sha256()
+    for entry in entries:
+        facts = (str(entry.audio), stamp(entry.audio), entry.text, entry.speaker, entry.language)
+        digest.update(repr((*facts, str(entry.ref_audio), stamp(entry.ref_audio))).encode())
+    settings = dataclasses.asdict(options) | {"heldout_speakers": list(options.heldout_speakers)}
+    if not options.transcribe:
+        del settings["whisper_model"]
+    return {"source": str(Path(source).resolve()), "options": settings, "recordings": digest.hexdigest()}
+
+
+def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
+    """The report of what is there already, if it is what would be written."""
+    try:
+        summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
+        before, version = summary["identity"], summary["version"]
+        report = _report(output, summary, reused=True)
+        options = before["options"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise DataError(f"{output}: exists and holds no prepared data; choose another output or move it away") from None
+    changed = sorted(key for key, value in identity["options"].items() if options.get(key) != value)
+    if before["source"] != identity["source"]:
+        changed.append(f"source (it was {before['source']})")
+    elif before["recordings"] != identity["recordings"]:
+        changed.append("the recordings or their texts")
+    if changed or version != _VERSION:
+        what = ", ".join(changed) or "this program's version"
+        raise DataError(f"{output}: holds data prepared otherwise: {what} changed; choose another output or delete it")
+    PreparedData.load(output)  # complete still?
+    return report
+
+
+def _report(directory: Path, summary: dict[str, Any], reused: bool = False) -> PrepareReport:
+    names = [f.name for f in dataclasses.fields(PrepareReport) if f.name not in ("directory", "reused")]
+    return PrepareReport(directory, **{name: summary[name] for name in names}, reused=reused)
+
+
+def _nothing_kept(source: str | Path, rejected: list[dict[str, Any]]) -> str:
+    reasons = Counter(line["reason"] for line in rejected).most_common()
+    counts = ", ".join(f"{n} {reason}" for reason, n in reasons)
+    return f"{source}: no usable recording ({counts}); the first: {rejected[0]['detail']}"
+
+
+def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")

@@ -1,0 +1,70 @@
+"""The held-out split: by speaker and recording, the same for the same seed, whatever the order of the files."""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording and the clips that came out of it, in order."""
+
+    key: str  # unique and stable: what the draw depends on
+    speaker: str
+    clips: Sequence[str]  # ids
+    seconds: float  # of the clips together
+
+
+def hold_out(
+    recordings: Sequence[Recording], fraction: float, speakers: Collection[str] = (), seed: int = 0
+) -> tuple[set[str], list[str]]:
+    """Choose the clips that are measured by and never trained on.
+
+    Whole recordings only: of each speaker, drawn by a hash of (seed, key), about `fraction` of the seconds; all of
+    the speakers named. At least one recording if there are two. A single recording gives its last clips instead.
+
+    Returns:
+        Ids of the held-out clips, and notes for the user about what is unusual.
+    """
+    held = {r.key for r in recordings if r.speaker in speakers}
+    by_speaker: Mapping[str, list[Recording]] = defaultdict(list)
+    for recording in sorted(recordings, key=lambda r: _draw(seed, r.key)):
+        if recording.key not in held:
+            by_speaker[recording.speaker].append(recording)
+    for own in by_speaker.values():
+        held |= _share(own, fraction)
+    notes = []
+    if fraction > 0 and not held:
+        if len(recordings) == 1:
+            return _last_clips(recordings[0], fraction)
+        several = [r for own in by_speaker.values() if len(own) > 1 for r in own]
+        shortest = min(several or recordings, key=lambda r: (r.seconds, _draw(seed, r.key)))
+        held.add(shortest.key)
+        if not several:
+            notes.append(f"each speaker has one recording: {shortest.speaker} is held out altogether")
+    return {clip for r in recordings if r.key in held for clip in r.clips}, notes
+
+
+def _share(own: Sequence[Recording], fraction: float) -> set[str]:
+    """Recordings of one speaker, in the order drawn, as long as they bring the sum nearer to its target; never all."""
+    target, sum_held, chosen = fraction * sum(r.seconds for r in own), 0.0, set()
+    for recording in own:
+        if len(chosen) + 1 < len(own) and sum_held + recording.seconds / 2 <= target:
+            chosen.add(recording.key)
+            sum_held += recording.seconds
+    return chosen
+
+
+def _last_clips(recording: Recording, fraction: float) -> tuple[set[str], list[str]]:
+    n = min(len(recording.clips) - 1, math.ceil(fraction * len(recording.clips)))
+    if n < 1:
+        return set(), ["one clip only: nothing is held out, so nothing can be measured; record more"]
+    return set(recording.clips[-n:]), [
+        f"one recording only: its last {n} of {len(recording.clips)} clips are held out, which flatters the figures"
+    ]
+
+
+def _draw(seed: int, key: str) -> str:
+    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()

@@ -1,0 +1,95 @@
+"""Texts for clips that have none, with mlx-whisper (optional extra `transcribe`).
+
+The audio is handed over as samples, so that no ffmpeg is needed. Greedy decoding without fallback to sampling: the same
+clip gives the same text, and where greedy decoding fails (loops, guesses) a clip without a text is better than a
+wrong one.
+"""
+
+import importlib
+from pathlib import Path
+from types import TracebackType
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
+from mlx_voxclone.errors import DataError
+
+WHISPER_RATE = 16_000
+# Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
+MAX_COMPRESSION_RATIO = 2.4
+MIN_LOG_PROBABILITY = -1.0
+MIN_SAMPLES = 400  # one window of Whisper's spectrogram
+
+
+class Transcriber:
+    """A loaded Whisper model; a context manager that frees it.
+
+    Args:
+        model: directory in mlx-whisper's format (config.json and weights.safetensors or .npz), or a hub id.
+    Raises:
+        DataError: mlx-whisper is not installed, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: str) -> None:
+        try:
+            # Not `mlx_whisper.transcribe`: the package replaces that name by the function.
+            self._module = importlib.import_module("mlx_whisper.transcribe")
+        except ImportError as e:
+            raise DataError(
+                f"transcribing needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
+            ) from None
+        import mlx.core as mx
+
+        self.model = model
+        self._half = mx.default_device() == mx.Device(mx.gpu)  # float16 is slow on a CPU
+        try:
+            self._module.ModelHolder.get_model(model, mx.float16 if self._half else mx.float32)
+        except Exception as e:  # loading is a chain of other people's code (hub, JSON, tensors): any failure ends here
+            detail = " ".join(str(e).split())[:200]
+            raise DataError(
+                f"{model}: cannot be loaded as a Whisper model ({type(e).__name__}: {detail}); "
+                "name a directory or a hub id in mlx-whisper's format"
+            ) from None
+
+    def __enter__(self) -> "Transcriber":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        import mlx.core as mx
+
+        self._module.ModelHolder.model = self._module.ModelHolder.model_path = None
+        mx.clear_cache()
+
+    def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
+        """The text of a clip of up to 30 s, and its language.
+
+        Args:
+            language: code or English name; None lets the model find out.
+        Returns:
+            (text, language code); the text is None where nothing was understood.
+        Raises:
+            DataError: the audio cannot be read, or Whisper does not know the language.
+        """
+        samples = resample(read_audio(path), SAMPLE_RATE, WHISPER_RATE)
+        if len(samples) < MIN_SAMPLES:
+            return None, language
+        try:
+            result = self._module.transcribe(
+                samples,
+                path_or_hf_repo=self.model,
+                language=language.split("-")[0] if language else None,
+                temperature=0.0,
+                condition_on_previous_text=False,
+                without_timestamps=True,
+                fp16=self._half,
+            )
+        except ValueError as e:
+            if "language" not in str(e).lower():
+                raise
+            raise DataError(f"language {language!r}: {e}; Whisper takes codes like en, de, fr") from None
+        segments = result["segments"]
+        failed = any(
+            s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
+        )
+        text = " ".join(result["text"].split())
+        return (None if failed or not text else text), result["language"]
