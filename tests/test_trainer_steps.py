@@ -144,6 +144,23 @@ def test_small_steps_are_not_lost_in_bf16(tmp_path):
     assert moved["bf16"] == pytest.approx(moved["float32"], rel=0.2)
 
 
+def test_masters_are_float32_even_of_a_bf16_model(tmp_path):
+    task = ToyTask(7)
+    task.model.set_dtype(mx.bfloat16)
+    trainer, _ = train(task, tmp_path / "run")
+    assert {array.dtype for array in trainer.masters.values.values()} == {mx.float32}
+    assert task.model.frozen.weight.dtype == mx.bfloat16
+
+
+def test_evaluation_is_without_dropout_and_training_with_it(tmp_path):
+    modes = []
+    task = ToyTask(7, dropout=0.5)
+    losses = task.losses
+    task.losses = lambda batch: modes.append(task.model.dropout.training) or losses(batch)
+    train(task, tmp_path / "run", steps=1, warmup_steps=0)
+    assert modes == [False, False, True, True, False, False]  # two held-out batches, two micro-batches, two again
+
+
 def test_frozen_parameters_stay(tmp_path):
     task = ToyTask(7)
     before = np.array(task.model.frozen.weight), np.array(task.model.frozen.bias)
@@ -236,6 +253,13 @@ def test_too_many_in_a_row_stop_the_run_with_step_and_items(tmp_path):
     ):
         trainer.run()
     assert len(task.items_made) >= 3
+
+
+def test_skips_apart_from_each_other_do_not_stop_the_run(tmp_path):
+    task = ToyTask(8)
+    task.poisoned = {0, 1, 2}
+    _, result = train(task, tmp_path / "run", steps=40, batch_size=1, accumulate=1, max_skipped=5)
+    assert result.skipped == 15  # in all far more than max_skipped
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path):

@@ -36,6 +36,10 @@ class Group:
     n_items: int
     next_position: tuple[int, int]
 
+    def items(self) -> list[str]:
+        """Names of all its items."""
+        return [name for batch in self.batches for name in batch.items]
+
 
 class Loader:
     """Yields `Group`s without end, from a position on; use as a context manager, which joins the thread.
@@ -106,10 +110,11 @@ class Loader:
             for term, count in self._task.targets(batch).items():
                 targets[term] += float(count)
             batches.append(MicroBatch(batch, names))
+        group = Group(epoch, batches, targets, len(order), (epoch, 0))
         if not any(targets.values()):
-            names = ", ".join(name for batch in batches for name in batch.items)
+            names = ", ".join(group.items())
             raise DataError(f"nothing to learn from {names} (epoch {epoch}): not one target in them; remove them")
-        return Group(epoch, batches, targets, len(order), (epoch, 0))
+        return group
 
     def _item(self, epoch: int, index: int):
         try:

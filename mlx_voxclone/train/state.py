@@ -151,13 +151,12 @@ def find_resume(path: Path) -> tuple[Path, list[Path]]:
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"cannot resume: {path} does not exist")
-    if _STEP.fullmatch(path.resolve().name):
-        resolved = path.resolve()
-        if resolved.parent.name != CHECKPOINTS:
-            raise CheckpointError(f"cannot resume: {path} is not inside the {CHECKPOINTS} folder of a run directory")
-        return resolved.parent.parent, [resolved]
     if not (path / CHECKPOINTS).is_dir():
-        raise CheckpointError(f"cannot resume: {path} is not a run directory (it has no {CHECKPOINTS} folder)")
+        resolved = path.resolve()
+        if not _STEP.fullmatch(resolved.name) or resolved.parent.name != CHECKPOINTS:
+            raise CheckpointError(f"cannot resume: {path} is not a run directory (it has no {CHECKPOINTS} folder)")
+        recover_all(resolved.parent.parent)
+        return resolved.parent.parent, [resolved]
     recover_all(path)
     candidates = [checkpoint for _, checkpoint in reversed(list_checkpoints(path))]
     if not candidates:

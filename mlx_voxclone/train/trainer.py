@@ -146,9 +146,8 @@ class Trainer:
         gradients, sums, culprits = group_gradients(self.task, self.masters, group)
         norms = {} if culprits else gradient_norms(gradients)
         norm = math.nan if culprits else math.sqrt(sum(value**2 for value in norms.values()))
-        culprits = culprits or (
-            [] if math.isfinite(norm) else [item for batch in group.batches for item in batch.items]
-        )
+        if not culprits and not math.isfinite(norm):
+            culprits = group.items()
         with uninterrupted():
             if culprits:
                 self._skip(group, culprits, sums, norm)
