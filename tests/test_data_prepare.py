@@ -13,7 +13,7 @@ import soundfile
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, audio_info, read_audio, write_wav
 from mlx_voxclone.data import ingest
-from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise, write_corpus
@@ -351,6 +351,15 @@ def test_a_lone_held_out_clip_is_prompted_by_training_clips_but_never_the_other_
     data = PreparedData.load(tmp_path / "out")
     assert data.references(data.heldout[0]) == data.train
     assert data.references(data.train[0]) == []
+
+
+def test_references_of_a_large_corpus_are_a_fixed_draw():
+    clips = [Clip(f"c{k}", Path("x.flac"), 24_000, "anna") for k in range(500)]
+    data = PreparedData(Path("."), clips, [], [], {c.id: c for c in clips}, {("anna", "train"): clips})
+    first = data.references(clips[7])
+    assert len(first) == len({c.id for c in first}) == 64
+    assert clips[7] not in first
+    assert data.references(clips[7]) == first != data.references(clips[8])
 
 
 def test_a_named_reference_is_prepared_and_used(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.audio import segment
+from mlx_voxclone.audio.io import normalise_level
 from mlx_voxclone.audio.segment import FRAME_SECONDS, Span, cut_at_pauses, frame_levels, speech_mask, trim
 
 RATE = 24_000
@@ -88,6 +89,23 @@ def test_a_click_is_no_speech():
 def test_speech_level_is_that_of_the_speech_alone():
     levels, mask = levels_and_mask(talk(-5, 2, -5, level=-20))
     assert segment.speech_level(levels, mask) == pytest.approx(-20, abs=0.5)
+
+
+@pytest.mark.parametrize("level", [-45, -20, -8])
+def test_normalising_is_by_the_speech_not_by_the_silence_around_it(level):
+    samples = talk(-5, 2, -5, level=level)
+    normal = normalise_level(samples)
+    levels, mask = levels_and_mask(normal)
+    assert segment.speech_level(levels, mask) == pytest.approx(-23, abs=0.5)
+    np.testing.assert_allclose(normal / normal.max(), samples / samples.max(), atol=1e-6)
+
+
+def test_normalising_stops_at_full_scale_and_leaves_silence_alone():
+    samples = talk(2, level=-50)
+    samples[100] = 0.5
+    assert np.abs(normalise_level(samples)).max() == pytest.approx(0.99)
+    np.testing.assert_array_equal(normalise_level(talk(-2.0, noise=-80)), talk(-2.0, noise=-80))
+    assert len(normalise_level(np.zeros(0, np.float32))) == 0
 
 
 def check_pieces(pieces: list[Span], mask: np.ndarray, shortest: float, longest: float) -> None:

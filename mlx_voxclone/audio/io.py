@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.errors import DataError
 
 SAMPLE_RATE = 24_000
@@ -127,6 +128,16 @@ def resample(samples: np.ndarray, rate_in: int, rate_out: int = SAMPLE_RATE) -> 
     if rate_in == rate_out:
         return samples
     return soxr.resample(samples, rate_in, rate_out, quality="HQ")
+
+
+def normalise_level(samples: np.ndarray) -> np.ndarray:
+    """Bring speech to -23 dB of full scale (peaks at most 0.99): float32 [samples] at 24 kHz in and out.
+
+    Servers leave the level as it is, so nothing does this unless asked to. Silence stays as it is.
+    """
+    levels = frame_levels([samples], SAMPLE_RATE)
+    peak = float(np.abs(samples).max(initial=0.0))
+    return samples * np.float32(normal_gain(levels, speech_mask(levels), peak))
 
 
 def check_channels(info: AudioInfo, max_channels: int = 2) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 FRAME_SECONDS = 0.01
 MARGIN_SECONDS = 0.1  # kept around speech: onsets and breath belong to the voice
+NORMAL_LEVEL, NORMAL_PEAK = -23.0, 0.99  # dB of full scale; what normalising brings speech to, and its limit
 SILENT_LEVEL = -60.0  # dB of full scale; a file whose speech stays below is silence (16-bit noise is at about -98)
 _LOWEST_LEVEL = -75.0  # dB; digital silence counts as this, so that it does not drag the noise floor down
 _ABOVE_FLOOR = 10.0  # dB over the noise floor where speech starts, if the speech is loud enough for that:
@@ -92,7 +93,7 @@ def speech_mask(levels: np.ndarray) -> np.ndarray:
         return np.zeros(0, bool)
     smooth = _smooth(np.maximum(levels, _LOWEST_LEVEL))
     floor = float(np.percentile(smooth, 10))
-    active = smooth[smooth > floor + _ABOVE_FLOOR]
+    active = smooth[_without_peaks(smooth) > floor + _ABOVE_FLOOR]
     speech = float(np.percentile(active if len(active) else smooth, 95))
     if speech < SILENT_LEVEL:
         return np.zeros(len(levels), bool)
@@ -115,6 +116,13 @@ def speech_level(levels: np.ndarray, mask: np.ndarray) -> float:
     if not mask.any():
         return -math.inf
     return float(10 * np.log10(np.mean(np.power(10.0, levels[mask] / 10))))
+
+
+def normal_gain(levels: np.ndarray, mask: np.ndarray, peak: float) -> float:
+    """Factor that brings speech to -23 dB of full scale (RMS of its frames), but no peak beyond 0.99; 1 for silence."""
+    if not mask.any() or peak == 0:
+        return 1.0
+    return min(10 ** ((NORMAL_LEVEL - speech_level(levels, mask)) / 20), NORMAL_PEAK / peak)
 
 
 def trim(mask: np.ndarray) -> Span | None:
@@ -253,6 +261,15 @@ def _smooth(levels: np.ndarray) -> np.ndarray:
     power = np.pad(np.power(10.0, levels.astype(np.float64) / 10), 2, mode="edge")
     total = np.concatenate([[0.0], np.cumsum(power)])
     return (10 * np.log10(np.maximum((total[5:] - total[:-5]) / 5, 1e-12))).astype(np.float32)
+
+
+def _without_peaks(smooth: np.ndarray) -> np.ndarray:
+    """Levels without lone peaks shorter than speech (morphological opening): a click is no speech level."""
+    width = 2 * ((_frames(_CLICK_SECONDS) + 4) // 2) + 1
+    for extreme in (np.min, np.max):
+        padded = np.pad(smooth, width // 2, mode="edge")
+        smooth = extreme(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    return smooth
 
 
 def _runs(mask: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,20 +112,25 @@ class PreparedData:
         """Of `train` and `heldout` together."""
         return sum(clip.seconds for clip in (*self.train, *self.heldout)) / 3600
 
-    def references(self, clip: Clip) -> list[Clip]:
+    def references(self, clip: Clip, limit: int = 64) -> list[Clip]:
         """Voice prompts for a clip: other audio of its speaker, never the clip itself.
 
         The reference that the user named, if any. Else the speaker's other clips of the same split; failing that, their
         prompts; failing that, for a held-out clip, their training clips. A training clip never gets a held-out one.
 
         Returns:
-            In a fixed order; empty if the speaker has nothing else.
+            At most `limit` (a large corpus has thousands; then the draw depends on the clip's id alone), in a fixed
+            order; empty if the speaker has nothing else.
         """
         if clip.reference is not None:
             return [self._by_id[clip.reference]]
         splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
         found = ([c for c in self._by_speaker.get((clip.speaker, split), []) if c.id != clip.id] for split in splits)
-        return next((others for others in found if others), [])
+        others = next((others for others in found if others), [])
+        if len(others) <= limit:
+            return others
+        chosen = np.random.default_rng(zlib.crc32(clip.id.encode())).choice(len(others), limit, replace=False)
+        return [others[k] for k in sorted(chosen)]
 
     def fingerprint(self) -> str:
         """Identity of the data (clips, texts, splits, not where it lies): sha256, to notice a change on resuming."""

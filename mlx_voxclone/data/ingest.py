@@ -27,7 +27,7 @@ from mlx_voxclone.audio.segment import (
     LevelMeter,
     Span,
     cut_at_pauses,
-    speech_level,
+    normal_gain,
     speech_mask,
     trim,
 )
@@ -35,8 +35,6 @@ from mlx_voxclone.data.options import PrepareOptions
 
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
-NORMAL_LEVEL = -23.0  # dB of full scale, RMS of the speech: what `normalise` brings a recording to
-NORMAL_PEAK = 0.99  # ... but not beyond this peak
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def examine(path: Path, transcribed: bool, options: PrepareOptions) -> Plan:
         )
     whole = speech if options.trim_silence else Span(0, len(mask))
     pieces = _pieces(path, whole, scan.levels, mask, transcribed, options)
-    gain = _normal_gain(scan, mask) if options.normalise else 1.0
+    gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
     last = info.seconds
     return Plan([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces], gain, info.seconds)
 
@@ -165,8 +163,3 @@ def _pieces(
             "too-short", f"{path}: {longest:.2f} s of speech; at least {options.min_seconds:g} s are needed"
         )
     return kept
-
-
-def _normal_gain(scan: Scan, mask: np.ndarray) -> float:
-    gain = 10 ** ((NORMAL_LEVEL - speech_level(scan.levels, mask)) / 20)
-    return min(gain, NORMAL_PEAK / scan.peak)

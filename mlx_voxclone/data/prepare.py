@@ -19,11 +19,12 @@ from typing import Any
 from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
-from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY, Entry, read_source
+from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY, Entry, is_prepared, read_source
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 
+__all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
 _VERSION = 1  # of what is written; another one is prepared anew
 
@@ -44,6 +45,28 @@ class PrepareReport:
     @property
     def hours_kept(self) -> float:
         return self.hours[TRAIN] + self.hours[HELDOUT]
+
+    def lines(self) -> list[str]:
+        """The report to read: a table of speakers, hours kept, what was left out, notes."""
+        total = self.clips[TRAIN] + self.clips[HELDOUT]
+        rows = [("speaker", "clips", "held out", "minutes")]
+        for name, own in self.speakers.items():
+            rows.append((name, str(own["clips"]), str(own["heldout_clips"]), f"{60 * own['hours']:.1f}"))
+        if len(self.speakers) > 1:
+            rows.append(("all", str(total), str(self.clips[HELDOUT]), f"{60 * self.hours_kept:.1f}"))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
+            for row in rows
+        ]
+        kept, read = self.hours_kept, self.hours["read"]
+        lines.append(f"kept {kept:.3g} of {read:.3g} hours, {self.with_text} of {total} clips with text")
+        if self.rejected:
+            count, where = sum(self.rejected.values()), self.directory / REJECTED
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items())
+            lines.append(f"left out {count} recording{'s' * (count > 1)} ({reasons}); see {where}")
+        lines += [f"note: {note}" for note in self.notes]
+        return [*lines, f"{self.directory}: {'up to date already' if self.reused else 'written'}"]
 
 
 def prepare(

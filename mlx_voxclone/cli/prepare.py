@@ -1,0 +1,113 @@
+"""`voxclone prepare`: recordings -> clips, transcripts and a held-out split."""
+
+import argparse
+from collections.abc import Iterable
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_quiet,
+    add_seed,
+    entry,
+    set_device,
+    set_quiet,
+)
+from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
+
+DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
+pauses, a part held out for measuring. What cannot be used is left out, each file with its reason.
+
+SOURCE is one of
+  a folder of audio    text from a .txt beside each file; subfolders are speakers
+  a .jsonl manifest    {"audio": path, "text"?, "speaker"?, "language"?, "ref_audio"?: path} per line
+  a metadata.csv       LJSpeech's `id|text`, audio beside it or in wavs/
+  one recording"""
+
+
+def build_parser() -> Parser:
+    default = PrepareOptions()
+    parser = Parser("prepare", DESCRIPTION)
+    parser.add_argument("source", metavar="SOURCE", help="folder, manifest or recording")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
+    parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
+    parser.add_argument("--language", metavar="CODE", help="language where the manifest names none (en, de, fr, ...)")
+    length = parser.add_argument_group("length and level")
+    length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
+    length.add_argument(
+        "--max-seconds",
+        type=float,
+        default=default.max_seconds,
+        metavar="S",
+        help="cut longer recordings at pauses; transcribed ones stay whole up to 30 s and are left out beyond",
+    )
+    length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
+    length.add_argument(
+        "--normalise", action="store_true", help="bring speech to -23 dB of full scale; servers keep the level as it is"
+    )
+    refuse = parser.add_argument_group("what is refused")
+    refuse.add_argument(
+        "--min-sampling-rate", type=int, default=default.min_sampling_rate, metavar="HZ", help="refuse recordings below"
+    )
+    refuse.add_argument(
+        "--max-clipped",
+        type=float,
+        default=default.max_clipped,
+        metavar="F",
+        help="refuse recordings with more than this fraction of their samples at full scale",
+    )
+    split = parser.add_argument_group("held-out split")
+    split.add_argument(
+        "--heldout", type=float, default=default.heldout, metavar="F", help="fraction kept for measuring, whole files"
+    )
+    split.add_argument(
+        "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
+    )
+    text = parser.add_argument_group("transcripts")
+    text.add_argument(
+        "--transcribe", action="store_true", help="make missing texts with mlx-whisper (extra transcribe)"
+    )
+    text.add_argument(
+        "--whisper", default=WHISPER_MODEL, metavar="MODEL", help="Whisper in MLX format, directory or hub id"
+    )
+    add_seed(parser)
+    add_device(parser)
+    add_quiet(parser)
+    return parser
+
+
+@entry
+def main(argv: list[str]) -> None:
+    arguments = build_parser().parse_args(argv)
+    set_quiet(arguments.quiet)
+    options = _options(arguments)
+    if arguments.transcribe:
+        set_device(arguments.device)
+
+    from mlx_voxclone.data.prepare import prepare
+
+    report = prepare(arguments.source, arguments.output, options, progress=None if arguments.quiet else _progress)
+    print("\n".join(report.lines()))
+
+
+def _options(arguments: argparse.Namespace) -> PrepareOptions:
+    return PrepareOptions(
+        speaker=arguments.speaker,
+        language=arguments.language,
+        min_seconds=arguments.min_seconds,
+        max_seconds=arguments.max_seconds,
+        heldout=arguments.heldout,
+        heldout_speakers=arguments.heldout_speakers,
+        normalise=arguments.normalise,
+        trim_silence=not arguments.no_trim,
+        min_sampling_rate=arguments.min_sampling_rate,
+        max_clipped=arguments.max_clipped,
+        transcribe=arguments.transcribe,
+        whisper_model=arguments.whisper,
+        seed=arguments.seed,
+    )
+
+
+def _progress(items: Iterable, total: int, what: str) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, disable=None)  # None: silent where stderr is no terminal
