@@ -1,8 +1,8 @@
 """A complete miniature checkpoint in the release's layout, from a seed: to try, to test, to run the smoke test on.
 
 It has everything the release has and lacks what the release lacks, the codec encoder. Its LM is random. Its codec
-decoder is random up to the last layer, which is a bank of windowed sinusoids at harmonics of 100 Hz, so that its
-output is coloured like a voice and an encoder has something to learn.
+decoder is a crude vocoder in the weights of the real architecture: acoustic values are levels of frequency bands, made
+audible by harmonics of 100 Hz, with random transformers that disturb it a little. So an encoder has something to learn.
 """
 
 import json
@@ -21,8 +21,9 @@ from mlx_voxclone.errors import CheckpointError
 
 VOICES = {"casual_female": 14, "casual_male": 19, "neutral_female": 25}  # name -> rows, END included
 LAYER_SCALE = 0.1
+NOISE = 0.1  # of the decoder's convolutions, in place of a perfect vocoder's zeros
 # Divided by the root of the number of channels: brings decoded random codes to an RMS of 0.07, the level of speech.
-OUTPUT_GAIN = 0.32
+OUTPUT_GAIN = 0.45
 _TABLE = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
 
 
@@ -91,6 +92,10 @@ def _initial(name: str, shape: tuple[int, ...], config: VoxtralConfig, rng: np.r
         return np.ones(shape, dtype=np.float32)  # set from original1
     if ".output_proj." in name:
         return _harmonic_bank(shape, config, rng)
+    if ".decoder_blocks.0.conv." in name:
+        return _spread(shape, config, rng)
+    if _is_transposed(name):
+        return _hold(shape, rng)
     noise = rng.standard_normal(shape, dtype=np.float32)
     if last[-1] == "embedding_sum":
         return np.float32(0.5) * noise
@@ -98,8 +103,7 @@ def _initial(name: str, shape: tuple[int, ...], config: VoxtralConfig, rng: np.r
         return noise / np.float32(np.sqrt(config.codec.n_codebooks))  # so that a frame's sum has unit variance
     if name.endswith("tok_embeddings.weight"):
         return noise
-    fan_in = shape[0] * shape[2] / 2 if _is_transposed(name) else np.prod(shape[1:])
-    return noise / np.float32(np.sqrt(fan_in))
+    return noise / np.float32(np.sqrt(np.prod(shape[1:])))
 
 
 def _is_transposed(name: str) -> bool:
@@ -108,24 +112,52 @@ def _is_transposed(name: str) -> bool:
 
 
 def _harmonic_bank(shape: tuple[int, ...], config: VoxtralConfig, rng: np.random.Generator) -> np.ndarray:
-    """`[patch, channels, kernel]`: each channel adds one Hann-windowed sinusoid of two patches (20 ms) per frame.
+    """`[patch, channels, kernel]`: each channel adds one Hann-windowed sound of two patches (20 ms) per frame.
 
-    Frequencies are harmonics of the patch rate, 100 Hz, spaced as the ear hears (mel) and falling in level above
-    500 Hz; two channels, a quarter of a period apart, share each. So a steady channel is a steady tone.
+    The sound is the harmonics of the patch rate, 100 Hz, that lie in the channel's band, with phases of its own and
+    falling in level above 500 Hz, as speech does. Bands are equally wide on the mel scale; two channels share each.
     """
     patch, channels, kernel = shape
-    rate = config.codec.sampling_rate
-    mel = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (100, 5000)), channels // 2)
-    harmonics = np.round(700 * (10 ** (mel / 2595) - 1) * patch / rate)
-    frequency = np.repeat(np.maximum(harmonics, 1) * rate / patch, 2)
-    phase = np.tile([0.0, np.pi / 2], channels // 2)
+    rate, bands = config.codec.sampling_rate, channels // 2
+    edges = np.linspace(0, 2595 * np.log10(1 + 0.48 * rate / 700), bands + 1)
+    edges = 700 * (10 ** (edges / 2595) - 1) * patch / rate  # in harmonics
     time = np.arange(2 * patch)
     window = 0.5 - 0.5 * np.cos(np.pi * time / patch)
-    level = np.minimum(1.0, 500 / frequency)
-    tones = level * window[:, None] * np.cos(2 * np.pi * frequency * time[:, None] / rate + phase)
+    sounds = np.zeros((2 * patch, channels))
+    for channel in range(channels):
+        low, high = edges[channel // 2], edges[channel // 2 + 1]
+        harmonics = np.arange(np.ceil(low), np.ceil(high))
+        harmonics = harmonics[harmonics > 0] if (harmonics > 0).any() else np.array([max(1.0, np.round(low))])
+        level = np.minimum(1.0, 500 * patch / rate / harmonics) / np.sqrt(len(harmonics))
+        phase = rng.uniform(0, 2 * np.pi, len(harmonics))
+        sounds[:, channel] = np.cos(2 * np.pi / patch * time[:, None] * harmonics + phase) @ level
+    sounds *= window[:, None]
     v = 1e-3 * rng.standard_normal(shape)
-    v[:, :, kernel - 1] += tones[:patch]  # the last tap sees the current frame
-    v[:, :, kernel - 2] += tones[patch:]
+    v[:, :, kernel - 1] += sounds[:patch]  # the last tap sees the current frame
+    v[:, :, kernel - 2] += sounds[patch:]
+    return v.astype(np.float32)
+
+
+def _spread(shape: tuple[int, ...], config: VoxtralConfig, rng: np.random.Generator) -> np.ndarray:
+    """First convolution `[channels, latent, kernel]`: acoustic value k is the level of the k-th part of the bands.
+
+    The semantic values and the past have a little influence of random kind.
+    """
+    channels, latent, kernel = shape
+    values = config.codec.acoustic_dim
+    place = (np.arange(channels) // 2 + 0.5) / (channels // 2) * values - 0.5
+    v = NOISE * rng.standard_normal(shape) / np.sqrt(latent)
+    v[:, latent - values :, kernel - 1] += np.maximum(0, 1 - np.abs(place[:, None] - np.arange(values)))
+    return v.astype(np.float32)
+
+
+def _hold(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Lengthening convolution `[channels, channels, kernel]`: each channel goes on, softly, with a little mixing."""
+    channels, _, kernel = shape
+    v = NOISE * rng.standard_normal(shape) / np.sqrt(channels)
+    diagonal = np.arange(channels)
+    v[diagonal, diagonal, : kernel // 2] += 0.75
+    v[diagonal, diagonal, kernel // 2 :] += 0.25
     return v.astype(np.float32)
 
 

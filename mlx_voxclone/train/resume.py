@@ -67,11 +67,15 @@ def check_unfinished(checkpoint: Checkpoint, run_dir: Path, stop: int, settings:
         )
 
 
-def refuse_used(run_dir: Path) -> None:
-    """Raises CheckpointError if a new run would be written into something that is there already."""
+# What earlier stages of a run put into its directory before a training starts there.
+INPUTS = frozenset({"config.yaml", "data", "codes"})
+
+
+def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:
+    """Raises CheckpointError if a new run would be written into something that is there already, `inputs` aside."""
     if run_dir.exists() and not run_dir.is_dir():
         raise CheckpointError(f"run directory {run_dir} is a file: choose another output")
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    if run_dir.is_dir() and any(entry.name not in inputs for entry in run_dir.iterdir()):
         raise CheckpointError(
             f"run directory {run_dir} is not empty: continue with --resume {run_dir}, or choose another output"
         )

@@ -1,0 +1,39 @@
+"""`voxclone decode`: codes to audio."""
+
+from mlx_voxclone.cli.common import Parser, add_device, add_model, add_quiet, entry, message, set_device, set_quiet
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("decode", "Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.")
+    parser.add_argument("codes", metavar="X.safetensors", help="file with a tensor `codes`, 0-based")
+    add_model(parser)
+    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
+    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _run(options) -> None:
+    from mlx_voxclone.audio.io import write_wav
+    from mlx_voxclone.checkpoint.reader import TensorFile
+    from mlx_voxclone.checkpoint.release import Release, load_model
+    from mlx_voxclone.errors import CheckpointError
+
+    file = TensorFile(options.codes)
+    if "codes" not in file.names():
+        raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
+    codec = load_model(Release(options.model), parts=["codec"]).audio_tokenizer
+    try:
+        samples = codec.decode_audio(file.numpy("codes"))
+    except ValueError as e:
+        raise CheckpointError(f"{options.codes}: {e}") from None
+    if not len(samples):
+        raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
+    write_wav(options.output, samples, float32=options.float32)
+    message(f"{len(samples) / codec.config.sampling_rate:.2f} s of audio")
+    print(options.output)

@@ -1,0 +1,79 @@
+"""`voxclone say`: text to speech."""
+
+from pathlib import Path
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_model,
+    add_quiet,
+    add_seed,
+    entry,
+    format_seconds,
+    message,
+    set_device,
+    set_quiet,
+)
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("say", "Speak a text with a voice of the checkpoint, or with the voice of a reference clip.")
+    add_model(parser)
+    parser.add_argument("--text", required=True, help="what to say")
+    voice = parser.add_mutually_exclusive_group(required=True)
+    voice.add_argument("--voice", metavar="NAME", help="a voice of the checkpoint")
+    voice.add_argument(
+        "--ref-audio", metavar="WAV", help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder)"
+    )
+    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
+    parser.add_argument("--adapters", metavar="DIR", help="LoRA adapters to speak with, kept apart")
+    parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="cut off there if the model does not end")
+    parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
+    parser.add_argument("--cfg-alpha", type=float, default=1.2, help="guidance; 1.0 is none")
+    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
+    add_seed(parser)
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    if not options.max_seconds > 0 or (options.steps is not None and options.steps < 1):
+        parser.error("--max-seconds must be above 0 and --steps at least 1")
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _run(options) -> None:
+    import time
+
+    from tqdm import tqdm
+
+    from mlx_voxclone.audio.io import read_audio, write_wav
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.synthesis import Speaker
+
+    reference = read_audio(options.ref_audio) if options.ref_audio else None
+    paths = {k: Path(v) if v else None for k, v in (("adapters", options.adapters), ("encoder", options.encoder))}
+    speaker = Speaker.load(options.model, **paths)
+    began, rate = time.perf_counter(), speaker.model.config.codec.frame_rate
+    limit = round(options.max_seconds * rate)
+    with tqdm(total=limit, unit="frame", disable=True if options.quiet else None, leave=False) as bar:
+        result = speaker.say(
+            options.text,
+            options.voice,
+            reference,
+            seed=options.seed,
+            max_seconds=options.max_seconds,
+            n_steps=options.steps,
+            cfg_alpha=options.cfg_alpha,
+            on_frame=lambda n: bar.update(),
+        )
+    if not result.frames:
+        raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
+    if not result.ended:
+        message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
+    write_wav(options.output, result.samples, float32=options.float32)
+    seconds, spent = result.frames / rate, time.perf_counter() - began
+    message(f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time)")
+    print(options.output)

@@ -1,0 +1,107 @@
+"""`voxclone train`: carry out a configuration, or the smoke test."""
+
+from pathlib import Path
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_quiet,
+    add_seed,
+    entry,
+    format_bytes,
+    format_seconds,
+    message,
+    set_device,
+    set_quiet,
+)
+from mlx_voxclone.errors import ConfigError
+
+DESCRIPTION = """\
+Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or the whole
+way from recordings to a baked checkpoint (task clone). An interrupted run goes on with --resume.
+
+Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
+
+
+@entry
+def main(argv: list[str]) -> int:
+    parser = Parser("train", DESCRIPTION)
+    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
+    )
+    parser.add_argument("--max-steps", type=int, metavar="N", help="optimiser steps of each training")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
+    )
+    parser.add_argument("--lr", type=float, metavar="X", help="peak learning rate (task clone: of the speaker stage)")
+    parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
+    )
+    add_seed(parser, default=None)
+    add_device(parser, default=None)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+    config = _config(parser, options)
+    set_device(config.device)
+    if options.smoke_test:
+        from mlx_voxclone.train.smoke import smoke_test
+
+        return smoke_test(config, quiet=options.quiet)
+    from mlx_voxclone.train.run import run
+
+    config.check_paths()
+    resume = Path(options.resume) if options.resume else None
+    summary = run(config, resume=resume, quiet=options.quiet, say=message)
+    _print(summary)
+    return 0
+
+
+def _config(parser: Parser, options):
+    """The configuration: the file's, or the resumed run's own, under the flags."""
+    from mlx_voxclone.run_config import load_run_config, parse_set
+
+    path = options.config
+    if path is None and options.resume:
+        path = Path(options.resume) / "config.yaml"
+        if not path.is_file():
+            raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml)")
+    if path is None:
+        parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
+    overrides = parse_set(options.set)
+    for key in ("seed", "device"):
+        if getattr(options, key) is not None:
+            overrides[key] = getattr(options, key)
+    return load_run_config(
+        path,
+        overrides,
+        max_steps=options.max_steps,
+        epochs=options.epochs,
+        learning_rate=options.lr,
+        lora_rank=options.lora_rank,
+    )
+
+
+def _print(summary) -> None:
+    from mlx_voxclone.train.run import disk_usage
+
+    for name, result in summary.results.items():
+        first = result.evaluations[0]["metrics"][result.metric]
+        early = ", stopped early" if result.stopped_early else ""
+        print(
+            f"{name}: {result.steps} steps{early}; held-out {result.metric} {first:.4g} -> {result.best_metric:.4g}"
+            f" (best at step {result.best_step}); training loss {result.first_loss:.4g} -> {result.smoothed_loss:.4g}"
+        )
+    if summary.baked is not None:
+        print(
+            f"baked: {summary.baked['path']} with voice {summary.baked['voice']!r}; folded against adapter"
+            f" {summary.baked['fold_error']:.2%}, the adapter's effect {summary.baked['adapter_effect']:.2%} of the RMS"
+        )
+    files, size = disk_usage(Path(summary.run_dir))
+    print(
+        f"{summary.run_dir}: {files} files, {format_bytes(size)}; {format_seconds(summary.seconds)},"
+        f" peak memory {summary.peak_memory_gb:.2f} GB"
+    )

@@ -1,0 +1,189 @@
+"""Text to speech with a checkpoint directory: what `say`, the demo and the reports stand on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.config import CFG_ALPHA
+from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.model.voxtral import Voxtral
+
+MAX_SECONDS = 60.0
+REFERENCE_SECONDS = (1.0, 60.0)  # shorter says nothing about a voice, longer was never trained
+
+
+@dataclass(frozen=True)
+class SpeechResult:
+    """What the model said.
+
+    Attributes:
+        samples: float32 `[T * 1920]` at 24 kHz, not clipped.
+        codes: 0-based `[37, T]`, int32.
+        ended: the model said END; False: cut off at the limit.
+    """
+
+    samples: np.ndarray
+    codes: np.ndarray
+    ended: bool
+
+    @property
+    def frames(self) -> int:
+        return self.codes.shape[1]
+
+
+def speak(
+    model: Voxtral,
+    ids: Sequence[int],
+    voice: mx.array,
+    *,
+    max_frames: int,
+    seed: int = 0,
+    n_steps: int | None = None,
+    cfg_alpha: float = CFG_ALPHA,
+    on_frame: Callable[[int], None] | None = None,
+) -> SpeechResult:
+    """Generate and decode one prompt (`SpeechTokenizer.prompt`) with the voice's rows `[N, dim]`."""
+    prompt = model.embed_prompt(ids, voice)
+    frames, ended = [], False
+    generator = model.generate(prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
+    while True:
+        try:
+            frames.append(next(generator))
+        except StopIteration as stop:
+            ended = bool(stop.value)
+            break
+        if on_frame is not None:
+            on_frame(len(frames))
+    codes = np.stack(frames, axis=1) if frames else np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)
+    return SpeechResult(model.audio_tokenizer.decode_audio(codes), codes, ended)
+
+
+def check_reference(samples: np.ndarray, sampling_rate: int) -> None:
+    """Refuse a reference clip that no voice can be taken from.
+
+    Raises:
+        DataError: under 1 s, over 60 s, or silent.
+    """
+    seconds, (low, high) = len(samples) / sampling_rate, REFERENCE_SECONDS
+    if seconds < low or seconds > high:
+        raise DataError(
+            f"the reference clip is {seconds:.1f} s long; take {low:.0f} to {high:.0f} s (3 to 25 s work best)"
+        )
+    if np.abs(samples).max() < 1e-4:
+        raise DataError("the reference clip is silent")
+
+
+class Speaker:
+    """A checkpoint ready to speak.
+
+    Use `Speaker.load`; `say` with the name of one of `voices`, or with a reference clip where `has_encoder`.
+    """
+
+    def __init__(self, release, model: Voxtral, tokenizer):
+        self.release, self.model, self.tokenizer = release, model, tokenizer
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path,
+        *,
+        adapters: Path | None = None,
+        encoder: Path | None = None,
+        dtype: mx.Dtype | None = None,
+    ) -> "Speaker":
+        """Load a directory or hub id, on MLX's default device.
+
+        Args:
+            model: Voxtral directory or hub id.
+            adapters: LoRA kept apart, added unfolded.
+            encoder: encoder weights for a checkpoint that has none.
+            dtype: of the LM and the head; None: bfloat16 on a GPU, float32 on the CPU. The codec is float32 always.
+
+        Raises:
+            CheckpointError, ConfigError: what `Release` and the loader refuse; an adapter made for another base.
+        """
+        from mlx_voxclone.checkpoint.adapters import load_adapters
+        from mlx_voxclone.checkpoint.release import Release, load_model
+        from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+        from mlx_voxclone.train.lora import apply_adapters
+
+        release = Release(model)
+        dtype = dtype or (mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16)
+        loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
+        if adapters is not None:
+            tensors, config = load_adapters(adapters)
+            config.check_base(release.fingerprint(), adapters)
+            apply_adapters(loaded, tensors, rank=config.rank, alpha=config.alpha)
+        tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
+        return cls(release, loaded, tokenizer)
+
+    @property
+    def voices(self) -> list[str]:
+        return self.release.voices()
+
+    @property
+    def has_encoder(self) -> bool:
+        return self.model.audio_tokenizer.has_encoder
+
+    @property
+    def sampling_rate(self) -> int:
+        return self.model.config.codec.sampling_rate
+
+    def voice_rows(self, voice: str | None = None, reference: np.ndarray | None = None) -> mx.array:
+        """The rows `[N, dim]` of a named voice, or of a reference clip (float32, 24 kHz mono).
+
+        Raises:
+            DataError: neither or both given, or a clip that cannot serve.
+            CheckpointError: no such voice; a reference clip where there is no encoder.
+        """
+        if (voice is None) == (reference is None):
+            raise DataError("give either a voice or a reference clip")
+        if voice is not None:
+            return self.release.voice(voice.lower())
+        if not self.has_encoder:
+            raise CheckpointError(
+                f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, or use a"
+                f" voice: {', '.join(self.voices)}"
+            )
+        check_reference(reference, self.sampling_rate)
+        codec = self.model.audio_tokenizer
+        return self.model.voice_embedding(np.array(codec.quantize(codec.encode_audio(reference)[None])[0]))
+
+    def say(
+        self,
+        text: str,
+        voice: str | None = None,
+        reference: np.ndarray | None = None,
+        *,
+        seed: int = 0,
+        max_seconds: float = MAX_SECONDS,
+        n_steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> SpeechResult:
+        """Speak a text; see `voice_rows` for the voice and its errors.
+
+        Raises:
+            DataError: an empty text, or one that does not fit the model's context.
+        """
+        rows = self.voice_rows(voice, reference)
+        ids = self.tokenizer.prompt(text, rows.shape[0])
+        max_frames = max(1, round(max_seconds * self.model.config.codec.frame_rate))
+        limit = self.model.config.backbone.max_seq_len
+        if len(ids) + max_frames > limit:
+            raise DataError(
+                f"the text is too long: {len(ids)} tokens and up to {max_frames} frames exceed the context of {limit}"
+            )
+        return speak(
+            self.model,
+            ids,
+            rows,
+            max_frames=max_frames,
+            seed=seed,
+            n_steps=n_steps,
+            cfg_alpha=cfg_alpha,
+            on_frame=on_frame,
+        )

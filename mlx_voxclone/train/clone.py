@@ -1,0 +1,141 @@
+"""The last steps of task `clone`: bake, check that the result is the adapter model, speak before and after."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.checkpoint.adapters import load_adapters
+from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.synthesis import SpeechResult, speak
+from mlx_voxclone.train.lora import apply_adapters
+from mlx_voxclone.train.stages import Compute
+from mlx_voxclone.train.state import BEST
+
+REFERENCE_TARGET = 12.0  # seconds; the model works best with 3 to 25 s of reference
+SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut off well beyond any slow reader
+
+
+def finish(
+    config: RunConfig,
+    data: PreparedData,
+    codes: Mapping[str, np.ndarray],
+    encoder: Path | None,
+    run_dir: Path,
+    summary: Any,
+    say: Callable[[str], None],
+) -> None:
+    """Bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`; fills in `summary`."""
+    release, adapters = Release(config.model), run_dir / "speaker" / BEST
+    reference, reference_codes = choose_reference(config, data, codes, release, encoder)
+    if not config.baked_dir.exists() or not any(config.baked_dir.iterdir()):
+        say(f"bake: writing {config.baked_dir}")
+        embedding = run_dir / "codes" / f"{config.voice}.safetensors"
+        rows = load_model(release, parts=["lm"]).voice_embedding(reference_codes)
+        save_tensors(embedding, {"embedding": rows}, overwrite=True)
+        bake(
+            release,
+            config.baked_dir,
+            encoder=encoder,
+            adapters=adapters,
+            voices={config.voice: embedding},
+            target=config.bake.target,
+        )
+    heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
+    fold = fold_check(release, Release(config.baked_dir), adapters, heldout.text, reference_codes, codes[heldout.id])
+    summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": reference, **fold}
+    say("say: before and after")
+    summary.speech = before_and_after(config, release, reference_codes, run_dir, heldout.text)
+
+
+def choose_reference(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], release: Release, encoder: Path | None
+) -> tuple[str, np.ndarray]:
+    """Name and codes of the clip that becomes the voice: `bake.reference`, else the training clip nearest to 12 s."""
+    if config.bake.reference is not None:
+        from mlx_voxclone.audio.io import read_audio
+        from mlx_voxclone.synthesis import check_reference
+
+        wave = read_audio(config.bake.reference)
+        check_reference(wave, release.config.codec.sampling_rate)
+        codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
+        return str(config.bake.reference), np.array(codec.quantize(codec.encode_audio(wave)[None])[0])
+    clips: list[Clip] = data.train or data.heldout
+    if not clips:
+        raise DataError("there is no clip to take the voice from")
+    clip = min(clips, key=lambda c: (abs(c.seconds - REFERENCE_TARGET), c.id))
+    return str(clip.source), codes[clip.id]
+
+
+def fold_check(
+    release: Release, baked: Release, adapters: Path, text: str, voice: np.ndarray, frames: np.ndarray
+) -> dict[str, float]:
+    """Hidden states of the baked model against base + adapter, in float32, teacher-forced on one clip.
+
+    Returns:
+        `fold_error` (baked against base + adapter) and `adapter_effect` (base against base + adapter), both relative to
+        the RMS. A fold loses nothing where the first is BF16 rounding (under 1 %) and far below the second.
+    """
+    tensors, adapter = load_adapters(adapters)
+    ids = None
+    states = []
+    for source, with_adapter in ((release, False), (release, True), (baked, False)):
+        model = load_model(source, parts=["lm"])
+        if with_adapter:
+            apply_adapters(model, tensors, rank=adapter.rank, alpha=adapter.alpha)
+        rows = model.voice_embedding(voice)
+        if ids is None:
+            tokenizer = SpeechTokenizer(source.tokenizer_path, model.config.backbone.vocab_size)
+            ids = tokenizer.prompt(text, rows.shape[0])
+        speech = model.voice_embedding(frames)[None]
+        hidden = model.hidden_states(mx.concatenate([model.embed_prompt(ids, rows), speech], axis=1))
+        states.append(np.array(hidden, dtype=np.float64))
+        del model
+    base, adapted, folded = states
+    scale = np.sqrt(np.mean(adapted**2))
+
+    def distance(a, b) -> float:
+        return float(np.sqrt(np.mean((a - b) ** 2)) / scale)
+
+    return {"fold_error": distance(folded, adapted), "adapter_effect": distance(base, adapted)}
+
+
+def before_and_after(
+    config: RunConfig, release: Release, reference_codes: np.ndarray, run_dir: Path, fallback: str
+) -> list[dict[str, Any]]:
+    """Speak each sentence with the base model and with the baked one, on the same voice rows and seed.
+
+    "Before" is the released model given the new encoder's rows: zero-shot cloning. "After" is what was baked.
+    """
+    sentences, dtype = config.say or [fallback], Compute.of(config).dtype
+    samples = run_dir / "samples"
+    samples.mkdir(exist_ok=True)
+    spoken: list[dict[str, Any]] = [{"text": text} for text in sentences]
+    for when, source in (("before", release), ("after", Release(config.baked_dir))):
+        model = load_model(source, dtype=dtype)
+        tokenizer = SpeechTokenizer(source.tokenizer_path, model.config.backbone.vocab_size)
+        rows = source.voice(config.voice) if when == "after" else model.voice_embedding(reference_codes)
+        for i, entry in enumerate(spoken):
+            result = _speak(model, tokenizer, rows, entry["text"], config.seed)
+            path = samples / f"{when}-{i + 1}.wav"
+            write_wav(path, result.samples)
+            entry[when] = {"file": f"samples/{path.name}", "frames": result.frames, "ended": result.ended}
+        del model
+        mx.clear_cache()
+    return spoken
+
+
+def _speak(model: Voxtral, tokenizer: SpeechTokenizer, rows: mx.array, text: str, seed: int) -> SpeechResult:
+    seconds = min(MAX_LIMIT, max(MIN_LIMIT, SECONDS_PER_CHARACTER * len(text)))
+    ids = tokenizer.prompt(text, rows.shape[0])
+    return speak(model, ids, rows, max_frames=round(seconds * model.config.codec.frame_rate), seed=seed)

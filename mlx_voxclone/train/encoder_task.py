@@ -1,0 +1,194 @@
+"""Task `encoder`: train the codec's missing encoder against the frozen decoder and codebook.
+
+Reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and the commitment
+loss of the semantic one (paper section 2, SPEC section 4). Every term is weighted by valid samples.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.train.task import fingerprint_of
+
+MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops, however large the corpus
+SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
+ENCODER_FILE = "encoder.safetensors"
+CODEC_PREFIX = "audio_tokenizer."
+
+
+class EncoderTask:
+    """See `Task`. An item is one crop of at most `crop_seconds`; an epoch visits every second of the data once.
+
+    Args:
+        codec: built with an encoder; everything but the encoder gets frozen.
+        data: prepared clips.
+        section: the configuration's `encoder` section.
+        seed: of crops and gains.
+        compute_dtype: dtype of the encoder's activations; the frozen decoder runs in the dtype of its weights.
+    """
+
+    name = "encoder"
+    metric = "loss"
+
+    def __init__(
+        self,
+        codec: Codec,
+        data: PreparedData,
+        section: EncoderSection,
+        seed: int = 0,
+        compute_dtype: mx.Dtype = mx.float32,
+    ):
+        if not data.train:
+            raise DataError("task encoder: the prepared data holds no training clips")
+        self.model, self.data, self.section, self.seed = codec, data, section, seed
+        self._dtype = compute_dtype
+        self.weights = section.losses.model_dump()
+        frame = codec.config.frame_size
+        self.crop = round(section.crop_seconds * codec.config.frame_rate) * frame
+        if self.crop < frame:
+            raise ConfigError(f"encoder.crop_seconds: {section.crop_seconds} is shorter than one frame (0.08 s)")
+        freeze_all_but_encoder(codec)
+        self._crops = self._cut(data.train)
+        self.n_items = len(self._crops)
+        self._heldout = self._cut(data.heldout)[:MAX_HELDOUT_CROPS]
+        if not self._heldout:
+            raise DataError("task encoder: the prepared data holds no held-out clips to select the best encoder by")
+
+    def _cut(self, clips: list[Clip]) -> list[tuple[Clip, int]]:
+        """One entry per crop: (clip, its place in the clip)."""
+        return [(clip, k) for clip in clips for k in range(-(-clip.samples // self.crop))]
+
+    # --- batches --------------------------------------------------------------------------------------------------
+
+    def item(self, epoch: int, index: int) -> dict[str, Any]:
+        """A crop near its place in the clip, shifted at random, at a random gain."""
+        rng = np.random.default_rng([self.seed, epoch, index])
+        clip, place = self._crops[index]
+        start = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.crop), clip.samples - self.crop))
+        wave = clip.read()[start : start + self.crop]
+        gain = 10.0 ** (rng.uniform(*self.section.gain_db) / 20.0)
+        return {"id": clip.id, "waveform": (wave * gain).astype(np.float32)}
+
+    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pads to the crop's fixed length, so that every batch has one shape."""
+        waveform = np.zeros((len(items), self.crop), dtype=np.float32)
+        for row, item in zip(waveform, items):
+            row[: len(item["waveform"])] = item["waveform"]
+        return {"waveform": waveform, "lengths": [len(item["waveform"]) for item in items]}
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        return dict.fromkeys(self.weights, float(sum(batch["lengths"])))
+
+    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        size = self.section.train.batch_size
+        for first in range(0, len(self._heldout), size):
+            items = []
+            for clip, place in self._heldout[first : first + size]:
+                start = place * self.crop
+                items.append({"waveform": clip.read()[start : start + self.crop]})
+            yield self.collate(items)
+
+    # --- loss -----------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+        """Each term's per-item means, added up with the item's valid samples as weight."""
+        waveform, lengths = batch["waveform"], batch["lengths"]
+        latents = self.model.encode_latents(waveform.astype(self._dtype), lengths)
+        quantised, semantic_z, semantic_q = self.model.quantizer.straight_through(latents)
+        decoded = self.model.decode_latents(quantised.astype(_decoder_dtype(self.model)))[:, : self.crop]
+        frames = [self.model.config.n_frames(n) for n in lengths]
+        section = self.section
+        mel = [(section.mel.n_fft, section.mel.n_mels)]
+        terms = {
+            "l1": lambda: waveform_l1(decoded, waveform, lengths, "none"),
+            "stft": lambda: multi_resolution_stft_loss(decoded, waveform, lengths, "none", sizes=section.stft_sizes),
+            "mel": lambda: log_mel_loss(decoded, waveform, lengths, "none", scales=mel),
+            "commitment": lambda: commitment_loss(semantic_z, semantic_q, frames, "none"),
+        }
+        weight = mx.array(lengths, dtype=mx.float32)
+        return {name: mx.sum(weight * term()) for name, term in terms.items()}
+
+    # --- looking at it --------------------------------------------------------------------------------------------
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Codes of the held-out crops: share of the semantic codebook in use, mean entropy of the levels (bits)."""
+        semantic, levels = [], []
+        for batch in self.heldout_batches():
+            latents = self.model.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
+            codes = np.array(self.model.quantize(latents))
+            for item, n in zip(codes, batch["lengths"]):
+                item = item[:, : self.model.config.n_frames(n)]
+                semantic.append(item[0])
+                levels.append(item[1:])
+        used = len(np.unique(np.concatenate(semantic)))
+        entropy = [_entropy(row, self.model.config.acoustic_codebook_size) for row in np.concatenate(levels, axis=1)]
+        return {
+            "semantic_codes_used": used / self.model.config.semantic_codebook_size,
+            "level_entropy_bits": float(np.mean(entropy)),
+        }
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        """Held-out clips as they are and through the codec."""
+        for clip in self.data.heldout[:SAMPLES_WRITTEN]:
+            wave = clip.read()
+            codes = np.array(self.model.quantize(self.model.encode_audio(wave)[None])[0])
+            write_wav(directory / f"{clip.id}-original.wav", wave)
+            write_wav(directory / f"{clip.id}-reconstructed.wav", self.model.decode_audio(codes)[: len(wave)])
+
+    def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
+        """`encoder.safetensors`: the encoder's tensors under the release's full names, float32."""
+        from mlx_voxclone.checkpoint.writer import save_tensors
+
+        save_tensors(directory / ENCODER_FILE, {CODEC_PREFIX + name: value for name, value in parameters.items()})
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(
+            task=self.name,
+            data=self.data.fingerprint(),
+            crop=self.crop,
+            gain_db=self.section.gain_db,
+            losses=self.weights,
+            stft_sizes=self.section.stft_sizes,
+            mel=self.section.mel.model_dump(),
+            seed=self.seed,
+        )
+
+
+def freeze_all_but_encoder(codec: Codec) -> None:
+    """Leave exactly the encoder's parameters trainable.
+
+    Raises:
+        ConfigError: the codec was built without an encoder.
+    """
+    if not codec.has_encoder:
+        raise ConfigError("task encoder: the codec was built without an encoder")
+    codec.freeze()
+    codec.input_proj.unfreeze()
+    for block in codec.encoder_blocks:
+        block.unfreeze()
+
+
+def encoder_parameters(codec: Codec) -> dict[str, mx.array]:
+    """The encoder's tensors under the checkpoint's full names."""
+    named = tree_flatten(codec.parameters())
+    return {CODEC_PREFIX + k: v for k, v in named if k.startswith(("input_proj.", "encoder_blocks."))}
+
+
+def _decoder_dtype(codec: Codec) -> mx.Dtype:
+    return codec.output_proj.conv.parametrizations.weight.original1.dtype
+
+
+def _entropy(values: np.ndarray, size: int) -> float:
+    share = np.bincount(values, minlength=size) / values.size
+    share = share[share > 0]
+    return float(-(share * np.log2(share)).sum())

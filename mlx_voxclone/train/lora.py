@@ -1,0 +1,124 @@
+"""Quantised base and LoRA: which linears, how they are wrapped, how their parameters are named.
+
+Layers are mlx-lm's own (`mlx_lm.tuner.lora.LoRALinear`): `y = W x + scale * (x A) B` with `scale = alpha / rank`, A
+`[in, rank]` and B `[rank, out]`, B zero at the start. mlx-lm is imported only when LoRA is used: it takes seconds.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.voxtral import Voxtral
+
+ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
+TARGETS = ATTENTION + FEED_FORWARD
+
+
+class DequantisedLinear(nn.QuantizedLinear):
+    """A quantised linear that dequantises before it multiplies: many times faster than the fused product on CPU."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        weight = mx.dequantize(
+            self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits, mode=self.mode
+        )
+        return x @ weight.astype(x.dtype).T
+
+
+def _room(layer: nn.Module, target: str) -> nn.Module:
+    return layer.attention if target in ATTENTION else layer.feed_forward
+
+
+def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
+    """Replace every linear of the backbone's layers by a quantised one, a layer at a time (memory of one layer).
+
+    Raises:
+        ConfigError: a linear's input width is no multiple of `group_size`.
+    """
+    on_cpu = mx.default_device() == mx.cpu
+    for i, layer in enumerate(model.layers):
+        for target in TARGETS:
+            room, name = _room(layer, target), f"layers.{i}.*.{target}"
+            linear = getattr(room, target)
+            if linear.weight.shape[1] % group_size:
+                raise ConfigError(
+                    f"speaker.quantise.group_size: {name} has {linear.weight.shape[1]} inputs, no multiple of"
+                    f" {group_size}; choose a smaller group or bits: 0"
+                )
+            quantised = nn.QuantizedLinear.from_linear(linear, group_size, bits)
+            if on_cpu:
+                quantised.__class__ = DequantisedLinear
+            setattr(room, target, quantised)
+        mx.eval(layer.parameters())
+
+
+def add_lora(
+    model: Voxtral,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] = TARGETS,
+    layers: int | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Freeze the model and wrap `targets` of the last `layers` layers (None: all) in LoRA; only A and B train.
+
+    Returns:
+        The wrapped modules' names, e.g. `layers.0.attention.wq`.
+
+    Raises:
+        ConfigError: an unknown target, or nothing to wrap.
+    """
+    from mlx_lm.tuner.lora import LoRALinear
+
+    unknown = sorted(set(targets) - set(TARGETS))
+    if unknown or not targets:
+        raise ConfigError(
+            f"speaker.lora.targets: {unknown or 'empty'}; the backbone's linears are {', '.join(TARGETS)}"
+        )
+    count = len(model.layers) if layers is None else layers
+    if not 1 <= count <= len(model.layers):
+        raise ConfigError(f"speaker.lora.layers: {count}; the model has {len(model.layers)} layers")
+    model.freeze()
+    mx.random.seed(seed)  # A's initial values
+    names = []
+    for i in range(len(model.layers) - count, len(model.layers)):
+        for target in targets:
+            room = _room(model.layers[i], target)
+            wrapped = LoRALinear.from_base(getattr(room, target), r=rank, dropout=dropout, scale=alpha / rank)
+            setattr(room, target, wrapped)
+            names.append(f"layers.{i}.{'attention' if target in ATTENTION else 'feed_forward'}.{target}")
+    # By key, and not unfreeze() alone: that would unfreeze the quantised weights too and break the gradient.
+    model.unfreeze(keys=["lora_a", "lora_b"], strict=False)
+    return names
+
+
+def lora_parameters(model: Voxtral) -> dict[str, mx.array]:
+    """A and B of every wrapped linear, named `layers.N.attention.wq.lora_a`."""
+    return {k: v for k, v in tree_flatten(model.parameters()) if k.endswith((".lora_a", ".lora_b"))}
+
+
+def apply_adapters(model: Voxtral, tensors: Mapping[str, mx.array], *, rank: int, alpha: float) -> None:
+    """Wrap the linears that `tensors` names and give them its A and B (inference: nothing stays trainable).
+
+    Raises:
+        ConfigError: a tensor that names no linear of the model, or has another shape than it must.
+    """
+    from mlx_lm.tuner.lora import LoRALinear
+
+    for module in sorted({name.rsplit(".", 1)[0] for name in tensors}):
+        _, index, _, target = module.split(".")
+        room = _room(model.layers[int(index)], target)
+        wrapped = LoRALinear.from_base(getattr(room, target), r=rank, scale=alpha / rank)
+        for part in ("lora_a", "lora_b"):
+            value = tensors[f"{module}.{part}"]
+            if value.shape != wrapped[part].shape:
+                raise ConfigError(
+                    f"adapter {module}.{part}: shape {value.shape}, the model needs {wrapped[part].shape}"
+                )
+            wrapped[part] = value
+        setattr(room, target, wrapped)
+    model.freeze()

@@ -1,0 +1,172 @@
+"""A whole run: what `voxclone train` does with a configuration.
+
+Task `encoder` and task `speaker` are one training each; task `clone` goes from recordings to a baked checkpoint:
+prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before and after -> report.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train import clone, stages
+from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.resume import refuse_used
+
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+DATA, CODES, ENCODER, SPEAKER, SAMPLES = "data", "codes", "encoder", "speaker", "samples"
+
+
+@dataclass
+class RunSummary:
+    """What a run did; kept as `summary.json` in the run directory and shown by the report."""
+
+    task: str
+    run_dir: str
+    data: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, TrainResult] = field(default_factory=dict)
+    baked: dict[str, Any] | None = None
+    speech: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    peak_memory_gb: float = 0.0
+
+    def save(self, run_dir: Path) -> None:
+        write_text_atomic(run_dir / SUMMARY_FILE, json.dumps(asdict(self), indent=1, default=str))
+
+
+def run(
+    config: RunConfig,
+    *,
+    resume: Path | None = None,
+    quiet: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> RunSummary:
+    """Carry out a configuration.
+
+    Args:
+        config: resolved and with existing paths (`RunConfig.check_paths`).
+        resume: a run directory to go on with; its configuration must be this one but for lengths and intervals.
+        quiet: no progress bars.
+        say: receives a line per stage.
+
+    Raises:
+        CheckpointError: the run directory is in use, or `resume` is of another configuration.
+        VoxcloneError: whatever a stage refuses.
+    """
+    began, run_dir = time.perf_counter(), resume or config.run_dir
+    config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
+    Release(config.model).check()  # a wrong model is better refused before an hour of preparation
+    if config.task == "clone" and config.baked_dir.exists() and any(config.baked_dir.iterdir()) and resume is None:
+        raise CheckpointError(f"{config.baked_dir}: exists already; set bake.output to another directory")
+    _open(run_dir, config, resume is not None)
+    summary = RunSummary(config.task, str(run_dir))
+    peak = 0.0
+    data = prepared_data(config, run_dir, quiet, say)
+    summary.data = {
+        "hours": data.hours,
+        "train_clips": len(data.train),
+        "heldout_clips": len(data.heldout),
+        "speakers": data.speakers,
+    }
+    encoder = _encoder(config, data, run_dir, summary, quiet, say)
+    if config.task != "encoder":
+        peak = max(peak, mx.get_peak_memory() / 1e9)
+        codes = _codes(config, encoder, data, run_dir, quiet, say)
+        say("speaker: adapting the language model")
+        summary.results[SPEAKER] = stages.train_speaker(
+            config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
+        )
+    if config.task == "clone":
+        peak = max(peak, mx.get_peak_memory() / 1e9)
+        clone.finish(config, data, codes, encoder, run_dir, summary, say)
+    results = summary.results.values()
+    summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
+    summary.seconds = time.perf_counter() - began
+    summary.save(run_dir)
+    say(f"report: {write_report(run_dir)}")
+    return summary
+
+
+def prepared_data(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> PreparedData:
+    """`data.path` as prepared clips: as it is if `voxclone prepare` made it, else prepared into the run directory."""
+    section = config.data
+    if is_prepared(section.path):
+        say(f"data: {section.path} is prepared already")
+        return PreparedData.load(section.path)
+    options = PrepareOptions(**section.model_dump(exclude={"path"}), seed=config.seed)
+    report = prepare(section.path, run_dir / DATA, options, progress=None if quiet else _bar)
+    for line in report.lines():
+        say(f"data: {line}")
+    return PreparedData.load(run_dir / DATA)
+
+
+def _open(run_dir: Path, config: RunConfig, resuming: bool) -> None:
+    """Make the run directory, or check that it is this run's."""
+    if not resuming:
+        refuse_used(run_dir, inputs=frozenset())
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(run_dir / CONFIG_FILE, config.dump())
+        return
+    saved = run_dir / CONFIG_FILE
+    if not saved.is_file():
+        raise CheckpointError(f"cannot resume: {run_dir} is not a run directory (it has no {CONFIG_FILE})")
+    if differences := stages.config_differences(saved.read_text(encoding="utf-8"), config):
+        raise CheckpointError(
+            f"cannot resume {run_dir}: it was started with another configuration ({'; '.join(differences)})"
+        )
+
+
+def _stage_dir(config: RunConfig, run_dir: Path, stage: str) -> Path:
+    """The trainings of task `clone` have a directory each; a run of one training is that training's directory."""
+    return run_dir / stage if config.task == "clone" else run_dir
+
+
+def _encoder(
+    config: RunConfig, data: PreparedData, run_dir: Path, summary: RunSummary, quiet: bool, say: Callable[[str], None]
+) -> Path | None:
+    """The encoder's weights for what follows; None: the model's own. Trains them where the task says so."""
+    if config.task != "encoder":
+        if config.speaker.encoder is not None:
+            return config.speaker.encoder
+        has_own = Release(config.model).has_encoder
+        if has_own:
+            return None
+        if config.task == "speaker":
+            raise CheckpointError(
+                f"{config.model}: has no codec encoder, which task speaker needs; set speaker.encoder, bake one in, or"
+                " use task clone"
+            )
+    directory = _stage_dir(config, run_dir, ENCODER)
+    say("encoder: training the codec's encoder")
+    summary.results[ENCODER] = stages.train_encoder(config, data, directory, quiet)
+    mx.clear_cache()
+    return stages.best_encoder(directory)
+
+
+def _codes(config, encoder, data: PreparedData, run_dir: Path, quiet: bool, say) -> dict:
+    say(f"codes: encoding {data.hours:.2g} h of speech")
+    wrap = (lambda clips, total, what: clips) if quiet else _bar
+    return stages.clip_codes(Release(config.model), encoder, data, run_dir / CODES / stages.CODES_FILE, wrap)
+
+
+def _bar(items: Iterable, total: int, what: str) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, disable=None, leave=False)  # None: silent where stderr is no terminal
+
+
+def disk_usage(directory: Path) -> tuple[int, int]:
+    """(files, bytes) under a directory."""
+    sizes = [p.stat().st_size for p in directory.rglob("*") if p.is_file()]
+    return len(sizes), sum(sizes)

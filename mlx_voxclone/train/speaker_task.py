@@ -1,0 +1,202 @@
+"""Task `speaker`: LoRA on the quantised language model, teacher-forced on (text, audio codes).
+
+The sequence is the server's own: a reference clip of the same speaker as voice rows, the text, then the frames of the
+clip. Loss on audio positions only: semantic cross-entropy with an END target after the last frame, and flow matching of
+the acoustic codes with the hidden state dropped now and then for guidance (paper section 3, SPEC section 4).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.config import END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
+from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
+from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.train.lora import lora_parameters
+from mlx_voxclone.train.task import fingerprint_of
+
+HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One transcribed clip as the model sees it."""
+
+    id: str
+    text: str
+    codes: np.ndarray  # 0-based [37, T], int32
+    references: tuple[np.ndarray, ...]  # 0-based codes of other clips of the speaker, each [37, N]
+
+
+class SpeakerTask:
+    """See `Task`. An item is one utterance with one reference, drawn anew every epoch.
+
+    Args:
+        model: quantised (or not) and wrapped in LoRA already; its trainable parameters are A and B.
+        train, heldout: utterances; heldout selects the best adapter.
+        section: the configuration's `speaker` section.
+        prompt: text and a number of voice rows -> the prompt's ids (`SpeechTokenizer.prompt`).
+        save: writes the adapter, `(directory, tensors) -> None`.
+        seed: of references, noise, times and dropped hidden states.
+        identity: what else must be unchanged on resume, e.g. the base's fingerprint.
+    """
+
+    name = "speaker"
+    metric = "loss"
+
+    def __init__(
+        self,
+        model: Voxtral,
+        train: Sequence[Utterance],
+        heldout: Sequence[Utterance],
+        section: SpeakerSection,
+        *,
+        prompt: Callable[[str, int], list[int]],
+        save: Callable[[Path, dict[str, mx.array]], None],
+        seed: int = 0,
+        identity: Mapping[str, Any] | None = None,
+    ):
+        self.model, self.section, self.seed = model, section, seed
+        self._train, self._heldout = list(train), list(heldout)
+        self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
+        for name, utterances in (("training", self._train), ("held-out", self._heldout)):
+            if not utterances:
+                raise DataError(
+                    f"task speaker: no {name} clip has a text and another clip of its speaker; add transcripts"
+                    " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
+                )
+        self.n_items = len(self._train)
+        self.weights = section.losses.model_dump()
+        codec = model.config.codec
+        self._frame_limit = int(section.max_seconds * codec.frame_rate)
+        self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
+        for utterance in [*self._train, *self._heldout]:
+            for codes in (utterance.codes, *utterance.references):
+                model.audio_tokenizer.check_codes(codes)
+
+    # --- batches --------------------------------------------------------------------------------------------------
+
+    def item(self, epoch: int, index: int) -> dict[str, Any]:
+        return self._item(self._train[index], np.random.default_rng([self.seed, epoch, index]))
+
+    def _item(self, utterance: Utterance, rng: np.random.Generator) -> dict[str, Any]:
+        """Ids, LM codes (+2) of all audio positions in order, targets and noise of one utterance."""
+        reference = utterance.references[rng.integers(len(utterance.references))]
+        low, high = self._reference_frames
+        length = min(reference.shape[1], int(rng.integers(low, high + 1)))
+        start = int(rng.integers(reference.shape[1] - length + 1))
+        voice = with_end_frame(reference[:, start : start + length].T + N_SPECIAL_CODES)
+        frames = utterance.codes.T + N_SPECIAL_CODES  # (T, 37)
+        ended = frames.shape[0] <= self._frame_limit
+        frames = frames[: self._frame_limit]
+        prompt = np.array(self._prompt(utterance.text, len(voice)), dtype=np.int32)
+        audio_id, n = self.model.config.audio_token_id, len(frames)
+        # The last frame is an input only where there is something left to predict after it: END.
+        inputs = frames if ended else frames[:-1]
+        semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
+        return {
+            "id": utterance.id,
+            "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
+            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # rows of the [AUDIO] places, in order
+            "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
+            "semantic": semantic.astype(np.int32),
+            "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
+            "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
+            "time": rng.uniform(size=n).astype(np.float32),
+            "drop": rng.uniform(size=n) < self.section.hidden_dropout,
+        }
+
+    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
+
+        Right padding is harmless: the model is causal, and nothing after an item's end is a target.
+        """
+        width = max(len(item["ids"]) for item in items)
+        ids = np.zeros((len(items), width), dtype=np.int32)
+        places, predict, flow = [], [], []
+        for row, item in enumerate(items):
+            ids[row, : len(item["ids"])] = item["ids"]
+            places.append(row * width + np.flatnonzero(item["ids"] == self.model.config.audio_token_id))
+            first = row * width + item["first"]
+            predict.append(first + np.arange(len(item["semantic"])))
+            flow.append(first + np.arange(len(item["acoustic"])))
+        joined = {k: np.concatenate([item[k] for item in items]) for k in
+                  ("codes", "semantic", "acoustic", "noise", "time", "drop")}  # fmt: skip
+        index = {"places": places, "predict": predict, "flow": flow}
+        return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}}
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """END counts as a semantic target; there is no flow at END, where the server writes fixed codes."""
+        return {"semantic": float(len(batch["semantic"])), "flow": float(len(batch["acoustic"]))}
+
+    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        size = self.section.train.batch_size
+        for first in range(0, len(self._heldout), size):
+            chosen = range(first, min(first + size, len(self._heldout)))
+            rngs = {i: np.random.default_rng([self.seed, HELDOUT_EPOCH, i]) for i in chosen}
+            yield self.collate([self._item(self._heldout[i], rngs[i]) for i in chosen])
+
+    # --- loss -----------------------------------------------------------------------------------------------------
+
+    def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
+        """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
+        ids = batch["ids"]
+        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
+        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)
+        x = mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
+        return self.model.hidden_states(x).reshape(ids.size, -1)
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+        codec, head = self.model.config.codec, self.model.acoustic_transformer
+        hidden = self.hidden_states(batch)
+        logits = head.semantic_logits(hidden[batch["predict"]])
+        rows = codec.semantic_codebook_size + N_SPECIAL_CODES
+        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
+        x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
+        condition = hidden[batch["flow"]]
+        condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
+        predicted = head.velocity(x_t, batch["time"], condition)
+        return {
+            "semantic": semantic_cross_entropy(logits, batch["semantic"], None, rows),
+            "flow": flow_matching_loss(predicted, velocity),
+        }
+
+    # --- looking at it --------------------------------------------------------------------------------------------
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Share of held-out semantic codes (END among them) that the model would have chosen itself."""
+        right = total = 0
+        for batch in self.heldout_batches():
+            arrays = {k: mx.array(v) for k, v in batch.items()}
+            hidden = self.hidden_states(arrays)[arrays["predict"]]
+            chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
+            right += int((chosen == arrays["semantic"]).sum())
+            total += len(batch["semantic"])
+        return {"semantic_accuracy": right / total}
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        """The first held-out text, spoken with the adapter as it is."""
+        from mlx_voxclone.audio.io import write_wav
+        from mlx_voxclone.synthesis import speak
+
+        utterance = self._heldout[0]
+        voice = self.model.voice_embedding(utterance.references[0][:, : self._reference_frames[1]])
+        ids = self._prompt(utterance.text, voice.shape[0])
+        result = speak(self.model, ids, voice, max_frames=2 * utterance.codes.shape[1] + 25, seed=self.seed)
+        write_wav(directory / f"{utterance.id}.wav", result.samples)
+
+    def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
+        self._save(directory, parameters)
+
+    def fingerprint(self) -> str:
+        section = self.section.model_dump(mode="json", exclude={"train", "encoder"})
+        clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
+        adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
+        fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
+        return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)

@@ -1,0 +1,232 @@
+"""The stages of a run: prepared data, a trained encoder, the data as codes, a trained adapter.
+
+Each stage looks at what is in its directory already: a complete result is used again, an incomplete one is resumed. So
+an interrupted run goes on where it was, whatever stage that is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.collect import Progress
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import TrainSection
+from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.lora import add_lora, quantise_backbone
+from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.train.state import BEST, list_checkpoints
+from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.trainer import Trainer
+
+CODES_FILE = "codes.safetensors"
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how precisely to compute, decided once per run."""
+
+    precision: str  # "float32" or "bf16"
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "Compute":
+        """`auto` is bf16 on a GPU and float32 on the CPU, where bf16 is many times slower."""
+        if config.precision != "auto":
+            return cls(config.precision)
+        return cls("float32" if mx.default_device() == mx.cpu else "bf16")
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return mx.float32 if self.precision == "float32" else mx.bfloat16
+
+
+def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -> TrainSettings:
+    """The trainer's settings of a configuration's `train` section."""
+    return TrainSettings(**section.model_dump(), seed=config.seed, precision=compute.precision)
+
+
+def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, config_text: str, quiet: bool) -> TrainResult:
+    """Train in `directory`, continue what stopped there, or return the result of what is complete."""
+    done = TrainResult.load(directory)
+    if done is not None and done.complete:
+        return done
+    started = bool(list_checkpoints(directory))
+    place = {"resume": directory} if started else {"run_dir": directory, "config_text": config_text}
+    return Trainer(task, settings, **place, quiet=quiet).run()
+
+
+# --- encoder -------------------------------------------------------------------------------------------------------
+
+
+def encoder_codec(release: Release, weights: Path | None, seed: int, decoder_dtype: mx.Dtype) -> Codec:
+    """The release's codec with an encoder to train: from `weights`, else the release's own, else from scratch.
+
+    The encoder is float32 (the trainer's master); the frozen decoder has `decoder_dtype`, the codebook float32.
+    """
+    if weights is None and not release.has_encoder:
+        mx.random.seed(seed)
+        model = Voxtral(release.config, encoder=True)
+        model.load_weights(list(release.load_parameters(["decoder"]).items()), strict=False)
+    else:
+        model = load_model(release, parts=["codec"], encoder_file=weights)
+    codec = model.audio_tokenizer
+    codec.set_dtype(mx.float32)
+    for part in (*codec.decoder_blocks, codec.output_proj):
+        part.set_dtype(decoder_dtype)
+    mx.eval(codec.parameters())
+    return codec
+
+
+def train_encoder(config: RunConfig, data: PreparedData, directory: Path, quiet: bool) -> TrainResult:
+    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
+    compute, section = Compute.of(config), config.encoder
+    codec = encoder_codec(Release(config.model), section.weights, config.seed, compute.dtype)
+    task = EncoderTask(codec, data, section, config.seed, compute.dtype)
+    settings = train_settings(section.train, config, compute)
+    return run_trainer(task, settings, directory, config_text=config.dump(), quiet=quiet)
+
+
+def best_encoder(directory: Path) -> Path:
+    return directory / BEST / ENCODER_FILE
+
+
+# --- codes ---------------------------------------------------------------------------------------------------------
+
+
+def clip_codes(
+    release: Release,
+    encoder: Path | None,
+    data: PreparedData,
+    path: Path,
+    progress: Progress = lambda clips, total, what: clips,
+) -> dict[str, np.ndarray]:
+    """Codes of every clip, `{id: 0-based int32 [37, T]}`; kept in `path` and read from there next time.
+
+    The file remembers the encoder and the clips it was made from; made from others, it is made again.
+    """
+    made_from = {"encoder": _encoder_digest(release, encoder), "data": data.fingerprint()}
+    if path.is_file():
+        file = TensorFile(path)
+        if all(file.metadata.get(k) == v for k, v in made_from.items()):
+            return {name: file.numpy(name).astype(np.int32) for name in file.names()}
+    codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
+    codec.set_dtype(mx.bfloat16)  # the encoder as it will be baked: the codes are then those of the baked checkpoint
+    codec.set_dtype(mx.float32)
+    codes = {}
+    for clip in progress(data.clips, len(data.clips), "encoding"):
+        codes[clip.id] = np.array(codec.quantize(codec.encode_audio(clip.read())[None])[0])
+    save_tensors(path, codes, made_from, overwrite=True)
+    return codes
+
+
+def _encoder_digest(release: Release, encoder: Path | None) -> str:
+    digest = hashlib.sha256()
+    if encoder is not None:
+        with open(encoder, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    else:
+        for name in sorted(n for n in release.tensors.names() if n.startswith("audio_tokenizer.")):
+            digest.update(release.tensors.raw(name))
+    return digest.hexdigest()
+
+
+# --- speaker -------------------------------------------------------------------------------------------------------
+
+
+def utterances(clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray]) -> list[Utterance]:
+    """The clips that have a text and another clip of their speaker as reference."""
+    found = []
+    for clip in clips:
+        references = tuple(codes[other.id] for other in data.references(clip))
+        if clip.text and references:
+            found.append(Utterance(clip.id, clip.text, codes[clip.id], references))
+    return found
+
+
+def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
+    """The release's LM, quantised and wrapped in LoRA, with head and decoder."""
+    section = config.speaker
+    model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
+    if section.quantise.bits:
+        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    lora = section.lora
+    add_lora(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        targets=lora.targets,
+        layers=lora.layers,
+        dropout=lora.dropout,
+        seed=config.seed,
+    )
+    mx.eval(model.parameters())
+    return model
+
+
+def train_speaker(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
+) -> TrainResult:
+    """Task `speaker` in `directory`; `best/` holds the adapters."""
+    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    pairs = {"train": utterances(data.train, data, codes), "heldout": utterances(data.heldout, data, codes)}
+    _say_what_lacks_text(data)
+    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
+    task = SpeakerTask(
+        lora_model(release, config, compute),
+        **pairs,
+        section=section,
+        prompt=tokenizer.prompt,
+        save=lambda where, tensors: save_adapters(where, tensors, adapter),
+        seed=config.seed,
+        identity={"base": release.fingerprint()},
+    )
+    settings = train_settings(section.train, config, compute)
+    return run_trainer(task, settings, directory, config_text=config.dump(), quiet=quiet)
+
+
+def _say_what_lacks_text(data: PreparedData) -> None:
+    if not any(clip.text for clip in data.train):
+        raise DataError(
+            "task speaker needs texts, and none of the clips has one: put them into the manifest, metadata.csv or a"
+            " .txt beside each audio file, or set data.transcribe: true"
+        )
+
+
+def config_differences(saved: str, config: RunConfig) -> list[str]:
+    """Dotted keys in which a run's saved configuration differs from `config`, as `key: saved -> now`.
+
+    What may change between sittings (lengths, intervals, device, where results go) is left out.
+    """
+    import yaml
+
+    free = ("device", "say", "bake.", *(f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE))
+    old, new = _flat(yaml.safe_load(saved) or {}), _flat(config.model_dump(mode="json"))
+    keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
+    return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
+
+
+_FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped")
+
+
+def _flat(content: Mapping, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

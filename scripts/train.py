@@ -1,0 +1,8 @@
+"""Train from a configuration, or run the smoke test; the same as `voxclone train`."""
+
+import sys
+
+from mlx_voxclone.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
