@@ -142,6 +142,18 @@ def test_fingerprint_sees_lm_and_head_alone(miniature, tmp_path):
     assert rewritten(miniature, tmp_path / "c", lambda a: a.update({scale: a[scale] * 2})).fingerprint() == base
 
 
+@pytest.mark.parametrize("place", [0, -1])
+def test_fingerprint_sees_both_ends_of_a_large_tensor(miniature, tmp_path, place):
+    def change(arrays):
+        values = np.array(arrays[name].astype(mx.float32))
+        assert values.size * 2 > 2 * 4096
+        values.reshape(-1)[place] += 1
+        arrays[name] = mx.array(values).astype(mx.bfloat16)
+
+    name = "mm_audio_embeddings.tok_embeddings.weight"
+    assert rewritten(miniature, tmp_path / "x", change).fingerprint() != Release(miniature).fingerprint()
+
+
 def test_voices(miniature, tmp_path):
     release = Release(miniature)
     assert release.voices() == ["casual_female", "casual_male", "neutral_female"]

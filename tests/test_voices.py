@@ -120,6 +120,10 @@ def test_code_is_never_run(tmp_path, protocol, nested):
     assert not marker.exists()
 
 
+def test_the_line_says_what_was_named(tmp_path):
+    refused(zip_of(tmp_path / "x.pt", pickle.dumps(Runs(os.system, "true"), protocol=2)), "it names 'posix system'")
+
+
 GOOD = torch_file._program("BF16", (2, 2))
 REBUILD = torch_file._global("torch._utils _rebuild_tensor_v2")
 HOSTILE = {
@@ -131,6 +135,7 @@ HOSTILE = {
     "call of a number": b"\x80\x02K\x01)R.",
     "call of a storage type": b"\x80\x02" + torch_file._global("torch BFloat16Storage") + b")R.",
     "hooks with arguments": GOOD.replace(b")R", b"K\x01\x85R"),
+    "hooks that are a tuple": GOOD.replace(torch_file._global("collections OrderedDict") + b")R", b")"),
     "persistent id of another kind": GOOD.replace(b"storage", b"garbage"),
     "persistent id that is a number": b"\x80\x02K\x01Q.",
     "persistent id of three parts": GOOD.replace(torch_file._text("cpu"), b""),

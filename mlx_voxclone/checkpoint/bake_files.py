@@ -20,7 +20,7 @@ from mlx_voxclone.checkpoint.voices import (
     write_pt,
     write_voice,
 )
-from mlx_voxclone.checkpoint.writer import PARTIAL, refuse_existing_directory, save_tensors
+from mlx_voxclone.checkpoint.writer import refuse_existing_directory, save_tensors
 from mlx_voxclone.errors import CheckpointError
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
@@ -57,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def files_to_copy(base: Path, *, top_level_tensors: bool) -> list[Path]:
-    """Files that go over as they are: all but hidden ones, left-over temporaries and those that are written anew.
+    """Files that go over as they are: all but hidden ones (left-over temporaries too) and those written anew.
 
     Args:
         base: the model directory.
@@ -68,7 +68,7 @@ def files_to_copy(base: Path, *, top_level_tensors: bool) -> list[Path]:
         directories[:] = sorted(d for d in directories if not d.startswith("."))
         for name in sorted(names):
             top = Path(root) == base
-            skipped = name.startswith(".") or name.endswith(PARTIAL) or (top and name in _WRITTEN_ANEW)
+            skipped = name.startswith(".") or (top and name in _WRITTEN_ANEW)
             if skipped or (top and name.endswith(".safetensors") and not top_level_tensors):
                 continue
             path = Path(root, name)

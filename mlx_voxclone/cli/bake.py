@@ -117,6 +117,10 @@ def _folding(report: "BakeReport") -> str:
     worst = max(report.folded, key=lambda w: w.rounding_error)
     lost = (error / change) ** 0.5 if change else 0.0
     return (
-        f"{count} changed by {(change / weight) ** 0.5:.3%}; rounding is {lost:.2%} of the change "
-        f"(most: {worst.rounding_error:.2%}, {worst.name})"
+        f"{count} changed by {_percent((change / weight) ** 0.5)}; rounding is {_percent(lost)} of the change "
+        f"(most: {_percent(worst.rounding_error)}, {worst.name})"
     )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2g} %"
