@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, audio_info, read_audio, write_wav
-from mlx_voxclone.data import ingest
+from mlx_voxclone.data import collect, ingest
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
@@ -111,7 +112,7 @@ def test_peaks_beyond_full_scale_survive(tmp_path):
 
 
 def test_a_long_recording_is_cut_at_pauses(tmp_path):
-    parts = [part for k in range(12) for part in (talk(4, k), silence(0.6))]
+    parts = [part for k in range(12) for part in (talk(4, k % 3), silence(0.6))]
     source = folder_of(tmp_path / "r", long=np.concatenate(parts), short=talk(2))
     prepare(source, tmp_path / "out")
     pieces = sorted(
@@ -260,7 +261,7 @@ def test_split_is_by_file_per_speaker_and_repeatable(tmp_path):
     (tmp_path / "c" / "long").mkdir()
     lines = (tmp_path / "c" / "manifest.jsonl").read_text()
     for k in range(4):
-        parts = [part for j in range(3) for part in (talk(4, 10 * k + j), silence(0.5))]
+        parts = [part for j in range(3) for part in (talk(4, j), silence(0.5))]
         write_wav(tmp_path / "c" / "long" / f"{k}.wav", np.concatenate(parts))
         lines += json.dumps({"audio": f"long/{k}.wav", "speaker": "synthetic-0"}) + "\n"
     (tmp_path / "c" / "manifest.jsonl").write_text(lines)
@@ -467,6 +468,25 @@ def test_ctrl_c_between_clips_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prepare(source, tmp_path / "out", progress=interrupted)
     assert files(tmp_path) == ["r"]
+
+
+def test_after_ctrl_c_nobody_works_on(tmp_path, monkeypatch):
+    source = folder_of(tmp_path / "r", **{f"a{k}": talk(1.5) for k in range(40)})
+    genuine, calls = collect.examine, []
+
+    def slow(*arguments):
+        calls.append(arguments)
+        time.sleep(0.02)
+        return genuine(*arguments)
+
+    def interrupted(items, total, what):
+        yield next(iter(items))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "examine", slow)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(source, tmp_path / "out", progress=interrupted)
+    assert len(calls) < 35  # what the threads were at, not what waited
 
 
 # Damaged prepared data

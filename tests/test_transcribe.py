@@ -115,6 +115,31 @@ def test_a_guess_is_no_text(tmp_path):
 
 
 @needs_whisper
+@pytest.mark.parametrize(
+    ("compression", "probability", "text"), [(1.2, -0.3, "Words."), (2.5, -0.3, None), (1.2, -1.1, None)]
+)
+def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
+    talking_whisper, tmp_path, monkeypatch, compression, probability, text
+):
+    heard = []
+
+    def decoded(samples, **_):
+        heard.append(samples)
+        return {
+            "text": " Words. ",
+            "language": "en",
+            "segments": [{"compression_ratio": compression, "avg_logprob": probability}],
+        }
+
+    with Transcriber(str(talking_whisper)) as transcriber:
+        monkeypatch.setattr(transcriber._module, "transcribe", decoded)
+        write_wav(tmp_path / "a.wav", np.zeros(SAMPLE_RATE))
+        assert transcriber.transcribe(tmp_path / "a.wav") == (text, "en")
+    assert len(heard[0]) == 16_000  # a second at Whisper's rate
+    assert heard[0].dtype == np.float32
+
+
+@needs_whisper
 @pytest.mark.parametrize("damage", ["no config", "no weights", "wrong key"])
 def test_a_model_that_does_not_load_is_one_line_before_any_work(tmp_path, damage):
     model = tmp_path / "model"

@@ -1,0 +1,55 @@
+"""The held-out split by itself: whole recordings, something left to train on, stable as a corpus grows."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlx_voxclone.data.split import Recording, hold_out
+
+
+def recording(key: str, speaker: str = "anna", clips: int = 1, seconds: float = 5.0) -> Recording:
+    return Recording(key, speaker, [f"{key}~{k}" for k in range(clips)], seconds)
+
+
+recordings = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.floats(1, 600)), min_size=1, max_size=20
+).map(lambda items: [recording(f"{k}", speaker, n, seconds) for k, (speaker, n, seconds) in enumerate(items)])
+
+
+@given(recordings, st.floats(0.01, 0.95), st.integers(0, 5))
+def test_recordings_stay_whole_and_both_sides_get_something(found, fraction, seed):
+    held, _ = hold_out(found, fraction, seed=seed)
+    everything = {clip for r in found for clip in r.clips}
+    assert held < everything
+    if len(found) > 1:
+        assert held
+        for r in found:
+            assert set(r.clips) <= held or not held & set(r.clips)
+    elif len(everything) > 1:
+        assert held
+        assert max(everything - held) < min(held)  # the last pieces
+    assert (held, _) == hold_out(found[::-1], fraction, seed=seed)
+
+
+@given(recordings, st.floats(0.05, 0.5))
+def test_every_speaker_keeps_training_clips_if_there_are_enough(found, fraction):
+    held, _ = hold_out(found, fraction)
+    for speaker in {r.speaker for r in found}:
+        own = [r for r in found if r.speaker == speaker]
+        if len(own) > 1:
+            assert not all(clip in held for r in own for clip in r.clips)
+
+
+def test_the_fraction_is_of_the_seconds():
+    found = [recording(f"{k}", seconds=1 + k % 7) for k in range(400)]
+    for fraction in (0.05, 0.1, 0.3):
+        held, notes = hold_out(found, fraction)
+        seconds = sum(r.seconds for r in found if r.clips[0] in held)
+        assert abs(seconds / sum(r.seconds for r in found) - fraction) < 0.01
+        assert notes == []
+
+
+def test_speakers_held_out_and_nothing_else_at_fraction_0():
+    found = [recording(f"{k}", "abc"[k % 3]) for k in range(9)]
+    assert hold_out(found, 0, ["b"]) == ({clip for r in found if r.speaker == "b" for clip in r.clips}, [])
+    held, _ = hold_out(found, 0.34, ["b"])
+    assert sum(clip in held for r in found if r.speaker == "a" for clip in r.clips) == 1
