@@ -4,6 +4,7 @@ Layers are mlx-lm's own (`mlx_lm.tuner.lora.LoRALinear`): `y = W x + scale * (x 
 `[in, rank]` and B `[rank, out]`, B zero at the start. mlx-lm is imported only when LoRA is used: it takes seconds.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
@@ -15,6 +16,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 
 ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
 TARGETS = ATTENTION + FEED_FORWARD
+_MODULE = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(" + "|".join(TARGETS) + ")")
 
 
 class DequantisedLinear(nn.QuantizedLinear):
@@ -109,16 +111,17 @@ def apply_adapters(model: Voxtral, tensors: Mapping[str, mx.array], *, rank: int
     """
     from mlx_lm.tuner.lora import LoRALinear
 
-    for module in sorted({name.rsplit(".", 1)[0] for name in tensors}):
-        _, index, _, target = module.split(".")
-        room = _room(model.layers[int(index)], target)
-        wrapped = LoRALinear.from_base(getattr(room, target), r=rank, scale=alpha / rank)
+    for module in sorted({name.rpartition(".")[0] for name in tensors}):
+        match = _MODULE.fullmatch(module)
+        if match is None or int(match[1]) >= len(model.layers):
+            raise ConfigError(f"adapter {module}: no linear of this model's {len(model.layers)} layers")
+        room = _room(model.layers[int(match[1])], match[2])
+        wrapped = LoRALinear.from_base(getattr(room, match[2]), r=rank, scale=alpha / rank)
         for part in ("lora_a", "lora_b"):
-            value = tensors[f"{module}.{part}"]
-            if value.shape != wrapped[part].shape:
-                raise ConfigError(
-                    f"adapter {module}.{part}: shape {value.shape}, the model needs {wrapped[part].shape}"
-                )
+            value = tensors.get(f"{module}.{part}")
+            if value is None or value.shape != wrapped[part].shape:
+                got = "missing" if value is None else f"shape {value.shape}"
+                raise ConfigError(f"adapter {module}.{part}: {got}, the model needs shape {wrapped[part].shape}")
             wrapped[part] = value
-        setattr(room, target, wrapped)
+        setattr(room, match[2], wrapped)
     model.freeze()

@@ -77,8 +77,11 @@ class SpeakerTask:
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
         for utterance in [*self._train, *self._heldout]:
-            for codes in (utterance.codes, *utterance.references):
-                model.audio_tokenizer.check_codes(codes)
+            try:
+                for codes in (utterance.codes, *utterance.references):
+                    model.audio_tokenizer.check_codes(codes)
+            except ValueError as e:  # an embedding look-up out of range would go unnoticed
+                raise DataError(f"clip {utterance.id}: {e}") from None
 
     # --- batches --------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,143 @@
+"""Quantised base and LoRA: what is wrapped, what trains, and that the start and the end compute what they must."""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from golden import relative_error
+from mlx.utils import tree_flatten
+from tasks_data import full_model
+
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.train.lora import (
+    TARGETS,
+    DequantisedLinear,
+    add_lora,
+    apply_adapters,
+    lora_parameters,
+    quantise_backbone,
+)
+
+
+def embeddings(model, seed=0):
+    return mx.random.normal((2, 11, model.config.backbone.dim), key=mx.random.key(seed))
+
+
+def test_at_the_start_lora_changes_nothing(miniature):
+    """B is zero: adapted and base are the same to the bit. A is not zero, or nothing would ever learn."""
+    model = full_model(miniature)
+    x = embeddings(model)
+    base = np.array(model.hidden_states(x))
+    add_lora(model, rank=4, alpha=8.0)
+    assert (np.array(model.hidden_states(x)) == base).all()
+    for name, value in lora_parameters(model).items():
+        assert (np.abs(np.array(value)).max() == 0) == name.endswith("lora_b"), name
+
+
+def test_only_a_and_b_train(miniature):
+    model = full_model(miniature)
+    quantise_backbone(model, 8)
+    names = add_lora(model, rank=4, alpha=8.0)
+    layers = model.config.backbone.n_layers
+    assert len(names) == len(TARGETS) * layers
+    trainable = [k for k, _ in tree_flatten(model.trainable_parameters())]
+    assert sorted(trainable) == sorted(f"{n}.{part}" for n in names for part in ("lora_a", "lora_b"))
+
+
+@pytest.mark.parametrize("alpha", [4.0, 16.0])
+def test_strength_is_alpha_over_rank(miniature, alpha):
+    model = full_model(miniature)
+    add_lora(model, rank=4, alpha=alpha, targets=["wq"])
+    module = model.layers[0].attention.wq
+    module.lora_b = mx.random.normal(module.lora_b.shape, key=mx.random.key(1))
+    x = embeddings(model)
+    want = x @ module.linear.weight.T + alpha / 4 * (x @ module.lora_a @ module.lora_b)
+    assert relative_error(module(x), want) < 1e-5
+
+
+def test_which_linears(miniature):
+    model = full_model(miniature)
+    names = add_lora(model, rank=2, alpha=2.0, targets=["wv", "w2"], layers=1)
+    assert names == ["layers.1.attention.wv", "layers.1.feed_forward.w2"]
+    assert isinstance(model.layers[0].attention.wv, nn.Linear)
+    for kwargs, said in (
+        ({"targets": ["wx"]}, "wx"),
+        ({"targets": []}, "empty"),
+        ({"layers": 3}, "2 layers"),
+        ({"layers": 0}, "2 layers"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            add_lora(full_model(miniature), rank=2, alpha=2.0, **kwargs)
+
+
+def test_the_seed_decides_a(miniature):
+    values = []
+    for seed in (0, 0, 1):
+        model = full_model(miniature)
+        add_lora(model, rank=2, alpha=2.0, targets=["wq"], seed=seed)
+        values.append(np.array(model.layers[0].attention.wq.lora_a))
+    assert (values[0] == values[1]).all()
+    assert (values[0] != values[2]).any()
+
+
+@pytest.mark.parametrize(("bits", "worst"), [(8, 0.02), (4, 0.3)])
+def test_quantised_base_is_close_to_the_original(miniature, bits, worst):
+    model = full_model(miniature)
+    x = embeddings(model)
+    base = model.hidden_states(x)
+    quantise_backbone(model, bits)
+    assert 0 < relative_error(model.hidden_states(x), base) / 6 < worst  # largest error; about six times the RMS one
+    kinds = {type(getattr(layer.attention, t)) for layer in model.layers for t in ("wq", "wo")}
+    assert kinds <= {DequantisedLinear, nn.QuantizedLinear}
+    assert isinstance(model.acoustic_transformer.layers[0].attention.wq, nn.Linear)  # the head stays as it is
+
+
+def test_dequantising_first_is_the_same_product(miniature):
+    linear = nn.Linear(128, 32, bias=False)
+    plain = nn.QuantizedLinear.from_linear(linear, 64, 8)
+    x = mx.random.normal((3, 5, 128), key=mx.random.key(0))
+    want = plain(x)
+    plain.__class__ = DequantisedLinear
+    assert relative_error(plain(x), want) < 1e-5
+    gradient = mx.grad(lambda x: (plain(x) ** 2).sum())(x)
+    assert np.isfinite(np.array(gradient)).all()
+
+
+def test_a_group_that_does_not_fit_is_refused(miniature):
+    with pytest.raises(ConfigError, match="multiple of 128"):
+        quantise_backbone(full_model(miniature), 8, 128)
+
+
+def test_applied_adapters_compute_what_was_trained(miniature):
+    model = full_model(miniature)
+    add_lora(model, rank=4, alpha=8.0, targets=["wq", "w1"])
+    for i, layer in enumerate(model.layers):
+        for module in (layer.attention.wq, layer.feed_forward.w1):
+            module.lora_b = 0.1 * mx.random.normal(module.lora_b.shape, key=mx.random.key(i))
+    x = embeddings(model)
+    want = model.hidden_states(x)
+    fresh = full_model(miniature)
+    assert relative_error(fresh.hidden_states(x), want) > 1e-2
+    apply_adapters(fresh, lora_parameters(model), rank=4, alpha=8.0)
+    assert relative_error(fresh.hidden_states(x), want) < 1e-6
+    assert not tree_flatten(fresh.trainable_parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("layers.7.attention.wq.lora_a", "layers.7"),
+        ("layers.0.attention.wz.lora_a", "wz"),
+        ("tok_embeddings.lora_a", "tok_embeddings"),
+        ("layers.0.attention.wq.lora_a", "lora_b"),
+    ],
+)
+def test_adapters_that_fit_nothing_are_refused(miniature, name, said):
+    with pytest.raises(ConfigError, match=said):
+        apply_adapters(full_model(miniature), {name: mx.zeros((64, 4))}, rank=4, alpha=8.0)
+
+
+def test_adapters_of_another_shape_are_refused(miniature):
+    tensors = {f"layers.0.attention.wq.lora_{p}": mx.zeros(s) for p, s in (("a", (32, 4)), ("b", (4, 64)))}
+    with pytest.raises(ConfigError, match="shape"):
+        apply_adapters(full_model(miniature), tensors, rank=4, alpha=8.0)
