@@ -67,13 +67,38 @@ def check_reference(samples: np.ndarray, sampling_rate: int) -> None:
     Raises:
         DataError: under 1 s, over 60 s, or silent.
     """
-    seconds, (low, high) = len(samples) / sampling_rate, REFERENCE_SECONDS
-    if seconds < low or seconds > high:
-        raise DataError(
-            f"the reference clip is {seconds:.1f} s long; take {low:.0f} to {high:.0f} s (3 to 25 s work best)"
-        )
+    _check_length(len(samples) / sampling_rate)
     if np.abs(samples).max() < 1e-4:
-        raise DataError("the reference clip is silent")
+        raise DataError("the reference clip is silent; record it again or take another")
+
+
+def read_reference(path: str | Path) -> np.ndarray:
+    """Read a reference clip: float32 `[samples]`, 24 kHz mono, at its own level.
+
+    Raises:
+        DataError: unreadable, or what `check_reference` refuses; hours of audio by their header, before any is decoded.
+    """
+    from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio
+
+    stated = audio_info(path).seconds
+    try:
+        if stated > REFERENCE_SECONDS[1] + 1:  # an MP3's header may err by a little; its samples decide
+            _check_length(stated)
+        samples = read_audio(path)
+        check_reference(samples, SAMPLE_RATE)
+    except AudioError:
+        raise  # names the file
+    except DataError as e:
+        raise DataError(f"{path}: {e}") from None
+    return samples
+
+
+def _check_length(seconds: float) -> None:
+    low, high = REFERENCE_SECONDS
+    if not low <= seconds <= high:
+        raise DataError(
+            f"the reference clip is {seconds:.6g} s long; take {low:.0f} to {high:.0f} s (3 to 25 s work best)"
+        )
 
 
 class Speaker:
@@ -115,7 +140,7 @@ class Speaker:
         loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
         if adapters is not None:
             tensors, config = load_adapters(adapters)
-            config.check_base(release.fingerprint(), adapters)
+            config.check_base(release.fingerprint(), release.path, adapters)
             apply_adapters(loaded, tensors, rank=config.rank, alpha=config.alpha)
         tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
         return cls(release, loaded, tokenizer)
@@ -145,8 +170,8 @@ class Speaker:
             return self.release.voice(voice.lower())
         if not self.has_encoder:
             raise CheckpointError(
-                f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, or use a"
-                f" voice: {', '.join(self.voices)}"
+                f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, give"
+                f" one (--encoder FILE), or use a voice: {', '.join(self.voices)}"
             )
         check_reference(reference, self.sampling_rate)
         codec = self.model.audio_tokenizer

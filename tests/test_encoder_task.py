@@ -52,7 +52,7 @@ def test_the_gradient_reaches_every_encoder_parameter_and_no_other(task):
 
 @pytest.mark.parametrize("term", ["l1", "stft", "mel", "commitment"])
 def test_every_term_has_a_gradient(task, term):
-    """A loss without gradient trains nothing and looks fine: each term alone must move the encoder's last convolution."""
+    """A loss without gradient trains nothing and looks fine: each alone must move the last convolution."""
     task.weights = {name: float(name == term) for name in task.weights}
     grads = gradients(task, batch_of(task, 0))
     assert np.abs(grads["encoder_blocks.7.conv.parametrizations.weight.original1"]).max() > 0

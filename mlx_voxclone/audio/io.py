@@ -309,9 +309,21 @@ def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content
 
 
-def _write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+def check_output(path: str | Path) -> None:
+    """Refuse a place where no file can be written, for those who first spend minutes on what is to be written.
+
+    Raises:
+        DataError: its directory does not exist, or it is a directory itself.
+    """
+    path = Path(path)
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such directory to write {path.name} into")
+    if path.is_dir():
+        raise DataError(f"{path}: is a directory; name the file to write")
+
+
+def _write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+    check_output(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -41,6 +41,24 @@ class AdapterConfig:
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    def check_base(self, fingerprint: str, base: str | Path, where: str | Path) -> None:
+        """Refuse a base that the adapters were not trained on: added to other weights they mean nothing.
+
+        Args:
+            fingerprint: of the base.
+            base: what it is, for the message.
+            where: directory of the adapters, for the message.
+
+        Raises:
+            CheckpointError: another fingerprint than the one stored.
+        """
+        if self.base_fingerprint != fingerprint:
+            theirs, ours = self.base_fingerprint[:12], fingerprint[:12]
+            raise CheckpointError(
+                f"{where}: trained on another model (fingerprint {theirs}; {base} has {ours}); "
+                f"give the model they were trained on, before any folding"
+            )
+
 
 def save_adapters(
     directory: str | Path,

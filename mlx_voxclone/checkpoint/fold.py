@@ -63,12 +63,7 @@ class Adapters:
     def __init__(
         self, tensors: Mapping[str, mx.array], config: AdapterConfig, base: TensorFile, fingerprint: str, where: str
     ):
-        if config.base_fingerprint != fingerprint:
-            theirs, ours = config.base_fingerprint[:12], fingerprint[:12]
-            raise CheckpointError(
-                f"{where}: trained on another model (fingerprint {theirs}; {base.path} has {ours}); "
-                f"give the model they were trained on, before any folding"
-            )
+        config.check_base(fingerprint, base.path, where)
         names = modules(tensors)
         lost = [name for name in names if part_of(name) not in ("lm", "head") or f"{name}.weight" not in base]
         if lost:

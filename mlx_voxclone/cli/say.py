@@ -1,5 +1,6 @@
 """`voxclone say`: text to speech."""
 
+import math
 from pathlib import Path
 
 from mlx_voxclone.cli.common import (
@@ -37,8 +38,12 @@ def main(argv: list[str]) -> None:
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)
-    if not options.max_seconds > 0 or (options.steps is not None and options.steps < 1):
-        parser.error("--max-seconds must be above 0 and --steps at least 1")
+    if not 0 < options.max_seconds < math.inf:
+        parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
+    if options.steps is not None and options.steps < 1:
+        parser.error(f"--steps must be at least 1, got {options.steps}")
+    if not math.isfinite(options.cfg_alpha):
+        parser.error(f"--cfg-alpha must be a finite number, got {options.cfg_alpha:g}")
     set_quiet(options.quiet)
     set_device(options.device)
     _run(options)
@@ -49,11 +54,12 @@ def _run(options) -> None:
 
     from tqdm import tqdm
 
-    from mlx_voxclone.audio.io import read_audio, write_wav
+    from mlx_voxclone.audio.io import check_output, write_wav
     from mlx_voxclone.errors import DataError
-    from mlx_voxclone.synthesis import Speaker
+    from mlx_voxclone.synthesis import Speaker, read_reference
 
-    reference = read_audio(options.ref_audio) if options.ref_audio else None
+    check_output(options.output)
+    reference = read_reference(options.ref_audio) if options.ref_audio else None
     paths = {k: Path(v) if v else None for k, v in (("adapters", options.adapters), ("encoder", options.encoder))}
     speaker = Speaker.load(options.model, **paths)
     began, rate = time.perf_counter(), speaker.model.config.codec.frame_rate

@@ -109,7 +109,7 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
         sounds = [
             (
                 when if sound.get("ended", True) else f"{when} (did not end, cut off)",
-                run_dir / str(sound.get("file", "")),
+                run_dir / str(sound["file"]) if sound.get("file") else None,
             )
             for when, sound in said
         ]
@@ -117,15 +117,17 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
     return parts
 
 
-def _sounds(named: Iterable[tuple[str, Path]], run_dir: Path) -> str:
-    """Players and plots beside each other, waveforms at the same scale."""
-    loaded = [(label, path, _read_sound(path)) for label, path in named]
+def _sounds(named: Iterable[tuple[str, Path | None]], run_dir: Path) -> str:
+    """Players and plots beside each other, waveforms at the same scale; no path: the model said nothing."""
+    loaded = [(label, path, _read_sound(path) if path else None) for label, path in named]
     scale = max((float(np.abs(s).max()) for _, _, s in loaded if s is not None and len(s)), default=0.0) or 1.0
     return '<div class="row">' + "".join(_sound(*entry, scale, run_dir) for entry in loaded) + "</div>"
 
 
-def _sound(label: str, path: Path, samples: np.ndarray | None, scale: float, run_dir: Path) -> str:
+def _sound(label: str, path: Path | None, samples: np.ndarray | None, scale: float, run_dir: Path) -> str:
     head = f'<div class="sound"><h3>{_text(label)}</h3>'
+    if path is None:
+        return f"{head}{_missing('Nothing was said: the model ended at the first frame.')}</div>"
     if samples is None:
         return f"{head}{_missing(f'{path.name} is missing or cannot be read.')}</div>"
     kind = _EMBEDDED.get(path.suffix.lower())

@@ -118,8 +118,7 @@ def before_and_after(
     "Before" is the released model given the new encoder's rows: zero-shot cloning. "After" is what was baked.
     """
     sentences, dtype = config.say or [fallback], Compute.of(config).dtype
-    samples = run_dir / "samples"
-    samples.mkdir(exist_ok=True)
+    (run_dir / "samples").mkdir(exist_ok=True)
     spoken: list[dict[str, Any]] = [{"text": text} for text in sentences]
     for when, source in (("before", release), ("after", Release(config.baked_dir))):
         model = load_model(source, dtype=dtype)
@@ -127,9 +126,10 @@ def before_and_after(
         rows = source.voice(config.voice) if when == "after" else model.voice_embedding(reference_codes)
         for i, entry in enumerate(spoken):
             result = _speak(model, tokenizer, rows, entry["text"], config.seed)
-            path = samples / f"{when}-{i + 1}.wav"
-            write_wav(path, result.samples)
-            entry[when] = {"file": f"samples/{path.name}", "frames": result.frames, "ended": result.ended}
+            name = f"samples/{when}-{i + 1}.wav" if result.frames else None  # END at once: nothing to hear
+            if name:
+                write_wav(run_dir / name, result.samples)
+            entry[when] = {"file": name, "frames": result.frames, "ended": result.ended}
         del model
         mx.clear_cache()
     return spoken
