@@ -19,11 +19,12 @@ def main(argv: list[str]) -> None:
 
 
 def _run(options) -> None:
-    from mlx_voxclone.audio.io import write_wav
+    from mlx_voxclone.audio.io import check_output, write_wav
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.errors import CheckpointError
 
+    check_output(options.output)
     file = TensorFile(options.codes)
     if "codes" not in file.names():
         raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
