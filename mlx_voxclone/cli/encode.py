@@ -29,8 +29,7 @@ def _run(options) -> None:
     import mlx.core as mx
     import numpy as np
 
-    from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
-    from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
+    from mlx_voxclone.audio.io import normalise_level, read_audio
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.checkpoint.writer import save_tensors
     from mlx_voxclone.errors import CheckpointError
@@ -40,8 +39,7 @@ def _run(options) -> None:
         raise CheckpointError(f"{output}: exists already; choose another name or move it away")
     wave = read_audio(options.audio)
     if options.normalise:
-        levels = frame_levels([wave], SAMPLE_RATE)
-        wave = wave * np.float32(normal_gain(levels, speech_mask(levels), float(np.abs(wave).max())))
+        wave = normalise_level(wave)
     release = Release(options.model)
     if not release.has_encoder and options.encoder is None:
         raise CheckpointError(
