@@ -101,11 +101,13 @@ def load_run_config(
     epochs: int | None = None,
     learning_rate: float | None = None,
     lora_rank: int | None = None,
+    shorten_warmup: bool = True,
 ) -> RunConfig:
     """Read a configuration file; `include` lies underneath it, `overrides` (dotted key -> value) on top.
 
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
-    encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA.
+    encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
+    a tenth of the steps (not with `shorten_warmup=False`: a run that goes on keeps its own).
 
     Raises:
         ConfigError: one line: file (with the line number where YAML itself is broken), dotted key, what was expected.
@@ -113,6 +115,8 @@ def load_run_config(
     content, sources = read_with_includes(Path(path))
     sources[""] = str(path)  # what no file sets
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
+    if max_steps is not None and shorten_warmup:
+        flags |= _shortened_warmup(content, max_steps)
     for key, value in {**flags, **(overrides or {})}.items():
         _override(content, sources, key, value)
     _refuse_unknown(content, sources)
@@ -170,6 +174,19 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
             raise ConfigError("--lora-rank: task encoder trains no LoRA; leave the flag out")
         wanted["speaker.lora.rank"] = lora_rank
     return wanted
+
+
+def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, int]:
+    """Warm-ups of at most a tenth of the steps, where the file or the default says more."""
+    found = {}
+    for stage in ("encoder", "speaker"):
+        section = content.get(stage)
+        train = section.get("train") if isinstance(section, Mapping) else None
+        given = train.get("warmup_steps") if isinstance(train, Mapping) else None
+        steps = RunConfig.model_fields[stage].default.train.warmup_steps if given is None else given
+        if type(steps) is int and steps > max(0, max_steps) // 10:  # anything else the schema refuses
+            found[f"{stage}.train.warmup_steps"] = max(0, max_steps) // 10
+    return found
 
 
 def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any) -> None:

@@ -118,6 +118,8 @@ class TrainSection(Section):
     def _end(self):
         if not (self.steps or self.epochs):
             raise ValueError("steps and epochs are both 0: there is nothing to train")
+        if self.steps and self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
         return self
 
 

@@ -109,6 +109,7 @@ def _dotted(content, prefix=""):
         ("encoder: {train: {steps: 1.5}}", "encoder.train.steps: expected a whole number; got 1.5"),
         ("encoder: {train: {steps: '5'}}", 'encoder.train.steps: expected a whole number; got "5"'),
         ("encoder: {train: {steps: 0}}", "encoder.train: steps and epochs are both 0"),
+        ("encoder: {train: {steps: 200}}", "encoder.train: warmup_steps (200) must be below steps (200)"),
         ("encoder: {train: {learning_rate: -1}}", "encoder.train.learning_rate: must be above 0; got -1"),
         ("encoder: {train: {learning_rate: fast}}", 'encoder.train.learning_rate: expected a number; got "fast"'),
         ("encoder: {train: {learning_rate: yes}}", "encoder.train.learning_rate: expected a number; got true"),
@@ -231,6 +232,24 @@ def test_epochs_decide_over_steps_and_max_steps_over_epochs(tmp_path):
     assert (train.steps, train.epochs) == (5, 0)
     train = load_run_config(MAIN, epochs=2).encoder.train
     assert (train.steps, train.epochs) == (0, 2)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(5, 0), (10, 1), (1999, 199), (2000, 200), (4000, 200)])
+def test_max_steps_shortens_a_long_warmup_to_a_tenth(steps, warmup):
+    config = load_run_config(MAIN, max_steps=steps)
+    assert (config.encoder.train.steps, config.encoder.train.warmup_steps) == (steps, warmup)
+    assert config.speaker.train.warmup_steps == min(20, steps // 10)
+
+
+def test_a_warmup_that_is_named_stays(tmp_path):
+    config = load_run_config(MAIN, {"encoder.train.warmup_steps": 7}, max_steps=8)
+    assert (config.encoder.train.warmup_steps, config.speaker.train.warmup_steps) == (7, 0)
+    path = write(tmp_path, "task: encoder\nencoder: {train: {warmup_steps: 3}}")
+    assert load_run_config(path, max_steps=100).encoder.train.warmup_steps == 3
+    assert load_run_config(path, max_steps=4, shorten_warmup=False).encoder.train.warmup_steps == 3
+    assert load_run_config(MAIN, epochs=1).encoder.train.warmup_steps == 200  # only the data can say how many steps
+    said = refusal(write(tmp_path, "task: encoder\nencoder: {train: {warmup_steps: many}}"), max_steps=4)
+    assert "encoder.train.warmup_steps: expected a whole number" in said
 
 
 # ---- paths -----------------------------------------------------------------------------------------------------------

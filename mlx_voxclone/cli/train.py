@@ -22,6 +22,8 @@ way from recordings to a baked checkpoint (task clone). An interrupted run goes 
 
 Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
 
+MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to a tenth of them"
+
 
 @entry
 def main(argv: list[str]) -> int:
@@ -31,7 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
     )
-    parser.add_argument("--max-steps", type=int, metavar="N", help="optimiser steps of each training")
+    parser.add_argument("--max-steps", type=int, metavar="N", help=MAX_STEPS)
     parser.add_argument(
         "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
     )
@@ -82,6 +84,7 @@ def _config(parser: Parser, options):
         epochs=options.epochs,
         learning_rate=options.lr,
         lora_rank=options.lora_rank,
+        shorten_warmup=options.config is not None,
     )
 
 
