@@ -10,6 +10,7 @@ from tasks_data import MemoryData, clip, scratch_codec
 from mlx_voxclone.checkpoint.release import Release, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.train.encoder_init import calibrate_encoder, latent_rms
 from mlx_voxclone.train.encoder_task import EncoderTask, encoder_parameters
 from mlx_voxclone.train.loader import to_device
 from mlx_voxclone.train.settings import TrainSettings
@@ -197,3 +198,26 @@ def test_padding_of_the_batch_does_not_reach_the_latents(task):
     latents = task.model.encode_latents(batch["waveform"], batch["lengths"])[1]
     alone = task.model.encode_latents(mx.array(task.item(0, index)["waveform"])[None])[0]
     assert relative_error(latents[: alone.shape[0]], alone) < 1e-5
+
+
+def test_calibration_brings_latents_to_the_scale_of_the_codes(miniature):
+    """Without it, nearly all frames of a new encoder share one code and the middle levels; with it, codes differ."""
+    waves = [c.wave for c in DATA.train]
+    raw, calibrated = scratch_codec(miniature), scratch_codec(miniature)
+    calibrate_encoder(calibrated, waves)
+    rms = [
+        np.sqrt(np.mean(np.square(np.concatenate([np.array(c.encode_audio(w)) for w in waves])), axis=0))
+        for c in (raw, calibrated)
+    ]
+    assert rms[0].max() < 0.05
+    assert relative_error(rms[1], latent_rms(calibrated)) < 1e-3
+    codes = [np.array(c.quantize(c.encode_audio(waves[0])[None])[0]) for c in (raw, calibrated)]
+    assert len(np.unique(codes[0][0])) < 4
+    assert len(np.unique(codes[1][0])) > 5
+    assert len(np.unique(codes[1][1:])) > 15
+
+
+def test_calibration_on_silence_stays_finite(miniature):
+    codec = scratch_codec(miniature)
+    calibrate_encoder(codec, [np.zeros(4000, dtype=np.float32)])
+    assert all(np.isfinite(np.array(v)).all() for v in encoder_parameters(codec).values())

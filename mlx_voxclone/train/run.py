@@ -6,7 +6,8 @@ prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before 
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import clone, stages
+from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 
@@ -66,13 +68,19 @@ def run(
     """
     began, run_dir = time.perf_counter(), resume or config.run_dir
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
-    Release(config.model).check()  # a wrong model is better refused before an hour of preparation
-    if config.task == "clone" and config.baked_dir.exists() and any(config.baked_dir.iterdir()) and resume is None:
-        raise CheckpointError(f"{config.baked_dir}: exists already; set bake.output to another directory")
-    _open(run_dir, config, resume is not None)
-    summary = RunSummary(config.task, str(run_dir))
-    peak = 0.0
+    with _opened(run_dir, config, resuming=resume is not None):
+        summary = _carry_out(config, run_dir, quiet, say)
+        summary.seconds = time.perf_counter() - began
+        summary.save(run_dir)
+        say(f"report: {write_report(run_dir)}")
+    return summary
+
+
+def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> RunSummary:
+    """All stages, in order."""
+    summary, peak = RunSummary(config.task, str(run_dir)), 0.0
     data = prepared_data(config, run_dir, quiet, say)
+    check_data(config, data)
     summary.data = {
         "hours": data.hours,
         "train_clips": len(data.train),
@@ -92,9 +100,6 @@ def run(
         clone.finish(config, data, codes, encoder, run_dir, summary, say)
     results = summary.results.values()
     summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
-    summary.seconds = time.perf_counter() - began
-    summary.save(run_dir)
-    say(f"report: {write_report(run_dir)}")
     return summary
 
 
@@ -111,13 +116,34 @@ def prepared_data(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[
     return PreparedData.load(run_dir / DATA)
 
 
-def _open(run_dir: Path, config: RunConfig, resuming: bool) -> None:
-    """Make the run directory, or check that it is this run's."""
+@contextmanager
+def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[None]:
+    """Make the run directory, or check that it is this run's; a new run that fails before it has written anything
+    takes its directory away again, so that the corrected command can be given as it is.
+
+    Ctrl-C is raised again with a line that says how to go on.
+    """
+    new = [] if resuming else [place for place in (run_dir, *run_dir.parents) if not place.exists()]
+    if resuming:
+        _check_resumed(run_dir, config)
+    check_inputs(config, resuming=resuming)
     if not resuming:
         refuse_used(run_dir, inputs=frozenset())
         run_dir.mkdir(parents=True, exist_ok=True)
         write_text_atomic(run_dir / CONFIG_FILE, config.dump())
-        return
+    try:
+        yield
+    except BaseException as e:
+        if not resuming and [path.name for path in run_dir.iterdir()] == [CONFIG_FILE]:
+            (run_dir / CONFIG_FILE).unlink()
+            for place in new:
+                place.rmdir()
+        elif isinstance(e, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
+        raise
+
+
+def _check_resumed(run_dir: Path, config: RunConfig) -> None:
     saved = run_dir / CONFIG_FILE
     if not saved.is_file():
         raise CheckpointError(f"cannot resume: {run_dir} is not a run directory (it has no {CONFIG_FILE})")
@@ -139,14 +165,8 @@ def _encoder(
     if config.task != "encoder":
         if config.speaker.encoder is not None:
             return config.speaker.encoder
-        has_own = Release(config.model).has_encoder
-        if has_own:
+        if Release(config.model).has_encoder:
             return None
-        if config.task == "speaker":
-            raise CheckpointError(
-                f"{config.model}: has no codec encoder, which task speaker needs; set speaker.encoder, bake one in, or"
-                " use task clone"
-            )
     directory = _stage_dir(config, run_dir, ENCODER)
     say("encoder: training the codec's encoder")
     summary.results[ENCODER] = stages.train_encoder(config, data, directory, quiet)

@@ -6,6 +6,7 @@ an interrupted run goes on where it was, whatever stage that is.
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,24 +18,27 @@ from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.collect import Progress
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import TrainSection
+from mlx_voxclone.train.encoder_init import calibrate_encoder
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
-from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
-from mlx_voxclone.train.state import BEST, list_checkpoints
-from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.state import BEST, CHECKPOINTS, list_checkpoints, load_checkpoint
+from mlx_voxclone.train.task import Task, fingerprint_changes
 from mlx_voxclone.train.trainer import Trainer
 
 CODES_FILE = "codes.safetensors"
+CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
 
 
 @dataclass(frozen=True)
@@ -60,25 +64,56 @@ def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -
     return TrainSettings(**section.model_dump(), seed=config.seed, precision=compute.precision)
 
 
-def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, config_text: str, quiet: bool) -> TrainResult:
-    """Train in `directory`, continue what stopped there, or return the result of what is complete."""
-    done = TrainResult.load(directory)
-    if done is not None and done.complete:
+def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, quiet: bool) -> TrainResult:
+    """Train in `directory`, continue what stopped there, or return the result of what is complete.
+
+    Complete is what has all the steps that are asked for now: more of them continue it.
+
+    Raises:
+        CheckpointError: what is there was trained on other data, codes or weights than the task's.
+    """
+    done, checkpoints = TrainResult.load(directory), list_checkpoints(directory)
+    if done is not None and done.complete and done.total_steps == settings.total_steps(task.n_items):
+        if checkpoints:
+            _refuse_other_task(task, checkpoints[-1][1])
         return done
-    started = bool(list_checkpoints(directory))
-    place = {"resume": directory} if started else {"run_dir": directory, "config_text": config_text}
-    return Trainer(task, settings, **place, quiet=quiet).run()
+    if not checkpoints:
+        _clear_unsaved(directory)
+    place = {"resume": directory} if checkpoints else {"run_dir": directory}
+    return Trainer(task, settings, **place, quiet=quiet, announce_resume=False).run()
+
+
+def _refuse_other_task(task: Task, checkpoint: Path) -> None:
+    changes = fingerprint_changes(load_checkpoint(checkpoint).document["fingerprint"], task.fingerprint())
+    if changes:
+        raise CheckpointError(
+            f"{checkpoint.parent.parent}: was trained from something else ({'; '.join(changes)}); start a new run"
+        )
+
+
+def _clear_unsaved(directory: Path) -> None:
+    """Remove what a training left that was killed before its first checkpoint: nothing of it can be continued."""
+    for name in (LOG_NAME, RESULT_NAME):
+        (directory / name).unlink(missing_ok=True)
+    for name in (BEST, f".{BEST}.new", f".{BEST}.old", CHECKPOINTS, "samples"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for leftover in directory.glob(f".*{PARTIAL}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+        leftover.unlink(missing_ok=True)
 
 
 # --- encoder -------------------------------------------------------------------------------------------------------
 
 
-def encoder_codec(release: Release, weights: Path | None, seed: int, decoder_dtype: mx.Dtype) -> Codec:
+def encoder_codec(
+    release: Release, weights: Path | None, data: PreparedData, seed: int, decoder_dtype: mx.Dtype
+) -> Codec:
     """The release's codec with an encoder to train: from `weights`, else the release's own, else from scratch.
 
     The encoder is float32 (the trainer's master); the frozen decoder has `decoder_dtype`, the codebook float32.
     """
-    if weights is None and not release.has_encoder:
+    scratch = weights is None and not release.has_encoder
+    if scratch:
         mx.random.seed(seed)
         model = Voxtral(release.config, encoder=True)
         model.load_weights(list(release.load_parameters(["decoder"]).items()), strict=False)
@@ -86,6 +121,8 @@ def encoder_codec(release: Release, weights: Path | None, seed: int, decoder_dty
         model = load_model(release, parts=["codec"], encoder_file=weights)
     codec = model.audio_tokenizer
     codec.set_dtype(mx.float32)
+    if scratch:
+        calibrate_encoder(codec, [clip.read()[:CALIBRATION_SAMPLES] for clip in data.train[:CALIBRATION_CLIPS]])
     for part in (*codec.decoder_blocks, codec.output_proj):
         part.set_dtype(decoder_dtype)
     mx.eval(codec.parameters())
@@ -95,10 +132,10 @@ def encoder_codec(release: Release, weights: Path | None, seed: int, decoder_dty
 def train_encoder(config: RunConfig, data: PreparedData, directory: Path, quiet: bool) -> TrainResult:
     """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
     compute, section = Compute.of(config), config.encoder
-    codec = encoder_codec(Release(config.model), section.weights, config.seed, compute.dtype)
+    codec = encoder_codec(Release(config.model), section.weights, data, config.seed, compute.dtype)
     task = EncoderTask(codec, data, section, config.seed, compute.dtype)
     settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, directory, config_text=config.dump(), quiet=quiet)
+    return run_trainer(task, settings, directory, quiet=quiet)
 
 
 def best_encoder(directory: Path) -> Path:
@@ -149,14 +186,15 @@ def _encoder_digest(release: Release, encoder: Path | None) -> str:
 # --- speaker -------------------------------------------------------------------------------------------------------
 
 
-def utterances(clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray]) -> list[Utterance]:
+def usable(clips: list[Clip], data: PreparedData) -> list[Clip]:
     """The clips that have a text and another clip of their speaker as reference."""
-    found = []
-    for clip in clips:
-        references = tuple(codes[other.id] for other in data.references(clip))
-        if clip.text and references:
-            found.append(Utterance(clip.id, clip.text, codes[clip.id], references))
-    return found
+    return [clip for clip in clips if clip.text and data.references(clip)]
+
+
+def utterances(clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray]) -> list[Utterance]:
+    """The usable clips as codes."""
+    references = {clip.id: tuple(codes[other.id] for other in data.references(clip)) for clip in clips}
+    return [Utterance(c.id, c.text, codes[c.id], references[c.id]) for c in usable(clips, data)]
 
 
 def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
@@ -185,7 +223,6 @@ def train_speaker(
     """Task `speaker` in `directory`; `best/` holds the adapters."""
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
     pairs = {"train": utterances(data.train, data, codes), "heldout": utterances(data.heldout, data, codes)}
-    _say_what_lacks_text(data)
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
     task = SpeakerTask(
@@ -198,15 +235,7 @@ def train_speaker(
         identity={"base": release.fingerprint()},
     )
     settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, directory, config_text=config.dump(), quiet=quiet)
-
-
-def _say_what_lacks_text(data: PreparedData) -> None:
-    if not any(clip.text for clip in data.train):
-        raise DataError(
-            "task speaker needs texts, and none of the clips has one: put them into the manifest, metadata.csv or a"
-            " .txt beside each audio file, or set data.transcribe: true"
-        )
+    return run_trainer(task, settings, directory, quiet=quiet)
 
 
 def config_differences(saved: str, config: RunConfig) -> list[str]:

@@ -41,6 +41,7 @@ class Trainer:
         resume: a run directory (its newest complete checkpoint) or one checkpoint; the run goes on where it is.
         config_text: written as `config.yaml` into a new run directory.
         quiet: no progress, only warnings.
+        announce_resume: on Ctrl-C say how to go on; False for a part of a larger run, which says it.
 
     Raises (all with one line): ConfigError for settings that do not fit the data; CheckpointError for a run directory
     that is not empty, or a resume that is impossible or of another run; DataError for a task without anything to train.
@@ -55,8 +56,9 @@ class Trainer:
         resume: str | Path | None = None,
         config_text: str | None = None,
         quiet: bool = False,
+        announce_resume: bool = True,
     ):
-        self.task, self.settings, self.quiet = task, settings, quiet
+        self.task, self.settings, self.quiet, self._announce_resume = task, settings, quiet, announce_resume
         self.total = settings.total_steps(task.n_items)
         self.stop = min(self.total, settings.stop_after or self.total)
         self.warnings: list[str] = []
@@ -289,9 +291,8 @@ class Trainer:
         if self._saved != self.state.step:
             self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
             self._save()
-        self.progress.say(
-            f"interrupted after step {self.state.step} of {self.total}; continue with --resume {self.run_dir}"
-        )
+        hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
+        self.progress.say(f"interrupted after step {self.state.step} of {self.total}{hint}")
 
     def _restore(self, path: Path) -> None:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
