@@ -70,7 +70,9 @@ def _config(parser: Parser, options):
     if path is None and options.resume:
         path = Path(options.resume) / "config.yaml"
         if not path.is_file():
-            raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml)")
+            above = [p for p in Path(options.resume).parents if (p / "config.yaml").is_file()]
+            hint = f"; it is part of the run {above[0]}" if above and Path(options.resume).exists() else ""
+            raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml){hint}")
     if path is None:
         parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
     overrides = parse_set(options.set)

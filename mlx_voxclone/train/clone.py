@@ -1,5 +1,6 @@
 """The last steps of task `clone`: bake, check that the result is the adapter model, speak before and after."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,17 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.adapters import load_adapters
+from mlx_voxclone.checkpoint.adapters import TENSORS, load_adapters
 from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.checkpoint.bake_files import HISTORY, read_json
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.synthesis import SpeechResult, speak
+from mlx_voxclone.synthesis import SpeechResult, read_reference, speak
 from mlx_voxclone.train.lora import apply_adapters
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
@@ -35,13 +37,19 @@ def finish(
     summary: Any,
     say: Callable[[str], None],
 ) -> None:
-    """Bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`; fills in `summary`."""
+    """Bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`; fills in `summary`.
+
+    Raises:
+        CheckpointError: the directory holds something else than this run would bake.
+    """
     release, adapters = Release(config.model), run_dir / "speaker" / BEST
     reference, reference_codes = choose_reference(config, data, codes, release, encoder)
-    if not config.baked_dir.exists() or not any(config.baked_dir.iterdir()):
+    rows = load_model(release, parts=["lm"]).voice_embedding(reference_codes)
+    if config.baked_dir.exists() and any(config.baked_dir.iterdir()):
+        _check_baked(config, rows, encoder, adapters)
+    else:
         say(f"bake: writing {config.baked_dir}")
         embedding = run_dir / "codes" / f"{config.voice}.safetensors"
-        rows = load_model(release, parts=["lm"]).voice_embedding(reference_codes)
         save_tensors(embedding, {"embedding": rows}, overwrite=True)
         bake(
             release,
@@ -58,16 +66,37 @@ def finish(
     summary.speech = before_and_after(config, release, reference_codes, run_dir, heldout.text)
 
 
+def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path) -> None:
+    """Refuse a directory that was baked from other adapters, encoder or voice than this run's (it went on since)."""
+    history = read_json(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
+    last = (history.get("bakes") or [{}])[-1]
+    with_encoder = encoder is not None and config.bake.target != "mlx-audio"
+    changed = {
+        "bake.target": last.get("target") != config.bake.target,
+        "the adapters": (last.get("adapters") or {}).get("sha256") != _sha256(adapters / TENSORS),
+        "the encoder": with_encoder and (last.get("encoder") or {}).get("sha256") != _sha256(encoder),
+    }
+    if not any(changed.values()):
+        stored = Release(config.baked_dir).voice(config.voice)
+        changed["the voice"] = not mx.array_equal(stored, rows.astype(stored.dtype)).item()
+    if differing := [name for name, differs in changed.items() if differs]:
+        raise CheckpointError(
+            f"{config.baked_dir}: exists already and was not baked from this run as it is now ({', '.join(differing)}"
+            " differ); set bake.output to another directory, or move it away"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def choose_reference(
     config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], release: Release, encoder: Path | None
 ) -> tuple[str, np.ndarray]:
     """Name and codes of the clip that becomes the voice: `bake.reference`, else the training clip nearest to 12 s."""
     if config.bake.reference is not None:
-        from mlx_voxclone.audio.io import read_audio
-        from mlx_voxclone.synthesis import check_reference
-
-        wave = read_audio(config.bake.reference)
-        check_reference(wave, release.config.codec.sampling_rate)
+        wave = read_reference(config.bake.reference)
         codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
         return str(config.bake.reference), np.array(codec.quantize(codec.encode_audio(wave)[None])[0])
     clips: list[Clip] = data.train or data.heldout

@@ -7,7 +7,7 @@ prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before 
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,8 +136,9 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
     except BaseException as e:
         if not resuming and [path.name for path in run_dir.iterdir()] == [CONFIG_FILE]:
             (run_dir / CONFIG_FILE).unlink()
-            for place in new:
-                place.rmdir()
+            with suppress(OSError):  # somebody else has put something there meanwhile
+                for place in new:
+                    place.rmdir()
         elif isinstance(e, KeyboardInterrupt):
             raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
         raise
