@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.adapters import TENSORS, load_adapters
+from mlx_voxclone.checkpoint.adapters import TENSORS
 from mlx_voxclone.checkpoint.bake import bake
 from mlx_voxclone.checkpoint.bake_files import HISTORY, read_json
 from mlx_voxclone.checkpoint.release import Release, load_model
@@ -20,7 +20,7 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import SpeechResult, read_reference, speak
-from mlx_voxclone.train.lora import apply_adapters
+from mlx_voxclone.train.fold_check import fold_check
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
 
@@ -61,6 +61,12 @@ def finish(
         )
     heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
     fold = fold_check(release, Release(config.baked_dir), adapters, heldout.text, reference_codes, codes[heldout.id])
+    if fold["fold_error"] > fold["adapter_effect"] / 2:
+        say(
+            "warning: the adapters changed so little that folding them into BF16 loses most of it (the adapter's effect"
+            f" is {fold['adapter_effect']:.2%} of the hidden states' RMS, the folding error {fold['fold_error']:.2%});"
+            f" train longer, or speak with say --adapters {adapters}"
+        )
     summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": reference, **fold}
     say("say: before and after")
     summary.speech = before_and_after(config, release, reference_codes, run_dir, heldout.text)
@@ -104,39 +110,6 @@ def choose_reference(
         raise DataError("there is no clip to take the voice from")
     clip = min(clips, key=lambda c: (abs(c.seconds - REFERENCE_TARGET), c.id))
     return str(clip.source), codes[clip.id]
-
-
-def fold_check(
-    release: Release, baked: Release, adapters: Path, text: str, voice: np.ndarray, frames: np.ndarray
-) -> dict[str, float]:
-    """Hidden states of the baked model against base + adapter, in float32, teacher-forced on one clip.
-
-    Returns:
-        `fold_error` (baked against base + adapter) and `adapter_effect` (base against base + adapter), both relative to
-        the RMS. A fold loses nothing where the first is BF16 rounding (under 1 %) and far below the second.
-    """
-    tensors, adapter = load_adapters(adapters)
-    ids = None
-    states = []
-    for source, with_adapter in ((release, False), (release, True), (baked, False)):
-        model = load_model(source, parts=["lm"])
-        if with_adapter:
-            apply_adapters(model, tensors, rank=adapter.rank, alpha=adapter.alpha)
-        rows = model.voice_embedding(voice)
-        if ids is None:
-            tokenizer = SpeechTokenizer(source.tokenizer_path, model.config.backbone.vocab_size)
-            ids = tokenizer.prompt(text, rows.shape[0])
-        speech = model.voice_embedding(frames)[None]
-        hidden = model.hidden_states(mx.concatenate([model.embed_prompt(ids, rows), speech], axis=1))
-        states.append(np.array(hidden, dtype=np.float64))
-        del model
-    base, adapted, folded = states
-    scale = np.sqrt(np.mean(adapted**2))
-
-    def distance(a, b) -> float:
-        return float(np.sqrt(np.mean((a - b) ** 2)) / scale)
-
-    return {"fold_error": distance(folded, adapted), "adapter_effect": distance(base, adapted)}
 
 
 def before_and_after(
