@@ -23,14 +23,15 @@ TINY_RUN = {
         "crop_seconds": 0.4,
         "stft_sizes": [256],
         "mel": {"n_mels": 20, "n_fft": 256},
-        "train": {"steps": 4, "batch_size": 2, "warmup_steps": 0, "eval_every": 2, "save_every": 2, "log_every": 1,
-                  "sample_every": 4},
+        "train": {"steps": 4, "batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 0, "eval_every": 2,
+                  "save_every": 2, "log_every": 1, "sample_every": 0},
     },
     "speaker": {
         "lora": {"rank": 2, "alpha": 4.0},
         "max_seconds": 0.8,
         "reference_seconds": [0.4, 0.8],
-        "train": {"steps": 4, "accumulate": 2, "warmup_steps": 0, "eval_every": 2, "save_every": 2, "sample_every": 4},
+        "train": {"steps": 4, "accumulate": 2, "learning_rate": 5e-3, "warmup_steps": 0, "eval_every": 2,
+                  "save_every": 2, "sample_every": 0},
     },
 }  # fmt: skip
 

@@ -14,6 +14,7 @@ import pytest
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.train import state
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.state import list_checkpoints, recover_all, uninterrupted
@@ -116,6 +117,23 @@ def test_ctrl_c_within_an_evaluation_repeats_it(tmp_path, whole):
         trainer(tmp_path / "run", toy).run()
     assert list_checkpoints(tmp_path / "run")[-1][0] == 4
     check_continues(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize("hook", ["extra_metrics", "write_samples"])
+def test_ctrl_c_after_the_last_step_leaves_a_run_that_can_be_ended(tmp_path, whole, hook):
+    """Nothing is left to train, and yet evaluation, samples and result are still to come."""
+    toy = task()
+    setattr(toy, hook, interrupting(getattr(toy, hook), 6 if hook == "extra_metrics" else 2))  # of step 10
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "run", toy, sample_every=10).run()
+    assert list_checkpoints(tmp_path / "run")[-1][0] == 10
+    assert not (tmp_path / "run" / "result.json").exists()
+    result = resume(tmp_path / "run", sample_every=10)
+    assert result.complete
+    assert result.evaluations == whole[1].evaluations
+    assert parameters(tmp_path / "run") == whole[0]
+    with pytest.raises(CheckpointError, match="nothing left to train"):
+        resume(tmp_path / "run", sample_every=10)
 
 
 def test_ctrl_c_while_best_is_written_keeps_the_former_best(tmp_path, whole):

@@ -125,6 +125,7 @@ class Trainer:
                 last = state.step >= self.stop
                 if state.evaluated != state.step and (last or _due(state.step, settings.eval_every)):
                     self._evaluate()
+                    self._saved = -1  # a checkpoint that Ctrl-C left of this step lacks the evaluation
                 ended = last or self._patience_is_out()
                 sampling = settings.sample_every and (ended or _due(state.step, settings.sample_every))
                 if sampling and state.sampled != state.step:
@@ -299,7 +300,8 @@ class Trainer:
         self.run_dir, candidates = states.find_resume(path)
         checkpoint, self.warnings = newest_whole(self.run_dir, candidates)
         self.warnings += check_same_run(checkpoint, self.identity, self.masters.values)
-        check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
+        if TrainResult.load(self.run_dir) is not None:  # else it was stopped after its last step, before its end
+            check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
         self.masters.replace(checkpoint.parameters)
         for name, entry in self.optimizer.state["parameters"].items():
             entry.update({slot: checkpoint.optimizer[f"{slot}/{name}"] for slot in entry})
