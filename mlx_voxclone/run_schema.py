@@ -137,6 +137,7 @@ class EncoderTrain(TrainSection):
 class SpeakerTrain(TrainSection):
     steps: WholeNumber = 300
     accumulate: Count = 8
+    learning_rate: Positive = 2e-5
     warmup_steps: WholeNumber = 20
     eval_every: WholeNumber = 25
     save_every: WholeNumber = 50

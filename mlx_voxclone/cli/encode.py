@@ -1,6 +1,16 @@
 """`voxclone encode`: audio to codes, latents and voice embedding."""
 
-from mlx_voxclone.cli.common import Parser, add_device, add_model, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_model,
+    add_quiet,
+    add_seed,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
 
 
 @entry
@@ -15,6 +25,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="X.safetensors", help="file to write; must not exist")
     parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
     parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
+    add_seed(parser)  # every command takes it; nothing is drawn at random here
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)
