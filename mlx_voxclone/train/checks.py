@@ -5,6 +5,7 @@
 
 from mlx_voxclone.checkpoint.bake_files import check_places, read_json
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encoder
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import register_voice
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
@@ -22,6 +23,8 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
     release.check()
     if "encoder" in config.stages and config.encoder.weights is not None:
         open_encoder(config.encoder.weights, release.config)
+    if "speaker" in config.stages:
+        SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     if "speaker" in config.stages and config.speaker.encoder is not None:
         open_encoder(config.speaker.encoder, release.config)
     elif config.task == "speaker" and not release.has_encoder:

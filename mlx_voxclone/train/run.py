@@ -129,13 +129,14 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
     check_inputs(config, resuming=resuming)
     if not resuming:
         refuse_used(run_dir, inputs=frozenset())
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(run_dir / CONFIG_FILE, config.dump())
     try:
+        if not resuming:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            write_text_atomic(run_dir / CONFIG_FILE, config.dump())
         yield
     except BaseException as e:
-        if not resuming and [path.name for path in run_dir.iterdir()] == [CONFIG_FILE]:
-            (run_dir / CONFIG_FILE).unlink()
+        if not resuming and {path.name for path in run_dir.glob("*")} <= {CONFIG_FILE}:
+            (run_dir / CONFIG_FILE).unlink(missing_ok=True)
             with suppress(OSError):  # somebody else has put something there meanwhile
                 for place in new:
                     place.rmdir()
