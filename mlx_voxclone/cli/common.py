@@ -74,6 +74,8 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
             if line is None:
                 raise
             return _report(f"error: {line}", EXIT_BAD_INPUT)
+        finally:
+            set_quiet(False)  # --quiet is this command's: the next one in the same process says for itself
 
     return main
 

@@ -104,7 +104,7 @@ def table(summary: RunSummary, base: Path) -> list[str]:
     rows += [
         ("files written", f"{files}, {size / 1e6:.1f} MB in {base}"),
         ("time", f"{summary.seconds:.1f} s"),
-        ("peak memory", f"{summary.peak_memory_gb:.2f} GB in MLX, {_resident_gb():.2f} GB resident"),
+        ("peak memory", f"{_resident_gb():.2f} GB resident, {summary.peak_memory_gb:.2f} GB in MLX's arrays"),
     ]
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
