@@ -187,3 +187,15 @@ def test_broken_params_json(tmp_path):
     (tmp_path / "params.json").write_text("{")
     with pytest.raises(ConfigError, match="JSON"):
         VoxtralConfig.from_file(tmp_path)
+
+
+def test_the_embedding_of_a_long_voice_takes_the_memory_of_a_short_one(model):
+    """37 rows per frame exist before the sum; only some frames of them may exist at once. The result is the same."""
+    codes = np.random.default_rng(0).integers(0, 21, (37, 6000)).astype(np.int32)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    rows = model.voice_embedding(codes)
+    mx.eval(rows)
+    assert mx.get_peak_memory() - before < 6000 * 37 * 32 * 4 / 4
+    assert relative_error(rows[4000:4020], model.voice_embedding(codes[:, 4000:4020])[:20]) < 1e-6

@@ -32,12 +32,10 @@ def main(argv: list[str]) -> None:
     set_device(options.device)
     voices = _voices(options.voice)
 
-    from tqdm import tqdm
-
     from mlx_voxclone.checkpoint.bake import bake
+    from mlx_voxclone.progress import progress_bar
 
-    hidden = True if options.quiet else None  # None: shown on a terminal only
-    with tqdm(desc="weights", unit="B", unit_scale=True, disable=hidden, delay=1, leave=False) as bar:
+    with progress_bar(quiet=options.quiet, desc="weights", unit="B", unit_scale=True, delay=1) as bar:
         report = bake(
             options.model,
             options.output,

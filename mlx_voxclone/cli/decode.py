@@ -34,14 +34,17 @@ def _run(options) -> None:
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.progress import progress_bar
 
     check_output(options.output)
     file = TensorFile(options.codes)
     if "codes" not in file.names():
         raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
     codec = load_model(Release(options.model), parts=["codec"]).audio_tokenizer
+    codes = file.numpy("codes")
     try:
-        samples = codec.decode_audio(file.numpy("codes"))
+        with progress_bar(quiet=options.quiet, total=codes.shape[-1], unit="frame") as bar:
+            samples = codec.decode_audio(codes, on_frames=bar.update)
     except ValueError as e:
         raise CheckpointError(f"{options.codes}: {e}") from None
     if not len(samples):

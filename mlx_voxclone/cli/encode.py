@@ -44,6 +44,7 @@ def _run(options) -> None:
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.checkpoint.writer import save_tensors
     from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.progress import progress_bar
 
     output = Path(options.output)
     if output.exists():
@@ -58,7 +59,8 @@ def _run(options) -> None:
         )
     model = load_model(release, parts=["lm", "codec"], encoder_file=options.encoder)
     codec = model.audio_tokenizer
-    latents = codec.encode_audio(wave)
+    with progress_bar(quiet=options.quiet, total=codec.config.n_frames(len(wave)), unit="frame") as bar:
+        latents = codec.encode_audio(wave, on_frames=bar.update)
     codes = np.array(codec.quantize(latents[None])[0])
     embedding = model.voice_embedding(codes).astype(mx.float32)
     save_tensors(output, {"codes": codes, "latents": latents, "embedding": embedding})

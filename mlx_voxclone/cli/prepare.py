@@ -1,7 +1,6 @@
 """`voxclone prepare`: recordings -> clips, transcripts and a held-out split."""
 
 import argparse
-from collections.abc import Iterable
 
 from mlx_voxclone.cli.common import (
     Parser,
@@ -13,6 +12,7 @@ from mlx_voxclone.cli.common import (
     set_quiet,
 )
 from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
+from mlx_voxclone.progress import progress_over
 
 DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
 pauses, a part held out for measuring. What cannot be used is left out, each file with its reason.
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> None:
 
     from mlx_voxclone.data.prepare import prepare
 
-    report = prepare(arguments.source, arguments.output, options, progress=None if arguments.quiet else _progress)
+    report = prepare(arguments.source, arguments.output, options, progress=None if arguments.quiet else progress_over)
     print("\n".join(report.lines()))
 
 
@@ -105,9 +105,3 @@ def _options(arguments: argparse.Namespace) -> PrepareOptions:
         whisper_model=arguments.whisper,
         seed=arguments.seed,
     )
-
-
-def _progress(items: Iterable, total: int, what: str) -> Iterable:
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, disable=None)  # None: silent where stderr is no terminal

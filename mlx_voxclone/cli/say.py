@@ -52,10 +52,9 @@ def main(argv: list[str]) -> None:
 def _run(options) -> None:
     import time
 
-    from tqdm import tqdm
-
     from mlx_voxclone.audio.io import check_output, write_wav
     from mlx_voxclone.errors import DataError
+    from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker, read_reference
 
     check_output(options.output)
@@ -64,7 +63,7 @@ def _run(options) -> None:
     speaker = Speaker.load(options.model, **paths)
     began, rate = time.perf_counter(), speaker.model.config.codec.frame_rate
     limit = round(options.max_seconds * rate)
-    with tqdm(total=limit, unit="frame", disable=True if options.quiet else None, leave=False) as bar:
+    with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
         result = speaker.say(
             options.text,
             options.voice,

@@ -4,7 +4,7 @@
 the encoder is what this project trains. (Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`; arXiv 2603.25551.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -147,10 +147,16 @@ class Codec(nn.Module):
                 x = block(x)
         return x
 
-    def encode_audio(self, samples: np.ndarray | mx.array, chunk_frames: int = 375) -> mx.array:
+    def encode_audio(
+        self,
+        samples: np.ndarray | mx.array,
+        chunk_frames: int = 375,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> mx.array:
         """Encode one waveform of any length in chunks with exact left context: `[S] -> [ceil(S / 1920), latent_dim]`.
 
-        Memory is bounded by `chunk_frames` (375 = 30 s), the result equals encoding the whole at once.
+        Memory is bounded by `chunk_frames` (375 = 30 s), the result equals encoding the whole at once. `on_frames`
+        hears of the frames of each chunk that is done.
         """
         samples, frame = mx.array(samples), self.config.frame_size
         total = self.config.n_frames(samples.shape[0])
@@ -160,6 +166,8 @@ class Codec(nn.Module):
             piece = samples[first * frame : (start + chunk_frames) * frame]
             latents.append(self.encode_latents(piece[None])[0, start - first :])
             mx.eval(latents[-1])
+            if on_frames is not None:
+                on_frames(latents[-1].shape[0])
         return mx.concatenate(latents, axis=0)
 
     def quantize(self, latents: mx.array) -> mx.array:
@@ -180,8 +188,15 @@ class Codec(nn.Module):
         dtype = self.output_proj.conv.parametrizations.weight.original1.dtype
         return self.decode_latents(self.quantizer.decode(codes).astype(dtype))
 
-    def decode_audio(self, codes: np.ndarray | mx.array, chunk_frames: int = 375) -> np.ndarray:
+    def decode_audio(
+        self,
+        codes: np.ndarray | mx.array,
+        chunk_frames: int = 375,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
         """Decode one code sequence `[37, T]` of any length in chunks: float32 `[T * 1920]`, equal to the whole at once.
+
+        `on_frames` hears of the frames of each chunk that is done.
 
         Raises:
             ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
@@ -193,6 +208,8 @@ class Codec(nn.Module):
             first = max(0, start - LEFT_CONTEXT)
             audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
             pieces.append(np.array(audio.astype(mx.float32)))
+            if on_frames is not None:
+                on_frames(len(pieces[-1]) // frame)
         return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
 
     def check_codes(self, codes: np.ndarray) -> None:

@@ -14,6 +14,8 @@ from mlx_voxclone.model.acoustic import FlowMatchingHead
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.layers import KVCache, TransformerBlock
 
+EMBED_FRAMES = 128  # frames whose codes are looked up at once
+
 
 class Backbone(nn.Module):
     """The transformer between embeddings and the final norm; its names stand at the top level of the checkpoint."""
@@ -94,7 +96,13 @@ class Voxtral(Backbone):
         """
         codes = np.asarray(codes)
         self.audio_tokenizer.check_codes(codes)
-        return self.embed_codes(mx.array(with_end_frame(codes.T.astype(np.int32) + N_SPECIAL_CODES)))
+        frames = mx.array(with_end_frame(codes.T.astype(np.int32) + N_SPECIAL_CODES))
+        rows = []
+        # Before the sum there are 37 rows per frame: piece by piece, or minutes of audio would take gigabytes.
+        for start in range(0, frames.shape[0], EMBED_FRAMES):
+            rows.append(self.embed_codes(frames[start : start + EMBED_FRAMES]))
+            mx.eval(rows[-1])
+        return mx.concatenate(rows, axis=0)
 
     def embed_prompt(self, ids: Sequence[int], voice: mx.array) -> mx.array:
         """Prompt ids with one `[AUDIO]` id per voice row, and the rows `[N, dim]`, to embeddings `[1, T, dim]`.

@@ -6,7 +6,7 @@ prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before 
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import clone, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
@@ -110,7 +111,7 @@ def prepared_data(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[
         say(f"data: {section.path} is prepared already")
         return PreparedData.load(section.path)
     options = PrepareOptions(**section.model_dump(exclude={"path"}), seed=config.seed)
-    report = prepare(section.path, run_dir / DATA, options, progress=None if quiet else _bar)
+    report = prepare(section.path, run_dir / DATA, options, progress=None if quiet else progress_over)
     for line in report.lines():
         say(f"data: {line}")
     return PreparedData.load(run_dir / DATA)
@@ -178,14 +179,8 @@ def _encoder(
 
 def _codes(config, encoder, data: PreparedData, run_dir: Path, quiet: bool, say) -> dict:
     say(f"codes: encoding {data.hours:.2g} h of speech")
-    wrap = (lambda clips, total, what: clips) if quiet else _bar
+    wrap = (lambda clips, total, what: clips) if quiet else progress_over
     return stages.clip_codes(Release(config.model), encoder, data, run_dir / CODES / stages.CODES_FILE, wrap)
-
-
-def _bar(items: Iterable, total: int, what: str) -> Iterable:
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, desc=what, disable=None, leave=False)  # None: silent where stderr is no terminal
 
 
 def disk_usage(directory: Path) -> tuple[int, int]:
