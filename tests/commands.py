@@ -17,20 +17,20 @@ from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise, write_corpus
 
 # A training of seconds: two short crops or clips per step.
 TINY_RUN = {
-    "say": ["papa."],
-    "data": {"heldout": 0.4},
+    "say": ["papa mino.", "tara koni lesu."],
+    "data": {"heldout": 0.2, "min_seconds": 0.5},
     "encoder": {
         "crop_seconds": 0.4,
         "stft_sizes": [256],
         "mel": {"n_mels": 20, "n_fft": 256},
-        "train": {"steps": 4, "batch_size": 2, "learning_rate": 5e-3, "warmup_steps": 0, "eval_every": 2,
+        "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0, "eval_every": 2,
                   "save_every": 2, "log_every": 1, "sample_every": 0},
     },
     "speaker": {
-        "lora": {"rank": 2, "alpha": 4.0},
+        "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.1},
         "max_seconds": 0.8,
         "reference_seconds": [0.4, 0.8],
-        "train": {"steps": 4, "accumulate": 2, "learning_rate": 5e-3, "warmup_steps": 0, "eval_every": 2,
+        "train": {"steps": 4, "accumulate": 2, "learning_rate": 2e-2, "warmup_steps": 0, "eval_every": 2,
                   "save_every": 2, "sample_every": 0},
     },
 }  # fmt: skip
@@ -80,7 +80,7 @@ def speech() -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def recording(speech, tmp_path_factory) -> Path:
+def voice_file(speech, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("recording") / "voice.wav"
     write_wav(path, speech)
     return path
@@ -90,7 +90,7 @@ def recording(speech, tmp_path_factory) -> Path:
 def corpus(tmp_path_factory) -> Path:
     """Five transcribed recordings of one synthetic speaker. Read it only."""
     directory = tmp_path_factory.mktemp("corpus") / "recordings"
-    write_corpus(directory, [SyntheticSpeaker.sample(0)], 5, seconds=1.5)
+    write_corpus(directory, [SyntheticSpeaker.sample(0)], 5, seconds=1.0)
     return directory
 
 
@@ -128,8 +128,8 @@ def refused(capsys, tmp_path):
     return check
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_fsync():
+@pytest.fixture(scope="module")
+def no_fsync():
     """It protects from power cuts, which no test makes, and costs a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)

@@ -20,6 +20,7 @@ from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.encoder_task import EncoderTask
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 WEIGHTS = "consolidated.safetensors"
 
 
@@ -188,10 +189,10 @@ COMMANDS = {
         if "tokenizer" not in case or command not in ("encode", "decode")  # which need none
     ],
 )
-def test_models_that_do_not_fit_together(refused, whole, config_file, recording, tmp_path, monkeypatch, command, case):
+def test_models_that_do_not_fit_together(refused, whole, config_file, voice_file, tmp_path, monkeypatch, command, case):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(whole, tmp_path / "model")
-    shutil.copy(recording, tmp_path / "voice.wav")
+    shutil.copy(voice_file, tmp_path / "voice.wav")
     save_tensors(tmp_path / "codes.safetensors", {"codes": np.ones((37, 2), np.int32)})
     config_file("clone")
     change, texts = MODELS[case]
@@ -334,7 +335,7 @@ def test_no_space_left(refused, config_file, corpus, whole, tmp_path, monkeypatc
     output = tmp_path / "out"
     arguments = {
         "train": ["--config", config, "--set", f"output={output}", "--quiet"],
-        "prepare": [corpus, "--output", output],
+        "prepare": [corpus, "--output", output, "--min-seconds", "0.5"],
         "micro": ["--output", output],
         "bake": ["--model", whole, "--voice", f"new={tmp_path / 'codes.safetensors'}", "--output", output],
     }[command]

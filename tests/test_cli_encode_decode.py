@@ -16,6 +16,7 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.synthesis import Speaker
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture
@@ -59,8 +60,8 @@ def codes_of(model, samples) -> np.ndarray:
 # ---- encode --------------------------------------------------------------------------------------------------------
 
 
-def test_shapes_types_and_values(encode, codec, speech, recording):
-    found = encode(recording)
+def test_shapes_types_and_values(encode, codec, speech, voice_file):
+    found = encode(voice_file)
     frames, config = -(-len(speech) // 1920), codec.config
     assert (found["codes"].dtype, found["codes"].shape) == (mx.int32, (config.codec.n_codebooks, frames))
     assert (found["latents"].dtype, found["latents"].shape) == (mx.float32, (frames, config.codec.latent_dim))
@@ -68,20 +69,20 @@ def test_shapes_types_and_values(encode, codec, speech, recording):
     codes = np.array(found["codes"])
     assert codes.min() == 0  # 0-based: the LM's +2 is not in the file
     assert len(np.unique(codes)) > 20, "an encoder that says the same whatever it hears tests nothing"
-    np.testing.assert_array_equal(codes, codes_of(codec, read_audio(recording)))
+    np.testing.assert_array_equal(codes, codes_of(codec, read_audio(voice_file)))
     np.testing.assert_array_equal(np.array(codec.audio_tokenizer.quantize(found["latents"][None])[0]), codes)
 
 
-def test_the_embedding_is_what_say_uses(encode, whole, recording):
-    rows = Speaker.load(whole).voice_rows(reference=read_audio(recording))
-    np.testing.assert_array_equal(np.array(encode(recording)["embedding"]), np.array(rows))
+def test_the_embedding_is_what_say_uses(encode, whole, voice_file):
+    rows = Speaker.load(whole).voice_rows(reference=read_audio(voice_file))
+    np.testing.assert_array_equal(np.array(encode(voice_file)["embedding"]), np.array(rows))
 
 
-def test_the_embedding_ends_in_the_end_row(encode, codec, recording):
+def test_the_embedding_ends_in_the_end_row(encode, codec, voice_file):
     table = codec.mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight
     end = [1 if i == 0 else offset for i, offset in enumerate(codec.config.codec.code_offsets)]
     expected = sum(np.array(table[row], dtype=np.float64) for row in end)
-    np.testing.assert_allclose(np.array(encode(recording)["embedding"])[-1], expected, atol=1e-5)
+    np.testing.assert_allclose(np.array(encode(voice_file)["embedding"])[-1], expected, atol=1e-5)
 
 
 def test_the_level_is_untouched_unless_asked(encode, codec, speech, tmp_path):
@@ -125,21 +126,21 @@ def test_any_length_from_one_sample(encode, decode, codec, speech, tmp_path, sam
     assert len(decode(tmp_path / "x.safetensors")) == 1920 * found["codes"].shape[1]
 
 
-def test_an_encoder_given_apart(encode, miniature, encoder_file, recording):
-    found = encode(recording, "--encoder", encoder_file, model=miniature)
+def test_an_encoder_given_apart(encode, miniature, encoder_file, voice_file):
+    found = encode(voice_file, "--encoder", encoder_file, model=miniature)
     model = load_model(Release(miniature), parts=["lm", "codec"], encoder_file=encoder_file)
-    np.testing.assert_array_equal(np.array(found["codes"]), codes_of(model, read_audio(recording)))
+    np.testing.assert_array_equal(np.array(found["codes"]), codes_of(model, read_audio(voice_file)))
 
 
-def test_a_directory_for_the_output_is_made(encode, recording):
-    assert encode(recording, name="new/folder/x.safetensors")["codes"].shape[1] > 0
+def test_a_directory_for_the_output_is_made(encode, voice_file):
+    assert encode(voice_file, name="new/folder/x.safetensors")["codes"].shape[1] > 0
 
 
 # ---- decode --------------------------------------------------------------------------------------------------------
 
 
-def test_decoding_equals_decoding_in_process(encode, decode, codec, recording, tmp_path):
-    codes = np.array(encode(recording)["codes"])
+def test_decoding_equals_decoding_in_process(encode, decode, codec, voice_file, tmp_path):
+    codes = np.array(encode(voice_file)["codes"])
     expected = codec.audio_tokenizer.decode_audio(codes)
     np.testing.assert_array_equal(decode(tmp_path / "x.safetensors", "--float32"), expected)
     assert soundfile.info(tmp_path / "out.wav").subtype == "FLOAT"
@@ -148,17 +149,17 @@ def test_decoding_equals_decoding_in_process(encode, decode, codec, recording, t
     np.testing.assert_allclose(integers, np.clip(expected, -1, 32767 / 32768), atol=0.51 / 32768)
 
 
-def test_codes_survive_another_decoding_of_the_released_checkpoint(encode, decode, miniature, recording, tmp_path):
+def test_codes_survive_another_decoding_of_the_released_checkpoint(encode, decode, miniature, voice_file, tmp_path):
     """The decoder needs no encoder: the base's and the baked checkpoint's are the same."""
-    encode(recording)
+    encode(voice_file)
     np.testing.assert_array_equal(
         decode(tmp_path / "x.safetensors", name="a.wav"), decode(tmp_path / "x.safetensors", model=miniature)
     )
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint8])
-def test_codes_of_other_integer_types_are_the_same_codes(encode, decode, recording, tmp_path, dtype):
-    codes = np.array(encode(recording)["codes"])
+def test_codes_of_other_integer_types_are_the_same_codes(encode, decode, voice_file, tmp_path, dtype):
+    codes = np.array(encode(voice_file)["codes"])
     save_tensors(tmp_path / "y.safetensors", {"codes": codes.astype(dtype)})
     np.testing.assert_array_equal(decode(tmp_path / "x.safetensors"), decode(tmp_path / "y.safetensors"))
 
@@ -166,14 +167,14 @@ def test_codes_of_other_integer_types_are_the_same_codes(encode, decode, recordi
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
-def audio_files(directory, recording, speech) -> None:
+def audio_files(directory, voice_file, speech) -> None:
     """Every bad recording of the issue under its name."""
     (directory / "text.wav").write_text("this is no audio")
     (directory / "empty.wav").write_bytes(b"")
     soundfile.write(directory / "zero.wav", np.zeros(0, np.float32), 24_000)
     soundfile.write(directory / "nan.wav", np.where(np.arange(9_600) == 5_000, np.nan, 0.1), 24_000, subtype="FLOAT")
     soundfile.write(directory / "eight.wav", np.zeros((4_800, 8), np.float32) + 0.1, 24_000)
-    (directory / "cut.wav").write_bytes(recording.read_bytes()[:20_000])
+    (directory / "cut.wav").write_bytes(voice_file.read_bytes()[:20_000])
     (directory / "folder.wav").mkdir()
 
 
@@ -191,26 +192,26 @@ def audio_files(directory, recording, speech) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["encode", "say"])
-def test_audio_that_cannot_be_used(refused, whole, recording, speech, tmp_path, command, name, text):
-    audio_files(tmp_path, recording, speech)
+def test_audio_that_cannot_be_used(refused, whole, voice_file, speech, tmp_path, command, name, text):
+    audio_files(tmp_path, voice_file, speech)
     audio, output = str(tmp_path / name), str(tmp_path / "out")
     argv = ["encode", audio] if command == "encode" else ["say", "--text", "papa", "--ref-audio", audio]
     refused([*argv, "--model", whole, "--output", output], f"{audio}: ", text, unchanged=(whole,))
 
 
-def test_encode_without_an_encoder(refused, miniature, recording, tmp_path):
-    argv = ["encode", recording, "--model", miniature, "--output", tmp_path / "x.safetensors"]
+def test_encode_without_an_encoder(refused, miniature, voice_file, tmp_path):
+    argv = ["encode", voice_file, "--model", miniature, "--output", tmp_path / "x.safetensors"]
     refused(argv, "has no codec encoder", "--encoder FILE")
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_encode_replaces_nothing(refused, whole, recording, tmp_path, kind):
+def test_encode_replaces_nothing(refused, whole, voice_file, tmp_path, kind):
     output = tmp_path / "x.safetensors"
     if kind == "file":
         output.write_text("mine")
     else:
         output.mkdir()
-    refused(["encode", recording, "--model", whole, "--output", output], f"{output}: exists already")
+    refused(["encode", voice_file, "--model", whole, "--output", output], f"{output}: exists already")
 
 
 @pytest.mark.parametrize(
@@ -222,13 +223,13 @@ def test_encode_replaces_nothing(refused, whole, recording, tmp_path, kind):
     ],
     ids=["whole", "missing", "unexpected"],
 )
-def test_encoder_files_that_do_not_fit(refused, miniature, encoder_file, recording, tmp_path, change, text):
+def test_encoder_files_that_do_not_fit(refused, miniature, encoder_file, voice_file, tmp_path, change, text):
     file = TensorFile(encoder_file)
     tensors = {name: file.numpy(name) for name in file.names()} | {"encoder.last": np.zeros(1, np.float32)}
     change(tensors)
     tensors.pop("encoder.last", None)
     save_tensors(tmp_path / "e.safetensors", tensors)
-    argv = ["encode", recording, "--model", miniature, "--encoder", tmp_path / "e.safetensors", "--output"]
+    argv = ["encode", voice_file, "--model", miniature, "--encoder", tmp_path / "e.safetensors", "--output"]
     if text is None:
         assert voxclone([str(a) for a in [*argv, tmp_path / "x.safetensors"]]) == 0
     else:
@@ -296,7 +297,7 @@ def test_a_full_disk_leaves_the_old_output(refused, whole, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("how", ["disk_usage", "fsync"])
-def test_encode_on_a_full_disk(refused, whole, recording, tmp_path, monkeypatch, how):
+def test_encode_on_a_full_disk(refused, whole, voice_file, tmp_path, monkeypatch, how):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -304,5 +305,5 @@ def test_encode_on_a_full_disk(refused, whole, recording, tmp_path, monkeypatch,
         monkeypatch.setattr("os.fsync", full)
     else:
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-    argv = ["encode", recording, "--model", whole, "--output", tmp_path / "x.safetensors"]
+    argv = ["encode", voice_file, "--model", whole, "--output", tmp_path / "x.safetensors"]
     refused(argv, str(tmp_path), "no space left")

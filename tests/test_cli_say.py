@@ -16,6 +16,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.synthesis import Speaker
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 SECONDS = 0.8  # a model with random weights rarely ends by itself
 
 
@@ -68,12 +69,12 @@ def test_voice_text_steps_and_guidance_reach_the_model(say):
     np.testing.assert_array_equal(say("--voice", "Casual_Male"), first)  # servers ask in lower case
 
 
-def test_the_file_holds_what_the_model_said(say, whole, speech, recording):
+def test_the_file_holds_what_the_model_said(say, whole, speech, voice_file):
     speaker = Speaker.load(whole)
     result = speaker.say("papa mino", "casual_male", max_seconds=SECONDS)
     np.testing.assert_array_equal(say("--voice", "casual_male", "--float32"), result.samples)
-    reference = speaker.say("papa mino", reference=read_audio(recording), max_seconds=SECONDS)
-    np.testing.assert_array_equal(say("--ref-audio", recording, "--float32"), reference.samples)
+    reference = speaker.say("papa mino", reference=read_audio(voice_file), max_seconds=SECONDS)
+    np.testing.assert_array_equal(say("--ref-audio", voice_file, "--float32"), reference.samples)
     assert not np.array_equal(result.samples, reference.samples)
 
 
@@ -102,8 +103,8 @@ def test_16_bit_is_clipped_and_float32_is_not(say, whole, tmp_path):
     np.testing.assert_allclose(integers, np.clip(floats, -1, 32767 / 32768), atol=0.51 / 32768)
 
 
-def test_an_encoder_given_apart_serves_a_reference_clip(say, miniature, encoder_file, recording):
-    voice = say("--ref-audio", recording, "--encoder", encoder_file, model=miniature)
+def test_an_encoder_given_apart_serves_a_reference_clip(say, miniature, encoder_file, voice_file):
+    voice = say("--ref-audio", voice_file, "--encoder", encoder_file, model=miniature)
     assert not np.array_equal(voice, say("--voice", "casual_male", model=miniature))
 
 
@@ -183,10 +184,10 @@ BASIC = {"--text": "papa", "--voice": "casual_male", "--output": "out.wav"}
         ({"--seed": "many"}, ["--seed"]),
     ],
 )
-def test_refusals(refused, never_generates, whole, recording, tmp_path, monkeypatch, changes, texts):
+def test_refusals(refused, never_generates, whole, voice_file, tmp_path, monkeypatch, changes, texts):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
-    shutil.copy(recording, tmp_path / "voice.wav")
+    shutil.copy(voice_file, tmp_path / "voice.wav")
     options = {"--model": str(whole), **BASIC} | changes
     argv = [part for option, value in options.items() if value is not None for part in (option, value)]
     refused(["say", *argv], *texts, unchanged=(whole,))
@@ -226,8 +227,8 @@ def test_references_of_exactly_1_and_60_seconds_serve(whole, speech):
     assert speaker.voice_rows(reference=np.tile(speech, 60)[: 60 * 24_000]).shape[0] == 751
 
 
-def test_a_checkpoint_without_encoder_names_the_ways_out(refused, never_generates, miniature, recording, tmp_path):
-    argv = ["say", "--model", miniature, "--text", "papa", "--ref-audio", recording, "--output", tmp_path / "o.wav"]
+def test_a_checkpoint_without_encoder_names_the_ways_out(refused, never_generates, miniature, voice_file, tmp_path):
+    argv = ["say", "--model", miniature, "--text", "papa", "--ref-audio", voice_file, "--output", tmp_path / "o.wav"]
     refused(argv, "has no codec encoder", "--encoder", "casual_female, casual_male, neutral_female")
 
 

@@ -21,6 +21,7 @@ from mlx_voxclone.train.speaker_task import SpeakerTask
 from mlx_voxclone.train.state import list_checkpoints
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def train(*arguments) -> int:
@@ -110,14 +111,14 @@ def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys)
     assert (saved["task"], saved["output"], saved["encoder"]["train"]["steps"]) == ("encoder", str(place), 4)
 
 
-def test_task_speaker_with_the_models_own_encoder(with_report, config_file, whole, tmp_path, capsys):
+def test_task_speaker_with_the_models_own_encoder(config_file, whole, tmp_path, capsys):
     place = tmp_path / "run"
     settings = ["--set", f"output={place}", "--set", "speaker.train.sample_every=4", "--quiet"]
     assert train("--config", config_file("speaker", model=str(whole)), *settings) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("speaker: 4 steps; held-out loss ")
-    assert captured.err == ""
-    expected = {"config.yaml", "log.jsonl", "checkpoints", "best", "report", "samples", "data", "codes"}
+    assert [line for line in captured.err.splitlines() if not line.startswith("warning: ")] == []
+    expected = {"config.yaml", "log.jsonl", "checkpoints", "best", "samples", "data", "codes"}
     assert names(place) == expected | {"result.json", "summary.json"}
     assert names(place / "best") == {"adapters.safetensors", "adapter_config.json", "info.json"}
     adapter = json.loads((place / "best" / "adapter_config.json").read_text())
@@ -144,27 +145,29 @@ def test_task_clone(uninterrupted, capsys):
     assert names(place) == expected
     stage = {"log.jsonl", "result.json", "checkpoints", "best"}
     assert names(place / "encoder") == names(place / "speaker") == stage
-    assert names(place / "samples") == {"before-1.wav", "after-1.wav"}
     release = Release(place / "baked")
     release.check()
     assert release.has_encoder
     assert "clone" in release.voices()
     summary = json.loads((place / "summary.json").read_text())
-    assert summary["baked"]["fold_error"] < summary["baked"]["adapter_effect"] / 2
+    assert summary["baked"]["fold_error"] < 0.01
     assert set(summary["results"]) == {"encoder", "speaker"}
+    assert [entry["text"] for entry in summary["speech"]] == ["papa mino.", "tara koni lesu."]
+    said = {entry[when]["file"] for entry in summary["speech"] for when in ("before", "after")} - {None}
+    assert {f"samples/{name}" for name in names(place / "samples")} == said
 
 
-def test_the_baked_checkpoint_serves_every_command(uninterrupted, recording, tmp_path):
+def test_the_baked_checkpoint_serves_every_command(uninterrupted, voice_file, tmp_path):
     model = ["--model", str(uninterrupted / "baked")]
     tail = ["--text", "papa", "--max-seconds", "0.4", "--output", str(tmp_path / "o.wav")]
     assert voxclone(["say", *model, *tail, "--voice", "clone"]) == 0
-    assert voxclone(["say", *model, *tail, "--ref-audio", str(recording)]) == 0
-    assert voxclone(["encode", str(recording), *model, "--output", str(tmp_path / "x.safetensors")]) == 0
+    assert voxclone(["say", *model, *tail, "--ref-audio", str(voice_file)]) == 0
+    assert voxclone(["encode", str(voice_file), *model, "--output", str(tmp_path / "x.safetensors")]) == 0
     assert voxclone(["decode", str(tmp_path / "x.safetensors"), *model, "--output", str(tmp_path / "o.wav")]) == 0
 
 
 def test_prepared_data_is_used_as_it_is(config_file, corpus, tmp_path):
-    assert voxclone(["prepare", str(corpus), "--output", str(tmp_path / "prepared"), "--heldout", "0.4"]) == 0
+    assert voxclone(["prepare", str(corpus), "--output", str(tmp_path / "prepared"), "--min-seconds", "0.5"]) == 0
     settings = ["--set", f"data.path={tmp_path / 'prepared'}", "--set", f"output={tmp_path / 'run'}"]
     assert train("--config", config_file("encoder"), *settings, "--max-steps", "1") == 0
     assert "data" not in names(tmp_path / "run")
@@ -241,7 +244,7 @@ STAGES = {
     "encoder, an evaluation": (EncoderTask, "extra_metrics", 2),
     "codes": (stages, "clip_codes", 1),
     "speaker, a step": (SpeakerTask, "losses", 6),
-    "speaker, its best": (SpeakerTask, "export", 2),
+    "speaker, the evaluation after its last step": (SpeakerTask, "extra_metrics", 2),
     "bake": (clone, "bake", 1),
     "speaking": (clone, "before_and_after", 1),
 }
@@ -280,7 +283,7 @@ def test_a_clone_interrupted_in_every_stage_ends_as_if_it_had_not_been(
     assert names(place) == names(uninterrupted) - {"report"}
     for part in ("encoder", "speaker"):
         assert steps_of(place / part / "log.jsonl") == [1, 2, 3, 4]
-    sounds = [(directory / "samples/after-1.wav").read_bytes() for directory in (place, uninterrupted)]
+    sounds = [{path.name: path.read_bytes() for path in (p / "samples").iterdir()} for p in (place, uninterrupted)]
     assert sounds[0] == sounds[1]
 
 
@@ -370,7 +373,7 @@ def test_no_stage_of_a_clone_is_left_behind_by_an_earlier_one(uninterrupted, tmp
     [
         (["--lora-rank", "4"], "speaker.lora.rank: 2 -> 4"),
         (["--set", "data.path=tests"], "data.path: "),
-        (["--set", "encoder.train.learning_rate=1e-3"], "encoder.train.learning_rate: 0.005 -> 0.001"),
+        (["--set", "encoder.train.learning_rate=5e-3"], "encoder.train.learning_rate: 0.001 -> 0.005"),
         (["--set", "task=encoder"], 'task: "clone" -> "encoder"'),
         (["--seed", "3"], "seed: 0 -> 3"),
         (["--set", "voice=other"], 'voice: "clone" -> "other"'),

@@ -1,4 +1,4 @@
-"""Trainings that something stops: a full disk, Ctrl-C inside a checkpoint, damage, numbers that are not finite."""
+"""Trainings that something stops: a full disk, Ctrl-C inside a checkpoint, numbers that are not finite."""
 
 import errno
 import signal
@@ -17,6 +17,7 @@ from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.state import list_checkpoints
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def voxclone_code(*arguments) -> int:
@@ -100,27 +101,13 @@ def test_ctrl_c_in_the_middle_of_a_checkpoint(encoder_run, tmp_path, monkeypatch
     assert weights(run) == expected
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(encoder_run, tmp_path, capsys):
-    config, expected = encoder_run
-    run = tmp_path / "run"
-    assert voxclone_code("train", "--config", config, "--set", f"output={run}", "--quiet") == 0
-    (run / "result.json").unlink()
-    path = run / "checkpoints" / "step-4" / "optimizer.safetensors"
-    path.write_bytes(path.read_bytes()[:-8])
-    capsys.readouterr()
-    assert voxclone_code("train", "--resume", run, "--quiet") == 0
-    assert "warning: checkpoint" in capsys.readouterr().err
-    assert weights(run) == expected
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_ends_the_run_with_a_line(encoder_run, tmp_path, monkeypatch, capsys, bad):
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_line(encoder_run, tmp_path, monkeypatch, capsys):
     """Not in "complete": five steps in a row are given up, and what was good before is kept."""
     config, _ = encoder_run
     losses = EncoderTask.losses
 
     def broken(self, batch):
-        return {name: value * (bad if self.model.training else 1) for name, value in losses(self, batch).items()}
+        return {name: value * (np.nan if self.model.training else 1) for name, value in losses(self, batch).items()}
 
     monkeypatch.setattr(EncoderTask, "losses", broken)
     argv = ["train", "--config", config, "--set", f"output={tmp_path / 'run'}", "--max-steps", "20", "--quiet"]
