@@ -13,5 +13,9 @@ class DataError(VoxcloneError):
     """Audio, text or a manifest that cannot be used."""
 
 
+class TrainingError(VoxcloneError):
+    """A training that cannot go on: its losses or gradients are not finite."""
+
+
 class CheckpointError(VoxcloneError):
     """A checkpoint, adapter, voice or run directory that cannot be read or written."""

@@ -7,13 +7,14 @@ from golden import relative_error
 from mlx.utils import tree_flatten
 from tasks_data import MemoryData, clip, scratch_codec
 
-from mlx_voxclone.checkpoint.release import Release, open_encoder
+from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.encoder_init import calibrate_encoder, latent_rms
 from mlx_voxclone.train.encoder_task import EncoderTask, encoder_parameters
 from mlx_voxclone.train.loader import to_device
 from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.train.stages import encoder_codec
 from mlx_voxclone.train.trainer import Trainer
 
 SECTION = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128])
@@ -221,3 +222,17 @@ def test_calibration_on_silence_stays_finite(miniature):
     codec = scratch_codec(miniature)
     calibrate_encoder(codec, [np.zeros(4000, dtype=np.float32)])
     assert all(np.isfinite(np.array(v)).all() for v in encoder_parameters(codec).values())
+
+
+def test_a_given_encoder_is_spoken_with_as_it_is_baked_and_trained_on_in_full(task, miniature, tmp_path):
+    """Used, it is rounded to BF16 (so encode, say and a baked checkpoint agree on codes); trained on, it is not."""
+    parameters = dict(tree_flatten(task.model.trainable_parameters()))
+    task.export(tmp_path, parameters)
+    file, release = tmp_path / "encoder.safetensors", Release(miniature)
+    used = load_model(release, parts=["codec"], encoder_file=file).audio_tokenizer
+    trained_on = encoder_codec(release, file, MemoryData(DATA.train), 0, mx.float32)
+    for name, value in parameters.items():
+        exact = np.array(value)
+        assert (np.array(dict(tree_flatten(trained_on.parameters()))[name]) == exact).all(), name
+        rounded = np.array(value.astype(mx.bfloat16).astype(mx.float32))
+        assert (np.array(dict(tree_flatten(used.parameters()))[name]) == rounded).all(), name

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.run import RunSummary
 from mlx_voxclone.train.smoke import check
@@ -72,7 +73,9 @@ def test_a_loss_that_did_not_fall_fails(summary, stage, before, after):
     assert fault.startswith(f"{stage}: the held-out loss did not fall (2 -> ")
 
 
-@pytest.mark.parametrize(("error", "effect"), [(0.02, 0.5), (0.003, 0.004), (math.nan, 0.1), (0.0, 0.0)])
+@pytest.mark.parametrize(
+    ("error", "effect"), [(0.02, 0.5), (0.003, 0.004), (math.nan, 0.1), (0.003, math.nan), (0.0, 0.0)]
+)
 def test_a_bake_that_is_not_the_adapter_model_fails(summary, error, effect):
     """Too far from base + adapter; or as far from it as the base is, so that nothing was folded."""
     summary.baked |= {"fold_error": error, "adapter_effect": effect}
@@ -101,3 +104,19 @@ def test_the_whole_smoke_test(tmp_path, capsys):
         assert row in out
     assert (tmp_path / "smoke-1" / "run" / "baked" / "consolidated.safetensors").is_file()
     assert (tmp_path / "smoke-1" / "run" / "samples" / "after-1.wav").is_file()
+
+
+def test_a_run_without_a_bake_fails(summary):
+    summary.baked = None
+    assert check(summary) == ["baked: nothing was"]
+
+
+def test_a_training_that_gave_up_is_exit_code_1(monkeypatch, tmp_path, capsys):
+    """Losses that are never finite end the training early; for the smoke test that is a failure like any other."""
+
+    def gave_up(*args, **kwargs):
+        raise TrainingError("encoder: loss or gradient not finite in 5 consecutive steps")
+
+    monkeypatch.setattr("mlx_voxclone.train.smoke.run", gave_up)
+    assert voxclone(["train", "--config", str(CONFIG), "--smoke-test", "--set", f"output={tmp_path / 'smoke'}"]) == 1
+    assert "FAILED: encoder: loss or gradient not finite" in capsys.readouterr().out

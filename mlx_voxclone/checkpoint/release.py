@@ -224,7 +224,8 @@ def load_model(
             The parameters of parts left out are uninitialised: do not evaluate them.
         dtype: of LM and head.
         codec_dtype: of the codec; identity of codes is defined in float32.
-        encoder_file: take the encoder from this file, whatever the checkpoint has.
+        encoder_file: take the encoder from this file, whatever the checkpoint has; rounded to BF16, as baking it in
+            would, so that both give the same codes.
 
     Raises:
         CheckpointError: see `Release.load_parameters` and `open_encoder`.
@@ -235,7 +236,8 @@ def load_model(
     wanted = (chosen - {"codec"}) | ({"decoder"} if with_codec else set()) | ({"encoder"} if in_release else set())
     weights = release.load_parameters(wanted)
     if with_codec and encoder_file is not None:
-        weights |= open_encoder(encoder_file, release.config).arrays()
+        encoder = open_encoder(encoder_file, release.config).arrays()
+        weights |= {name: value.astype(mx.bfloat16) for name, value in encoder.items()}
     model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
     typed = [(k, v.astype(codec_dtype if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
     model.load_weights(typed, strict=False)  # names and shapes are checked above; parts left out stay as they are

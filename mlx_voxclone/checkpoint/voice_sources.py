@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
+from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.voices import EMBEDDING, read_voice
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
@@ -83,8 +83,4 @@ class VoiceMaker:
     def _loaded(self) -> Voxtral:
         if self._model is None:
             self._model = load_model(self.release, parts=("lm", "codec"), encoder_file=self.encoder_file)
-            if self.encoder_file is not None:  # as it will be in the checkpoint, so that both give the same codes
-                encoder = open_encoder(self.encoder_file, self.release.config).arrays()
-                rounded = [(k, v.astype(mx.bfloat16).astype(mx.float32)) for k, v in encoder.items()]
-                self._model.load_weights(rounded, strict=False)
         return self._model

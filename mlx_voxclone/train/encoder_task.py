@@ -35,6 +35,7 @@ class EncoderTask:
         section: the configuration's `encoder` section.
         seed: of crops and gains.
         compute_dtype: dtype of the encoder's activations; the frozen decoder runs in the dtype of its weights.
+        identity: what else must be unchanged on resume, e.g. the digest of the frozen codec.
     """
 
     name = "encoder"
@@ -47,11 +48,12 @@ class EncoderTask:
         section: EncoderSection,
         seed: int = 0,
         compute_dtype: mx.Dtype = mx.float32,
+        identity: Mapping[str, Any] | None = None,
     ):
         if not data.train:
             raise DataError("task encoder: the prepared data holds no training clips")
         self.model, self.data, self.section, self.seed = codec, data, section, seed
-        self._dtype = compute_dtype
+        self._dtype, self._identity = compute_dtype, dict(identity or {})
         self.weights = section.losses.model_dump()
         frame = codec.config.frame_size
         self.crop = round(section.crop_seconds * codec.config.frame_rate) * frame
@@ -161,6 +163,7 @@ class EncoderTask:
             stft_sizes=self.section.stft_sizes,
             mel=self.section.mel.model_dump(),
             seed=self.seed,
+            **self._identity,
         )
 
 

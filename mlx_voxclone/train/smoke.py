@@ -14,6 +14,7 @@ import mlx.core as mx
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.log import LOG_NAME, read_log
 from mlx_voxclone.train.run import RunSummary, disk_usage, run
@@ -53,7 +54,11 @@ def smoke_test(config: RunConfig, *, quiet: bool = False, say: Callable[[str], N
     write_corpus(base / "recordings", speakers, CLIPS_PER_SPEAKER, config.seed, seconds=2.0)
     mx.reset_peak_memory()
     small = _overridden(config, base)
-    summary = run(small, quiet=quiet, say=say or (lambda line: None))
+    try:
+        summary = run(small, quiet=quiet, say=say or (lambda line: None))
+    except TrainingError as e:
+        print(f"FAILED: {e}")
+        return 1
     faults = check(summary)
     print("\n".join(table(summary, base)))
     for fault in faults:
@@ -73,13 +78,14 @@ def check(summary: RunSummary) -> list[str]:
         before, after = (e["metrics"][result.metric] for e in (result.evaluations[0], result.evaluations[-1]))
         if not (_finite(after) and after < before):
             faults.append(f"{name}: the held-out {result.metric} did not fall ({before:.4g} -> {after:.4g})")
-    baked = summary.baked or {}
-    error, effect = baked.get("fold_error", math.nan), baked.get("adapter_effect", math.nan)
-    if not error < min(MAX_FOLD_ERROR, effect / 2):
+    if summary.baked is None:
+        return [*faults, "baked: nothing was"]
+    error, effect = summary.baked["fold_error"], summary.baked["adapter_effect"]
+    if not (error < MAX_FOLD_ERROR and error < effect / 2):
         faults.append(
             f"baked: differs from base + adapter by {error:.2%} of the RMS (the adapter's effect: {effect:.2%})"
         )
-    if not Release(baked["path"]).has_encoder:
+    if not Release(summary.baked["path"]).has_encoder:
         faults.append("baked: the checkpoint has no encoder")
     if not summary.speech:
         faults.append("say: nothing was spoken")

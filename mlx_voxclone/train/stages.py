@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
@@ -112,16 +112,16 @@ def encoder_codec(
 
     The encoder is float32 (the trainer's master); the frozen decoder has `decoder_dtype`, the codebook float32.
     """
-    scratch = weights is None and not release.has_encoder
-    if scratch:
-        mx.random.seed(seed)
-        model = Voxtral(release.config, encoder=True)
-        model.load_weights(list(release.load_parameters(["decoder"]).items()), strict=False)
-    else:
-        model = load_model(release, parts=["codec"], encoder_file=weights)
+    own = weights is None and release.has_encoder
+    tensors = release.load_parameters(["decoder", "encoder"] if own else ["decoder"])
+    if weights is not None:
+        tensors |= open_encoder(weights, release.config).arrays()  # all of their digits, unlike what is spoken with
+    mx.random.seed(seed)
+    model = Voxtral(release.config, encoder=True)
+    model.load_weights(list(tensors.items()), strict=False)
     codec = model.audio_tokenizer
     codec.set_dtype(mx.float32)
-    if scratch:
+    if weights is None and not own:
         calibrate_encoder(codec, [clip.read()[:CALIBRATION_SAMPLES] for clip in data.train[:CALIBRATION_CLIPS]])
     for part in (*codec.decoder_blocks, codec.output_proj):
         part.set_dtype(decoder_dtype)
@@ -131,9 +131,10 @@ def encoder_codec(
 
 def train_encoder(config: RunConfig, data: PreparedData, directory: Path, quiet: bool) -> TrainResult:
     """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
-    compute, section = Compute.of(config), config.encoder
-    codec = encoder_codec(Release(config.model), section.weights, data, config.seed, compute.dtype)
-    task = EncoderTask(codec, data, section, config.seed, compute.dtype)
+    compute, section, release = Compute.of(config), config.encoder, Release(config.model)
+    codec = encoder_codec(release, section.weights, data, config.seed, compute.dtype)
+    identity = {"codec": codec_digest(release, section.weights)}
+    task = EncoderTask(codec, data, section, config.seed, compute.dtype, identity=identity)
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
 
@@ -156,14 +157,12 @@ def clip_codes(
 
     The file remembers the encoder and the clips it was made from; made from others, it is made again.
     """
-    made_from = {"encoder": _encoder_digest(release, encoder), "data": data.fingerprint()}
+    made_from = {"codec": codec_digest(release, encoder), "data": data.fingerprint()}
     if path.is_file():
         file = TensorFile(path)
         if all(file.metadata.get(k) == v for k, v in made_from.items()):
             return {name: file.numpy(name).astype(np.int32) for name in file.names()}
     codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
-    codec.set_dtype(mx.bfloat16)  # the encoder as it will be baked: the codes are then those of the baked checkpoint
-    codec.set_dtype(mx.float32)
     codes = {}
     for clip in progress(data.clips, len(data.clips), "encoding"):
         codes[clip.id] = np.array(codec.quantize(codec.encode_audio(clip.read())[None])[0])
@@ -171,15 +170,15 @@ def clip_codes(
     return codes
 
 
-def _encoder_digest(release: Release, encoder: Path | None) -> str:
+def codec_digest(release: Release, encoder: Path | None = None) -> str:
+    """SHA-256 (hex) of the release's codec, and of the encoder file that is used with it."""
     digest = hashlib.sha256()
+    for name in sorted(n for n in release.tensors.names() if n.startswith(CODEC_PREFIX)):
+        digest.update(name.encode())
+        digest.update(release.tensors.raw(name))
     if encoder is not None:
         with open(encoder, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    else:
-        for name in sorted(n for n in release.tensors.names() if n.startswith("audio_tokenizer.")):
-            digest.update(release.tensors.raw(name))
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError, VoxcloneError
+from mlx_voxclone.errors import DataError, TrainingError
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
 from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
@@ -95,7 +95,7 @@ class Trainer:
         """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
 
         On Ctrl-C the last complete step is saved, a line says how to go on, and KeyboardInterrupt is raised again.
-        Raises VoxcloneError when `max_skipped` consecutive steps, or all steps, were not finite.
+        Raises TrainingError when `max_skipped` consecutive steps, or all steps, were not finite.
         """
         self._began = time.perf_counter() - self.state.seconds
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -161,7 +161,7 @@ class Trainer:
             self._log_if_due(group.epoch, rate)
             _trim_cache()
         if self.state.skipped_in_row >= self.settings.max_skipped:
-            raise VoxcloneError(
+            raise TrainingError(
                 f"{self.task.name}: loss or gradient not finite in {self.state.skipped_in_row} consecutive steps, the "
                 f"last at step {self.state.step} with {', '.join(culprits)}: check these items, or lower the learning "
                 "rate and start again"
@@ -315,7 +315,7 @@ class Trainer:
     def _finish(self) -> TrainResult:
         state = self.state
         if state.first is None:
-            raise VoxcloneError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
+            raise TrainingError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
         best = states.read_best(self.run_dir) or state.best
         result = TrainResult.of(
             state,
