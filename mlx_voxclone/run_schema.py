@@ -175,6 +175,7 @@ class EncoderSection(Section):
     weights: PathField | None = None
     crop_seconds: Positive = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
+    quantisation_noise: bool = False
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]
     mel: MelSection = MelSection()

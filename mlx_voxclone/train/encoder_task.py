@@ -1,7 +1,8 @@
 """Task `encoder`: train the codec's missing encoder against the frozen decoder and codebook.
 
 Reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and the commitment
-loss of the semantic one (paper section 2, SPEC section 4). Every term is weighted by valid samples.
+loss of the semantic one (paper section 2, SPEC section 4). Every term is weighted by valid samples. With
+`quantisation_noise`, what reaches the decoder in training is not always quantised; in measuring it always is.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.quantizer import QuantisationNoise
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.task import fingerprint_of
 
@@ -79,14 +81,27 @@ class EncoderTask:
         start = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.crop), clip.samples - self.crop))
         wave = clip.read()[start : start + self.crop]
         gain = 10.0 ** (rng.uniform(*self.section.gain_db) / 20.0)
-        return {"id": clip.id, "waveform": (wave * gain).astype(np.float32)}
+        item = {"id": clip.id, "waveform": (wave * gain).astype(np.float32)}
+        if self.section.quantisation_noise:
+            config = self.model.config
+            frames = config.n_frames(len(wave))
+            item["quantisation"] = draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size)
+        return item
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Pads to the crop's fixed length, so that every batch has one shape."""
-        waveform = np.zeros((len(items), self.crop), dtype=np.float32)
-        for row, item in zip(waveform, items):
-            row[: len(item["waveform"])] = item["waveform"]
-        return {"waveform": waveform, "lengths": [len(item["waveform"]) for item in items]}
+        batch = {
+            "waveform": _padded([item["waveform"] for item in items], self.crop),
+            "lengths": [len(item["waveform"]) for item in items],
+        }
+        if "quantisation" in items[0]:
+            drawn = [item["quantisation"] for item in items]
+            batch["quantisation"] = {
+                "semantic": np.array([one["semantic"] for one in drawn]),
+                "acoustic": np.array([one["acoustic"] for one in drawn]),
+                "offset": _padded([one["offset"] for one in drawn], self.model.config.n_frames(self.crop)),
+            }
+        return batch
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         return dict.fromkeys(self.weights, float(sum(batch["lengths"])))
@@ -103,10 +118,14 @@ class EncoderTask:
     # --- loss -----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
-        """Each term's per-item means, added up with the item's valid samples as weight."""
+        """Each term's per-item means, added up with the item's valid samples as weight.
+
+        A batch without `quantisation` (held-out data, or the noise switched off) is quantised throughout.
+        """
         waveform, lengths = batch["waveform"], batch["lengths"]
         latents = self.model.encode_latents(waveform.astype(self._dtype), lengths)
-        quantised, semantic_z, semantic_q = self.model.quantizer.straight_through(latents)
+        noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
+        quantised, semantic_z, semantic_q = self.model.quantizer.straight_through(latents, noise)
         decoded = self.model.decode_latents(quantised.astype(_decoder_dtype(self.model)))[:, : self.crop]
         frames = [self.model.config.n_frames(n) for n in lengths]
         section = self.section
@@ -159,12 +178,32 @@ class EncoderTask:
             data=self.data.fingerprint(),
             crop=self.crop,
             gain_db=self.section.gain_db,
+            quantisation_noise=self.section.quantisation_noise,
             losses=self.weights,
             stft_sizes=self.section.stft_sizes,
             mel=self.section.mel.model_dump(),
             seed=self.seed,
             **self._identity,
         )
+
+
+def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, levels: int) -> dict[str, Any]:
+    """What of one training item is quantised, by the codec's own recipe (arXiv 2603.25551, SPEC section 4).
+
+    Semantic: quantised for half of the items. Acoustic, drawn independently: quantised for half of them, uniform noise
+    in [-1/levels, 1/levels] on tanh(z) for a quarter, untouched for the rest. One choice holds for the whole item. The
+    paper states a magnitude of 1/21 and no more; taken as the largest absolute value, the noise nearly fills a level's
+    cell, which reaches 1/20 to either side, as the error of rounding does. The sum is not clipped to [-1, 1].
+
+    Returns:
+        `semantic`, `acoustic` (true: quantised) and `offset [frames, acoustic_dim]` float32: the fields of
+        `QuantisationNoise`, for one item.
+    """
+    semantic, kind = rng.random() < 0.5, rng.random()
+    offset = np.zeros((frames, acoustic_dim), dtype=np.float32)
+    if 0.5 <= kind < 0.75:
+        offset = rng.uniform(-1.0 / levels, 1.0 / levels, offset.shape).astype(np.float32)
+    return {"semantic": semantic, "acoustic": kind < 0.5, "offset": offset}
 
 
 def freeze_all_but_encoder(codec: Codec) -> None:
@@ -185,6 +224,14 @@ def encoder_parameters(codec: Codec) -> dict[str, mx.array]:
     """The encoder's tensors under the checkpoint's full names."""
     named = tree_flatten(codec.parameters())
     return {CODEC_PREFIX + k: v for k, v in named if k.startswith(("input_proj.", "encoder_blocks."))}
+
+
+def _padded(rows: list[np.ndarray], size: int) -> np.ndarray:
+    """Arrays `[n_i, ...]` as one float32 `[B, size, ...]`, zeros behind each."""
+    padded = np.zeros((len(rows), size, *rows[0].shape[1:]), dtype=np.float32)
+    for place, row in zip(padded, rows):
+        place[: len(row)] = row
+    return padded
 
 
 def _decoder_dtype(codec: Codec) -> mx.Dtype:
