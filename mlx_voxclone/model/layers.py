@@ -16,6 +16,15 @@ class KVCache:
         self.values: mx.array | None = None
         self.offset = 0
 
+    @property
+    def positions(self) -> int | mx.array:
+        """Position of the next token: one for the batch, or `[B]`."""
+        return self.offset
+
+    def mask(self, length: int) -> str | mx.array | None:
+        """What `length` new tokens must not see, for `scaled_dot_product_attention`."""
+        return causal_mask(length)
+
     def update(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Append `[B, kv_heads, L, D]` and return all keys and values so far."""
         end = self.offset + keys.shape[2]
@@ -30,6 +39,11 @@ class KVCache:
         batch, heads, length, dim = new.shape
         room = mx.zeros((batch, heads, -(-length // self.step) * self.step, dim), dtype=new.dtype)
         return room if store is None else mx.concatenate([store[:, :, : self.offset], room], axis=2)
+
+
+def causal_mask(length: int) -> str | None:
+    """Mask for `length` new tokens at the end of a sequence; a single one sees all there is."""
+    return "causal" if length > 1 else None
 
 
 class FeedForward(nn.Module):
@@ -64,15 +78,15 @@ class Attention(nn.Module):
         v = self.wv(x).reshape(batch, length, self.n_kv_heads, -1).swapaxes(1, 2)
         mask = None
         if self._rope_theta is not None:
-            offset = cache.offset if cache is not None else 0
-            q, k = self._rope(q, offset), self._rope(k, offset)
-            mask = "causal" if length > 1 else None
+            positions = cache.positions if cache is not None else 0
+            q, k = self._rope(q, positions), self._rope(k, positions)
+            mask = cache.mask(length) if cache is not None else causal_mask(length)
         if cache is not None:
             k, v = cache.update(k, v)
         out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=mask)
         return self.wo(out.swapaxes(1, 2).reshape(batch, length, -1))
 
-    def _rope(self, x: mx.array, offset: int) -> mx.array:
+    def _rope(self, x: mx.array, offset: int | mx.array) -> mx.array:
         # traditional=True rotates (x0, x1), (x2, x3), ...: the checkpoint's layout. Half-split is silently wrong.
         return mx.fast.rope(x, self.head_dim, traditional=True, base=self._rope_theta, scale=1.0, offset=offset)
 

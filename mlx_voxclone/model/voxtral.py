@@ -3,7 +3,7 @@
 (Source: vLLM-Omni 0.30 `voxtral_tts*.py`; prompt layout of mistral-common's speech request.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +12,7 @@ import numpy as np
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
 from mlx_voxclone.model.acoustic import FlowMatchingHead
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.generation import GeneratedCodes, generate_batch
 from mlx_voxclone.model.layers import KVCache, TransformerBlock
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
@@ -155,6 +156,27 @@ class Voxtral(Backbone):
             yield frame - N_SPECIAL_CODES
             hidden = self.hidden_states(self.embed_codes(codes)[:, None], cache)[:, -1]
         return False
+
+    def generate_batch(
+        self,
+        prompts: Sequence[mx.array],
+        *,
+        max_frames: int,
+        seeds: Sequence[int],
+        n_steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> list[GeneratedCodes]:
+        """Speak several prompts `[T_i, dim]` at once; see `generation.generate_batch`."""
+        return generate_batch(
+            self,
+            prompts,
+            max_frames=max_frames,
+            seeds=seeds,
+            n_steps=n_steps,
+            cfg_alpha=cfg_alpha,
+            on_frame=on_frame,
+        )
 
 
 def with_end_frame(frames: np.ndarray) -> np.ndarray:
