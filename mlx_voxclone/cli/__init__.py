@@ -12,6 +12,7 @@ COMMANDS = {
     "decode": "codes -> audio",
     "say": "text -> speech",
     "prepare": "recordings -> clips, transcripts and a held-out split",
+    "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
     "micro": "write a miniature checkpoint to try everything on",
 }
 USAGE_ERROR = 2

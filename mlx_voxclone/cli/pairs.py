@@ -1,0 +1,91 @@
+"""`voxclone pairs`: the model speaks; its codes and their audio are exact pairs."""
+
+import math
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_model,
+    add_quiet,
+    add_seed,
+    entry,
+    format_seconds,
+    message,
+    set_device,
+    set_quiet,
+)
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser(
+        "pairs",
+        "Let the stock model speak and keep its codes with their audio: exact pairs to train the encoder on.\n"
+        "Sentences that the model does not end within the limit are rejected. After an interruption, run it again.",
+    )
+    add_model(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make, or to go on with")
+    parser.add_argument("--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all)")
+    texts = parser.add_mutually_exclusive_group()
+    texts.add_argument(
+        "--languages",
+        nargs="+",
+        metavar="CODE",
+        help="every voice speaks the shipped sentences in these: en, fr, de, es, it, pt, nl, ar, hi (default: its own"
+        " language by its name, such as fr_female, else en)",
+    )
+    texts.add_argument("--texts", metavar="FILE", help="speak these sentences instead, one per line")
+    parser.add_argument("--per-voice", type=int, default=40, metavar="N", help="sentences of each voice")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result"
+    )
+    parser.add_argument("--max-seconds", type=float, default=30.0, metavar="S", help="limit for one sentence")
+    add_seed(parser)
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    for name, value in (("--per-voice", options.per_voice), ("--batch", options.batch)):
+        if value < 1:
+            parser.error(f"{name} must be at least 1, got {value}")
+    if not 0 < options.max_seconds < math.inf:
+        parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _run(options) -> None:
+    import time
+
+    from mlx_voxclone.data.prompts import load_prompts
+    from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.pairs import generate_pairs, read_texts, sentences
+    from mlx_voxclone.progress import progress_bar
+    from mlx_voxclone.synthesis import Speaker
+
+    texts = read_texts(options.texts) if options.texts else None
+    if options.languages:
+        texts = load_prompts(list(dict.fromkeys(options.languages)))
+    speaker = Speaker.load(options.model)
+    voices = list(dict.fromkeys(name.lower() for name in options.voices or speaker.voices))
+    if not voices:
+        raise CheckpointError(f"{speaker.release.path}: has no voice to speak with")
+    listed = sentences(voices, texts, options.per_voice, options.seed)
+    settings = {"voices": voices, "languages": options.languages, "per_voice": options.per_voice, "seed": options.seed}
+    began = time.perf_counter()
+    with progress_bar(quiet=options.quiet, total=len(listed), unit="sentence") as bar:
+        report = generate_pairs(
+            speaker,
+            options.output,
+            listed,
+            settings=settings,
+            max_seconds=options.max_seconds,
+            batch=options.batch,
+            progress=bar.update,
+        )
+    rejected = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items()) or "none"
+    message(
+        f"kept {report.kept} of {report.sentences} sentences, {report.seconds / 3600:.3g} hours of speech; rejected:"
+        f" {rejected}; took {format_seconds(time.perf_counter() - began)}"
+    )
+    print(options.output)
