@@ -58,6 +58,18 @@ def rounding_error(rows: np.ndarray) -> np.ndarray:
     return np.maximum(np.sqrt(np.square(spacing).mean(axis=1) / 12), np.finfo(np.float32).tiny)
 
 
+def end_row(weights: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
+    """`[dim]`: the sum for the END frame `[1, 0, 0, ...]`; arguments as for `CodeTable`."""
+    offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    offsets[0] += END_CODE
+    return weights[offsets].sum(axis=0, dtype=np.float64)
+
+
+def is_end(rows: np.ndarray, end: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
+    """Whether rows `[N, dim]` are the END frame's `[dim]` up to rounding, bool `[N]`."""
+    return np.sqrt(np.square(rows - end).mean(axis=1)) <= tolerance * rounding_error(rows)
+
+
 class CodeTable:
     """The LM's audio table, prepared for inversion (the products of its rows take seconds at the release's size).
 
@@ -95,12 +107,6 @@ class CodeTable:
     @property
     def dim(self) -> int:
         return self.table.shape[1]
-
-    def end_row(self) -> np.ndarray:
-        """`[dim]`: the sum for the END frame `[1, 0, 0, ...]`."""
-        codes = np.zeros((1, len(self.sizes)), dtype=np.int64)
-        codes[0, 0] = END_CODE
-        return self.sums(codes)[0]
 
     def sums(self, codes: np.ndarray) -> np.ndarray:
         """`[N, codebooks]` (special codes counted) to `[N, dim]`."""
@@ -217,7 +223,7 @@ class CodeTable:
             new_p = _softmax(_log_likelihood(semantic, others, rest + mean)[None])[0]
             inverse = np.linalg.inv(others + spread)
             # A codebook's own spread B^T D B taken out again: B (Q - B^T D B)^-1 = (1 - M D)^-1 B Q^-1, M = B Q^-1 B^T.
-            half = books @ inverse
+            half = (books.reshape(-1, self.dim) @ inverse).reshape(books.shape)
             m = half @ books.transpose(0, 2, 1)
             d = q[:, :, None] * (np.eye(q.shape[1]) - q[:, None, :])
             right = np.concatenate([half @ (rest + means)[..., None], m], axis=2)
@@ -314,8 +320,7 @@ def _invert_block(
     codes = table.descend(rows, table.linear(rows, noise.mean()))
     end = np.zeros(len(table.sizes), dtype=np.int64)
     end[0] = END_CODE
-    is_end = np.sqrt(np.square(rows - table.end_row()).mean(axis=1)) <= tolerance * error
-    codes[is_end] = end
+    codes[is_end(rows, end_row(table.table, table.sizes), tolerance)] = end
     residuals = table.residuals(rows, codes)
     for i in np.flatnonzero(residuals > tolerance):
         codes[i], residuals[i] = _search_longer(table, rows[i], codes[i], noise[i], tolerance)

@@ -11,6 +11,7 @@ COMMANDS = {
     "encode": "audio -> codes, latents and voice embedding",
     "decode": "codes -> audio",
     "say": "text -> speech",
+    "voices": "list, add and remove the voices of a checkpoint; recover the codes behind one",
     "prepare": "recordings -> clips, transcripts and a held-out split",
     "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
     "micro": "write a miniature checkpoint to try everything on",
