@@ -1,0 +1,106 @@
+"""Augmentation: same length, no shift, level within its range, the same for the same seed, different for others."""
+
+import numpy as np
+import pytest
+
+from mlx_voxclone.audio import augment as module
+from mlx_voxclone.audio.augment import GAIN_DB, PROBABILITY, augment
+from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
+
+SEEDS = range(30)
+
+
+@pytest.fixture(scope="module")
+def speech():
+    return 0.3 * synthesise("papa mino lesu, tara koni.", SyntheticSpeaker.sample(0), 0)
+
+
+def only(monkeypatch, *names):
+    monkeypatch.setattr(module, "PROBABILITY", {name: float(name in names) for name in PROBABILITY})
+
+
+def db(ratio):
+    return 20 * np.log10(ratio)
+
+
+def rms(x):
+    return np.sqrt(np.mean(np.square(x, dtype=np.float64)))
+
+
+def test_length_level_and_finiteness(speech):
+    before, changes = speech.copy(), []
+    for seed in SEEDS:
+        out = augment(speech, seed)
+        assert out.shape == speech.shape
+        assert out.dtype == np.float32
+        assert np.isfinite(out).all()
+        assert np.abs(out).max() <= 0.99
+        changes.append(db(rms(out) / rms(speech)))
+    assert max(np.abs(changes)) <= GAIN_DB + 0.1
+    assert min(changes) < -3
+    assert max(changes) > 3
+    np.testing.assert_array_equal(speech, before)
+
+
+def test_the_seed_decides(speech):
+    outs = [augment(speech, seed) for seed in SEEDS]
+    np.testing.assert_array_equal(augment(speech, 3), outs[3])
+    np.testing.assert_array_equal(augment(speech, [5, 1]), augment(speech, [5, 1]))
+    assert len({out.tobytes() for out in outs}) == len(outs)
+
+
+@pytest.mark.parametrize("names", [["room"], ["eq"], ["band"], ["noise"], list(PROBABILITY)])
+def test_nothing_moves_in_time(speech, monkeypatch, names):
+    only(monkeypatch, *names)
+    for seed in range(8):
+        out = augment(speech, seed)
+        cross = np.fft.irfft(np.fft.rfft(out, 2**18) * np.conj(np.fft.rfft(speech, 2**18)))
+        assert cross.argmax() == 0
+
+
+def test_gain_alone_keeps_the_waveform(speech, monkeypatch):
+    only(monkeypatch)
+    out = augment(speech, 0)
+    np.testing.assert_allclose(out / rms(out), speech / rms(speech), atol=1e-5)
+
+
+def test_noise_lies_within_its_range(speech, monkeypatch):
+    only(monkeypatch, "noise")
+    for seed in range(8):
+        out = augment(speech, seed).astype(np.float64)
+        gain = out @ speech / (speech.astype(np.float64) @ speech)
+        assert 19.5 < db(rms(gain * speech) / rms(out - gain * speech)) < 45.5
+
+
+def test_the_band_is_limited_and_the_eq_is_small(speech, monkeypatch):
+    white = np.random.default_rng(0).standard_normal(48_000).astype(np.float32) * 0.05
+    frequency = np.fft.rfftfreq(len(white), 1 / 24_000)
+
+    def level(x, low, high):
+        return rms(np.abs(np.fft.rfft(x))[(frequency >= low) & (frequency < high)])
+
+    only(monkeypatch, "band")
+    out = augment(white, 1)
+    assert db(level(out, 10, 20) / level(out, 1000, 2000)) < -20
+    only(monkeypatch, "eq")
+    for seed in range(5):
+        out = augment(white, seed)
+        changes = [db(level(out, f, 1.2 * f) / level(white, f, 1.2 * f)) for f in np.geomspace(100, 9000, 12)]
+        assert 0.5 < max(changes) - min(changes) <= 8.1
+
+
+def test_a_room_rings_after_the_sound_only(monkeypatch):
+    only(monkeypatch, "room")
+    click = np.zeros(24_000, dtype=np.float32)
+    click[8000] = 0.1
+    out = augment(click, 0)
+    assert np.abs(out[:8000]).max() < 1e-6
+    tail, direct = np.square(out[8001:]).sum(), out[8000] ** 2
+    assert -20.1 < 10 * np.log10(tail / direct) < -5.9
+
+
+def test_silence_and_single_samples():
+    assert not augment(np.zeros(1000, dtype=np.float32), 0).any()
+    assert augment(np.zeros(0, dtype=np.float32), 0).shape == (0,)
+    for seed in SEEDS:
+        assert np.isfinite(augment(np.full(1, 0.5, dtype=np.float32), seed)).all()
