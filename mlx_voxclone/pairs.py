@@ -3,7 +3,8 @@
 DIR/settings.json            what the pairs depend on; another run with other settings is refused
 DIR/pairs-00000.safetensors  codes int16 [37, T] (0-based) per pair; one shard per 64 sentences, kept or not
 DIR/audio/000000.flac        24-bit, 24 kHz; a float WAV where a peak exceeds full scale
-DIR/manifest.jsonl           a line per pair of the shards that are complete: id, audio, codes, text, language, voice
+DIR/audio/000000-augmented.flac  if asked for: the same as if recorded in a room, with noise, ...; the codes stay
+DIR/manifest.jsonl           a line per pair of the complete shards: id, audio, codes, text, language, voice, ...
 
 A shard appears when all of its audio is written and carries its lines itself, so it is what a resumed run counts.
 Every sentence has a seed of its own, drawn from the run's seed, the voice and its number: neither the size of the batch
@@ -22,6 +23,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.audio.io import write_flac, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
@@ -33,6 +35,7 @@ from mlx_voxclone.synthesis import Speaker
 SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"
 _CONSEQUENCES = ("voice rows", "texts")  # settings that change with others, then not named beside them
 SHARD_SENTENCES = 64
+_AUGMENTATION = 1  # beside a sentence's seed: randomness of its own
 RUNAWAY, EMPTY = "runaway", "empty"  # why a sentence gives no pair: no END within the limit, END at once
 _DEFAULT_LANGUAGE = "en"  # of a voice whose name does not begin with a language's code
 _FORMAT = "pairs 1"  # of what is written; another one is not gone on with
@@ -118,6 +121,7 @@ def generate_pairs(
     settings: dict[str, Any],
     max_seconds: float,
     batch: int,
+    augmented: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> PairsReport:
     """Let the model say all sentences; go on after the last complete shard where the directory holds some.
@@ -128,6 +132,7 @@ def generate_pairs(
         settings: what the user chose, for `settings.json`; the model and the sentences are added here.
         max_seconds: a sentence that the model has not ended by then is rejected.
         batch: sentences said at once.
+        augmented: write every pair's audio a second time, as `audio.augment` changes it.
         progress: hears of the number of sentences done, those of earlier sittings first.
 
     Raises:
@@ -139,7 +144,7 @@ def generate_pairs(
     max_frames = max(1, round(max_seconds * config.codec.frame_rate))
     rows = {voice: speaker.voice_rows(voice) for voice in dict.fromkeys(s.voice for s in listed)}
     _check_context(speaker, listed, {v: r.shape[0] for v, r in rows.items()}, max_frames)
-    _settle(output, {**settings, "max_seconds": max_seconds, **_identity(speaker, listed, rows)})
+    _settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **_identity(speaker, listed, rows)})
     report, lines = PairsReport(output, len(listed)), []
     for start in range(0, len(listed), SHARD_SENTENCES):
         shard = listed[start : start + SHARD_SENTENCES]
@@ -147,7 +152,7 @@ def generate_pairs(
         if there := path.exists():
             progress(len(shard))
         else:
-            _write_shard(path, speaker, shard, rows, max_frames, batch, progress)
+            _write_shard(path, speaker, shard, rows, max_frames, batch, augmented, progress)
         kept, rejected = _read_shard(path)
         lines += kept
         report.rejected.update(rejected)
@@ -166,6 +171,7 @@ def _write_shard(
     rows: dict[str, mx.array],
     max_frames: int,
     batch: int,
+    augmented: bool,
     progress: Callable[[int], None],
 ) -> None:
     """Say a shard's sentences and write their audio, then, as the last thing, the shard."""
@@ -183,10 +189,15 @@ def _write_shard(
                 rejected[EMPTY if result.ended else RUNAWAY] += 1
                 continue
             name = f"{sentence.number:06d}"
-            audio = _write_audio(path.parent, name, speaker.model.audio_tokenizer.decode_audio(result.codes))
+            samples = speaker.model.audio_tokenizer.decode_audio(result.codes)
+            line = {"id": name, "audio": _write_audio(path.parent, name, samples)}
+            if augmented:
+                recorded = augment(samples, [sentence.seed, _AUGMENTATION])
+                line["augmented"] = _write_audio(path.parent, f"{name}-augmented", recorded)
+            line |= {"codes": path.name, "frames": result.codes.shape[1]}
+            line |= {k: v for k, v in asdict(sentence).items() if k != "number"}
             codes[name] = result.codes.astype(np.int16)
-            kept.append({"id": name, "audio": audio, "codes": path.name, "frames": result.codes.shape[1]})
-            kept[-1] |= {k: v for k, v in asdict(sentence).items() if k != "number"}
+            kept.append(line)
         progress(len(part))
     document = {"kept": kept, "rejected": dict(sorted(rejected.items()))}
     save_tensors(path, codes, {"pairs": json.dumps(document, ensure_ascii=False)})
@@ -209,7 +220,8 @@ def _read_shard(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
         document = json.loads(file.metadata["pairs"])
         kept, rejected = document["kept"], document["rejected"]
         complete = {line["id"] for line in kept} == set(file.names())
-        missing = [line["audio"] for line in kept if not (path.parent / line["audio"]).is_file()]
+        audio = [line[key] for line in kept for key in ("audio", "augmented") if key in line]
+        missing = [name for name in audio if not (path.parent / name).is_file()]
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path}: not a shard of pairs; move it away and run again") from None
     if not complete or missing:

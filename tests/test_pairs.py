@@ -136,6 +136,7 @@ def test_an_interrupted_run_goes_on_after_its_last_shard(made, miniature, tmp_pa
         (["--per-voice", "5"], "per_voice changed"),
         (["--seed", "2"], "seed changed"),
         (["--max-seconds", "2"], "max_seconds changed"),
+        (["--augment"], "augment changed"),
         (["--voices", "casual_male"], "voices changed"),
         (["--languages", "fr"], "languages changed"),
         (["--texts", "texts.txt"], "texts changed"),
@@ -229,6 +230,26 @@ def test_audio_beyond_full_scale_is_kept_as_floats(miniature, tmp_path):
     wavs = [line["audio"] for line in lines_of(tmp_path / "out") if line["audio"].endswith(".wav")]
     assert wavs
     assert all(np.abs(soundfile.read(tmp_path / "out" / wav)[0]).max() > 1 for wav in wavs)
+
+
+def test_augmentation_is_of_the_audio_only(made, miniature, tmp_path):
+    output = tmp_path / "out"
+    assert voxclone(arguments(miniature, output, "--augment")) == 0
+    own, clean = lines_of(output), lines_of(made)
+    second = {line.pop("augmented"): line["audio"] for line in own}
+    assert own == clean
+    before, after = tree(made), tree(output)
+    assert set(after) - set(before) == set(second)
+    for line in clean:
+        assert after[line["audio"]] == before[line["audio"]]
+        codes = [TensorFile(directory / line["codes"]).numpy(line["id"]) for directory in (made, output)]
+        np.testing.assert_array_equal(*codes)
+    for recorded, audio in second.items():
+        a, b = soundfile.read(output / recorded)[0], soundfile.read(output / audio)[0]
+        assert len(a) == len(b)
+        assert not np.array_equal(a, b)
+    assert voxclone(arguments(miniature, tmp_path / "again", "--augment", "--batch", 3)) == 0
+    assert tree(tmp_path / "again") == after
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------

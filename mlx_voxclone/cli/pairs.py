@@ -40,6 +40,11 @@ def main(argv: list[str]) -> None:
         "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result"
     )
     parser.add_argument("--max-seconds", type=float, default=30.0, metavar="S", help="limit for one sentence")
+    parser.add_argument(
+        "--augment",
+        action="store_true",
+        help="write all audio a second time as if recorded: room, noise, band, level; the codes stay",
+    )
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
@@ -81,6 +86,7 @@ def _run(options) -> None:
             settings=settings,
             max_seconds=options.max_seconds,
             batch=options.batch,
+            augmented=options.augment,
             progress=bar.update,
         )
     rejected = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items()) or "none"
