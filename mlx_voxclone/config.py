@@ -4,6 +4,7 @@ The release's configuration is the only source of sizes. What it lacks is named 
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -22,6 +23,10 @@ CFG_ALPHA = 1.2
 # Fixed by the serving code, not configurable there.
 N_SPECIAL_CODES = 2  # each codebook starts with EMPTY and END
 EMPTY_CODE, END_CODE = 0, 1
+# Far above any real model: a wrong number is refused here, not after minutes of building it.
+MAX_LAYERS = 1000
+MAX_SIZE = 10_000_000
+MAX_NUMBER = 3e38  # what float32 holds
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -152,7 +157,8 @@ class VoxtralConfig:
         """Read `params.json` (the file, or the directory that holds it).
 
         Raises:
-            ConfigError: missing, no JSON, a key missing, or a value this model code does not implement.
+            ConfigError: one line: missing, no JSON, a key missing, a value of the wrong type or out of bounds, or one
+                that this model code does not implement.
         """
         path = Path(path)
         path = path / "params.json" if path.is_dir() else path
@@ -160,6 +166,8 @@ class VoxtralConfig:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path}: not found; a Voxtral directory holds params.json") from None
+        except RecursionError:
+            raise ConfigError(f"{path}: not readable as JSON (nested too deeply)") from None
         except (OSError, ValueError) as e:
             raise ConfigError(f"{path}: not readable as JSON ({e})") from None
         return cls.from_dict(raw, str(path))
@@ -167,123 +175,209 @@ class VoxtralConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "params.json") -> "VoxtralConfig":
         """Build from the parsed content of `params.json`; see `from_file` for the errors."""
-        try:
-            multimodal = raw["multimodal"]
-            tokenizer, audio = multimodal["audio_tokenizer_args"], multimodal["audio_model_args"]
-            config = cls(
-                backbone=_backbone(raw),
-                acoustic=_acoustic(audio["acoustic_transformer_args"]),
-                codec=_codec(tokenizer),
-                bos_token_id=int(multimodal["bos_token_id"]),
-                audio_token_id=int(audio["audio_token_id"]),
-                begin_audio_token_id=int(audio["begin_audio_token_id"]),
-                voices=dict(tokenizer.get("voice", {})),
-                raw=raw,
-            )
-        except KeyError as e:
-            raise ConfigError(f"{where}: key {e} is missing") from None
-        except (TypeError, ValueError) as e:
-            raise ConfigError(f"{where}: {e}") from None
-        _check(config, raw, where)
+        top = _Section(raw, where)
+        multimodal = top.section("multimodal")
+        tokenizer, audio = multimodal.section("audio_tokenizer_args"), multimodal.section("audio_model_args")
+        head = audio.section("acoustic_transformer_args")
+        backbone = _backbone(top)
+        config = cls(
+            backbone=backbone,
+            acoustic=_acoustic(head),
+            codec=_codec(tokenizer),
+            bos_token_id=multimodal.index("bos_token_id", backbone.vocab_size),
+            audio_token_id=audio.index("audio_token_id", backbone.vocab_size),
+            begin_audio_token_id=audio.index("begin_audio_token_id", backbone.vocab_size),
+            voices=_voices(tokenizer),
+            raw=raw,
+        )
+        _check_fixed(config, top, audio, head, tokenizer)
+        _check_codec(config.codec, tokenizer)
         return config
 
 
-def _ints(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+class _Section:
+    """One object of `params.json`; what is read from it is checked, and a fault names the file and the whole key."""
 
+    def __init__(self, content: Any, where: str, path: str = ""):
+        self._content, self._where, self._path = content, where, path
+        if not isinstance(content, dict):
+            name = path or "the document"
+            raise ConfigError(f"{where}: {name} must be an object {{...}}; got {_shown(content)}")
 
-def _backbone(raw: dict[str, Any]) -> BackboneConfig:
-    return BackboneConfig(
-        dim=raw["dim"],
-        n_layers=raw["n_layers"],
-        n_heads=raw["n_heads"],
-        n_kv_heads=raw["n_kv_heads"],
-        head_dim=raw["head_dim"],
-        hidden_dim=raw["hidden_dim"],
-        norm_eps=raw["norm_eps"],
-        rope_theta=raw["rope_theta"],
-        vocab_size=raw["vocab_size"],
-        max_seq_len=raw.get("max_seq_len", 65536),
-    )
+    def _name(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
 
+    def fault(self, key: str, text: str) -> ConfigError:
+        return ConfigError(f"{self._where}: {self._name(key)} {text}")
 
-def _acoustic(raw: dict[str, Any]) -> AcousticConfig:
-    return AcousticConfig(
-        dim=raw["dim"],
-        input_dim=raw["input_dim"],
-        n_layers=raw["n_layers"],
-        n_heads=raw["n_heads"],
-        n_kv_heads=raw["n_kv_heads"],
-        head_dim=raw["head_dim"],
-        hidden_dim=raw["hidden_dim"],
-        norm_eps=raw.get("norm_eps", HEAD_NORM_EPS),
-        n_decoding_steps=raw.get("n_decoding_steps", N_DECODING_STEPS),
-    )
+    def value(self, key: str, default: Any = None) -> Any:
+        """What the key holds; without the key the default, which None makes an error."""
+        if key not in self._content and default is None:
+            raise ConfigError(f"{self._where}: key {self._name(key)!r} is missing")
+        return self._content.get(key, default)
 
+    def section(self, key: str) -> "_Section":
+        return _Section(self.value(key), self._where, self._name(key))
 
-def _codec(raw: dict[str, Any]) -> CodecConfig:
-    return CodecConfig(
-        sampling_rate=raw["sampling_rate"],
-        patch_size=raw["pretransform_patch_size"],
-        patch_kernel=raw["patch_proj_kernel_size"],
-        semantic_codebook_size=raw["semantic_codebook_size"],
-        semantic_dim=raw["semantic_dim"],
-        acoustic_codebook_size=raw["acoustic_codebook_size"],
-        acoustic_dim=raw["acoustic_dim"],
-        dim=raw["dim"],
-        hidden_dim=raw["hidden_dim"],
-        head_dim=raw["head_dim"],
-        n_heads=raw["n_heads"],
-        window=raw["attn_sliding_window_size"],
-        halve_window=raw["half_attn_window_upon_downsampling"],
-        norm_eps=raw["norm_eps"],
-        qk_norm_eps=raw["qk_norm_eps"],
-        layer_scale_init=raw["layer_scale_init"],
-        encoder_lengths=_ints(raw.get("encoder_transformer_lengths_str", ENCODER_TRANSFORMER_LENGTHS)),
-        encoder_kernels=_ints(raw.get("encoder_convs_kernels_str", ENCODER_CONV_KERNELS)),
-        encoder_strides=_ints(raw.get("encoder_convs_strides_str", ENCODER_CONV_STRIDES)),
-        decoder_lengths=_ints(raw["decoder_transformer_lengths_str"]),
-        decoder_kernels=_ints(raw["decoder_convs_kernels_str"]),
-        decoder_strides=_ints(raw["decoder_convs_strides_str"]),
-    )
+    def size(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
+        value = self.value(key, default)
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.fault(key, f"must be a whole number from 1 to {most}; got {_shown(value)}")
+        return value
 
+    def index(self, key: str, count: int) -> int:
+        value = self.value(key)
+        if type(value) is not int or not 0 <= value < count:
+            raise self.fault(key, f"must be a whole number from 0 to {count - 1}; got {_shown(value)}")
+        return value
 
-def _check(config: VoxtralConfig, raw: dict[str, Any], where: str) -> None:
-    """Refuse what the model code would silently compute otherwise than the server."""
-    tokenizer = raw["multimodal"]["audio_tokenizer_args"]
-    audio = raw["multimodal"]["audio_model_args"]
-    codec = config.codec
-    wanted = [
-        ("tied_embeddings", raw.get("tied_embeddings", True), True),
-        ("use_biases", raw.get("use_biases", False), False),
-        ("causal", raw.get("causal", True), True),
-        ("acoustic_transformer_args.use_biases", audio["acoustic_transformer_args"].get("use_biases", False), False),
-        ("audio_model_args.semantic_codebook_size", audio["semantic_codebook_size"], codec.semantic_codebook_size),
-        ("audio_model_args.acoustic_codebook_size", audio["acoustic_codebook_size"], codec.acoustic_codebook_size),
-        ("audio_model_args.n_acoustic_codebook", audio["n_acoustic_codebook"], codec.acoustic_dim),
-        ("acoustic_transformer_args.input_dim", config.acoustic.input_dim, config.backbone.dim),
-        ("audio_tokenizer_args.channels", tokenizer["channels"], 1),
-        ("audio_tokenizer_args.conv_weight_norm", tokenizer["conv_weight_norm"], True),
-        ("audio_tokenizer_args.causal", tokenizer["causal"], True),
-        ("audio_tokenizer_args.qk_norm", tokenizer["qk_norm"], True),
-        ("audio_tokenizer_args.use_biases", tokenizer["use_biases"], False),
-        ("audio_tokenizer_args.layer_scale", tokenizer["layer_scale"], True),
-        ("audio_tokenizer_args.n_kv_heads", tokenizer["n_kv_heads"], codec.n_heads),
-        ("audio_tokenizer_args.n_heads * head_dim", codec.n_heads * codec.head_dim, codec.dim),
-        ("decoder strides against the encoder's", prod(codec.decoder_strides), prod(codec.encoder_strides)),
-    ]
-    for name, value, expected in wanted:
+    def positive(self, key: str, default: float | None = None) -> float:
+        value = self.value(key, default)
+        if type(value) not in (int, float) or not 0 < value <= MAX_NUMBER:  # NaN compares false
+            raise self.fault(key, f"must be a finite number above 0; got {_shown(value)}")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        value = self.value(key)
+        if not isinstance(value, bool):
+            raise self.fault(key, f"must be true or false; got {_shown(value)}")
+        return value
+
+    def sizes(self, key: str, default: str | None = None, most: int = MAX_SIZE) -> tuple[int, ...]:
+        """A text such as "2,2,2,2"; its numbers add up to at most `most`."""
+        text = self.value(key, default)
+        parts = text.split(",") if isinstance(text, str) else []
+        if parts and all(re.fullmatch(r" *[0-9]{1,8} *", part) for part in parts):
+            numbers = tuple(int(part) for part in parts)
+            if min(numbers) >= 1 and sum(numbers) <= most:
+                return numbers
+        wanted = f'must be whole numbers above 0 with commas between, in sum at most {most}, such as "2,2,2,2"'
+        raise self.fault(key, f"{wanted}; got {_shown(text)}")
+
+    def expect(self, key: str, expected: Any, default: Any = None) -> None:
+        """Refuse any value but the one that the model code implements."""
+        value = self.value(key, default)
         if value != expected:
-            raise ConfigError(f"{where}: {name} is {value!r}; this model code implements {expected!r}")
+            raise self.fault(key, f"is {_shown(value)}; this model code implements {_shown(expected)}")
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON writes it, cut to one short line."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _voices(tokenizer: _Section) -> dict[str, int]:
+    voices = tokenizer.value("voice", {})
+    if not isinstance(voices, dict):
+        raise tokenizer.fault("voice", f"must be an object of name: number; got {_shown(voices)}")
+    for name, number in voices.items():
+        if type(number) is not int or not 0 <= number <= MAX_SIZE:
+            fault = f"must give {_shown(name)} a whole number from 0 to {MAX_SIZE}; got {_shown(number)}"
+            raise tokenizer.fault("voice", fault)
+    return dict(voices)
+
+
+def _attention(section: _Section) -> dict[str, int]:
+    """The sizes that the language model and the flow head both have."""
+    n_heads, n_kv_heads = section.size("n_heads"), section.size("n_kv_heads")
+    if n_heads % n_kv_heads:
+        raise section.fault("n_heads", f"({n_heads}) must be a multiple of n_kv_heads ({n_kv_heads})")
+    return {
+        "dim": section.size("dim"),
+        "n_layers": section.size("n_layers", most=MAX_LAYERS),
+        "n_heads": n_heads,
+        "n_kv_heads": n_kv_heads,
+        "head_dim": section.size("head_dim"),
+        "hidden_dim": section.size("hidden_dim"),
+    }
+
+
+def _backbone(top: _Section) -> BackboneConfig:
+    sizes = _attention(top)
+    if sizes["head_dim"] % 2:
+        raise top.fault("head_dim", f"must be even, RoPE turns pairs; got {sizes['head_dim']}")
+    return BackboneConfig(
+        **sizes,
+        norm_eps=top.positive("norm_eps"),
+        rope_theta=top.positive("rope_theta"),
+        vocab_size=top.size("vocab_size"),
+        max_seq_len=top.size("max_seq_len", 65536),
+    )
+
+
+def _acoustic(head: _Section) -> AcousticConfig:
+    return AcousticConfig(
+        **_attention(head),
+        input_dim=head.size("input_dim"),
+        norm_eps=head.positive("norm_eps", HEAD_NORM_EPS),
+        n_decoding_steps=head.size("n_decoding_steps", N_DECODING_STEPS, most=MAX_LAYERS),
+    )
+
+
+def _codec(tokenizer: _Section) -> CodecConfig:
+    size, sizes = tokenizer.size, tokenizer.sizes
+    return CodecConfig(
+        sampling_rate=size("sampling_rate"),
+        patch_size=size("pretransform_patch_size"),
+        patch_kernel=size("patch_proj_kernel_size"),
+        semantic_codebook_size=size("semantic_codebook_size"),
+        semantic_dim=size("semantic_dim"),
+        acoustic_codebook_size=size("acoustic_codebook_size"),
+        acoustic_dim=size("acoustic_dim"),
+        dim=size("dim"),
+        hidden_dim=size("hidden_dim"),
+        head_dim=size("head_dim"),
+        n_heads=size("n_heads"),
+        window=size("attn_sliding_window_size"),
+        halve_window=tokenizer.flag("half_attn_window_upon_downsampling"),
+        norm_eps=tokenizer.positive("norm_eps"),
+        qk_norm_eps=tokenizer.positive("qk_norm_eps"),
+        layer_scale_init=tokenizer.positive("layer_scale_init"),
+        encoder_lengths=sizes("encoder_transformer_lengths_str", ENCODER_TRANSFORMER_LENGTHS, MAX_LAYERS),
+        encoder_kernels=sizes("encoder_convs_kernels_str", ENCODER_CONV_KERNELS),
+        encoder_strides=sizes("encoder_convs_strides_str", ENCODER_CONV_STRIDES),
+        decoder_lengths=sizes("decoder_transformer_lengths_str", most=MAX_LAYERS),
+        decoder_kernels=sizes("decoder_convs_kernels_str"),
+        decoder_strides=sizes("decoder_convs_strides_str"),
+    )
+
+
+def _check_fixed(config: VoxtralConfig, top: _Section, audio: _Section, head: _Section, tokenizer: _Section) -> None:
+    """Refuse what the model code would silently compute otherwise than the server."""
+    codec = config.codec
+    top.expect("tied_embeddings", True, default=True)
+    top.expect("use_biases", False, default=False)
+    top.expect("causal", True, default=True)
+    head.expect("use_biases", False, default=False)
+    head.expect("input_dim", config.backbone.dim)
+    audio.expect("semantic_codebook_size", codec.semantic_codebook_size)
+    audio.expect("acoustic_codebook_size", codec.acoustic_codebook_size)
+    audio.expect("n_acoustic_codebook", codec.acoustic_dim)
+    tokenizer.expect("channels", 1)
+    tokenizer.expect("use_biases", False)
+    for key in ("conv_weight_norm", "causal", "qk_norm", "layer_scale"):
+        tokenizer.expect(key, True)
+    tokenizer.expect("n_kv_heads", codec.n_heads)
+
+
+def _check_codec(codec: CodecConfig, tokenizer: _Section) -> None:
+    """Refuse sizes of the codec that do not go together."""
+    if codec.n_heads * codec.head_dim != codec.dim:
+        found = f"({codec.n_heads}) * head_dim ({codec.head_dim})"
+        raise tokenizer.fault("n_heads", f"{found} must be dim ({codec.dim})")
     if codec.n_heads & (codec.n_heads - 1):
-        raise ConfigError(f"{where}: audio_tokenizer_args.n_heads is {codec.n_heads}; ALiBi needs a power of two here")
+        raise tokenizer.fault("n_heads", f"is {codec.n_heads}; ALiBi needs a power of two here")
+    key = "decoder_convs_strides_str"
     if codec.decoder_strides[0] != 1:
-        raise ConfigError(f"{where}: the decoder's first convolution must have stride 1")
+        raise tokenizer.fault(key, "must begin with 1: the decoder's first convolution keeps the rate")
+    if prod(codec.decoder_strides) != prod(codec.encoder_strides):
+        fault = f"multiplies to {prod(codec.decoder_strides)}, the encoder's to {prod(codec.encoder_strides)}"
+        raise tokenizer.fault(key, f"{fault}: they must agree")
     for side in ("encoder", "decoder"):
+        key = f"{side}_convs_kernels_str"
         lengths, kernels, strides = (getattr(codec, f"{side}_{part}") for part in ("lengths", "kernels", "strides"))
         if not len(lengths) == len(kernels) == len(strides):
-            raise ConfigError(f"{where}: the {side}'s lengths, kernels and strides differ in number")
-        if any(s < 1 or k % s for k, s in zip(kernels, strides)):
-            raise ConfigError(
-                f"{where}: each {side} kernel must be a multiple of its stride, got {kernels} / {strides}"
-            )
+            raise tokenizer.fault(key, f"and the {side}'s lengths and strides differ in number")
+        if any(k % s for k, s in zip(kernels, strides)):
+            raise tokenizer.fault(key, f"{kernels}: each kernel must be a multiple of its stride {strides}")
