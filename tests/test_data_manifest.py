@@ -54,6 +54,20 @@ def test_a_link_that_leads_back_is_not_followed_for_ever(tmp_path):
     assert len(read_source(folder)) == 1
 
 
+def test_a_file_and_links_to_it_are_one_recording(tmp_path):
+    folder = make(tmp_path / "f", "b.wav", "c/d.wav")
+    (folder / "a.wav").symlink_to(folder / "b.wav")
+    (folder / "z.wav").symlink_to("c/d.wav")
+    outside = make(tmp_path / "o", "e.wav")
+    (folder / "e.wav").symlink_to(outside / "e.wav")
+    assert [e.audio.relative_to(folder).as_posix() for e in read_source(folder)] == ["b.wav", "c/d.wav", "e.wav"]
+    assert "listed already" in refusal(jsonl(tmp_path / "m.jsonl", {"audio": "f/b.wav"}, {"audio": "f/a.wav"}))
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+    assert "m.jsonl:1: text holds half" in refusal(jsonl(tmp_path / "m.jsonl", r'{"audio": "a.wav", "text": "\ud800"}'))
+
+
 def test_empty_folder(tmp_path):
     assert refusal(make(tmp_path / "e", "readme.md")) == (
         f"{tmp_path / 'e'}: no audio in this folder; WAV, FLAC, MP3, OGG or AIFF files are expected"

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -208,6 +209,22 @@ def test_missing_recordings_of_a_manifest_are_rejected(tmp_path):
     assert line["where"].endswith("metadata.csv:3")
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file system holds no such name")
+def test_a_name_that_is_not_utf8_is_rejected_and_the_rest_is_kept(tmp_path):
+    source = folder_of(tmp_path / "r", a=talk(2))
+    content = (source / "a.wav").read_bytes()
+    Path(os.fsdecode(os.fsencode(source) + b"/b\xff.wav")).write_bytes(content)
+    speaker = Path(os.fsdecode(os.fsencode(source) + b"/s\xff"))
+    speaker.mkdir()
+    (speaker / "c.wav").write_bytes(content)
+    report = prepare(source, tmp_path / "out")
+    assert report.rejected == {"name": 2}
+    assert {line["reason"] for line in rejections(tmp_path / "out").values()} == {"name"}
+    assert set(rejections(tmp_path / "out")) == {os.fsdecode(b"b\xff.wav"), os.fsdecode(b"s\xff/c.wav")}
+    assert [c.id for c in PreparedData.load(tmp_path / "out").clips] == ["r-a"]
+    assert prepare(source, tmp_path / "out").reused
+
+
 def test_the_bounds_are_options(tmp_path):
     source = folder_of(tmp_path / "r", half=talk(0.5), mild=np.clip(talk(2) * 9, -1, 1), a=talk(2))
     soundfile.write(source / "phone.wav", talk(2)[::3], 8000)
@@ -280,6 +297,33 @@ def test_split_is_by_file_per_speaker_and_repeatable(tmp_path):
     assert {c.id for c in PreparedData.load(tmp_path / "3").heldout} != {c.id for c in first.heldout}
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_copies_of_a_recording_are_on_one_side(tmp_path, seed):
+    source = folder_of(tmp_path / "r", **{f"{k}{copy}": talk(1.5, k % 3) for k, copy in zip(range(6), "aaabbb")})
+    report = prepare(source, tmp_path / "out", PrepareOptions(heldout=0.4, seed=seed))
+    data = PreparedData.load(tmp_path / "out")
+    audio = [{clip.read().tobytes() for clip in side} for side in (data.train, data.heldout)]
+    assert audio[0]
+    assert audio[1]
+    assert not audio[0] & audio[1]
+    assert len(data.clips) == 6
+    assert any("3 of 6 clips repeat" in note for note in report.notes)
+
+
+def test_copies_of_one_long_recording_and_of_a_held_out_speaker_are_on_one_side(tmp_path):
+    long = np.concatenate([part for k in range(6) for part in (talk(2, k), silence(1))])
+    prepare(folder_of(tmp_path / "r", a=long, b=long), tmp_path / "out", PrepareOptions(max_seconds=5, heldout=0.3))
+    (tmp_path / "s").mkdir()
+    folder_of(tmp_path / "s" / "ben", a=talk(2), b=talk(2, 1))
+    folder_of(tmp_path / "s" / "zoe", a=talk(2))
+    prepare(tmp_path / "s", tmp_path / "by", PrepareOptions(heldout_speakers=["zoe"], heldout=0))
+    for out in ("out", "by"):
+        data = PreparedData.load(tmp_path / out)
+        assert data.heldout
+        assert not {c.read().tobytes() for c in data.train} & {c.read().tobytes() for c in data.heldout}
+    assert {c.id for c in data.heldout} == {"ben-a", "zoe-a"}
+
+
 def test_one_of_two_files_is_held_out_however_small_the_fraction(tmp_path):
     source = folder_of(tmp_path / "r", a=talk(4), b=talk(2, seed=1))
     prepare(source, tmp_path / "out", PrepareOptions(heldout=0.01))
@@ -325,7 +369,7 @@ def test_speakers_can_be_held_out_and_chosen(tmp_path):
 
 
 def test_the_report_says_when_texts_are_missing(tmp_path):
-    source = folder_of(tmp_path / "r", a=talk(2), b=talk(2))
+    source = folder_of(tmp_path / "r", a=talk(2), b=talk(2, 1))
     notes = prepare(source, tmp_path / "none").notes
     assert len(notes) == 1
     assert notes[0].startswith("no clip has a text, which the speaker task needs")

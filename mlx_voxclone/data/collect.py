@@ -16,7 +16,7 @@ from typing import Any
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
 from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN
 from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
-from mlx_voxclone.data.manifest import CLIPS, Entry
+from mlx_voxclone.data.manifest import CLIPS, Entry, is_utf8
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Recording, hold_out
 from mlx_voxclone.data.transcribe import Transcriber
@@ -50,6 +50,8 @@ class Collector:
 
         def one(job: tuple[Entry, str]) -> tuple[Plan, list[Written]] | AudioError:
             entry, name = job
+            if not all(is_utf8(used) for used in (self._relative(entry.audio), entry.speaker)):
+                return AudioError("name", f"{entry.audio}: a name that is not UTF-8; rename the file or its folder")
             failed = references.get(entry.ref_audio)
             if isinstance(failed, AudioError):
                 return AudioError("reference", f"its ref_audio cannot be used: {failed}")
@@ -74,6 +76,8 @@ class Collector:
         found: dict[Path | None, Any] = {}
 
         def one(job: tuple[Path, str]) -> tuple[Plan, list[Written]] | AudioError:
+            if not is_utf8(self._relative(job[0])):
+                return AudioError("name", f"{job[0]}: a name that is not UTF-8; rename the file or its folder")
             return self._try(job[0], False, job[1], only_first=True)
 
         with closing(_on_threads(one, jobs, progress, "references")) as outcomes:
@@ -142,21 +146,27 @@ class Collector:
             self.notes.append(f"{silent} of {len(missing)} clips: nothing understood, left without text")
 
     def split(self) -> None:
-        """Mark the held-out clips."""
+        """Mark the held-out clips; the same audio is never on both sides."""
+        options = self.options
+        clips = [clip for clip in self.clips if clip["split"] != REFERENCE]
+        # One clip of equal ones takes part in the draw, that of a held-out speaker first; its copies go where it goes.
+        unique: dict[str, dict[str, Any]] = {}
+        for clip in sorted(clips, key=lambda clip: clip["speaker"] not in options.heldout_speakers):
+            unique.setdefault(clip["digest"], clip)
+        if copies := len(clips) - len(unique):
+            self.notes.append(f"{copies} of {len(clips)} clips repeat the audio of another; equal ones share a side")
         recordings: dict[str, list[dict[str, Any]]] = {}
-        for clip in self.clips:
-            if clip["split"] != REFERENCE:
-                recordings.setdefault(clip["recording"], []).append(clip)
+        for clip in unique.values():
+            recordings.setdefault(clip["recording"], []).append(clip)
         groups = [
             Recording(key, own[0]["speaker"], [c["id"] for c in own], sum(c["samples"] for c in own) / SAMPLE_RATE)
             for key, own in recordings.items()
         ]
-        options = self.options
         held, notes = hold_out(groups, options.heldout, options.heldout_speakers, options.seed)
         self.notes += notes
         for clip in self.clips:
             del clip["recording"]
-            if clip["id"] in held:
+            if clip["split"] != REFERENCE and unique[clip["digest"]]["id"] in held:
                 clip["split"] = HELDOUT
         if not any(clip["split"] == TRAIN for clip in self.clips):
             raise DataError("every clip that is left belongs to a held-out speaker; there is nothing to train on")

@@ -68,6 +68,15 @@ def read_source(source: str | Path) -> list[Entry]:
     raise DataError(f"{source}: neither audio nor a manifest by its name; .jsonl, .csv, .wav, .flac, ... are expected")
 
 
+def is_utf8(name: str) -> bool:
+    """Whether UTF-8 can hold a name; a file system can hold others, which Python reads as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_prepared(directory: str | Path) -> bool:
     """Whether `prepare` wrote this directory."""
     directory = Path(directory)
@@ -76,6 +85,8 @@ def is_prepared(directory: str | Path) -> bool:
 
 def read_folder(folder: str | Path) -> list[Entry]:
     """All audio below a folder, sorted by path; hidden files and prepared data are left out.
+
+    A file that links lead to as well is taken once.
 
     The text is that of a `.txt` of the same name beside the audio. The speaker is the subfolder (the first one under
     `folder`), for audio that lies in none the folder's own name.
@@ -100,7 +111,10 @@ def read_folder(folder: str | Path) -> list[Entry]:
             entries.append(Entry(path, speaker, _text_beside(path), where=str(folder)))
     if not entries:
         raise DataError(f"{folder}: no audio in this folder; WAV, FLAC, MP3, OGG or AIFF files are expected")
-    return sorted(entries, key=lambda entry: entry.audio.as_posix())
+    files: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.audio.is_symlink(), entry.audio.as_posix())):
+        files.setdefault(_same(entry.audio), entry)  # the file itself comes before the links to it
+    return sorted(files.values(), key=lambda entry: entry.audio.as_posix())
 
 
 def read_jsonl(path: str | Path) -> list[Entry]:
@@ -187,6 +201,8 @@ def _entry(content: dict, base: Path, where: str) -> Entry:
     for key, value in content.items():
         if not (isinstance(value, str) or (value is None and key != "audio")):
             raise DataError(f"{where}: {key} must be a text, found {json.dumps(value)[:40]}")
+        if value is not None and not is_utf8(value):
+            raise DataError(f"{where}: {key} holds half a surrogate pair, no character: {json.dumps(value)[:40]}")
     if not content.get("audio"):
         raise DataError(f'{where}: "audio" is missing')
     reference = content.get("ref_audio")
@@ -204,8 +220,8 @@ def _entry(content: dict, base: Path, where: str) -> Entry:
 
 
 def _same(path: Path) -> str:
-    """One spelling per file."""
-    return os.path.normcase(os.path.abspath(path))
+    """One spelling per file, whichever link leads to it."""
+    return os.path.normcase(os.path.realpath(path))
 
 
 def _refuse_repetition(entry: Entry, seen: dict[str, str]) -> None:

@@ -104,7 +104,7 @@ def prepare(
         summary = {"version": _VERSION, "identity": identity, **run.summary()}
         _write_lines(directory / MANIFEST, run.clips)
         _write_lines(directory / REJECTED, run.rejected)
-        (directory / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_text(directory / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     return _report(output, summary)
 
 
@@ -174,4 +174,9 @@ def _nothing_kept(source: str | Path, rejected: list[dict[str, Any]]) -> str:
 
 
 def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    _write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def _write_text(path: Path, text: str) -> None:
+    """JSON as UTF-8; what a file name holds beyond that becomes an escape, which JSON reads back as it was."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
