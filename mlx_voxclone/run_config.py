@@ -23,7 +23,7 @@ from mlx_voxclone.run_schema import (
     SpeakerSection,
     VoiceName,
 )
-from mlx_voxclone.yaml_files import dotted, read_with_includes, shown
+from mlx_voxclone.yaml_files import dotted, parse_yaml, read_with_includes, shown
 
 COMMAND_LINE = "command line"
 
@@ -132,17 +132,15 @@ def parse_set(assignments: list[str]) -> dict[str, Any]:
     """`--set a.b=value` strings -> dotted key -> value, the value read as YAML.
 
     Raises:
-        ConfigError: no `=`, or a value that is no YAML.
+        ConfigError: no `=`, no key before it, or a value that is no YAML.
     """
     result = {}
     for text in assignments:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text}: expected KEY=VALUE, for example --set encoder.train.steps=500")
-        try:
-            result[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"--set {text}: the value is not valid YAML ({getattr(e, 'problem', e)})") from None
+        given = f"--set {text if len(text) <= 60 else text[:57] + '...'}"
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"{given}: expected KEY=VALUE, for example --set encoder.train.steps=500")
+        result[key.strip()] = parse_yaml(value, lambda line, given=given: given)
     return result
 
 
@@ -216,7 +214,8 @@ def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None
         for section in sections:
             model = _section(model, section) if model is not None else None
         if model is not None and name not in model.model_fields:
-            raise ConfigError(f"{_source(sources, key)}: {key}: unknown key; {_suggest(model, sections, name)}")
+            setter = next((k for k in sources if k == key or k.startswith(key + ".")), key)
+            raise ConfigError(f"{_source(sources, setter)}: {key}: unknown key; {_suggest(model, sections, name)}")
 
 
 def _suggest(model: type[BaseModel], sections: list[str], name: str) -> str:

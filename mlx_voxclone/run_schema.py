@@ -28,7 +28,15 @@ def _number(value: Any) -> Any:
 
 
 def _path(value: Any) -> Any:
-    return Path(value).expanduser() if isinstance(value, str) and value else value
+    if not isinstance(value, str) or not value:
+        return value
+    if "\0" in value:
+        raise ValueError("expected a path; got text with a zero character in it")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        user = value.partition("/")[0]
+        raise ValueError(f"no home directory is known for {user}; write ./{user} if it is a name") from None
 
 
 def _ordered(pair: list[float]) -> list[float]:
@@ -37,6 +45,14 @@ def _ordered(pair: list[float]) -> list[float]:
     return pair
 
 
+def _unique(values: list[str]) -> list[str]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"expected each name once; got {', '.join(twice)} more than once")
+    return values
+
+
+FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 Positive = Annotated[Number, Field(gt=0)]
@@ -173,7 +189,7 @@ class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
     weights: PathField | None = None
-    crop_seconds: Positive = 4.0
+    crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
     quantisation_noise: bool = False
     losses: EncoderLosses = EncoderLosses()
@@ -185,7 +201,15 @@ class EncoderSection(Section):
 class LoraSection(Section):
     rank: Count = 16
     alpha: Positive = 32.0
-    targets: Annotated[list[Target], Field(min_length=1)] = ["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+    targets: Annotated[list[Target], Field(min_length=1), AfterValidator(_unique)] = [
+        "wq",
+        "wk",
+        "wv",
+        "wo",
+        "w1",
+        "w2",
+        "w3",
+    ]
     layers: Count | None = None
     dropout: Fraction = 0.0
 
@@ -213,7 +237,7 @@ class SpeakerSection(Section):
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: _pair(Positive) = [3.0, 25.0]
-    max_seconds: Positive = 20.0
+    max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
     hidden_dropout: Fraction = 0.1
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()

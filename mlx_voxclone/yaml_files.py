@@ -5,13 +5,15 @@ where YAML itself is broken, the line number.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from mlx_voxclone.errors import ConfigError
+
+_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # `<<: *anchor` merges
 
 
 def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -40,16 +42,11 @@ def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[di
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
-        _refuse_duplicates(yaml.compose(text, Loader=yaml.SafeLoader), path, set(), ())
-        content = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: not readable as text ({getattr(e, 'strerror', None) or e})") from None
-    except yaml.YAMLError as e:
-        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML ({problem or e})") from None
+    content = parse_yaml(text, lambda line: str(path) if line is None else f"{path}:{line}")
     if content is None:
         raise ConfigError(f"{path}: the file is empty; it must hold at least `task:`")
     if not isinstance(content, dict):
@@ -57,25 +54,50 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _refuse_duplicates(node: yaml.Node | None, path: Path, seen: set[int], above: tuple[int, ...]) -> None:
-    """YAML keeps the last of two equal keys without a word; the first was surely meant too."""
+def parse_yaml(text: str, place: Callable[[int | None], str]) -> Any:
+    """What a YAML text says. `place` names a line of it (from 1; None: unknown) at the start of a message.
+
+    Raises:
+        ConfigError: broken YAML, a value YAML cannot make, a key that is no text or stands there twice, a part that
+            contains itself.
+    """
+    try:
+        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader), place, set(), ())
+        return yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
+        reason = " ".join(str(problem or e).split())
+        raise ConfigError(f"{place(mark.line + 1 if mark else None)}: not valid YAML ({reason})") from None
+    except RecursionError:
+        raise ConfigError(f"{place(None)}: not valid YAML (nested too deeply)") from None
+    except ValueError as e:  # such as the date 2024-13-45
+        raise ConfigError(f"{place(None)}: not valid YAML ({e})") from None
+
+
+def _check_keys(
+    node: yaml.Node | None, place: Callable[[int | None], str], seen: set[int], above: tuple[int, ...]
+) -> None:
+    """Keys are text; and YAML keeps the last of two equal keys without a word, but the first was surely meant too."""
     if id(node) in above:
-        raise ConfigError(f"{path}:{node.start_mark.line + 1}: this part contains itself")
+        raise ConfigError(f"{place(node.start_mark.line + 1)}: this part contains itself")
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
     above = (*above, id(node))
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_duplicates(item, path, seen, above)
+            _check_keys(item, place, seen, above)
     elif isinstance(node, yaml.MappingNode):
         keys = set()
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in keys:
-                    raise ConfigError(f"{path}:{key.start_mark.line + 1}: {key.value}: this key stands here twice")
-                keys.add(key.value)
-            _refuse_duplicates(value, path, seen, above)
+            here = place(key.start_mark.line + 1)
+            if key.tag not in _KEY_TAGS or not key.value:
+                got = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
+                raise ConfigError(f"{here}: keys are text, for example seed; got {got} (quotes make text of a word)")
+            if key.value in keys:
+                raise ConfigError(f"{here}: {key.value}: this key stands here twice")
+            keys.add(key.value)
+            _check_keys(value, place, seen, above)
 
 
 def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

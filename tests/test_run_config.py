@@ -96,7 +96,9 @@ def _dotted(content, prefix=""):
         ("lora: {rank: 1}", "lora: unknown key; did you mean speaker.lora?"),
         ("data: {learning_rate: 1}", "did you mean encoder.train.learning_rate or speaker.train.learning_rate?"),
         ("bake: {zzz: 1}", "bake.zzz: unknown key; bake has output, reference, target"),
-        ("1: 2", "1: unknown key; the top level has task, model"),
+        ("zzz: 2", "zzz: unknown key; the top level has task, model"),
+        ('data: {path: "~nosuchuser/x"}', "data.path: no home directory is known for ~nosuchuser; write ./~nosuchuser"),
+        ('data: {path: "a\\0b"}', "data.path: expected a path; got text with a zero character in it"),
         ("data.path: x", "data.path: write the sections as nested lines"),
         ("data: 3", "data: expected a section of keys; got 3"),
         ("data: {path: 3}", "data.path: expected a path; got 3"),
@@ -114,6 +116,8 @@ def _dotted(content, prefix=""):
         ("encoder: {train: {learning_rate: fast}}", 'encoder.train.learning_rate: expected a number; got "fast"'),
         ("encoder: {train: {learning_rate: yes}}", "encoder.train.learning_rate: expected a number; got true"),
         ("encoder: {train: {learning_rate: .inf}}", "encoder.train.learning_rate: expected a finite number"),
+        ("encoder: {crop_seconds: 1e9}", "encoder.crop_seconds: must be at most 60; got"),
+        ("encoder: {crop_seconds: 0.01}", "encoder.crop_seconds: must be at least 0.08; got 0.01"),
         ("encoder: {gain_db: [3, 1]}", "encoder.gain_db: expected [low, high]; got [3.0, 1.0]"),
         ("encoder: {gain_db: [3]}", "encoder.gain_db: expected at least 2 values; got [3]"),
         ("encoder: {stft_sizes: [512, 3]}", "encoder.stft_sizes[1]: must be at least 16; got 3"),
@@ -122,6 +126,8 @@ def _dotted(content, prefix=""):
         ("speaker: {lora: {rank: 0}}", "speaker.lora.rank: must be at least 1; got 0"),
         ("speaker: {lora: {rank: 0, alpha: 0}}", "got 0 (and 1 more)"),
         ("speaker: {lora: {targets: [wq, wx]}}", "speaker.lora.targets[1]: expected one of wq, wk"),
+        ("speaker: {lora: {targets: [wq, wv, wq]}}", "speaker.lora.targets: expected each name once; got wq more"),
+        ("speaker: {max_seconds: 0.01}", "speaker.max_seconds: must be at least 0.08; got 0.01"),
         ("speaker: {quantise: {bits: 3}}", "speaker.quantise.bits: expected one of 0, 4 or 8; got 3"),
         ("speaker: {losses: {semantic: 0, flow: 0}}", "speaker.losses: semantic and flow are both 0"),
         ("voice: My Voice", "voice: only a-z, 0-9, _ and -"),
@@ -148,6 +154,14 @@ def test_refusals_name_file_key_and_remedy(text, message, tmp_path):
         ("seed: 1", ": task: missing; this key has no default"),
         ("task: clone\nseed: 1\nseed: 2", ":3: seed: this key stands here twice"),
         ("task: clone\ndata:\n  path: a\n  path: b", ":4: path: this key stands here twice"),
+        ("task: clone\n1: 2", ':2: keys are text, for example seed; got "1"'),
+        ("task: clone\nnull: 2", ':2: keys are text, for example seed; got "null"'),
+        ("task: clone\ndata:\n  ? \n  : 2", ':3: keys are text, for example seed; got ""'),
+        ("task: clone\n'': 2", ':2: keys are text, for example seed; got ""'),
+        ("task: clone\n? [a]\n: 2", ":2: keys are text, for example seed; got a list"),
+        ("task: clone\nsay: " + "[" * 2000, ": not valid YAML (nested too deeply)"),
+        ("task: clone\nsay: " + "[" * 2000 + "]" * 2000, ": not valid YAML (nested too deeply)"),
+        ("task: clone\nseed: 2024-13-45", ": not valid YAML (month must be in 1..12"),
         ("task: clone\nsay: &a [*a]", ":2: this part contains itself"),
         ("task: !!python/object/apply:os.getcwd []", ":1: not valid YAML"),
         ("task: clone\ninclude: [a, b]", ": include: expected the path of one file"),
@@ -200,16 +214,37 @@ def test_set_overrides_with_yaml_values(tmp_path):
         ("speaker.lora.rank=0", "command line: speaker.lora.rank: must be at least 1; got 0"),
         ("seed.x=1", "command line: seed.x: seed is no section"),
         ("data={pth: 1}", "command line: data.pth: unknown key"),
+        ("zzz.x=1", "command line: zzz: unknown key; the top level has task"),
     ],
 )
 def test_wrong_overrides(assignment, message, tmp_path):
     assert refusal(write(tmp_path, "task: clone\nseed: 1"), parse_set([assignment])).startswith(message)
 
 
-@pytest.mark.parametrize("assignment", ["data.path", "=3", "data.path=[1"])
-def test_set_that_is_none(assignment):
-    with pytest.raises(ConfigError, match=r"^--set "):
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        *((text, "expected KEY=VALUE") for text in ("data.path", "=3", ".=1", "data.=1", ".data=1", "data..path=1")),
+        ("data.path=[1", "not valid YAML (expected"),
+        ("say=" + "[" * 2000, "not valid YAML (nested too deeply)"),
+        ("seed=2024-13-45", "not valid YAML (month must be"),
+        ("data={1: 2}", 'keys are text, for example seed; got "1"'),
+        ("data=&a {x: *a}", "this part contains itself"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_set_that_is_none(assignment, message):
+    with pytest.raises(ConfigError) as caught:
         parse_set([assignment])
+    assert str(caught.value).startswith("--set ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_yaml_merge_keys_work(tmp_path):
+    text = "task: clone\nencoder: &a {train: {steps: 900}}\nspeaker:\n  <<: *a\n"
+    assert load_run_config(write(tmp_path, text)).speaker.train.steps == 900
 
 
 def test_flags_reach_the_stages_of_the_task(tmp_path):
