@@ -140,7 +140,7 @@ def test_zero_length_audio(tmp_path):
     assert audio_info(tmp_path / "a.wav").frames == 0
 
 
-@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac", "mp3"])
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac", "mp3", "ogg"])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
 def test_truncated_audio(tmp_path, suffix, kept):
     path = tmp_path / f"a.{suffix}"
@@ -170,6 +170,25 @@ def test_not_finite_audio(tmp_path, bad):
     samples[12_000] = bad
     soundfile.write(tmp_path / "a.wav", samples, SAMPLE_RATE, subtype="FLOAT")
     assert "at 0.500 s" in refused(tmp_path / "a.wav", "non-finite")
+
+
+@pytest.mark.parametrize("peak", [1e30, -150.0])
+def test_numbers_that_are_no_audio_level(tmp_path, peak):
+    samples = noise(SAMPLE_RATE)
+    samples[12_000] = peak
+    soundfile.write(tmp_path / "a.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+    assert "times full scale at 0.500 s" in refused(tmp_path / "a.wav", "level")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_is_read_when_its_last_page_is_whole_and_ends_the_stream(tmp_path, subtype):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, noise(3 * SAMPLE_RATE), SAMPLE_RATE, format="OGG", subtype=subtype)
+    assert len(read_audio(path)) == 3 * SAMPLE_RATE
+    content = path.read_bytes()
+    for kept in (content.rindex(b"OggS"), len(content) - 1):  # without the last page, and inside it
+        path.write_bytes(content[:kept])
+        refused(path, "truncated")
 
 
 def test_eight_channels(tmp_path):

@@ -143,6 +143,9 @@ BAD = {
     "short.wav": "too-short",
     "long.wav": "too-long",
     "memo.m4a": "unreadable",
+    "constant.wav": "silent",
+    "loud.wav": "level",
+    "opposed.wav": "opposed",
 }
 
 
@@ -157,6 +160,9 @@ def bad_recordings(tmp_path) -> Path:
     broken = talk(2).copy()
     broken[100] = np.nan
     soundfile.write(folder / "nan.wav", broken, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(folder / "loud.wav", talk(2) * 1e30, SAMPLE_RATE, subtype="FLOAT")
+    write_wav(folder / "constant.wav", np.full(3 * SAMPLE_RATE, 0.5))
+    soundfile.write(folder / "opposed.wav", np.stack([talk(2), -talk(2)], axis=1), SAMPLE_RATE)
     soundfile.write(folder / "eight.wav", np.stack([talk(2)] * 8, axis=1), SAMPLE_RATE)
     soundfile.write(folder / "telephone.wav", talk(2)[::3], 8000)
     content = (folder / "truncated.wav").read_bytes()
@@ -237,7 +243,15 @@ def test_the_bounds_are_options(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"min_seconds": 5, "max_seconds": 4}, {"min_seconds": 0}, {"heldout": 1.0}, {"heldout": -0.1}, {"max_clipped": 2}],
+    [
+        {"min_seconds": 5, "max_seconds": 4},
+        {"min_seconds": 0},
+        {"heldout": 1.0},
+        {"heldout": -0.1},
+        {"max_clipped": 2},
+        {"min_sampling_rate": -5},
+        {"min_sampling_rate": 999},
+    ],
 )
 def test_options_out_of_bounds(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):

@@ -34,14 +34,15 @@ def test_levels_are_those_of_each_frame_and_do_not_depend_on_the_blocks(rate):
     whole = frame_levels([samples], rate)
     assert len(whole) == int(np.ceil(len(samples) / rate / FRAME_SECONDS))
     edges = np.rint(np.arange(200) * rate * FRAME_SECONDS).astype(int)
-    expected = [10 * np.log10(np.mean(samples[a:b].astype(np.float64) ** 2)) for a, b in itertools.pairwise(edges)]
+    centred = samples.astype(np.float64) - samples.mean(dtype=np.float64)
+    expected = [10 * np.log10(np.mean(centred[a:b] ** 2)) for a, b in itertools.pairwise(edges)]
     np.testing.assert_allclose(whole[:199], expected, atol=1e-3)
     cuts = np.sort(rng.integers(0, len(samples), 40))
     np.testing.assert_allclose(frame_levels(np.split(samples, cuts), rate), whole, atol=1e-4)
 
 
 def test_level_of_a_full_scale_square_wave_is_zero():
-    assert frame_levels([np.ones(2400, np.float32)], RATE) == pytest.approx(0, abs=1e-4)
+    assert frame_levels([np.tile(np.float32([1, -1]), 1200)], RATE) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.parametrize("noise", [-90.0, -60.0, -45.0])
@@ -70,14 +71,21 @@ def test_hysteresis_keeps_a_weak_word_ending_but_not_lone_noise_as_weak():
 
 @pytest.mark.parametrize(
     "samples",
-    [np.zeros(RATE, np.float32), talk(-3.0, noise=-80), np.zeros(0, np.float32)],
-    ids=["digital silence", "quiet noise", "nothing"],
+    [np.zeros(RATE, np.float32), talk(-3.0, noise=-80), np.zeros(0, np.float32), np.full(RATE + 7, 0.3, np.float32)],
+    ids=["digital silence", "quiet noise", "nothing", "constant"],
 )
 def test_silence_is_silence(samples):
     levels, mask = levels_and_mask(samples)
     assert not mask.any()
     assert trim(mask) is None
     assert cut_at_pauses(levels, mask) == []
+
+
+def test_a_constant_offset_changes_nothing():
+    samples = talk(-1, 1.5, -0.4, 0.7, -1.2, noise=-55)
+    levels, mask = levels_and_mask(samples + np.float32(0.25))
+    np.testing.assert_allclose(levels, levels_and_mask(samples)[0], atol=0.01)
+    np.testing.assert_array_equal(mask, levels_and_mask(samples)[1])
 
 
 def test_a_click_is_no_speech():

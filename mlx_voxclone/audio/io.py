@@ -26,6 +26,8 @@ BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per ch
 # soxr's HQ filter reaches about 15 ms to each side at 24 kHz out of 16 kHz; what lies further away changes nothing.
 _RESAMPLE_CONTEXT = 0.1
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
+LOUDEST = 100.0  # full scale is 1; float audio beyond this was scaled as integers, or is no audio
+_LAST_PAGES = 1 << 17  # bytes; an Ogg page has at most 65307
 _STREAMED_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF - 36}
 
 
@@ -96,7 +98,7 @@ def read_audio(
     Returns:
         float32 [samples] at 24 kHz, at least one sample.
     Raises:
-        AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `non-finite`.
+        AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `non-finite`, `level`.
     """
     info = audio_info(path)
     check_channels(info, max_channels)
@@ -150,15 +152,23 @@ def check_channels(info: AudioInfo, max_channels: int = 2) -> None:
         )
 
 
-def check_finite(block: np.ndarray, path: str | Path, first_frame: int, sample_rate: int) -> None:
-    """Raise AudioError `non-finite` where a block [frames, channels] of `path` holds NaN or infinity."""
-    # The sum is finite for finite audio: one pass without a temporary array; only a suspect block is looked at closely.
-    if math.isfinite(block.sum(dtype=np.float64)):
+def check_block(block: np.ndarray, path: str | Path, first_frame: int, sample_rate: int) -> None:
+    """Refuse a block [frames, channels] of `path` whose numbers are no audio.
+
+    Raises:
+        AudioError: `non-finite` for NaN or infinity, `level` for samples beyond `LOUDEST` times full scale.
+    """
+    # No temporary array for a sound block; NaN fails every comparison.
+    if block.size == 0 or (block.max() <= LOUDEST and block.min() >= -LOUDEST):
         return
-    bad = ~np.isfinite(block).all(axis=1)
-    if bad.any():
-        at = (first_frame + int(bad.argmax())) / sample_rate
+    wrong = ~np.isfinite(block).all(axis=1)
+    if wrong.any():
+        at = (first_frame + int(wrong.argmax())) / sample_rate
         raise AudioError("non-finite", f"{path}: holds NaN or infinite samples, the first at {at:.3f} s")
+    at = (first_frame + int((np.abs(block) > LOUDEST).any(axis=1).argmax())) / sample_rate
+    raise AudioError(
+        "level", f"{path}: {np.abs(block).max():.3g} times full scale at {at:.3f} s is no audio level; scale it to +-1"
+    )
 
 
 def mix_down(block: np.ndarray) -> np.ndarray:
@@ -169,7 +179,7 @@ def mix_down(block: np.ndarray) -> np.ndarray:
 def _mono(info: AudioInfo, start: int, stop: int | None) -> np.ndarray:
     parts, at = [], start
     for block in read_blocks(info.path, start=start, stop=stop):
-        check_finite(block, info.path, at, info.sample_rate)
+        check_block(block, info.path, at, info.sample_rate)
         parts.append(np.ascontiguousarray(mix_down(block)))
         at += len(block)
     return np.concatenate(parts)
@@ -221,15 +231,21 @@ def _blocks(file: soundfile.SoundFile, path: Path, frames: int | None) -> Iterat
 
 
 def _refuse_truncated(path: Path) -> None:
-    """Compare a WAV's or AIFF's data chunk with the file's size: libsndfile shortens silently what is cut off."""
+    """Compare a WAV's or AIFF's data chunk with the file's size, look for the end of an Ogg stream.
+
+    libsndfile shortens silently what is cut off.
+    """
     if not path.is_file():
         return
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             stated, present = _data_chunk(file, size)
+            unended = _is_unended_ogg(file, size)
     except OSError as e:
         raise AudioError("unreadable", f"{path}: cannot be read ({(e.strerror or str(e)).lower()})") from None
+    if unended:
+        raise AudioError("truncated", f"{path}: cut off, its Ogg stream does not end; record or convert it again")
     if present is None:
         raise AudioError("truncated", f"{path}: cut off before its audio begins")
     if stated > present and stated not in _STREAMED_SIZES:  # a recorder's pipe states no length
@@ -250,6 +266,19 @@ def _data_chunk(file: BinaryIO, size: int) -> tuple[int, int | None]:
             return stated, size - at - 8
         at += 8 + stated + stated % 2
     return 0, None
+
+
+def _is_unended_ogg(file: BinaryIO, size: int) -> bool:
+    """Whether an Ogg file's last page is incomplete or does not end the stream (RFC 3533, section 6)."""
+    file.seek(0)
+    if file.read(4) != b"OggS":
+        return False
+    file.seek(max(0, size - _LAST_PAGES))
+    tail = file.read()
+    page = tail[max(0, tail.rfind(b"OggS\0")) :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]) or not page[5] & 4
 
 
 def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, sample_rate: int = SAMPLE_RATE) -> None:

@@ -39,33 +39,42 @@ class Span:
 
 
 class LevelMeter:
-    """Frame levels of a recording that arrives in blocks of any size."""
+    """Frame levels of a recording that arrives in blocks of any size; a constant offset is no sound and not counted."""
 
     def __init__(self, sample_rate: int) -> None:
         self._rate, self._seen, self._rest = sample_rate, 0, np.zeros(0, np.float32)
-        self._powers: list[np.ndarray] = []
+        self._powers: list[np.ndarray] = []  # per frame: of the samples less their mean
+        self._means: list[np.ndarray] = []
+        self._sum = 0.0
         self._frames = 0
 
     def add(self, samples: np.ndarray) -> None:
         """Append samples [S], mono, full scale 1."""
+        self._sum += float(samples.sum(dtype=np.float64))
         samples = np.concatenate([self._rest, samples]) if len(self._rest) else samples
         per_frame = self._rate * FRAME_SECONDS
         frames = math.floor((self._seen + len(samples)) / per_frame + 1e-9)
         # Frame k ends at sample round(k * rate / 100): exact in the long run also for rates that 100 does not divide.
         edges = np.rint(np.arange(self._frames, frames + 1) * per_frame).astype(np.int64) - self._seen
         if len(edges) > 1:
-            energy = np.add.reduceat(np.square(samples[: edges[-1]]), edges[:-1])
-            self._powers.append((energy / np.diff(edges)).astype(np.float32))
+            whole, sizes = samples[: edges[-1]].astype(np.float64), np.diff(edges)
+            means = np.add.reduceat(whole, edges[:-1]) / sizes
+            powers = np.add.reduceat(np.square(whole), edges[:-1]) / sizes - np.square(means)
+            self._means.append(means.astype(np.float32))
+            self._powers.append(np.maximum(powers, 0).astype(np.float32))
             self._frames = frames
             self._seen, samples = self._seen + int(edges[-1]), samples[edges[-1] :]
         self._rest = np.array(samples, np.float32)  # a copy: the block need not stay alive
 
     def levels(self) -> np.ndarray:
         """Levels so far in dB of full scale (RMS), float32 [frames]; a last part frame counts as one."""
-        powers = self._powers
+        powers, means = self._powers, self._means
         if len(self._rest):
-            powers = [*powers, np.array([np.square(self._rest).mean()], np.float32)]
-        power = np.concatenate(powers) if powers else np.zeros(0, np.float32)
+            powers, means = [*powers, self._rest.var(keepdims=True)], [*means, self._rest.mean(keepdims=True)]
+        if not powers:
+            return np.zeros(0, np.float32)
+        offset = self._sum / (self._seen + len(self._rest))
+        power = np.concatenate(powers) + np.square(np.concatenate(means) - np.float32(offset))
         return 10 * np.log10(np.maximum(power, 1e-12))
 
 

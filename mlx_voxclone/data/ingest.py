@@ -14,8 +14,8 @@ from mlx_voxclone.audio.io import (
     AudioError,
     AudioInfo,
     audio_info,
+    check_block,
     check_channels,
-    check_finite,
     mix_down,
     read_audio,
     read_blocks,
@@ -27,6 +27,7 @@ from mlx_voxclone.audio.segment import (
     LevelMeter,
     Span,
     cut_at_pauses,
+    frame_levels,
     normal_gain,
     speech_mask,
     trim,
@@ -35,6 +36,7 @@ from mlx_voxclone.data.options import PrepareOptions
 
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
+_CANCELLED = 10.0  # dB that mixing takes away from opposed channels, at least
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def examine(path: Path, transcribed: bool, options: PrepareOptions) -> Plan:
 
     Raises:
         AudioError: it cannot be used; `reason` is one of missing, unreadable, truncated, zero-length, channels,
-            low-rate, non-finite, silent, clipped, too-short, too-long.
+            low-rate, non-finite, level, silent, opposed, clipped, too-short, too-long.
     """
     info = audio_info(path)
     if info.frames == 0:
@@ -86,6 +88,10 @@ def examine(path: Path, transcribed: bool, options: PrepareOptions) -> Plan:
     mask = speech_mask(scan.levels)
     speech = trim(mask)
     if speech is None:
+        if info.channels == 2 and _channels_cancel(info, scan.levels):
+            raise AudioError(
+                "opposed", f"{path}: its two channels cancel each other when mixed to mono; invert or extract one"
+            )
         raise AudioError("silent", f"{path}: silence, no speech found")
     if scan.clipped > options.max_clipped:
         raise AudioError(
@@ -102,7 +108,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     """First pass over a recording, a block at a time.
 
     Raises:
-        AudioError: `non-finite`, `truncated`, `unreadable`.
+        AudioError: `non-finite`, `level`, `truncated`, `unreadable`.
     """
     meter = LevelMeter(info.sample_rate)
     # 8-bit audio has its full scale at 127/128. Float audio beyond 1 is loud, not clipped: it kept its peaks.
@@ -110,7 +116,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     frames = clipped = 0
     peak = 0.0
     for block in read_blocks(info.path):
-        check_finite(block, info.path, frames, info.sample_rate)
+        check_block(block, info.path, frames, info.sample_rate)
         size = np.abs(block)
         if size.max() >= low:
             clipped += int(np.count_nonzero((size >= low) & (size <= high)))
@@ -119,6 +125,14 @@ def scan_recording(info: AudioInfo) -> Scan:
         peak = max(peak, float(np.abs(mono).max()))
         meter.add(mono)
     return Scan(meter.levels(), clipped / (frames * info.channels), peak)
+
+
+def _channels_cancel(info: AudioInfo, mixed: np.ndarray) -> bool:
+    """Whether a stereo file that is silent when mixed ([frames], dB) holds speech in the difference of its channels."""
+    blocks = ((block[:, 0] - block[:, 1]) / 2 for block in read_blocks(info.path))
+    difference = frame_levels(blocks, info.sample_rate)
+    # Where only one channel speaks, too softly, the difference is as loud as the mix.
+    return bool(speech_mask(difference).any()) and difference.max() > mixed.max() + _CANCELLED
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:

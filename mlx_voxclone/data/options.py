@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlx_voxclone.errors import DataError
 
 WHISPER_MODEL = "mlx-community/whisper-large-v3-turbo"
+LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class PrepareOptions:
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.
-        min_sampling_rate: Hz.
+        min_sampling_rate: Hz; at least 1000.
         max_clipped: largest fraction of samples at full scale.
         transcribe: make missing texts with `whisper_model` (directory or hub id).
         seed: of the split.
@@ -51,5 +52,7 @@ class PrepareOptions:
             raise DataError(f"max_seconds ({self.max_seconds:g}) must be at least 1")
         if not 0 <= self.heldout < 1:
             raise DataError(f"heldout ({self.heldout:g}) is a fraction from 0 to below 1")
+        if self.min_sampling_rate < LOWEST_RATE:
+            raise DataError(f"min_sampling_rate ({self.min_sampling_rate:g}) must be at least {LOWEST_RATE} Hz")
         if not 0 <= self.max_clipped <= 1:
             raise DataError(f"max_clipped ({self.max_clipped:g}) is a fraction from 0 to 1")
