@@ -55,6 +55,10 @@ def speak(
         except StopIteration as stop:
             ended = bool(stop.value)
             break
+        except FloatingPointError as e:
+            raise CheckpointError(
+                f"{e} at frame {len(frames)}: the weights are damaged, or the guidance is far too strong"
+            ) from None
         if on_frame is not None:
             on_frame(len(frames))
     codes = np.stack(frames, axis=1) if frames else np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)

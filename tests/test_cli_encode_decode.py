@@ -286,7 +286,7 @@ def test_decode_into_no_directory_is_refused_first(refused, whole, tmp_path, mon
 
 def test_a_full_disk_leaves_the_old_output(refused, whole, tmp_path, monkeypatch):
     save_tensors(tmp_path / "x.safetensors", {"codes": good_codes()})
-    (tmp_path / "out.wav").write_bytes(b"mine")
+    (tmp_path / "out.wav").write_bytes(b"RIFF mine")
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -244,7 +244,7 @@ def test_a_model_that_ends_at_once_writes_nothing(refused, whole, tmp_path, monk
 
 
 def test_an_existing_output_stays_when_the_command_fails_and_goes_when_it_succeeds(say, refused, whole, tmp_path):
-    (tmp_path / "out.wav").write_bytes(b"mine")
+    (tmp_path / "out.wav").write_bytes(b"RIFF mine")
     argv = ["say", "--model", whole, "--text", "papa", "--voice", "nobody", "--output", tmp_path / "out.wav"]
     refused(argv, "no voice called")
     assert len(say("--voice", "casual_male")) > 0

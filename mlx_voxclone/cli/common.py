@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, VoxcloneError
 
@@ -18,6 +19,8 @@ DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
 DEVICES = ("auto", "gpu", "cpu")
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
 
 _quiet = False
 
@@ -56,7 +59,8 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
     def main(argv: Sequence[str] | None = None) -> int:
         try:
             code = function(list(sys.argv[1:] if argv is None else argv)) or 0
-            sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
+            if sys.stdout is not None:  # closed by the caller
+                sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
             return code
         except SystemExit as e:  # argparse: 0 after --help, 2 after a mistake
             if isinstance(e.code, str):
@@ -115,6 +119,27 @@ def _discard_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives until the process ends)
+
+
+def check_wav_output(output: str, *inputs: str | None) -> Path:
+    """Where to write a WAV, links followed; what is there may be replaced only if it is a WAV and none of the inputs.
+
+    Raises:
+        DataError: another kind of file or name, an input of this very command, or no directory to write into.
+    """
+    from mlx_voxclone.audio.io import check_output
+    from mlx_voxclone.errors import DataError
+
+    check_output(output)
+    path = Path(output).resolve()
+    if path.suffix.lower() in OTHER_AUDIO:
+        raise DataError(f"{output}: WAV is what is written; give a name that ends in .wav")
+    if path.exists():
+        if any(name is not None and Path(name).exists() and path.samefile(name) for name in inputs):
+            raise DataError(f"{output}: is an input of this command; write to another file")
+        if not path.is_file() or path.open("rb").read(4) not in (b"RIFF", b""):
+            raise DataError(f"{output}: exists and is no WAV file; it will not be replaced")
+    return path
 
 
 def add_device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:

@@ -6,6 +6,7 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
+    check_wav_output,
     entry,
     message,
     set_device,
@@ -30,13 +31,13 @@ def main(argv: list[str]) -> None:
 
 
 def _run(options) -> None:
-    from mlx_voxclone.audio.io import check_output, write_wav
+    from mlx_voxclone.audio.io import write_wav
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.errors import CheckpointError
     from mlx_voxclone.progress import progress_bar
 
-    check_output(options.output)
+    output = check_wav_output(options.output, options.codes)
     file = TensorFile(options.codes)
     if "codes" not in file.names():
         raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
@@ -49,6 +50,6 @@ def _run(options) -> None:
         raise CheckpointError(f"{options.codes}: {e}") from None
     if not len(samples):
         raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
-    write_wav(options.output, samples, float32=options.float32)
+    write_wav(output, samples, float32=options.float32)
     message(f"{len(samples) / codec.config.sampling_rate:.2f} s of audio")
     print(options.output)

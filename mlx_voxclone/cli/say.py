@@ -9,12 +9,15 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
+    check_wav_output,
     entry,
     format_seconds,
     message,
     set_device,
     set_quiet,
 )
+
+MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
 
 
 @entry
@@ -40,10 +43,10 @@ def main(argv: list[str]) -> None:
     options = parser.parse_args(argv)
     if not 0 < options.max_seconds < math.inf:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
-    if options.steps is not None and options.steps < 1:
-        parser.error(f"--steps must be at least 1, got {options.steps}")
-    if not math.isfinite(options.cfg_alpha):
-        parser.error(f"--cfg-alpha must be a finite number, got {options.cfg_alpha:g}")
+    if options.steps is not None and not 1 <= options.steps <= MAX_STEPS:
+        parser.error(f"--steps must be from 1 to {MAX_STEPS}, got {options.steps}")
+    if not abs(options.cfg_alpha) <= MAX_GUIDANCE:
+        parser.error(f"--cfg-alpha must be a finite number up to {MAX_GUIDANCE}, got {options.cfg_alpha:g}")
     set_quiet(options.quiet)
     set_device(options.device)
     _run(options)
@@ -52,12 +55,12 @@ def main(argv: list[str]) -> None:
 def _run(options) -> None:
     import time
 
-    from mlx_voxclone.audio.io import check_output, write_wav
+    from mlx_voxclone.audio.io import write_wav
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker, read_reference
 
-    check_output(options.output)
+    output = check_wav_output(options.output, options.ref_audio)
     reference = read_reference(options.ref_audio) if options.ref_audio else None
     paths = {k: Path(v) if v else None for k, v in (("adapters", options.adapters), ("encoder", options.encoder))}
     speaker = Speaker.load(options.model, **paths)
@@ -78,7 +81,7 @@ def _run(options) -> None:
         raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
     if not result.ended:
         message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
-    write_wav(options.output, result.samples, float32=options.float32)
+    write_wav(output, result.samples, float32=options.float32)
     seconds, spent = result.frames / rate, time.perf_counter() - began
     message(f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time)")
     print(options.output)

@@ -8,11 +8,13 @@ import math
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_voxclone.config import CFG_ALPHA, EMPTY_CODE, END_CODE, N_SPECIAL_CODES, AcousticConfig, CodecConfig
 from mlx_voxclone.model.layers import TransformerBlock
 
 TIME_THETA = 1e4
+INVALID_CODE = -1  # stands for a code that came out of numbers that are not finite
 
 
 def time_embedding(t: mx.array, dim: int) -> mx.array:
@@ -21,6 +23,17 @@ def time_embedding(t: mx.array, dim: int) -> mx.array:
     inv_freq = mx.exp(-math.log(TIME_THETA) * mx.arange(half, dtype=mx.float32) / half)
     angles = t.astype(mx.float32)[:, None] * inv_freq
     return mx.concatenate([mx.cos(angles), mx.sin(angles)], axis=-1)
+
+
+def checked_frames(codes: np.ndarray) -> np.ndarray:
+    """The codes `[N, 37]` of `decode_frame`, before they index anything: an index out of range is no error in MLX.
+
+    Raises:
+        FloatingPointError: the head's numbers were not finite.
+    """
+    if (codes < 0).any():
+        raise FloatingPointError("the model's numbers are not finite")
+    return codes
 
 
 class FlowMatchingHead(nn.Module):
@@ -100,9 +113,13 @@ class FlowMatchingHead(nn.Module):
 
         Returns:
             `[N, 37]` int32. At END (semantic code 1) every acoustic code is level 0 (2), as in the serving code.
+            Where the numbers are not finite, -1: what `checked_frames` refuses.
         """
-        semantic = mx.argmax(self.masked_semantic_logits(hidden), axis=-1).astype(mx.int32)[:, None]
+        logits = self.masked_semantic_logits(hidden)
+        semantic = mx.argmax(logits, axis=-1).astype(mx.int32)
+        semantic = mx.where(mx.any(mx.isnan(logits), axis=-1), INVALID_CODE, semantic)[:, None]
         values = self.acoustic_values(hidden, noise, n_steps, cfg_alpha)
-        levels = mx.round((values + 1.0) * 0.5 * (self._codec.acoustic_codebook_size - 1)).astype(mx.int32)
+        levels = mx.round((values + 1.0) * 0.5 * (self._codec.acoustic_codebook_size - 1))
+        levels = mx.where(mx.isnan(values), INVALID_CODE - N_SPECIAL_CODES, levels).astype(mx.int32)
         levels = mx.where(semantic == END_CODE, 0, levels)
         return mx.concatenate([semantic, levels + N_SPECIAL_CODES], axis=-1)

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.acoustic import checked_frames
 from mlx_voxclone.model.layers import KVCache
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def generate_batch(
 
     Raises:
         ValueError: not as many seeds as prompts.
+        FloatingPointError: the model's numbers are not finite.
     """
     if len(seeds) != len(prompts):
         raise ValueError(f"{len(prompts)} prompts need as many seeds, got {len(seeds)}")
@@ -116,7 +118,7 @@ def generate_batch(
         noise = [mx.random.normal((1, model.config.codec.acoustic_dim), key=keys[item][i]) for item in speaking]
         codes = model.acoustic_transformer.decode_frame(hidden, mx.concatenate(noise), n_steps, cfg_alpha)
         stay = []
-        for row, frame in enumerate(np.array(codes)):
+        for row, frame in enumerate(checked_frames(np.array(codes))):
             if frame[0] == END_CODE:
                 ended[speaking[row]] = True
             else:

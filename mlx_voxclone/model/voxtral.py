@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
-from mlx_voxclone.model.acoustic import FlowMatchingHead
+from mlx_voxclone.model.acoustic import FlowMatchingHead, checked_frames
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.generation import GeneratedCodes, generate_batch
 from mlx_voxclone.model.layers import KVCache, TransformerBlock
@@ -142,6 +142,9 @@ class Voxtral(Backbone):
             seed: of the sampling noise; the global generator is not touched.
             n_steps: Euler steps of the flow, None: the configuration's.
             cfg_alpha: guidance strength.
+
+        Raises:
+            FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
         """
         cache = self.new_cache()
         hidden = self.hidden_states(prompt, cache)[:, -1]
@@ -150,7 +153,7 @@ class Voxtral(Backbone):
         for i in range(max_frames):
             noise = mx.random.normal((1, dim), key=keys[i])
             codes = self.acoustic_transformer.decode_frame(hidden, noise, n_steps, cfg_alpha)
-            frame = np.array(codes[0])
+            frame = checked_frames(np.array(codes))[0]
             if frame[0] == END_CODE:
                 return True
             yield frame - N_SPECIAL_CODES

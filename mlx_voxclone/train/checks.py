@@ -11,6 +11,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
+from mlx_voxclone.train.encoder_task import crop_samples, cut_into_crops
 
 
 def check_inputs(config: RunConfig, *, resuming: bool) -> None:
@@ -32,8 +33,22 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
             f"{config.model}: has no codec encoder, which task speaker needs; set speaker.encoder, bake one in, or use"
             " task clone"
         )
+    if "speaker" in config.stages:
+        _check_lora(config, release)
     if config.task == "clone":
         _check_bake(config, release, resuming)
+
+
+def _check_lora(config: RunConfig, release: Release) -> None:
+    backbone, section = release.config.backbone, config.speaker
+    if section.lora.layers is not None and section.lora.layers > backbone.n_layers:
+        raise ConfigError(f"speaker.lora.layers: {section.lora.layers}; the model has {backbone.n_layers} layers")
+    widths = (backbone.dim, backbone.n_heads * backbone.head_dim, backbone.hidden_dim)
+    if section.quantise.bits and any(width % section.quantise.group_size for width in widths):
+        raise ConfigError(
+            f"speaker.quantise.group_size: {section.quantise.group_size} does not divide the widths of the model's"
+            f" linears ({', '.join(map(str, widths))}); choose a smaller group or bits: 0"
+        )
 
 
 def _check_bake(config: RunConfig, release: Release, resuming: bool) -> None:
@@ -55,6 +70,9 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         DataError: no texts, or no clip with a text and another clip of its speaker to learn from or to measure by.
         ConfigError: fewer such clips than the stage's settings ask for.
     """
+    if "encoder" in stages.trained(config):
+        crop = crop_samples(config.encoder, Release(config.model).config.codec)
+        _check_length(config, "encoder", len(cut_into_crops(data.train, crop)))
     if "speaker" not in config.stages:
         return
     if not any(clip.text for clip in data.train):
@@ -69,8 +87,17 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
                 f"task speaker: no {name} clip has a text and another clip of its speaker; add transcripts (manifest,"
                 " metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
             )
-    settings = stages.train_settings(config.speaker.train, config, stages.Compute.of(config))
+    _check_length(config, "speaker", len(found["training"]))
+    longest, low = max(clip.seconds for clip in data.clips), config.speaker.reference_seconds[0]
+    if longest < low:
+        raise ConfigError(
+            f"speaker.reference_seconds: from {low:g} s on, but the longest clip has {longest:.1f} s; lower it"
+        )
+
+
+def _check_length(config: RunConfig, stage: str, n_items: int) -> None:
     try:
-        settings.total_steps(len(found["training"]))
+        section = getattr(config, stage).train
+        stages.train_settings(section, config, stages.Compute.of(config)).total_steps(n_items)
     except ConfigError as e:
-        raise ConfigError(f"speaker.train: {e}") from None
+        raise ConfigError(f"{stage}.train: {e}") from None

@@ -5,6 +5,7 @@ loss of the semantic one (paper section 2, SPEC section 4). Every term is weight
 `quantisation_noise`, what reaches the decoder in training is not always quantised; in measuring it always is.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
@@ -57,20 +59,13 @@ class EncoderTask:
         self.model, self.data, self.section, self.seed = codec, data, section, seed
         self._dtype, self._identity = compute_dtype, dict(identity or {})
         self.weights = section.losses.model_dump()
-        frame = codec.config.frame_size
-        self.crop = round(section.crop_seconds * codec.config.frame_rate) * frame
-        if self.crop < frame:
-            raise ConfigError(f"encoder.crop_seconds: {section.crop_seconds} is shorter than one frame (0.08 s)")
+        self.crop = crop_samples(section, codec.config)
         freeze_all_but_encoder(codec)
-        self._crops = self._cut(data.train)
+        self._crops = cut_into_crops(data.train, self.crop)
         self.n_items = len(self._crops)
-        self._heldout = self._cut(data.heldout)[:MAX_HELDOUT_CROPS]
+        self._heldout = cut_into_crops(data.heldout, self.crop)[:MAX_HELDOUT_CROPS]
         if not self._heldout:
             raise DataError("task encoder: the prepared data holds no held-out clips to select the best encoder by")
-
-    def _cut(self, clips: list[Clip]) -> list[tuple[Clip, int]]:
-        """One entry per crop: (clip, its place in the clip)."""
-        return [(clip, k) for clip in clips for k in range(-(-clip.samples // self.crop))]
 
     # --- batches --------------------------------------------------------------------------------------------------
 
@@ -146,6 +141,8 @@ class EncoderTask:
         semantic, levels = [], []
         for batch in self.heldout_batches():
             latents = self.model.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
+            if not mx.isfinite(latents).all():  # a training that has blown up: there are no codes to count
+                return dict.fromkeys(("semantic_codes_used", "level_entropy_bits"), math.nan)
             codes = np.array(self.model.quantize(latents))
             for item, n in zip(codes, batch["lengths"]):
                 item = item[:, : self.model.config.n_frames(n)]
@@ -204,6 +201,23 @@ def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, 
     if 0.5 <= kind < 0.75:
         offset = rng.uniform(-1.0 / levels, 1.0 / levels, offset.shape).astype(np.float32)
     return {"semantic": semantic, "acoustic": kind < 0.5, "offset": offset}
+
+
+def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
+    """`encoder.crop_seconds` as samples, whole frames.
+
+    Raises:
+        ConfigError: shorter than a frame.
+    """
+    crop = round(section.crop_seconds * config.frame_rate) * config.frame_size
+    if crop < config.frame_size:
+        raise ConfigError(f"encoder.crop_seconds: {section.crop_seconds} is shorter than one frame (0.08 s)")
+    return crop
+
+
+def cut_into_crops(clips: list[Clip], crop: int) -> list[tuple[Clip, int]]:
+    """One entry per crop of at most `crop` samples: (clip, its place in the clip)."""
+    return [(clip, k) for clip in clips for k in range(-(-clip.samples // crop))]
 
 
 def freeze_all_but_encoder(codec: Codec) -> None:

@@ -18,7 +18,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
-from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
@@ -26,6 +26,7 @@ from mlx_voxclone.train import clone, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
+from mlx_voxclone.train.state import list_checkpoints
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, CODES, ENCODER, SPEAKER, SAMPLES = "data", "codes", "encoder", "speaker", "samples"
@@ -129,16 +130,18 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         _check_resumed(run_dir, config)
     check_inputs(config, resuming=resuming)
     if not resuming:
-        refuse_used(run_dir, inputs=frozenset())
+        refuse_used(run_dir, inputs=frozenset({DATA}))  # data prepared by a start that was refused is used again
     try:
         if not resuming:
             run_dir.mkdir(parents=True, exist_ok=True)
             write_text_atomic(run_dir / CONFIG_FILE, config.dump())
         yield
     except BaseException as e:
-        if not resuming and {path.name for path in run_dir.glob("*")} <= {CONFIG_FILE}:
+        written = {path.name for path in run_dir.glob("*")}
+        refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, DATA}
+        if not resuming and (refused or written <= {CONFIG_FILE}):
             (run_dir / CONFIG_FILE).unlink(missing_ok=True)
-            with suppress(OSError):  # somebody else has put something there meanwhile
+            with suppress(OSError):  # prepared data, or somebody else has put something there meanwhile
                 for place in new:
                     place.rmdir()
         elif isinstance(e, KeyboardInterrupt):
@@ -150,10 +153,14 @@ def _check_resumed(run_dir: Path, config: RunConfig) -> None:
     saved = run_dir / CONFIG_FILE
     if not saved.is_file():
         raise CheckpointError(f"cannot resume: {run_dir} is not a run directory (it has no {CONFIG_FILE})")
-    if differences := stages.config_differences(saved.read_text(encoding="utf-8"), config):
+    begun = [s for s in config.stages if list_checkpoints(_stage_dir(config, run_dir, s))]
+    text = saved.read_text(encoding="utf-8")
+    if differences := stages.config_differences(text, config, open_stages=set(config.stages) - set(begun)):
         raise CheckpointError(
             f"cannot resume {run_dir}: it was started with another configuration ({'; '.join(differences)})"
         )
+    if stages.config_differences(text, config):  # of a stage still to come: from here on the run is this one
+        write_text_atomic(saved, config.dump())
 
 
 def _stage_dir(config: RunConfig, run_dir: Path, stage: str) -> Path:

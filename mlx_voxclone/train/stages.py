@@ -7,7 +7,7 @@ an interrupted run goes on where it was, whatever stage that is.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,12 @@ class Compute:
     @property
     def dtype(self) -> mx.Dtype:
         return mx.float32 if self.precision == "float32" else mx.bfloat16
+
+
+def trained(config: RunConfig) -> tuple[str, ...]:
+    """The stages that this configuration trains: `clone` with an encoder at hand leaves out the first."""
+    at_hand = config.speaker.encoder is not None or Release(config.model).has_encoder
+    return ("speaker",) if config.task == "clone" and at_hand else config.stages
 
 
 def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -> TrainSettings:
@@ -237,14 +243,16 @@ def train_speaker(
     return run_trainer(task, settings, directory, quiet=quiet)
 
 
-def config_differences(saved: str, config: RunConfig) -> list[str]:
+def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:
     """Dotted keys in which a run's saved configuration differs from `config`, as `key: saved -> now`.
 
-    What may change between sittings (lengths, intervals, device, where results go) is left out.
+    What may change between sittings (lengths, intervals, device, where results go) is left out, and so are the sections
+    of `open_stages`, those that have not begun.
     """
     import yaml
 
-    free = ("device", "say", "bake.", *(f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE))
+    lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
+    free = ("device", "say", "bake.", *lengths, *(f"{stage}." for stage in open_stages))
     old, new = _flat(yaml.safe_load(saved) or {}), _flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
