@@ -133,7 +133,7 @@ def test_data_that_the_speaker_stage_cannot_use_is_refused_before_any_training(
     assert captured.err.count("\n") == 1
     assert text in captured.err
     assert captured.out == ""
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "data"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"data"}  # which the corrected command uses
 
 
 # ---- models --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ params.json  tekken.json  consolidated.safetensors  voice_embedding/NAME.pt  [co
 """
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -43,7 +44,7 @@ def resolve(model: str | Path) -> Path:
     Raises:
         CheckpointError: neither a directory nor a model that the hub hands out.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir():
         return path
     if path.exists():

@@ -207,11 +207,11 @@ def _entry(content: dict, base: Path, where: str) -> Entry:
         raise DataError(f'{where}: "audio" is missing')
     reference = content.get("ref_audio")
     entry = Entry(
-        audio=base / Path(content["audio"]).expanduser(),
+        audio=base / Path(os.path.expanduser(content["audio"])),
         speaker=_tidy(content.get("speaker") or "") or base.resolve().name,
         text=_tidy(content.get("text") or ""),
         language=_tidy(content.get("language") or ""),
-        ref_audio=base / Path(reference).expanduser() if reference else None,
+        ref_audio=base / Path(os.path.expanduser(reference)) if reference else None,
         where=where,
     )
     if entry.ref_audio is not None and _same(entry.ref_audio) == _same(entry.audio):
