@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     texts.add_argument("--texts", metavar="FILE", help="speak these sentences instead, one per line")
     parser.add_argument("--per-voice", type=int, default=40, metavar="N", help="sentences of each voice")
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result"
+        "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result in float32"
     )
     parser.add_argument("--max-seconds", type=float, default=30.0, metavar="S", help="limit for one sentence")
     parser.add_argument(
