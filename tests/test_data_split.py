@@ -1,182 +1,55 @@
-"""The held-out split, texts and references of prepared data."""
+"""The held-out split by itself: whole recordings, something left to train on, stable as a corpus grows."""
 
-import json
-from pathlib import Path
+from hypothesis import given
+from hypothesis import strategies as st
 
-import numpy as np
-import pytest
-from recordings import folder_of, rejections, silence, talk
-
-from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
-from mlx_voxclone.errors import DataError
-
-# The held-out split
+from mlx_voxclone.data.split import Recording, hold_out
 
 
-def by_source(data: PreparedData) -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for clip in [*data.train, *data.heldout]:
-        found.setdefault(clip.source, set()).add(clip.split)
-    return found
+def recording(key: str, speaker: str = "anna", clips: int = 1, seconds: float = 5.0) -> Recording:
+    return Recording(key, speaker, [f"{key}~{k}" for k in range(clips)], seconds)
 
 
-def test_split_is_by_file_per_speaker_and_repeatable(tmp_path):
-    write_corpus(tmp_path / "c", [SyntheticSpeaker.sample(k) for k in range(2)], 10, seconds=1.5)
-    (tmp_path / "c" / "long").mkdir()
-    lines = (tmp_path / "c" / "manifest.jsonl").read_text()
-    for k in range(4):
-        parts = [part for j in range(3) for part in (talk(4, j), silence(0.5))]
-        write_wav(tmp_path / "c" / "long" / f"{k}.wav", np.concatenate(parts))
-        lines += json.dumps({"audio": f"long/{k}.wav", "speaker": "synthetic-0"}) + "\n"
-    (tmp_path / "c" / "manifest.jsonl").write_text(lines)
-    options = PrepareOptions(heldout=0.3, max_seconds=8)
-    prepare(tmp_path / "c", tmp_path / "1", options)
-    prepare(tmp_path / "c", tmp_path / "2", options)
-    first, second = PreparedData.load(tmp_path / "1"), PreparedData.load(tmp_path / "2")
-    assert [c.id for c in first.heldout] == [c.id for c in second.heldout]
-    assert first.fingerprint() == second.fingerprint()
-    assert all(len(splits) == 1 for splits in by_source(first).values())
-    for speaker in first.speakers:
-        held = sum(c.seconds for c in first.heldout if c.speaker == speaker)
-        kept = sum(c.seconds for c in first.train if c.speaker == speaker)
-        assert 0.1 < held / (held + kept) < 0.5
-    prepare(tmp_path / "c", tmp_path / "3", PrepareOptions(heldout=0.3, max_seconds=8, seed=1))
-    assert {c.id for c in PreparedData.load(tmp_path / "3").heldout} != {c.id for c in first.heldout}
+recordings = st.lists(
+    st.tuples(st.sampled_from("abc"), st.integers(1, 4), st.floats(1, 600)), min_size=1, max_size=20
+).map(lambda items: [recording(f"{k}", speaker, n, seconds) for k, (speaker, n, seconds) in enumerate(items)])
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_copies_of_a_recording_are_on_one_side(tmp_path, seed):
-    source = folder_of(tmp_path / "r", **{f"{k}{copy}": talk(1.5, k % 3) for k, copy in zip(range(6), "aaabbb")})
-    report = prepare(source, tmp_path / "out", PrepareOptions(heldout=0.4, seed=seed))
-    data = PreparedData.load(tmp_path / "out")
-    audio = [{clip.read().tobytes() for clip in side} for side in (data.train, data.heldout)]
-    assert audio[0]
-    assert audio[1]
-    assert not audio[0] & audio[1]
-    assert len(data.clips) == 6
-    assert any("3 of 6 clips repeat" in note for note in report.notes)
+@given(recordings, st.floats(0.01, 0.95), st.integers(0, 5))
+def test_recordings_stay_whole_and_both_sides_get_something(found, fraction, seed):
+    held, _ = hold_out(found, fraction, seed=seed)
+    everything = {clip for r in found for clip in r.clips}
+    assert held < everything
+    if len(found) > 1:
+        assert held
+        for r in found:
+            assert set(r.clips) <= held or not held & set(r.clips)
+    elif len(everything) > 1:
+        assert held
+        assert max(everything - held) < min(held)  # the last pieces
+    assert (held, _) == hold_out(found[::-1], fraction, seed=seed)
 
 
-def test_copies_of_one_long_recording_and_of_a_held_out_speaker_are_on_one_side(tmp_path):
-    long = np.concatenate([part for k in range(6) for part in (talk(2, k), silence(1))])
-    prepare(folder_of(tmp_path / "r", a=long, b=long), tmp_path / "out", PrepareOptions(max_seconds=5, heldout=0.3))
-    (tmp_path / "s").mkdir()
-    folder_of(tmp_path / "s" / "ben", a=talk(2), b=talk(2, 1))
-    folder_of(tmp_path / "s" / "zoe", a=talk(2))
-    prepare(tmp_path / "s", tmp_path / "by", PrepareOptions(heldout_speakers=["zoe"], heldout=0))
-    for out in ("out", "by"):
-        data = PreparedData.load(tmp_path / out)
-        assert data.heldout
-        assert not {c.read().tobytes() for c in data.train} & {c.read().tobytes() for c in data.heldout}
-    assert {c.id for c in data.heldout} == {"ben-a", "zoe-a"}
+@given(recordings, st.floats(0.05, 0.5))
+def test_every_speaker_keeps_training_clips_if_there_are_enough(found, fraction):
+    held, _ = hold_out(found, fraction)
+    for speaker in {r.speaker for r in found}:
+        own = [r for r in found if r.speaker == speaker]
+        if len(own) > 1:
+            assert not all(clip in held for r in own for clip in r.clips)
 
 
-def test_one_of_two_files_is_held_out_however_small_the_fraction(tmp_path):
-    source = folder_of(tmp_path / "r", a=talk(4), b=talk(2, seed=1))
-    prepare(source, tmp_path / "out", PrepareOptions(heldout=0.01))
-    data = PreparedData.load(tmp_path / "out")
-    assert ([c.id for c in data.train], [c.id for c in data.heldout]) == (["a"], ["b"])
+def test_the_fraction_is_of_the_seconds():
+    found = [recording(f"{k}", seconds=1 + k % 7) for k in range(400)]
+    for fraction in (0.05, 0.1, 0.3):
+        held, notes = hold_out(found, fraction)
+        seconds = sum(r.seconds for r in found if r.clips[0] in held)
+        assert abs(seconds / sum(r.seconds for r in found) - fraction) < 0.01
+        assert notes == []
 
 
-def test_nothing_is_held_out_when_nothing_is_asked_for(tmp_path):
-    prepare(folder_of(tmp_path / "r", a=talk(4), b=talk(2)), tmp_path / "out", PrepareOptions(heldout=0))
-    assert PreparedData.load(tmp_path / "out").heldout == []
-
-
-def test_a_single_clip_stays_in_training_and_the_report_says_so(tmp_path):
-    report = prepare(folder_of(tmp_path / "r", a=talk(4)), tmp_path / "out")
-    assert (report.clips["train"], report.clips["heldout"]) == (1, 0)
-    assert any("nothing is held out" in note for note in report.notes)
-
-
-def test_speakers_of_one_recording_each(tmp_path):
-    for k in range(2):
-        (tmp_path / "r" / f"s{k}").mkdir(parents=True)
-        write_wav(tmp_path / "r" / f"s{k}" / "a.wav", talk(2 + k, seed=k))
-    report = prepare(tmp_path / "r", tmp_path / "out")
-    assert [c.speaker for c in PreparedData.load(tmp_path / "out").heldout] == ["s0"]
-    assert any("s0 is held out altogether" in note for note in report.notes)
-
-
-def test_speakers_can_be_held_out_and_chosen(tmp_path):
-    write_corpus(tmp_path / "c", [SyntheticSpeaker.sample(k) for k in range(3)], 3, seconds=1.5)
-    prepare(tmp_path / "c", tmp_path / "1", PrepareOptions(heldout_speakers=["synthetic-2"], heldout=0))
-    data = PreparedData.load(tmp_path / "1")
-    assert {c.speaker for c in data.heldout} == {"synthetic-2"}
-    assert {c.speaker for c in data.train} == {"synthetic-0", "synthetic-1"}
-    prepare(tmp_path / "c", tmp_path / "2", PrepareOptions(speaker="synthetic-1"))
-    assert PreparedData.load(tmp_path / "2").speakers == ["synthetic-1"]
-    with pytest.raises(DataError, match="did you mean 'synthetic-2'"):
-        prepare(tmp_path / "c", tmp_path / "3", PrepareOptions(speaker="synthetic_2"))
-    with pytest.raises(DataError, match="every speaker"):
-        prepare(tmp_path / "c", tmp_path / "3", PrepareOptions(speaker="synthetic-1", heldout_speakers=["synthetic-1"]))
-
-
-# Texts and references
-
-
-def test_the_report_says_when_texts_are_missing(tmp_path):
-    source = folder_of(tmp_path / "r", a=talk(2), b=talk(2, 1))
-    notes = prepare(source, tmp_path / "none").notes
-    assert len(notes) == 1
-    assert notes[0].startswith("no clip has a text, which the speaker task needs")
-    (source / "a.txt").write_text("Words.")
-    report = prepare(source, tmp_path / "some")
-    assert report.with_text == 1
-    assert report.notes[0].startswith("1 of 2 clips have no text")
-
-
-def test_references_are_other_clips_of_the_speaker_from_the_same_split(tmp_path):
-    write_corpus(tmp_path / "c", [SyntheticSpeaker.sample(k) for k in range(2)], 6, seconds=1.5)
-    prepare(tmp_path / "c", tmp_path / "out", PrepareOptions(heldout=0.34))
-    data = PreparedData.load(tmp_path / "out")
-    for clip in [*data.train, *data.heldout]:
-        found = data.references(clip)
-        assert found
-        assert clip not in found
-        assert {c.speaker for c in found} == {clip.speaker}
-        assert {c.split for c in found} == {clip.split}
-
-
-def test_a_lone_held_out_clip_is_prompted_by_training_clips_but_never_the_other_way_round(tmp_path):
-    prepare(folder_of(tmp_path / "r", a=talk(4), b=talk(2)), tmp_path / "out")
-    data = PreparedData.load(tmp_path / "out")
-    assert data.references(data.heldout[0]) == data.train
-    assert data.references(data.train[0]) == []
-
-
-def test_references_of_a_large_corpus_are_a_fixed_draw():
-    clips = [Clip(f"c{k}", Path("x.flac"), 24_000, "anna") for k in range(500)]
-    data = PreparedData(Path("."), clips, [], [], {c.id: c for c in clips}, {("anna", "train"): clips})
-    first = data.references(clips[7])
-    assert len(first) == len({c.id for c in first}) == 64
-    assert clips[7] not in first
-    assert data.references(clips[7]) == first != data.references(clips[8])
-
-
-def test_a_named_reference_is_prepared_and_used(tmp_path):
-    folder = folder_of(
-        tmp_path / "r", a=talk(2), b=talk(2, 1), c=talk(2, 2), d=talk(2, 3), prompt=talk(3, 4), broken=silence(3)
-    )
-    lines = [
-        {"audio": "a.wav", "ref_audio": "prompt.wav"},
-        {"audio": "b.wav", "ref_audio": "prompt.wav"},
-        {"audio": "c.wav", "ref_audio": "broken.wav"},
-        {"audio": "d.wav"},
-    ]
-    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    report = prepare(folder, tmp_path / "out")
-    data = PreparedData.load(tmp_path / "out")
-    assert report.clips["reference"] == len(data.prompts) == 1
-    assert data.prompts[0].id == "ref-prompt"
-    clips = {c.id: c for c in [*data.train, *data.heldout]}
-    assert set(clips) == {"a", "b", "d"}
-    assert data.references(clips["a"]) == data.references(clips["b"]) == data.prompts
-    assert data.prompts[0] not in data.train
-    rejected = rejections(tmp_path / "out")["c.wav"]
-    assert rejected["reason"] == "reference"
-    assert "broken.wav: silence" in rejected["detail"]
+def test_speakers_held_out_and_nothing_else_at_fraction_0():
+    found = [recording(f"{k}", "abc"[k % 3]) for k in range(9)]
+    assert hold_out(found, 0, ["b"]) == ({clip for r in found if r.speaker == "b" for clip in r.clips}, [])
+    held, _ = hold_out(found, 0.34, ["b"])
+    assert sum(clip in held for r in found if r.speaker == "a" for clip in r.clips) == 1
