@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
@@ -61,3 +62,9 @@ def scratch_codec(miniature, seed: int = 0):
 
 def full_model(miniature) -> Voxtral:
     return load_model(Release(miniature))
+
+
+def encoder_parameters(codec) -> dict[str, mx.array]:
+    """The encoder's tensors under the checkpoint's full names."""
+    named = tree_flatten(codec.parameters())
+    return {"audio_tokenizer." + k: v for k, v in named if k.startswith(("input_proj.", "encoder_blocks."))}

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from golden import relative_error
 from mlx.utils import tree_flatten
-from tasks_data import MemoryData, clip, scratch_codec
+from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.encoder_init import calibrate_encoder, latent_rms
-from mlx_voxclone.train.encoder_task import EncoderTask, encoder_parameters
+from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.loader import to_device
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.stages import encoder_codec

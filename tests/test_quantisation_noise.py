@@ -4,11 +4,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from golden import relative_error
-from tasks_data import MemoryData, clip, scratch_codec
+from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.model.quantizer import QuantisationNoise
 from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_task import EncoderTask, encoder_parameters
+from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.loader import to_device
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.trainer import Trainer

@@ -3,7 +3,6 @@
 One streamed pass over the base's weights. The base is only read; the result appears whole and verified, or not at all.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +26,7 @@ from mlx_voxclone.checkpoint.bake_files import (
 from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.fold import Adapters, FoldedWeight
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, open_encoder, part_of
+from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, file_sha256, open_encoder, part_of
 from mlx_voxclone.checkpoint.voice_sources import VoiceMaker
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, check_voice_name, read_voice, register_voice
 from mlx_voxclone.checkpoint.writer import Entry, atomic_directory, free_space_check, write_safetensors
@@ -231,9 +230,9 @@ def _record(inputs: _Inputs, report: BakeReport) -> dict[str, Any]:
     """The bake's entry in `voxclone.json`; what was used is told by its content, not by where it lay."""
     encoder, adapters = None, None
     if inputs.encoder is not None:
-        encoder = {"sha256": _sha256(inputs.encoder.path)}
+        encoder = {"sha256": file_sha256(inputs.encoder.path)}
     if inputs.adapters is not None:
-        adapters = asdict(inputs.adapter_config) | {"sha256": _sha256(Path(inputs.adapters.where) / TENSORS)}
+        adapters = asdict(inputs.adapter_config) | {"sha256": file_sha256(Path(inputs.adapters.where) / TENSORS)}
         adapters["weights"] = len(report.adapted)
     return {
         "voxclone": __version__,
@@ -243,11 +242,6 @@ def _record(inputs: _Inputs, report: BakeReport) -> dict[str, Any]:
         "adapters": adapters,
         "voices": report.voices,
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _same_bytes(a: memoryview, b: memoryview, block: int = 1 << 24) -> bool:

@@ -63,6 +63,12 @@ def resolve(model: str | Path) -> Path:
         ) from e
 
 
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def expected_shapes(config: VoxtralConfig, parts: Iterable[str] = PARTS) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of some parts, as the model built from `params.json` has them."""
     wanted = set(parts)

@@ -1,6 +1,5 @@
 """The last steps of task `clone`: bake, check that the result is the adapter model, speak before and after."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.adapters import TENSORS
 from mlx_voxclone.checkpoint.bake import bake
 from mlx_voxclone.checkpoint.bake_files import HISTORY, read_json
-from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
@@ -79,8 +78,8 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
     with_encoder = encoder is not None and config.bake.target != "mlx-audio"
     changed = {
         "bake.target": last.get("target") != config.bake.target,
-        "the adapters": (last.get("adapters") or {}).get("sha256") != _sha256(adapters / TENSORS),
-        "the encoder": with_encoder and (last.get("encoder") or {}).get("sha256") != _sha256(encoder),
+        "the adapters": (last.get("adapters") or {}).get("sha256") != file_sha256(adapters / TENSORS),
+        "the encoder": with_encoder and (last.get("encoder") or {}).get("sha256") != file_sha256(encoder),
     }
     if not any(changed.values()):
         stored = Release(config.baked_dir).voice(config.voice)
@@ -90,11 +89,6 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
             f"{config.baked_dir}: exists already and was not baked from this run as it is now ({', '.join(differing)}"
             " differ); set bake.output to another directory, or move it away"
         )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def choose_reference(

@@ -12,7 +12,6 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.config import CodecConfig
@@ -232,12 +231,6 @@ def freeze_all_but_encoder(codec: Codec) -> None:
     codec.input_proj.unfreeze()
     for block in codec.encoder_blocks:
         block.unfreeze()
-
-
-def encoder_parameters(codec: Codec) -> dict[str, mx.array]:
-    """The encoder's tensors under the checkpoint's full names."""
-    named = tree_flatten(codec.parameters())
-    return {CODEC_PREFIX + k: v for k, v in named if k.startswith(("input_proj.", "encoder_blocks."))}
 
 
 def _padded(rows: list[np.ndarray], size: int) -> np.ndarray:

@@ -29,7 +29,7 @@ from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
-DATA, CODES, ENCODER, SPEAKER, SAMPLES = "data", "codes", "encoder", "speaker", "samples"
+DATA, CODES, ENCODER, SPEAKER = "data", "codes", "encoder", "speaker"
 
 
 @dataclass

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model, open_encoder
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
@@ -183,8 +183,7 @@ def codec_digest(release: Release, encoder: Path | None = None) -> str:
         digest.update(name.encode())
         digest.update(release.tensors.raw(name))
     if encoder is not None:
-        with open(encoder, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(encoder)))
     return digest.hexdigest()
 
 
