@@ -79,7 +79,7 @@ def test_an_exception_is_raised_on_the_main_thread_and_names_the_item():
     broken = int(epoch_order(7, 5, 0)[5])
     make = task.item
 
-    def item(epoch, index):
+    def item(epoch, index, step):
         if index == broken:
             raise DataError("clip5.wav: no such file")
         return make(epoch, index)
@@ -96,7 +96,7 @@ def test_an_exception_is_raised_on_the_main_thread_and_names_the_item():
 def test_the_thread_ends_when_the_block_does_even_in_the_middle_of_an_endless_epoch():
     task = ToyTask(10**6)
     make = task.item
-    task.item = lambda epoch, index: time.sleep(0.01) or make(epoch, index)
+    task.item = lambda epoch, index, step: time.sleep(0.01) or make(epoch, index)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Loader(task, batch_size=10**5, accumulate=1, seed=0):
         raise KeyboardInterrupt

@@ -102,11 +102,11 @@ def test_ctrl_c_between_micro_batches_saves_the_last_complete_step(tmp_path, who
 
 def test_ctrl_c_within_the_update_lets_the_step_finish(tmp_path, whole):
     running = trainer(tmp_path / "run")
-    running.optimizer.apply_gradients = interrupting(running.optimizer.apply_gradients, 5)
+    running.optimizers.updated = interrupting(running.optimizers.updated, 5)
     with pytest.raises(KeyboardInterrupt):
         running.run()
     assert list_checkpoints(tmp_path / "run")[-1][0] == 5
-    assert running.optimizer.state["step"].item() == 5
+    assert running.optimizers.slots()["step"].item() == 5
     check_continues(tmp_path / "run", whole)
 
 

@@ -241,7 +241,7 @@ def test_old_checkpoints_go_only_after_the_new_one_is_complete(tmp_path, monkeyp
 def test_data_errors_reach_the_caller(tmp_path):
     task = ToyTask(7)
 
-    def item(epoch, index):
+    def item(epoch, index, step):
         raise DataError("clip.wav is gone")
 
     task.item = item

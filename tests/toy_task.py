@@ -49,7 +49,7 @@ class ToyTask:
         self.items_made: list[tuple[int, int]] = []
         self.poisoned: set[int] = set()  # items whose target is NaN
 
-    def item(self, epoch, index):
+    def item(self, epoch, index, step=0):
         self.items_made.append((epoch, index))
         rng = np.random.default_rng([self.data_seed, epoch, index])
         rows = int(rng.integers(1, 9))

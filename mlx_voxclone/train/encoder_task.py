@@ -68,7 +68,7 @@ class EncoderTask:
 
     # --- batches --------------------------------------------------------------------------------------------------
 
-    def item(self, epoch: int, index: int) -> dict[str, Any]:
+    def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
         """A crop near its place in the clip, shifted at random, at a random gain."""
         rng = np.random.default_rng([self.seed, epoch, index])
         clip, place = self._crops[index]

@@ -9,29 +9,32 @@ from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.loader import check_host, to_device
 from mlx_voxclone.train.state import BEST, read_best, replaced_directory
-from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.task import Task, training_only
 
 
 def heldout_metrics(task: Task) -> dict[str, float]:
     """`loss` (weighted sum), every term (mean over all held-out targets) and the task's own metrics.
 
-    Raises DataError if there is no held-out data, or none with targets of a weighted term.
+    Terms that the task calls training-only are left out. Raises DataError if there is no held-out data, or none with
+    targets of another weighted term.
     """
-    sums, targets, batches = dict.fromkeys(task.weights, 0.0), dict.fromkeys(task.weights, 0.0), 0
+    measured = {term: weight for term, weight in task.weights.items() if term not in training_only(task)}
+    sums, targets, batches = dict.fromkeys(measured, 0.0), dict.fromkeys(measured, 0.0), 0
     for batch in task.heldout_batches():
         check_host(batch)
-        losses = task.losses(to_device(batch))
+        counts = {term: float(n) for term, n in task.targets(batch).items() if n and term in measured}
+        losses = {term: value for term, value in task.losses(to_device(batch)).items() if term in counts}
         mx.eval(losses)
-        for term, count in task.targets(batch).items():
+        for term, count in counts.items():
             sums[term] += losses[term].item()
-            targets[term] += float(count)
+            targets[term] += count
         batches += 1
     if not batches:
         raise DataError(f"{task.name}: no held-out data, so no best model could be chosen: set some of the data aside")
-    if missing := [term for term, weight in task.weights.items() if weight and not targets[term]]:
+    if missing := [term for term, weight in measured.items() if weight and not targets[term]]:
         raise DataError(f"{task.name}: the held-out data holds no targets for {', '.join(missing)}")
     terms = {term: sums[term] / count for term, count in targets.items() if count}
-    loss = sum(task.weights[term] * value for term, value in terms.items())
+    loss = sum(measured[term] * value for term, value in terms.items())
     metrics = {"loss": loss, **terms, **{name: float(value) for name, value in task.extra_metrics().items()}}
     if task.metric not in metrics:
         raise ValueError(f"{task.name}: metric {task.metric!r} is none of {', '.join(metrics)}")

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.loader import Group, to_device
 from mlx_voxclone.train.state import separate_rng
-from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.task import Task, weights_at
 
 
 class Masters:
@@ -67,14 +67,15 @@ class Masters:
 
 
 def group_gradients(
-    task: Task, masters: Masters, group: Group
+    task: Task, masters: Masters, group: Group, step: int
 ) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
     """Gradient of the group's objective (see `task.py`; float32), loss sums per term, and the items whose loss is not
     finite: if there are any, the rest of the group is not looked at and the gradient is of no use.
 
     The gradients of the micro-batches add up to that of the average, as the targets of the whole group are known.
+    `step`: complete steps before this one, for weights that change.
     """
-    weights = {term: weight for term, weight in task.weights.items() if weight and group.targets[term]}
+    weights = {term: weight for term, weight in weights_at(task, step).items() if weight and group.targets[term]}
     scale = {term: weight / group.targets[term] for term, weight in weights.items()}
 
     def objective(parameters, batch):

@@ -3,7 +3,7 @@
 The order of an epoch is one permutation of all items, `default_rng([seed, epoch])`; it is cut into groups of
 `batch_size * accumulate` items (one optimiser step) and these into micro-batches. The last group of an epoch, and the
 last batch in it, hold what is left: nothing is dropped, and no group spans two epochs. (epoch, items of it used) is
-the whole position, so a resumed run meets the same groups.
+the whole position, so a resumed run meets the same groups. Every group is one optimiser step, so items are told it.
 """
 
 import queue
@@ -55,10 +55,11 @@ class Loader:
         accumulate: int,
         seed: int,
         position: tuple[int, int] = (0, 0),
+        step: int = 0,
         depth: int = 2,
     ):
         self._task, self._batch_size, self._accumulate, self._seed = task, batch_size, accumulate, seed
-        self._position = position
+        self._position, self._step = position, step  # of the next group
         self._queue: queue.Queue = queue.Queue(maxsize=depth)  # bounded: prepared audio must not fill the memory
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._produce, name="data", daemon=True)
@@ -86,6 +87,7 @@ class Loader:
                 size = self._batch_size * self._accumulate
                 while index < len(order):
                     group = self._group(epoch, order[index : index + size])
+                    self._step += 1
                     index += group.n_items
                     group.next_position = (epoch, index) if index < len(order) else (epoch + 1, 0)
                     if not self._put(group):
@@ -118,7 +120,7 @@ class Loader:
 
     def _item(self, epoch: int, index: int):
         try:
-            return self._task.item(epoch, index)
+            return self._task.item(epoch, index, self._step)
         except Exception as error:
             error.add_note(f"while preparing item {index} of epoch {epoch} ({self._task.name})")
             raise

@@ -85,7 +85,7 @@ class SpeakerTask:
 
     # --- batches --------------------------------------------------------------------------------------------------
 
-    def item(self, epoch: int, index: int) -> dict[str, Any]:
+    def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
         return self._item(self._train[index], np.random.default_rng([self.seed, epoch, index]))
 
     def _item(self, utterance: Utterance, rng: np.random.Generator) -> dict[str, Any]:

@@ -4,11 +4,13 @@ The trainer minimises, for the group of micro-batches that makes one optimiser s
 
     sum over terms of  weights[term] * sum(losses[term]) / sum(targets[term])    (sums over the micro-batches)
 
-so that N micro-batches of one item give the gradient of one batch of N items, however the targets are spread.
+(with `weights_at(step)`, where a task has it, in the place of `weights`; a term without targets in the group is left
+out) so that N micro-batches of one item give the gradient of one batch of N items, however the targets are spread.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -36,12 +38,13 @@ class Task(Protocol):
     """The key of the held-out metrics that selects the best model, lower is better: `loss` (the weighted sum), a term,
     or a key of `extra_metrics`."""
 
-    def item(self, epoch: int, index: int) -> Mapping[str, Any]:
+    def item(self, epoch: int, index: int, step: int) -> Mapping[str, Any]:
         """Item `index` (0 <= index < n_items) of an epoch: numpy arrays and plain values only, made on a thread.
 
         ALL randomness of a step (noise, masks, crops, choice of reference) is drawn here, with
         `np.random.default_rng([seed, epoch, index])`: the result then depends on neither batching nor order, and a
-        resumed run draws the same. An entry `"id"`, if there is one, names the item in messages.
+        resumed run draws the same. `step` is the number of optimiser steps before the one this item is for: what is
+        learnt from may change as training goes on. An entry `"id"`, if there is one, names the item in messages.
         """
         ...
 
@@ -83,6 +86,48 @@ class Task(Protocol):
         """Identity of data and configuration: a run resumes only if it is unchanged. Best made by `fingerprint_of`,
         whose fields are then named when they differ."""
         ...
+
+
+@runtime_checkable
+class Scheduled(Protocol):
+    """What a task may have beside `Task`: weights that change as training goes on."""
+
+    def weights_at(self, step: int) -> Mapping[str, float]:
+        """Weight of each term in the step after `step` complete ones. Logs and held-out metrics keep to `weights`, or
+        their figures could not be compared over time."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that an AdamW of their own moves, with a gradient clipped by its own norm."""
+
+    prefix: str
+    """Of the flattened names, e.g. `discriminators.`."""
+
+    learning_rate: float
+    """Peak; follows the same warm-up and cosine as the run's."""
+
+    betas: tuple[float, float]
+    weight_decay: float = 0.0
+    start_step: int = 0
+    """Before this step the group has no gradient, and nobody is warned of that."""
+
+
+def parameter_groups(task: Task) -> Sequence[ParameterGroup]:
+    """The task's attribute `groups`; without one, all parameters are the run's own."""
+    return getattr(task, "groups", ())
+
+
+def training_only(task: Task) -> frozenset[str]:
+    """The task's attribute `training_only`: terms that say nothing about held-out data, e.g. those of an opponent that
+    is trained at the same time."""
+    return getattr(task, "training_only", frozenset())
+
+
+def weights_at(task: Task, step: int) -> Mapping[str, float]:
+    """Weights of the terms in the step after `step` complete ones."""
+    return task.weights_at(step) if isinstance(task, Scheduled) else task.weights
 
 
 def fingerprint_of(**fields: Any) -> str:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import DataError, TrainingError
@@ -20,12 +19,12 @@ from mlx_voxclone.train import state as states
 from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
 from mlx_voxclone.train.loader import Group, Loader
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
+from mlx_voxclone.train.optimizers import Optimizers
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.resume import check_same_run, check_unfinished, newest_whole, refuse_used
-from mlx_voxclone.train.schedule import learning_rate
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import RunState, uninterrupted
-from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.task import Task, parameter_groups
 
 _JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
 _RECENT = 8  # losses in the smoothed one
@@ -64,11 +63,7 @@ class Trainer:
         self.warnings: list[str] = []
         self._check_terms()
         self.masters = Masters(task, settings.precision)
-        self.optimizer = optim.AdamW(
-            settings.learning_rate, list(settings.betas), settings.eps, settings.weight_decay, bias_correction=True
-        )
-        # One level below, so that no parameter can be called "step" or "learning_rate" beside the optimiser's own.
-        self.optimizer.init({"parameters": self.masters.values})
+        self.optimizers = Optimizers(self.masters.values, settings, parameter_groups(task))
         self.identity = {
             "task": task.name,
             "metric": task.metric,
@@ -84,7 +79,8 @@ class Trainer:
             self.run_dir = Path(run_dir)
             refuse_used(self.run_dir)
             with states.separate_rng(settings.seed):
-                self.state = RunState(rng=states.get_rng(), silent=sorted(self.masters.values))
+                silent = sorted(self.masters.values.keys() - self.optimizers.late())
+                self.state = RunState(rng=states.get_rng(), silent=silent)
             self._saved = -1
         self.resumed = resume is not None
         self._config_text = None if self.resumed else config_text
@@ -119,7 +115,7 @@ class Trainer:
     def _loop(self) -> None:
         settings, state = self.settings, self.state
         states.set_rng(state.rng)
-        position = {"seed": settings.seed, "position": state.position}
+        position = {"seed": settings.seed, "position": state.position, "step": state.step}
         with Loader(self.task, batch_size=settings.batch_size, accumulate=settings.accumulate, **position) as loader:
             while True:
                 last = state.step >= self.stop
@@ -139,23 +135,17 @@ class Trainer:
     def _step(self, group: Group) -> None:
         """One optimiser step, committed whole or, if anything in it is not finite, counted as skipped."""
         began = time.perf_counter()
-        rate = learning_rate(
-            self.state.step,
-            self.total,
-            peak=self.settings.learning_rate,
-            warmup=self.settings.warmup_steps,
-            min_ratio=self.settings.min_lr_ratio,
-        )
-        gradients, sums, culprits = group_gradients(self.task, self.masters, group)
+        rate = self.optimizers.rate(self.state.step, self.total)
+        gradients, sums, culprits = group_gradients(self.task, self.masters, group, self.state.step)
         norms = {} if culprits else gradient_norms(gradients)
-        norm = math.nan if culprits else math.sqrt(sum(value**2 for value in norms.values()))
-        if not culprits and not math.isfinite(norm):
+        norm = math.nan if culprits else self.optimizers.norm(norms)
+        if not culprits and not all(map(math.isfinite, norms.values())):
             culprits = group.items()
         with uninterrupted():
             if culprits:
                 self._skip(group, culprits, sums, norm)
             else:
-                self._update(gradients, norm, rate)
+                self._update(gradients, norms)
                 self._note_silent(norms)
                 self._record(group, sums, norm, time.perf_counter() - began)
             self._log_if_due(group.epoch, rate)
@@ -167,17 +157,12 @@ class Trainer:
                 "rate and start again"
             )
 
-    def _update(self, gradients: dict[str, mx.array], norm: float, rate: float) -> None:
-        """AdamW on the averaged gradient, its global norm clipped."""
-        clip = self.settings.grad_clip
-        factor = clip / (norm + 1e-6) if clip and norm > clip else 1.0
-        clipped = {name: array * factor for name, array in gradients.items()} if factor < 1 else dict(gradients)
-        gradients.clear()
-        self.optimizer.learning_rate = rate
-        updated = self.optimizer.apply_gradients({"parameters": clipped}, {"parameters": self.masters.values})
-        del clipped  # now the graph alone holds the gradients, and frees each one when it is used up
-        self.masters.replace(updated["parameters"])
-        mx.eval(self.masters.values, self.optimizer.state)
+    def _update(self, gradients: dict[str, mx.array], norms: dict[str, float]) -> None:
+        """AdamW on the averaged gradient, clipped."""
+        self.masters.replace(
+            self.optimizers.updated(gradients, self.masters.values, norms, self.state.step, self.total)
+        )
+        mx.eval(self.masters.values, self.optimizers.state)
 
     # ---- what a step leaves behind ----------------------------------------------------------------------------------
 
@@ -275,13 +260,9 @@ class Trainer:
     def _save(self) -> Path:
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
-        slots = {
-            f"{slot}/{name}": array
-            for name, entry in self.optimizer.state["parameters"].items()
-            for slot, array in entry.items()
-        }
-        slots |= {key: self.optimizer.state[key] for key in ("step", "learning_rate")}
-        path = states.save_checkpoint(self.run_dir, self.state, self.masters.values, slots, self.identity)
+        path = states.save_checkpoint(
+            self.run_dir, self.state, self.masters.values, self.optimizers.slots(), self.identity
+        )
         self._saved = self.state.step
         self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
         states.prune(self.run_dir, self.settings.keep, self.state.step)
@@ -303,11 +284,8 @@ class Trainer:
         if TrainResult.load(self.run_dir) is not None:  # else it was stopped after its last step, before its end
             check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
         self.masters.replace(checkpoint.parameters)
-        for name, entry in self.optimizer.state["parameters"].items():
-            entry.update({slot: checkpoint.optimizer[f"{slot}/{name}"] for slot in entry})
-        for key in ("step", "learning_rate"):
-            self.optimizer.state[key] = checkpoint.optimizer[key]
-        mx.eval(self.masters.values, self.optimizer.state)
+        self.optimizers.restore(checkpoint.optimizer)
+        mx.eval(self.masters.values)
         self.state, self._saved = checkpoint.state, checkpoint.state.step
 
     # ---- small things -----------------------------------------------------------------------------------------------
