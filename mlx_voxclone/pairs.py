@@ -1,21 +1,14 @@
 """Exact pairs of codes and audio: what the stock model says, which its own language model and decoder define.
 
-DIR/settings.json            what the pairs depend on; another run with other settings is refused
-DIR/pairs-00000.safetensors  codes int16 [37, T] (0-based) per pair; one shard per 64 sentences, kept or not
-DIR/audio/000000.flac        24-bit, 24 kHz; a float WAV where a peak exceeds full scale
-DIR/audio/000000-augmented.flac  if asked for: the same as if recorded in a room, with noise, ...; the codes stay
-DIR/manifest.jsonl           a line per pair of the complete shards: id, audio, codes, text, language, voice, ...
-
-A shard appears when all of its audio is written and carries its lines itself, so it is what a resumed run counts.
-Every sentence has a seed of its own, drawn from the run's seed, the voice and its number: neither the size of the batch
-nor an interruption decides what is said.
+`data/pair_files.py` says what is written; one shard for 64 sentences, kept or not. A shard appears when all of its
+audio is there, so it is what a resumed run counts. Every sentence has a seed of its own, drawn from the run's seed, the
+voice and its number: neither the size of the batch nor an interruption decides what is said.
 """
 
-import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,21 +17,27 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
-from mlx_voxclone.audio.io import write_flac, write_wav
-from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import part_of
-from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.data.pair_files import (
+    FORMAT,
+    SETTINGS,
+    SHARD_SENTENCES,
+    ShardWriter,
+    SpokenPair,
+    codec_digest,
+    digest_of,
+    read_shard,
+    shard_path,
+    write_manifest,
+)
 from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.synthesis import Speaker
 
-SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"
 _CONSEQUENCES = ("voice rows", "texts")  # settings that change with others, then not named beside them
-SHARD_SENTENCES = 64
 _AUGMENTATION = 1  # beside a sentence's seed: randomness of its own
 RUNAWAY, EMPTY = "runaway", "empty"  # why a sentence gives no pair: no END within the limit, END at once
 _DEFAULT_LANGUAGE = "en"  # of a voice whose name does not begin with a language's code
-_FORMAT = "pairs 1"  # of what is written; another one is not gone on with
 
 
 @dataclass(frozen=True)
@@ -148,23 +147,22 @@ def generate_pairs(
     report, lines = PairsReport(output, len(listed)), []
     for start in range(0, len(listed), SHARD_SENTENCES):
         shard = listed[start : start + SHARD_SENTENCES]
-        path = output / f"pairs-{start // SHARD_SENTENCES:05d}.safetensors"
+        path = shard_path(output, start // SHARD_SENTENCES)
         if there := path.exists():
             progress(len(shard))
         else:
-            _write_shard(path, speaker, shard, rows, max_frames, batch, augmented, progress)
+            _say_shard(path, speaker, shard, rows, max_frames, batch, augmented, progress)
         kept, rejected = _read_shard(path)
         lines += kept
         report.rejected.update(rejected)
         if not there or start + SHARD_SENTENCES >= len(listed):
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            write_text_atomic(output / MANIFEST, text)
+            write_manifest(output, lines)
     report.kept, report.frames = len(lines), sum(line["frames"] for line in lines)
     report.seconds = report.frames / config.codec.frame_rate
     return report
 
 
-def _write_shard(
+def _say_shard(
     path: Path,
     speaker: Speaker,
     shard: Sequence[Sentence],
@@ -174,9 +172,8 @@ def _write_shard(
     augmented: bool,
     progress: Callable[[int], None],
 ) -> None:
-    """Say a shard's sentences and write their audio, then, as the last thing, the shard."""
-    codes, kept, rejected = {}, [], Counter()
-    (path.parent / AUDIO).mkdir(exist_ok=True)
+    """Say a shard's sentences and write them."""
+    writer = ShardWriter(path)
     for start in range(0, len(shard), batch):
         part = shard[start : start + batch]
         prompts = []
@@ -186,47 +183,23 @@ def _write_shard(
         said = speaker.model.generate_batch(prompts, max_frames=max_frames, seeds=[s.seed for s in part])
         for sentence, result in zip(part, said):
             if not result.ended or not result.codes.size:
-                rejected[EMPTY if result.ended else RUNAWAY] += 1
+                writer.reject(EMPTY if result.ended else RUNAWAY)
                 continue
-            name = f"{sentence.number:06d}"
             samples = speaker.model.audio_tokenizer.decode_audio(result.codes)
-            line = {"id": name, "audio": _write_audio(path.parent, name, samples)}
-            if augmented:
-                recorded = augment(samples, [sentence.seed, _AUGMENTATION])
-                line["augmented"] = _write_audio(path.parent, f"{name}-augmented", recorded)
-            line |= {"codes": path.name, "frames": result.codes.shape[1]}
-            line |= {k: v for k, v in asdict(sentence).items() if k != "number"}
-            codes[name] = result.codes.astype(np.int16)
-            kept.append(line)
+            recorded = augment(samples, [sentence.seed, _AUGMENTATION]) if augmented else None
+            content = {key: value for key, value in asdict(sentence).items() if key != "number"}
+            writer.add(SpokenPair(f"{sentence.number:06d}", result.codes, samples, augmented=recorded, **content))
         progress(len(part))
-    document = {"kept": kept, "rejected": dict(sorted(rejected.items()))}
-    save_tensors(path, codes, {"pairs": json.dumps(document, ensure_ascii=False)})
-
-
-def _write_audio(directory: Path, name: str, samples: np.ndarray) -> str:
-    fits = np.abs(samples).max() <= 1
-    audio = f"{AUDIO}/{name}.{'flac' if fits else 'wav'}"
-    if fits:
-        write_flac(directory / audio, samples)
-    else:
-        write_wav(directory / audio, samples, float32=True)
-    return audio
+    writer.finish()
 
 
 def _read_shard(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The lines of a shard's pairs, and its rejected sentences by reason."""
-    file = TensorFile(path)
-    try:
-        document = json.loads(file.metadata["pairs"])
-        kept, rejected = document["kept"], document["rejected"]
-        complete = {line["id"] for line in kept} == set(file.names())
-        audio = [line[key] for line in kept for key in ("audio", "augmented") if key in line]
-        missing = [name for name in audio if not (path.parent / name).is_file()]
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(f"{path}: not a shard of pairs; move it away and run again") from None
-    if not complete or missing:
-        what = f"{missing[0]} is missing" if missing else "its codes are not those it lists"
-        raise CheckpointError(f"{path}: {what}; delete the shard and run again, which makes it anew")
+    """The lines of a shard's pairs, all of whose audio is there, and its rejected sentences by reason."""
+    _, kept, rejected = read_shard(path)
+    audio = [line[key] for line in kept for key in ("audio", "augmented") if key in line]
+    missing = [name for name in audio if not (path.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path}: {missing[0]} is missing; delete the shard and run again, which makes it anew")
     return kept, rejected
 
 
@@ -244,22 +217,14 @@ def _check_context(speaker: Speaker, listed: Sequence[Sentence], rows: dict[str,
 
 def _identity(speaker: Speaker, listed: Sequence[Sentence], rows: dict[str, mx.array]) -> dict[str, str]:
     """What the pairs depend on beside the user's choices."""
-    codec = sorted(n for n in speaker.release.tensors.names() if part_of(n) == "decoder")
     return {
-        "format": _FORMAT,
+        "format": FORMAT,
         "model": speaker.release.fingerprint(),
-        "codec": _digest(speaker.release.tensors.raw(name) for name in codec),
-        "voice rows": _digest(np.array(r.astype(mx.float32)) for r in rows.values()),
+        "codec": codec_digest(speaker.release.tensors),
+        "voice rows": digest_of(np.array(r.astype(mx.float32)) for r in rows.values()),
         "precision": str(speaker.model.norm.weight.dtype).removeprefix("mlx.core."),
-        "texts": _digest(repr((s.text, s.language, s.voice)).encode() for s in listed),
+        "texts": digest_of(repr((s.text, s.language, s.voice)).encode() for s in listed),
     }
-
-
-def _digest(parts: Iterable[Any]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def _settle(output: Path, settings: dict[str, Any]) -> None:
