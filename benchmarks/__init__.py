@@ -1,0 +1,1 @@
+"""What is measured rather than used: run as `python -m benchmarks.NAME` from the repository."""
