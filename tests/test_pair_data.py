@@ -264,8 +264,13 @@ DAMAGED_SHARDS = {
     "outside": (line(audio="../b.flac"), CheckpointError, "not a shard of pairs"),
     "absolute": (line(augmented="/etc/passwd"), CheckpointError, "not a shard of pairs"),
     "id": (line(id=["b"]), CheckpointError, "not a shard of pairs"),
-    "id twice": (line(id="a"), CheckpointError, "its codes are not those it lists; delete the shard"),
+    "id twice": (
+        lambda codes, document: document["kept"].append(document["kept"][0]),
+        CheckpointError,
+        "its codes are not those it lists; delete the shard",
+    ),
     "names": (other_codes, CheckpointError, "its codes are not those it lists; delete the shard"),
+    "other id": (line(id="a"), CheckpointError, "its codes are not those it lists; delete the shard"),
     "no lines": (lambda codes, document: document.pop("kept"), CheckpointError, "not a shard of pairs"),
 }
 
