@@ -248,6 +248,55 @@ def test_the_waveform_keeps_its_peaks_and_its_scale():
     assert sound_figure(samples, scale=2.0).axes[0].get_ylim() == (-2.0, 2.0)
 
 
+def test_a_sound_beside_its_original_shows_the_difference():
+    """Half as loud is 6 dB less wherever something is heard, silence is no difference, and colours are the same."""
+    original = np.zeros(12000, np.float32)
+    original[:6000] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(6000) / SAMPLE_RATE)
+    plain, compared = sound_figure(original), sound_figure(original / 2, original=original)
+    assert len(plain.axes) == 2
+    _, mel, difference, bar = compared.axes
+    values = difference.images[0].get_array()
+    loudest = np.unravel_index(mel.images[0].get_array().argmax(), values.shape)
+    assert values[loudest] == pytest.approx(-6.02, abs=0.01)
+    assert values.min() >= -6.03
+    assert np.abs(values[:, -10:]).max() == 0
+    assert mel.images[0].get_clim() == plain.axes[1].images[0].get_clim() == (-65, 10)
+    assert difference.images[0].get_clim() == (-30, 30)
+    assert bar.get_xlabel() == "dB"
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(3000, 2000), (2000, 3000), (0, 3000), (3000, 0), (1, 1)])
+def test_a_sound_of_another_length_than_its_original(ours, theirs):
+    figure = sound_figure(np.full(ours, 0.1, np.float32), original=np.full(theirs, 0.1, np.float32))
+    assert len(figure.axes) == (4 if min(ours, theirs) else 2)
+    if min(ours, theirs):
+        assert figure.axes[2].images[0].get_extent()[1] == pytest.approx(min(ours, theirs) / SAMPLE_RATE)
+        assert np.abs(figure.axes[2].images[0].get_array()).max() < (1 if ours == theirs else 80)
+    assert png(figure, dpi=40).startswith(PNG)
+
+
+def test_samples_of_an_encoder_are_compared_with_their_original(tmp_path, monkeypatch):
+    drawn = []
+
+    def look(samples, **drawing):
+        drawn.append((float(np.abs(samples).max()), drawing))
+        return sound_figure(samples[:0])
+
+    monkeypatch.setattr("mlx_voxclone.evaluate.report.sound_figure", look)
+    (tmp_path / "log.jsonl").write_text("")
+    for step, level in ((0, 0.1), (6, 0.2)):
+        tone(tmp_path / "samples" / f"step-{step}" / "clip-1-original.wav")
+        tone(tmp_path / "samples" / f"step-{step}" / "clip-1-reconstructed.wav", level=level)
+    source = write_report(tmp_path).read_text()
+    assert [level for level, _ in drawn] == pytest.approx([0.5, 0.1, 0.2], abs=1e-3)
+    assert drawn[0][1]["original"] is None
+    for _, drawing in drawn[1:]:
+        assert np.abs(drawing["original"]).max() == pytest.approx(0.5, abs=1e-3)
+    assert len({drawing["scale"] for _, drawing in drawn}) == 1
+    row = source[source.index("<p>clip-1</p>") :]
+    assert row[: row.index("</div></div>")].count('<div class="sound">') == 3, "beside each other"
+
+
 def test_curves_show_every_panel_and_the_best_step():
     panels = [(f"p{i}", [Series("training", [1, 2], [3.0, 4.0]), Series("held out", [2], [i], True)]) for i in range(4)]
     figure = curves_figure(panels, best_step=2)

@@ -1,4 +1,4 @@
-"""Figures of the report and the demo: a sound (waveform over log-mel spectrogram) and training curves.
+"""Figures of the report and the demo: a sound (waveform over log-mel spectrogram), training curves, use of the codes.
 
 Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no display, safe on any thread.
 """
@@ -13,12 +13,16 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE
 
 if TYPE_CHECKING:  # matplotlib takes half a second to import: only when something is drawn
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from mlx_voxclone.evaluate.code_usage import CodeUsage
 
 INK, TRAIN, HELDOUT = "#1f2328", "#3b6ea8", "#d1602b"  # blue and orange stay apart for colour-blind eyes
 _MEL_WINDOW, _MEL_BANDS = 1024, 80
 _MAX_COLUMNS = 1200  # more points than pixels only cost time
 _FLOOR_DB, _CEILING_DB = -65.0, 10.0  # a full-scale sine reaches about +17 dB in the narrowest band; speech about 0
+_DIFFERENCE_DB = 30.0  # either side
 
 
 @dataclass(frozen=True)
@@ -31,42 +35,67 @@ class Series:
     heldout: bool = False
 
 
-def sound_figure(samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE, scale: float | None = None) -> "Figure":
-    """Waveform above log-mel spectrogram of mono `samples` [S].
+def sound_figure(
+    samples: np.ndarray,
+    *,
+    sample_rate: int = SAMPLE_RATE,
+    scale: float | None = None,
+    original: np.ndarray | None = None,
+) -> "Figure":
+    """Waveform above log-mel spectrogram of mono `samples` [S], the colours the same for every sound.
 
     Args:
         samples: float, mono.
         sample_rate: in Hz.
         scale: full scale of the waveform's axis; give sounds that are compared the same. None: the sound's own peak.
+        original: what `samples` should sound like; a third panel then shows the spectrogram less that of `original`,
+            as far as both sounds go.
     """
     from matplotlib.figure import Figure
 
     samples = np.asarray(samples, dtype=np.float32).reshape(-1)
     seconds = len(samples) / sample_rate
-    figure = Figure(figsize=(5.2, 2.9), layout="constrained")
-    wave, mel = figure.subplots(2, 1, sharex=True, height_ratios=[1, 2])
+    if original is not None:
+        original = np.asarray(original, dtype=np.float32).reshape(-1)[: len(samples)]
+    panels = 3 if original is not None and len(original) else 2
+    figure = Figure(figsize=(5.2, 2.9 if panels == 2 else 5.3), layout="constrained")
+    wave, *spectra = axes = figure.subplots(panels, 1, sharex=True, height_ratios=[1, 2, 2][:panels])
     if not len(samples):
         wave.text(0.5, 0.5, "no sound", transform=wave.transAxes, ha="center", va="center", color=INK)
-        wave.set(xticks=[], yticks=[])
-        mel.set(xticks=[], yticks=[])
+        for axis in axes:
+            axis.set(xticks=[], yticks=[])
         return figure
     times, low, high = _envelope(samples, sample_rate)
     limit = scale or max(float(np.abs(samples).max()), 1e-3)
     wave.fill_between(times, low, high, color=TRAIN, linewidth=0.4)
     wave.set(ylim=(-limit, limit), ylabel="level")
-    image = _log_mel_db(samples, sample_rate)
-    mel.imshow(
+    _spectrogram(spectra[0], _log_mel_db(samples, sample_rate), seconds, (_FLOOR_DB, _CEILING_DB), "magma")
+    if panels == 3:
+        # What is too quiet to be drawn is no difference either.
+        ours, theirs = (
+            np.maximum(_log_mel_db(sound[: len(original)], sample_rate), _FLOOR_DB) for sound in (samples, original)
+        )
+        limits = (-_DIFFERENCE_DB, _DIFFERENCE_DB)
+        image = _spectrogram(spectra[1], ours - theirs, len(original) / sample_rate, limits, "RdBu_r")
+        spectra[1].set_title("less the original", fontsize=8, color=INK)
+        figure.colorbar(image, ax=spectra[1], orientation="horizontal", aspect=60, label="dB")
+    spectra[-1].set(xlabel="seconds", xlim=(0, seconds))
+    return figure
+
+
+def _spectrogram(axis: "Axes", image: np.ndarray, seconds: float, limits: tuple[float, float], colours: str):
+    """`image` [frames, bands] over time; returns what a colour bar needs."""
+    axis.set(ylabel="mel band")
+    return axis.imshow(
         image.T,
         origin="lower",
         aspect="auto",
         extent=(0, seconds, 0, image.shape[1]),
-        vmin=_FLOOR_DB,
-        vmax=_CEILING_DB,
-        cmap="magma",
+        vmin=limits[0],
+        vmax=limits[1],
+        cmap=colours,
         interpolation="nearest",
     )
-    mel.set(xlabel="seconds", ylabel="mel band", xlim=(0, seconds))
-    return figure
 
 
 def curves_figure(panels: Sequence[tuple[str, Sequence[Series]]], best_step: int | None = None) -> "Figure":
@@ -99,6 +128,47 @@ def curves_figure(panels: Sequence[tuple[str, Sequence[Series]]], best_step: int
         axis.set_axis_off()
     for axis in axes[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("step", fontsize=8)
+    return figure
+
+
+def usage_figure(usage: "CodeUsage") -> "Figure":
+    """How evenly the semantic codes are used (share of the frames by rank, both axes logarithmic), and a heat map of
+    the levels of every acoustic codebook (share of the frames, one colour scale), for the encoder and the prior if any.
+    """
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    named = [("encoder", usage.encoder, TRAIN)]
+    if usage.prior is not None:
+        named.append(("pairs and presets", usage.prior, HELDOUT))
+    figure = Figure(figsize=(4.2 + 3.1 * len(named), 3.6), layout="constrained")
+    ranks, *maps = figure.subplots(1, 1 + len(named), width_ratios=[1.3, *[1] * len(named)])
+    for label, counts, colour in named:
+        shares = np.sort(counts.semantic / counts.semantic.sum())[::-1]
+        used = shares[shares > 0]  # the others have no logarithm: the line ends where they begin
+        text = f"{label}: {len(used):,} of {len(shares):,} in {counts.semantic.sum():,} frames"
+        marker = "." if len(used) < 50 else None  # a single code makes no line
+        ranks.plot(np.arange(1, len(used) + 1), used, label=text, color=colour, linewidth=1.4, marker=marker)
+    ranks.set(xscale="log", yscale="log", xlim=(0.9, 1.1 * len(usage.encoder.semantic)))
+    ranks.set_xlabel("rank of the code", fontsize=8)
+    ranks.set_ylabel("share of the frames", fontsize=8)
+    ranks.set_title("semantic codes", fontsize=9, color=INK)
+    ranks.legend(fontsize=7, frameon=False, loc="upper right")
+    ranks.spines[["top", "right"]].set_visible(False)
+    tables = [counts.levels / counts.levels.sum(axis=1, keepdims=True) for _, counts, _ in named]
+    largest = max(table.max() for table in tables)
+    for axis, (label, *_), table in zip(maps, named, tables):
+        n_books, n_levels = table.shape
+        extent = (-0.5, n_levels - 0.5, n_books + 0.5, 0.5)  # codebooks are numbered from 1, the semantic one being 0
+        # The root keeps an even spread visible beside a codebook stuck on one level.
+        norm = PowerNorm(0.5, vmin=0.0, vmax=largest)
+        image = axis.imshow(table, aspect="auto", extent=extent, norm=norm, cmap="magma", interpolation="nearest")
+        axis.set_title(f"acoustic levels: {label}", fontsize=9, color=INK)
+        axis.set_xlabel("level", fontsize=8)
+    maps[0].set_ylabel("acoustic codebook", fontsize=8)
+    figure.colorbar(image, ax=maps).set_label("share of the frames", fontsize=8)
+    for axis in figure.axes:
+        axis.tick_params(labelsize=7)
     return figure
 
 

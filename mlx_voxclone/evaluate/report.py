@@ -2,7 +2,8 @@
 
 It reads what is there and says what is missing, so that it also serves a run that was stopped half way:
 
-- `log.jsonl` and `samples/step-N/` of the run directory, or of its `encoder/` and `speaker/`;
+- `log.jsonl` and `samples/step-N/` (sounds, and of an encoder `code_usage.safetensors`) of the run directory, or of its
+  `encoder/` and `speaker/`;
 - `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
   list of `{"text": text, "before": {"file": wav, "ended": bool}, "after": {...}}`, files relative to the run directory;
 - `config.yaml`, shown as it is.
@@ -21,11 +22,13 @@ import numpy as np
 
 from mlx_voxclone.audio.io import audio_info, read_audio
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError
-from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure
+from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
+from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure, usage_figure
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, read_log
 
-STAGES = ("", "encoder", "speaker")  # directories of a run that may hold a log
+_ENCODER = "encoder"
+STAGES = ("", _ENCODER, "speaker")  # directories of a run that may hold a log
 NOTICE = (
     "Synthetic speech. Clone a voice only with the consent of the person it belongs to. Weights derived from Voxtral, "
     "the voices made with them and what they speak are licensed CC BY-NC 4.0: name the source, no commercial use."
@@ -34,7 +37,8 @@ _EMBED_LIMIT = 4_000_000  # bytes of audio put into the page (80 s of 16-bit PCM
 _EMBEDDED = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
 _REFERENCE_LIMIT = 60.0  # seconds
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
-_ROLES = {"original": "original", "reconstructed": "through the codec"}
+_ORIGINAL = "original"
+_ROLES = {_ORIGINAL: "original", "reconstructed": "through the codec"}
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1f2328;background:#fff;max-width:1080px;margin:2rem auto;padding:0 1rem}
@@ -118,13 +122,21 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
 
 
 def _sounds(named: Iterable[tuple[str, Path | None]], run_dir: Path) -> str:
-    """Players and plots beside each other, waveforms at the same scale; no path: the model said nothing."""
+    """Players and plots beside each other, waveforms and colours at the same scale; no path: the model said nothing.
+
+    Where one is the original, the others show how they differ from it.
+    """
     loaded = [(label, path, _read_sound(path) if path else None) for label, path in named]
     scale = max((float(np.abs(s).max()) for _, _, s in loaded if s is not None and len(s)), default=0.0) or 1.0
-    return '<div class="row">' + "".join(_sound(*entry, scale, run_dir) for entry in loaded) + "</div>"
+    original = next((samples for label, _, samples in loaded if label == _ORIGINAL), None)
+    pieces = [
+        _sound(label, path, samples, run_dir, scale=scale, original=None if label == _ORIGINAL else original)
+        for label, path, samples in loaded
+    ]
+    return '<div class="row">' + "".join(pieces) + "</div>"
 
 
-def _sound(label: str, path: Path | None, samples: np.ndarray | None, scale: float, run_dir: Path) -> str:
+def _sound(label: str, path: Path | None, samples: np.ndarray | None, run_dir: Path, **drawing: Any) -> str:
     head = f'<div class="sound"><h3>{_text(label)}</h3>'
     if path is None:
         return f"{head}{_missing('Nothing was said: the model ended at the first frame.')}</div>"
@@ -135,7 +147,7 @@ def _sound(label: str, path: Path | None, samples: np.ndarray | None, scale: flo
         source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     else:
         source = Path(os.path.relpath(path, run_dir / "report")).as_posix()
-    plot = _image(png(sound_figure(samples, scale=scale)), f"waveform and spectrogram: {label}")
+    plot = _image(png(sound_figure(samples, **drawing)), f"waveform and spectrogram: {label}")
     return f'{head}<audio controls preload="none" src="{_text(source)}"></audio>{plot}</div>'
 
 
@@ -162,6 +174,9 @@ def _stage(directory: Path, name: str, run_dir: Path) -> list[str]:
     if panels:
         parts.append(_image(png(curves_figure(panels, best)), f"curves of stage {name}"))
     parts += _heldout_table(evaluations, best)
+    started = [record.get("task") for record in records if record.get("event") == "start"]
+    if name == _ENCODER or _ENCODER in started:
+        parts += _code_usage(directory / "samples")
     parts += _samples(directory / "samples", run_dir)
     return parts
 
@@ -217,9 +232,30 @@ def _heldout_table(evaluations: list[dict], best: int | None) -> list[str]:
     return ["<h3>Held-out metrics</h3>", _table(["metric", *(titles[step] for step in columns)], rows)]
 
 
+def _code_usage(directory: Path) -> list[str]:
+    """Histograms of the codes of the held-out clips, of the newest samples that have them."""
+    head = "<h3>Use of the codes</h3>"
+    steps = [step for step in _sample_steps(directory) if (step / CODE_USAGE_FILE).exists()]
+    if not steps:
+        return [head, _missing(f"No {CODE_USAGE_FILE} among the samples: the codes of this encoder were not counted.")]
+    try:
+        usage = read_code_usage(steps[-1] / CODE_USAGE_FILE)
+    except CheckpointError as e:
+        return [head, _missing(f"The counts of codes cannot be read: {e}")]
+    frames = f"{usage.encoder.semantic.sum():,} frames of held-out clips, step {steps[-1].name[5:]}"
+    figure = _image(png(usage_figure(usage)), f"use of the codes: {frames}")
+    return [head, f"<p>{_text(frames)}.</p>", figure]
+
+
+def _sample_steps(directory: Path) -> list[Path]:
+    """The directories `step-N`, in the order of N."""
+    found = (path for path in directory.glob("step-*") if path.name[5:].isdecimal())
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
 def _samples(directory: Path, run_dir: Path) -> list[str]:
     """The first and the last samples of the same clips."""
-    steps = sorted((p for p in directory.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
+    steps = _sample_steps(directory)
     if not steps:
         return []
     clips: dict[str, list[tuple[str, Path]]] = {}
@@ -228,9 +264,9 @@ def _samples(directory: Path, run_dir: Path) -> list[str]:
             clip, _, role = path.stem.rpartition("-")
             if role not in _ROLES:
                 clip, role = path.stem, ""
-            if role == "original" and step != steps[0]:
+            if role == _ORIGINAL and step != steps[0]:
                 continue  # it has not changed
-            label = role if role == "original" else f"{_ROLES.get(role, 'spoken')}, step {step.name[5:]}"
+            label = role if role == _ORIGINAL else f"{_ROLES.get(role, 'spoken')}, step {step.name[5:]}"
             clips.setdefault(clip, []).append((label, path))
     parts = ["<h3>Samples</h3>"]
     for clip, sounds in list(clips.items())[:_SAMPLE_CLIPS]:
