@@ -249,14 +249,18 @@ def test_the_waveform_keeps_its_peaks_and_its_scale():
 
 
 def test_a_sound_beside_its_original_shows_the_difference():
-    """Half as loud is 6 dB less wherever something is heard, silence is no difference, and colours are the same."""
+    """Half as loud is 6 dB less where something is heard; what is too quiet to be drawn is no difference; one scale."""
     original = np.zeros(12000, np.float32)
     original[:6000] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(6000) / SAMPLE_RATE)
-    plain, compared = sound_figure(original), sound_figure(original / 2, original=original)
+    ours = original / 2
+    ours[6000:] += 2e-4 * np.random.default_rng(0).standard_normal(6000)
+    plain, compared = sound_figure(original), sound_figure(ours, original=original)
     assert len(plain.axes) == 2
     _, mel, difference, bar = compared.axes
-    values = difference.images[0].get_array()
-    loudest = np.unravel_index(mel.images[0].get_array().argmax(), values.shape)
+    values, drawn = difference.images[0].get_array(), mel.images[0].get_array()
+    assert drawn[:, -10:].min() > -95
+    assert drawn[:, -10:].max() < -65
+    loudest = np.unravel_index(drawn.argmax(), values.shape)
     assert values[loudest] == pytest.approx(-6.02, abs=0.01)
     assert values.min() >= -6.03
     assert np.abs(values[:, -10:]).max() == 0
