@@ -57,21 +57,25 @@ def level_usage_loss(
     prior: mx.array,
     lengths_frames: Sequence[int] | None = None,
     *,
-    temperature: float | mx.array = 0.25,
+    temperature: float | mx.array = 1.0,
     smoothing: float = 0.01,
 ) -> mx.array:
     """The same for the levels: the mean over the acoustic codebooks of KL(soft histogram || prior), in nats: a scalar.
 
     `z` [B, T, A] raw acoustic latents, before tanh, `prior` [A, L] shares per codebook. A value is spread over the
-    levels by softmax(-(distance in levels)^2 / temperature): at the default a value in the middle of its cell counts to
-    96 % there, one on an edge to a half on each side. Lengths, smoothing and errors are those of `usage_loss`.
+    levels by softmax(-(distance in levels)^2 / temperature); the prior's levels are spread alike, so that values in the
+    middle of their cells that are used as the prior says cost nothing but the smoothing. Lengths, smoothing and errors
+    are those of `usage_loss`.
     """
     if z.ndim != 3 or prior.ndim != 2 or prior.shape[0] != z.shape[2] or prior.shape[1] < 2:
         raise ValueError(f"latents [B, T, A] and prior [A, L] do not fit: {list(z.shape)}, {list(prior.shape)}")
     temperature, levels = _checked(temperature), mx.arange(prior.shape[1], dtype=mx.float32)
+
+    def spread(position: mx.array) -> mx.array:
+        return mx.softmax(-mx.square(position[..., None] - levels) / temperature, axis=-1)
+
     position = (mx.tanh(_valid_frames(z, lengths_frames)) + 1.0) * (0.5 * (prior.shape[1] - 1))
-    shares = mx.softmax(-mx.square(position[..., None] - levels) / temperature, axis=-1).mean(axis=0)
-    return _divergence(shares, prior, smoothing)
+    return _divergence(spread(position).mean(axis=0), prior.astype(mx.float32) @ spread(levels), smoothing)
 
 
 def _valid_frames(z: mx.array, lengths_frames: Sequence[int] | None) -> mx.array:
