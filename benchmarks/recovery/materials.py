@@ -1,0 +1,132 @@
+"""What the trainer is given: the training speakers' recordings as prepared data, and pairs of codes and decoded audio.
+
+Nothing of the hidden encoder but the codes of the pairs, as a user has the codes of what the stock model says.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.recovery.corpus import Corpus, CorpusClip
+from benchmarks.recovery.gates import encode_clip, group_of
+from mlx_voxclone.audio.augment import augment
+from mlx_voxclone.audio.io import audio_info
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.writer import atomic_directory
+from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
+from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.data.pair_files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.codec import Codec
+
+TRAINERS_HELDOUT = 8  # clips of training speakers for the trainer's own measurements: enough to notice a blow-up
+
+
+def prepare_speech(corpus: Corpus, directory: Path) -> PreparedData:
+    """The recordings of the training speakers, whole and as they are, in the form that `voxclone prepare` writes.
+
+    Neither trimmed nor levelled: the hidden encoder heard them as they are. The last clips of some speakers are the
+    trainer's held-out ones; the benchmark's held-out speakers are not among them.
+
+    Raises:
+        DataError: too few training clips.
+    """
+    directory = Path(directory)
+    if not directory.exists():
+        clips = corpus.split("train")
+        held = _trainers_heldout(clips)
+        with atomic_directory(directory) as home:
+            (home / CLIPS).mkdir()
+            lines = [json.dumps(_line(clip, clip.id in held, directory)) + "\n" for clip in clips]
+            (home / MANIFEST).write_text("".join(lines), encoding="utf-8")
+            (home / SUMMARY).write_text(json.dumps({"source": "recovery benchmark"}) + "\n", encoding="utf-8")
+    return PreparedData.load(directory)
+
+
+def _trainers_heldout(clips: Sequence[CorpusClip]) -> set[str]:
+    """The last clip of every n-th speaker, by id."""
+    last = list({clip.speaker: clip.id for clip in clips}.values())
+    if len(clips) <= len(last):
+        raise DataError(f"{len(clips)} training clips of {len(last)} speakers: too few to hold some out")
+    return set(last[:: -(-len(last) // TRAINERS_HELDOUT)])
+
+
+def _line(clip: CorpusClip, heldout: bool, directory: Path) -> dict:
+    return {
+        "id": clip.id,
+        "audio": os.path.relpath(clip.path.resolve(), directory.resolve()),
+        "samples": len(clip.read()),
+        "text": None,
+        "speaker": clip.speaker,
+        "language": None,
+        "split": HELDOUT if heldout else TRAIN,
+        "reference": None,
+        "source": clip.path.name,
+        "start": 0.0,
+    }
+
+
+def make_pairs(hidden: Codec, release: Release, corpus: Corpus, directory: Path, share: float, seed: int) -> int:
+    """Write pairs: the hidden encoder's codes of training clips, and what the decoder makes of them.
+
+    Args:
+        hidden: the codec with the hidden encoder.
+        release: the codec without it, as the trainer gets it.
+        corpus: its training clips are encoded.
+        directory: to be made; left as it is if it is complete.
+        share: of the training speakers of each kind, that are heard in the pairs: at least one.
+        seed: of the augmented copies.
+
+    Returns:
+        Number of pairs written, 0 if they were there.
+    """
+    if directory.exists():
+        return 0
+    speakers = pair_speakers(corpus, share)
+    clips = [clip for clip in corpus.split("train") if clip.speaker in speakers]
+    settings = {"codec": codec_digest(release.tensors), "speakers": sorted(speakers), "seed": seed}
+    with atomic_directory(directory) as home:
+        return write_pairs(home, _pairs(hidden, clips, seed), settings)
+
+
+def pair_speakers(corpus: Corpus, share: float) -> set[str]:
+    """The speakers whose codes the trainer gets to see: of each kind every n-th, at least one."""
+    chosen = set()
+    for kind in sorted({clip.kind for clip in corpus.split("train")}):
+        own = list(dict.fromkeys(clip.speaker for clip in corpus.split("train", kind)))
+        places = np.linspace(0, len(own) - 1, max(1, round(share * len(own)))).round().astype(int)
+        chosen |= {own[place] for place in places}
+    return chosen
+
+
+def _pairs(hidden: Codec, clips: Sequence[CorpusClip], seed: int) -> Iterator[SpokenPair]:
+    for number, clip in enumerate(clips):
+        codes = encode_clip(hidden, clip.read())
+        samples = hidden.decode_audio(codes)
+        recorded = augment(samples, [seed, number])
+        yield SpokenPair(f"{number:06d}", codes, samples, text=clip.id, voice=clip.speaker, augmented=recorded)
+
+
+def scored_clips(corpus: Corpus, seconds: float) -> list[CorpusClip]:
+    """Held-out clips to score on: of each kind up to about `seconds`, its speakers in turn.
+
+    Kinds are the groups of the gates: clips of a speaker who is in the training data as well are apart.
+    """
+    seen = {clip.speaker for clip in corpus.split("train")}
+    clips = [replace(clip, kind=group_of(clip, seen)) for clip in corpus.split("heldout")]
+    chosen = []
+    for kind in sorted({clip.kind for clip in clips}):
+        left, by_speaker = seconds, {}
+        for clip in clips:
+            if clip.kind == kind:
+                by_speaker.setdefault(clip.speaker, []).append(clip)
+        turns = max(map(len, by_speaker.values()))
+        for clip in (own[turn] for turn in range(turns) for own in by_speaker.values() if turn < len(own)):
+            if left > 0:
+                chosen.append(clip)
+                left -= audio_info(clip.path).seconds
+    return chosen

@@ -1,0 +1,170 @@
+"""The recipes that are compared, as overrides of the product's own configuration for `voxclone train`.
+
+Each recipe says what differs from `COMMON`, which holds everything the encoder section knows, so that a change of the
+shipped defaults moves no result but that of the recipe `shipped`.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlx_voxclone.run_config import RunConfig, load_run_config
+
+CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"
+
+COMMON = {
+    "encoder.weights": None,
+    "encoder.gain_db": [-6.0, 6.0],
+    "encoder.quantisation_noise": False,
+    "encoder.reconstruction_decay": 1.0,
+    "encoder.losses": {
+        "l1": 1.0,
+        "stft": 1.0,
+        "mel": 1.0,
+        "commitment": 0.1,
+        "semantic_code": 1.0,
+        "acoustic_code": 1.0,
+        "level_code": 0.0,
+        "feature_matching": 1.0,
+        "distillation": 1.0,
+        "usage": 0.0,
+    },
+    "encoder.pairs.share": 0.5,
+    "encoder.pairs.alone_steps": 0,
+    "encoder.pairs.augmented": 0.5,
+    "encoder.pairs.heldout": 0.05,
+    "encoder.codes": {"temperature": 1.0, "learn_temperature": False, "margin": 0.5},
+    "encoder.discriminators.enabled": False,
+    "encoder.distillation.enabled": False,
+    "encoder.prior.presets": False,  # a miniature's presets are random numbers
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is different from `COMMON`, by dotted key without the leading `encoder.`."""
+
+    title: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    alone: float = 0.0  # share of the compared steps in which there are only pairs
+    pairs: bool = True
+    common: bool = True  # False: over the shipped configuration as it is
+
+
+_NO_RECONSTRUCTION = dict.fromkeys(("losses.l1", "losses.stft", "losses.mel", "losses.commitment"), 0.0)
+# Narrow, as the codec is, and heard after a tenth of the compared steps.
+_OPPONENTS = {
+    "discriminators.enabled": True,
+    "discriminators.channels": 8,
+    "discriminators.warmup_steps": 100,
+}
+MAIN = ("a", "b", "c", "d")
+RECIPES = {
+    "a": Recipe("reconstruction only", pairs=False),
+    "b": Recipe("true codes only", {**_NO_RECONSTRUCTION, "pairs.share": 1.0}),
+    "c": Recipe("both"),
+    "d": Recipe("both and discriminators", _OPPONENTS),
+    "shipped": Recipe("the shipped configuration", common=False),
+    # One thing of (c) changed at a time.
+    "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),
+    "c-augmented": Recipe("both, decoded audio always augmented", {"pairs.augmented": 1.0}),
+    "c-share-25": Recipe("both, a quarter pairs", {"pairs.share": 0.25}),
+    "c-share-75": Recipe("both, three quarters pairs", {"pairs.share": 0.75}),
+    "c-curriculum": Recipe("both, after a quarter of pairs alone", alone=0.25),
+    "c-half": Recipe("both, after half of pairs alone", alone=0.5),
+    "c-codes-4": Recipe("both, true codes weighted 4", {"losses.semantic_code": 4.0, "losses.acoustic_code": 4.0}),
+    "c-codes-16": Recipe("both, true codes weighted 16", {"losses.semantic_code": 16.0, "losses.acoustic_code": 16.0}),
+    "c-semantic-4": Recipe("both, true semantic codes weighted 4", {"losses.semantic_code": 4.0}),
+    "c-acoustic-4": Recipe("both, true acoustic codes weighted 4", {"losses.acoustic_code": 4.0}),
+    "c-temperature-025": Recipe("both, cross-entropy at temperature 1/4", {"codes.temperature": 0.25}),
+    "c-temperature-4": Recipe("both, cross-entropy at temperature 4", {"codes.temperature": 4.0}),
+    "c-temperature-learned": Recipe("both, temperature learned", {"codes.learn_temperature": True}),
+    "c-margin-0": Recipe("both, acoustic levels to their centres", {"codes.margin": 0.0}),
+    "c-levels": Recipe("both, cross-entropy over levels too", {"losses.level_code": 0.2}),
+    "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
+    "c-decay": Recipe("both, reconstruction fading out", {"reconstruction_decay": 0.999}),
+    "c-usage": Recipe("both, usage term", {"losses.usage": 0.1}),
+    "c-no-commitment": Recipe("both, no commitment", {"losses.commitment": 0.0}),
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a benchmark is; `corpus` and `codec` have sizes of the same names."""
+
+    steps: int  # optimiser steps at which recipes are compared; even
+    seeds: int
+    batch_size: int
+    crop_seconds: float
+    learning_rate: float
+    warmup_steps: int
+    pair_speakers: float  # share of the training speakers whose codes are given
+    score_seconds: float  # of held-out audio per kind
+    baseline_clips: int  # clips whose codes are also found by optimisation through the decoder
+
+
+SCALES = {
+    "quick": Scale(200, 1, 8, 1.28, 2e-3, 20, 0.5, 20.0, 1),
+    "full": Scale(1000, 3, 16, 1.92, 1e-3, 100, 0.5, 90.0, 3),
+}
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What the trainer gets."""
+
+    stock: Path  # the release without an encoder
+    speech: Path  # prepared recordings of the training speakers
+    pairs: Path  # directory of pairs
+
+
+def recipe_config(
+    recipe: Recipe,
+    scale: Scale,
+    materials: Materials,
+    *,
+    seed: int,
+    steps: int,
+    save_every: int = 0,
+    alone_steps: int = 0,
+) -> RunConfig:
+    """The configuration of a run of task `encoder`.
+
+    Args:
+        recipe: what is special.
+        scale: sizes and learning rate, equal for all.
+        materials: what the trainer gets; the pairs are not named in the configuration of a recipe without.
+        seed: of initialisation, order and crops.
+        steps: length. The learning rate stays constant after the warm-up, so that a run at a step is what a run of
+            that length would have been.
+        save_every: steps between checkpoints; 0: none before the end.
+        alone_steps: steps at the beginning in which there are only pairs, for a recipe that has such a phase.
+    """
+    overrides: dict[str, Any] = copy.deepcopy(COMMON) if recipe.common else {}  # what is loaded is written to
+    overrides |= {
+        "model": str(materials.stock),
+        "data.path": str(materials.speech),
+        "seed": seed,
+        "precision": "float32",
+        "encoder.crop_seconds": scale.crop_seconds,
+        "encoder.pairs.path": str(materials.pairs) if recipe.pairs else None,
+        "encoder.train": {
+            "steps": steps,
+            "batch_size": scale.batch_size,
+            "accumulate": 1,
+            "learning_rate": scale.learning_rate,
+            "min_lr_ratio": 1.0,
+            "warmup_steps": min(scale.warmup_steps, steps // 2),
+            "eval_every": 0,
+            "sample_every": 0,
+            "save_every": save_every,
+            "log_every": 1,
+            "keep": steps // save_every + 2 if save_every else 1,
+        },
+    }
+    if recipe.alone:
+        overrides["encoder.pairs.alone_steps"] = alone_steps
+    overrides |= {f"encoder.{key}": value for key, value in recipe.changes.items()}
+    return load_run_config(CONFIG, overrides)

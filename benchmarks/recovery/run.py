@@ -1,0 +1,271 @@
+"""The recovery benchmark in one command: `python -m benchmarks.recovery.run --output DIR [--quick]`; see README.md.
+
+corpus -> codec -> gates -> pairs -> training of every recipe and seed -> scores -> tables and plots. All of it is kept
+in DIR: the same command again goes on where it stopped, and further recipes or seeds are added to what is there.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+
+from benchmarks.recovery import baseline, materials, plots, tables, training
+from benchmarks.recovery.codec import ENCODER, GATES, STOCK, load_codec, train_codec
+from benchmarks.recovery.corpus import Corpus, CorpusClip, build_corpus
+from benchmarks.recovery.gates import SEEN_REAL
+from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Scale, recipe_config
+from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.train.stages import codec_digest
+
+SETTINGS, PLAN, SCORES, RESULTS = "settings.json", "plan.json", "scores.json", "results.json"
+DESCRIPTION = """\
+Hide the encoder of a small codec, train others by several recipes, and say which comes nearest to it. Interrupted, it
+goes on when given the same command."""
+
+
+@dataclass
+class Bench:
+    """Everything that runs have in common."""
+
+    home: Path
+    scale: Scale
+    materials: Materials
+    reference: Reference
+    plan: training.Plan
+
+
+@entry
+def main(argv: list[str]) -> int:
+    parser = Parser("recovery", DESCRIPTION, prog="python -m benchmarks.recovery.run")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="where everything goes")
+    parser.add_argument(
+        "--quick", action="store_true", help="minutes instead of hours: small codec, few steps, one seed"
+    )
+    parser.add_argument("--codec", type=Path, metavar="DIR", help="use this trained codec instead of training one")
+    parser.add_argument("--corpus", type=Path, metavar="DIR", help="use this corpus: the one the codec was trained on")
+    parser.add_argument("--speech", type=Path, metavar="DIR", help="real speech for the full corpus")
+    parser.add_argument("--recipes", default=",".join(MAIN), metavar="A,B", help=f"of {', '.join(RECIPES)}")
+    parser.add_argument("--seeds", type=int, metavar="N", help="runs per recipe (default: 1 with --quick, else 3)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps compared (default: 200 or 1000)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="items per step (default: 8 or 16)")
+    parser.add_argument("--ignore-gates", action="store_true", help="go on with a codec that fails its gates")
+    add_device(parser)
+    options = parser.parse_args(argv)
+    set_device(options.device)
+    names = list(dict.fromkeys(options.recipes.split(",")))
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"--recipes: no recipe {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    scale = _scale(parser, options)
+    results = benchmark(
+        options.output,
+        "quick" if options.quick else "full",
+        scale,
+        names,
+        codec=options.codec,
+        corpus=options.corpus,
+        speech=options.speech,
+        ignore_gates=options.ignore_gates,
+    )
+    print(tables.markdown(results))
+    return 0
+
+
+def _scale(parser: Parser, options) -> Scale:
+    """The sizes, with what was asked for otherwise."""
+    given = {"seeds": options.seeds, "steps": options.steps, "batch_size": options.batch_size}
+    for name, least in (("seeds", 1), ("steps", 8), ("batch_size", 1)):
+        if given[name] is not None and given[name] < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {given[name]}")
+    scale = SCALES["quick" if options.quick else "full"]
+    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
+    return replace(scale, steps=scale.steps + scale.steps % 2)
+
+
+def benchmark(
+    home: Path,
+    size: str,
+    scale: Scale,
+    names: Sequence[str],
+    *,
+    codec: Path | None = None,
+    corpus: Path | None = None,
+    speech: Path | None = None,
+    ignore_gates: bool = False,
+) -> dict:
+    """Everything; the content of `results.json`.
+
+    Args:
+        home: output directory, new or of an earlier call with the same `size`, `scale` (but for `seeds`) and inputs.
+        size: of corpus and codec, `quick` or `full`, where these are not given.
+        scale: of trainings and scores.
+        names: recipes; the first call's set the time that is compared.
+        codec, corpus: directories that `train_codec` and `build_corpus` wrote; None: made in `home`.
+        speech: see `build_corpus`.
+        ignore_gates: go on with a codec that does not pass.
+
+    Raises:
+        DataError: another benchmark in `home`; a codec that fails its gates.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    speakers = _corpus(home, size, corpus, speech)
+    codec = _codec(home, size, codec, speakers)
+    gates = json.loads((codec / GATES).read_text(encoding="utf-8"))
+    if gates["faults"] and not ignore_gates:
+        raise DataError(f"{codec} fails its gates, so nothing learnt from it would count: {'; '.join(gates['faults'])}")
+    stock = Release(codec / STOCK)
+    _settle(
+        home / SETTINGS,
+        {"size": size, **asdict(replace(scale, seeds=0)), "codec": codec_digest(stock, codec / ENCODER)},
+    )
+    hidden, *classifier = load_codec(codec)
+    units = UnitClassifier(*classifier)
+    say("materials: recordings and pairs")
+    inputs = Materials(stock.path, home / "speech", home / "pairs")
+    materials.prepare_speech(speakers, inputs.speech)
+    materials.make_pairs(hidden, stock, speakers, inputs.pairs, scale.pair_speakers, seed=0)
+    clips = materials.scored_clips(speakers, scale.score_seconds)
+    say(f"reference: the hidden encoder on {len(clips)} held-out clips")
+    reference = Reference(hidden, units, clips, apart={SEEN_REAL})
+    bench = Bench(home, scale, inputs, reference, training.Plan.load(home / PLAN, scale.steps))
+    _probe(bench, names)
+    results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
+    results |= {"plan": asdict(bench.plan), "runs": list(_runs(bench, names))}
+    results["baseline"] = _baseline(home / "baseline.json", scale.baseline_clips, hidden, units, clips)
+    write_text_atomic(home / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_text_atomic(home / "results.md", tables.markdown(results) + "\n")
+    for path in [home / RESULTS, *plots.write_plots(results, home)]:
+        say(f"written: {path}")
+    return results
+
+
+def say(line: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
+
+
+# --- what is compared ------------------------------------------------------------------------------------------------
+
+
+def _corpus(home: Path, size: str, given: Path | None, speech: Path | None) -> Corpus:
+    directory = given or home / "corpus"
+    if given is None and not directory.exists():
+        say(f"corpus: making {directory}")
+        return build_corpus(directory, size, seed=0, speech=speech)
+    return Corpus.load(directory)
+
+
+def _codec(home: Path, size: str, given: Path | None, corpus: Corpus) -> Path:
+    directory = given or home / "codec"
+    if given is None and not (directory / GATES).exists():
+        say(f"codec: training {directory}")
+        train_codec(corpus, directory, size, seed=0)
+        mx.clear_cache()
+    return directory
+
+
+def _settle(path: Path, settings: dict) -> None:
+    """Keep what the results depend on, or refuse to mix them with others."""
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        if changed := sorted(key for key in settings if before.get(key) != settings[key]):
+            raise DataError(
+                f"{path.parent}: holds a benchmark with another {', '.join(changed)}; choose another output"
+            )
+    write_text_atomic(path, json.dumps(settings, indent=1) + "\n")
+
+
+# --- training and scoring --------------------------------------------------------------------------------------------
+
+
+def _probe(bench: Bench, names: Sequence[str]) -> None:
+    """Time a few steps of every recipe that has not been timed yet."""
+    plan = bench.plan
+    for name in names:
+        if name in plan.seconds_per_step:
+            continue
+        steps = training.PROBE_STEPS
+        config = recipe_config(RECIPES[name], bench.scale, bench.materials, seed=0, steps=steps, alone_steps=steps // 2)
+        plan.seconds_per_step[name] = training.probe(config, bench.home / "runs" / "probe")
+        say(f"probe: {name} takes {', '.join(f'{1000 * s:.0f}' for s in plan.seconds_per_step[name])} ms per step")
+    plan.settle({name: RECIPES[name] for name in names})
+    plan.save(bench.home / PLAN)
+
+
+def _runs(bench: Bench, names: Sequence[str]) -> Iterator[dict]:
+    """Train and score: all recipes with the first seed, then with the second, and so on."""
+    todo = [(name, seed) for seed in range(bench.scale.seeds) for name in names]
+    scoring = 0.0  # seconds per scored encoder, as it turns out
+    for number, (name, seed) in enumerate(todo):
+        rest = [other for other, other_seed in todo[number:] if not _scores(bench, other, other_seed).is_file()]
+        seconds = sum(bench.plan.seconds_at(n, RECIPES[n], bench.plan.length(n, RECIPES[n])) for n in rest)
+        seconds += scoring * sum(len(bench.plan.scored_steps(n, RECIPES[n])) for n in rest)
+        say(f"{name}, seed {seed}: run {number + 1} of {len(todo)}; about {seconds / 60:.0f} min left")
+        run, took = _run(bench, name, seed)
+        scoring = took or scoring
+        say(f"{name}, seed {seed}: {_brief(tables.at(run, tables.TIME)['score'][POOLED])}")
+        yield run
+
+
+def _brief(score: dict) -> str:
+    parts = {"original": score["real"], "decoded": score["decoded"]}
+    return "; ".join(f"{k} {part['semantic']:.1f} %, {part['level_error']:.2f} levels" for k, part in parts.items())
+
+
+def _scores(bench: Bench, name: str, seed: int) -> Path:
+    return bench.home / "runs" / f"{name}-{seed}" / SCORES
+
+
+def _run(bench: Bench, name: str, seed: int) -> tuple[dict, float]:
+    """One recipe with one seed, and the seconds that scoring one encoder took (0: it was there already)."""
+    recipe, plan, path = RECIPES[name], bench.plan, _scores(bench, name, seed)
+    config = recipe_config(
+        recipe,
+        bench.scale,
+        bench.materials,
+        seed=seed,
+        steps=plan.length(name, recipe),
+        save_every=plan.save_every(name, recipe),
+        alone_steps=plan.alone(recipe),
+    )
+    training.train(config, path.parent)
+    if path.is_file():
+        return json.loads(path.read_text(encoding="utf-8")), 0.0
+    seconds, began = training.step_seconds(path.parent), time.perf_counter()
+    points = []
+    for step in plan.scored_steps(name, recipe):
+        codec = training.checkpoint_codec(Release(bench.materials.stock), path.parent, step)
+        points.append(
+            {
+                "step": step,
+                "seconds": plan.seconds_at(name, recipe, step),
+                "measured_seconds": float(seconds[:step].sum()),
+                "score": bench.reference.score(codec),
+            }
+        )
+        mx.clear_cache()
+    run = {"recipe": name, "title": recipe.title, "seed": seed, "steps": plan.steps}
+    run |= {"step_at_time": plan.step_at_time(name, recipe), "points": points}
+    write_text_atomic(path, json.dumps(run, indent=1) + "\n")
+    training.forget_checkpoints(path.parent)
+    return run, (time.perf_counter() - began) / len(points)
+
+
+def _baseline(path: Path, count: int, hidden: Codec, units: UnitClassifier, clips: Sequence[CorpusClip]) -> dict | None:
+    """Codes found without an encoder, on a few clips; None: not asked for."""
+    if not path.is_file() and count:
+        say(f"baseline: optimising the codes of {count} clips through the decoder")
+        found = baseline.optimised(hidden, units, baseline.one_of_each(clips, count))
+        write_text_atomic(path, json.dumps(found, indent=1) + "\n")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Machinery of the recovery benchmark: what trainers get, which steps are compared, what logs and checkpoints say."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mlx.utils import tree_flatten
+from tasks_data import scratch_codec
+
+from benchmarks.recovery import corpus as corpora
+from benchmarks.recovery import materials, plots, tables, training
+from benchmarks.recovery.baseline import one_of_each
+from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL, encode_clip
+from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.data.pair_data import PairData
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.state import RunState, save_checkpoint
+
+# --- materials -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    small = corpora.CorpusSize(4, 2, 3, 2, 0.8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(corpora.SIZES, "quick", small)
+        return corpora.build_corpus(tmp_path_factory.mktemp("recovery") / "corpus", "quick", seed=0)
+
+
+def test_the_trainer_hears_the_training_speakers_as_they_are(corpus, tmp_path):
+    data = materials.prepare_speech(corpus, tmp_path / "speech")
+    ours = {clip.id: clip for clip in corpus.split("train")}
+    assert {clip.id for clip in data.clips} == set(ours)
+    assert {clip.speaker for clip in data.heldout} <= {clip.speaker for clip in data.train}
+    assert 0 < len(data.heldout) < len(data.train)
+    for clip in (data.train[0], data.heldout[0]):
+        assert (clip.read() == ours[clip.id].read()).all()
+    assert materials.prepare_speech(corpus, tmp_path / "speech").fingerprint() == data.fingerprint()
+
+
+def test_pairs_are_of_half_of_the_speakers_and_decode_to_their_audio(corpus, miniature, tmp_path):
+    hidden, release = scratch_codec(miniature), Release(miniature)
+    count = materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0)
+    data = PairData.load(tmp_path / "pairs", release.config.codec, codec_digest=materials.codec_digest(release.tensors))
+    speakers = {pair.voice for pair in data.pairs}
+    assert len(speakers) == 2
+    assert speakers < {clip.speaker for clip in corpus.split("train")}
+    assert count == len(data.pairs) == 2 * 3
+    assert data.heldout
+    pair = data.pairs[0]
+    clip = next(clip for clip in corpus.clips if clip.id == pair.text)
+    assert (pair.codes == encode_clip(hidden, clip.read())).all()
+    np.testing.assert_allclose(pair.read(), hidden.decode_audio(pair.codes), atol=2**-22)
+    assert pair.read(augmented=True).shape == pair.read().shape
+    assert (pair.read(augmented=True) != pair.read()).any()
+    assert materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0) == 0
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.5, 2), (1.0, 4)])
+def test_pairs_take_a_share_of_the_speakers(corpus, share, expected):
+    assert len(materials.pair_speakers(corpus, share)) == expected
+
+
+def test_scored_clips_are_held_out_and_of_all_speakers(corpus):
+    clips = materials.scored_clips(corpus, 1e9)
+    assert {clip.id for clip in clips} == {clip.id for clip in corpus.split("heldout")}
+    some = materials.scored_clips(corpus, max(len(clip.read()) for clip in clips) / 24000 + 0.01)
+    assert len(some) < len(clips)
+    assert len({clip.speaker for clip in some}) == 2  # a second one before any has two clips
+
+
+def test_clips_of_a_speaker_who_was_heard_are_a_kind_of_their_own(corpus):
+    clips = corpus.split("heldout")
+    heard = replace(clips[0], kind="real", speaker=corpus.split("train")[0].speaker)
+    other = replace(clips[1], kind="real")
+    found = materials.scored_clips(replace(corpus, clips=[*corpus.split("train"), heard, other]), 1e9)
+    assert {clip.id: clip.kind for clip in found} == {heard.id: SEEN_REAL, other.id: UNSEEN_REAL}
+
+
+def test_the_baseline_takes_one_clip_of_each_kind_first(corpus):
+    clips = corpus.split("heldout")
+    clips = [*clips[:3], replace(clips[3], kind="real")]
+    assert [clip.kind for clip in one_of_each(clips, 3)] == ["synthetic", "real", "synthetic"]
+
+
+# --- recipes -------------------------------------------------------------------------------------------------------
+
+
+def configuration(name, **settings):
+    places = Materials(Path("stock"), Path("speech"), Path("pairs"))
+    return recipe_config(RECIPES[name], SCALES["quick"], places, **{"seed": 1, "steps": 40, **settings}).encoder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_a_valid_configuration_with_a_constant_rate(name):
+    section = configuration(name, save_every=10, alone_steps=7)
+    assert section.train.min_lr_ratio == 1.0
+    assert section.train.keep >= 40 // 10
+    assert section.pairs.alone_steps == (7 if RECIPES[name].alone else 0) or name == "shipped"
+
+
+def test_the_main_recipes_differ_in_what_they_are_named_after():
+    a, b, c, d = (configuration(name) for name in MAIN)
+    assert not a.pairs.path
+    assert all(x.pairs.path == [Path("pairs")] for x in (b, c, d))
+    assert (b.losses.l1, b.losses.stft, b.losses.mel, b.pairs.share) == (0, 0, 0, 1.0)
+    assert [x.discriminators.enabled for x in (a, b, c, d)] == [False, False, False, True]
+    assert a.losses == c.losses == d.losses
+    assert min(c.losses.l1, c.losses.semantic_code, c.losses.acoustic_code) > 0
+    assert all(x.train == a.train for x in (b, c, d))
+
+
+# --- which steps are compared ----------------------------------------------------------------------------------------
+
+SECONDS = st.floats(0.01, 2.0)
+
+
+@given(
+    steps=st.integers(4, 2000).map(lambda n: 2 * n),
+    rates=st.lists(st.tuples(SECONDS, SECONDS), min_size=2, max_size=4),
+    alone=st.sampled_from([0.0, 0.25, 0.5]),
+)
+def test_a_plan_compares_at_equal_steps_and_equal_time(steps, rates, alone):
+    recipes = {str(k): Recipe("", alone=alone if k else 0.0) for k in range(len(rates))}
+    plan = training.Plan(steps, seconds_per_step={str(k): list(rate) for k, rate in enumerate(rates)})
+    plan.settle(recipes)
+    at_time = {name: plan.step_at_time(name, recipe) for name, recipe in recipes.items()}
+    assert min(at_time.values()) == steps  # of the slowest
+    for name, recipe in recipes.items():
+        slack = 1.01 * max(plan.seconds_per_step[name])
+        assert plan.seconds_at(name, recipe, at_time[name]) == pytest.approx(plan.seconds, abs=slack)
+        scored, end = plan.scored_steps(name, recipe), plan.length(name, recipe)
+        every = plan.save_every(name, recipe)
+        assert {steps, at_time[name]} <= set(scored) <= {*range(every, end + 1, every), end}
+        assert len(scored) <= 6
+
+
+def test_a_recipe_added_later_is_compared_at_the_same_time():
+    plan, recipe = training.Plan(100, seconds_per_step={"a": [0.1, 0.1], "c": [0.2, 0.2]}), Recipe("")
+    plan.settle({"a": recipe, "c": recipe})
+    plan.seconds_per_step["slow"] = [0.5, 0.5]
+    plan.settle({"a": recipe, "c": recipe, "slow": recipe})
+    assert plan.seconds == pytest.approx(20)
+    assert [plan.step_at_time(name, recipe) for name in ("a", "c", "slow")] == [200, 100, 40]
+    assert plan.length("slow", recipe) == 100
+    assert plan.save_every("slow", recipe) == 20
+
+
+def test_a_plan_is_kept_and_not_mixed_with_another(tmp_path):
+    plan = training.Plan(100, 20.0, {"a": [0.1, 0.2]})
+    plan.save(tmp_path / "plan.json")
+    assert training.Plan.load(tmp_path / "plan.json", 100) == plan
+    with pytest.raises(DataError, match="made for 100 steps, not 50"):
+        training.Plan.load(tmp_path / "plan.json", 50)
+
+
+# --- logs and checkpoints --------------------------------------------------------------------------------------------
+
+
+def test_time_of_training_leaves_out_evaluations_checkpoints_and_pauses(tmp_path):
+    lines = [
+        {"event": "start", "step": 0},
+        {"event": "eval", "step": 0},
+        {"step": 1, "seconds": 50.0},  # the first, after an evaluation
+        {"step": 2, "seconds": 51.0},
+        {"step": 3, "seconds": 53.0},
+        {"event": "checkpoint", "step": 3},
+        {"step": 4, "seconds": 95.0},
+        {"step": 5, "seconds": 96.0},
+        {"step": 6, "seconds": 99.0},  # done again after the resume
+        {"event": "resume", "step": 5},
+        {"step": 6, "seconds": 196.0},
+        {"event": "skip", "step": 7},
+        {"step": 8, "seconds": 199.0},
+        {"event": "end", "step": 8},
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert training.step_seconds(tmp_path).tolist() == [1, 1, 2, 1, 1, 1, 1, 1]
+    (tmp_path / "log.jsonl").write_text(json.dumps(lines[0]))
+    with pytest.raises(DataError, match="times no step"):
+        training.step_seconds(tmp_path)
+
+
+def test_a_checkpoints_encoder_is_found_among_all_that_trains(miniature, tmp_path):
+    codec = scratch_codec(miniature, seed=3)
+    own = {k: v for k, v in tree_flatten(codec.parameters()) if k.startswith(("input_proj.", "encoder_blocks."))}
+    beside = {"projection.weight": mx.ones((2, 2)), "log_temperature": mx.array(1.0)}
+    parameters = {f"codec.{name}": value for name, value in own.items()} | beside
+    identity = {"task": "", "metric": "", "settings": {}, "schedule": {}, "fingerprint": ""}
+    for step in (4, 8):
+        save_checkpoint(tmp_path, RunState(step=step), parameters, {"x": mx.array(0)}, identity)
+    found = training.checkpoint_codec(Release(miniature), tmp_path, 4)
+    baked = load_model(Release(miniature), parts=["codec"], encoder_file=tmp_path / "encoder-4.safetensors")
+    wave = np.random.default_rng(0).standard_normal(5000).astype(np.float32) / 10
+    assert (encode_clip(found, wave) == encode_clip(baked.audio_tokenizer, wave)).all()
+    for name, value in tree_flatten(found.parameters()):
+        if name in own:
+            assert (np.array(value) == np.array(own[name].astype(mx.bfloat16).astype(mx.float32))).all(), name
+    with pytest.raises(DataError, match="no checkpoint of step 6; there are 4, 8"):
+        training.checkpoint_codec(Release(miniature), tmp_path, 6)
+    training.forget_checkpoints(tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-8"]
+
+
+# --- tables and plots ------------------------------------------------------------------------------------------------
+
+
+def part(semantic, level_error=2.0):
+    four = {"semantic": semantic, "units": 50.0, "level_error": level_error, "level_exact": 20.0}
+    more = {"unit_error": None, "mel": 0.6, "stft": 0.1, "codes_used": 60.0, "code_entropy": 4.0, "level_entropy": 3.0}
+    real = {**four, **more, "mel_ratio": 1.2, "stft_ratio": 1.1}
+    chance = {**four, "semantic": 2.0}
+    own = {**more, **four, "semantic": 77.0}
+    base = {"clips": 2, "frames": 30, "real": real, "decoded": four, "hidden": own}
+    return base | {"chance": chance, "chance_decoded": chance}
+
+
+def results():
+    def run(name, seed, step_at_time, *semantic):
+        steps = sorted({50, 100, step_at_time})
+        points = [
+            {
+                "step": step,
+                "seconds": step / 10,
+                "score": {"pooled": part(s), "kinds": {"x": part(s) | {"pooled": True}}},
+            }
+            for step, s in zip(steps, semantic)
+        ]
+        return {"recipe": name, "title": f"T{name}", "seed": seed, "steps": 100, "step_at_time": step_at_time} | {
+            "points": points
+        }
+
+    runs = [run("a", 0, 200, 5, 10, 20), run("c", 0, 100, 20, 30), run("a", 1, 200, 5, 11, 24)]
+    return {"gates": {"faults": []}, "runs": runs, "baseline": None}
+
+
+def test_tables_give_mean_and_spread_at_equal_steps_and_equal_time():
+    text = tables.markdown(results())
+    steps = text.split("## Original audio, equal steps")[1].split("##")[0]
+    time = text.split("## Original audio, equal time")[1].split("##")[0]
+    assert "| a: Ta | 100 | 10 | 10.5 (10.0..11.0) |" in steps
+    assert "| c: Tc | 100 | 10 | 30.0 |" in steps
+    assert "| a: Ta | 200 | 20 | 22.0 (20.0..24.0) |" in time
+    assert "| the hidden encoder | | | 100.0 |" in time
+    assert "| the hidden encoder again | | | 77.0 |" in text.split("## Decoded audio")[1]
+    assert "| chance | | | 2.0 |" in time
+    assert "passed" in text
+    assert "NOT passed" in tables.markdown(results() | {"gates": {"faults": ["x"]}})
+
+
+def test_plots_show_every_recipe_and_mark_the_hidden_encoder(tmp_path):
+    figure = plots.over_time(results())
+    decoded = next(axis for axis in figure.axes if "semantic %, decoded" in axis.get_title())
+    lines = {line.get_label(): line for line in decoded.lines}
+    assert lines["a"].get_xdata().tolist() == [5, 10, 20]
+    assert lines["a"].get_ydata().tolist() == [5, 10.5, 22]
+    assert any(set(line.get_ydata()) == {77.0} for line in decoded.lines)
+    bars = plots.bars(results(), tables.TIME).axes[0]
+    assert [bar.get_height() for bar in bars.patches] == [22, 30]
+    written = plots.write_plots(results(), tmp_path)
+    assert [path.read_bytes()[:4] for path in written] == [b"\x89PNG"] * 3
