@@ -262,7 +262,7 @@ def test_a_sound_beside_its_original_shows_the_difference():
     assert drawn[:, -10:].max() < -65
     loudest = np.unravel_index(drawn.argmax(), values.shape)
     assert values[loudest] == pytest.approx(-6.02, abs=0.01)
-    assert values.min() >= -6.03
+    assert values.min() > -7  # the noise adds to it or takes away
     assert np.abs(values[:, -10:]).max() == 0
     assert mel.images[0].get_clim() == plain.axes[1].images[0].get_clim() == (-65, 10)
     assert difference.images[0].get_clim() == (-30, 30)
