@@ -78,6 +78,7 @@ class RunConfig(Section):
         given = {"data.path": self.data.path}
         if "encoder" in self.stages:
             given["encoder.weights"] = self.encoder.weights
+            given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
         if "speaker" in self.stages:
             given["speaker.encoder"] = self.speaker.encoder
         if self.task == "clone":

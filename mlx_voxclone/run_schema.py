@@ -39,6 +39,10 @@ def _path(value: Any) -> Any:
         raise ValueError(f"no home directory is known for {user}; write ./{user} if it is a name") from None
 
 
+def _listed(value: Any) -> Any:
+    return [] if value is None else [value] if isinstance(value, str | Path) else value
+
+
 def _ordered(pair: list[float]) -> list[float]:
     if pair[0] > pair[1]:
         raise ValueError(f"expected [low, high]; got {pair}")
@@ -55,6 +59,7 @@ def _unique(values: list[str]) -> list[str]:
 FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
+Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
@@ -166,12 +171,12 @@ class EncoderLosses(Section):
     stft: NonNegative = 1.0
     mel: NonNegative = 1.0
     commitment: NonNegative = 0.1
-
-    @model_validator(mode="after")
-    def _some(self):
-        if not (self.l1 or self.stft or self.mel):
-            raise ValueError("l1, stft and mel are all 0: nothing would teach the encoder the sound")
-        return self
+    semantic_code: NonNegative = 1.0
+    acoustic_code: NonNegative = 1.0
+    level_code: NonNegative = 0.0
+    feature_matching: NonNegative = 1.0
+    distillation: NonNegative = 1.0
+    usage: NonNegative = 0.0
 
 
 class MelSection(Section):
@@ -185,6 +190,57 @@ class MelSection(Section):
         return self
 
 
+class PairsSection(Section):
+    """True codes and their audio, from `voxclone pairs`: `train/encoder_items.py`."""
+
+    path: Paths = []
+    share: Ratio = 0.5
+    alone_steps: WholeNumber = 0
+    augmented: Ratio = 0.5
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+
+
+class CodesSection(Section):
+    """The losses on true codes: `losses/codes.py`."""
+
+    temperature: Positive = 1.0
+    learn_temperature: bool = False
+    margin: Ratio = 0.5
+
+
+class DiscriminatorsSection(Section):
+    """Opponents that hear what is unlike speech: `model/discriminator.py`."""
+
+    enabled: bool = False
+    sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
+    channels: Count = 32
+    learning_rate: Positive = 2e-4
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
+    start_step: WholeNumber = 0
+    warmup_steps: WholeNumber = 500
+
+
+class DistillationSection(Section):
+    """A frozen speech recogniser that says what was said when: `train/asr_teacher.py`."""
+
+    enabled: bool = False
+    whisper_model: Name = "mlx-community/whisper-small-mlx"
+    heads: Literal["published", "dtw"] = "published"
+    median: Annotated[int, Field(ge=1)] = 7
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if self.median % 2 == 0:
+            raise ValueError(f"median must be odd, a frame and as many on either side; got {self.median}")
+        return self
+
+
+class PriorSection(Section):
+    """What codes usually look like, to compare with: `data/code_statistics.py`."""
+
+    presets: bool = True
+
+
 class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
@@ -192,10 +248,27 @@ class EncoderSection(Section):
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
     quantisation_noise: bool = False
+    reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]
     mel: MelSection = MelSection()
+    pairs: PairsSection = PairsSection()
+    codes: CodesSection = CodesSection()
+    discriminators: DiscriminatorsSection = DiscriminatorsSection()
+    distillation: DistillationSection = DistillationSection()
+    prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
+
+    @model_validator(mode="after")
+    def _some_loss(self):
+        losses, codes = self.losses, ("semantic_code", "acoustic_code", "level_code")
+        if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
+            return self
+        if not self.pairs.path:
+            raise ValueError("losses.l1, stft and mel are all 0 and there are no pairs: nothing would teach the sound")
+        if not any(getattr(losses, name) for name in codes):
+            raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
+        return self
 
 
 class LoraSection(Section):

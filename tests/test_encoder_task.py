@@ -46,7 +46,7 @@ def gradients(task, batch):
 
 def test_the_gradient_reaches_every_encoder_parameter_and_no_other(task):
     trainable = {k for k, _ in tree_flatten(task.model.trainable_parameters())}
-    assert trainable == {k.removeprefix("audio_tokenizer.") for k in encoder_parameters(task.model)}
+    assert trainable == {"codec." + k.removeprefix("audio_tokenizer.") for k in encoder_parameters(task.codec)}
     assert len(trainable) == 114
     grads = gradients(task, batch_of(task, 0, 1, 2))
     assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in grads.values())
@@ -57,7 +57,7 @@ def test_every_term_has_a_gradient(task, term):
     """A loss without gradient trains nothing and looks fine: each alone must move the last convolution."""
     task.weights = {name: float(name == term) for name in task.weights}
     grads = gradients(task, batch_of(task, 0))
-    assert np.abs(grads["encoder_blocks.7.conv.parametrizations.weight.original1"]).max() > 0
+    assert np.abs(grads["codec.encoder_blocks.7.conv.parametrizations.weight.original1"]).max() > 0
 
 
 def test_training_moves_the_encoder_and_nothing_else(task, tmp_path):
@@ -65,7 +65,7 @@ def test_training_moves_the_encoder_and_nothing_else(task, tmp_path):
     Trainer(task, TrainSettings(steps=3, batch_size=2, **SETTINGS), tmp_path / "run", quiet=True).run()
     for name, value in tree_flatten(task.model.parameters()):
         moved = (np.array(value) != before[name]).any()
-        assert moved == name.startswith(("input_proj.", "encoder_blocks.")), name
+        assert moved == name.startswith(("codec.input_proj.", "codec.encoder_blocks.")), name
 
 
 def test_items_are_deterministic_and_change_with_the_epoch(task):
@@ -107,7 +107,7 @@ def test_micro_batches_equal_one_batch(miniature, tmp_path):
         task = EncoderTask(scratch_codec(miniature), DATA, SECTION, seed=1)
         settings = TrainSettings(steps=2, batch_size=batch_size, accumulate=accumulate, **SETTINGS, eps=1e-3)
         result = Trainer(task, settings, tmp_path / name, quiet=True).run()
-        results.append((result, {k: np.array(v) for k, v in encoder_parameters(task.model).items()}))
+        results.append((result, {k: np.array(v) for k, v in encoder_parameters(task.codec).items()}))
     (one, a), (four, b) = results
     assert four.last_loss == pytest.approx(one.last_loss, rel=1e-5)
     for name in a:
@@ -119,7 +119,7 @@ def test_resumed_equals_uninterrupted(miniature, tmp_path):
         task = EncoderTask(scratch_codec(miniature), DATA, SECTION, seed=1)
         settings = {"steps": 6, "batch_size": 2, **SETTINGS, **kwargs.pop("settings", {})}
         Trainer(task, TrainSettings(**settings), directory, quiet=True, **kwargs).run()
-        return {k: np.array(v) for k, v in encoder_parameters(task.model).items()}
+        return {k: np.array(v) for k, v in encoder_parameters(task.codec).items()}
 
     whole = trained(tmp_path / "whole")
     trained(tmp_path / "half", settings={"stop_after": 3})
@@ -128,8 +128,8 @@ def test_resumed_equals_uninterrupted(miniature, tmp_path):
 
 
 def test_export_is_an_encoder_that_the_release_takes(task, miniature, tmp_path):
-    parameters = dict(tree_flatten(task.model.trainable_parameters()))
-    task.export(tmp_path, parameters)
+    parameters = dict(tree_flatten(task.codec.trainable_parameters()))
+    task.export(tmp_path, {"codec." + name: value for name, value in parameters.items()})
     file = open_encoder(tmp_path / "encoder.safetensors", Release(miniature).config)
     for name, value in parameters.items():
         assert (file.numpy("audio_tokenizer." + name) == np.array(value)).all()
@@ -157,7 +157,8 @@ def test_metrics_of_the_codes(task):
 
 def test_samples_are_the_original_and_its_reconstruction(task, tmp_path):
     task.write_samples(tmp_path, 3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["clip4-original.wav", "clip4-reconstructed.wav"]
+    written = sorted(p.name for p in tmp_path.iterdir())
+    assert written == ["clip4-original.wav", "clip4-reconstructed.wav", "code_usage.safetensors"]
 
 
 def test_bf16_activations_train_float32_masters(miniature, tmp_path):
@@ -167,7 +168,7 @@ def test_bf16_activations_train_float32_masters(miniature, tmp_path):
     reference = EncoderTask(scratch_codec(miniature), DATA, SECTION, seed=1)
     exact = Trainer(reference, TrainSettings(steps=1, batch_size=2, **SETTINGS), tmp_path / "exact", quiet=True).run()
     assert result.last_loss == pytest.approx(exact.last_loss, rel=2e-2)
-    assert all(v.dtype == mx.float32 for v in encoder_parameters(task.model).values())
+    assert all(v.dtype == mx.float32 for v in encoder_parameters(task.codec).values())
 
 
 def test_refusals(miniature):
@@ -196,8 +197,8 @@ def test_padding_of_the_batch_does_not_reach_the_latents(task):
     """A clip shorter than the crop: its frames equal those of the clip encoded alone."""
     index = task.n_items - 1
     batch = batch_of(task, 0, index)
-    latents = task.model.encode_latents(batch["waveform"], batch["lengths"])[1]
-    alone = task.model.encode_latents(mx.array(task.item(0, index)["waveform"])[None])[0]
+    latents = task.codec.encode_latents(batch["waveform"], batch["lengths"])[1]
+    alone = task.codec.encode_latents(mx.array(task.item(0, index)["waveform"])[None])[0]
     assert relative_error(latents[: alone.shape[0]], alone) < 1e-5
 
 
@@ -226,8 +227,8 @@ def test_calibration_on_silence_stays_finite(miniature):
 
 def test_a_given_encoder_is_spoken_with_as_it_is_baked_and_trained_on_in_full(task, miniature, tmp_path):
     """Used, it is rounded to BF16 (so encode, say and a baked checkpoint agree on codes); trained on, it is not."""
-    parameters = dict(tree_flatten(task.model.trainable_parameters()))
-    task.export(tmp_path, parameters)
+    parameters = dict(tree_flatten(task.codec.trainable_parameters()))
+    task.export(tmp_path, {"codec." + name: value for name, value in parameters.items()})
     file, release = tmp_path / "encoder.safetensors", Release(miniature)
     used = load_model(release, parts=["codec"], encoder_file=file).audio_tokenizer
     trained_on = encoder_codec(release, file, MemoryData(DATA.train), 0, mx.float32)

@@ -57,7 +57,7 @@ def trained(miniature, directory, batch_size=2, accumulate=1, steps=2, section=O
         steps=steps, batch_size=batch_size, accumulate=accumulate, eps=1e-3, **SETTINGS, **settings
     )
     result = Trainer(task, settings, directory, quiet=True, resume=resume).run()
-    return result, {k: np.array(v) for k, v in encoder_parameters(task.model).items()}
+    return result, {k: np.array(v) for k, v in encoder_parameters(task.codec).items()}
 
 
 # ---- the quantiser ---------------------------------------------------------------------------------------------------
@@ -145,8 +145,8 @@ def test_the_switch_leaves_crops_and_gains_as_they_are(task, codec):
     for index in range(task.n_items):
         plain, noisy = off.item(0, index), task.item(0, index)
         assert (plain["waveform"] == noisy["waveform"]).all()
-        assert set(plain) == {"id", "waveform"}
-    assert set(off.collate([off.item(0, 0)])) == {"waveform", "lengths"}
+        assert set(plain) == {"id", "waveform", "step"}
+    assert set(off.collate([off.item(0, 0)])) == {"waveform", "target", "lengths", "step"}
     assert off.fingerprint() != task.fingerprint()
 
 

@@ -174,7 +174,7 @@ class TeacherCache:
             teacher.use_heads(heads)
             return teacher.heads
         except (OSError, ValueError, ConfigError):
-            heads = choose_heads_by_dtw(teacher, chosen)
+            heads = choose_heads_by_dtw(teacher, chosen, N_HEADS)
         write_text_atomic(path, json.dumps(heads) + "\n")
         return heads
 
@@ -182,7 +182,7 @@ class TeacherCache:
 def _content_key(clip: Any, samples: np.ndarray) -> str:
     """Hash of all of a clip that the states depend on: its samples as they are read, text, language."""
     audio = hashlib.sha256(np.ascontiguousarray(samples, np.float32).tobytes()).hexdigest()
-    return _hash(json.dumps([audio, clip.text, clip.language]))
+    return _hash(json.dumps([audio, clip.language]))
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,8 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
-from mlx_voxclone.train.encoder_task import crop_samples, cut_into_crops
+from mlx_voxclone.train.encoder_inputs import check_encoder
+from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 
 
 def check_inputs(config: RunConfig, *, resuming: bool) -> None:
@@ -24,6 +25,8 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
     release.check()
     if "encoder" in config.stages and config.encoder.weights is not None:
         open_encoder(config.encoder.weights, release.config)
+    if "encoder" in stages.trained(config):
+        check_encoder(config, release)
     if "speaker" in config.stages:
         SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     if "speaker" in config.stages and config.speaker.encoder is not None:

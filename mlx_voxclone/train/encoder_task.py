@@ -1,32 +1,46 @@
 """Task `encoder`: train the codec's missing encoder against the frozen decoder and codebook.
 
-Reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and the commitment
-loss of the semantic one (paper section 2, SPEC section 4). Every term is weighted by valid samples. With
-`quantisation_noise`, what reaches the decoder in training is not always quantised; in measuring it always is.
+What it learns from is in `encoder_items.py`, the terms of its loss in `encoder_losses.py`. Every term is weighted by
+its valid samples or frames. With `quantisation_noise`, what reaches the decoder in training is not always quantised; in
+measuring it always is. The sound is measured on recordings, the codes on pairs.
 """
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.config import CodecConfig
-from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.code_statistics import CodeStatistics
+from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
+from mlx_voxclone.evaluate.code_usage import write_code_usage
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.quantizer import QuantisationNoise
+from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.task import fingerprint_of
+from mlx_voxclone.train.encoder_items import EncoderItems, States
+from mlx_voxclone.train.encoder_losses import CODES, OPPONENTS, SOUND, EncoderModel, EncoderTerms
+from mlx_voxclone.train.task import ParameterGroup, fingerprint_of
 
-MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops, however large the corpus
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
 ENCODER_FILE = "encoder.safetensors"
 CODEC_PREFIX = "audio_tokenizer."
+_OWN = "codec."  # of the encoder's parameters in the model that trains
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen speech recogniser: `states(clip, first sample, frames)`, their width, and what it is."""
+
+    states: States
+    dim: int
+    identity: str
 
 
 class EncoderTask:
@@ -36,13 +50,17 @@ class EncoderTask:
         codec: built with an encoder; everything but the encoder gets frozen.
         data: prepared clips.
         section: the configuration's `encoder` section.
-        seed: of crops and gains.
+        seed: of crops and gains, and of what is trained beside the encoder.
         compute_dtype: dtype of the encoder's activations; the frozen decoder runs in the dtype of its weights.
         identity: what else must be unchanged on resume, e.g. the digest of the frozen codec.
+        pairs: true codes and their audio, if any.
+        teacher: for the distillation term, where it is enabled.
+        prior: what the codes of the model usually look like, to be compared with.
     """
 
     name = "encoder"
     metric = "loss"
+    training_only = frozenset(OPPONENTS)
 
     def __init__(
         self,
@@ -52,171 +70,176 @@ class EncoderTask:
         seed: int = 0,
         compute_dtype: mx.Dtype = mx.float32,
         identity: Mapping[str, Any] | None = None,
+        pairs: PairData | None = None,
+        teacher: Teacher | None = None,
+        prior: CodeStatistics | None = None,
     ):
         if not data.train:
             raise DataError("task encoder: the prepared data holds no training clips")
-        self.model, self.data, self.section, self.seed = codec, data, section, seed
-        self._dtype, self._identity = compute_dtype, dict(identity or {})
-        self.weights = section.losses.model_dump()
-        self.crop = crop_samples(section, codec.config)
+        self.codec, self.data, self.section, self.seed = codec, data, section, seed
+        self._identity, self.pairs, self._teacher, self._prior = dict(identity or {}), pairs, teacher, prior
         freeze_all_but_encoder(codec)
-        self._crops = cut_into_crops(data.train, self.crop)
-        self.n_items = len(self._crops)
-        self._heldout = cut_into_crops(data.heldout, self.crop)[:MAX_HELDOUT_CROPS]
-        if not self._heldout:
+        states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
+        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states)
+        self.crop, self.n_items = self.items.crop, len(self.items)
+        if not self.items.measurable:
             raise DataError("task encoder: the prepared data holds no held-out clips to select the best encoder by")
+        self.weights = self._weights()
+        self.model = self._model()
+        self.groups = self._groups()
+        self._terms = EncoderTerms(self.model, section, self.crop, compute_dtype, self._prior_shares())
+
+    # --- what trains, and by which terms --------------------------------------------------------------------------
+
+    def _weights(self) -> dict[str, float]:
+        """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
+        losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
+        there = {**dict.fromkeys(CODES, self.pairs is not None), "feature_matching": opponents}
+        there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
+        optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
+        found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
+        return found | ({"discriminator": 1.0} if opponents else {})
+
+    def _model(self) -> EncoderModel:
+        """Draws what is trained beside the encoder from `seed`, and leaves MLX's random state to be seeded anew."""
+        section = self.section
+        mx.random.seed(self.seed)
+        judges = section.discriminators
+        discriminators = MultiResolutionDiscriminator(judges.sizes, judges.channels) if judges.enabled else None
+        projection = None
+        if self._teacher is not None:
+            projection = nn.Linear(self.codec.config.semantic_dim, self._teacher.dim)
+        learned = section.codes.learn_temperature and self.weights.get("semantic_code")
+        log_temperature = math.log(section.codes.temperature) if learned else None
+        model = EncoderModel(self.codec, discriminators, projection, log_temperature)
+        mx.eval(model.parameters())
+        return model
+
+    def _groups(self) -> tuple[ParameterGroup, ...]:
+        judges = self.section.discriminators
+        if not judges.enabled:
+            return ()
+        return (ParameterGroup("discriminators.", judges.learning_rate, tuple(judges.betas), 0.0, judges.start_step),)
+
+    def _prior_shares(self) -> tuple[np.ndarray, np.ndarray] | None:
+        return None if "usage" not in self.weights else (self._prior.semantic_share, self._prior.level_shares)
+
+    def weights_at(self, step: int) -> dict[str, float]:
+        """Reconstruction decays as `reconstruction_decay ** step`; opponents are heard after their warm-up."""
+        judges, decay = self.section.discriminators, self.section.reconstruction_decay**step
+        weights = {name: weight * (decay if name in SOUND else 1.0) for name, weight in self.weights.items()}
+        if judges.enabled and step < judges.start_step:
+            weights["discriminator"] = 0.0
+        if judges.enabled and step < judges.start_step + judges.warmup_steps:
+            weights["feature_matching"] = 0.0
+        return weights
 
     # --- batches --------------------------------------------------------------------------------------------------
 
     def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
-        """A crop near its place in the clip, shifted at random, at a random gain."""
-        rng = np.random.default_rng([self.seed, epoch, index])
-        clip, place = self._crops[index]
-        start = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.crop), clip.samples - self.crop))
-        wave = clip.read()[start : start + self.crop]
-        gain = 10.0 ** (rng.uniform(*self.section.gain_db) / 20.0)
-        item = {"id": clip.id, "waveform": (wave * gain).astype(np.float32)}
-        if self.section.quantisation_noise:
-            config = self.model.config
-            frames = config.n_frames(len(wave))
-            item["quantisation"] = draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size)
-        return item
+        return self.items.item(epoch, index, step)
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pads to the crop's fixed length, so that every batch has one shape."""
-        batch = {
-            "waveform": _padded([item["waveform"] for item in items], self.crop),
-            "lengths": [len(item["waveform"]) for item in items],
-        }
-        if "quantisation" in items[0]:
-            drawn = [item["quantisation"] for item in items]
-            batch["quantisation"] = {
-                "semantic": np.array([one["semantic"] for one in drawn]),
-                "acoustic": np.array([one["acoustic"] for one in drawn]),
-                "offset": _padded([one["offset"] for one in drawn], self.model.config.n_frames(self.crop)),
-            }
-        return batch
-
-    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        return dict.fromkeys(self.weights, float(sum(batch["lengths"])))
+        return self.items.collate(items)
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        """Recordings, then pairs."""
         size = self.section.train.batch_size
-        for first in range(0, len(self._heldout), size):
-            items = []
-            for clip, place in self._heldout[first : first + size]:
-                start = place * self.crop
-                items.append({"waveform": clip.read()[start : start + self.crop]})
-            yield self.collate(items)
+        yield from self.items.heldout_clips(size)
+        yield from self.items.heldout_pairs(size)
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """Valid samples for what is heard, frames for codes and states; 0 for what is not looked at in this batch."""
+        samples, config = float(sum(batch["lengths"])), self.codec.config
+        counts = dict.fromkeys((*SOUND, *OPPONENTS, "commitment"), samples)
+        counts |= dict.fromkeys(CODES, float(sum(batch.get("coded_frames", [])) - sum(batch.get("skip", []))))
+        counts |= {"distillation": float(sum(batch.get("taught_frames", [])))}
+        counts |= {"usage": float(sum(config.n_frames(n) for n in batch["lengths"]))}
+        if "step" not in batch:  # measuring: every term of interest, on the data it is of interest on
+            unheard = () if "coded" not in batch else (*SOUND, "commitment", "usage")
+            return {name: 0.0 if name in (*unheard, *OPPONENTS) else counts[name] for name in self.weights}
+        weights = self.weights_at(batch["step"])
+        return {name: counts[name] if weights[name] else 0.0 for name in self.weights}
 
     # --- loss -----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
-        """Each term's per-item means, added up with the item's valid samples as weight.
-
-        A batch without `quantisation` (held-out data, or the noise switched off) is quantised throughout.
-        """
-        waveform, lengths = batch["waveform"], batch["lengths"]
-        latents = self.model.encode_latents(waveform.astype(self._dtype), lengths)
-        noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
-        quantised, semantic_z, semantic_q = self.model.quantizer.straight_through(latents, noise)
-        decoded = self.model.decode_latents(quantised.astype(_decoder_dtype(self.model)))[:, : self.crop]
-        frames = [self.model.config.n_frames(n) for n in lengths]
-        section = self.section
-        mel = [(section.mel.n_fft, section.mel.n_mels)]
-        terms = {
-            "l1": lambda: waveform_l1(decoded, waveform, lengths, "none"),
-            "stft": lambda: multi_resolution_stft_loss(decoded, waveform, lengths, "none", sizes=section.stft_sizes),
-            "mel": lambda: log_mel_loss(decoded, waveform, lengths, "none", scales=mel),
-            "commitment": lambda: commitment_loss(semantic_z, semantic_q, frames, "none"),
-        }
-        weight = mx.array(lengths, dtype=mx.float32)
-        return {name: mx.sum(weight * term()) for name, term in terms.items()}
+        """Sums over the targets. A batch without `quantisation` (held-out data, or the noise switched off) is quantised
+        throughout; a term without targets in it is 0 and costs nothing."""
+        sums = dict.fromkeys(self.weights, mx.array(0.0))
+        return sums | self._terms(batch, [name for name, count in self.targets(batch).items() if count])
 
     # --- looking at it --------------------------------------------------------------------------------------------
 
     def extra_metrics(self) -> dict[str, float]:
-        """Codes of the held-out crops: share of the semantic codebook in use, mean entropy of the levels (bits)."""
-        semantic, levels = [], []
-        for batch in self.heldout_batches():
-            latents = self.model.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
-            if not mx.isfinite(latents).all():  # a training that has blown up: there are no codes to count
-                return dict.fromkeys(("semantic_codes_used", "level_entropy_bits"), math.nan)
-            codes = np.array(self.model.quantize(latents))
-            for item, n in zip(codes, batch["lengths"]):
-                item = item[:, : self.model.config.n_frames(n)]
-                semantic.append(item[0])
-                levels.append(item[1:])
-        used = len(np.unique(np.concatenate(semantic)))
-        entropy = [_entropy(row, self.model.config.acoustic_codebook_size) for row in np.concatenate(levels, axis=1)]
-        return {
-            "semantic_codes_used": used / self.model.config.semantic_codebook_size,
-            "level_entropy_bits": float(np.mean(entropy)),
-        }
+        """Codes of the held-out recordings: share of the semantic codebook in use, entropies (bits), and how far that
+        is from what is usual; on held-out pairs, how many codes are the true ones."""
+        codes = self._heldout_codes()
+        if codes is None:  # a training that has blown up: there are no codes to count
+            names = ("semantic_codes_used", "semantic_entropy_bits", "level_entropy_bits")
+            return dict.fromkeys((*names, *_AGREEMENT) if self.pairs is not None else names, math.nan)
+        statistics = CodeStatistics.from_codes(codes, self.codec.config)
+        return statistics.metrics(self._prior) | self._agreement()
+
+    def _heldout_codes(self) -> list[np.ndarray] | None:
+        """`[37, T]` of every held-out crop of the recordings; None if a latent is not finite."""
+        found = []
+        for batch in self.items.heldout_clips(self.section.train.batch_size):
+            latents = self.codec.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
+            if not mx.isfinite(latents).all():
+                return None
+            codes = np.array(self.codec.quantize(latents))
+            found += [item[:, : self.codec.config.n_frames(n)] for item, n in zip(codes, batch["lengths"])]
+        return found
+
+    def _agreement(self) -> dict[str, float]:
+        """Of the codes of held-out pairs with the true ones; {} without pairs."""
+        wrong = []
+        for batch in self.items.heldout_pairs(self.section.train.batch_size):
+            latents = self.codec.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
+            codes = np.array(self.codec.quantize(latents))
+            for found, true, skip, n in zip(codes, batch["codes"], batch["skip"], batch["coded_frames"]):
+                wrong.append(np.abs(found[:, skip:n] - true[:, skip:n]))
+        if not wrong:
+            return {}
+        wrong = np.concatenate(wrong, axis=1)
+        values = np.mean(wrong[0] == 0), np.mean(wrong[1:]), np.mean(wrong[1:] == 0)
+        return dict(zip(_AGREEMENT, map(float, values), strict=True))
 
     def write_samples(self, directory: Path, step: int) -> None:
-        """Held-out clips as they are and through the codec."""
+        """Held-out clips as they are and through the codec, and how often each code occurs."""
         for clip in self.data.heldout[:SAMPLES_WRITTEN]:
             wave = clip.read()
-            codes = np.array(self.model.quantize(self.model.encode_audio(wave)[None])[0])
+            codes = np.array(self.codec.quantize(self.codec.encode_audio(wave)[None])[0])
             write_wav(directory / f"{clip.id}-original.wav", wave)
-            write_wav(directory / f"{clip.id}-reconstructed.wav", self.model.decode_audio(codes)[: len(wave)])
+            write_wav(directory / f"{clip.id}-reconstructed.wav", self.codec.decode_audio(codes)[: len(wave)])
+        if codes := self._heldout_codes():
+            write_code_usage(directory, codes, self.codec.config, self._prior)
 
     def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
         """`encoder.safetensors`: the encoder's tensors under the release's full names, float32."""
         from mlx_voxclone.checkpoint.writer import save_tensors
 
-        save_tensors(directory / ENCODER_FILE, {CODEC_PREFIX + name: value for name, value in parameters.items()})
+        own = {name.removeprefix(_OWN): value for name, value in parameters.items() if name.startswith(_OWN)}
+        save_tensors(directory / ENCODER_FILE, {CODEC_PREFIX + name: value for name, value in own.items()})
 
     def fingerprint(self) -> str:
+        section = self.section.model_dump(mode="json", exclude={"train", "weights", "pairs", "losses"})
         return fingerprint_of(
             task=self.name,
             data=self.data.fingerprint(),
             crop=self.crop,
-            gain_db=self.section.gain_db,
-            quantisation_noise=self.section.quantisation_noise,
             losses=self.weights,
-            stft_sizes=self.section.stft_sizes,
-            mel=self.section.mel.model_dump(),
+            pairs=None if self.pairs is None else self.pairs.fingerprint(),
+            drawing=self.section.pairs.model_dump(exclude={"path"}),
+            teacher=None if self._teacher is None else self._teacher.identity,
             seed=self.seed,
+            **section,
             **self._identity,
         )
 
 
-def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, levels: int) -> dict[str, Any]:
-    """What of one training item is quantised, by the codec's own recipe (arXiv 2603.25551, SPEC section 4).
-
-    Semantic: quantised for half of the items. Acoustic, drawn independently: quantised for half of them, uniform noise
-    in [-1/levels, 1/levels] on tanh(z) for a quarter, untouched for the rest. One choice holds for the whole item. The
-    paper states a magnitude of 1/21 and no more; taken as the largest absolute value, the noise nearly fills a level's
-    cell, which reaches 1/20 to either side, as the error of rounding does. The sum is not clipped to [-1, 1].
-
-    Returns:
-        `semantic`, `acoustic` (true: quantised) and `offset [frames, acoustic_dim]` float32: the fields of
-        `QuantisationNoise`, for one item.
-    """
-    semantic, kind = rng.random() < 0.5, rng.random()
-    offset = np.zeros((frames, acoustic_dim), dtype=np.float32)
-    if 0.5 <= kind < 0.75:
-        offset = rng.uniform(-1.0 / levels, 1.0 / levels, offset.shape).astype(np.float32)
-    return {"semantic": semantic, "acoustic": kind < 0.5, "offset": offset}
-
-
-def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
-    """`encoder.crop_seconds` as samples, whole frames.
-
-    Raises:
-        ConfigError: shorter than a frame.
-    """
-    crop = round(section.crop_seconds * config.frame_rate) * config.frame_size
-    if crop < config.frame_size:
-        raise ConfigError(f"encoder.crop_seconds: {section.crop_seconds} is shorter than one frame (0.08 s)")
-    return crop
-
-
-def cut_into_crops(clips: list[Clip], crop: int) -> list[tuple[Clip, int]]:
-    """One entry per crop of at most `crop` samples: (clip, its place in the clip)."""
-    return [(clip, k) for clip in clips for k in range(-(-clip.samples // crop))]
+_AGREEMENT = ("pairs_semantic_agreement", "pairs_level_error", "pairs_levels_exact")
 
 
 def freeze_all_but_encoder(codec: Codec) -> None:
@@ -231,21 +254,3 @@ def freeze_all_but_encoder(codec: Codec) -> None:
     codec.input_proj.unfreeze()
     for block in codec.encoder_blocks:
         block.unfreeze()
-
-
-def _padded(rows: list[np.ndarray], size: int) -> np.ndarray:
-    """Arrays `[n_i, ...]` as one float32 `[B, size, ...]`, zeros behind each."""
-    padded = np.zeros((len(rows), size, *rows[0].shape[1:]), dtype=np.float32)
-    for place, row in zip(padded, rows):
-        place[: len(row)] = row
-    return padded
-
-
-def _decoder_dtype(codec: Codec) -> mx.Dtype:
-    return codec.output_proj.conv.parametrizations.weight.original1.dtype
-
-
-def _entropy(values: np.ndarray, size: int) -> float:
-    share = np.bincount(values, minlength=size) / values.size
-    share = share[share > 0]
-    return float(-(share * np.log2(share)).sum())

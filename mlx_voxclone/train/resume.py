@@ -68,7 +68,7 @@ def check_unfinished(checkpoint: Checkpoint, run_dir: Path, stop: int, settings:
 
 
 # What earlier stages of a run put into its directory before a training starts there.
-INPUTS = frozenset({"config.yaml", "data", "codes"})
+INPUTS = frozenset({"config.yaml", "data", "codes", "teacher", "prior"})
 
 
 def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:

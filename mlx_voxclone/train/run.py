@@ -24,12 +24,14 @@ from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import clone, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
+from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, CODES, ENCODER, SPEAKER = "data", "codes", "encoder", "speaker"
+_MADE_AGAIN = frozenset({DATA, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
 
 
 @dataclass
@@ -130,7 +132,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         _check_resumed(run_dir, config)
     check_inputs(config, resuming=resuming)
     if not resuming:
-        refuse_used(run_dir, inputs=frozenset({DATA}))  # data prepared by a start that was refused is used again
+        refuse_used(run_dir, inputs=_MADE_AGAIN)  # what a start that was refused has made is used again
     try:
         if not resuming:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         yield
     except BaseException as e:
         written = {path.name for path in run_dir.glob("*")}
-        refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, DATA}
+        refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, *_MADE_AGAIN}
         if not resuming and (refused or written <= {CONFIG_FILE}):
             (run_dir / CONFIG_FILE).unlink(missing_ok=True)
             with suppress(OSError):  # prepared data, or somebody else has put something there meanwhile
@@ -179,7 +181,8 @@ def _encoder(
             return None
     directory = _stage_dir(config, run_dir, ENCODER)
     say("encoder: training the codec's encoder")
-    summary.results[ENCODER] = stages.train_encoder(config, data, directory, quiet)
+    inputs = encoder_inputs(config, Release(config.model), data, run_dir, quiet, say)
+    summary.results[ENCODER] = stages.train_encoder(config, data, inputs, directory, quiet)
     mx.clear_cache()
     return stages.best_encoder(directory)
 

@@ -27,6 +27,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import TrainSection
 from mlx_voxclone.train.encoder_init import calibrate_encoder
+from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
 from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
@@ -135,12 +136,24 @@ def encoder_codec(
     return codec
 
 
-def train_encoder(config: RunConfig, data: PreparedData, directory: Path, quiet: bool) -> TrainResult:
+def train_encoder(
+    config: RunConfig, data: PreparedData, inputs: EncoderInputs, directory: Path, quiet: bool
+) -> TrainResult:
     """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
     compute, section, release = Compute.of(config), config.encoder, Release(config.model)
     codec = encoder_codec(release, section.weights, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
-    task = EncoderTask(codec, data, section, config.seed, compute.dtype, identity=identity)
+    task = EncoderTask(
+        codec,
+        data,
+        section,
+        config.seed,
+        compute.dtype,
+        identity=identity,
+        pairs=inputs.pairs,
+        teacher=inputs.teacher,
+        prior=inputs.prior,
+    )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
 

@@ -1,0 +1,150 @@
+"""What task `encoder` has beside recordings: pairs, a speech recogniser that teaches, and what codes usually look like.
+
+`check_encoder` refuses early what `encoder_inputs` would refuse after hours of preparation.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
+from mlx_voxclone.data.pair_data import PairData
+from mlx_voxclone.data.pair_files import codec_digest
+from mlx_voxclone.model.discriminator import available_memory, check_memory
+from mlx_voxclone.progress import progress_bar, progress_over
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.train.asr_alignment import crop_states
+from mlx_voxclone.train.asr_cache import TeacherCache
+from mlx_voxclone.train.asr_teacher import AsrTeacher
+from mlx_voxclone.train.encoder_items import crop_samples
+from mlx_voxclone.train.encoder_task import Teacher
+
+TEACHER, PRIOR = "teacher", "prior"  # in the run directory
+_KEPT_STATES = 64  # clips whose states stay in memory: 20 s of a small Whisper are 0.8 MB
+
+
+@dataclass(frozen=True)
+class EncoderInputs:
+    """See the module."""
+
+    pairs: PairData | None
+    teacher: Teacher | None
+    prior: CodeStatistics | None
+
+
+def check_encoder(config: RunConfig, release: Release) -> None:
+    """Refuse pairs, discriminators or a Whisper that cannot be used.
+
+    Raises:
+        DataError, ConfigError, CheckpointError: one line that names it.
+    """
+    section, codec = config.encoder, release.config.codec
+    load_pairs(config, release)
+    judges = section.discriminators
+    if judges.enabled:
+        samples, batch = crop_samples(section, codec), section.train.batch_size
+        check_memory(judges.sizes, judges.channels, batch, samples, available_memory())
+    if section.distillation.enabled:
+        teacher = asr_teacher(section, config.data.language)
+        if teacher.needs_heads:
+            teacher.files.digest  # noqa: B018 (reads the files, and so finds out that there are none)
+        else:
+            teacher.heads  # noqa: B018 (loads the model, and so finds out that it cannot be used)
+        teacher.unload()
+
+
+def encoder_inputs(
+    config: RunConfig, release: Release, data: PreparedData, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> EncoderInputs:
+    """Load or make all of it; what is made stays in `directory` and is found there next time.
+
+    Raises:
+        VoxcloneError: see `check_encoder`; a clip that the recogniser cannot hear.
+    """
+    pairs = load_pairs(config, release)
+    if pairs is not None:
+        say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
+    teacher = _teacher(config, data, directory / TEACHER, quiet, say)
+    return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
+
+
+def load_pairs(config: RunConfig, release: Release) -> PairData | None:
+    """The pairs of the configuration; None without any."""
+    section = config.encoder.pairs
+    if not section.path:
+        return None
+    digest = codec_digest(release.tensors)
+    where = {"heldout": section.heldout, "seed": config.seed, "codec_digest": digest}
+    return PairData.load(section.path, release.config.codec, **where)
+
+
+def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
+    """The configured Whisper, not yet loaded."""
+    asked = section.distillation
+    return AsrTeacher(asked.whisper_model, heads=asked.heads, median=asked.median, language=language)
+
+
+def _teacher(
+    config: RunConfig, data: PreparedData, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> Teacher | None:
+    if not (config.encoder.distillation.enabled and config.encoder.losses.distillation):
+        return None
+    recogniser = asr_teacher(config.encoder, config.data.language)
+    cache = TeacherCache(directory, recogniser)
+    wrap = (lambda clips, total, what: clips) if quiet else progress_over
+    report = cache.fill([*data.train, *data.heldout], wrap)
+    recogniser.unload()
+    say(f"teacher: {report.heard + report.found} clips, {report.heard} of them heard now")
+    for note in report.notes:
+        say(f"warning: teacher: {note}")
+    read = lru_cache(_KEPT_STATES)(cache.read)
+
+    def states(clip: Clip, start: int, frames: int) -> np.ndarray | None:
+        whole = read(clip.id)
+        return None if whole is None else crop_states(whole, start, frames)
+
+    return Teacher(states, recogniser.dim, cache.identity)
+
+
+def _prior(
+    config: RunConfig,
+    release: Release,
+    pairs: PairData | None,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> CodeStatistics | None:
+    """Codes of the pairs to learn from and of the model's own voices; those of the voices are kept in `directory`."""
+    found = None
+    if pairs is not None:
+        found = CodeStatistics.from_codes((pair.codes for pair in pairs.train), release.config.codec)
+    presets = _preset_statistics(release, directory, quiet, say) if config.encoder.prior.presets else None
+    if presets is None or not presets.frames:
+        return found
+    return presets if found is None else found + presets
+
+
+def _preset_statistics(
+    release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> CodeStatistics | None:
+    voices = release.voices()
+    if not voices:
+        return None
+    key = hashlib.sha256(repr((release.fingerprint(), voices)).encode()).hexdigest()[:16]
+    path = directory / f"voices-{key}.safetensors"
+    if path.is_file():
+        return CodeStatistics.load(path, release.config.codec)
+    with progress_bar(quiet=quiet, total=len(voices), unit="voice", desc="prior") as bar:
+        recovered = preset_statistics(release, voices, progress=bar.update)
+    say(
+        f"prior: {recovered.statistics.frames} frames of {len(recovered.explained)} of the model's {len(voices)} voices"
+    )
+    recovered.statistics.save(path)
+    return recovered.statistics
