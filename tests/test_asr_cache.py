@@ -185,9 +185,13 @@ def test_that_nothing_was_understood_is_remembered(tmp_path):
     assert cache.read(CLIPS[0].id) is not None
 
 
-def test_reading_needs_no_mlx_and_works_on_any_thread(cache, monkeypatch):
+def test_reading_makes_no_mlx_arrays_and_works_on_any_thread(cache, monkeypatch):
+    import mlx.core as mx
+
     expected = cache.read("b")
     found = []
+    for name in ("array", "load"):
+        monkeypatch.setattr(mx, name, None)
     thread = threading.Thread(target=lambda: found.append(cache.read("b")))
     thread.start()
     thread.join()
@@ -226,9 +230,9 @@ def test_heads_chosen_on_the_data_are_kept(whisper, tmp_path, monkeypatch):
     monkeypatch.setattr(asr_cache, "N_HEADS", 2)
     choose, calls = asr_cache.choose_heads_by_dtw, []
 
-    def counted(teacher, clips):
+    def counted(teacher, clips, count):
         calls.append([clip.id for clip in clips])
-        return choose(teacher, clips, 2)
+        return choose(teacher, clips, count)
 
     monkeypatch.setattr(asr_cache, "choose_heads_by_dtw", counted)
 
@@ -254,7 +258,7 @@ def test_heads_chosen_on_the_data_are_kept(whisper, tmp_path, monkeypatch):
 
 def test_heads_are_chosen_on_a_few_clips_spread_over_all(whisper, tmp_path, monkeypatch):
     chosen_on = []
-    monkeypatch.setattr(asr_cache, "choose_heads_by_dtw", lambda teacher, clips: chosen_on.extend(clips) or [(1, 0)])
+    monkeypatch.setattr(asr_cache, "choose_heads_by_dtw", lambda teacher, clips, n: chosen_on.extend(clips) or [(1, 0)])
     clips = [MemoryClip(f"{k:03d}", WAVES[0], f"Text {k}") for k in range(100)]
     cache = TeacherCache(tmp_path / "cache", AsrTeacher(str(whisper), heads="dtw"))
     cache.teacher.use_heads(cache._chosen_heads(clips[::-1]))

@@ -284,6 +284,17 @@ def test_quantised_and_npz_models_load(whisper, tmp_path):
         np.testing.assert_allclose(states, plain, atol=0.5 if quantise else 0)
 
 
+def test_on_a_gpu_it_computes_in_half_precision(whisper, teacher, monkeypatch):
+    import mlx.core as mx
+
+    states = teacher.states(WAVE)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu))  # it still runs on the CPU
+    half = AsrTeacher(str(whisper))
+    np.testing.assert_allclose(half.states(WAVE), states, atol=0.1)
+    assert half.model.decoder.ln.weight.dtype == mx.float16
+    np.testing.assert_array_equal(half.states(WAVE, SENTENCE), half.states(WAVE))
+
+
 def test_a_projection_for_another_whisper_is_refused(teacher):
     check_projection(32, teacher)
     with pytest.raises(ConfigError, match="its states have 32 values, but the projection is one onto 768") as caught:

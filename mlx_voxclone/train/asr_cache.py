@@ -182,7 +182,7 @@ class TeacherCache:
 def _content_key(clip: Any, samples: np.ndarray) -> str:
     """Hash of all of a clip that the states depend on: its samples as they are read, text, language."""
     audio = hashlib.sha256(np.ascontiguousarray(samples, np.float32).tobytes()).hexdigest()
-    return _hash(json.dumps([audio, clip.language]))
+    return _hash(json.dumps([audio, clip.text, clip.language]))
 
 
 def _hash(text: str) -> str:
