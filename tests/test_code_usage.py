@@ -1,4 +1,4 @@
-"""Counts of codes: written, read, drawn and shown; a histogram that is wrong is seen."""
+"""Usage of codes: written, read, drawn and shown; a histogram that is wrong is seen."""
 
 import json
 from dataclasses import replace
@@ -10,15 +10,9 @@ from test_report import PNG, Page, tone
 
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.evaluate.code_usage import (
-    CODE_USAGE_FILE,
-    CodeCounts,
-    CodeUsage,
-    count_codes,
-    read_code_usage,
-    write_code_usage,
-)
+from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, CodeUsage, read_code_usage, write_code_usage
 from mlx_voxclone.evaluate.plots import png, usage_figure
 from mlx_voxclone.evaluate.report import write_report
 
@@ -34,15 +28,15 @@ def some_codes(seed=0, frames=(40, 7), config=CONFIG):
 
 def known_usage():
     """Encoder: 4 of 6 semantic codes at 8, 4, 2, 2 of 16; two acoustic codebooks of 3 levels. Prior: even."""
-    encoder = CodeCounts(np.array([2, 0, 8, 0, 4, 2]), np.array([[16, 0, 0], [4, 8, 4]]))
-    return CodeUsage(encoder, CodeCounts(np.full(6, 5), np.array([[10, 10, 10], [0, 30, 0]])))
+    encoder = CodeStatistics(np.array([2, 0, 8, 0, 4, 2]), np.array([[16, 0, 0], [4, 8, 4]]))
+    return CodeUsage(encoder, CodeStatistics(np.full(6, 5), np.array([[10, 10, 10], [0, 30, 0]])))
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
 def test_what_was_counted_comes_back(tmp_path):
-    codes, prior = some_codes(), count_codes(some_codes(1), CONFIG)
+    codes, prior = some_codes(), CodeStatistics.from_codes(some_codes(1), CONFIG)
     path = write_code_usage(tmp_path / "step-3", codes, CONFIG, prior)
     assert path == tmp_path / "step-3" / CODE_USAGE_FILE
     usage, frames = read_code_usage(path), np.concatenate(codes, axis=1)
@@ -55,35 +49,30 @@ def test_what_was_counted_comes_back(tmp_path):
 
 
 def test_a_second_file_replaces_the_first(tmp_path):
-    write_code_usage(tmp_path, some_codes(), CONFIG, count_codes(some_codes(1), CONFIG))
+    write_code_usage(tmp_path, some_codes(), CONFIG, CodeStatistics.from_codes(some_codes(1), CONFIG))
     usage = read_code_usage(write_code_usage(tmp_path, iter(some_codes(2)), CONFIG))
     assert usage.prior is None
-    assert np.array_equal(usage.encoder.semantic, count_codes(some_codes(2), CONFIG).semantic)
+    assert np.array_equal(usage.encoder.semantic, CodeStatistics.from_codes(some_codes(2), CONFIG).semantic)
 
 
-@pytest.mark.parametrize("book", [0, 1, 3])
-@pytest.mark.parametrize("value", [-1, "size"])
-def test_codes_outside_their_codebook(book, value, tmp_path):
+def test_codes_that_do_not_fit_are_not_written(tmp_path):
     codes = some_codes()
-    size = 50 if book == 0 else LEVELS
-    codes[1][book, 3] = size if value == "size" else value
-    with pytest.raises(ValueError, match=rf"outside 0\.\.{size - 1}"):
+    codes[1][2, 3] = LEVELS
+    with pytest.raises(ValueError, match=r"outside 0\.\.20"):
         write_code_usage(tmp_path, codes, CONFIG)
+    with pytest.raises(ValueError, match="no codes"):
+        write_code_usage(tmp_path, [], CONFIG)
+    with pytest.raises(ValueError, match="no codes"):
+        write_code_usage(tmp_path, [codes[0][:, :0]], CONFIG)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("codes", [np.zeros((5, 4), int), np.zeros(4, int), np.zeros((4, 4))])
-def test_codes_of_another_shape_or_type(codes):
-    with pytest.raises(ValueError, match=r"codes must be integers \[4, T\]"):
-        count_codes([codes], CONFIG)
-
-
-@pytest.mark.parametrize(
-    "changes", [{"semantic": np.ones(49, int)}, {"levels": np.ones((3, LEVELS))}, {"levels": np.ones((LEVELS, 3), int)}]
-)
-def test_a_prior_of_other_codebooks_is_not_written(changes, tmp_path):
-    prior = replace(count_codes(some_codes(), CONFIG), **changes)
-    with pytest.raises(ValueError, match=f"prior {next(iter(changes))}"):
+def test_a_prior_without_frames_is_none_and_one_of_other_codebooks_is_refused(tmp_path):
+    empty = CodeStatistics.from_codes([], CONFIG)
+    assert read_code_usage(write_code_usage(tmp_path, some_codes(), CONFIG, empty)).prior is None
+    other = replace(CONFIG, acoustic_dim=4)
+    prior = CodeStatistics.from_codes(some_codes(config=other), other)
+    with pytest.raises(ValueError, match="other sizes"):
         write_code_usage(tmp_path, some_codes(), CONFIG, prior)
 
 
@@ -91,12 +80,13 @@ GOOD = {"semantic": np.array([1, 0, 3]), "levels": np.array([[1, 3], [4, 0]])}
 DAMAGES = {
     "no levels": ({"levels": None}, "no tensor called levels"),
     "half a prior": ({"prior_semantic": np.array([1, 1, 1])}, "no tensor called prior_levels"),
-    "other prior": ({"prior_semantic": np.array([1, 1]), "prior_levels": np.array([[1]])}, "other sizes"),
+    "other prior": ({"prior_semantic": np.array([1, 1]), "prior_levels": np.array([[2]])}, "other sizes"),
     "floats": ({"semantic": np.ones(3, np.float32)}, "semantic is F32 [3]"),
     "axes": ({"levels": np.ones((2, 2, 1), int)}, "levels is I64 [2, 2, 1]"),
     "empty": ({"semantic": np.zeros(0, int)}, "semantic is I64 [0]"),
     "negative": ({"levels": np.array([[1, 3], [5, -1]])}, "below 0"),
-    "nothing counted": ({"levels": np.array([[1, 3], [0, 0]])}, "levels has a codebook of which no code"),
+    "other frames": ({"levels": np.array([[1, 3], [1, 4]])}, "do not count the same frames"),
+    "no frames": ({"semantic": np.zeros(3, int), "levels": np.zeros((2, 2), int)}, "do not count the same frames"),
 }
 
 
@@ -150,7 +140,7 @@ def test_the_figure_without_a_prior():
     figure = usage_figure(CodeUsage(known_usage().encoder))
     assert len(figure.axes[0].lines) == 1
     assert [axis.get_title() for axis in figure.axes] == ["semantic codes", "acoustic levels: encoder", ""]
-    collapsed = CodeCounts(np.eye(1, 8192, dtype=np.int64)[0], np.eye(1, 21, dtype=np.int64).repeat(36, axis=0))
+    collapsed = CodeStatistics(np.eye(1, 8192, dtype=np.int64)[0], np.eye(1, 21, dtype=np.int64).repeat(36, axis=0))
     assert png(usage_figure(CodeUsage(collapsed)), dpi=40).startswith(PNG)
 
 
@@ -185,10 +175,10 @@ def test_the_report_shows_the_newest_counts(run):
 def test_what_the_report_draws_is_what_was_written(run, monkeypatch):
     seen = []
     monkeypatch.setattr("mlx_voxclone.evaluate.report.usage_figure", lambda u: seen.append(u) or usage_figure(u))
-    prior = count_codes(some_codes(5), CONFIG)
+    prior = CodeStatistics.from_codes(some_codes(5), CONFIG)
     write_code_usage(run / "encoder" / "samples" / "step-4", some_codes(), CONFIG, prior)
     write_report(run)
-    assert np.array_equal(seen[0].encoder.levels, count_codes(some_codes(), CONFIG).levels)
+    assert np.array_equal(seen[0].encoder.levels, CodeStatistics.from_codes(some_codes(), CONFIG).levels)
     assert np.array_equal(seen[0].prior.semantic, prior.semantic)
 
 

@@ -144,9 +144,9 @@ def usage_figure(usage: "CodeUsage") -> "Figure":
     figure = Figure(figsize=(4.2 + 3.1 * len(named), 3.6), layout="constrained")
     ranks, *maps = figure.subplots(1, 1 + len(named), width_ratios=[1.3, *[1] * len(named)])
     for label, counts, colour in named:
-        shares = np.sort(counts.semantic / counts.semantic.sum())[::-1]
+        shares = np.sort(counts.semantic_share)[::-1]
         used = shares[shares > 0]  # the others have no logarithm: the line ends where they begin
-        text = f"{label}: {len(used):,} of {len(shares):,} in {counts.semantic.sum():,} frames"
+        text = f"{label}: {len(used):,} of {len(shares):,} in {counts.frames:,} frames"
         marker = "." if len(used) < 50 else None  # a single code makes no line
         ranks.plot(np.arange(1, len(used) + 1), used, label=text, color=colour, linewidth=1.4, marker=marker)
     ranks.set(xscale="log", yscale="log", xlim=(0.9, 1.1 * len(usage.encoder.semantic)))
@@ -155,7 +155,7 @@ def usage_figure(usage: "CodeUsage") -> "Figure":
     ranks.set_title("semantic codes", fontsize=9, color=INK)
     ranks.legend(fontsize=7, frameon=False, loc="upper right")
     ranks.spines[["top", "right"]].set_visible(False)
-    tables = [counts.levels / counts.levels.sum(axis=1, keepdims=True) for _, counts, _ in named]
+    tables = [counts.level_shares for _, counts, _ in named]
     largest = max(table.max() for table in tables)
     for axis, (label, *_), table in zip(maps, named, tables):
         n_books, n_levels = table.shape

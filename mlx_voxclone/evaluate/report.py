@@ -242,7 +242,7 @@ def _code_usage(directory: Path) -> list[str]:
         usage = read_code_usage(steps[-1] / CODE_USAGE_FILE)
     except CheckpointError as e:
         return [head, _missing(f"The counts of codes cannot be read: {e}")]
-    frames = f"{usage.encoder.semantic.sum():,} frames of held-out clips, step {steps[-1].name[5:]}"
+    frames = f"{usage.encoder.frames:,} frames of held-out clips, step {steps[-1].name[5:]}"
     figure = _image(png(usage_figure(usage)), f"use of the codes: {frames}")
     return [head, f"<p>{_text(frames)}.</p>", figure]
 
