@@ -143,6 +143,21 @@ def test_where_nothing_is_understood_there_are_no_states(tmp_path):
         choose_heads_by_dtw(guessing, [Stub(WAVE)])
 
 
+@pytest.mark.parametrize(
+    ("compression", "probability", "understood"),
+    [(1.2, -0.3, True), (2.5, -0.3, False), (1.2, -1.1, False), (1.2, np.nan, False)],
+)
+def test_a_decoding_beyond_whispers_own_limits_is_not_understood(
+    whisper, monkeypatch, compression, probability, understood
+):
+    from mlx_whisper.decoding import DecodingResult
+
+    teacher, tokens = AsrTeacher(str(whisper)), [11, 12, 13]
+    result = DecodingResult(None, "en", None, tokens, "Words.", probability, compression_ratio=compression)
+    monkeypatch.setattr(type(teacher.model), "decode", lambda *_: result)
+    assert (teacher.states(WAVE) is not None) == understood
+
+
 @pytest.mark.parametrize("samples", [600, 1920, 1921, 4801])
 def test_short_clips(teacher, samples):
     states = teacher.states(WAVE[:samples], "Oh")

@@ -116,19 +116,17 @@ def _at(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
 def monotone_share(weights: np.ndarray) -> np.ndarray:
     """How far a soft alignment is one that advances through text and time together: [..., N, F] -> [...] in (0, 1].
 
-    Dynamic time warping: of all paths from (first token, first frame) to (last, last) that go on by a token, a frame,
-    or both, the one that collects most; divided by the number of frames. Each column of `weights` sums to 1, so 1 says
-    that every frame belongs to the tokens that this one path gives it, and tokens that all attend to the same frames
-    get little over 1 / N.
+    Dynamic time warping: of all paths from (first token, first frame) to (last, last) that go on by a token or by a
+    frame, the one that collects most (both at once would only skip what there is to collect); divided by the number of
+    frames. Each column of `weights` sums to 1, so 1 says that every frame belongs to the tokens that this one path
+    gives it, and tokens that all attend to the same frames get little over 1 / N.
 
-    Row by row, as best[t] = weight[t] + max(entered[t], best[t - 1]) is a running maximum once the row's running sum
-    is taken off.
+    Row by row, as best[t] = weight[t] + max(best of the row before[t], best[t - 1]) is a running maximum once the row's
+    running sum is taken off.
     """
     best = np.cumsum(weights[..., 0, :], axis=-1)
     for row in range(1, weights.shape[-2]):
         here = weights[..., row, :]
-        entered = best.copy()
-        entered[..., 1:] = np.maximum(best[..., 1:], best[..., :-1])
         collected = np.cumsum(here, axis=-1)
-        best = collected + np.maximum.accumulate(entered - (collected - here), axis=-1)
+        best = collected + np.maximum.accumulate(best - (collected - here), axis=-1)
     return best[..., -1] / weights.shape[-1]
