@@ -29,8 +29,10 @@ TOTAL = "total"
 _SEAM = 1  # frames before a piece that are heard with it; an STFT frame across the seam reaches back half a window
 _WARMUP, _MIN_RATIO, _BETAS = 10, 0.1, (0.9, 0.99)
 _MIN_GAIN = 1e-3  # of the loss: less than this within `patience` steps is standing still
-_COMMITMENT = 0.1  # weight of the squared distance to the nearest row, in units of the codebook's spread
-_START_NOISE = 0.1  # in units of the codebook's spread, and of the acoustic latents before tanh
+_COMMITMENT = 0.3  # weight of the squared distance to the nearest row, in units of the codebook's spread
+_TRIALS = 64  # semantic codes tried for a start; a trial costs a third of a step
+_START_NOISE = 0.1  # of the acoustic latents before tanh
+_DAMAGED = "the codec's decoder gives audio that is not finite: its weights are damaged"
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ def optimise_codes(
     Args:
         codec: with or without an encoder; nothing in it changes.
         waveform: float32 `[S]`, 24 kHz mono, at least one frame.
-        start: raw latents `[T, D]` to start from, an encoder's for one; None: near the codebook's mean and the middle
-            level, the rest drawn by `seed`.
+        start: raw latents `[T, D]` to start from, an encoder's for one; None: the middle levels, and for each frame
+            the best of 64 semantic codes drawn by `seed`.
         steps: most steps for each piece.
         learning_rate: peak of the rate (10 steps of linear warm-up, cosine down to a tenth), in units of the semantic
             codebook's spread (RMS distance of its entries from their mean) and of the acoustic latents before tanh.
         patience: a piece ends after this many steps without a gain of 0.1 %.
-        seed: of the start's noise; the same gives the same codes on the same device.
+        seed: of the start where none is given; the same gives the same codes on the same device.
         losses: weights, STFT sizes and mel as in a configuration's section `encoder`; None: its defaults.
         piece_frames: latent frames optimised at once; memory is proportional to it.
         progress: hears of the steps done, `steps` for each piece in all; what an early end saved counts as done.
@@ -97,21 +99,25 @@ def optimise_codes(
     waveform = np.asarray(waveform, dtype=np.float32)
     _check(codec, waveform, steps, learning_rate, patience, piece_frames)
     objective = _Objective(codec, losses)
-    latents = objective.start(len(waveform), seed) if start is None else np.array(start, dtype=np.float32)
-    if latents.shape != (codec.config.n_frames(len(waveform)), codec.config.latent_dim):
-        raise ValueError(f"start must be [frames, {codec.config.latent_dim}] of the clip, got {list(latents.shape)}")
-    if not np.isfinite(latents).all():
+    shape = (codec.config.n_frames(len(waveform)), codec.config.latent_dim)
+    started = np.zeros(shape, np.float32) if start is None else np.array(start, dtype=np.float32)
+    if started.shape != shape:
+        raise ValueError(f"start must be {list(shape)} for this clip, got {list(started.shape)}")
+    if not np.isfinite(started).all():
         raise CheckpointError("the latents to start from are not finite: the encoder's weights are damaged")
     adam = _Adam(objective, steps, learning_rate, patience, progress or (lambda n: None))
-    start_loss = objective.of_codes(_codes(codec, latents), waveform, piece_frames)
-    found, used = latents.copy(), 0
+    found, used = started.copy(), 0
     for first in range(0, len(found), piece_frames):
-        stop = min(first + piece_frames, len(found))
-        found[first:stop], n = adam.run(objective.of_piece(found, first, stop, waveform), found[first:stop])
+        place = slice(first, min(first + piece_frames, len(found)))
+        piece = _Piece(objective, waveform, found, place)
+        if start is None:
+            started[place] = piece.start(seed)
+        found[place], n = adam.run(piece.loss, started[place])
         used += n
+    start_loss = objective.of_codes(_codes(codec, started), waveform, piece_frames)
     loss = objective.of_codes(_codes(codec, found), waveform, piece_frames)
     if loss[TOTAL] > start_loss[TOTAL]:  # a piece's gain may cost the next one, whose context it is, more than that
-        found, loss = latents, start_loss
+        found, loss = started, start_loss
     return OptimisedCodes(_codes(codec, found), found, loss, start_loss, used, time.perf_counter() - began)
 
 
@@ -157,35 +163,24 @@ class _Objective:
 
             section = EncoderSection()
         self.codec, self.section = codec, section
-        self.dtype = codec.output_proj.conv.parametrizations.weight.original1.dtype
         self.weights = {name: getattr(section.losses, name) for name in ("l1", "stft", "mel")}
         rows = codec.quantizer.semantic_codebook.embedding
         self.centre = rows.mean(axis=0)
         self.spread = mx.sqrt(mx.mean(mx.square(rows - self.centre)))  # RMS of the entries around it
 
-    def start(self, samples: int, seed: int) -> np.ndarray:
-        """Latents `[T, D]` near the codebook's mean and the middle level."""
-        config = self.codec.config
-        shape = (config.n_frames(samples), config.latent_dim)
-        latents = _START_NOISE * np.random.default_rng([seed, 0x0971]).standard_normal(shape, dtype=np.float32)
-        latents[:, : config.semantic_dim] *= self.spread.item()
-        latents[:, : config.semantic_dim] += np.array(self.centre)
-        return latents
-
-    def terms(self, decoded: mx.array, target: mx.array) -> dict[str, mx.array]:
-        """Of `[1, S]` each: the terms and their weighted sum."""
+    def terms(self, decoded: mx.array, target: mx.array, reduction: str = "mean") -> dict[str, mx.array]:
+        """Of `[B, S]` each: the terms and their weighted sum; `reduction` as of the losses."""
         section = self.section
+        mel = [(section.mel.n_fft, section.mel.n_mels)]
         terms = {
-            "l1": waveform_l1(decoded, target),
-            "stft": multi_resolution_stft_loss(decoded, target, sizes=section.stft_sizes),
-            "mel": log_mel_loss(decoded, target, scales=[(section.mel.n_fft, section.mel.n_mels)]),
+            "l1": waveform_l1(decoded, target, None, reduction),
+            "stft": multi_resolution_stft_loss(decoded, target, None, reduction, sizes=section.stft_sizes),
+            "mel": log_mel_loss(decoded, target, None, reduction, scales=mel),
         }
         return terms | {TOTAL: sum(weight * terms[name] for name, weight in self.weights.items())}
 
     def of_codes(self, codes: np.ndarray, waveform: np.ndarray, piece_frames: int) -> dict[str, float]:
-        decoded = self.codec.decode_audio(codes)
-        if not np.isfinite(decoded).all():
-            raise CheckpointError("the codec's decoder gives audio that is not finite: its weights are damaged")
+        decoded = self.codec.decode_audio(codes, chunk_frames=piece_frames)
         frame, sums = self.codec.config.frame_size, {}
         for first in range(0, len(waveform), piece_frames * frame):
             stop = min(first + piece_frames * frame, len(waveform))
@@ -193,26 +188,60 @@ class _Objective:
             terms = self.terms(mx.array(decoded[None, heard]), mx.array(waveform[None, heard]))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + (stop - first) / len(waveform) * value.item()
+        if not math.isfinite(sums[TOTAL]):
+            raise CheckpointError(_DAMAGED)
         return sums
 
-    def of_piece(self, latents: np.ndarray, first: int, stop: int, waveform: np.ndarray) -> "_PieceLoss":
-        """The loss of frames `first` to `stop` as a function of their latents; those before are settled."""
-        codec, frame = self.codec, self.codec.config.frame_size
-        begin, heard = max(0, first - LEFT_CONTEXT), max(0, first - _SEAM)
-        context = mx.array(_codes(codec, latents[begin:first])[None]) if first else None
-        target = mx.array(waveform[None, heard * frame : stop * frame])
-        skip = (heard - begin) * frame
 
-        def loss(piece: mx.array) -> tuple[mx.array, mx.array]:
-            """Latents `[n, D]` to what Adam minimises and, of it, the reconstruction."""
-            quantised, z, rows = codec.quantizer.straight_through(piece[None])
-            if context is not None:
-                quantised = mx.concatenate([codec.quantizer.decode(context), quantised], axis=1)
-            decoded = codec.decode_latents(quantised.astype(self.dtype))[:, skip : skip + target.shape[1]]
-            total = self.terms(decoded, target)[TOTAL]
-            return total + _COMMITMENT / mx.square(self.spread) * commitment_loss(z, rows), total
+class _Piece:
+    """Frames `place` of a clip `[S]` as a function of their latents; those before, in `latents`, are settled."""
 
-        return loss
+    def __init__(self, objective: _Objective, waveform: np.ndarray, latents: np.ndarray, place: slice):
+        codec, frame = objective.codec, objective.codec.config.frame_size
+        self.objective, self.codec, self.frame, self.place = objective, codec, frame, place
+        begin, self.heard = max(0, place.start - LEFT_CONTEXT), min(place.start, _SEAM)
+        self.skip = (place.start - self.heard - begin) * frame
+        self.target = mx.array(waveform[None, (place.start - self.heard) * frame : place.stop * frame])
+        self.past = None
+        if begin < place.start:
+            self.past = codec.quantizer.decode(mx.array(_codes(codec, latents[begin : place.start]))[None])
+
+    def loss(self, latents: mx.array) -> tuple[mx.array, mx.array]:
+        """Latents `[n, D]` to what Adam minimises and, of it, the reconstruction."""
+        quantised, z, rows = self.codec.quantizer.straight_through(latents[None])
+        total = self.objective.terms(self._decode(quantised)[:, : self.target.shape[1]], self.target)[TOTAL]
+        return total + _COMMITMENT / mx.square(self.objective.spread) * commitment_loss(z, rows), total
+
+    def start(self, seed: int) -> np.ndarray:
+        """Latents `[n, D]` to start from: of some semantic codes at the middle level the best for each frame, alone.
+
+        Every code is held through the piece, so that one decoding tells something of it for every frame.
+        """
+        config, codebook = self.codec.config, self.codec.quantizer.semantic_codebook
+        n, rng = self.place.stop - self.place.start, np.random.default_rng([seed, self.place.start])
+        missing = (n + self.heard) * self.frame - self.target.shape[1]
+        target = self._framed(mx.pad(self.target, [(0, 0), (0, missing)]))
+        size = config.semantic_codebook_size
+        best, chosen = np.full(n, np.inf), np.zeros(n, dtype=np.int32)
+        for code in rng.choice(size, min(_TRIALS, size), replace=False):
+            row = mx.concatenate([codebook.embedding[int(code)], mx.zeros(config.acoustic_dim)])
+            decoded = self._framed(self._decode(mx.broadcast_to(row, (1, n, row.shape[0]))))
+            values = np.array(self.objective.terms(decoded, target, "none")[TOTAL])
+            chosen, best = np.where(values < best, code, chosen), np.minimum(values, best)
+        latents = _START_NOISE * rng.standard_normal((n, config.latent_dim), dtype=np.float32)
+        latents[:, : config.semantic_dim] = np.array(codebook.decode(mx.array(chosen)))
+        return latents
+
+    def _decode(self, quantised: mx.array) -> mx.array:
+        """Quantised latents `[1, n, D]` to the samples of the piece and of the frame before it."""
+        if self.past is not None:
+            quantised = mx.concatenate([self.past, quantised], axis=1)
+        dtype = self.codec.output_proj.conv.parametrizations.weight.original1.dtype
+        return self.codec.decode_latents(quantised.astype(dtype))[:, self.skip :]
+
+    def _framed(self, samples: mx.array) -> mx.array:
+        """The piece's own frames `[n, 1920]`."""
+        return samples[0, self.heard * self.frame :].reshape(-1, self.frame)
 
 
 _PieceLoss = Callable[[mx.array], tuple[mx.array, mx.array]]
@@ -240,6 +269,8 @@ class _Adam:
         while True:
             (_, total), gradient = objective(x)
             value = total.item()
+            if step == 0 and not math.isfinite(value):
+                raise CheckpointError(_DAMAGED)
             if value < best:
                 best, found = value, x
             if value < gained * (1 - _MIN_GAIN):
