@@ -13,8 +13,8 @@ import mlx.core as mx
 from mlx_voxclone.losses._reduce import row_sums
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator, frozen
 
-# Smallest mean absolute feature that a distance is divided by. Features of digital silence are those of the biases
-# alone, typically 0.05; the floor only bounds the gradient where a layer has died.
+# Smallest mean absolute feature that a distance is divided by: about what a signal at -60 dB gives. It bounds the
+# gradient where the real signal is digital silence and the biases are still zero, and where a layer has died.
 FEATURE_FLOOR = 1e-3
 
 

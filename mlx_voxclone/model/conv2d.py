@@ -123,17 +123,25 @@ class NormedConv2d(nn.Module):
     """Convolution with bias and weight norm: the weight is `g * v / ||v||`, norm over all but the output channel.
 
     `v` is [outputs, frames, bins, inputs] (`kernel`: odd numbers of frames and bins), `g` and `bias` are [outputs].
-    Starts as PyTorch's convolutions do: uniform within 1 / sqrt(fan in), g the norm of v.
+    Starts with Gaussian v of deviation gain / sqrt(fan in), g the norm of v, no bias: with the gain of the activation
+    that follows, a signal keeps its level through the layers.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: tuple[int, int], stride: int = 1, dilation: int = 1):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, int],
+        stride: int = 1,
+        dilation: int = 1,
+        gain: float = 1.0,
+    ):
         super().__init__()
         if kernel[0] % 2 == 0 or kernel[1] % 2 == 0:
             raise ValueError(f"a centred kernel has odd sides, got {kernel}")
-        bound = (kernel[0] * kernel[1] * inputs) ** -0.5
-        self.v = mx.random.uniform(-bound, bound, (outputs, *kernel, inputs))
+        self.v = mx.random.normal((outputs, *kernel, inputs), scale=gain * (kernel[0] * kernel[1] * inputs) ** -0.5)
         self.g = mx.linalg.norm(self.v.reshape(outputs, -1), axis=1)
-        self.bias = mx.random.uniform(-bound, bound, (outputs,))
+        self.bias = mx.zeros((outputs,))
         self.stride, self.dilation = stride, dilation
 
     @property
