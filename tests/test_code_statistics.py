@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 
-from mlx_voxclone.checkpoint.invert import TABLE
+from mlx_voxclone.checkpoint.invert import TABLE, invert
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.data import code_statistics
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
 from mlx_voxclone.errors import CheckpointError
 
@@ -290,6 +291,22 @@ def test_rows_that_are_no_sums_are_left_out(presets, config):
     assert "none of its frames could be explained" in found.skipped["noise"]
     kept = np.delete(codes["ann"], [2, 7], axis=1)
     np.testing.assert_array_equal(found.statistics.levels, CodeStatistics.from_codes([kept], config).levels)
+
+
+def test_a_voice_that_begins_with_what_cannot_be_explained_is_not_searched_on(presets, monkeypatch):
+    codes, release = presets
+    rows = release.rows(codes["ann"])
+    rows[:4] = np.random.default_rng(3).standard_normal((4, 850)) * 6
+    changed, tried = FakeRelease(release.config.codec, {}), []
+    changed._voices = {"ann": rows}
+
+    def counting(table, rows):
+        tried.append(len(rows))
+        return invert(table, rows)
+
+    monkeypatch.setattr(code_statistics, "invert", counting)
+    assert preset_statistics(changed).statistics.frames == 0
+    assert tried == [4]
 
 
 def test_a_table_too_narrow_to_search_gives_nothing_and_says_so(miniature, config):
