@@ -1,4 +1,8 @@
-"""`voxclone encode`: audio to codes, latents and voice embedding."""
+"""`voxclone encode`: audio to codes, latents and voice embedding, by an encoder or by optimising without one."""
+
+import argparse
+import math
+import time
 
 from mlx_voxclone.cli.common import (
     Parser,
@@ -7,10 +11,13 @@ from mlx_voxclone.cli.common import (
     add_quiet,
     add_seed,
     entry,
+    format_seconds,
     message,
     set_device,
     set_quiet,
 )
+
+ENCODER, OPTIMISE = "encoder", "optimise"
 
 
 @entry
@@ -18,23 +25,58 @@ def main(argv: list[str]) -> None:
     parser = Parser(
         "encode",
         "Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and\n"
-        "`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).",
+        "`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).\n"
+        "Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,\n"
+        "and its codes sound like the recording without being those an encoder would give.",
     )
     parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="X.safetensors", help="file to write; must not exist")
+    parser.add_argument(
+        "--method",
+        choices=(ENCODER, OPTIMISE),
+        default=ENCODER,
+        help="optimise needs no encoder, and starts from the encoder's latents where there is one",
+    )
     parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
     parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
-    add_seed(parser)  # every command takes it; nothing is drawn at random here
+    search = parser.add_argument_group("options of --method optimise")
+    search.add_argument(
+        "--steps", type=int, metavar="N", help="most optimiser steps for each piece of 4 s (default: 300)"
+    )
+    search.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="R",
+        help="peak step, in units of the codebook's spread and of the acoustic latents before tanh (default: 0.1)",
+    )
+    search.add_argument(
+        "--patience", type=int, metavar="N", help="end a piece after N steps without a gain of 0.1 %% (default: 50)"
+    )
+    add_seed(parser)  # of the search's start; the encoder draws nothing at random
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)
+    _check(parser, options)
     set_quiet(options.quiet)
     set_device(options.device)
     _run(options)
 
 
-def _run(options) -> None:
+def _check(parser: Parser, options: argparse.Namespace) -> None:
+    given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if options.method != OPTIMISE:
+            parser.error(f"{name} is for --method optimise")
+        if name == "--learning-rate" and not 0 < value < math.inf:
+            parser.error(f"{name} must be above 0 and finite, got {value:g}")
+        if name != "--learning-rate" and value < 1:
+            parser.error(f"{name} must be at least 1, got {value}")
+
+
+def _run(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     import mlx.core as mx
@@ -44,7 +86,6 @@ def _run(options) -> None:
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.checkpoint.writer import save_tensors
     from mlx_voxclone.errors import CheckpointError
-    from mlx_voxclone.progress import progress_bar
 
     output = Path(options.output)
     if output.exists():
@@ -53,16 +94,70 @@ def _run(options) -> None:
     if options.normalise:
         wave = normalise_level(wave)
     release = Release(options.model)
-    if not release.has_encoder and options.encoder is None:
+    if options.method == ENCODER and not release.has_encoder and options.encoder is None:
         raise CheckpointError(
-            f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE, or a baked checkpoint"
+            f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE or a baked checkpoint,"
+            " or do without one (--method optimise, slow)"
         )
     model = load_model(release, parts=["lm", "codec"], encoder_file=options.encoder)
     codec = model.audio_tokenizer
-    with progress_bar(quiet=options.quiet, total=codec.config.n_frames(len(wave)), unit="frame") as bar:
-        latents = codec.encode_audio(wave, on_frames=bar.update)
+    latents = _encode(codec, wave, options) if codec.has_encoder else None
+    if options.method == OPTIMISE:
+        latents = _optimise(codec, wave, latents, options)
     codes = np.array(codec.quantize(latents[None])[0])
     embedding = model.voice_embedding(codes).astype(mx.float32)
     save_tensors(output, {"codes": codes, "latents": latents, "embedding": embedding})
     message(f"{len(wave) / codec.config.sampling_rate:.2f} s -> {codes.shape[1]} frames of {codes.shape[0]} codes")
     print(output)
+
+
+def _encode(codec, wave, options: argparse.Namespace):
+    from mlx_voxclone.progress import progress_bar
+
+    with progress_bar(quiet=options.quiet, total=codec.config.n_frames(len(wave)), unit="frame") as bar:
+        return codec.encode_audio(wave, on_frames=bar.update)
+
+
+def _optimise(codec, wave, start, options: argparse.Namespace):
+    """The optimised latents `[T, D]`; says what they gained and what it took."""
+    import mlx.core as mx
+
+    from mlx_voxclone.errors import CheckpointError, DataError
+    from mlx_voxclone.optimise import PIECE_FRAMES, STEPS, optimise_codes
+    from mlx_voxclone.progress import progress_bar
+
+    given = {"steps": options.steps, "learning_rate": options.learning_rate, "patience": options.patience}
+    given = {name: value for name, value in given.items() if value is not None}
+    pieces, steps = -(-codec.config.n_frames(len(wave)) // PIECE_FRAMES), given.get("steps", STEPS)
+    with progress_bar(quiet=options.quiet, total=pieces * steps, unit="step", smoothing=0) as bar:
+        try:
+            progress = _Progress(bar, pieces, steps)
+            found = optimise_codes(codec, wave, start=start, seed=options.seed, progress=progress, **given)
+        except DataError as e:
+            raise DataError(f"{options.audio}: {e}") from None
+        except CheckpointError as e:
+            raise CheckpointError(f"{options.model}: {e}") from None
+    before, after = found.start_loss, found.loss
+    changes = ", ".join(f"{name} {before[name]:.4g} -> {after[name]:.4g}" for name in after)
+    seconds = len(wave) / codec.config.sampling_rate
+    message(
+        f"{changes}; {found.steps} steps in {format_seconds(found.seconds)},"
+        f" {found.seconds / seconds:.3g} s per second of audio"
+    )
+    return mx.array(found.latents)
+
+
+class _Progress:
+    """Moves the bar; where there is none to show, a line after the first piece says how long the others will take."""
+
+    def __init__(self, bar, pieces: int, steps: int):
+        self.bar, self.pieces, self.steps, self.done, self.began = bar, pieces, steps, 0, time.perf_counter()
+
+    def __call__(self, n: int) -> None:
+        self.bar.update(n)
+        first = self.done < self.steps
+        self.done += n
+        if self.bar.disable and self.pieces > 1 and first and self.done >= self.steps:
+            took = time.perf_counter() - self.began
+            left = format_seconds(took * (self.pieces - 1))
+            message(f"piece 1 of {self.pieces} took {format_seconds(took)}: about {left} to go")
