@@ -88,7 +88,7 @@ def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys)
     assert out[0].startswith("encoder: 4 steps; held-out loss ")
     assert out[1].startswith(f"{place}: ")
     assert len(out) == 2
-    expected = {"config.yaml", "log.jsonl", "checkpoints", "best", "report", "samples", "data"}
+    expected = {"config.yaml", "log.jsonl", "checkpoints", "best", "report", "samples", "data", "prior"}
     assert names(place) == expected | {"result.json", "summary.json"}
     assert names(place / "checkpoints") == {"step-2", "step-4"}
     assert names(place / "checkpoints" / "step-4") == {"model.safetensors", "optimizer.safetensors", "state.json"}
@@ -97,7 +97,7 @@ def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys)
     assert "<html" in (place / "report" / "index.html").read_text()
     sounds = names(place / "samples" / "step-4")
     assert sounds
-    assert {name.rpartition("-")[2] for name in sounds} == {"original.wav", "reconstructed.wav"}
+    assert {name.rpartition("-")[2] for name in sounds} == {"original.wav", "reconstructed.wav", "code_usage.safetensors"}
     for sound in sounds:  # through the codec, and not the recording under another name
         if sound.endswith("-original.wav"):
             pair = [
@@ -142,7 +142,7 @@ def test_task_speaker_with_a_given_encoder(config_file, encoder_file, tmp_path, 
 
 def test_task_clone(uninterrupted, capsys):
     place = uninterrupted
-    expected = {"config.yaml", "summary.json", "data", "encoder", "codes", "speaker", "baked", "samples"}
+    expected = {"config.yaml", "summary.json", "data", "prior", "encoder", "codes", "speaker", "baked", "samples"}
     assert names(place) == expected
     stage = {"log.jsonl", "result.json", "checkpoints", "best"}
     assert names(place / "encoder") == names(place / "speaker") == stage
