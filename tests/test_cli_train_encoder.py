@@ -1,0 +1,211 @@
+"""`voxclone train` on pairs, with opponents and a teacher: whole runs of seconds, and what is refused before them."""
+
+import json
+import math
+import shutil
+
+import pytest
+from commands import TINY_RUN
+from pairs_on_disk import write_some
+from tiny_whisper import write_whisper
+
+from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
+from mlx_voxclone.train import encoder_inputs, run
+from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.train.log import read_log
+
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
+JUDGES = {"enabled": True, "sizes": [126, 76], "channels": 2, "start_step": 1, "warmup_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def pairs(miniature, tmp_path_factory):
+    return write_some(miniature, tmp_path_factory.mktemp("pairs") / "p", augmented=True)
+
+
+@pytest.fixture(scope="module")
+def whisper(tmp_path_factory):
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "w", heads=[[0, 0], [1, 1]])
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch):
+    monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
+
+
+def encoder_section(**keys) -> dict:
+    train = TINY_RUN["encoder"]["train"] | {"batch_size": 3, "sample_every": 4}
+    return {"encoder": TINY_RUN["encoder"] | {"train": train} | keys}
+
+
+def train(*arguments) -> int:
+    return voxclone(["train", *map(str, arguments), "--quiet"])
+
+
+def evaluations(place) -> list[dict]:
+    return [line["metrics"] for line in read_log(place / "log.jsonl") if line.get("event") == "eval"]
+
+
+def steps(place) -> list[dict]:
+    return [line for line in read_log(place / "log.jsonl") if "event" not in line]
+
+
+def test_everything_at_once_and_going_on_after_a_stop(config_file, pairs, whisper, tmp_path, monkeypatch):
+    """Pairs, opponents, teacher, usage: the log tells of each; a run in two sittings ends as one in a single one, and
+    the second sitting neither hears the recordings again nor recovers the voices again."""
+    config = config_file(
+        "encoder",
+        **encoder_section(
+            pairs={"path": str(pairs), "share": 0.6, "alone_steps": 1, "heldout": 0.2},
+            losses={"usage": 0.1, "level_code": 0.1},
+            discriminators=JUDGES,
+            distillation={"enabled": True, "whisper_model": str(whisper)},
+            codes={"learn_temperature": True},
+            quantisation_noise=True,
+            reconstruction_decay=0.9999,
+        ),
+    )
+    place, other = tmp_path / "one", tmp_path / "two"
+    assert train("--config", config, "--set", f"output={place}") == 0
+    last = evaluations(place)[-1]
+    assert all(math.isfinite(value) for value in last.values())
+    expected = {"semantic_code", "acoustic_code", "level_code", "distillation", "usage", "pairs_semantic_agreement"}
+    assert expected <= last.keys()
+    logged = set().union(*steps(place))
+    assert {"feature_matching", "discriminator"} <= logged
+    assert "discriminator" not in steps(place)[0]  # which begins at step 1
+    assert len(TensorFile(place / "best" / "encoder.safetensors").names()) == 114
+    usage = read_code_usage(place / "samples" / "step-4" / CODE_USAGE_FILE)
+    assert usage.prior.semantic.sum() > 0
+
+    losses, calls = EncoderTask.losses, []
+
+    def interrupted(task, batch):
+        calls.extend(["step"] * ("step" in batch))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return losses(task, batch)
+
+    monkeypatch.setattr(EncoderTask, "losses", interrupted)
+    assert train("--config", config, "--set", f"output={other}") == 130
+    monkeypatch.setattr(EncoderTask, "losses", losses)
+    monkeypatch.setattr(encoder_inputs.AsrTeacher, "states", lambda *_: pytest.fail("heard again"))
+    monkeypatch.setattr(encoder_inputs, "preset_statistics", lambda *_, **__: pytest.fail("recovered again"))
+    assert train("--config", config, "--set", f"output={other}", "--resume", other) == 0
+    a, b = (TensorFile(where / "checkpoints" / "step-4" / "model.safetensors") for where in (place, other))
+    assert all(bytes(a.raw(name)) == bytes(b.raw(name)) for name in a.names())
+
+
+def test_true_codes_alone(config_file, pairs, tmp_path):
+    off = {"l1": 0, "stft": 0, "mel": 0, "commitment": 0}
+    section = encoder_section(pairs={"path": [str(pairs)], "share": 1.0}, losses=off)
+    assert train("--config", config_file("encoder", **section), "--set", f"output={tmp_path / 'run'}") == 0
+    assert all("mel" not in line for line in steps(tmp_path / "run"))
+    assert "mel" in evaluations(tmp_path / "run")[0]
+
+
+def test_without_presets_or_pairs_there_is_no_prior(config_file, tmp_path):
+    section = encoder_section(prior={"presets": False})
+    assert train("--config", config_file("encoder", **section), "--set", f"output={tmp_path / 'run'}") == 0
+    assert not (tmp_path / "run" / "prior").exists()
+    assert not any("divergence" in name for name in evaluations(tmp_path / "run")[0])
+
+
+# ---- refused before anything is prepared -------------------------------------------------------------------------
+
+
+def broken(pairs, tmp_path, change):
+    """A copy of the pairs with something changed."""
+    copy = tmp_path / "broken"
+    shutil.copytree(pairs, copy)
+    change(copy)
+    return copy
+
+
+def out_of_range(directory):
+    path = directory / "pairs-00000.safetensors"
+    file = TensorFile(path)
+    codes = {name: file.stored(name).copy() for name in file.names()}
+    codes["003"][0, 2] = 5000
+    metadata = dict(file.metadata)
+    path.unlink()
+    save_tensors(path, codes, metadata)
+
+
+def shorter_audio(directory):
+    write_wav(directory / "audio" / "x.wav", [0.0] * 1920)
+    (directory / "audio" / "002.flac").unlink()
+    path = directory / "pairs-00000.safetensors"
+    file = TensorFile(path)
+    codes = {name: file.stored(name).copy() for name in file.names()}
+    lines = json.loads(file.metadata["pairs"])
+    for line in lines["kept"]:
+        if line["id"] == "002":
+            line["audio"] = "audio/x.wav"
+    path.unlink()
+    save_tensors(path, codes, {"pairs": json.dumps(lines)})
+
+
+def other_codec(directory):
+    path = directory / "settings.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"codec": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (out_of_range, "pair 003: code 5000 at codebook 0, frame 2 is outside 0..127"),
+        (shorter_audio, "1920 samples where its 6 frames of codes make 11520"),
+        (other_codec, "decoded by another codec than this model's"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(config_file, pairs, refused, tmp_path, change, text):
+    section = encoder_section(pairs={"path": str(broken(pairs, tmp_path, change))})
+    config = config_file("encoder", **section)
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], text)
+
+
+def test_pairs_that_are_not_there(config_file, refused, tmp_path):
+    config = config_file("encoder", **encoder_section(pairs={"path": str(tmp_path / "none")}))
+    refused(
+        ["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], "encoder.pairs.path", "does not exist"
+    )
+
+
+def test_discriminators_that_do_not_fit_into_memory(config_file, refused, tmp_path):
+    section = encoder_section(discriminators={"enabled": True, "channels": 10**6})
+    config = config_file("encoder", **section)
+    texts = ("GB are available", "encoder.discriminators.channels")
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
+
+
+@pytest.mark.parametrize(
+    ("dims", "text"),
+    [
+        ({"n_audio_ctx": 750}, "n_audio_ctx is 750"),
+        ({"n_text_layer": 0}, "no text decoder"),
+        (None, "cannot be loaded"),
+    ],
+)
+def test_a_whisper_of_the_wrong_size(config_file, refused, whisper, tmp_path, dims, text):
+    directory = tmp_path / "whisper"
+    directory.mkdir()
+    sizes = json.loads((whisper / "config.json").read_text()) | (dims or {"n_mels": "many"})
+    (directory / "config.json").write_text(json.dumps(sizes))
+    section = encoder_section(distillation={"enabled": True, "whisper_model": str(directory)})
+    config = config_file("encoder", **section)
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], text)
+
+
+def test_going_on_with_another_whisper(config_file, refused, whisper, tmp_path):
+    section = encoder_section(distillation={"enabled": True, "whisper_model": str(whisper)})
+    config, place = config_file("encoder", **section), tmp_path / "run"
+    assert train("--config", config, "--set", f"output={place}", "--set", "encoder.train.steps=2") == 0
+    other = write_whisper(tmp_path / "other", seed=1, heads=[[0, 0]], n_text_state=64, n_audio_state=64)
+    arguments = ["train", "--config", config, "--set", f"encoder.distillation.whisper_model={other}"]
+    refused([*arguments, "--set", f"output={place}", "--resume", place], "encoder.distillation.whisper_model")
