@@ -151,6 +151,24 @@ def test_never_worse_than_the_start(codec, wave, rate):
         np.testing.assert_array_equal(found.codes, codes_of(codec, start))
 
 
+def test_the_best_of_all_steps_is_kept(codec, wave):
+    """Whatever follows is worse by far: what was found by then is returned, not the start and not the last."""
+    start = random_latents(codec, 8)
+    objective = optimise._Objective(codec, QUICK)
+    piece, calls = optimise._Piece(objective, wave, start, slice(0, 8)), []
+
+    def worse_after_six(latents):
+        calls.append(latents)
+        total, reconstruction = piece.loss(latents)
+        return total, reconstruction + 10.0 * (len(calls) > 6)
+
+    found, steps = optimise._Adam(objective, 12, 0.1, 12, lambda n: None).run(worse_after_six, start)
+    assert (steps, len(calls)) == (12, 13)
+    all_along, _ = optimise._Adam(objective, 12, 0.1, 12, lambda n: None).run(piece.loss, start)
+    first, sixth, last = (piece.loss(mx.array(x))[1].item() for x in (start, found, all_along))
+    assert last < sixth < first
+
+
 def test_pieces_that_harm_the_whole_are_dropped(codec, wave, monkeypatch):
     """A piece is no worse than its start, but as the next one's context it may cost more than it gains."""
     start = random_latents(codec, 8)
