@@ -10,6 +10,7 @@ from pairs_on_disk import load_some
 from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.data.code_statistics import CodeStatistics
+from mlx_voxclone.losses import acoustic_code_loss, semantic_code_loss
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.encoder_losses import later_frames, nearest_distance
 from mlx_voxclone.train.encoder_task import EncoderTask, Teacher
@@ -41,7 +42,7 @@ def states(source, start, frames):
 
 
 TEACHER = Teacher(states, 5, "random")
-ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "usage": 0.1}
+ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "cycle": 0.2, "usage": 0.1}
 
 
 CODES_ALONE = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
@@ -117,7 +118,7 @@ def test_what_is_exported_is_the_encoder_alone(full, tmp_path):
 
 @pytest.mark.parametrize(
     "term",
-    ["l1", "commitment", "semantic_code", "acoustic_code", "level_code", "feature_matching", "distillation", "usage"],
+    "l1 commitment semantic_code acoustic_code level_code cycle feature_matching distillation usage".split(),
 )
 def test_every_term_moves_the_encoder(full, term):
     found = gradients(full, mixed(full), term)
@@ -125,6 +126,39 @@ def test_every_term_moves_the_encoder(full, term):
     assert np.abs(found[LAST]).max() > 0
     judged = max(np.abs(value).max() for name, value in found.items() if name.startswith("discriminators."))
     assert judged == 0
+
+
+def test_the_sound_may_leave_the_semantic_latents_alone(miniature, pairs):
+    """The last convolution's rows of the semantic latent get gradient from the sound, or none; values stay."""
+    found = {}
+    for allowed in (True, False):
+        task = make(miniature, pairs, semantic_from_sound=allowed)
+        batch = batch_of(task, 0, 1)
+        found[allowed] = (gradients(task, batch, "mel")[LAST], task.losses(batch)["mel"].item())
+    split = task.codec.config.semantic_dim
+    assert found[True][1] == found[False][1]
+    assert np.abs(found[True][0][:split]).max() > 0
+    assert np.abs(found[False][0][:split]).max() == 0
+    assert np.allclose(found[True][0][split:], found[False][0][split:], atol=1e-6)
+
+
+def test_the_cycle_is_what_the_codes_of_a_recording_say_when_heard_again(miniature, pairs):
+    """Recordings alone count; by hand: encode, quantise, decode, encode, compare."""
+    task = make(miniature, pairs, losses={"cycle": 1.0})
+    batch = next(b for b in (batch_of(task, 0, 1, 2, epoch=e) for e in range(30)) if len(b.get("coded", [])) == 1)
+    codec, rows = task.codec, [k for k in range(3) if k not in batch["coded"]]
+    waves, lengths = batch["waveform"][mx.array(rows)], [batch["lengths"][k] for k in rows]
+    codes = codec.quantize(codec.encode_latents(waves, lengths))
+    again = codec.encode_latents(codec.decode(codes)[:, : task.crop], lengths)
+    expected, split = 0.0, codec.config.semantic_dim
+    temperature = nearest_distance(codec.quantizer.semantic_codebook.embedding)
+    for row, n in enumerate(codec.config.n_frames(length) for length in lengths):
+        z, c = again[row : row + 1, :n], codes[row : row + 1, :, :n].swapaxes(1, 2)
+        book = codec.quantizer.semantic_codebook.embedding
+        semantic = semantic_code_loss(z[..., :split], c[..., 0], book, temperature=temperature)
+        expected += n * (semantic + acoustic_code_loss(z[..., split:], c[..., 1:], levels=21)).item()
+    assert task.losses(batch)["cycle"].item() == pytest.approx(expected, rel=1e-4)
+    assert task.targets(batch)["cycle"] == sum(codec.config.n_frames(n) for n in lengths)
 
 
 def test_the_discriminators_learn_and_the_encoder_does_not_hear_of_it(full):
@@ -186,12 +220,12 @@ def test_true_latents_have_no_code_loss_and_wrong_ones_do(full, monkeypatch):
     latents = mx.concatenate([exact[..., :split], mx.arctanh(0.999 * exact[..., split:])], axis=-1)
     whole = mx.zeros((len(batch["lengths"]), *latents.shape[1:]))
     whole[mx.array(batch["coded"])] = latents
-    monkeypatch.setattr(type(codec), "encode_latents", lambda *_: whole)
+    monkeypatch.setattr(type(codec), "encode_latents", lambda _, x, n=None: whole[: x.shape[0]])
     right = full.losses(batch)
     assert right["acoustic_code"].item() < 1e-3
     frames = full.targets(batch)["semantic_code"]
     assert right["semantic_code"].item() / frames < np.log(codec.config.semantic_codebook_size)
-    monkeypatch.setattr(type(codec), "encode_latents", lambda *_: whole[:, ::-1])
+    monkeypatch.setattr(type(codec), "encode_latents", lambda _, x, n=None: whole[: x.shape[0], ::-1])
     wrong = full.losses(batch)
     assert wrong["acoustic_code"].item() / frames > 0.5
     assert wrong["semantic_code"].item() > 1.5 * right["semantic_code"].item()

@@ -99,11 +99,12 @@ class EncoderTerms:
         latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)
         noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
         quantised, semantic_z, semantic_q = codec.quantizer.straight_through(latents, noise)
+        heard = quantised if self.section.semantic_from_sound else self._acoustic_only(quantised)
         weight = mx.array(lengths, dtype=mx.float32)
         frames = [codec.config.n_frames(n) for n in lengths]
         sums: dict[str, mx.array] = {}
         if set(names) & {*SOUND, *OPPONENTS}:
-            decoded = codec.decode_latents(quantised.astype(_decoder_dtype(codec)))[:, : self.crop]
+            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
             sound = self._sound(decoded, batch)
             sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
             if set(names) & set(OPPONENTS):
@@ -113,11 +114,18 @@ class EncoderTerms:
             sums["commitment"] = mx.sum(weight * commitment_loss(semantic_z, semantic_q, frames, "none"))
         if set(names) & set(CODES):
             sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
+        if "cycle" in names:
+            sums["cycle"] = self._cycle(latents, batch)
         if "distillation" in names:
             sums["distillation"] = self._distillation(quantised, batch)
         if "usage" in names:
             sums["usage"] = sum(frames) * self._usage(latents, frames)
         return sums
+
+    def _acoustic_only(self, quantised: mx.array) -> mx.array:
+        """The same values; gradient through the acoustic part alone."""
+        split = self.model.codec.config.semantic_dim
+        return mx.concatenate([mx.stop_gradient(quantised[..., :split]), quantised[..., split:]], axis=-1)
 
     def _sound(self, decoded: mx.array, batch: Mapping[str, Any]) -> dict[str, Callable[[], mx.array]]:
         target, lengths, section = batch["target"], batch["lengths"], self.section
@@ -136,14 +144,31 @@ class EncoderTerms:
         return {"discriminator": hinge, "feature_matching": matching}
 
     def _codes(self, latents: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
-        codec, codes = self.model.codec, batch["codes"].swapaxes(1, 2)
+        """Of the pairs, against their true codes."""
         counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
         latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])
-        codes = later_frames(codes, batch["skip"])
-        semantic, acoustic = latents[..., : codec.config.semantic_dim], latents[..., codec.config.semantic_dim :]
-        levels, weight = codec.config.acoustic_codebook_size, mx.array(counts, dtype=mx.float32)
+        return self._against(latents, later_frames(batch["codes"].swapaxes(1, 2), batch["skip"]), counts)
+
+    def _cycle(self, latents: mx.array, batch: Mapping[str, Any]) -> mx.array:
+        """Of the recordings: the codes that they got, decoded and encoded again, should be the same codes.
+
+        What is decoded from codes is a pair, whatever encoder they come from. These are pairs of the voices recorded.
+        """
+        codec, rows = self.model.codec, recordings(batch)
+        lengths = [batch["lengths"][k] for k in rows]
+        codes = codec.quantize(mx.stop_gradient(latents[mx.array(rows)]))
+        sound = mx.stop_gradient(codec.decode(codes))[:, : self.crop]
+        again = codec.encode_latents(sound.astype(self._dtype), lengths)
+        frames = [codec.config.n_frames(n) for n in lengths]
+        found = self._against(again, codes.swapaxes(1, 2), frames)
+        return found["semantic_code"] + found["acoustic_code"]
+
+    def _against(self, latents: mx.array, codes: mx.array, counts: Sequence[int]) -> dict[str, mx.array]:
+        """Sums over frames of the losses of latents `[P, T, D]` against codes `[P, T, 37]`."""
+        config = self.model.codec.config
+        semantic, acoustic = latents[..., : config.semantic_dim], latents[..., config.semantic_dim :]
+        levels, margin = config.acoustic_codebook_size, self.section.codes.margin
         where = (counts, "none")
-        margin = self.section.codes.margin
         found = {
             "semantic_code": semantic_code_loss(
                 semantic, codes[..., 0], self._codebook, *where, temperature=self.temperature
@@ -151,6 +176,7 @@ class EncoderTerms:
             "acoustic_code": acoustic_code_loss(acoustic, codes[..., 1:], *where, levels=levels, margin=margin),
             "level_code": acoustic_level_cross_entropy(acoustic, codes[..., 1:], *where, levels=levels),
         }
+        weight = mx.array(counts, dtype=mx.float32)
         return {name: mx.sum(weight * value) for name, value in found.items()}
 
     def _distillation(self, quantised: mx.array, batch: Mapping[str, Any]) -> mx.array:
@@ -164,6 +190,11 @@ class EncoderTerms:
         acoustic = latents[..., self.model.codec.config.semantic_dim :]
         of_codes = usage_loss(semantic, self._codebook, self._prior[0], frames, temperature=self._scale)
         return of_codes + level_usage_loss(acoustic, self._prior[1], frames)
+
+
+def recordings(batch: Mapping[str, Any]) -> list[int]:
+    """Places of the items without true codes."""
+    return [k for k in range(len(batch["lengths"])) if k not in batch.get("coded", ())]
 
 
 def later_frames(x: mx.array, skip: Sequence[int]) -> mx.array:
