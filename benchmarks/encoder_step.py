@@ -17,7 +17,8 @@ number of frames that each of its blocks gets:
   gradient. Attention has no weights: both operands of its two products need gradients, in the frozen decoder too.
 
 Not counted are Fourier transforms and everything per element: norms, softmax, activations, weight norm, AdamW. The time
-is of all of it, so the share of the machine's matrix-product rate says how much of it goes elsewhere.
+is of all of it, so the share of the machine's matrix-product rate says how much of it goes elsewhere. There is a share
+by time on the clock and one by CPU time; where other processes take the cores, only the latter means anything.
 """
 
 import argparse
@@ -172,12 +173,14 @@ def measure(config: CodecConfig, clip_seconds: float, steps: int) -> dict:
     codec = build_codec(config)
     waveform = LEVEL * mx.random.normal((1, samples))
     optimizer = optim.AdamW(learning_rate=1e-4, betas=[0.9, 0.99])
-    rates, seconds, losses = [], [], []
+    products, took, losses = [], [], []
     for _ in range(steps + 1):
-        rates += gemm_rates(GEMM_SIZE, GEMM_REPEATS)
-        seconds.append(_time(lambda: losses.append(train_step(codec, optimizer, waveform))))
+        products += time_products(GEMM_SIZE, GEMM_REPEATS)
+        took.append(_time(lambda: losses.append(train_step(codec, optimizer, waveform))))
     operations = count_operations(codec, samples)
-    step, rate = statistics.median(seconds[1:]), statistics.median(rates)
+    seconds, cpu_seconds = zip(*took[1:])
+    (step, cpu_step), (product, cpu_product) = (map(statistics.median, zip(*pairs)) for pairs in (took[1:], products))
+    in_products = operations.total / (2 * GEMM_SIZE**3)  # as many of those products take as many operations
     trained, all_of_it = _size(codec.trainable_parameters()), _size(codec.parameters())
     return {
         "machine": f"{platform.system()} {platform.machine()}, {mx.default_device()}, MLX {mx.__version__}",
@@ -185,24 +188,28 @@ def measure(config: CodecConfig, clip_seconds: float, steps: int) -> dict:
         "encoder_parameters": trained,
         "frozen_parameters": all_of_it - trained,
         "seconds_per_step": step,
-        "seconds": seconds[1:],
-        "warm_up_seconds": seconds[0],
+        "cpu_seconds_per_step": cpu_step,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "warm_up_seconds": took[0][0],
         "losses": losses,
         "peak_memory": mx.get_peak_memory(),
         "peak_resident": peak_resident(),
         "operations": asdict(operations) | {"total": operations.total},
-        "gemm_rate": rate,
-        "gemm_rates": rates,
+        "gemm_rate": 2 * GEMM_SIZE**3 / product,
+        "gemm_seconds": [seconds for seconds, _ in products],
+        "gemm_cpu_seconds": [seconds for _, seconds in products],
         "step_rate": operations.total / step,
-        "share_of_gemm_rate": operations.total / step / rate,
+        "share_of_gemm_rate": in_products * product / step,
+        "share_by_cpu_time": in_products * cpu_product / cpu_step,
     }
 
 
-def gemm_rates(size: int, repeats: int) -> list[float]:
-    """Operations per second of float32 products of square matrices, one figure for each after a first one."""
+def time_products(size: int, repeats: int) -> list[tuple[float, float]]:
+    """Seconds and CPU seconds of each of some float32 products of square matrices, after a first one."""
     a, b = (mx.random.normal((size, size)) for _ in range(2))
     mx.eval(a, b, a @ b)
-    return [2 * size**3 / _time(lambda: mx.eval(a @ b)) for _ in range(repeats)]
+    return [_time(lambda: mx.eval(a @ b)) for _ in range(repeats)]
 
 
 def peak_resident() -> int:
@@ -211,10 +218,11 @@ def peak_resident() -> int:
     return largest if sys.platform == "darwin" else largest * 1024  # kilobytes everywhere but there
 
 
-def _time(function: Callable[[], None]) -> float:
-    began = time.perf_counter()
+def _time(function: Callable[[], None]) -> tuple[float, float]:
+    """Seconds on the clock, and CPU seconds of all threads."""
+    began, began_cpu = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - began_cpu
 
 
 def _size(parameters: dict) -> int:
@@ -235,12 +243,14 @@ def describe(figures: dict) -> str:
             f"encoder of {figures['encoder_parameters'] / 1e6:.1f} M parameters, decoder and codebook of "
             f"{figures['frozen_parameters'] / 1e6:.1f} M frozen, one clip of {figures['clip_seconds']:g} s, float32",
             f"step: {figures['seconds_per_step']:.2f} s (median of {len(seconds)}, {min(seconds):.2f} to "
-            f"{max(seconds):.2f}; the first {figures['warm_up_seconds']:.2f})",
+            f"{max(seconds):.2f}; the first {figures['warm_up_seconds']:.2f}), "
+            f"{figures['cpu_seconds_per_step']:.2f} s of CPU time",
             f"memory: {figures['peak_memory'] / 1e9:.2f} GB of arrays at the peak, the process "
             f"{figures['peak_resident'] / 1e9:.2f} GB resident",
             f"operations: {operations['total'] / 1e9:.1f} GFLOP ({parts})",
             f"rate: {figures['step_rate'] / 1e9:.1f} GFLOP/s, {figures['share_of_gemm_rate']:.0%} of the "
-            f"{figures['gemm_rate'] / 1e9:.1f} GFLOP/s of products of {GEMM_SIZE} x {GEMM_SIZE}",
+            f"{figures['gemm_rate'] / 1e9:.1f} GFLOP/s of products of {GEMM_SIZE} x {GEMM_SIZE}; "
+            f"{figures['share_by_cpu_time']:.0%} by CPU time",
         ]
     )
 

@@ -120,7 +120,12 @@ def test_the_figures(tmp_path, monkeypatch, capsys):
     assert len(figures["seconds"]) == 3
     assert figures["seconds_per_step"] == sorted(figures["seconds"])[1]
     assert figures["step_rate"] == pytest.approx(operations.total / figures["seconds_per_step"])
-    assert figures["share_of_gemm_rate"] == pytest.approx(figures["step_rate"] / np.median(figures["gemm_rates"]))
+    assert figures["gemm_rate"] == pytest.approx(2 * 64**3 / np.median(figures["gemm_seconds"]))
+    assert figures["share_of_gemm_rate"] == pytest.approx(figures["step_rate"] / figures["gemm_rate"])
+    rate, product_rate = (
+        n / np.median(figures[key]) for n, key in ((operations.total, "cpu_seconds"), (2 * 64**3, "gemm_cpu_seconds"))
+    )
+    assert figures["share_by_cpu_time"] == pytest.approx(rate / product_rate)
     weights = 4 * (figures["encoder_parameters"] * 4 + figures["frozen_parameters"])  # with gradient, two moments
     assert weights < figures["peak_memory"] < 100e6 < figures["peak_resident"] < 6e9
     assert np.isfinite(figures["losses"]).all()
