@@ -289,15 +289,6 @@ def choose_heads_by_dtw(teacher: AsrTeacher, clips: Iterable[Any], count: int = 
     return sorted((int(k) // total.shape[1], int(k) % total.shape[1]) for k in best)
 
 
-def check_projection(outputs: int, teacher: AsrTeacher) -> None:
-    """Raise ConfigError unless a projection onto `outputs` values fits the teacher's states."""
-    if outputs != teacher.dim:
-        raise ConfigError(
-            f"{teacher.files.name}: its states have {teacher.dim} values, but the projection is one onto {outputs}; "
-            "go on with the Whisper that the run began with, or start a new run"
-        )
-
-
 def _checked_heads(heads: str | Sequence[Head]) -> str | list[Head]:
     if heads in (PUBLISHED, DTW):
         return heads
