@@ -16,11 +16,13 @@ from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import materials, plots, tables, training
 from benchmarks.recovery.baseline import one_of_each
 from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL, encode_clip
-from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from benchmarks.recovery.recipes import COMMON, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.run_config import schema_keys
 from mlx_voxclone.train.state import RunState, save_checkpoint
+from mlx_voxclone.yaml_files import dotted
 
 # --- materials -----------------------------------------------------------------------------------------------------
 
@@ -103,6 +105,16 @@ def test_every_recipe_is_a_valid_configuration_with_a_constant_rate(name):
     assert section.train.min_lr_ratio == 1.0
     assert section.train.keep >= 40 // 10
     assert section.pairs.alone_steps == (7 if RECIPES[name].alone else 0) or name == "shipped"
+
+
+def test_recipes_say_all_that_the_encoder_section_knows():
+    """Else a change of a default would change what is compared."""
+    said = {*dotted(COMMON), *(f"encoder.{key}" for recipe in RECIPES.values() for key in recipe.changes)}
+    said |= {"encoder.crop_seconds", "encoder.pairs.path"}  # always given
+    judges = ("encoder.discriminators.", "encoder.distillation.", "encoder.train.")
+    leaves = {key for key in schema_keys() if key.startswith("encoder.") and not key.startswith(judges)}
+    leaves -= {key.rpartition(".")[0] for key in leaves} | {name.removesuffix(".") for name in judges}
+    assert leaves <= said
 
 
 def test_the_main_recipes_differ_in_what_they_are_named_after():

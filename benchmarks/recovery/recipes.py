@@ -18,6 +18,7 @@ COMMON = {
     "encoder.weights": None,
     "encoder.gain_db": [-6.0, 6.0],
     "encoder.quantisation_noise": False,
+    "encoder.semantic_from_sound": True,
     "encoder.reconstruction_decay": 1.0,
     "encoder.losses": {
         "l1": 1.0,
@@ -27,10 +28,13 @@ COMMON = {
         "semantic_code": 1.0,
         "acoustic_code": 1.0,
         "level_code": 0.0,
+        "cycle": 0.0,
         "feature_matching": 1.0,
         "distillation": 1.0,
         "usage": 0.0,
     },
+    "encoder.stft_sizes": [2048, 1024, 512, 256],
+    "encoder.mel": {"n_mels": 80, "n_fft": 1024},
     "encoder.pairs.share": 0.5,
     "encoder.pairs.alone_steps": 0,
     "encoder.pairs.augmented": 0.5,
@@ -54,18 +58,17 @@ class Recipe:
 
 
 _NO_RECONSTRUCTION = dict.fromkeys(("losses.l1", "losses.stft", "losses.mel", "losses.commitment"), 0.0)
-# Narrow, as the codec is, and heard after a tenth of the compared steps.
-_OPPONENTS = {
-    "discriminators.enabled": True,
-    "discriminators.channels": 8,
-    "discriminators.warmup_steps": 100,
-}
+_OPPONENTS = {"discriminators.enabled": True, "discriminators.warmup_steps": 100}
+_FEW = {"discriminators.sizes": [876, 334, 126], "discriminators.channels": 4}  # a CPU has no more to spare
 MAIN = ("a", "b", "c", "d")
 RECIPES = {
     "a": Recipe("reconstruction only", pairs=False),
     "b": Recipe("true codes only", {**_NO_RECONSTRUCTION, "pairs.share": 1.0}),
     "c": Recipe("both"),
-    "d": Recipe("both and discriminators", _OPPONENTS),
+    "d": Recipe("both and discriminators", {**_OPPONENTS, **_FEW}),
+    "d-eight": Recipe(
+        "both and the paper's eight discriminators, narrow", {**_OPPONENTS, "discriminators.channels": 8}
+    ),
     "shipped": Recipe("the shipped configuration", common=False),
     # One thing of (c) changed at a time.
     "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),
@@ -86,6 +89,12 @@ RECIPES = {
     "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
     "c-decay": Recipe("both, reconstruction fading out", {"reconstruction_decay": 0.999}),
     "c-usage": Recipe("both, usage term", {"losses.usage": 0.1}),
+    "c-cycle": Recipe("both, recordings' own codes heard again", {"losses.cycle": 1.0}),
+    "c-deaf": Recipe("both, sound moves acoustic latents only", {"semantic_from_sound": False}),
+    "c-deaf-cycle": Recipe(
+        "both, sound moves acoustic latents only, own codes heard again",
+        {"semantic_from_sound": False, "losses.cycle": 1.0},
+    ),
     "c-no-commitment": Recipe("both, no commitment", {"losses.commitment": 0.0}),
 }
 

@@ -24,6 +24,7 @@ from mlx_voxclone.model.codec import Codec
 
 POOLED = "pooled"
 _PIECE = 10 * SAMPLE_RATE  # distances are taken over pieces of at most this, which bounds the memory
+_STFT_SIZES = (2048, 1024, 512, 256)  # as the trainer's; the paper's eight cost five times as much and say the same
 _SHORTEST = SAMPLE_RATE // 10  # a shorter rest of a clip says nothing about its spectrum and is left out
 
 
@@ -274,6 +275,6 @@ def distances(codec: Codec, codes: np.ndarray, audio: np.ndarray) -> np.ndarray:
         if len(target) < _SHORTEST and start:
             break
         pair = mx.array(decoded[None, start : start + len(target)]), mx.array(target[None])
-        values = [distance(*pair).item() for distance in (log_mel_loss, multi_resolution_stft_loss)]
+        values = [log_mel_loss(*pair).item(), multi_resolution_stft_loss(*pair, sizes=_STFT_SIZES).item()]
         sums += len(target) * np.array([*values, 1.0])
     return sums
