@@ -1,7 +1,7 @@
 """Weight-normed 2-D convolutions over `[B, frames, bins, C]`, strided in frequency and dilated in time.
 
 On a GPU this is `mx.conv2d`. On the CPU its gradients are out of reach (measured with 32 channels, kernel 3 x 9,
-stride 2, dilation 2: 40 times slower than matrix products), so `matmul_conv2d` gathers the taps in frequency, lets
+stride 2, dilation 2: 30 times slower than matrix products), so `matmul_conv2d` gathers the taps in frequency, lets
 one product serve all taps in time, and adds up the shifted results; its backward is written out, from the same two
 steps, so that it keeps nothing but its arguments.
 """
