@@ -40,7 +40,7 @@ class Phone(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """One syllable or pause of a text and its samples: `start` included, `end` not."""
+    """One syllable, phone or pause of a text and its samples: `start` included, `end` not."""
 
     unit: str
     start: int
@@ -134,20 +134,28 @@ def synthesise(text: str, speaker: SyntheticSpeaker, seed: int = 0) -> np.ndarra
     return synthesise_aligned(text, speaker, seed)[0]
 
 
-def synthesise_aligned(text: str, speaker: SyntheticSpeaker, seed: int = 0) -> tuple[np.ndarray, list[Unit]]:
-    """Speak a text and tell where its syllables are.
+def synthesise_aligned(
+    text: str, speaker: SyntheticSpeaker, seed: int = 0, *, level: str = "syllable"
+) -> tuple[np.ndarray, list[Unit]]:
+    """Speak a text and tell where its syllables (`level="syllable"`) or its letters' sounds (`level="phone"`) are.
 
     Args:
         text: latin letters (case does not matter), spaces and `,.!?;:'-`.
         seed: of the intonation, the timing and the noise: another reading of the same text.
+        level: what the units are; pauses are units of their own in either case, and the samples are the same.
     Returns:
         float32 [samples] at 24 kHz, RMS -23 dB of full scale, peaks below 0.9; and the units from the first to the
         last letter, one after the other.
     Raises:
         DataError: a text without a letter, or with a character that has no sound here.
+        ValueError: a level that there is not.
     """
+    if level not in ("syllable", "phone"):
+        raise ValueError(f'level must be "syllable" or "phone", got {level!r}')
     units = _syllables(text)
     rng = np.random.default_rng([seed, 0x7A1C])
+    if level == "phone":  # the timing goes phone by phone anyway
+        units = [letter for unit in units for letter in unit]
     phones, ends, alignment = _timing(units, speaker, rng)
     n = ends[-1]
     tracks = _Tracks(phones, ends, speaker.formant_scale)
