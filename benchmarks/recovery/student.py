@@ -1,0 +1,231 @@
+"""What trains into the benchmark's codec: its first weights, its batches, its losses. See `codec.py`."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+
+from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, units_of
+from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
+from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.quantizer import QuantisationNoise
+from mlx_voxclone.train.encoder_init import calibrate_encoder
+from mlx_voxclone.train.encoder_items import draw_quantisation
+
+STFT_SCALES = (1024, 512, 256, 128)
+MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))
+SHARES = dict(zip(KINDS, (0.4, 0.2, 0.15, 0.25)))  # of a batch's crops; kinds that are not at hand leave theirs
+GAIN_DB = 4.0  # crops are made louder or softer by up to this
+CYCLE_NOISE = 1e-3  # white noise on decoded audio before it is encoded again: codes must not hide below what is heard
+STARTING_CLIPS, STARTING_SECONDS = 24, 4  # speech that the first weights are scaled by
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the terms' means."""
+
+    l1: float = 2.0
+    stft: float = 4.0
+    mel: float = 1.0
+    commitment: float = 0.5
+    units: float = 1.0
+    cycle_semantic: float = 0.1
+    cycle_acoustic: float = 0.2
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What of the losses is in force at a step."""
+
+    quantise: bool = True  # false: the semantic latents pass as they are, there is no codebook yet
+    cycle: float = 1.0  # factor on the weights of the cycle terms; 0: they are not computed
+    temperature: float = 1.0  # of the cycle's semantic cross-entropy, in squared distance
+
+
+class Student(nn.Module):
+    """The codec, and the linear classifier of units on its quantised semantic latents.
+
+    The codebook is moved by `CodebookTrainer`, not by gradients, so it is frozen here.
+    """
+
+    def __init__(self, codec: Codec):
+        super().__init__()
+        self.codec = codec
+        self.classifier = nn.Linear(codec.config.semantic_dim, len(UNITS))
+        codec.quantizer.freeze()
+
+
+def new_student(corpus: Corpus, config: CodecConfig, layer_scale: float, seed: int) -> Student:
+    """Random weights, scaled by some training clips so that every layer starts with signals of ordinary size.
+
+    The LayerScales start at `layer_scale`: at the 0.01 of the release, the transformers of a short run stay idle.
+    """
+    mx.random.seed(seed)
+    codec = Codec(config, encoder=True)
+    scales = [(k, v) for k, v in tree_flatten(codec.parameters()) if k.endswith(("attention_scale", "ffn_scale"))]
+    codec.load_weights([(name, mx.full(value.shape, layer_scale)) for name, value in scales], strict=False)
+    hear_and_speak_bands(codec)
+    clips = corpus.split("train")
+    clips = clips[:: max(1, len(clips) // STARTING_CLIPS)]
+    waves = [clip.read()[: STARTING_SECONDS * config.sampling_rate] for clip in clips]
+    calibrate_encoder(codec, waves)
+    level = float(np.sqrt(np.mean([np.mean(np.square(wave)) for wave in waves])))
+    calibrate_decoder(codec, [codec.encode_latents(mx.array(wave[None])) for wave in waves], level)
+    return Student(codec)
+
+
+def hear_and_speak_bands(codec: Codec) -> None:
+    """Start the first convolution as a bank of band filters and the last one as the bank that speaks these bands.
+
+    The codec's input is raw samples, 240 at a time: from random filters, it takes most of a short run to find out that
+    sounds have frequencies. Gains are left to the calibration.
+    """
+    config = codec.config
+    kernel, patch = config.patch_kernel, config.patch_size
+    bank = band_filters(config.dim, kernel * patch, config.sampling_rate)  # ends with the newest sample
+    heard = bank.reshape(config.dim, kernel, patch).transpose(0, 2, 1)
+    spoken = bank[:, ::-1].reshape(config.dim, kernel, patch)[:, ::-1].transpose(2, 0, 1)  # the last tap sounds first
+    for conv, v in ((codec.input_proj, heard), (codec.output_proj, spoken)):
+        norm = conv.conv.parametrizations.weight
+        norm.original1 = mx.array(np.ascontiguousarray(v))
+        norm.original0 = mx.linalg.norm(norm.original1.reshape(v.shape[0], -1), axis=1)[:, None, None]
+
+
+def band_filters(count: int, size: int, rate: int) -> np.ndarray:
+    """Windowed cosines and sines at frequencies even on the mel scale, unit energy: float32 `[count, size]`.
+
+    Each pair sounds at the end of the `size` samples, for 40 ms at the lowest frequency and 20 ms from 1 kHz on.
+    """
+    mel = np.linspace(_mel(60.0), _mel(0.45 * rate), count // 2)
+    frequency = 700 * (10 ** (mel / 2595) - 1)
+    filters = np.zeros((count, size), np.float32)
+    for k, hertz in enumerate(np.repeat(frequency, 2)):
+        length = min(size, round(rate * (0.04 - 0.02 * min(1.0, hertz / 1000))))
+        time = np.arange(length)
+        wave = np.hanning(length + 2)[1:-1] * np.cos(2 * np.pi * hertz / rate * time - (k % 2) * np.pi / 2)
+        filters[k, size - length :] = wave / np.sqrt(np.square(wave).sum())
+    return filters
+
+
+def _mel(hertz: float) -> float:
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def calibrate_decoder(codec: Codec, latents: list[mx.array], level: float) -> None:
+    """Scale the decoder's convolutions so that each gives signals of RMS 1 for raw `latents`, the last of `level`."""
+    xs = [codec.quantizer.straight_through(x)[0] for x in latents]
+    blocks = [*codec.decoder_blocks, codec.output_proj]
+    for block in blocks:
+        xs = [block(x) for x in xs]
+        if isinstance(block, CausalConv1d | CausalConvTranspose1d):
+            power = sum(mx.mean(mx.square(x)) for x in xs) / len(xs)
+            gain = (level if block is blocks[-1] else 1.0) / mx.sqrt(power)
+            norm = block.conv.parametrizations.weight
+            norm.original0 = norm.original0 * gain
+            xs = [x * gain for x in xs]
+        mx.eval(xs)
+    mx.eval(codec.parameters())
+
+
+class Crops:
+    """Crops of training clips, drawn by kind, then by clip. A batch depends on the seed and its number alone."""
+
+    def __init__(self, corpus: Corpus, config: CodecConfig, size: int, frames: int, seed: int):
+        self.config, self.size, self.frames, self.seed = config, size, frames, seed
+        self._pools = []  # per kind: (samples as int16, to hold an hour in 170 MB; labels)
+        shares = []
+        for kind in KINDS:
+            pool = [(_as_int16(clip.read()), clip.track) for clip in corpus.split("train", kind)]
+            if pool:
+                self._pools.append(pool)
+                shares.append(SHARES[kind])
+        self._shares = np.array(shares) / sum(shares)
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss` [B/2, S], `stft`, `mel`.
+
+        One STFT size and two mel scales are drawn per step: on average the loss of all of them, at a third of the time.
+        Half of the crops, as many as there is `hiss` for, go through the cycle.
+        """
+        rng = np.random.default_rng([self.seed, 0xBA7C, number])
+        config, frames = self.config, self.frames
+        crops = [self._crop(rng) for _ in range(self.size)]
+        drawn = [draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size) for _ in crops]
+        waves = np.stack([wave for wave, _ in crops])
+        return {
+            "waves": mx.array(waves),
+            "units": mx.array(np.stack([units for _, units in crops])),
+            "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
+            "hiss": mx.array(CYCLE_NOISE * rng.standard_normal(waves[::2].shape, dtype=np.float32)),
+            "stft": [STFT_SCALES[rng.integers(len(STFT_SCALES))]],
+            "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
+        }
+
+    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Samples and labels of a crop that starts on the grid of the labels; zeros behind the end of a short clip."""
+        pool = self._pools[rng.choice(len(self._pools), p=self._shares)]
+        samples, track = pool[rng.integers(len(pool))]
+        size = self.frames * FRAME
+        first = int(rng.integers(max(1, (len(samples) - size) // TRACK_HOP + 1)))
+        piece = samples[first * TRACK_HOP : first * TRACK_HOP + size]
+        wave = np.zeros(size, np.float32)
+        wave[: len(piece)] = piece * (10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20) / 32767)
+        unknown = np.full(self.frames, -1, np.int32)
+        return wave, unknown if track is None else units_of(track, first, self.frames)
+
+
+def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage: Stage) -> tuple[mx.array, dict]:
+    """The weighted sum; each term, and beside them `z` [B, T, D] and `codes` [B, T], semantic latents and their codes.
+
+    The cycle: what the decoder made of the codes, encoded again, must give these codes (cross-entropy over the codebook
+    and the distance to the levels' cells, as on true codes). Its gradient goes through both halves of the codec: the
+    decoder learns to say its codes clearly, the encoder to read them.
+    """
+    codec, waves, noise = student.codec, batch["waves"], batch["noise"]
+    dim = codec.config.semantic_dim
+    latents = codec.encode_latents(waves)
+    codes = codec.quantize(mx.stop_gradient(latents))
+    if not stage.quantise:
+        noise = replace(noise, semantic=mx.zeros_like(noise.semantic))
+    quantised, z, rows = codec.quantizer.straight_through(latents, noise)
+    rows = rows if stage.quantise else mx.stop_gradient(z)
+    decoded = codec.decode_latents(quantised)
+    terms = {
+        "l1": waveform_l1(decoded, waves),
+        "stft": multi_resolution_stft_loss(decoded, waves, sizes=batch["stft"]),
+        "mel": log_mel_loss(decoded, waves, scales=batch["mel"]),
+        "commitment": commitment_loss(z, rows),
+        "units": unit_loss(student.classifier(z + mx.stop_gradient(rows - z)), batch["units"]),
+    }
+    factors = dict.fromkeys(terms, 1.0)
+    if stage.cycle > 0:
+        some = batch["hiss"].shape[0]
+        again, codes_then = codec.encode_latents(decoded[:some] + batch["hiss"]), codes[:some]
+        book = codec.quantizer.semantic_codebook.embedding
+        terms["cycle_semantic"] = semantic_code_loss(
+            again[..., :dim], codes_then[:, 0], book, temperature=stage.temperature
+        )
+        terms["cycle_acoustic"] = acoustic_code_loss(
+            again[..., dim:], codes_then[:, 1:].swapaxes(1, 2), levels=codec.config.acoustic_codebook_size
+        )
+        factors |= {"cycle_semantic": stage.cycle, "cycle_acoustic": stage.cycle}
+    total = sum(factors[name] * getattr(weights, name) * value for name, value in terms.items())
+    return total, terms | {"z": z, "codes": codes[:, 0]}
+
+
+def unit_loss(logits: mx.array, units: mx.array) -> mx.array:
+    """Cross-entropy in nats of logits [B, T, units], mean over the frames whose unit is known (not -1)."""
+    known = units >= 0
+    chosen = mx.take_along_axis(logits, mx.maximum(units, 0)[..., None], axis=-1)[..., 0]
+    values = mx.where(known, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
+    return values.sum() / mx.maximum(known.sum(), 1)
+
+
+def _as_int16(samples: np.ndarray) -> np.ndarray:
+    return np.round(samples * 32767).astype(np.int16)
