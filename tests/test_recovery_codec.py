@@ -1,0 +1,435 @@
+"""The recovery benchmark's codec in pieces: corpus and labels, codebook, losses, gates; a training of a few steps."""
+
+import json
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from benchmarks.recovery import codec as codecs
+from benchmarks.recovery import corpus as corpora
+from benchmarks.recovery import gates
+from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
+from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, flite_alignment, label_track, units_of
+from benchmarks.recovery.student import Crops, LossWeights, Stage, band_filters, losses, new_student, unit_loss
+from benchmarks.recovery.vq import CodebookTrainer, neighbour_distance
+from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
+from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
+from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.data.synth import PAUSES, SyntheticSpeaker, synthesise_aligned
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.quantizer import SemanticCodebook
+
+CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
+SMALL = CodecRun("tiny", 6, batch=4, frames=3, quantise_from=0.3, cycle_from=0.3, cycle_full=0.8)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Corpus:
+    size = corpora.CorpusSize(3, 2, 2, 1, 0.8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(corpora.SIZES, "quick", size)
+        return build_corpus(tmp_path_factory.mktemp("recovery") / "corpus", "quick", seed=3)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    home = tmp_path_factory.mktemp("codecs")
+    return home / "one", train_codec(corpus, home / "one", "quick", seed=5, run=SMALL, say=lambda _: None)
+
+
+# ---- corpus ----------------------------------------------------------------------------------------------------------
+
+
+def test_phones_are_aligned_as_syllables_are():
+    text, speaker = "mana, lopis.", SyntheticSpeaker()
+    whole, syllables = synthesise_aligned(text, speaker, 4)
+    samples, phones = synthesise_aligned(text, speaker, 4, level="phone")
+    np.testing.assert_array_equal(samples, whole)
+    assert [p.unit for p in phones] == list(text)
+    assert all(a.end == b.start for a, b in pairwise(phones))
+    assert {s.start for s in syllables} < {p.start for p in phones}
+    assert phones[-1].end == syllables[-1].end
+    with pytest.raises(ValueError, match="level"):
+        synthesise_aligned(text, speaker, level="word")
+
+
+def test_labels_are_what_is_spoken_there():
+    samples, phones = synthesise_aligned("soma tiku, la.", SyntheticSpeaker(), 1, level="phone")
+    track = label_track(phones, len(samples))
+    units = units_of(track)
+    assert len(units) == -(-len(samples) // FRAME)
+    for at, unit in enumerate(track):
+        middle = at * 240 + 120
+        said = next((p.unit for p in phones if p.start <= middle < p.end), ",")
+        assert UNITS[unit] == ("" if said in PAUSES else said)
+    for frame, unit in enumerate(units[:-1]):
+        assert unit == track[frame * 8 + 4]
+    np.testing.assert_array_equal(units_of(track, 3, 2), track[[7, 15]])
+    np.testing.assert_array_equal(units_of(track, len(track) - 1, 3), [0, 0, 0])
+
+
+def test_flite_segments_become_units():
+    alignment = flite_alignment("pau:0.100 sh:0.200 iy:0.250\n")
+    assert [(u.unit, u.start, u.end) for u in alignment] == [("", 0, 2400), ("x", 2400, 4800), ("i", 4800, 6000)]
+    assert [UNITS[u] for u in label_track(alignment, 7200)] == [""] * 10 + ["x"] * 10 + ["i"] * 5 + [""] * 5
+    with pytest.raises(DataError, match="zzz"):
+        flite_alignment("zzz:0.1")
+    assert set(corpora.FLITE_PHONES.values()) <= set(UNITS)
+
+
+def test_corpus_keeps_speakers_apart_and_comes_back_from_disk(corpus):
+    train, heldout = corpus.split("train"), corpus.split("heldout")
+    assert (len(train), len(heldout)) == (6, 2)
+    assert not {clip.speaker for clip in train} & {clip.speaker for clip in heldout}
+    again = Corpus.load(corpus.directory)
+    assert again.clips == corpus.clips
+    for clip in again.clips:
+        assert len(clip.units) == -(-len(clip.read()) // FRAME)
+        assert len(set(clip.units.tolist())) > 2
+    with pytest.raises(DataError, match="no corpus"):
+        Corpus.load(corpus.directory / "audio")
+    with pytest.raises(DataError, match="quick and full"):
+        build_corpus(corpus.directory / "other", "huge")
+
+
+def test_corpus_depends_on_the_seed_alone(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(corpora.SIZES, "quick", corpora.CorpusSize(1, 1, 1, 1, 0.5))
+    one, two, other = (build_corpus(tmp_path / str(k), "quick", seed) for k, seed in enumerate((1, 1, 2)))
+    for a, b, c in zip(one.clips, two.clips, other.clips):
+        np.testing.assert_array_equal(a.read(), b.read())
+        np.testing.assert_array_equal(a.units, b.units)
+        assert a.speaker != c.speaker
+
+
+def test_what_is_not_installed_is_left_out_and_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora.shutil, "which", lambda _: None)
+    size = corpora.CorpusSize(1, 1, 1, 1, 0.5, flite_clips=1, espeak_clips=1, external_heldout=1, real_train=1)
+    monkeypatch.setitem(corpora.SIZES, "full", size)
+    built = build_corpus(tmp_path / "corpus", "full")
+    assert built.about["not_at_hand"] == ["flite", "espeak-ng", "real speech"]
+    assert {clip.kind for clip in built.clips} == {"synthetic"}
+
+
+def test_real_speech_is_split_as_said(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora.shutil, "which", lambda _: None)
+    monkeypatch.setitem(corpora.SIZES, "full", corpora.CorpusSize(1, 1, 1, 1, 0.5, real_train=2))
+    speech = tmp_path / "speech"
+    (speech / "ljspeech").mkdir(parents=True)
+    wave = corpus.clips[0].read()
+    for name in ("ljspeech/a", "ljspeech/b"):
+        corpora_write(speech / f"{name}.flac", wave)
+    with pytest.raises(DataError, match="more than 2"):
+        build_corpus(tmp_path / "too-few", "full", 0, speech)
+    for name in ("ljspeech/c", "president"):
+        corpora_write(speech / f"{name}.flac", wave)
+    real = [clip for clip in build_corpus(tmp_path / "corpus", "full", 0, speech).clips if clip.kind == "real"]
+    split = [(clip.id, clip.split) for clip in real]
+    assert split[:2] == [("ljspeech-a", "train"), ("ljspeech-b", "train")]
+    assert split[2:] == [("ljspeech-c", "heldout"), ("president-000", "heldout")]
+    assert all(clip.units is None for clip in real)
+    seen = {"ljspeech"}
+    assert [gates.group_of(clip, seen) for clip in real[2:]] == [gates.SEEN_REAL, gates.UNSEEN_REAL]
+
+
+def corpora_write(path, wave):
+    import soundfile
+
+    soundfile.write(path, wave, 24000)
+
+
+# ---- codebook --------------------------------------------------------------------------------------------------------
+
+
+def test_running_means_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    book = SemanticCodebook(5, 3)
+    trainer = CodebookTrainer(book, decay=0.9)
+    sums, usage = np.array(book.embedding_sum), np.array(book.cluster_usage)
+    for _ in range(4):
+        z, codes = rng.standard_normal((20, 3)).astype(np.float32), rng.integers(0, 4, 20)
+        trainer.update(mx.array(z), mx.array(codes))
+        for k in range(5):
+            usage[k] = 0.9 * usage[k] + 0.1 * (codes == k).sum()
+            sums[k] = 0.9 * sums[k] + 0.1 * z[codes == k].sum(axis=0)
+    np.testing.assert_allclose(np.array(book.cluster_usage), usage, rtol=1e-5)
+    np.testing.assert_allclose(np.array(book.embedding), sums / usage[:, None], rtol=1e-4, atol=1e-5)
+
+
+def test_rows_follow_the_data():
+    """Data that move: every row goes to the mean of what falls to it now."""
+    rng = np.random.default_rng(1)
+    centres = 10 * rng.standard_normal((4, 6))
+    book = SemanticCodebook(4, 6)
+    trainer = CodebookTrainer(book, decay=0.9, seed=2)
+    places = np.resize(np.arange(4), 200)
+
+    def draw(shift: float) -> mx.array:
+        return mx.array((centres[places] + shift + 0.1 * rng.standard_normal((200, 6))).astype(np.float32))
+
+    book.embedding_sum = mx.array(centres.astype(np.float32))  # one entry per cluster, each of usage 1
+    for shift in np.linspace(0, 5, 120):
+        z = draw(shift)
+        trainer.update(z, book.encode(z))
+    for _ in range(80):
+        z = draw(5.0)
+        trainer.update(z, book.encode(z))
+    order = np.array(book.encode(mx.array((centres + 5).astype(np.float32))))
+    assert sorted(order) == [0, 1, 2, 3]
+    np.testing.assert_allclose(np.array(book.embedding)[order], centres + 5, atol=0.1)
+
+
+def test_start_finds_the_clusters_and_leaves_no_entry_empty():
+    rng = np.random.default_rng(3)
+    centres = 8 * rng.standard_normal((6, 4))
+    z = mx.array((np.repeat(centres, 50, axis=0) + 0.2 * rng.standard_normal((300, 4))).astype(np.float32))
+    book = SemanticCodebook(24, 4)
+    CodebookTrainer(book, seed=1).start(z, 96)
+    assert len(np.unique(np.array(book.encode(z)))) >= 20
+    np.testing.assert_allclose(np.array(book.cluster_usage), 4.0)
+    nearest = np.sqrt(np.square(np.array(book.embedding)[:, None] - centres).sum(-1)).min(axis=1)
+    assert nearest.max() < 1.0
+
+
+def test_dead_entries_live_again():
+    rng = np.random.default_rng(4)
+    book = SemanticCodebook(8, 4)
+    book.embedding_sum = mx.array(np.concatenate([np.zeros((4, 4)), np.full((4, 4), 100.0)]).astype(np.float32))
+    trainer = CodebookTrainer(book, decay=0.9, seed=0)
+    z = mx.array(rng.standard_normal((64, 4)).astype(np.float32))
+    assert trainer.revive(z) == 0  # all in use so far
+    for _ in range(60):
+        trainer.update(z, book.encode(z))
+    before = np.array(book.embedding)
+    used = np.unique(np.array(book.encode(z)))
+    dead = np.setdiff1d(np.arange(8), used)
+    assert trainer.revive(z) == len(dead) >= 4
+    after = np.array(book.embedding)
+    np.testing.assert_allclose(after[used], before[used], rtol=1e-5)
+    for k in dead:
+        assert np.abs(np.array(z) - after[k]).sum(axis=1).min() < 1e-4
+    assert trainer.revive(z) == 0
+    assert len(np.unique(np.array(book.encode(z)))) > len(used)
+    with pytest.raises(ValueError, match="decay"):
+        CodebookTrainer(book, decay=1.0)
+
+
+def test_neighbour_distance_is_the_median_of_nearest_ones():
+    rows = np.random.default_rng(5).standard_normal((9, 3))
+    nearest = [min(np.square(a - b).sum() for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
+    assert neighbour_distance(rows) == pytest.approx(np.median(nearest), rel=1e-6)
+
+
+# ---- student and losses ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def student(corpus):
+    return new_student(corpus, CONFIG, 0.3, seed=1)
+
+
+def test_filters_hear_their_own_band():
+    filters = band_filters(32, 1680, 24000)
+    assert filters.shape == (32, 1680)
+    np.testing.assert_allclose(np.square(filters).sum(axis=1), 1, rtol=1e-5)
+    peaks = np.abs(np.fft.rfft(filters[::2], 24000)).argmax(axis=1)  # Hz
+    assert (np.diff(peaks) > 0).all()
+    tone = np.cos(2 * np.pi * peaks[9] / 24000 * np.arange(1680) + 0.7)
+    heard = np.square(filters @ tone).reshape(16, 2).sum(axis=1)  # cosine and sine of a band
+    assert heard.argmax() == 9
+
+
+def test_first_signals_are_of_ordinary_size_and_the_bands_go_through(student, corpus):
+    wave = corpus.clips[0].read()[: 6 * FRAME]
+    latents = student.codec.encode_latents(mx.array(wave[None]))
+    rms = np.sqrt(np.square(np.array(latents)).mean(axis=(0, 1)))
+    assert 0.2 < np.median(rms) < 3
+    decoded = np.array(student.codec.decode_latents(student.codec.quantizer.straight_through(latents)[0]))
+    assert 0.2 < np.sqrt(np.square(decoded).mean() / np.square(wave).mean()) < 5
+
+
+def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
+    crops = Crops(corpus, CONFIG, 6, 3, seed=9)
+    one, again, next_one = crops.batch(4), Crops(corpus, CONFIG, 6, 3, seed=9).batch(4), crops.batch(5)
+    for name in ("waves", "units", "hiss"):
+        np.testing.assert_array_equal(np.array(one[name]), np.array(again[name]))
+    np.testing.assert_array_equal(np.array(one["noise"].offset), np.array(again["noise"].offset))
+    assert not np.array_equal(np.array(one["waves"]), np.array(next_one["waves"]))
+    found = 0
+    for wave, units in zip(np.array(one["waves"]), np.array(one["units"])):
+        for clip in corpus.split("train"):
+            whole = clip.read()
+            for first in range(0, len(whole) - 3 * FRAME + 1, 240):
+                piece = whole[first : first + 3 * FRAME]
+                gain = (wave @ piece) / (piece @ piece)
+                if np.abs(wave - gain * piece).max() < 1e-3 * np.abs(wave).max():
+                    np.testing.assert_array_equal(units, units_of(clip.track, first // 240, 3))
+                    found += 1
+    assert found == 6
+
+
+def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(student, corpus):
+    batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(0)
+    only_cycle = LossWeights(0, 0, 0, 0, 0, 1, 1)
+    _, gradients = nn.value_and_grad(student, losses)(student, batch, only_cycle, Stage())
+    sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
+    assert not any("quantizer" in name for name in sizes)
+    assert sizes["codec.output_proj.conv.parametrizations.weight.original1"] > 0
+    assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0
+    assert sizes["classifier.weight"] == 0
+    _, gradients = nn.value_and_grad(student, losses)(student, batch, LossWeights(0, 0, 0, 0, 1, 0, 0), Stage(cycle=0))
+    sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
+    assert sizes["classifier.weight"] > 0
+    assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0  # straight through the codebook
+    assert sizes["codec.output_proj.conv.parametrizations.weight.original1"] == 0
+
+
+def test_stages_switch_quantiser_and_cycle(student, corpus):
+    batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(1)
+    total, terms = losses(student, batch, LossWeights(), Stage(quantise=False, cycle=0.0))
+    assert float(terms["commitment"]) == 0
+    assert "cycle_semantic" not in terms
+    half, whole = (losses(student, batch, LossWeights(), Stage(cycle=c)) for c in (0.5, 1.0))
+    weights = LossWeights()
+    cycle = sum(getattr(weights, name) * float(whole[1][name]) for name in ("cycle_semantic", "cycle_acoustic"))
+    assert float(whole[0]) - float(half[0]) == pytest.approx(cycle / 2, rel=1e-3)
+    assert float(terms["units"]) > 0
+    assert math.isfinite(float(total))
+    run = CodecRun("tiny", 10, quantise_from=0.1, cycle_from=0.2, cycle_full=0.4)
+    assert run.stage(0.05, 2.0) == Stage(False, 0.0, 2.0)
+    assert run.stage(0.3, 1.0).cycle == pytest.approx(0.5)
+    assert run.stage(0.9, 1.0) == Stage(True, 1.0, 1.0)
+
+
+def test_cycle_is_nothing_where_codes_come_back():
+    """A codec that gives the same codes again has no acoustic cycle loss but what the margin leaves."""
+    logits = mx.array([[[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]]])
+    known = float(unit_loss(logits[:, :2], mx.array([[0, 0]])))
+    assert float(unit_loss(logits, mx.array([[0, 0, -1]]))) == pytest.approx(known)
+    assert known == pytest.approx((math.log1p(math.exp(-5)) + math.log1p(math.exp(5))) / 2, rel=1e-5)
+    assert float(unit_loss(logits, mx.array([[-1, -1, -1]]))) == 0
+
+
+def test_rate_rises_and_falls():
+    rates = [learning_rate(p) for p in np.linspace(0, 1, 201)]
+    assert max(rates) == pytest.approx(1, abs=1e-2)
+    assert rates[-1] == pytest.approx(codecs.LAST_RATE)
+    top = int(np.argmax(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+
+
+# ---- gates -----------------------------------------------------------------------------------------------------------
+
+
+def rounds_of(corpus, error: int = 0) -> list[gates.Round]:
+    rng = np.random.default_rng(0)
+    found = []
+    for clip in corpus.clips:
+        codes = rng.integers(0, 21, (37, len(clip.units)))
+        codes[0] = clip.units
+        again = codes.copy()
+        again[1:, ::2] = np.abs(again[1:, ::2] - error)
+        again[0, ::2] += bool(error)
+        found.append(gates.Round(clip, codes, again, 0.5, 0.01))
+    return found
+
+
+def test_perfect_codes_pass_every_gate(corpus):
+    identity = np.arange(128)
+    figures = gates._figures(rounds_of(corpus), 128, identity, identity)
+    assert figures["semantic_agreement"] == figures["unit_agreement"] == figures["level_exact"] == 1
+    assert figures["level_error"] == figures["unit_error"] == figures["unit_error_again"] == 0
+    units = np.concatenate([clip.units for clip in corpus.clips])
+    share = np.bincount(units) / len(units)
+    assert figures["unit_error_chance"] == pytest.approx(1 - share.max())
+    assert figures["semantic_agreement_chance"] == pytest.approx(np.square(share).sum())
+    assert figures["level_error_chance"] == pytest.approx(20 * 22 / 63, abs=0.3)  # of two even draws of 21 levels
+    assert figures["level_exact_chance"] == pytest.approx(1 / 21, abs=0.02)
+    assert figures["codes_used"] == len(np.unique(units)) / 128
+    passing = replace(gates.THRESHOLDS["full"], codes_used=0.05)
+    assert gates.judge({"synthetic": figures, "all": figures}, passing) == []
+
+
+def test_each_gate_catches_its_fault(corpus):
+    identity = np.arange(128)
+    good = gates._figures(rounds_of(corpus), 128, identity, identity) | {"codes_used": 1.0}
+    wrong = gates._figures(rounds_of(corpus, error=2), 128, identity, identity)
+    assert wrong["semantic_agreement"] == pytest.approx(0.5, abs=0.1)
+    assert 0.5 < wrong["level_error"] < 1.1
+    faults = {
+        "codebook": {"codes_used": 0.1},
+        "unit error": {"unit_error": 0.6},
+        "semantic agreement": {"semantic_agreement": 0.05},
+        "acoustic error": {"level_error": good["level_error_chance"]},
+        "mel distance": {"mel": 3.0},
+    }
+    for word, change in faults.items():
+        bad = good | change
+        found = gates.judge({"synthetic": bad, "all": bad}, gates.THRESHOLDS["full"])
+        assert len(found) == 1
+        assert word in found[0]
+
+
+# ---- a whole training, of six steps ----------------------------------------------------------------------------------
+
+
+def test_training_leaves_what_the_benchmark_needs(trained, corpus):
+    home, result = trained
+    assert json.loads((home / "gates.json").read_text())["figures"] == result["figures"]
+    assert set(result["figures"]) == {"synthetic", "all"}
+    assert sorted(path.name for path in home.parent.iterdir()) == ["one"]
+    release = Release(home / "stock")
+    release.check()
+    assert not release.has_encoder
+    codec, weight, bias = load_codec(home)
+    assert weight.shape == (len(UNITS), CONFIG.semantic_dim)
+    assert bias.shape == (len(UNITS),)
+    assert codec.has_encoder
+    encoder = TensorFile(home / "encoder.safetensors")
+    assert {encoder.info(name).dtype for name in encoder.names()} == {"BF16"}
+    figures = gates.measure(codec, weight, bias, corpus)
+    assert figures == result["figures"]
+
+
+def test_training_depends_on_the_seed_alone(trained, corpus):
+    home, result = trained
+    again = train_codec(corpus, home.parent / "two", "quick", seed=5, run=SMALL, say=lambda _: None)
+    assert again["figures"] == result["figures"]
+    for name in ("stock/consolidated.safetensors", "encoder.safetensors", "units.safetensors"):
+        assert (home / name).read_bytes() == (home.parent / "two" / name).read_bytes()
+
+
+def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
+    make_micro(tmp_path / "untrained", "tiny", 0)
+    training = CodecTraining(corpus, SMALL, CONFIG, seed=2)
+    before = {name: np.array(value) for name, value in tree_flatten(training.student.parameters())}
+    for k in range(4):
+        values = training.step(k, 4)
+    assert {"l1", "stft", "mel", "commitment", "units", "cycle_semantic", "cycle_acoustic", "norm"} == set(values)
+    save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")
+    read = dict(tree_flatten(load_codec(tmp_path / "codec")[0].parameters()))
+    trained = dict(tree_flatten(training.student.codec.parameters()))
+    assert read.keys() == trained.keys()
+    for name, value in trained.items():
+        value = np.array(value)
+        np.testing.assert_array_equal(np.array(read[name]), bfloat16_to_float32(float32_to_bfloat16(value)))
+        assert not np.array_equal(value, before["codec." + name]), name  # everything trains, the codebook too
+    save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")  # in place of the first
+
+
+def test_command_reports_and_refuses_in_one_line(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(codecs.RUNS, "quick", SMALL)
+    arguments = ["--output", str(tmp_path / "codec"), "--size", "quick"]
+    assert codecs.main([*arguments, "--corpus", str(corpus.directory)]) == 1  # six steps pass no gate
+    assert "falls short" in capsys.readouterr().out
+    assert codecs.main([*arguments, "--corpus", str(corpus.directory / "audio")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
