@@ -14,6 +14,7 @@ from tasks_data import scratch_codec
 
 from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import materials, plots, tables, training
+from benchmarks.recovery import run as recovery
 from benchmarks.recovery.baseline import one_of_each
 from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL, encode_clip
 from benchmarks.recovery.recipes import COMMON, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
@@ -23,6 +24,32 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.run_config import schema_keys
 from mlx_voxclone.train.state import RunState, save_checkpoint
 from mlx_voxclone.yaml_files import dotted
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--recipes", "a,z"], "no recipe z; there are a, b"),
+        (["--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["--steps", "3"], "--steps must be at least 8; got 3"),
+        (["--corpus", "nowhere"], "no corpus of the recovery benchmark"),
+    ],
+)
+def test_mistakes_end_in_one_line(options, message, tmp_path, capsys):
+    assert recovery.main(["--output", str(tmp_path / "out"), "--quick", "--device", "cpu", *options]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+
+
+def test_results_of_different_benchmarks_are_not_mixed(tmp_path):
+    recovery._settle(tmp_path / "settings.json", {"steps": 10, "codec": "x"})
+    recovery._settle(tmp_path / "settings.json", {"steps": 10, "codec": "x"})
+    with pytest.raises(DataError, match="with another codec; choose another output"):
+        recovery._settle(tmp_path / "settings.json", {"steps": 10, "codec": "y"})
+
 
 # --- materials -----------------------------------------------------------------------------------------------------
 

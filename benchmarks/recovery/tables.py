@@ -79,11 +79,10 @@ def markdown(results: dict) -> str:
     seeds = {run["seed"] for run in results["runs"]}
     any_score = results["runs"][0]["points"][-1]["score"]
     lines = ["# Recovery of a hidden encoder", "", *_gates(results["gates"]), ""]
-    lines += [
-        f"Mean over {len(seeds)} seeds (smallest..largest) where there are several. Held-out speakers; pooled over"
-    ]
-    apart = [kind for kind, s in any_score["kinds"].items() if not s["pooled"]]
-    lines += ["all kinds of audio" + (f" but {', '.join(apart)}." if apart else "."), ""]
+    spread = f"mean of {len(seeds)} seeds (smallest..largest)" if len(seeds) > 1 else "one seed"
+    apart = [kind for kind, score in any_score["kinds"].items() if not score["pooled"]]
+    but = f" but {', '.join(apart)}" if apart else ""
+    lines += [f"Held-out speakers, all kinds of audio{but}; {spread}.", ""]
     for what, title in ((STEPS, "equal steps"), (TIME, "equal time")):
         lines += [f"## Original audio, {title}", "", *_table(results, what, REAL, _real_marks), ""]
         lines += [f"## Decoded audio, {title}", "", *_table(results, what, DECODED, _decoded_marks), ""]
@@ -91,12 +90,8 @@ def markdown(results: dict) -> str:
         title = f"## {kind}: {score['clips']} clips, {score['frames']} frames, original audio, equal time"
         lines += [title, "", *_table(results, TIME, REAL, _real_marks, kind), ""]
     if results.get("baseline"):
-        lines += [
-            "## Without an encoder: latents optimised through the decoder",
-            "",
-            *_baseline(results["baseline"]),
-            "",
-        ]
+        title = "## Without an encoder: latents optimised through the decoder, original audio"
+        lines += [title, "", *_baseline(results["baseline"]), ""]
     return "\n".join(lines)
 
 
