@@ -86,7 +86,8 @@ class RunConfig(Section):
         for key, path in given.items():
             if path is not None and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-                raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}")
+                hint = "; make it with `voxclone pairs`, or set encoder.pairs.path to null" if ".pairs." in key else ""
+                raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
         return self
 
     def dump(self) -> str:

@@ -97,7 +97,11 @@ def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys)
     assert "<html" in (place / "report" / "index.html").read_text()
     sounds = names(place / "samples" / "step-4")
     assert sounds
-    assert {name.rpartition("-")[2] for name in sounds} == {"original.wav", "reconstructed.wav", "code_usage.safetensors"}
+    assert {name.rpartition("-")[2] for name in sounds} == {
+        "original.wav",
+        "reconstructed.wav",
+        "code_usage.safetensors",
+    }
     for sound in sounds:  # through the codec, and not the recording under another name
         if sound.endswith("-original.wav"):
             pair = [
