@@ -16,7 +16,16 @@ from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import gates
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, flite_alignment, label_track, units_of
-from benchmarks.recovery.student import Crops, LossWeights, Stage, band_filters, losses, new_student, unit_loss
+from benchmarks.recovery.student import (
+    Crops,
+    LossWeights,
+    Stage,
+    band_filters,
+    losses,
+    new_student,
+    spread_loss,
+    unit_loss,
+)
 from benchmarks.recovery.vq import CodebookTrainer, neighbour_distance
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.micro import make_micro
@@ -242,9 +251,26 @@ def test_filters_hear_their_own_band():
     np.testing.assert_allclose(np.square(filters).sum(axis=1), 1, rtol=1e-5)
     peaks = np.abs(np.fft.rfft(filters[::2], 24000)).argmax(axis=1)  # Hz
     assert (np.diff(peaks) > 0).all()
-    tone = np.cos(2 * np.pi * peaks[9] / 24000 * np.arange(1680) + 0.7)
-    heard = np.square(filters @ tone).reshape(16, 2).sum(axis=1)  # cosine and sine of a band
-    assert heard.argmax() == 9
+    levels = []
+    for phase in np.linspace(0, np.pi, 9):
+        tone = np.cos(2 * np.pi * peaks[9] / 24000 * np.arange(1680) + phase)
+        heard = np.square(filters @ tone).reshape(16, 2).sum(axis=1)  # cosine and sine of a band
+        assert heard.argmax() == 9
+        levels.append(heard[9])
+    assert max(levels) / min(levels) < 1.1  # a level, whatever the phase
+
+
+def test_bands_are_spoken_from_their_frame_on(student):
+    """An impulse in one channel at one frame sounds there and in the next frames, with the channel's frequency."""
+    heard = np.array(student.codec.input_proj.weight)[20].T.reshape(-1)  # newest sample last
+    frames = np.zeros((1, 14, CONFIG.dim), np.float32)
+    frames[0, 6, 20] = 1.0
+    patches = np.array(student.codec.output_proj(mx.array(frames)))[0]
+    energy = np.square(patches).sum(axis=1)
+    assert energy[:6].max() == 0
+    assert energy[6:10].sum() > 0.99 * energy.sum()
+    peaks = [np.abs(np.fft.rfft(wave, 24000)).argmax() for wave in (patches.reshape(-1), heard)]
+    assert peaks[0] == pytest.approx(peaks[1], abs=15)  # Hz
 
 
 def test_first_signals_are_of_ordinary_size_and_the_bands_go_through(student, corpus):
@@ -278,14 +304,16 @@ def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
 
 def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(student, corpus):
     batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(0)
-    only_cycle = LossWeights(0, 0, 0, 0, 0, 1, 1)
+    only_cycle = LossWeights(0, 0, 0, 0, 0, 0, 1, 1)
     _, gradients = nn.value_and_grad(student, losses)(student, batch, only_cycle, Stage())
     sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
     assert not any("quantizer" in name for name in sizes)
     assert sizes["codec.output_proj.conv.parametrizations.weight.original1"] > 0
     assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0
     assert sizes["classifier.weight"] == 0
-    _, gradients = nn.value_and_grad(student, losses)(student, batch, LossWeights(0, 0, 0, 0, 1, 0, 0), Stage(cycle=0))
+    _, gradients = nn.value_and_grad(student, losses)(
+        student, batch, LossWeights(0, 0, 0, 0, 1, 0, 0, 0), Stage(cycle=0)
+    )
     sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
     assert sizes["classifier.weight"] > 0
     assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0  # straight through the codebook
@@ -303,14 +331,24 @@ def test_stages_switch_quantiser_and_cycle(student, corpus):
     assert float(whole[0]) - float(half[0]) == pytest.approx(cycle / 2, rel=1e-3)
     assert float(terms["units"]) > 0
     assert math.isfinite(float(total))
+    rows = student.codec.quantizer.semantic_codebook.decode(whole[1]["codes"])
+    expected = unit_loss(student.classifier(rows), batch["units"])  # of codes, not of what they stand for
+    assert float(whole[1]["units"]) == pytest.approx(float(expected), rel=1e-4)
     run = CodecRun("tiny", 10, quantise_from=0.1, cycle_from=0.2, cycle_full=0.4)
     assert run.stage(0.05, 2.0) == Stage(False, 0.0, 2.0)
     assert run.stage(0.3, 1.0).cycle == pytest.approx(0.5)
     assert run.stage(0.9, 1.0) == Stage(True, 1.0, 1.0)
 
 
-def test_cycle_is_nothing_where_codes_come_back():
-    """A codec that gives the same codes again has no acoustic cycle loss but what the margin leaves."""
+def test_spread_is_nothing_at_its_deviation_and_much_for_constants_and_extremes():
+    even = mx.arctanh(mx.linspace(-math.sqrt(3) / 2, math.sqrt(3) / 2, 1000).reshape(2, 500, 1))
+    assert float(spread_loss(even)) < 1e-5
+    assert float(spread_loss(mx.zeros((2, 500, 1)))) == pytest.approx(0.25, abs=1e-2)
+    assert float(spread_loss(mx.full((2, 500, 1), 9.0))) == pytest.approx(1.25, abs=1e-2)
+    assert float(spread_loss(mx.where(mx.arange(1000) % 2 == 0, 9.0, -9.0).reshape(2, 500, 1))) > 0.2
+
+
+def test_units_count_where_they_are_known():
     logits = mx.array([[[5.0, 0.0], [0.0, 5.0], [5.0, 0.0]]])
     known = float(unit_loss(logits[:, :2], mx.array([[0, 0]])))
     assert float(unit_loss(logits, mx.array([[0, 0, -1]]))) == pytest.approx(known)
@@ -414,7 +452,9 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     before = {name: np.array(value) for name, value in tree_flatten(training.student.parameters())}
     for k in range(4):
         values = training.step(k, 4)
-    assert {"l1", "stft", "mel", "commitment", "units", "cycle_semantic", "cycle_acoustic", "norm"} == set(values)
+    assert {"l1", "stft", "mel", "commitment", "units", "spread", "cycle_semantic", "cycle_acoustic", "norm"} == set(
+        values
+    )
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")
     read = dict(tree_flatten(load_codec(tmp_path / "codec")[0].parameters()))
     trained = dict(tree_flatten(training.student.codec.parameters()))

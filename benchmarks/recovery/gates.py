@@ -40,12 +40,12 @@ class Thresholds:
     """Mean acoustic error in levels of what comes back, as a share of that of another frame's codes."""
 
     mel: float
-    """Log-mel distance in nats of decoded audio: unrelated speech is at 2 to 3, the right loudness and formants
-    without fine structure at 1.5; a noise can hardly be met closer than 0.5, its own spread around its spectrum."""
+    """Log-mel distance in nats of decoded audio. Measured on held-out clips: 0.7 for the same spectrum with random
+    phases, 0.8 to 0.9 for white noise 30 dB below the speech, 2.1 (real) to 2.5 (synthetic) for another clip."""
 
 
 THRESHOLDS = {
-    "full": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.0),
+    "full": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.2),
     # Two minutes of training: the same kind of codec, blurred.
     "quick": Thresholds(codes_used=0.5, unit_error=0.75, semantic_agreement=0.3, level_error=0.5, mel=1.4),
 }

@@ -22,6 +22,7 @@ STFT_SCALES = (1024, 512, 256, 128)
 MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))
 SHARES = dict(zip(KINDS, (0.4, 0.2, 0.15, 0.25)))  # of a batch's crops; kinds that are not at hand leave theirs
 GAIN_DB = 4.0  # crops are made louder or softer by up to this
+SPREAD = 0.5  # deviation that the acoustic values, in -1..1, should have: an even draw of the levels has 0.6
 CYCLE_NOISE = 1e-3  # white noise on decoded audio before it is encoded again: codes must not hide below what is heard
 STARTING_CLIPS, STARTING_SECONDS = 24, 4  # speech that the first weights are scaled by
 
@@ -34,9 +35,10 @@ class LossWeights:
     stft: float = 4.0
     mel: float = 1.0
     commitment: float = 0.5
-    units: float = 1.0
+    units: float = 1.5
+    spread: float = 1.0
     cycle_semantic: float = 0.1
-    cycle_acoustic: float = 0.2
+    cycle_acoustic: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,7 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
         "mel": log_mel_loss(decoded, waves, scales=batch["mel"]),
         "commitment": commitment_loss(z, rows),
         "units": unit_loss(student.classifier(z + mx.stop_gradient(rows - z)), batch["units"]),
+        "spread": spread_loss(latents[..., dim:]),
     }
     factors = dict.fromkeys(terms, 1.0)
     if stage.cycle > 0:
@@ -225,6 +228,17 @@ def unit_loss(logits: mx.array, units: mx.array) -> mx.array:
     chosen = mx.take_along_axis(logits, mx.maximum(units, 0)[..., None], axis=-1)[..., 0]
     values = mx.where(known, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
     return values.sum() / mx.maximum(known.sum(), 1)
+
+
+def spread_loss(z: mx.array) -> mx.array:
+    """How far each dimension of tanh(z), z [B, T, A], is from mean 0 and deviation `SPREAD` over the batch, squared.
+
+    Left alone, the cycle silences a quarter of the dimensions (nothing is easier to recognise than a constant) and
+    drives others to the two outermost levels.
+    """
+    values = mx.tanh(z).reshape(-1, z.shape[-1])
+    deviation = mx.sqrt(mx.var(values, axis=0) + 1e-6)
+    return mx.mean(mx.square(values.mean(axis=0)) + mx.square(deviation - SPREAD))
 
 
 def _as_int16(samples: np.ndarray) -> np.ndarray:
