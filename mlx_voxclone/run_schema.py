@@ -175,6 +175,7 @@ class EncoderLosses(Section):
     acoustic_code: NonNegative = 1.0
     level_code: NonNegative = 0.0
     cycle: NonNegative = 0.0
+    echo: NonNegative = 0.0
     feature_matching: NonNegative = 1.0
     distillation: NonNegative = 1.0
     usage: NonNegative = 0.0
@@ -198,6 +199,7 @@ class PairsSection(Section):
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
     augmented: Ratio = 0.5
+    dispersed: Ratio = 0.0
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
 

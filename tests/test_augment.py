@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio import augment as module
-from mlx_voxclone.audio.augment import GAIN_DB, PROBABILITY, augment
+from mlx_voxclone.audio.augment import DELAY_MS, GAIN_DB, PROBABILITY, augment, disperse
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 
 SEEDS = range(30)
@@ -104,3 +104,35 @@ def test_silence_and_single_samples():
     assert augment(np.zeros(0, dtype=np.float32), 0).shape == (0,)
     for seed in SEEDS:
         assert np.isfinite(augment(np.full(1, 0.5, dtype=np.float32), seed)).all()
+
+
+# ---- phases ----------------------------------------------------------------------------------------------------------
+
+
+def test_dispersion_keeps_what_is_heard(speech):
+    """Spectra of 20 ms pieces keep their magnitudes, but for what moves across their ends; the waveform does not."""
+    from scipy.signal import stft
+
+    before = np.abs(stft(speech, nperseg=480)[2])
+    for seed in SEEDS:
+        out = disperse(speech, np.random.default_rng(seed))
+        assert out.shape == speech.shape
+        assert out.dtype == np.float32
+        assert rms(out) == pytest.approx(rms(speech), rel=0.01)
+        after = np.abs(stft(out, nperseg=480)[2])
+        loud = before > 0.05 * before.max()
+        assert np.median(np.abs(db(after[loud] / before[loud]))) < 2
+        assert (out == disperse(speech, np.random.default_rng(seed))).all()
+    correlations = [np.corrcoef(disperse(speech, np.random.default_rng(s)), speech)[0, 1] for s in SEEDS]
+    assert min(correlations) < -0.5  # as good as upside down
+    assert np.median(np.abs(correlations)) < 0.8
+
+
+def test_dispersion_moves_no_band_by_more_than_it_says():
+    """A click at 0.5 s: what becomes of it lies within the largest delay around it."""
+    click = np.zeros(24000, np.float32)
+    click[12000] = 1
+    for seed in SEEDS:
+        energy = np.square(disperse(click, np.random.default_rng(seed)))
+        reach = round(1.5 * DELAY_MS * 24)  # samples; the band edges ring a little
+        assert energy[12000 - reach : 12001 + reach].sum() > 0.97 * energy.sum()

@@ -23,7 +23,10 @@ MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))
 SHARES = dict(zip(KINDS, (0.4, 0.2, 0.15, 0.25)))  # of a batch's crops; kinds that are not at hand leave theirs
 GAIN_DB = 4.0  # crops are made louder or softer by up to this
 SPREAD = 0.5  # deviation that the acoustic values, in -1..1, should have: an even draw of the levels has 0.6
-CYCLE_NOISE = 1e-3  # white noise on decoded audio before it is encoded again: codes must not hide below what is heard
+# What the ear hardly hears must not change the codes, or decoded audio and recordings would be read in different ways.
+DISTURBED_NOISE = 3e-3  # white noise
+DISTURBED_MS = 4.0  # frequencies are delayed against each other, and all of them together, by up to this
+DISTURBED_DB = 2.0  # and louder or softer by up to this
 STARTING_CLIPS, STARTING_SECONDS = 24, 4  # speech that the first weights are scaled by
 
 
@@ -31,7 +34,7 @@ STARTING_CLIPS, STARTING_SECONDS = 24, 4  # speech that the first weights are sc
 class LossWeights:
     """Factors of the terms' means."""
 
-    l1: float = 2.0
+    l1: float = 0.0  # decoded waveforms do not follow the recorded ones at this bit rate, only their spectra do
     stft: float = 4.0
     mel: float = 1.0
     commitment: float = 0.5
@@ -150,10 +153,11 @@ class Crops:
         self._shares = np.array(shares) / sum(shares)
 
     def batch(self, number: int) -> dict[str, Any]:
-        """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss` [B/2, S], `stft`, `mel`.
+        """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss`, `filters`, `stft`, `mel`.
 
         One STFT size and two mel scales are drawn per step: on average the loss of all of them, at a third of the time.
-        Half of the crops, as many as there is `hiss` for, go through the cycle.
+        `hiss [B, S]` and `filters [B, S + 1]` (spectra of double length) disturb what is encoded again: half of the
+        crops as decoded, half as recorded.
         """
         rng = np.random.default_rng([self.seed, 0xBA7C, number])
         config, frames = self.config, self.frames
@@ -164,7 +168,8 @@ class Crops:
             "waves": mx.array(waves),
             "units": mx.array(np.stack([units for _, units in crops])),
             "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
-            "hiss": mx.array(CYCLE_NOISE * rng.standard_normal(waves[::2].shape, dtype=np.float32)),
+            "hiss": mx.array(DISTURBED_NOISE * rng.standard_normal(waves.shape, dtype=np.float32)),
+            "filters": mx.array(np.stack([disturbance(rng, waves.shape[1], config.sampling_rate) for _ in crops])),
             "stft": [STFT_SCALES[rng.integers(len(STFT_SCALES))]],
             "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
         }
@@ -182,12 +187,34 @@ class Crops:
         return wave, unknown if track is None else units_of(track, first, self.frames)
 
 
+def disturbance(rng: np.random.Generator, samples: int, rate: int) -> np.ndarray:
+    """Spectrum of a filter for `samples` padded to twice their number: complex64 `[samples + 1]`.
+
+    Delays and gains that change smoothly over frequency, a delay of everything, and a random phase of everything.
+    """
+    hertz = np.linspace(0, rate / 2, samples + 1)
+    at = np.geomspace(60, rate / 2, int(rng.integers(4, 16)))
+    place = np.log(np.maximum(hertz, 60))
+    delay = np.interp(place, np.log(at), rng.uniform(-0.5, 0.5, at.size)) + rng.uniform(-0.5, 0.5)
+    phase = 2 * np.pi * np.cumsum(delay) * (hertz[1] - hertz[0]) * (rng.uniform(0, DISTURBED_MS) / 1000)
+    gain = 10 ** (np.interp(place, np.log(at), rng.uniform(-DISTURBED_DB, DISTURBED_DB, at.size)) / 20)
+    return (gain * np.exp(-1j * (phase + rng.uniform(0, 2 * np.pi)))).astype(np.complex64)
+
+
+def disturbed(waves: mx.array, filters: mx.array, hiss: mx.array) -> mx.array:
+    """Waves [B, S] through `filters` [B, S + 1] (see `disturbance`), noise added."""
+    samples = waves.shape[1]
+    spectra = mx.fft.rfft(mx.pad(waves, [(0, 0), (0, samples)])) * filters
+    return mx.fft.irfft(spectra)[:, :samples] + hiss
+
+
 def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage: Stage) -> tuple[mx.array, dict]:
     """The weighted sum; each term, and beside them `z` [B, T, D] and `codes` [B, T], semantic latents and their codes.
 
-    The cycle: what the decoder made of the codes, encoded again, must give these codes (cross-entropy over the codebook
-    and the distance to the levels' cells, as on true codes). Its gradient goes through both halves of the codec: the
-    decoder learns to say its codes clearly, the encoder to read them.
+    The cycle: what the decoder made of the codes, disturbed and encoded again, must give these codes (cross-entropy
+    over the codebook and the distance to the levels' cells, as on true codes), and so must the recordings, disturbed.
+    Its gradient goes through both halves of the codec: the decoder learns to say its codes clearly, the encoder to read
+    them from what is heard. Undisturbed, they agree on a private language that is not in recordings.
     """
     codec, waves, noise = student.codec, batch["waves"], batch["noise"]
     dim = codec.config.semantic_dim
@@ -208,8 +235,9 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
     }
     factors = dict.fromkeys(terms, 1.0)
     if stage.cycle > 0:
-        some = batch["hiss"].shape[0]
-        again, codes_then = codec.encode_latents(decoded[:some] + batch["hiss"]), codes[:some]
+        half = waves.shape[0] // 2
+        heard = mx.concatenate([decoded[:half], waves[half:]])
+        again, codes_then = codec.encode_latents(disturbed(heard, batch["filters"], batch["hiss"])), codes
         book = codec.quantizer.semantic_codebook.embedding
         terms["cycle_semantic"] = semantic_code_loss(
             again[..., :dim], codes_then[:, 0], book, temperature=stage.temperature

@@ -16,6 +16,7 @@ ROOM_SECONDS = (0.1, 0.5)  # time in which the tail falls by 60 dB
 DIRECT_DB = (6.0, 20.0)  # direct sound over the tail, energies
 LOW_CUT_HZ, HIGH_CUT_HZ = (50.0, 300.0), (3400.0, 10_000.0)
 PROBABILITY = {"room": 0.4, "eq": 0.7, "band": 0.3, "noise": 0.6}
+DELAY_MS = 4.0  # largest delay of a band against another, and of all of them: a twentieth of a frame
 _EQ_POINTS = np.geomspace(60.0, 11_000.0, 6)
 _SLOPE = 24.0  # dB per octave outside the band
 _MARGIN = SAMPLE_RATE // 4  # zeros at both ends of a filtered signal, where its ringing may go
@@ -48,6 +49,38 @@ def augment(samples: np.ndarray, seed: int | list[int]) -> np.ndarray:
         x = x + level * 10 ** (-rng.uniform(*NOISE_DB) / 20) * _noise(len(x), rng)
     x = x * 10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20)
     return (x * min(1.0, _PEAK / np.abs(x).max())).astype(np.float32)
+
+
+def disperse(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What sounds the same at other phases: bands delayed against each other by a few milliseconds, the phase turned.
+
+    A codec of few bits keeps how much there is of each frequency, not its phase: decoded audio has phases of its own.
+    An encoder that learns from decoded audio alone may read these, which recordings do not have.
+
+    Args:
+        samples: float32 [samples], 24 kHz.
+        rng: decides all of it.
+
+    Returns:
+        float32, of the same length; the spectrum's magnitudes are the same but for what crosses an end. Nothing moves
+        by more than `DELAY_MS`.
+    """
+    x = np.asarray(samples, dtype=np.float64)
+    size = len(x) + 2 * _MARGIN
+    spectrum = np.fft.rfft(np.pad(x, _MARGIN)) * np.exp(1j * dispersion(rng, size))
+    return np.fft.irfft(spectrum, size)[_MARGIN : _MARGIN + len(x)].astype(np.float32)
+
+
+def dispersion(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Phases `[size // 2 + 1]` (radians) for the spectrum of `size` samples: what `disperse` adds to a sound's own.
+
+    Delays that change smoothly over log frequency, within `DELAY_MS` of either sign, and a turn of all phases.
+    """
+    frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    points = np.geomspace(_EQ_POINTS[0], _EQ_POINTS[-1], int(rng.integers(4, 16)))
+    delays = 0.5 * (rng.uniform(-1, 1) + rng.uniform(-1, 1, len(points))) * rng.uniform(0, DELAY_MS / 1000)
+    delay = np.interp(np.log(np.maximum(frequency, 1.0)), np.log(points), delays)
+    return rng.uniform(0, 2 * np.pi) - 2 * np.pi * np.cumsum(delay) * (frequency[1] - frequency[0])
 
 
 def _rms(x: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_voxclone.audio.augment import disperse
 from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.data.pair_data import Pair, PairData
@@ -106,6 +107,8 @@ class EncoderItems:
         item["skip"] = min(CONTEXT_FRAMES, last - first - 1) if first else 0
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
         item["waveform"] = pair.read(augmented=True)[cut] if as_recorded else item["target"]
+        if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:
+            item["waveform"] = disperse(item["waveform"], rng)
         return item
 
     # --- batches --------------------------------------------------------------------------------------------------
