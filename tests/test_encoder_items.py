@@ -20,7 +20,7 @@ def pairs(miniature, tmp_path_factory):
 
 
 def items(miniature, pairs=None, states=None, **section):
-    pair_keys = {k: section.pop(k) for k in ("share", "alone_steps", "augmented") if k in section}
+    pair_keys = {k: section.pop(k) for k in ("share", "alone_steps", "augmented", "dispersed") if k in section}
     section = EncoderSection(crop_seconds=0.48, pairs=pair_keys, **section)
     return EncoderItems(CLIPS, HELD, pairs, section, Release(miniature).config.codec, 3, states, 8)
 
@@ -60,6 +60,18 @@ def test_what_is_heard_as_if_recorded_is_still_to_be_decoded_clean(miniature, pa
     clean = [np.array_equal(i["waveform"], i["target"]) for i in drawn(made)]
     assert all(a != b for a, b in zip(halved, clean))
     assert 0.3 < np.mean(halved) < 0.7
+
+
+def test_phases_change_on_the_way_in_alone(miniature, pairs):
+    listed = drawn(items(miniature, pairs, share=1.0, augmented=0.0, dispersed=0.5))
+    same = [np.array_equal(i["waveform"], i["target"]) for i in listed]
+    assert 0.3 < np.mean(same) < 0.7
+    for item in (i for i, alike in zip(listed, same) if not alike):
+        inner = slice(FRAME // 4, -FRAME // 4)  # what the ends lose
+        energies = [np.square(item[key][inner]).sum() for key in ("waveform", "target")]
+        assert energies[0] == pytest.approx(energies[1], rel=0.2)
+    held = next(items(miniature, pairs, dispersed=1.0).heldout_pairs(2))
+    assert (held["waveform"] == held["target"]).all()
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
