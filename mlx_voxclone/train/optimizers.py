@@ -53,8 +53,12 @@ class Optimizers:
         return max((prefix for prefix in self._groups if name.startswith(prefix)), key=len)
 
     def late(self) -> set[str]:
-        """Parameters that may be without gradient in the run's first steps."""
-        return {n for p, names in self._names.items() if self._groups[p].start_step for n in names}
+        """Parameters that may be without gradient in the run's first steps: those of the other groups.
+
+        They may start late. And the bias of a discriminator's logits has none as long as the hinge loss is in its linear
+        range, where real and decoded sound pull alike.
+        """
+        return {n for prefix, names in self._names.items() if prefix for n in names}
 
     def rate(self, step: int, total: int, prefix: str = "") -> float:
         """Learning rate of a group in the step after `step` complete ones; 0 before the group's start."""
