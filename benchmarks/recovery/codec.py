@@ -74,7 +74,7 @@ class CodecRun:
         return Stage(progress >= self.quantise_from, min(1.0, max(0.0, cycle)), temperature)
 
 
-RUNS = {"quick": CodecRun("tiny", 700), "full": CodecRun("small", 6000)}
+RUNS = {"quick": CodecRun("tiny", 700), "full": CodecRun("small", 2700)}
 
 
 def learning_rate(progress: float) -> float:

@@ -135,7 +135,9 @@ def benchmark(
     clips = materials.scored_clips(speakers, scale.score_seconds)
     say(f"reference: the hidden encoder on {len(clips)} held-out clips")
     reference = Reference(hidden, units, clips, apart={SEEN_REAL})
-    bench = Bench(home, scale, inputs, reference, training.Plan.load(home / PLAN, scale.steps))
+    plan = training.Plan.load(home / PLAN, scale.steps)
+    plan.seconds = plan.seconds or scale.seconds
+    bench = Bench(home, scale, inputs, reference, plan)
     _probe(bench, names)
     results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
     results |= {"plan": asdict(bench.plan), "runs": list(_runs(bench, names))}

@@ -40,8 +40,8 @@ class LossWeights:
     commitment: float = 0.5
     units: float = 1.5
     spread: float = 1.0
-    cycle_semantic: float = 0.1
-    cycle_acoustic: float = 0.1
+    cycle_semantic: float = 0.2
+    cycle_acoustic: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
 
 PROBE_STEPS = 24  # half of them before and half after the end of `pairs.alone_steps`, where a recipe has that
 _PROBE_WARM = 2  # steps of each half that are not timed: first allocations
-_CURVE = 4  # checkpoints scored on the way, beside the two that count
+_CURVE = 3  # checkpoints scored on the way, beside the two that count
 _ENCODER = re.compile(r"(?:^|\.)((?:input_proj|encoder_blocks)\..+)$")
 
 
