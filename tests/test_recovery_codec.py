@@ -16,10 +16,13 @@ from benchmarks.recovery import gates
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, units_of
 from benchmarks.recovery.student import (
+    DISTURBED_DB,
     Crops,
     LossWeights,
     Stage,
     band_filters,
+    disturbance,
+    disturbed,
     losses,
     new_student,
     spread_loss,
@@ -370,3 +373,18 @@ def test_command_reports_and_refuses_in_one_line(corpus, tmp_path, monkeypatch, 
     assert "falls short" in capsys.readouterr().out
     assert codecs.main([*arguments, "--corpus", str(corpus.directory / "audio")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_disturbance_is_heard_as_nothing_much():
+    """Against numpy's own filtering; magnitudes stay within the stated decibels, the waveform does not stay."""
+    rng, size, rate = np.random.default_rng(3), 4800, 24000
+    waves = rng.standard_normal((3, size)).astype(np.float32)
+    filters = np.stack([disturbance(np.random.default_rng(k), size, rate) for k in range(3)])
+    assert filters.shape == (3, size + 1)
+    gains = 20 * np.log10(np.abs(filters))
+    assert np.abs(gains).max() <= DISTURBED_DB + 1e-6
+    padded = np.fft.rfft(np.pad(waves, ((0, 0), (0, size))))
+    expected = np.fft.irfft(padded * filters)[:, :size] + 0.25
+    found = np.array(disturbed(mx.array(waves), mx.array(filters), mx.full(waves.shape, 0.25)))
+    assert np.abs(found - expected).max() < 1e-4
+    assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.98 for a, b in zip(found, waves))
