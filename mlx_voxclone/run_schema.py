@@ -175,7 +175,6 @@ class EncoderLosses(Section):
     acoustic_code: NonNegative = 1.0
     level_code: NonNegative = 0.0
     cycle: NonNegative = 0.0
-    echo: NonNegative = 0.0
     feature_matching: NonNegative = 1.0
     distillation: NonNegative = 1.0
     usage: NonNegative = 0.0

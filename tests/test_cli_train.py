@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import yaml
+from pairs_on_disk import write_some
 
 from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -212,7 +213,9 @@ def test_a_few_steps_of_the_shipped_configuration(miniature, corpus, tmp_path):
     """`--max-steps` below the file's warm-up of 200 steps is a trial, not a mistake."""
     shipped = os.path.join(os.path.dirname(__file__), "..", "configs", "voxtral_encoder.yaml")
     smaller = ["encoder.crop_seconds=0.4", "encoder.stft_sizes=[256]", "encoder.train.batch_size=2"]
+    pairs = write_some(miniature, tmp_path / "pairs")
     values = [f"data.path={corpus}", f"model={miniature}", f"output={tmp_path / 'run'}", *smaller]
+    values.append(f"encoder.pairs.path={pairs}")
     settings = [part for value in values for part in ("--set", value)]
     assert train("--config", shipped, *settings, "--max-steps", "2", "--quiet") == 0
     assert read_log(tmp_path / "run" / "log.jsonl")[0]["settings"]["warmup_steps"] == 0

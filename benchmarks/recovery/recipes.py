@@ -29,7 +29,6 @@ COMMON = {
         "acoustic_code": 1.0,
         "level_code": 0.0,
         "cycle": 0.0,
-        "echo": 0.0,
         "feature_matching": 1.0,
         "distillation": 1.0,
         "usage": 0.0,
@@ -71,7 +70,7 @@ RECIPES = {
     "d-eight": Recipe(
         "both and the paper's eight discriminators, narrow", {**_OPPONENTS, "discriminators.channels": 8}
     ),
-    "shipped": Recipe("the shipped configuration", common=False),
+    "shipped": Recipe("the shipped configuration", alone=0.1, common=False),
     # One thing of (c) changed at a time.
     "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),
     "c-augmented": Recipe("both, decoded audio always augmented", {"pairs.augmented": 1.0}),

@@ -116,8 +116,6 @@ class EncoderTerms:
             sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
         if "cycle" in names:
             sums["cycle"] = self._cycle(latents, batch)
-        if "echo" in names:
-            sums["echo"] = self._echo(latents, batch)
         if "distillation" in names:
             sums["distillation"] = self._distillation(quantised, batch)
         if "usage" in names:
@@ -156,31 +154,13 @@ class EncoderTerms:
 
         What is decoded from codes is a pair, whatever encoder they come from. These are pairs of the voices recorded.
         """
-        _, codes, sound, lengths = self._decoded_recordings(latents, batch)
-        return self._codes_alike(self.model.codec.encode_latents(sound, lengths), codes, lengths)
-
-    def _echo(self, latents: mx.array, batch: Mapping[str, Any]) -> mx.array:
-        """Of the recordings: they should get the codes that their own decoded sound gets.
-
-        Decoded sound is what the encoder knows the true codes of, from pairs; that of a recording resembles it.
-        """
-        own, _, sound, lengths = self._decoded_recordings(latents, batch)
-        codec = self.model.codec
-        codes = mx.stop_gradient(codec.quantize(codec.encode_latents(sound, lengths)))
-        return self._codes_alike(own, codes, lengths)
-
-    def _decoded_recordings(self, latents: mx.array, batch: Mapping[str, Any]):
-        """Latents, codes, decoded codes (neither with gradient) and lengths of the items that are no pairs."""
         codec, rows = self.model.codec, recordings(batch)
-        own = latents[mx.array(rows)]
-        codes = codec.quantize(mx.stop_gradient(own))
-        sound = mx.stop_gradient(codec.decode(codes))[:, : self.crop].astype(self._dtype)
-        return own, codes, sound, [batch["lengths"][k] for k in rows]
-
-    def _codes_alike(self, latents: mx.array, codes: mx.array, lengths: Sequence[int]) -> mx.array:
-        """Sum over frames of semantic and acoustic loss of latents `[B, T, D]` against codes `[B, 37, T]`."""
-        frames = [self.model.codec.config.n_frames(n) for n in lengths]
-        found = self._against(latents, codes.swapaxes(1, 2), frames)
+        lengths = [batch["lengths"][k] for k in rows]
+        codes = codec.quantize(mx.stop_gradient(latents[mx.array(rows)]))
+        sound = mx.stop_gradient(codec.decode(codes))[:, : self.crop]
+        again = codec.encode_latents(sound.astype(self._dtype), lengths)
+        frames = [codec.config.n_frames(n) for n in lengths]
+        found = self._against(again, codes.swapaxes(1, 2), frames)
         return found["semantic_code"] + found["acoustic_code"]
 
     def _against(self, latents: mx.array, codes: mx.array, counts: Sequence[int]) -> dict[str, mx.array]:

@@ -96,7 +96,7 @@ class EncoderTask:
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
         there = {**dict.fromkeys(CODES, self.pairs is not None), "feature_matching": opponents}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
-        optional = {"level_code", "cycle", "echo", "usage"}  # costly, and of no interest to those who do not use them
+        optional = {"level_code", "cycle", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
         return found | ({"discriminator": 1.0} if opponents else {})
 
@@ -153,8 +153,7 @@ class EncoderTask:
         samples, config = float(sum(batch["lengths"])), self.codec.config
         counts = dict.fromkeys((*SOUND, *OPPONENTS, "commitment"), samples)
         counts |= dict.fromkeys(CODES, float(sum(batch.get("coded_frames", [])) - sum(batch.get("skip", []))))
-        recorded = float(sum(config.n_frames(batch["lengths"][k]) for k in recordings(batch)))
-        counts |= {"cycle": recorded, "echo": recorded}
+        counts |= {"cycle": float(sum(config.n_frames(batch["lengths"][k]) for k in recordings(batch)))}
         counts |= {"distillation": float(sum(batch.get("taught_frames", [])))}
         counts |= {"usage": float(sum(config.n_frames(n) for n in batch["lengths"]))}
         if "step" not in batch:  # measuring: every term of interest, on the data it is of interest on

@@ -55,8 +55,8 @@ class Optimizers:
     def late(self) -> set[str]:
         """Parameters that may be without gradient in the run's first steps: those of the other groups.
 
-        They may start late. And the bias of a discriminator's logits has none as long as the hinge loss is in its linear
-        range, where real and decoded sound pull alike.
+        They may start late. And the bias of a discriminator's logits has none as long as the hinge loss is in its
+        linear range, where real and decoded sound pull alike.
         """
         return {n for prefix, names in self._names.items() if prefix for n in names}
 
