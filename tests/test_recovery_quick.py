@@ -13,8 +13,9 @@ from benchmarks.recovery.training import Plan
 
 @pytest.mark.slow
 def test_true_codes_bring_back_what_reconstruction_does_not(tmp_path):
-    """Measured: 48 % of the semantic codes, 2.0 levels of error; 1 % and 7.3 without true codes, chance 3 % and 5.7."""
-    home, scale = tmp_path / "out", replace(SCALES["quick"], steps=100, baseline_clips=0)
+    """On decoded audio 36 % of the semantic codes and 1.4 levels of error were measured, on recordings 3.8; without
+    true codes 0 %, 6.0 and 6.6. With pairs whose phases are left alone, recordings do not profit."""
+    home, scale = tmp_path / "out", replace(SCALES["quick"], baseline_clips=0)
     home.mkdir()
     # Equal steps alone are compared: nothing depends on how fast this machine is.
     Plan(scale.steps, seconds_per_step={"a": [1.0, 1.0], "c": [1.0, 1.0]}).save(home / PLAN)
@@ -23,3 +24,4 @@ def test_true_codes_bring_back_what_reconstruction_does_not(tmp_path):
     a, c = (at(runs[0], STEPS)["score"][POOLED] for runs in recipes_of(results).values())
     assert c["decoded"]["semantic"] > max(a["decoded"]["semantic"], c["chance_decoded"]["semantic"]) + 20
     assert c["decoded"]["level_error"] < min(a["decoded"]["level_error"], c["chance_decoded"]["level_error"]) - 1.5
+    assert c["real"]["level_error"] < min(a["real"]["level_error"], c["chance"]["level_error"]) - 0.8
