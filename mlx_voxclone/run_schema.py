@@ -198,7 +198,7 @@ class PairsSection(Section):
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
     augmented: Ratio = 0.5
-    dispersed: Ratio = 0.0
+    dispersed: Ratio = 1.0
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
 

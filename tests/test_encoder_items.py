@@ -21,7 +21,7 @@ def pairs(miniature, tmp_path_factory):
 
 def items(miniature, pairs=None, states=None, **section):
     pair_keys = {k: section.pop(k) for k in ("share", "alone_steps", "augmented", "dispersed") if k in section}
-    section = EncoderSection(crop_seconds=0.48, pairs=pair_keys, **section)
+    section = EncoderSection(crop_seconds=0.48, pairs={"dispersed": 0.0} | pair_keys, **section)
     return EncoderItems(CLIPS, HELD, pairs, section, Release(miniature).config.codec, 3, states, 8)
 
 

@@ -46,11 +46,13 @@ ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "cycle": 0
 
 
 CODES_ALONE = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
-ONLY_PAIRS = {"path": "somewhere", "share": 1.0}
+ONLY_PAIRS = {"path": "somewhere", "share": 1.0, "dispersed": 0.0}
 
 
 def make(miniature, pairs=None, teacher=None, prior=None, drawing=None, **section):
-    section = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128], pairs=drawing or {"share": 0.5}, **section)
+    section = EncoderSection(
+        crop_seconds=0.48, stft_sizes=[512, 128], pairs=drawing or {"share": 0.5, "dispersed": 0.0}, **section
+    )
     return EncoderTask(scratch_codec(miniature), DATA, section, seed=1, pairs=pairs, teacher=teacher, prior=prior)
 
 
