@@ -55,6 +55,7 @@ def steps(place) -> list[dict]:
     return [line for line in read_log(place / "log.jsonl") if "event" not in line]
 
 
+@pytest.mark.slow
 def test_everything_at_once_and_going_on_after_a_stop(config_file, pairs, whisper, tmp_path, monkeypatch):
     """Pairs, opponents, teacher, usage: the log tells of each; a run in two sittings ends as one in a single one, and
     the second sitting neither hears the recordings again nor recovers the voices again."""
@@ -202,6 +203,7 @@ def test_a_whisper_of_the_wrong_size(config_file, refused, whisper, tmp_path, di
     refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], text)
 
 
+@pytest.mark.slow
 def test_going_on_with_another_whisper(config_file, refused, whisper, tmp_path):
     section = encoder_section(distillation={"enabled": True, "whisper_model": str(whisper)})
     config, place = config_file("encoder", **section), tmp_path / "run"

@@ -222,6 +222,7 @@ def test_options_out_of_bounds(wrong):
         PrepareOptions(**wrong)
 
 
+@pytest.mark.slow
 def test_three_hours_are_prepared_in_bounded_memory(tmp_path):
     """16 kHz, 16-bit, mostly silence with 6 s of speech every 10 minutes: 691 MB as float32 at 16 kHz."""
     speech = np.rint(talk(6)[: 4 * SAMPLE_RATE] * 32767).astype(np.int16)  # plays slower: it is speech all the same

@@ -312,6 +312,7 @@ def trained(task, directory, **settings):
     return result, {k: np.array(v) for k, v in tree_flatten(task.model.trainable_parameters())}
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted_with_everything_on(miniature, pairs, prior, tmp_path):
     def task():
         judges = JUDGES | {"start_step": 1, "warmup_steps": 3}
@@ -325,6 +326,7 @@ def test_resumed_equals_uninterrupted_with_everything_on(miniature, pairs, prior
     assert all((whole[name] == resumed[name]).all() for name in whole)
 
 
+@pytest.mark.slow
 def test_training_on_true_codes_finds_them(miniature, pairs, tmp_path):
     """The losses of the codes alone, on a few pairs that are learnt by heart."""
     pairs = replace(pairs, heldout=pairs.train)

@@ -338,6 +338,7 @@ def test_training_leaves_what_the_benchmark_needs(trained, corpus):
     assert figures == result["figures"]
 
 
+@pytest.mark.slow
 def test_training_depends_on_the_seed_alone(trained, corpus):
     home, result = trained
     again = train_codec(corpus, home.parent / "two", "quick", seed=5, run=SMALL, say=lambda _: None)
@@ -366,6 +367,7 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")  # in place of the first
 
 
+@pytest.mark.slow
 def test_command_reports_and_refuses_in_one_line(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(codecs.RUNS, "quick", SMALL)
     arguments = ["--output", str(tmp_path / "codec"), "--size", "quick"]

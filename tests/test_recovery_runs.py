@@ -293,6 +293,7 @@ def test_tables_give_mean_and_spread_at_equal_steps_and_equal_time():
     assert "NOT passed" in tables.markdown(results() | {"gates": {"faults": ["x"]}})
 
 
+@pytest.mark.slow
 def test_plots_show_every_recipe_and_mark_the_hidden_encoder(tmp_path):
     figure = plots.over_time(results())
     decoded = next(axis for axis in figure.axes if "semantic %, decoded" in axis.get_title())
