@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.recovery import training
 from benchmarks.recovery.codec import STOCK, load_codec
 from benchmarks.recovery.corpus import Corpus
+from benchmarks.recovery.gates import encode_clip
 from benchmarks.recovery.recipes import RECIPES, SCALES, Materials, Scale, recipe_config
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import Release
@@ -58,13 +59,14 @@ def overfit(codec: Path, pairs: Path | None, clip: np.ndarray, directory: Path, 
     def losses(codes: np.ndarray) -> dict[str, float]:
         return reconstruction_loss(hidden, codes, clip, config.encoder)
 
-    result = {"steps": steps, "encoder": losses(encode(recovered, clip)), "hidden": losses(encode(hidden, clip))}
+    ours, theirs = (losses(encode_clip(codec, clip)) for codec in (recovered, hidden))
+    result = {
+        "steps": steps,
+        "encoder": losses(encode_clip(recovered, clip)),
+        "hidden": losses(encode_clip(hidden, clip)),
+    }
     result["optimised"] = losses(optimise_codes(hidden, clip, losses=config.encoder).codes)
     return result | {"mel_ratio": result["encoder"]["mel"] / result["optimised"]["mel"]}
-
-
-def encode(codec, clip: np.ndarray) -> np.ndarray:
-    return np.array(codec.quantize(codec.encode_audio(clip)[None])[0])
 
 
 def write_recordings(directory: Path, clip: np.ndarray) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from benchmarks.recovery.gates import encode_clip
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.model.codec import Codec
@@ -123,17 +124,12 @@ class CodeTally:
 
     def usage(self, place: int) -> dict[str, float]:
         """Of the true codes (0) or the found ones (1): share of the semantic codes in use (%), entropies in bits."""
-        counts, levels = self.semantic_counts[place], self.level_counts[place]
+        counts = CodeStatistics(self.semantic_counts[place], self.level_counts[place])
         return {
-            "codes_used": 100 * float(np.mean(counts > 0)),
-            "code_entropy": _entropy(counts),
-            "level_entropy": float(np.mean([_entropy(row) for row in levels])),
+            "codes_used": 100 * counts.usage,
+            "code_entropy": counts.entropy_bits,
+            "level_entropy": counts.level_entropy_bits,
         }
-
-
-def _entropy(counts: np.ndarray) -> float:
-    share = counts[counts > 0] / counts.sum()
-    return float(-(share * np.log2(share)).sum())
 
 
 @dataclass
