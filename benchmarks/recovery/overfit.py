@@ -59,7 +59,6 @@ def overfit(codec: Path, pairs: Path | None, clip: np.ndarray, directory: Path, 
     def losses(codes: np.ndarray) -> dict[str, float]:
         return reconstruction_loss(hidden, codes, clip, config.encoder)
 
-    ours, theirs = (losses(encode_clip(codec, clip)) for codec in (recovered, hidden))
     result = {
         "steps": steps,
         "encoder": losses(encode_clip(recovered, clip)),
