@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_voxclone.audio.spectral import check_lengths
-from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
+from mlx_voxclone.losses._reduce import check_pair, checked_temperature, cut_to_valid, frame_means, reduce_items
 
 
 def semantic_code_loss(
@@ -44,7 +44,7 @@ def semantic_code_loss(
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
     rows = rows - centre
-    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / _checked(temperature)
+    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / checked_temperature(temperature)
     values = _negative_log_likelihood(logits, codes)
     return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)
 
@@ -96,7 +96,7 @@ def acoustic_level_cross_entropy(
     those of `acoustic_code_loss`; the gradient goes to `z` and the temperature alone.
     """
     position, codes, lengths = _on_level_scale(z, codes, lengths_frames, levels)
-    logits = -mx.square(position[..., None] - mx.arange(levels, dtype=mx.float32)) / _checked(temperature)
+    logits = -mx.square(position[..., None] - mx.arange(levels, dtype=mx.float32)) / checked_temperature(temperature)
     return reduce_items(frame_means(_negative_log_likelihood(logits, codes), lengths), lengths, reduction)
 
 
@@ -128,9 +128,3 @@ def _codes_to_valid(codes: mx.array, lengths: Sequence[int]) -> mx.array:
 def _check_codes(codes: mx.array) -> None:
     if not mx.issubdtype(codes.dtype, mx.integer):
         raise ValueError(f"codes must be integers, got {codes.dtype}")
-
-
-def _checked(temperature: float | mx.array) -> float | mx.array:
-    if not isinstance(temperature, mx.array) and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    return temperature

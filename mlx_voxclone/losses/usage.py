@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.losses._reduce import checked_temperature
 
 _LEAST = 1e-30  # below it, a share counts as this in the logarithm, whose gradient so stays finite
 
@@ -43,7 +44,7 @@ def usage_loss(
     if z.ndim != 3 or codebook.ndim != 2 or codebook.shape[1] != z.shape[2] or prior.shape != codebook.shape[:1]:
         shapes = [list(array.shape) for array in (z, codebook, prior)]
         raise ValueError(f"latents [B, T, D], codebook [K, D] and prior [K] do not fit: {shapes}")
-    temperature = _checked(temperature)
+    temperature = checked_temperature(temperature)
     # Distances to what the rows have in common would drown their small differences in float32.
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
@@ -69,7 +70,7 @@ def level_usage_loss(
     """
     if z.ndim != 3 or prior.ndim != 2 or prior.shape[0] != z.shape[2] or prior.shape[1] < 2:
         raise ValueError(f"latents [B, T, A] and prior [A, L] do not fit: {list(z.shape)}, {list(prior.shape)}")
-    temperature, levels = _checked(temperature), mx.arange(prior.shape[1], dtype=mx.float32)
+    temperature, levels = checked_temperature(temperature), mx.arange(prior.shape[1], dtype=mx.float32)
 
     def spread(position: mx.array) -> mx.array:
         return mx.softmax(-mx.square(position[..., None] - levels) / temperature, axis=-1)
@@ -95,9 +96,3 @@ def _divergence(share: mx.array, prior: mx.array, smoothing: float) -> mx.array:
     prior = mx.stop_gradient(prior.astype(mx.float32))
     prior = (1.0 - smoothing) * prior / prior.sum(axis=-1, keepdims=True) + smoothing / prior.shape[-1]
     return (share * (mx.log(mx.maximum(share, _LEAST)) - mx.log(prior))).sum(axis=-1).mean()
-
-
-def _checked(temperature: float | mx.array) -> float | mx.array:
-    if not isinstance(temperature, mx.array) and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    return temperature
