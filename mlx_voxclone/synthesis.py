@@ -179,7 +179,7 @@ class Speaker:
             )
         check_reference(reference, self.sampling_rate)
         codec = self.model.audio_tokenizer
-        return self.model.voice_embedding(np.array(codec.quantize(codec.encode_audio(reference)[None])[0]))
+        return self.model.voice_embedding(codec.audio_codes(reference))
 
     def say(
         self,

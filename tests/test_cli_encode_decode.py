@@ -54,7 +54,7 @@ def codec(whole):
 
 
 def codes_of(model, samples) -> np.ndarray:
-    return np.array(model.audio_tokenizer.quantize(model.audio_tokenizer.encode_audio(samples)[None])[0])
+    return model.audio_tokenizer.audio_codes(samples)
 
 
 # ---- encode --------------------------------------------------------------------------------------------------------

@@ -178,6 +178,13 @@ def test_pairs_that_are_not_there(config_file, refused, tmp_path):
     )
 
 
+def test_pairs_that_would_teach_nothing(config_file, pairs, refused, tmp_path):
+    losses = dict.fromkeys(("semantic_code", "acoustic_code", "level_code"), 0.0)
+    config = config_file("encoder", **encoder_section(pairs={"path": str(pairs)}, losses=losses))
+    texts = ("encoder.losses: semantic_code, acoustic_code, level_code are all 0", "encoder.pairs.path to null")
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
+
+
 def test_discriminators_that_do_not_fit_into_memory(config_file, refused, tmp_path):
     section = encoder_section(discriminators={"enabled": True, "channels": 10**6})
     config = config_file("encoder", **section)

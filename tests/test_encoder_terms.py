@@ -75,6 +75,11 @@ def mixed(task, step=0):
     raise AssertionError("no such batch")
 
 
+def mixed_kinds(task):
+    """Four items, pairs and recordings among them."""
+    return next(b for b in (batch_of(task, 0, 1, 2, 3, epoch=e) for e in range(30)) if 0 < len(b.get("coded", [])) < 4)
+
+
 def gradients(task, batch, term):
     values = dict(tree_flatten(task.model.trainable_parameters()))
 
@@ -198,6 +203,25 @@ def test_the_gradient_of_the_codes_is_that_of_finite_differences(full):
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def test_recordings_teach_by_their_sound_and_pairs_by_their_codes(miniature, pairs):
+    """Each batch's targets, and what is decoded: the recordings of the batch, nothing where there are none."""
+    task = make(miniature, pairs)
+    batch, decoded = mixed_kinds(task), []
+    plain = type(task.codec).decode_latents
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(task.codec), "decode_latents", lambda c, z: decoded.append(z.shape[0]) or plain(c, z))
+        task.losses(batch)
+        only = make(miniature, pairs, drawing=ONLY_PAIRS)
+        alone = batch_of(only, 0, 1)
+        sums = only.losses(alone)
+    heard = [k for k in range(4) if k not in batch["coded"]]
+    assert decoded == [len(heard)]
+    samples, frames = sum(batch["lengths"][k] for k in heard), sum(batch["coded_frames"]) - sum(batch["skip"])
+    expected = dict.fromkeys(("l1", "stft", "mel", "commitment"), samples)
+    assert task.targets(batch) == expected | {"semantic_code": frames, "acoustic_code": frames}
+    assert all(only.targets(alone)[name] == 0 == sums[name].item() for name in expected)
 
 
 def test_an_item_does_not_see_its_neighbours(full):

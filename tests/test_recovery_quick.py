@@ -5,23 +5,21 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.recovery.recipes import SCALES
-from benchmarks.recovery.run import PLAN, benchmark
+from benchmarks.recovery.run import benchmark
 from benchmarks.recovery.score import POOLED
-from benchmarks.recovery.tables import STEPS, at, recipes_of
-from benchmarks.recovery.training import Plan
+from benchmarks.recovery.tables import recipes_of
+from benchmarks.recovery.training import STEPS
 
 
 @pytest.mark.slow
 def test_true_codes_bring_back_what_reconstruction_does_not(tmp_path):
     """On decoded audio 36 % of the semantic codes and 1.4 levels of error were measured, on recordings 3.8; without
     true codes 0 %, 6.0 and 6.6. With pairs whose phases are left alone, recordings do not profit."""
-    home, scale = tmp_path / "out", replace(SCALES["quick"], baseline_clips=0)
-    home.mkdir()
+    scale = replace(SCALES["quick"], baseline_clips=0)
     # Equal steps alone are compared: nothing depends on how fast this machine is.
-    Plan(scale.steps, seconds_per_step={"a": [1.0, 1.0], "c": [1.0, 1.0]}).save(home / PLAN)
-    results = benchmark(home, "quick", scale, ["a", "c"])
+    results = benchmark(tmp_path / "out", "quick", scale, ["a", "c"], compared=[STEPS])
     assert not results["gates"]["faults"]
-    a, c = (at(runs[0], STEPS)["score"][POOLED] for runs in recipes_of(results).values())
+    a, c = (runs[0]["points"][-1]["score"][POOLED] for runs in recipes_of(results, STEPS).values())
     assert c["decoded"]["semantic"] > max(a["decoded"]["semantic"], c["chance_decoded"]["semantic"]) + 20
     assert c["decoded"]["level_error"] < min(a["decoded"]["level_error"], c["chance_decoded"]["level_error"]) - 1.5
     assert c["real"]["level_error"] < min(a["real"]["level_error"], c["chance"]["level_error"]) - 0.8

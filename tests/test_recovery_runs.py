@@ -16,8 +16,9 @@ from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import materials, plots, tables, training
 from benchmarks.recovery import run as recovery
 from benchmarks.recovery.baseline import one_of_each
-from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL, encode_clip
-from benchmarks.recovery.recipes import COMMON, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL
+from benchmarks.recovery.recipes import COMMON, LAST_RATE, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import DataError
@@ -84,7 +85,7 @@ def test_pairs_are_of_half_of_the_speakers_and_decode_to_their_audio(corpus, min
     assert data.heldout
     pair = data.pairs[0]
     clip = next(clip for clip in corpus.clips if clip.id == pair.text)
-    assert (pair.codes == encode_clip(hidden, clip.read())).all()
+    assert (pair.codes == hidden.audio_codes(clip.read())).all()
     np.testing.assert_allclose(pair.read(), hidden.decode_audio(pair.codes), atol=2**-22)
     assert pair.read(augmented=True).shape == pair.read().shape
     assert (pair.read(augmented=True) != pair.read()).any()
@@ -127,11 +128,11 @@ def configuration(name, **settings):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_a_valid_configuration_with_a_constant_rate(name):
-    section = configuration(name, save_every=10, alone_steps=7)
-    assert section.train.min_lr_ratio == 1.0
+def test_every_recipe_is_a_valid_configuration_whose_rate_falls_until_the_end(name):
+    section, recipe = configuration(name, save_every=10), RECIPES[name]
+    assert (section.train.steps, section.train.min_lr_ratio) == (40, LAST_RATE)
     assert section.train.keep >= 40 // 10
-    assert section.pairs.alone_steps == (7 if RECIPES[name].alone else 0) or name == "shipped"
+    assert section.pairs.alone_steps == round(40 * recipe.alone)
 
 
 def test_recipes_say_all_that_the_encoder_section_knows():
@@ -169,15 +170,27 @@ def test_a_plan_compares_at_equal_steps_and_equal_time(steps, rates, alone):
     recipes = {str(k): Recipe("", alone=alone if k else 0.0) for k in range(len(rates))}
     plan = training.Plan(steps, seconds_per_step={str(k): list(rate) for k, rate in enumerate(rates)})
     plan.settle(recipes)
-    at_time = {name: plan.step_at_time(name, recipe) for name, recipe in recipes.items()}
-    assert min(at_time.values()) == steps  # of the slowest
+    lengths = {name: plan.length(name, recipe, TIME) for name, recipe in recipes.items()}
+    assert min(lengths.values()) == pytest.approx(steps, abs=2)  # of the slowest
     for name, recipe in recipes.items():
-        slack = 1.01 * max(plan.seconds_per_step[name])
-        assert plan.seconds_at(name, recipe, at_time[name]) == pytest.approx(plan.seconds, abs=slack)
-        scored, end = plan.scored_steps(name, recipe), plan.length(name, recipe)
-        every = plan.save_every(name, recipe)
-        assert {steps, at_time[name]} <= set(scored) <= {*range(every, end + 1, every), end}
-        assert len(scored) <= 6
+        slack = 2.01 * max(plan.seconds_per_step[name])
+        assert plan.seconds_at(name, recipe, lengths[name]) == pytest.approx(plan.seconds, abs=slack)
+        assert plan.length(name, recipe, STEPS) == steps
+
+
+@pytest.mark.parametrize("length", [2, 3, 100, 301])
+def test_scored_checkpoints_are_saved_and_the_last_one_is_the_end(length):
+    scored, every = training.scored_steps(length, TIME), training.save_every(length, TIME)
+    assert scored[-1] == length
+    assert all(step % every == 0 for step in scored[:-1])
+    assert len(scored) == min(3, length)
+    assert training.scored_steps(length, STEPS) == [length]
+
+
+def test_time_before_and_after_the_pairs_alone():
+    plan, recipe = training.Plan(100, 60.0, {"x": [0.1, 0.2]}), Recipe("", alone=0.5)
+    assert plan.length("x", recipe, TIME) == 400
+    assert [plan.seconds_at("x", recipe, 400, step) for step in (100, 200, 300)] == pytest.approx([10, 20, 40])
 
 
 def test_a_recipe_added_later_is_compared_at_the_same_time():
@@ -186,9 +199,7 @@ def test_a_recipe_added_later_is_compared_at_the_same_time():
     plan.seconds_per_step["slow"] = [0.5, 0.5]
     plan.settle({"a": recipe, "c": recipe, "slow": recipe})
     assert plan.seconds == pytest.approx(20)
-    assert [plan.step_at_time(name, recipe) for name in ("a", "c", "slow")] == [200, 100, 40]
-    assert plan.length("slow", recipe) == 100
-    assert plan.save_every("slow", recipe) == 20
+    assert [plan.length(name, recipe, TIME) for name in ("a", "c", "slow")] == [200, 100, 40]
 
 
 def test_a_plan_is_kept_and_not_mixed_with_another(tmp_path):
@@ -237,7 +248,7 @@ def test_a_checkpoints_encoder_is_found_among_all_that_trains(miniature, tmp_pat
     found = training.checkpoint_codec(Release(miniature), tmp_path, 4)
     baked = load_model(Release(miniature), parts=["codec"], encoder_file=tmp_path / "encoder-4.safetensors")
     wave = np.random.default_rng(0).standard_normal(5000).astype(np.float32) / 10
-    assert (encode_clip(found, wave) == encode_clip(baked.audio_tokenizer, wave)).all()
+    assert (found.audio_codes(wave) == baked.audio_tokenizer.audio_codes(wave)).all()
     for name, value in tree_flatten(found.parameters()):
         if name in own:
             assert (np.array(value) == np.array(own[name].astype(mx.bfloat16).astype(mx.float32))).all(), name
@@ -261,21 +272,20 @@ def part(semantic, level_error=2.0):
 
 
 def results():
-    def run(name, seed, step_at_time, *semantic):
-        steps = sorted({50, 100, step_at_time})
+    def run(name, seed, equal, steps, *semantic):
         points = [
             {
                 "step": step,
                 "seconds": step / 10,
                 "score": {"pooled": part(s), "kinds": {"x": part(s) | {"pooled": True}}},
             }
-            for step, s in zip(steps, semantic)
+            for step, s in zip(steps, semantic, strict=True)
         ]
-        return {"recipe": name, "title": f"T{name}", "seed": seed, "steps": 100, "step_at_time": step_at_time} | {
-            "points": points
-        }
+        return {"recipe": name, "title": f"T{name}", "seed": seed, "equal": equal, "points": points}
 
-    runs = [run("a", 0, 200, 5, 10, 20), run("c", 0, 100, 20, 30), run("a", 1, 200, 5, 11, 24)]
+    runs = [run("a", 0, STEPS, [100], 10), run("a", 0, TIME, [50, 120, 200], 5, 10, 20)]
+    runs += [run("c", 0, STEPS, [100], 30), run("c", 0, TIME, [100], 31)]
+    runs += [run("a", 1, STEPS, [100], 11), run("a", 1, TIME, [50, 120, 200], 5, 11, 24)]
     return {"gates": {"faults": []}, "runs": runs, "baseline": None}
 
 
@@ -293,6 +303,13 @@ def test_tables_give_mean_and_spread_at_equal_steps_and_equal_time():
     assert "NOT passed" in tables.markdown(results() | {"gates": {"faults": ["x"]}})
 
 
+def test_what_was_not_compared_has_no_table_and_no_plot(tmp_path):
+    alone = results() | {"runs": [run for run in results()["runs"] if run["equal"] == STEPS]}
+    assert "equal time" not in tables.markdown(alone)
+    assert "## x: 2 clips, 30 frames, original audio, equal steps" in tables.markdown(alone)
+    assert [path.name for path in plots.write_plots(alone, tmp_path)] == ["equal-steps.png"]
+
+
 @pytest.mark.slow
 def test_plots_show_every_recipe_and_mark_the_hidden_encoder(tmp_path):
     figure = plots.over_time(results())
@@ -301,7 +318,7 @@ def test_plots_show_every_recipe_and_mark_the_hidden_encoder(tmp_path):
     assert lines["a"].get_xdata().tolist() == [5, 10, 20]
     assert lines["a"].get_ydata().tolist() == [5, 10.5, 22]
     assert any(set(line.get_ydata()) == {77.0} for line in decoded.lines)
-    bars = plots.bars(results(), tables.TIME).axes[0]
-    assert [bar.get_height() for bar in bars.patches] == [22, 30]
+    bars = plots.bars(results(), TIME).axes[0]
+    assert [bar.get_height() for bar in bars.patches] == [22, 31]
     written = plots.write_plots(results(), tmp_path)
     assert [path.read_bytes()[:4] for path in written] == [b"\x89PNG"] * 3

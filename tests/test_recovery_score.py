@@ -10,7 +10,6 @@ import pytest
 from tasks_data import clip as spoken
 from tasks_data import scratch_codec
 
-from benchmarks.recovery.gates import encode_clip
 from benchmarks.recovery.score import CodeTally, Reference, UnitClassifier, distances, score
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.release import Release
@@ -206,7 +205,7 @@ def test_distances_of_a_long_clip_are_the_means_of_its_pieces(hidden, monkeypatc
     cut = 24000
     monkeypatch.setattr("benchmarks.recovery.score._PIECE", cut)
     audio = np.resize(spoken(30).read(), cut + 9000).astype(np.float32)
-    codes = encode_clip(hidden, audio)
+    codes = hidden.audio_codes(audio)
     whole, decoded = distances(hidden, codes, audio), hidden.decode_audio(codes)[: len(audio)]
     for k, loss in enumerate((log_mel_loss, stft_loss)):
         parts = [

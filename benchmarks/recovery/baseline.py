@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.recovery.corpus import CorpusClip
-from benchmarks.recovery.gates import encode_clip
 from benchmarks.recovery.score import CodeTally, UnitClassifier, distances
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.model.codec import Codec
@@ -29,7 +28,7 @@ def optimised(hidden: Codec, units: UnitClassifier, clips: Sequence[CorpusClip],
     ours, theirs, spent, heard = np.zeros(3), np.zeros(3), 0.0, 0
     for clip in clips:
         audio = clip.read()
-        codes, found = encode_clip(hidden, audio), optimise_codes(hidden, audio, seed=seed)
+        codes, found = hidden.audio_codes(audio), optimise_codes(hidden, audio, seed=seed)
         tally.add(codes, found.codes)
         ours, theirs = ours + distances(hidden, found.codes, audio), theirs + distances(hidden, codes, audio)
         spent, heard = spent + found.seconds, heard + len(audio)

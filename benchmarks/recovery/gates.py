@@ -63,19 +63,14 @@ class Round:
     stft: float
 
 
-def encode_clip(codec: Codec, samples: np.ndarray) -> np.ndarray:
-    """Codes `[37, frames]` int32 of one clip."""
-    return np.array(codec.quantize(codec.encode_audio(samples)[None])[0])
-
-
 def go_round(codec: Codec, clip: CorpusClip) -> Round:
     """Encode a clip, decode the codes, encode again."""
     samples = clip.read()
-    codes = encode_clip(codec, samples)
+    codes = codec.audio_codes(samples)
     decoded = codec.decode_audio(codes)
     pair = mx.array(decoded[None, : len(samples)]), mx.array(samples[None])
     mel, stft = log_mel_loss(*pair), multi_resolution_stft_loss(*pair)
-    return Round(clip, codes, encode_clip(codec, decoded), float(mel), float(stft))
+    return Round(clip, codes, codec.audio_codes(decoded), float(mel), float(stft))
 
 
 def group_of(clip: CorpusClip, seen: set[str]) -> str:
@@ -88,7 +83,7 @@ def unit_of_code(codec: Codec, clips: Sequence[CorpusClip]) -> np.ndarray:
     counts = np.zeros((codec.config.semantic_codebook_size, len(UNITS)), np.int64)
     for clip in clips:
         if clip.units is not None:
-            np.add.at(counts, (encode_clip(codec, clip.read())[0], clip.units), 1)
+            np.add.at(counts, (codec.audio_codes(clip.read())[0], clip.units), 1)
     return counts.argmax(axis=1)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recovery.corpus import Corpus, CorpusClip
-from benchmarks.recovery.gates import encode_clip, group_of
+from benchmarks.recovery.gates import group_of
 from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.release import Release
@@ -105,7 +105,7 @@ def pair_speakers(corpus: Corpus, share: float) -> set[str]:
 
 def _pairs(hidden: Codec, clips: Sequence[CorpusClip], seed: int) -> Iterator[SpokenPair]:
     for number, clip in enumerate(clips):
-        codes = encode_clip(hidden, clip.read())
+        codes = hidden.audio_codes(clip.read())
         samples = hidden.decode_audio(codes)
         recorded = augment(samples, [seed, number])
         yield SpokenPair(f"{number:06d}", codes, samples, text=clip.id, voice=clip.speaker, augmented=recorded)

@@ -18,7 +18,6 @@ import numpy as np
 from benchmarks.recovery import training
 from benchmarks.recovery.codec import STOCK, load_codec
 from benchmarks.recovery.corpus import Corpus
-from benchmarks.recovery.gates import encode_clip
 from benchmarks.recovery.recipes import RECIPES, SCALES, Materials, Scale, recipe_config
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import Release
@@ -61,8 +60,8 @@ def overfit(codec: Path, pairs: Path | None, clip: np.ndarray, directory: Path, 
 
     result = {
         "steps": steps,
-        "encoder": losses(encode_clip(recovered, clip)),
-        "hidden": losses(encode_clip(hidden, clip)),
+        "encoder": losses(recovered.audio_codes(clip)),
+        "hidden": losses(hidden.audio_codes(clip)),
     }
     result["optimised"] = losses(optimise_codes(hidden, clip, losses=config.encoder).codes)
     return result | {"mel_ratio": result["encoder"]["mel"] / result["optimised"]["mel"]}

@@ -1,13 +1,14 @@
 """Figures of the recovery benchmark: agreement over training time, and bars with the spread over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.recovery.score import POOLED
-from benchmarks.recovery.tables import DECODED, REAL, STEPS, TIME, Metric, recipes_of, values
+from benchmarks.recovery.tables import DECODED, REAL, Metric, recipes_of, values
+from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.evaluate.plots import INK, png
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ _SHOWN = (*(REAL[k] for k in (0, 1, 3, 5)), *(DECODED[k] for k in (0, 2)))
 
 
 def write_plots(results: dict, directory: Path) -> list[Path]:
-    """`over-time.png`, `equal-steps.png` and `equal-time.png`."""
-    figures = {"over-time": over_time(results), "equal-steps": bars(results, STEPS), "equal-time": bars(results, TIME)}
+    """`equal-steps.png`, `equal-time.png`, `over-time.png`: what was compared."""
+    figures = {f"equal-{what}": bars(results, what) for what in (STEPS, TIME) if recipes_of(results, what)}
+    if recipes_of(results, TIME):
+        figures["over-time"] = over_time(results)
     paths = []
     for name, figure in figures.items():
         paths.append(directory / f"{name}.png")
@@ -32,9 +35,10 @@ def write_plots(results: dict, directory: Path) -> list[Path]:
 def over_time(results: dict) -> "Figure":
     """A panel per metric: mean over seeds against seconds of training, the band from the smallest to the largest."""
     figure, axes = _panels()
+    recipes = recipes_of(results, TIME)
     marks = results["runs"][0]["points"][-1]["score"][POOLED]
     for axis, metric in zip(axes, _SHOWN):
-        for colour, (name, runs) in zip(_colours(results), recipes_of(results).items()):
+        for colour, (name, runs) in zip(_colours(recipes), recipes.items()):
             seconds = [point["seconds"] for point in runs[0]["points"]]
             rows = np.array([[metric.of(p["score"][POOLED]) for p in run["points"]] for run in runs], dtype=float)
             axis.plot(seconds, rows.mean(axis=0), color=colour, marker="o", markersize=3, label=name)
@@ -48,21 +52,21 @@ def over_time(results: dict) -> "Figure":
 def bars(results: dict, what: str) -> "Figure":
     """A panel per metric: mean over seeds of each recipe, with the range over seeds."""
     figure, axes = _panels()
-    recipes = recipes_of(results)
+    recipes = recipes_of(results, what)
     marks = results["runs"][0]["points"][-1]["score"][POOLED]
     for axis, metric in zip(axes, _SHOWN):
-        rows = [np.array(values(runs, what, metric), dtype=float) for runs in recipes.values()]
+        rows = [np.array(values(runs, metric), dtype=float) for runs in recipes.values()]
         means = np.array([row.mean() for row in rows])
         spread = np.abs(np.array([[row.min() for row in rows], [row.max() for row in rows]]) - means)
-        axis.bar(range(len(rows)), means, color=_colours(results), yerr=spread, capsize=3, ecolor=INK)
+        axis.bar(range(len(rows)), means, color=_colours(recipes), yerr=spread, capsize=3, ecolor=INK)
         axis.set_xticks(range(len(rows)), recipes, rotation=30 if len(rows) > 4 else 0, fontsize=7)
         _mark(axis, metric, marks)
     figure.suptitle(f"at equal {what}", fontsize=10, color=INK)
     return figure
 
 
-def _colours(results: dict) -> list[str]:
-    return [COLOURS[k % len(COLOURS)] for k in range(len(recipes_of(results)))]
+def _colours(recipes: Collection) -> list[str]:
+    return [COLOURS[k % len(COLOURS)] for k in range(len(recipes))]
 
 
 def _panels() -> tuple["Figure", Sequence["Axes"]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlx_voxclone.run_config import RunConfig, load_run_config
 
+LAST_RATE = 0.02  # of the highest: what is left of the learning rate at the end
 CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"
 
 COMMON = {
@@ -53,9 +54,13 @@ class Recipe:
 
     title: str
     changes: Mapping[str, Any] = field(default_factory=dict)
-    alone: float = 0.0  # share of the compared steps in which there are only pairs
+    alone: float = 0.0  # share of a training's steps in which there are only pairs
     pairs: bool = True
     common: bool = True  # False: over the shipped configuration as it is
+
+    def alone_steps(self, steps: int) -> int:
+        """Of a training of so many steps, those in which there are only pairs."""
+        return round(self.alone * steps)
 
 
 _NO_RECONSTRUCTION = dict.fromkeys(("losses.l1", "losses.stft", "losses.mel", "losses.commitment"), 0.0)
@@ -140,7 +145,6 @@ def recipe_config(
     seed: int,
     steps: int,
     save_every: int = 0,
-    alone_steps: int = 0,
 ) -> RunConfig:
     """The configuration of a run of task `encoder`.
 
@@ -149,10 +153,8 @@ def recipe_config(
         scale: sizes and learning rate, equal for all.
         materials: what the trainer gets; the pairs are not named in the configuration of a recipe without.
         seed: of initialisation, order and crops.
-        steps: length. The learning rate stays constant after the warm-up, so that a run at a step is what a run of
-            that length would have been.
+        steps: length. The learning rate falls until the last of them.
         save_every: steps between checkpoints; 0: none before the end.
-        alone_steps: steps at the beginning in which there are only pairs, for a recipe that has such a phase.
     """
     overrides: dict[str, Any] = copy.deepcopy(COMMON) if recipe.common else {}  # what is loaded is written to
     overrides |= {
@@ -167,7 +169,7 @@ def recipe_config(
             "batch_size": scale.batch_size,
             "accumulate": 1,
             "learning_rate": scale.learning_rate,
-            "min_lr_ratio": 1.0,
+            "min_lr_ratio": LAST_RATE,
             "warmup_steps": min(scale.warmup_steps, steps // 2),
             "eval_every": 0,
             "sample_every": 0,
@@ -177,6 +179,6 @@ def recipe_config(
         },
     }
     if recipe.alone:
-        overrides["encoder.pairs.alone_steps"] = alone_steps
+        overrides["encoder.pairs.alone_steps"] = recipe.alone_steps(steps)
     overrides |= {f"encoder.{key}": value for key, value in recipe.changes.items()}
     return load_run_config(CONFIG, overrides)

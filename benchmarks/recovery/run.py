@@ -41,6 +41,7 @@ class Bench:
     materials: Materials
     reference: Reference
     plan: training.Plan
+    compared: Sequence[str]
 
 
 @entry
@@ -57,6 +58,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per recipe (default: 1 with --quick, else 3)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps compared (default: 200 or 1000)")
     parser.add_argument("--batch-size", type=int, metavar="N", help="items per step (default: 8 or 16)")
+    parser.add_argument(
+        "--equal", choices=(training.STEPS, training.TIME), help="compare at equal steps or equal time alone"
+    )
     parser.add_argument("--ignore-gates", action="store_true", help="go on with a codec that fails its gates")
     add_device(parser)
     options = parser.parse_args(argv)
@@ -73,6 +77,7 @@ def main(argv: list[str]) -> int:
         codec=options.codec,
         corpus=options.corpus,
         speech=options.speech,
+        compared=(options.equal,) if options.equal else (training.STEPS, training.TIME),
         ignore_gates=options.ignore_gates,
     )
     print(tables.markdown(results))
@@ -99,6 +104,7 @@ def benchmark(
     codec: Path | None = None,
     corpus: Path | None = None,
     speech: Path | None = None,
+    compared: Sequence[str] = (training.STEPS, training.TIME),
     ignore_gates: bool = False,
 ) -> dict:
     """Everything; the content of `results.json`.
@@ -110,6 +116,7 @@ def benchmark(
         names: recipes; the first call's set the time that is compared.
         codec, corpus: directories that `train_codec` and `build_corpus` wrote; None: made in `home`.
         speech: see `build_corpus`.
+        compared: at equal steps, at equal time, or both.
         ignore_gates: go on with a codec that does not pass.
 
     Raises:
@@ -137,7 +144,7 @@ def benchmark(
     reference = Reference(hidden, units, clips, apart={SEEN_REAL})
     plan = training.Plan.load(home / PLAN, scale.steps)
     plan.seconds = plan.seconds or scale.seconds
-    bench = Bench(home, scale, inputs, reference, plan)
+    bench = Bench(home, scale, inputs, reference, plan, compared)
     _probe(bench, names)
     results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
     results |= {"plan": asdict(bench.plan), "runs": list(_runs(bench, names))}
@@ -193,8 +200,9 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
     for name in names:
         if name in plan.seconds_per_step:
             continue
-        steps = training.PROBE_STEPS
-        config = recipe_config(RECIPES[name], bench.scale, bench.materials, seed=0, steps=steps, alone_steps=steps // 2)
+        recipe = RECIPES[name]
+        half = replace(recipe, alone=0.5 if recipe.alone else 0.0)
+        config = recipe_config(half, bench.scale, bench.materials, seed=0, steps=training.PROBE_STEPS)
         plan.seconds_per_step[name] = training.probe(config, bench.home / "runs" / "probe")
         say(f"probe: {name} takes {', '.join(f'{1000 * s:.0f}' for s in plan.seconds_per_step[name])} ms per step")
     plan.settle({name: RECIPES[name] for name in names})
@@ -203,16 +211,20 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
 
 def _runs(bench: Bench, names: Sequence[str]) -> Iterator[dict]:
     """Train and score: all recipes with the first seed, then with the second, and so on."""
-    todo = [(name, seed) for seed in range(bench.scale.seeds) for name in names]
+    todo = [(name, seed, what) for seed in range(bench.scale.seeds) for name in names for what in bench.compared]
     scoring = 0.0  # seconds per scored encoder, as it turns out
-    for number, (name, seed) in enumerate(todo):
-        rest = [other for other, other_seed in todo[number:] if not _scores(bench, other, other_seed).is_file()]
-        seconds = sum(bench.plan.seconds_at(n, RECIPES[n], bench.plan.length(n, RECIPES[n])) for n in rest)
-        seconds += scoring * sum(len(bench.plan.scored_steps(n, RECIPES[n])) for n in rest)
-        say(f"{name}, seed {seed}: run {number + 1} of {len(todo)}; about {seconds / 60:.0f} min left")
-        run, took = _run(bench, name, seed)
+    for number, (name, seed, what) in enumerate(todo):
+        seconds = 0.0
+        for other in todo[number:]:
+            if not (_home(bench, *other) / SCORES).is_file():
+                length = bench.plan.length(other[0], RECIPES[other[0]], other[2])
+                seconds += bench.plan.seconds_at(other[0], RECIPES[other[0]], length)
+                seconds += scoring * len(training.scored_steps(length, other[2]))
+        title = f"{name}, seed {seed}, equal {what}"
+        say(f"{title}: {number + 1} of {len(todo)}; about {seconds / 60:.0f} min left")
+        run, took = _run(bench, name, seed, what)
         scoring = took or scoring
-        say(f"{name}, seed {seed}: {_brief(tables.at(run, tables.TIME)['score'][POOLED])}")
+        say(f"{title}: {_brief(run['points'][-1]['score'][POOLED])}")
         yield run
 
 
@@ -221,43 +233,39 @@ def _brief(score: dict) -> str:
     return "; ".join(f"{k} {part['semantic']:.1f} %, {part['level_error']:.2f} levels" for k, part in parts.items())
 
 
-def _scores(bench: Bench, name: str, seed: int) -> Path:
-    return bench.home / "runs" / f"{name}-{seed}" / SCORES
+def _home(bench: Bench, name: str, seed: int, what: str) -> Path:
+    """Directory of a training. One that takes as many steps in the compared time as are compared serves both."""
+    if what == training.TIME and bench.plan.length(name, RECIPES[name], what) == bench.plan.steps:
+        what = training.STEPS
+    return bench.home / "runs" / f"{name}-{seed}-{what}"
 
 
-def _run(bench: Bench, name: str, seed: int) -> tuple[dict, float]:
-    """One recipe with one seed, and the seconds that scoring one encoder took (0: it was there already)."""
-    recipe, plan, path = RECIPES[name], bench.plan, _scores(bench, name, seed)
-    config = recipe_config(
-        recipe,
-        bench.scale,
-        bench.materials,
-        seed=seed,
-        steps=plan.length(name, recipe),
-        save_every=plan.save_every(name, recipe),
-        alone_steps=plan.alone(recipe),
-    )
-    training.train(config, path.parent)
+def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
+    """One training of a recipe, and the seconds that scoring one encoder took (0: it was there already)."""
+    recipe, plan, home = RECIPES[name], bench.plan, _home(bench, name, seed, what)
+    about = {"recipe": name, "title": recipe.title, "seed": seed, "equal": what}
+    path, length = home / SCORES, plan.length(name, recipe, what)
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8")), 0.0
-    seconds, began = training.step_seconds(path.parent), time.perf_counter()
+        return about | {"points": json.loads(path.read_text(encoding="utf-8"))}, 0.0
+    every = training.save_every(length, what)
+    config = recipe_config(recipe, bench.scale, bench.materials, seed=seed, steps=length, save_every=every)
+    training.train(config, home)
+    seconds, began = training.step_seconds(home), time.perf_counter()
     points = []
-    for step in plan.scored_steps(name, recipe):
-        codec = training.checkpoint_codec(Release(bench.materials.stock), path.parent, step)
+    for step in training.scored_steps(length, what):
+        codec = training.checkpoint_codec(Release(bench.materials.stock), home, step)
         points.append(
             {
                 "step": step,
-                "seconds": plan.seconds_at(name, recipe, step),
+                "seconds": plan.seconds_at(name, recipe, length, step),
                 "measured_seconds": float(seconds[:step].sum()),
                 "score": bench.reference.score(codec),
             }
         )
         mx.clear_cache()
-    run = {"recipe": name, "title": recipe.title, "seed": seed, "steps": plan.steps}
-    run |= {"step_at_time": plan.step_at_time(name, recipe), "points": points}
-    write_text_atomic(path, json.dumps(run, indent=1) + "\n")
-    training.forget_checkpoints(path.parent)
-    return run, (time.perf_counter() - began) / len(points)
+    write_text_atomic(path, json.dumps(points, indent=1) + "\n")
+    training.forget_checkpoints(home)
+    return about | {"points": points}, (time.perf_counter() - began) / len(points)
 
 
 def _baseline(path: Path, count: int, hidden: Codec, units: UnitClassifier, clips: Sequence[CorpusClip]) -> dict | None:

@@ -15,7 +15,6 @@ from typing import Protocol
 import mlx.core as mx
 import numpy as np
 
-from benchmarks.recovery.gates import encode_clip
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.data.code_statistics import CodeStatistics
@@ -173,10 +172,10 @@ class Reference:
         self._heard: list[_Heard] = []
         for clip in clips:
             audio = read_audio(clip.path)
-            codes = encode_clip(hidden, audio)
+            codes = hidden.audio_codes(audio)
             if clip.units is not None and len(clip.units) != codes.shape[1]:
                 raise DataError(f"{clip.path}: {len(clip.units)} unit labels for {codes.shape[1]} frames")
-            again = encode_clip(hidden, hidden.decode_audio(codes))
+            again = hidden.audio_codes(hidden.decode_audio(codes))
             self._heard.append(
                 _Heard(clip, codes.astype(np.int16), again.astype(np.int16), distances(hidden, codes, audio))
             )
@@ -204,8 +203,8 @@ class Reference:
         kinds: dict[str, _Kind] = defaultdict(lambda: _Kind(self.config, self.unit_of))
         for heard in self._heard:
             audio = read_audio(heard.clip.path)
-            found = encode_clip(recovered, audio)
-            found_decoded = encode_clip(recovered, recovered.decode_audio(heard.codes))
+            found = recovered.audio_codes(audio)
+            found_decoded = recovered.audio_codes(recovered.decode_audio(heard.codes))
             kinds[heard.clip.kind].add(heard, found, found_decoded, distances(recovered, found, audio))
         pooled = _Kind(self.config, self.unit_of)
         results = {}

@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from benchmarks.recovery.score import POOLED
-
-STEPS, TIME = "steps", "time"
+from benchmarks.recovery.training import STEPS, TIME
 
 
 @dataclass(frozen=True)
@@ -54,24 +53,23 @@ DECODED = (
 _AGREEMENT = ("semantic", "units", "level_error", "level_exact")
 
 
-def at(run: dict, what: str) -> dict:
-    """The scored point of a run at the compared steps (`STEPS`) or time (`TIME`)."""
-    wanted = run["steps"] if what == STEPS else run["step_at_time"]
-    return next(point for point in run["points"] if point["step"] == wanted)
-
-
-def recipes_of(results: dict) -> dict[str, list[dict]]:
-    """Runs by recipe, in the order in which they came."""
+def recipes_of(results: dict, what: str) -> dict[str, list[dict]]:
+    """Trainings that are compared at equal `what`, by recipe, in the order in which they came."""
     found: dict[str, list[dict]] = {}
     for run in results["runs"]:
-        found.setdefault(run["recipe"], []).append(run)
+        if run["equal"] == what:
+            found.setdefault(run["recipe"], []).append(run)
     return found
 
 
-def values(runs: Sequence[dict], what: str, metric: Metric, kind: str = POOLED) -> list[float | None]:
-    """A metric of each run, at equal steps or time; `kind`: of one kind of clips alone."""
-    scores = [at(run, what)["score"] for run in runs]
-    return [metric.of(s[POOLED] if kind == POOLED else s["kinds"][kind]) for s in scores]
+def values(runs: Sequence[dict], metric: Metric, kind: str = POOLED) -> list[float | None]:
+    """A metric at the end of each run; `kind`: of one kind of clips alone."""
+    return [metric.of(_part(run, kind)) for run in runs]
+
+
+def _part(run: dict, kind: str) -> dict:
+    score = run["points"][-1]["score"]
+    return score[POOLED] if kind == POOLED else score["kinds"][kind]
 
 
 def markdown(results: dict) -> str:
@@ -83,12 +81,15 @@ def markdown(results: dict) -> str:
     apart = [kind for kind, score in any_score["kinds"].items() if not score["pooled"]]
     but = f" but {', '.join(apart)}" if apart else ""
     lines += [f"Held-out speakers, all kinds of audio{but}; {spread}.", ""]
-    for what, title in ((STEPS, "equal steps"), (TIME, "equal time")):
+    compared = [what for what in (STEPS, TIME) if recipes_of(results, what)]
+    for what in compared:
+        title = f"equal {what}"
         lines += [f"## Original audio, {title}", "", *_table(results, what, REAL, _real_marks), ""]
         lines += [f"## Decoded audio, {title}", "", *_table(results, what, DECODED, _decoded_marks), ""]
     for kind, score in any_score["kinds"].items():
-        title = f"## {kind}: {score['clips']} clips, {score['frames']} frames, original audio, equal time"
-        lines += [title, "", *_table(results, TIME, REAL, _real_marks, kind), ""]
+        what = compared[-1]
+        title = f"## {kind}: {score['clips']} clips, {score['frames']} frames, original audio, equal {what}"
+        lines += [title, "", *_table(results, what, REAL, _real_marks, kind), ""]
     if results.get("baseline"):
         title = "## Without an encoder: latents optimised through the decoder, original audio"
         lines += [title, "", *_baseline(results["baseline"]), ""]
@@ -103,14 +104,13 @@ def _gates(gates: dict) -> Iterator[str]:
 def _table(results: dict, what: str, metrics: Sequence[Metric], marks: Callable, kind: str = POOLED) -> Iterator[str]:
     yield "| recipe | steps | s | " + " | ".join(metric.title for metric in metrics) + " |"
     yield "|---|" + "---|" * (len(metrics) + 2)
-    for name, runs in recipes_of(results).items():
-        point = at(runs[0], what)
-        shown = [metric.show(values(runs, what, metric, kind)) for metric in metrics]
+    recipes = recipes_of(results, what)
+    for name, runs in recipes.items():
+        point = runs[0]["points"][-1]
+        shown = [metric.show(values(runs, metric, kind)) for metric in metrics]
         head = [f"{name}: {runs[0]['title']}", str(point["step"]), f"{point['seconds']:.0f}"]
         yield "| " + " | ".join([*head, *shown]) + " |"
-    scores = [at(run, what)["score"] for run in results["runs"]]
-    scores = [score[POOLED] if kind == POOLED else score["kinds"][kind] for score in scores]
-    for title, figures in marks(scores):
+    for title, figures in marks([_part(run, kind) for runs in recipes.values() for run in runs]):
         shown = [metric.show([figures.get(metric.name)]) for metric in metrics]
         yield f"| {title} | | | " + " | ".join(shown) + " |"
 

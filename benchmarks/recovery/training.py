@@ -1,7 +1,7 @@
-"""One run of a recipe: the product's training, what its log says of time, and its checkpoints as encoders.
+"""One training of a recipe: the product's own, what its log says of time, and its checkpoints as encoders.
 
-Recipes are compared at equal steps and at equal time. Each trains for the longer of the two; a plan, made from short
-probes, says which steps these are.
+Recipes are compared at equal steps and at equal time, by two trainings, each with a learning rate that falls until its
+end, as a user's does. A plan, made from short probes, says how many steps the second one takes.
 """
 
 import json
@@ -24,15 +24,16 @@ from mlx_voxclone.train.log import LOG_NAME, read_log
 from mlx_voxclone.train.run import CONFIG_FILE, run
 from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
 
+STEPS, TIME = "steps", "time"  # what is equal in a comparison
 PROBE_STEPS = 24  # half of them before and half after the end of `pairs.alone_steps`, where a recipe has that
 _PROBE_WARM = 2  # steps of each half that are not timed: first allocations
-_CURVE = 3  # checkpoints scored on the way, beside the two that count
+_CURVE = 3  # checkpoints scored of a training that is compared at equal time, the last one among them
 _ENCODER = re.compile(r"(?:^|\.)((?:input_proj|encoder_blocks)\..+)$")
 
 
 @dataclass
 class Plan:
-    """At which step each recipe is compared; settled once per output directory, so that resumed runs keep it.
+    """How long each recipe trains; settled once per output directory, so that resumed runs keep it.
 
     `seconds_per_step[recipe]`: while there are pairs alone, and afterwards (equal for recipes without such a phase).
     """
@@ -63,37 +64,30 @@ class Plan:
         if not self.seconds:
             self.seconds = max(self.seconds_at(name, recipe, self.steps) for name, recipe in recipes.items())
 
-    def alone(self, recipe: Recipe) -> int:
-        return round(recipe.alone * self.steps)
-
-    def seconds_at(self, name: str, recipe: Recipe, step: int) -> float:
-        """Training time of the first `step` steps, by the probe."""
+    def seconds_at(self, name: str, recipe: Recipe, length: int, step: int | None = None) -> float:
+        """Time that a training of `length` steps takes up to a step (None: the last), by the probe."""
         alone, after = self.seconds_per_step[name]
-        first = min(step, self.alone(recipe))
+        step = length if step is None else step
+        first = min(step, recipe.alone_steps(length))
         return first * alone + (step - first) * after
 
-    def step_at_time(self, name: str, recipe: Recipe) -> int:
-        """The step that a recipe reaches in the compared time: an even one, at least 2."""
+    def length(self, name: str, recipe: Recipe, what: str) -> int:
+        """Steps of the training that is compared at equal `STEPS` or `TIME`: an even number."""
+        if what == STEPS:
+            return self.steps
         alone, after = self.seconds_per_step[name]
-        first = self.alone(recipe)
-        left = self.seconds - first * alone
-        step = first + left / after if left > 0 else self.seconds / alone
-        return max(2, 2 * round(step / 2))
+        return max(2, 2 * round(self.seconds / (recipe.alone * alone + (1 - recipe.alone) * after) / 2))
 
-    def length(self, name: str, recipe: Recipe) -> int:
-        return max(self.steps, self.step_at_time(name, recipe))
 
-    def save_every(self, name: str, recipe: Recipe) -> int:
-        """So that the shorter of the two compared lengths has a checkpoint; the longer one is the end."""
-        return min(self.steps, self.step_at_time(name, recipe)) // 2
+def save_every(length: int, what: str) -> int:
+    """Steps between a training's checkpoints; 0: the last one is enough."""
+    return max(1, length // _CURVE) if what == TIME else 0
 
-    def scored_steps(self, name: str, recipe: Recipe) -> list[int]:
-        """The compared steps and a few on the way."""
-        every, end = self.save_every(name, recipe), self.length(name, recipe)
-        saved = [*range(every, end, every), end]
-        wanted = np.linspace(0, end, _CURVE + 1)[1:]
-        curve = {min(saved, key=lambda step: abs(step - place)) for place in wanted}
-        return sorted(curve | {self.steps, self.step_at_time(name, recipe)})
+
+def scored_steps(length: int, what: str) -> list[int]:
+    """Steps of the checkpoints that are scored; the last one is `length`."""
+    every = save_every(length, what)
+    return [*range(every, min(length, every * _CURVE), every), length] if every else [length]
 
 
 def train(config: RunConfig, directory: Path) -> None:

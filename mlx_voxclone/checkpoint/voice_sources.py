@@ -77,7 +77,7 @@ class VoiceMaker:
             )
         samples = read_audio(source)
         codec = self._loaded().audio_tokenizer
-        codes = codec.quantize(codec.encode_audio(samples)[None])[0]
+        codes = codec.audio_codes(samples)
         return self._loaded().voice_embedding(codes)
 
     def _loaded(self) -> Voxtral:

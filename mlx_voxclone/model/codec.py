@@ -174,6 +174,10 @@ class Codec(nn.Module):
         """Raw latents `[B, T, D]` to 0-based codes `[B, 37, T]` int32."""
         return self.quantizer.encode(latents)
 
+    def audio_codes(self, samples: np.ndarray | mx.array) -> np.ndarray:
+        """0-based codes of one waveform of any length, heard by `encode_audio`: `[S] -> [37, ceil(S / 1920)]` int32."""
+        return np.array(self.quantize(self.encode_audio(samples)[None])[0])
+
     # --- decoding -------------------------------------------------------------------------------------------------
 
     def decode_latents(self, quantised: mx.array) -> mx.array:

@@ -98,7 +98,7 @@ def choose_reference(
     if config.bake.reference is not None:
         wave = read_reference(config.bake.reference)
         codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
-        return str(config.bake.reference), np.array(codec.quantize(codec.encode_audio(wave)[None])[0])
+        return str(config.bake.reference), codec.audio_codes(wave)
     clips: list[Clip] = data.train or data.heldout
     if not clips:
         raise DataError("there is no clip to take the voice from")

@@ -16,6 +16,7 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.pair_files import codec_digest
+from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
 from mlx_voxclone.progress import progress_bar, progress_over
 from mlx_voxclone.run_config import RunConfig
@@ -24,6 +25,7 @@ from mlx_voxclone.train.asr_alignment import crop_states
 from mlx_voxclone.train.asr_cache import TeacherCache
 from mlx_voxclone.train.asr_teacher import AsrTeacher
 from mlx_voxclone.train.encoder_items import crop_samples
+from mlx_voxclone.train.encoder_losses import CODES
 from mlx_voxclone.train.encoder_task import Teacher
 
 TEACHER, PRIOR = "teacher", "prior"  # in the run directory
@@ -47,6 +49,11 @@ def check_encoder(config: RunConfig, release: Release) -> None:
     """
     section, codec = config.encoder, release.config.codec
     load_pairs(config, release)
+    if section.pairs.path and not any(getattr(section.losses, name) for name in CODES):
+        raise ConfigError(
+            f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would teach nothing; "
+            "give one of them a weight or set encoder.pairs.path to null"
+        )
     judges = section.discriminators
     if judges.enabled:
         samples, batch = crop_samples(section, codec), section.train.batch_size

@@ -1,8 +1,8 @@
 """What the encoder learns from: crops of recordings, and crops of pairs whose true codes are known.
 
 An item of a recording gets a random gain. One of a pair does not: the level is in the codes. A pair may be heard as if
-recorded (its augmented audio), while what decoding should give stays the clean audio. All items of a batch have one
-length, so that there is one shape.
+recorded (its augmented audio): its codes stay the same. All items of a batch have one length, so that there is one
+shape.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -103,10 +103,10 @@ class EncoderItems:
             first = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.frames), pair.frames - self.frames))
         size, last = self.config.frame_size, min(first + self.frames, pair.frames)
         cut = slice(first * size, last * size)
-        item = {"id": f"pair {pair.id}", "codes": pair.codes[:, first:last], "target": pair.read()[cut]}
+        item = {"id": f"pair {pair.id}", "codes": pair.codes[:, first:last]}
         item["skip"] = min(CONTEXT_FRAMES, last - first - 1) if first else 0
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
-        item["waveform"] = pair.read(augmented=True)[cut] if as_recorded else item["target"]
+        item["waveform"] = pair.read(augmented=as_recorded)[cut]
         if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:
             item["waveform"] = disperse(item["waveform"], rng)
         return item
@@ -117,14 +117,13 @@ class EncoderItems:
         """Pads to the crop's fixed length.
 
         Returns:
-            `waveform`, `target` float32 `[B, crop]`, `lengths` (valid samples); with pairs `codes` int32 `[P, 37, T]`
+            `waveform` float32 `[B, crop]`, `lengths` (valid samples); with pairs `codes` int32 `[P, 37, T]`
             of the P items that have any, `coded` (their places in the batch), `coded_frames` and `skip` (frames with
             codes, and how many of the first are not asked for); with a teacher `teacher` `[Q, T, D]`, `taught`,
             `taught_frames` likewise; `quantisation` (fields of `QuantisationNoise`) and `step` if the items have them.
         """
         batch: dict[str, Any] = {
             "waveform": _padded([item["waveform"] for item in items], self.crop),
-            "target": _padded([item.get("target", item["waveform"]) for item in items], self.crop),
             "lengths": [len(item["waveform"]) for item in items],
         }
         if coded := [k for k, item in enumerate(items) if "codes" in item]:

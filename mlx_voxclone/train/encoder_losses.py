@@ -1,8 +1,9 @@
 """The terms of task `encoder`, and the model that trains: the codec with what helps to train its encoder.
 
-Reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and the commitment
-loss of the semantic one (arXiv 2603.25551, SPEC section 4). On pairs, whose true codes are known, the codes themselves.
-Opponents' feature matching, a speech recogniser's states and the usage of codes where they are configured.
+On recordings, reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and
+the commitment loss of the semantic one (arXiv 2603.25551, SPEC section 4). On pairs, whose true codes are known, the
+codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching, a
+speech recogniser's states and the usage of codes where they are configured.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,7 @@ from mlx_voxclone.run_schema import EncoderSection
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
 CODES = ("semantic_code", "acoustic_code", "level_code")
 OPPONENTS = ("feature_matching", "discriminator")
+OF_RECORDINGS = (*SOUND, *OPPONENTS, "commitment")
 
 
 class EncoderModel(nn.Module):
@@ -97,29 +99,43 @@ class EncoderTerms:
         """Sums over the batch's targets of the named terms (see `targets`)."""
         codec, lengths = self.model.codec, batch["lengths"]
         latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)
-        noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
-        quantised, semantic_z, semantic_q = codec.quantizer.straight_through(latents, noise)
-        heard = quantised if self.section.semantic_from_sound else self._acoustic_only(quantised)
-        weight = mx.array(lengths, dtype=mx.float32)
-        frames = [codec.config.n_frames(n) for n in lengths]
         sums: dict[str, mx.array] = {}
-        if set(names) & {*SOUND, *OPPONENTS}:
-            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
-            sound = self._sound(decoded, batch)
-            sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
-            if set(names) & set(OPPONENTS):
-                opponents = self._opponents(decoded, batch)
-                sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
-        if "commitment" in names:
-            sums["commitment"] = mx.sum(weight * commitment_loss(semantic_z, semantic_q, frames, "none"))
+        if set(names) & {*OF_RECORDINGS, "distillation"}:
+            noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
+            quantised, *semantic = codec.quantizer.straight_through(latents, noise)
+            if set(names) & set(OF_RECORDINGS):
+                sums |= self._recorded(quantised, *semantic, batch, names)
+            if "distillation" in names:
+                sums["distillation"] = self._distillation(quantised, batch)
         if set(names) & set(CODES):
             sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
         if "cycle" in names:
             sums["cycle"] = self._cycle(latents, batch)
-        if "distillation" in names:
-            sums["distillation"] = self._distillation(quantised, batch)
         if "usage" in names:
+            frames = [codec.config.n_frames(n) for n in lengths]
             sums["usage"] = sum(frames) * self._usage(latents, frames)
+        return sums
+
+    def _recorded(
+        self, quantised: mx.array, z: mx.array, entries: mx.array, batch: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, mx.array]:
+        """Of the recordings: what `quantised` decodes to, and how far the semantic latents `z` are from `entries`."""
+        codec, rows = self.model.codec, recordings(batch)
+        lengths, place = [batch["lengths"][k] for k in rows], mx.array(rows)
+        weight, target = mx.array(lengths, dtype=mx.float32), batch["waveform"][place]
+        sums: dict[str, mx.array] = {}
+        if "commitment" in names:
+            frames = [codec.config.n_frames(n) for n in lengths]
+            sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
+        if set(names) & {*SOUND, *OPPONENTS}:
+            heard = quantised[place]
+            heard = heard if self.section.semantic_from_sound else self._acoustic_only(heard)
+            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
+            sound = self._sound(decoded, target, lengths)
+            sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
+            if set(names) & set(OPPONENTS):
+                opponents = self._opponents(decoded, target, lengths)
+                sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
         return sums
 
     def _acoustic_only(self, quantised: mx.array) -> mx.array:
@@ -127,8 +143,8 @@ class EncoderTerms:
         split = self.model.codec.config.semantic_dim
         return mx.concatenate([mx.stop_gradient(quantised[..., :split]), quantised[..., split:]], axis=-1)
 
-    def _sound(self, decoded: mx.array, batch: Mapping[str, Any]) -> dict[str, Callable[[], mx.array]]:
-        target, lengths, section = batch["target"], batch["lengths"], self.section
+    def _sound(self, decoded: mx.array, target: mx.array, lengths: Sequence[int]) -> dict[str, Callable[[], mx.array]]:
+        section = self.section
         mel = [(section.mel.n_fft, section.mel.n_mels)]
         return {
             "l1": lambda: waveform_l1(decoded, target, lengths, "none"),
@@ -136,10 +152,10 @@ class EncoderTerms:
             "mel": lambda: log_mel_loss(decoded, target, lengths, "none", scales=mel),
         }
 
-    def _opponents(self, decoded: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+    def _opponents(self, decoded: mx.array, target: mx.array, lengths: Sequence[int]) -> dict[str, mx.array]:
         """Feature matching moves the encoder alone, the hinge loss the discriminators alone."""
-        inside = mx.arange(self.crop)[None, :] < mx.array(batch["lengths"])[:, None]
-        real, fake = (mx.where(inside, x.astype(mx.float32), 0.0) for x in (batch["target"], decoded))
+        inside = mx.arange(self.crop)[None, :] < mx.array(lengths)[:, None]
+        real, fake = (mx.where(inside, x.astype(mx.float32), 0.0) for x in (target, decoded))
         hinge, matching = adversarial_losses(self.model.discriminators, real, fake)
         return {"discriminator": hinge, "feature_matching": matching}
 

@@ -2,7 +2,7 @@
 
 What it learns from is in `encoder_items.py`, the terms of its loss in `encoder_losses.py`. Every term is weighted by
 its valid samples or frames. With `quantisation_noise`, what reaches the decoder in training is not always quantised; in
-measuring it always is. The sound is measured on recordings, the codes on pairs.
+measuring it always is. Recordings teach by their sound, pairs by their codes, and so they are measured.
 """
 
 import math
@@ -25,7 +25,15 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.encoder_items import EncoderItems, States
-from mlx_voxclone.train.encoder_losses import CODES, OPPONENTS, SOUND, EncoderModel, EncoderTerms, recordings
+from mlx_voxclone.train.encoder_losses import (
+    CODES,
+    OF_RECORDINGS,
+    OPPONENTS,
+    SOUND,
+    EncoderModel,
+    EncoderTerms,
+    recordings,
+)
 from mlx_voxclone.train.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
@@ -150,15 +158,15 @@ class EncoderTask:
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Valid samples for what is heard, frames for codes and states; 0 for what is not looked at in this batch."""
-        samples, config = float(sum(batch["lengths"])), self.codec.config
-        counts = dict.fromkeys((*SOUND, *OPPONENTS, "commitment"), samples)
+        heard, config = recordings(batch), self.codec.config
+        counts = dict.fromkeys(OF_RECORDINGS, float(sum(batch["lengths"][k] for k in heard)))
         counts |= dict.fromkeys(CODES, float(sum(batch.get("coded_frames", [])) - sum(batch.get("skip", []))))
-        counts |= {"cycle": float(sum(config.n_frames(batch["lengths"][k]) for k in recordings(batch)))}
+        counts |= {"cycle": float(sum(config.n_frames(batch["lengths"][k]) for k in heard))}
         counts |= {"distillation": float(sum(batch.get("taught_frames", [])))}
         counts |= {"usage": float(sum(config.n_frames(n) for n in batch["lengths"]))}
         if "step" not in batch:  # measuring: every term of interest, on the data it is of interest on
-            unheard = () if "coded" not in batch else (*SOUND, "commitment", "usage")
-            return {name: 0.0 if name in (*unheard, *OPPONENTS) else counts[name] for name in self.weights}
+            unasked = (*OPPONENTS, "usage") if "coded" in batch else OPPONENTS
+            return {name: 0.0 if name in unasked else counts[name] for name in self.weights}
         weights = self.weights_at(batch["step"])
         return {name: counts[name] if weights[name] else 0.0 for name in self.weights}
 
@@ -211,7 +219,7 @@ class EncoderTask:
         """Held-out clips as they are and through the codec, and how often each code occurs."""
         for clip in self.data.heldout[:SAMPLES_WRITTEN]:
             wave = clip.read()
-            codes = np.array(self.codec.quantize(self.codec.encode_audio(wave)[None])[0])
+            codes = self.codec.audio_codes(wave)
             write_wav(directory / f"{clip.id}-original.wav", wave)
             write_wav(directory / f"{clip.id}-reconstructed.wav", self.codec.decode_audio(codes)[: len(wave)])
         if codes := self._heldout_codes():

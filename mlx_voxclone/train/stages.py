@@ -184,7 +184,7 @@ def clip_codes(
     codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
     codes = {}
     for clip in progress(data.clips, len(data.clips), "encoding"):
-        codes[clip.id] = np.array(codec.quantize(codec.encode_audio(clip.read())[None])[0])
+        codes[clip.id] = codec.audio_codes(clip.read())
     save_tensors(path, codes, made_from, overwrite=True)
     return codes
 
