@@ -141,16 +141,21 @@ def test_states_of_the_teacher_are_of_the_crop(miniature, pairs):
 
     made = items(miniature, pairs, states, share=0.3, gain_db=[0.0, 0.0])
     listed = drawn(made, epochs=4)
-    assert all(("teacher" in item) != ("codes" in item) for item in listed)
-    for item, (name, start, frames) in zip([i for i in listed if "teacher" in i], asked):
-        source = next(c for c in CLIPS if c.id == name)
-        assert (source.wave[start : start + len(item["waveform"])] == item["waveform"]).all()
+    assert len(asked) == len(listed)
+    for item, (name, start, frames) in zip(listed, asked):
         assert frames == -(-len(item["waveform"]) // FRAME)
+        if "codes" in item:
+            _, first = clean(pairs, item)
+            assert (f"pair {name}", start, frames) == (item["id"], first * FRAME, item["codes"].shape[1])
+        else:
+            source = next(c for c in CLIPS if c.id == name)
+            assert (source.wave[start : start + len(item["waveform"])] == item["waveform"]).all()
     batch = made.collate(listed)
     understood = [k for k, item in enumerate(listed) if item.get("teacher") is not None]
     assert batch["taught"] == understood
     assert 0 < len(understood) < sum("teacher" in item for item in listed)
     assert batch["teacher"].shape == (len(understood), made.frames, 8)
+    assert {"teacher"} & next(iter(made.heldout_pairs(2))).keys() == set()
 
 
 def test_held_out_batches_are_clean_and_whole(miniature, pairs):

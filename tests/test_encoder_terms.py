@@ -169,6 +169,21 @@ def test_the_cycle_is_what_the_codes_of_a_recording_say_when_heard_again(miniatu
     assert task.targets(batch)["cycle"] == sum(codec.config.n_frames(n) for n in lengths)
 
 
+def test_pairs_tell_the_projection_what_their_codes_mean(miniature, pairs):
+    """Of a pair, the rows of its true codes are compared: the projection learns from it, the encoder does not."""
+    task = make(miniature, pairs, TEACHER, drawing=ONLY_PAIRS)
+    batch = batch_of(task, 0, 1)
+    found = gradients(task, batch, "distillation")
+    assert np.abs(found["projection.weight"]).max() > 0
+    assert all(np.abs(value).max() == 0 for name, value in found.items() if name.startswith("codec."))
+    rows = np.array(task.codec.quantizer.semantic_codebook.embedding)[np.array(batch["codes"])[:, 0]]
+    said = np.array(task.model.projection(mx.array(rows)))
+    cosine = (said * np.array(batch["teacher"])).sum(-1)
+    cosine /= np.linalg.norm(said, axis=-1) * np.linalg.norm(np.array(batch["teacher"]), axis=-1) + 1e-12
+    expected = sum((1 - cosine[k, :n]).sum() for k, n in enumerate(batch["taught_frames"]))
+    assert task.losses(batch)["distillation"].item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_the_discriminators_learn_and_the_encoder_does_not_hear_of_it(full):
     found = gradients(full, mixed(full), "discriminator")
     assert all(np.abs(v).max() == 0 for k, v in found.items() if not k.startswith("discriminators."))

@@ -38,7 +38,7 @@ from mlx_voxclone.train.asr_model import WhisperFiles, whisper_module
 Head = tuple[int, int]  # (layer, head), both from 0
 PUBLISHED, DTW = "published", "dtw"
 N_HEADS = 6  # chosen by DTW; published sets have 6 to 23
-_LONGEST = CONTEXT_FRAMES * ENCODER_FRAME  # samples
+LONGEST = CONTEXT_FRAMES * ENCODER_FRAME  # samples
 
 
 class AsrTeacher:
@@ -178,7 +178,7 @@ class AsrTeacher:
         """
         import mlx.core as mx
 
-        if samples.ndim != 1 or not 0 < len(samples) <= _LONGEST:
+        if samples.ndim != 1 or not 0 < len(samples) <= LONGEST:
             raise DataError(
                 f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper hears clips of up to 30 s; prepare shorter ones"
             )

@@ -14,7 +14,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
-from mlx_voxclone.data.pair_data import PairData
+from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.data.pair_files import codec_digest
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
@@ -23,13 +23,28 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.asr_alignment import crop_states
 from mlx_voxclone.train.asr_cache import TeacherCache
-from mlx_voxclone.train.asr_teacher import AsrTeacher
+from mlx_voxclone.train.asr_teacher import LONGEST, AsrTeacher
 from mlx_voxclone.train.encoder_items import crop_samples
 from mlx_voxclone.train.encoder_losses import CODES
 from mlx_voxclone.train.encoder_task import Teacher
 
 TEACHER, PRIOR = "teacher", "prior"  # in the run directory
 _KEPT_STATES = 64  # clips whose states stay in memory: 20 s of a small Whisper are 0.8 MB
+
+
+@dataclass(frozen=True)
+class _Spoken:
+    """A pair as a recogniser takes it."""
+
+    id: str
+    samples: int
+    text: str
+    language: str | None
+    read: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, pair: Pair) -> "_Spoken":
+        return cls(_state_name(pair), pair.frames * pair.frame_size, pair.text, pair.language, pair.read)
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,7 @@ def encoder_inputs(
     pairs = load_pairs(config, release)
     if pairs is not None:
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
-    teacher = _teacher(config, data, directory / TEACHER, quiet, say)
+    teacher = _teacher(config, data, pairs, directory / TEACHER, quiet, say)
     return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
 
 
@@ -99,25 +114,43 @@ def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
 
 
 def _teacher(
-    config: RunConfig, data: PreparedData, directory: Path, quiet: bool, say: Callable[[str], None]
+    config: RunConfig,
+    data: PreparedData,
+    pairs: PairData | None,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None],
 ) -> Teacher | None:
+    """Its states of all recordings, and of the pairs to learn from but those too long for it."""
     if not (config.encoder.distillation.enabled and config.encoder.losses.distillation):
         return None
     recogniser = asr_teacher(config.encoder, config.data.language)
     cache = TeacherCache(directory, recogniser)
     wrap = (lambda clips, total, what: clips) if quiet else progress_over
-    report = cache.fill([*data.train, *data.heldout], wrap)
+    spoken = [] if pairs is None else [_Spoken.of(pair) for pair in pairs.train]
+    spoken = [pair for pair in spoken if pair.samples <= LONGEST]
+    report = cache.fill([*data.train, *data.heldout, *spoken], wrap)
     recogniser.unload()
-    say(f"teacher: {report.heard + report.found} clips, {report.heard} of them heard now")
+    say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them heard now")
     for note in report.notes:
         say(f"warning: teacher: {note}")
-    read = lru_cache(_KEPT_STATES)(cache.read)
+    read, known = lru_cache(_KEPT_STATES)(cache.read), {pair.id for pair in spoken}
 
-    def states(clip: Clip, start: int, frames: int) -> np.ndarray | None:
-        whole = read(clip.id)
+    def states(source: Clip | Pair, start: int, frames: int) -> np.ndarray | None:
+        name = source.id
+        if isinstance(source, Pair):
+            name = _state_name(source)
+            if name not in known:
+                return None
+        whole = read(name)
         return None if whole is None else crop_states(whole, start, frames)
 
     return Teacher(states, recogniser.dim, cache.identity)
+
+
+def _state_name(pair: Pair) -> str:
+    """What a pair's states are kept under; recordings have names like those of pairs."""
+    return f"pair {pair.id}"
 
 
 def _prior(

@@ -22,8 +22,9 @@ MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops of each ki
 # what was said before, which the encoder does not hear. The influence reaches 21 frames back, most of it three.
 CONTEXT_FRAMES = 3
 
-States = Callable[[Clip, int, int], np.ndarray | None]
-"""(clip, first sample, frames) -> the teacher's states `[frames, D]` there, None where it understood nothing."""
+States = Callable[[Clip | Pair, int, int], np.ndarray | None]
+"""(recording or pair, first sample, frames) -> the teacher's states `[frames, D]` there, None where it understood
+nothing."""
 
 
 class EncoderItems:
@@ -107,6 +108,8 @@ class EncoderItems:
         item["skip"] = min(CONTEXT_FRAMES, last - first - 1) if first else 0
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
         item["waveform"] = pair.read(augmented=as_recorded)[cut]
+        if self._states is not None and rng is not None:
+            item["teacher"] = self._states(pair, first * size, last - first)
         if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:
             item["waveform"] = disperse(item["waveform"], rng)
         return item

@@ -196,7 +196,17 @@ class EncoderTerms:
         return {name: mx.sum(weight * value) for name, value in found.items()}
 
     def _distillation(self, quantised: mx.array, batch: Mapping[str, Any]) -> mx.array:
-        semantic = quantised[mx.array(batch["taught"])][..., : self.model.codec.config.semantic_dim]
+        """Of recordings, the semantic latents; of pairs, the rows of their true codes.
+
+        The pairs so tell the projection what each code of this very codebook means, and recordings can be taught in the
+        same terms. Without them the projection is free, and any codebook's codes would do.
+        """
+        semantic, taught = quantised[..., : self.model.codec.config.semantic_dim], batch["taught"]
+        if "coded" in batch:
+            order = [batch["coded"].index(k) if k in batch["coded"] else 0 for k in range(semantic.shape[0])]
+            given = mx.array([k in batch["coded"] for k in range(semantic.shape[0])])[:, None, None]
+            semantic = mx.where(given, self._codebook[batch["codes"][:, 0]][mx.array(order)], semantic)
+        semantic = semantic[mx.array(taught)]
         counts = batch["taught_frames"]
         values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)
