@@ -18,11 +18,13 @@ from benchmarks.recovery import run as recovery
 from benchmarks.recovery.baseline import one_of_each
 from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL
 from benchmarks.recovery.recipes import COMMON, LAST_RATE, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from benchmarks.recovery.teacher import taught_units
 from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.run_config import schema_keys
+from mlx_voxclone.train import encoder_inputs
 from mlx_voxclone.train.state import RunState, save_checkpoint
 from mlx_voxclone.yaml_files import dotted
 
@@ -34,6 +36,7 @@ from mlx_voxclone.yaml_files import dotted
     [
         (["--recipes", "a,z"], "no recipe z; there are a, b"),
         (["--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["--seconds", "nan"], "--seconds must be at least 1; got nan"),
         (["--steps", "3"], "--steps must be at least 8; got 3"),
         (["--corpus", "nowhere"], "no corpus of the recovery benchmark"),
     ],
@@ -90,6 +93,36 @@ def test_pairs_are_of_half_of_the_speakers_and_decode_to_their_audio(corpus, min
     assert pair.read(augmented=True).shape == pair.read().shape
     assert (pair.read(augmented=True) != pair.read()).any()
     assert materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0) == 0
+
+
+def test_the_oracle_has_the_recordings_themselves(corpus, miniature, tmp_path):
+    hidden, release = scratch_codec(miniature), Release(miniature)
+    materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0, recorded=True)
+    data = PairData.load(tmp_path / "pairs", release.config.codec)
+    clips = {clip.id: clip for clip in corpus.clips}
+    for pair in data.pairs:
+        samples = clips[pair.text].read()
+        np.testing.assert_allclose(pair.read()[: len(samples)], samples, atol=2**-22)
+        assert (pair.codes == hidden.audio_codes(samples)).all()
+        assert not pair.read()[len(samples) :].any()
+
+
+def test_what_is_taught_are_the_spoken_units(corpus, miniature, tmp_path):
+    hidden, release = scratch_codec(miniature), Release(miniature)
+    materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0)
+    pair = PairData.load(tmp_path / "pairs", release.config.codec).pairs[0]
+    speech = materials.prepare_speech(corpus, tmp_path / "speech")
+    with taught_units(corpus):
+        teacher = encoder_inputs.whisper_teacher()
+    clip = next(clip for clip in corpus.clips if clip.id == pair.text)
+    recorded = next(c for c in speech.clips if c.id == clip.id)
+    for source in (pair, recorded):
+        assert (teacher.states(source, 1920, 3).argmax(axis=1) == clip.units[1:4]).all()
+        assert teacher.states(source, 1920, 3).sum() == 3
+    silent = replace(corpus, clips=[replace(c, track=None) for c in corpus.clips])
+    with taught_units(silent):
+        assert encoder_inputs.whisper_teacher().states(recorded, 0, 3) is None
+    assert encoder_inputs.whisper_teacher.__module__ == encoder_inputs.__name__
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.5, 2), (1.0, 4)])

@@ -70,7 +70,16 @@ def _line(clip: CorpusClip, heldout: bool, directory: Path) -> dict:
     }
 
 
-def make_pairs(hidden: Codec, release: Release, corpus: Corpus, directory: Path, share: float, seed: int) -> int:
+def make_pairs(
+    hidden: Codec,
+    release: Release,
+    corpus: Corpus,
+    directory: Path,
+    share: float,
+    seed: int,
+    *,
+    recorded: bool = False,
+) -> int:
     """Write pairs: the hidden encoder's codes of training clips, and what the decoder makes of them.
 
     Args:
@@ -80,6 +89,7 @@ def make_pairs(hidden: Codec, release: Release, corpus: Corpus, directory: Path,
         directory: to be made; left as it is if it is complete.
         share: of the training speakers of each kind, that are heard in the pairs: at least one.
         seed: of the augmented copies.
+        recorded: the recordings themselves in the place of decoded audio: what no user has, to see what is possible.
 
     Returns:
         Number of pairs written, 0 if they were there.
@@ -90,7 +100,7 @@ def make_pairs(hidden: Codec, release: Release, corpus: Corpus, directory: Path,
     clips = [clip for clip in corpus.split("train") if clip.speaker in speakers]
     settings = {"codec": codec_digest(release.tensors), "speakers": sorted(speakers), "seed": seed}
     with atomic_directory(directory) as home:
-        return write_pairs(home, _pairs(hidden, clips, seed), settings)
+        return write_pairs(home, _pairs(hidden, clips, seed, recorded), settings)
 
 
 def pair_speakers(corpus: Corpus, share: float) -> set[str]:
@@ -103,12 +113,16 @@ def pair_speakers(corpus: Corpus, share: float) -> set[str]:
     return chosen
 
 
-def _pairs(hidden: Codec, clips: Sequence[CorpusClip], seed: int) -> Iterator[SpokenPair]:
+def _pairs(hidden: Codec, clips: Sequence[CorpusClip], seed: int, recorded: bool) -> Iterator[SpokenPair]:
     for number, clip in enumerate(clips):
-        codes = hidden.audio_codes(clip.read())
-        samples = hidden.decode_audio(codes)
-        recorded = augment(samples, [seed, number])
-        yield SpokenPair(f"{number:06d}", codes, samples, text=clip.id, voice=clip.speaker, augmented=recorded)
+        samples = clip.read()
+        codes = hidden.audio_codes(samples)
+        if recorded:
+            samples = np.pad(samples, (0, codes.shape[1] * hidden.config.frame_size - len(samples)))
+        else:
+            samples = hidden.decode_audio(codes)
+        room = augment(samples, [seed, number])
+        yield SpokenPair(f"{number:06d}", codes, samples, text=clip.id, voice=clip.speaker, augmented=room)
 
 
 def scored_clips(corpus: Corpus, seconds: float) -> list[CorpusClip]:

@@ -39,7 +39,7 @@ COMMON = {
     "encoder.pairs.share": 0.5,
     "encoder.pairs.alone_steps": 0,
     "encoder.pairs.augmented": 0.5,
-    "encoder.pairs.dispersed": 0.5,
+    "encoder.pairs.dispersed": 1.0,
     "encoder.pairs.heldout": 0.05,
     "encoder.codes": {"temperature": 1.0, "learn_temperature": False, "margin": 0.5},
     "encoder.discriminators.enabled": False,
@@ -57,6 +57,8 @@ class Recipe:
     alone: float = 0.0  # share of a training's steps in which there are only pairs
     pairs: bool = True
     common: bool = True  # False: over the shipped configuration as it is
+    taught: bool = False  # a teacher of the spoken units, standing in for the recogniser (teacher.py)
+    oracle: bool = False  # pairs of the recordings themselves and their true codes, which no user has
 
     def alone_steps(self, steps: int) -> int:
         """Of a training of so many steps, those in which there are only pairs."""
@@ -75,8 +77,16 @@ RECIPES = {
     "d-eight": Recipe(
         "both and the paper's eight discriminators, narrow", {**_OPPONENTS, "discriminators.channels": 8}
     ),
-    "shipped": Recipe("the shipped configuration", alone=0.1, common=False),
+    "shipped": Recipe("the shipped configuration", alone=0.5, common=False),
+    "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.5, common=False, taught=True),
+    "oracle": Recipe(
+        "true codes of the recordings",
+        {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},
+        oracle=True,
+    ),
     # One thing of (c) changed at a time.
+    "c-phases": Recipe("both, phases of decoded audio left alone", {"pairs.dispersed": 0.0}),
+    "c-phases-half": Recipe("both, half of the pairs with other phases", {"pairs.dispersed": 0.5}),
     "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),
     "c-augmented": Recipe("both, decoded audio always augmented", {"pairs.augmented": 1.0}),
     "c-share-25": Recipe("both, a quarter pairs", {"pairs.share": 0.25}),
@@ -84,7 +94,6 @@ RECIPES = {
     "c-curriculum": Recipe("both, after a quarter of pairs alone", alone=0.25),
     "c-half": Recipe("both, after half of pairs alone", alone=0.5),
     "c-codes-4": Recipe("both, true codes weighted 4", {"losses.semantic_code": 4.0, "losses.acoustic_code": 4.0}),
-    "c-codes-16": Recipe("both, true codes weighted 16", {"losses.semantic_code": 16.0, "losses.acoustic_code": 16.0}),
     "c-semantic-4": Recipe("both, true semantic codes weighted 4", {"losses.semantic_code": 4.0}),
     "c-acoustic-4": Recipe("both, true acoustic codes weighted 4", {"losses.acoustic_code": 4.0}),
     "c-temperature-025": Recipe("both, cross-entropy at temperature 1/4", {"codes.temperature": 0.25}),
@@ -97,11 +106,9 @@ RECIPES = {
     "c-usage": Recipe("both, usage term", {"losses.usage": 0.1}),
     "c-cycle": Recipe("both, recordings' own codes heard again", {"losses.cycle": 1.0}),
     "c-deaf": Recipe("both, sound moves acoustic latents only", {"semantic_from_sound": False}),
-    "c-deaf-cycle": Recipe(
-        "both, sound moves acoustic latents only, own codes heard again",
-        {"semantic_from_sound": False, "losses.cycle": 1.0},
-    ),
+    "c-sound-3": Recipe("both, sound weighted 3", {"losses.l1": 3.0, "losses.stft": 3.0, "losses.mel": 3.0}),
     "c-no-commitment": Recipe("both, no commitment", {"losses.commitment": 0.0}),
+    "c-taught": Recipe("both, units taught", taught=True),
 }
 
 
@@ -135,6 +142,7 @@ class Materials:
     stock: Path  # the release without an encoder
     speech: Path  # prepared recordings of the training speakers
     pairs: Path  # directory of pairs
+    oracle: Path | None = None  # directory of pairs for a recipe that has the true codes of recordings
 
 
 def recipe_config(
@@ -163,7 +171,7 @@ def recipe_config(
         "seed": seed,
         "precision": "float32",
         "encoder.crop_seconds": scale.crop_seconds,
-        "encoder.pairs.path": str(materials.pairs) if recipe.pairs else None,
+        "encoder.pairs.path": str(materials.oracle if recipe.oracle else materials.pairs) if recipe.pairs else None,
         "encoder.train": {
             "steps": steps,
             "batch_size": scale.batch_size,

@@ -5,9 +5,11 @@ in DIR: the same command again goes on where it stopped, and further recipes or 
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,8 +19,9 @@ from benchmarks.recovery import baseline, materials, plots, tables, training
 from benchmarks.recovery.codec import ENCODER, GATES, STOCK, load_codec, train_codec
 from benchmarks.recovery.corpus import Corpus, CorpusClip, build_corpus
 from benchmarks.recovery.gates import SEEN_REAL
-from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Scale, recipe_config
+from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe, Scale, recipe_config
 from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
+from benchmarks.recovery.teacher import taught_units
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
@@ -39,6 +42,7 @@ class Bench:
     home: Path
     scale: Scale
     materials: Materials
+    corpus: Corpus
     reference: Reference
     plan: training.Plan
     compared: Sequence[str]
@@ -56,8 +60,11 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--speech", type=Path, metavar="DIR", help="real speech for the full corpus")
     parser.add_argument("--recipes", default=",".join(MAIN), metavar="A,B", help=f"of {', '.join(RECIPES)}")
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per recipe (default: 1 with --quick, else 3)")
-    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps compared (default: 200 or 1000)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="items per step (default: 8 or 16)")
+    parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps compared (default: 200 or 300)")
+    parser.add_argument(
+        "--seconds", type=float, metavar="S", help="training time compared (default: what the slowest needs, or 240)"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="N", help="items per step (default: 8)")
     parser.add_argument(
         "--equal", choices=(training.STEPS, training.TIME), help="compare at equal steps or equal time alone"
     )
@@ -86,9 +93,9 @@ def main(argv: list[str]) -> int:
 
 def _scale(parser: Parser, options) -> Scale:
     """The sizes, with what was asked for otherwise."""
-    given = {"seeds": options.seeds, "steps": options.steps, "batch_size": options.batch_size}
-    for name, least in (("seeds", 1), ("steps", 8), ("batch_size", 1)):
-        if given[name] is not None and given[name] < least:
+    given = {name: getattr(options, name) for name in ("seeds", "steps", "seconds", "batch_size")}
+    for name, least in (("seeds", 1), ("steps", 8), ("seconds", 1), ("batch_size", 1)):
+        if given[name] is not None and not given[name] >= least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {given[name]}")
     scale = SCALES["quick" if options.quick else "full"]
     scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
@@ -136,15 +143,17 @@ def benchmark(
     hidden, *classifier = load_codec(codec)
     units = UnitClassifier(*classifier)
     say("materials: recordings and pairs")
-    inputs = Materials(stock.path, home / "speech", home / "pairs")
+    inputs = Materials(stock.path, home / "speech", home / "pairs", home / "oracle")
     materials.prepare_speech(speakers, inputs.speech)
     materials.make_pairs(hidden, stock, speakers, inputs.pairs, scale.pair_speakers, seed=0)
+    if any(RECIPES[name].oracle for name in names):
+        materials.make_pairs(hidden, stock, speakers, inputs.oracle, scale.pair_speakers, seed=0, recorded=True)
     clips = materials.scored_clips(speakers, scale.score_seconds)
     say(f"reference: the hidden encoder on {len(clips)} held-out clips")
     reference = Reference(hidden, units, clips, apart={SEEN_REAL})
     plan = training.Plan.load(home / PLAN, scale.steps)
     plan.seconds = plan.seconds or scale.seconds
-    bench = Bench(home, scale, inputs, reference, plan, compared)
+    bench = Bench(home, scale, inputs, speakers, reference, plan, compared)
     _probe(bench, names)
     results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
     results |= {"plan": asdict(bench.plan), "runs": list(_runs(bench, names))}
@@ -203,7 +212,8 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
         recipe = RECIPES[name]
         half = replace(recipe, alone=0.5 if recipe.alone else 0.0)
         config = recipe_config(half, bench.scale, bench.materials, seed=0, steps=training.PROBE_STEPS)
-        plan.seconds_per_step[name] = training.probe(config, bench.home / "runs" / "probe")
+        with _teacher(bench, recipe):
+            plan.seconds_per_step[name] = training.probe(config, bench.home / "runs" / f"probe-{os.getpid()}")
         say(f"probe: {name} takes {', '.join(f'{1000 * s:.0f}' for s in plan.seconds_per_step[name])} ms per step")
     plan.settle({name: RECIPES[name] for name in names})
     plan.save(bench.home / PLAN)
@@ -240,6 +250,10 @@ def _home(bench: Bench, name: str, seed: int, what: str) -> Path:
     return bench.home / "runs" / f"{name}-{seed}-{what}"
 
 
+def _teacher(bench: Bench, recipe: Recipe) -> AbstractContextManager:
+    return taught_units(bench.corpus) if recipe.taught else nullcontext()
+
+
 def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
     """One training of a recipe, and the seconds that scoring one encoder took (0: it was there already)."""
     recipe, plan, home = RECIPES[name], bench.plan, _home(bench, name, seed, what)
@@ -249,7 +263,8 @@ def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
         return about | {"points": json.loads(path.read_text(encoding="utf-8"))}, 0.0
     every = training.save_every(length, what)
     config = recipe_config(recipe, bench.scale, bench.materials, seed=seed, steps=length, save_every=every)
-    training.train(config, home)
+    with _teacher(bench, recipe):
+        training.train(config, home)
     seconds, began = training.step_seconds(home), time.perf_counter()
     points = []
     for step in training.scored_steps(length, what):

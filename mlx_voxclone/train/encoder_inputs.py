@@ -93,7 +93,7 @@ def encoder_inputs(
     pairs = load_pairs(config, release)
     if pairs is not None:
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
-    teacher = _teacher(config, data, pairs, directory / TEACHER, quiet, say)
+    teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
     return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
 
 
@@ -113,7 +113,7 @@ def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
     return AsrTeacher(asked.whisper_model, heads=asked.heads, median=asked.median, language=language)
 
 
-def _teacher(
+def whisper_teacher(
     config: RunConfig,
     data: PreparedData,
     pairs: PairData | None,
