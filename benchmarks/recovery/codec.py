@@ -74,7 +74,10 @@ class CodecRun:
         return Stage(progress >= self.quantise_from, min(1.0, max(0.0, cycle)), temperature)
 
 
-RUNS = {"quick": CodecRun("tiny", 700), "full": CodecRun("small", 2700)}
+RUNS = {
+    "quick": CodecRun("tiny", 700),
+    "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
+}
 
 
 def learning_rate(progress: float) -> float:

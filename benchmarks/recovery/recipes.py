@@ -77,8 +77,8 @@ RECIPES = {
     "d-eight": Recipe(
         "both and the paper's eight discriminators, narrow", {**_OPPONENTS, "discriminators.channels": 8}
     ),
-    "shipped": Recipe("the shipped configuration", alone=0.5, common=False),
-    "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.5, common=False, taught=True),
+    "shipped": Recipe("the shipped configuration", alone=0.1, common=False),
+    "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.1, common=False, taught=True),
     "oracle": Recipe(
         "true codes of the recordings",
         {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},
@@ -130,8 +130,8 @@ class Scale:
 
 SCALES = {
     "quick": Scale(200, 1, 8, 1.28, 2e-3, 20, 0.5, 20.0, 1),
-    # With opponents a step takes five times as long: at equal time, the others get well beyond `steps`.
-    "full": Scale(300, 3, 8, 1.28, 2e-3, 50, 0.5, 40.0, 3, seconds=240.0),
+    # With opponents a step takes several times as long: at equal time, the others get well beyond `steps`.
+    "full": Scale(300, 3, 8, 1.28, 2e-3, 50, 0.5, 40.0, 3, seconds=180.0),
 }
 
 

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per recipe (default: 1 with --quick, else 3)")
     parser.add_argument("--steps", type=int, metavar="N", help="optimiser steps compared (default: 200 or 300)")
     parser.add_argument(
-        "--seconds", type=float, metavar="S", help="training time compared (default: what the slowest needs, or 240)"
+        "--seconds", type=float, metavar="S", help="training time compared (default: what the slowest needs, or 180)"
     )
     parser.add_argument("--batch-size", type=int, metavar="N", help="items per step (default: 8)")
     parser.add_argument(
@@ -154,7 +154,8 @@ def benchmark(
     plan = training.Plan.load(home / PLAN, scale.steps)
     plan.seconds = plan.seconds or scale.seconds
     bench = Bench(home, scale, inputs, speakers, reference, plan, compared)
-    _probe(bench, names)
+    if training.TIME in compared:
+        _probe(bench, names)
     results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
     results |= {"plan": asdict(bench.plan), "runs": list(_runs(bench, names))}
     results["baseline"] = _baseline(home / "baseline.json", scale.baseline_clips, hidden, units, clips)
@@ -224,18 +225,25 @@ def _runs(bench: Bench, names: Sequence[str]) -> Iterator[dict]:
     todo = [(name, seed, what) for seed in range(bench.scale.seeds) for name in names for what in bench.compared]
     scoring = 0.0  # seconds per scored encoder, as it turns out
     for number, (name, seed, what) in enumerate(todo):
-        seconds = 0.0
-        for other in todo[number:]:
-            if not (_home(bench, *other) / SCORES).is_file():
-                length = bench.plan.length(other[0], RECIPES[other[0]], other[2])
-                seconds += bench.plan.seconds_at(other[0], RECIPES[other[0]], length)
-                seconds += scoring * len(training.scored_steps(length, other[2]))
         title = f"{name}, seed {seed}, equal {what}"
-        say(f"{title}: {number + 1} of {len(todo)}; about {seconds / 60:.0f} min left")
+        say(f"{title}: {number + 1} of {len(todo)}{_left(bench, todo[number:], scoring)}")
         run, took = _run(bench, name, seed, what)
         scoring = took or scoring
         say(f"{title}: {_brief(run['points'][-1]['score'][POOLED])}")
         yield run
+
+
+def _left(bench: Bench, todo: Sequence[tuple[str, int, str]], scoring: float) -> str:
+    """An estimate of what is left, if all of these recipes have been timed."""
+    seconds = 0.0
+    for name, seed, what in todo:
+        if name not in bench.plan.seconds_per_step:
+            return ""
+        if not (_home(bench, name, seed, what) / SCORES).is_file():
+            length = bench.plan.length(name, RECIPES[name], what)
+            seconds += bench.plan.seconds_at(name, RECIPES[name], length)
+            seconds += scoring * len(training.scored_steps(length, what))
+    return f"; about {seconds / 60:.0f} min left"
 
 
 def _brief(score: dict) -> str:
@@ -267,13 +275,15 @@ def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
         training.train(config, home)
     seconds, began = training.step_seconds(home), time.perf_counter()
     points = []
+    timed = name in plan.seconds_per_step
     for step in training.scored_steps(length, what):
+        measured = float(seconds[:step].sum())
         codec = training.checkpoint_codec(Release(bench.materials.stock), home, step)
         points.append(
             {
                 "step": step,
-                "seconds": plan.seconds_at(name, recipe, length, step),
-                "measured_seconds": float(seconds[:step].sum()),
+                "seconds": plan.seconds_at(name, recipe, length, step) if timed else measured,
+                "measured_seconds": measured,
                 "score": bench.reference.score(codec),
             }
         )
