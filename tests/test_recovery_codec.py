@@ -28,7 +28,7 @@ from benchmarks.recovery.student import (
     spread_loss,
     unit_loss,
 )
-from benchmarks.recovery.vq import CodebookTrainer, neighbour_distance
+from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
@@ -129,12 +129,6 @@ def test_dead_entries_live_again():
     assert len(np.unique(np.array(book.encode(z)))) > len(used)
     with pytest.raises(ValueError, match="decay"):
         CodebookTrainer(book, decay=1.0)
-
-
-def test_neighbour_distance_is_the_median_of_nearest_ones():
-    rows = np.random.default_rng(5).standard_normal((9, 3))
-    nearest = [min(np.square(a - b).sum() for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
-    assert neighbour_distance(rows) == pytest.approx(np.median(nearest), rel=1e-6)
 
 
 # ---- student and losses ----------------------------------------------------------------------------------------------

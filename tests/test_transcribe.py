@@ -6,10 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
+from tiny_whisper import DIMS, LANGUAGE, SENTENCE, write_whisper
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.data.clips import PreparedData
@@ -22,53 +21,11 @@ from mlx_voxclone.errors import DataError
 needs_whisper = pytest.mark.skipif(
     importlib.util.find_spec("mlx_whisper") is None, reason="the extra `transcribe` is not installed"
 )
-SENTENCE, LANGUAGE = " Good morning, dear voice", "de"
-DIMS = {
-    "n_mels": 80,
-    "n_audio_ctx": 1500,
-    "n_audio_state": 32,
-    "n_audio_head": 2,
-    "n_audio_layer": 1,
-    "n_vocab": 51865,
-    "n_text_ctx": 32,
-    "n_text_state": 32,
-    "n_text_head": 2,
-    "n_text_layer": 1,
-}
-
-
-def write_whisper(directory: Path, sentence: str | None) -> Path:
-    """A random Whisper; with a sentence, its positions point at that sentence's tokens and outweigh all else."""
-    from mlx_whisper.tokenizer import get_tokenizer
-    from mlx_whisper.whisper import ModelDimensions, Whisper
-
-    tokenizer = get_tokenizer(True, num_languages=99)
-    rng = np.random.default_rng(0)
-    model = Whisper(ModelDimensions(**DIMS), mx.float32)
-    weights = {
-        name: rng.normal(size=value.shape).astype(np.float32) * 0.05
-        for name, value in tree_flatten(model.parameters())
-        if name != "alignment_heads"
-    }
-    embedding = rng.normal(size=(51865, 32)).astype(np.float32)
-    embedding *= 10 / np.linalg.norm(embedding, axis=1, keepdims=True)  # of one length: each is nearest to itself
-    weights["decoder.token_embedding.weight"] = embedding
-    weights["decoder.ln.weight"] = np.full(32, 1 if sentence else 0.01, np.float32)
-    if sentence:
-        language = tokenizer.to_language_token(LANGUAGE)
-        said = [*tokenizer.encode(sentence), tokenizer.eot]
-        positions = weights["decoder.positional_embedding"]
-        positions[0] = 50 * embedding[language]
-        positions[3 : 3 + len(said)] = 50 * embedding[said]  # after start, language, task, "no timestamps"
-    directory.mkdir()
-    (directory / "config.json").write_text(json.dumps({**DIMS, "model_type": "whisper"}))
-    mx.save_safetensors(str(directory / "weights.safetensors"), {k: mx.array(v) for k, v in weights.items()})
-    return directory
 
 
 @pytest.fixture(scope="module")
 def talking_whisper(tmp_path_factory) -> Path:
-    return write_whisper(tmp_path_factory.mktemp("whisper") / "talking", SENTENCE)
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "talking")
 
 
 def recordings(directory: Path, n: int = 3) -> Path:
@@ -83,8 +40,8 @@ def recordings(directory: Path, n: int = 3) -> Path:
 def test_what_the_model_says_becomes_the_text(talking_whisper, tmp_path):
     path = recordings(tmp_path / "r", 1) / "0.wav"
     with Transcriber(str(talking_whisper)) as transcriber:
-        assert transcriber.transcribe(path) == (SENTENCE.strip(), LANGUAGE)
-        assert transcriber.transcribe(path, "fr-CA") == (SENTENCE.strip(), "fr")
+        assert transcriber.transcribe(path) == (SENTENCE, LANGUAGE)
+        assert transcriber.transcribe(path, "fr-CA") == (SENTENCE, "fr")
         with pytest.raises(DataError, match="Whisper takes codes"):
             transcriber.transcribe(path, "klingon")
     assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is None
@@ -97,9 +54,9 @@ def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(talking_whisper)))
     clips = {clip.id: clip for clip in PreparedData.load(tmp_path / "out").clips}
     assert {k: (c.text, c.language) for k, c in clips.items()} == {
-        "0": (SENTENCE.strip(), LANGUAGE),
+        "0": (SENTENCE, LANGUAGE),
         "1": ("Given.", None),
-        "2": (SENTENCE.strip(), LANGUAGE),
+        "2": (SENTENCE, LANGUAGE),
     }
     assert report.with_text == 3
     assert report.notes == []
@@ -107,7 +64,7 @@ def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_
 
 @needs_whisper
 def test_a_guess_is_no_text(tmp_path):
-    model = write_whisper(tmp_path / "guessing", None)
+    model = write_whisper(tmp_path / "guessing", sentence=None)
     folder = recordings(tmp_path / "r", 2)
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(model)))
     assert report.with_text == 0

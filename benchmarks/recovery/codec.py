@@ -29,7 +29,7 @@ from mlx.utils import tree_flatten
 from benchmarks.recovery import gates
 from benchmarks.recovery.corpus import Corpus, build_corpus
 from benchmarks.recovery.student import Crops, LossWeights, Stage, Student, losses, new_student
-from benchmarks.recovery.vq import CodebookTrainer, neighbour_distance
+from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, WEIGHTS, Release, load_model, part_of
@@ -37,6 +37,7 @@ from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensor
 from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.errors import TrainingError, VoxcloneError
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.train.encoder_losses import nearest_distance
 
 STOCK, ENCODER, CLASSIFIER, GATES = "stock", "encoder.safetensors", "units.safetensors", "gates.json"
 WARM_UP, LAST_RATE = 0.03, 0.01  # share of the steps in which the learning rate rises; its last value, of the highest
@@ -125,7 +126,7 @@ class CodecTraining:
         if stage.quantise and number % REVIVE_EVERY == 0:
             if progress < run.revive_until:
                 self.revived += self.book.revive(mx.concatenate(self._recent[-4:]))
-            self._temperature = neighbour_distance(np.array(self.book.codebook.embedding))
+            self._temperature = nearest_distance(self.book.codebook.embedding)
         values = {name: float(value) for name, value in terms.items()}
         if not all(map(math.isfinite, values.values())):
             raise TrainingError(f"the benchmark's codec: step {number} gave {values}")

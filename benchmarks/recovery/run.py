@@ -214,7 +214,9 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
         half = replace(recipe, alone=0.5 if recipe.alone else 0.0)
         config = recipe_config(half, bench.scale, bench.materials, seed=0, steps=training.PROBE_STEPS)
         with _teacher(bench, recipe):
-            plan.seconds_per_step[name] = training.probe(config, bench.home / "runs" / f"probe-{os.getpid()}")
+            plan.seconds_per_step[name] = training.probe(
+                config, bench.home / "runs" / f"probe-{os.getpid()}", halves=recipe.alone > 0
+            )
         say(f"probe: {name} takes {', '.join(f'{1000 * s:.0f}' for s in plan.seconds_per_step[name])} ms per step")
     plan.settle({name: RECIPES[name] for name in names})
     plan.save(bench.home / PLAN)

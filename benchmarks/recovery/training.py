@@ -25,7 +25,7 @@ from mlx_voxclone.train.run import CONFIG_FILE, run
 from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
 
 STEPS, TIME = "steps", "time"  # what is equal in a comparison
-PROBE_STEPS = 24  # half of them before and half after the end of `pairs.alone_steps`, where a recipe has that
+PROBE_STEPS = 32  # half of them before and half after the end of `pairs.alone_steps`, where a recipe has that
 _PROBE_WARM = 2  # steps of each half that are not timed: first allocations
 _CURVE = 3  # checkpoints scored of a training that is compared at equal time, the last one among them
 _ENCODER = re.compile(r"(?:^|\.)((?:input_proj|encoder_blocks)\..+)$")
@@ -122,17 +122,22 @@ def step_seconds(directory: Path) -> np.ndarray:
     return np.array([durations.get(step, ordinary) for step in range(1, last + 1)])
 
 
-def probe(config: RunConfig, directory: Path) -> list[float]:
-    """Seconds per step of the two halves of a short run, which is removed afterwards.
+def probe(config: RunConfig, directory: Path, *, halves: bool) -> list[float]:
+    """Seconds per step of a short run, which is removed afterwards: while there are pairs alone, and then.
 
-    The lower quartile: what else the machine does makes steps longer, never shorter.
+    Medians over the steps, the smaller ones of two runs: what else the machine does makes steps longer, never shorter.
+    `halves`: the first half of the run has pairs alone. Otherwise both figures are of the whole.
     """
-    shutil.rmtree(directory, ignore_errors=True)
-    train(config, directory)
-    seconds = step_seconds(directory)
-    half = len(seconds) // 2
-    shutil.rmtree(directory)
-    return [float(np.quantile(part[_PROBE_WARM:], 0.25)) for part in (seconds[:half], seconds[half:])]
+    found = []
+    for _ in range(2):
+        shutil.rmtree(directory, ignore_errors=True)
+        train(config, directory)
+        seconds = step_seconds(directory)
+        middle = len(seconds) // 2 if halves else 0
+        parts = (seconds[:middle], seconds[middle:]) if halves else (seconds, seconds)
+        found.append([float(np.median(part[_PROBE_WARM:])) for part in parts])
+        shutil.rmtree(directory)
+    return [min(pair) for pair in zip(*found)]
 
 
 def checkpoint_codec(stock: Release, directory: Path, step: int) -> Codec:

@@ -66,11 +66,3 @@ class CodebookTrainer:
     def _write(self, rows: mx.array, usage: mx.array) -> None:
         self.codebook.cluster_usage = usage.astype(mx.float32)
         self.codebook.embedding_sum = rows.astype(mx.float32) * self.codebook.cluster_usage[:, None]
-
-
-def neighbour_distance(rows: np.ndarray) -> float:
-    """Median over the rows [K, D] of the squared distance to the nearest other row: the codebook's unit of length."""
-    squares = np.square(rows).sum(axis=1)
-    distances = squares[:, None] + squares[None, :] - 2.0 * (rows @ rows.T)
-    np.fill_diagonal(distances, np.inf)
-    return float(max(np.median(distances.min(axis=1)), 1e-8))
