@@ -247,6 +247,7 @@ class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
     weights: PathField | None = None
+    start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
     quantisation_noise: bool = False

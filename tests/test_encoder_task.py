@@ -1,5 +1,7 @@
 """Task `encoder`: who gets gradient, what a batch is, and that accumulation, padding and resume change nothing."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_init import calibrate_encoder, latent_rms
+from mlx_voxclone.train.encoder_init import calibrate_encoder, latent_rms, mirror_decoder
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.loader import to_device
 from mlx_voxclone.train.settings import TrainSettings
@@ -231,9 +233,54 @@ def test_a_given_encoder_is_spoken_with_as_it_is_baked_and_trained_on_in_full(ta
     task.export(tmp_path, {"codec." + name: value for name, value in parameters.items()})
     file, release = tmp_path / "encoder.safetensors", Release(miniature)
     used = load_model(release, parts=["codec"], encoder_file=file).audio_tokenizer
-    trained_on = encoder_codec(release, file, MemoryData(DATA.train), 0, mx.float32)
+    trained_on = encoder_codec(release, EncoderSection(weights=file), MemoryData(DATA.train), 0, mx.float32)
     for name, value in parameters.items():
         exact = np.array(value)
         assert (np.array(dict(tree_flatten(trained_on.parameters()))[name]) == exact).all(), name
         rounded = np.array(value.astype(mx.bfloat16).astype(mx.float32))
         assert (np.array(dict(tree_flatten(used.parameters()))[name]) == rounded).all(), name
+
+
+# ---- where a new encoder starts --------------------------------------------------------------------------------------
+
+
+def test_a_mirrored_encoder_has_the_decoders_weights_turned_round(miniature):
+    """Convolutions of one step: out and in exchanged. Those that halve the rate are the adjoint of those that double
+    it, one frame late (an output needs its two inputs and the two before). Transformers of one rate are copies."""
+    codec, rng = scratch_codec(miniature), np.random.default_rng(0)
+    mirror_decoder(codec)
+    heard, spoken = (np.array(conv.weight) for conv in (codec.input_proj, codec.output_proj))
+    np.testing.assert_allclose(heard, spoken.transpose(1, 0, 2), atol=1e-6)
+    last, first = (np.array(conv.weight) for conv in (codec.encoder_blocks[-1], codec.decoder_blocks[0]))
+    np.testing.assert_allclose(last, first.transpose(1, 0, 2), atol=1e-6)
+    ups, downs = codec.decoder_blocks[2::2], codec.encoder_blocks[1:-1:2]
+    for up, down in zip(ups[::-1], downs, strict=True):
+        x, y = (rng.standard_normal((1, n, codec.config.dim)).astype(np.float32) for n in (9, 18))
+        x[:, -1] = 0.0
+        later = np.array(down(mx.array(np.pad(y, ((0, 0), (0, 2), (0, 0))))))[:, 1:10]
+        left, right = (np.array(up(mx.array(x))) * y).sum(), (x * later).sum()
+        assert left == pytest.approx(right, rel=1e-3)
+    halves = codec.encoder_blocks[::2], codec.decoder_blocks[::-2]
+    for mine, other in zip(*halves, strict=True):
+        for layer, counterpart in zip(mine.layers, other.layers[::-1], strict=True):
+            found, expected = (dict(tree_flatten(block.parameters())) for block in (layer, counterpart))
+            assert all((np.array(found[name]) == np.array(expected[name])).all() for name in expected)
+
+
+def test_a_new_encoder_is_mirrored_unless_it_is_to_be_random(miniature):
+    release, data, found = Release(miniature), MemoryData(DATA.train), {}
+    for start, seed in (("mirror", 0), ("mirror", 1), ("random", 0), ("random", 1)):
+        codec = encoder_codec(release, EncoderSection(start=start), data, seed, mx.float32)
+        found[start, seed] = np.array(codec.encoder_blocks[0].layers[0].feed_forward.w1.weight)
+    decoder = np.array(codec.decoder_blocks[-1].layers[-1].feed_forward.w1.weight)
+    assert (found["mirror", 0] == decoder).all()
+    assert (found["mirror", 1] == decoder).all()
+    assert (found["random", 0] != decoder).any()
+    assert (found["random", 0] != found["random", 1]).any()
+
+
+def test_a_decoder_that_is_no_mirror_image_is_refused(miniature):
+    codec = scratch_codec(miniature)
+    codec._config = replace(codec.config, decoder_strides=(2, 2, 2, 1))
+    with pytest.raises(ConfigError, match=r"encoder\.start: .* set encoder.start to random"):
+        mirror_decoder(codec)

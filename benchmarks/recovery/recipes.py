@@ -17,6 +17,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"
 
 COMMON = {
     "encoder.weights": None,
+    "encoder.start": "random",
     "encoder.gain_db": [-6.0, 6.0],
     "encoder.quantisation_noise": False,
     "encoder.semantic_from_sound": True,
@@ -84,7 +85,10 @@ RECIPES = {
         {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},
         oracle=True,
     ),
+    "a-mirror": Recipe("reconstruction only, mirrored start", {"start": "mirror"}, pairs=False),
     # One thing of (c) changed at a time.
+    "c-mirror": Recipe("both, mirrored start", {"start": "mirror"}),
+    "c-mirror-half": Recipe("both, mirrored start, after half of pairs alone", {"start": "mirror"}, alone=0.5),
     "c-phases": Recipe("both, phases of decoded audio left alone", {"pairs.dispersed": 0.0}),
     "c-phases-half": Recipe("both, half of the pairs with other phases", {"pairs.dispersed": 0.5}),
     "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),

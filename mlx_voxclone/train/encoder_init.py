@@ -1,21 +1,64 @@
-"""Data-dependent initialisation of an encoder that starts from scratch (Salimans and Kingma 2016, section 3).
+"""Where an encoder starts that has no weights yet: as the mirror image of the decoder, its gains set from data.
 
-Random convolutions shrink their input, and with the LayerScales at 0.01 nothing in between makes up for it: speech of
-ordinary level arrives as latents so small that every frame gets the same semantic code and the middle level everywhere.
-Some clips set the gains of the weight norms so that every channel has unit RMS, and the latents the scale of what they
-are compared with. All codes are then in use at the first step.
+Encoder and decoder have the same layers in opposite order. What the decoder makes of a channel, the encoder can look
+for: each of its convolutions starts with the transposed weights of its counterpart, each transformer as a copy, so that
+both think in the same channels from the first step. (A start only; all of it trains. docs/LOG.md has what it gains.)
+
+The gains of the weight norms are then set from some clips (Salimans and Kingma 2016, section 3). Left alone, random
+convolutions shrink their input, and with the LayerScales at 0.01 nothing in between makes up for it: speech of ordinary
+level arrives as latents so small that every frame gets the same semantic code and the middle level everywhere. Set,
+every channel has unit RMS, and the latents the scale of what they are compared with. All codes are in use at the first
+step.
 """
 
 from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
-from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.conv import CausalConv1d
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.codec import Codec, CodecTransformer, decoder_windows, encoder_windows
+from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
 
 ACOUSTIC_RMS = 0.7  # before tanh: all levels in use, few of them saturated
 _FLOOR = 1e-12  # of a channel's power: silence in all clips must not make a gain infinite
+
+
+def mirror_decoder(codec: Codec) -> None:
+    """Set the encoder's weights to those of the decoder, layer by layer from the other end, in place.
+
+    A convolution `[out, in, kernel]` gets its counterpart's weights with the channels exchanged and the taps in place:
+    what the decoder says at once is heard at once. (The exact adjoint would wait until all of it has sounded, and codes
+    belong to the frame that is being said.) Gains and all are copied; `calibrate_encoder` sets the gains anew.
+
+    Raises:
+        ConfigError: the decoder is not the mirror image of the encoder.
+    """
+    config = codec.config
+    ours = zip(config.encoder_lengths, config.encoder_kernels, config.encoder_strides, encoder_windows(config))
+    theirs = zip(config.decoder_lengths, config.decoder_kernels, config.decoder_strides, decoder_windows(config))
+    if list(ours) != list(theirs)[::-1]:
+        raise ConfigError(
+            "encoder.start: this model's decoder is not the mirror image of its encoder; set encoder.start to random"
+        )
+    _transpose(codec.input_proj, codec.output_proj)
+    for mine, counterpart in zip(codec.encoder_blocks, codec.decoder_blocks[::-1], strict=True):
+        if isinstance(mine, CodecTransformer):
+            for layer, other in zip(mine.layers, counterpart.layers[::-1], strict=True):
+                layer.load_weights([(k, v.astype(mx.float32)) for k, v in tree_flatten(other.parameters())])
+        else:
+            _transpose(mine, counterpart)
+    mx.eval(codec.parameters())
+
+
+def _transpose(conv: CausalConv1d, counterpart: CausalConv1d | CausalConvTranspose1d) -> None:
+    """A transposed convolution's weights `[in, out, kernel]` are those of the opposite convolution as they are."""
+    weight = counterpart.weight.astype(mx.float32)
+    weight = weight if isinstance(counterpart, CausalConvTranspose1d) else weight.transpose(1, 0, 2)
+    norm = conv.conv.parametrizations.weight
+    norm.original0 = mx.linalg.norm(weight.reshape(weight.shape[0], -1), axis=1)[:, None, None]
+    norm.original1 = mx.contiguous(weight)
 
 
 def calibrate_encoder(codec: Codec, waveforms: Sequence[np.ndarray]) -> None:

@@ -25,8 +25,8 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.run_schema import TrainSection
-from mlx_voxclone.train.encoder_init import calibrate_encoder
+from mlx_voxclone.run_schema import EncoderSection, TrainSection
+from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
 from mlx_voxclone.train.log import LOG_NAME
@@ -113,12 +113,13 @@ def _clear_unsaved(directory: Path) -> None:
 
 
 def encoder_codec(
-    release: Release, weights: Path | None, data: PreparedData, seed: int, decoder_dtype: mx.Dtype
+    release: Release, section: EncoderSection, data: PreparedData, seed: int, decoder_dtype: mx.Dtype
 ) -> Codec:
-    """The release's codec with an encoder to train: from `weights`, else the release's own, else from scratch.
+    """The release's codec with an encoder to train: from `section.weights`, else the release's own, else a new one.
 
     The encoder is float32 (the trainer's master); the frozen decoder has `decoder_dtype`, the codebook float32.
     """
+    weights = section.weights
     own = weights is None and release.has_encoder
     tensors = release.load_parameters(["decoder", "encoder"] if own else ["decoder"])
     if weights is not None:
@@ -129,6 +130,8 @@ def encoder_codec(
     codec = model.audio_tokenizer
     codec.set_dtype(mx.float32)
     if weights is None and not own:
+        if section.start == "mirror":
+            mirror_decoder(codec)
         calibrate_encoder(codec, [clip.read()[:CALIBRATION_SAMPLES] for clip in data.train[:CALIBRATION_CLIPS]])
     for part in (*codec.decoder_blocks, codec.output_proj):
         part.set_dtype(decoder_dtype)
@@ -141,7 +144,7 @@ def train_encoder(
 ) -> TrainResult:
     """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
     compute, section, release = Compute.of(config), config.encoder, Release(config.model)
-    codec = encoder_codec(release, section.weights, data, config.seed, compute.dtype)
+    codec = encoder_codec(release, section, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
     task = EncoderTask(
         codec,
