@@ -53,12 +53,21 @@ def mirror_decoder(codec: Codec) -> None:
 
 
 def _transpose(conv: CausalConv1d, counterpart: CausalConv1d | CausalConvTranspose1d) -> None:
-    """A transposed convolution's weights `[in, out, kernel]` are those of the opposite convolution as they are."""
+    """A transposed convolution's weights `[in, out, kernel]` are those of the opposite convolution as they are.
+
+    Directions `original1` keep the length that they had, whatever the weights' scale: the steps of AdamW do not depend
+    on it, and short ones would be thrown about by them.
+    """
     weight = counterpart.weight.astype(mx.float32)
     weight = weight if isinstance(counterpart, CausalConvTranspose1d) else weight.transpose(1, 0, 2)
     norm = conv.conv.parametrizations.weight
-    norm.original0 = mx.linalg.norm(weight.reshape(weight.shape[0], -1), axis=1)[:, None, None]
-    norm.original1 = mx.contiguous(weight)
+    length = _lengths(norm.original1)
+    norm.original0 = _lengths(weight)
+    norm.original1 = weight * (length / mx.maximum(norm.original0, _FLOOR))
+
+
+def _lengths(rows: mx.array) -> mx.array:
+    return mx.linalg.norm(rows.reshape(rows.shape[0], -1), axis=1)[:, None, None]
 
 
 def calibrate_encoder(codec: Codec, waveforms: Sequence[np.ndarray]) -> None:
