@@ -185,6 +185,12 @@ def test_pairs_that_would_teach_nothing(config_file, pairs, refused, tmp_path):
     refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
 
 
+def test_recordings_that_would_never_be_heard(config_file, pairs, refused, tmp_path):
+    config = config_file("encoder", **encoder_section(pairs={"path": str(pairs), "alone_steps": 25000}))
+    texts = ("encoder.pairs.alone_steps: after 25000 steps", "your recordings would never be heard")
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
+
+
 def test_discriminators_that_do_not_fit_into_memory(config_file, refused, tmp_path):
     section = encoder_section(discriminators={"enabled": True, "channels": 10**6})
     config = config_file("encoder", **section)

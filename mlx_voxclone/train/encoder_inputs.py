@@ -69,6 +69,12 @@ def check_encoder(config: RunConfig, release: Release) -> None:
             f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would teach nothing; "
             "give one of them a weight or set encoder.pairs.path to null"
         )
+    alone, steps = section.pairs.alone_steps, section.train.steps
+    if section.pairs.path and section.pairs.share < 1 and 0 < steps <= alone:
+        raise ConfigError(
+            f"encoder.pairs.alone_steps: after {alone} steps of pairs alone nothing is left of encoder.train.steps "
+            f"({steps}), so your recordings would never be heard; set it to about half of the steps"
+        )
     judges = section.discriminators
     if judges.enabled:
         samples, batch = crop_samples(section, codec), section.train.batch_size
