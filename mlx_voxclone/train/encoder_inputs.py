@@ -69,12 +69,6 @@ def check_encoder(config: RunConfig, release: Release) -> None:
             f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would teach nothing; "
             "give one of them a weight or set encoder.pairs.path to null"
         )
-    alone, steps = section.pairs.alone_steps, section.train.steps
-    if section.pairs.path and section.pairs.share < 1 and 0 < steps <= alone:
-        raise ConfigError(
-            f"encoder.pairs.alone_steps: after {alone} steps of pairs alone nothing is left of encoder.train.steps "
-            f"({steps}), so your recordings would never be heard; set it to about half of the steps"
-        )
     judges = section.discriminators
     if judges.enabled:
         samples, batch = crop_samples(section, codec), section.train.batch_size
@@ -99,6 +93,12 @@ def encoder_inputs(
     pairs = load_pairs(config, release)
     if pairs is not None:
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
+        alone, steps = config.encoder.pairs.alone_steps, config.encoder.train.steps
+        if config.encoder.pairs.share < 1 and 0 < steps <= alone:
+            say(
+                f"warning: encoder.pairs.alone_steps ({alone}) is not below encoder.train.steps ({steps}): your "
+                "recordings will not be heard; about half of the steps is usual"
+            )
     teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
     return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
 
