@@ -121,7 +121,7 @@ def test_recordings_that_will_never_be_heard(config_file, pairs, tmp_path, capsy
     for alone, warned in ((3, False), (4, True)):
         section = encoder_section(pairs={"path": str(pairs), "alone_steps": alone})
         config = config_file("encoder", **section)
-        assert voxclone(["train", "--config", config, "--set", f"output={tmp_path / str(alone)}"]) == 0
+        assert voxclone(["train", "--config", str(config), "--set", f"output={tmp_path / str(alone)}"]) == 0
         printed = "".join(capsys.readouterr())
         assert ("your recordings will not be heard" in printed) == warned
 
