@@ -78,8 +78,8 @@ RECIPES = {
     "d-eight": Recipe(
         "both and the paper's eight discriminators, narrow", {**_OPPONENTS, "discriminators.channels": 8}
     ),
-    "shipped": Recipe("the shipped configuration", alone=0.5, common=False),
-    "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.5, common=False, taught=True),
+    "shipped": Recipe("the shipped configuration", alone=0.25, common=False),
+    "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.25, common=False, taught=True),
     "oracle": Recipe(
         "true codes of the recordings",
         {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},

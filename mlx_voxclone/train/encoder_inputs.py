@@ -97,7 +97,7 @@ def encoder_inputs(
         if config.encoder.pairs.share < 1 and 0 < steps <= alone:
             say(
                 f"warning: encoder.pairs.alone_steps ({alone}) is not below encoder.train.steps ({steps}): your "
-                "recordings will not be heard; about half of the steps is usual"
+                "recordings will not be heard; a quarter of the steps is usual"
             )
     teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
     return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
