@@ -348,7 +348,7 @@ def test_plots_show_every_recipe_and_mark_the_hidden_encoder(tmp_path):
     figure = plots.over_time(results())
     decoded = next(axis for axis in figure.axes if "semantic %, decoded" in axis.get_title())
     lines = {line.get_label(): line for line in decoded.lines}
-    assert lines["a"].get_xdata().tolist() == [5, 10, 20]
+    assert lines["a"].get_xdata().tolist() == [5, 12, 20]
     assert lines["a"].get_ydata().tolist() == [5, 10.5, 22]
     assert any(set(line.get_ydata()) == {77.0} for line in decoded.lines)
     bars = plots.bars(results(), TIME).axes[0]
