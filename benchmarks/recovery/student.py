@@ -13,7 +13,7 @@ from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
 from mlx_voxclone.model.quantizer import QuantisationNoise
 from mlx_voxclone.train.encoder_init import calibrate_encoder
 from mlx_voxclone.train.encoder_items import draw_quantisation
@@ -99,7 +99,7 @@ def hear_and_speak_bands(codec: Codec) -> None:
     for conv, v in ((codec.input_proj, heard), (codec.output_proj, spoken)):
         norm = conv.conv.parametrizations.weight
         norm.original1 = mx.array(np.ascontiguousarray(v))
-        norm.original0 = mx.linalg.norm(norm.original1.reshape(v.shape[0], -1), axis=1)[:, None, None]
+        norm.original0 = row_lengths(norm.original1)
 
 
 def band_filters(count: int, size: int, rate: int) -> np.ndarray:

@@ -47,6 +47,11 @@ class Pair:
         return self.stored.astype(np.int32)
 
     @property
+    def name(self) -> str:
+        """What it is called where recordings are, too, whose ids may be those of pairs."""
+        return f"pair {self.id}"
+
+    @property
     def frames(self) -> int:
         return self.stored.shape[1]
 
@@ -58,7 +63,7 @@ class Pair:
         """
         path = self.augmented if augmented else self.audio
         if path is None:
-            raise DataError(f"pair {self.id} has no augmented audio; make the pairs with --augment")
+            raise DataError(f"{self.name} has no augmented audio; make the pairs with --augment")
         samples = read_audio(path, max_channels=1)
         if len(samples) != self.frames * self.frame_size:
             raise DataError(_length_message(path, len(samples), self.frames, self.frame_size))

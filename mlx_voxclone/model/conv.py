@@ -10,6 +10,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 
+def row_lengths(v: mx.array) -> mx.array:
+    """Euclidean length of each row of `[rows, ...]`, as `[rows, 1, 1]`: what `original0` is to direction `v` alone."""
+    return mx.linalg.norm(v.reshape(v.shape[0], -1), axis=1)[:, None, None]
+
+
 class WeightNorm(nn.Module):
     """`original0` = g, `original1` = v; the weight is `g * v / ||v||`, norm over dims 1 and 2 (torch's dim=0)."""
 
@@ -17,7 +22,7 @@ class WeightNorm(nn.Module):
         super().__init__()
         bound = (shape[1] * shape[2]) ** -0.5
         self.original1 = mx.random.uniform(-bound, bound, shape)
-        self.original0 = mx.linalg.norm(self.original1.reshape(shape[0], -1), axis=1)[:, None, None]
+        self.original0 = row_lengths(self.original1)
 
     def __call__(self) -> mx.array:
         v = self.original1

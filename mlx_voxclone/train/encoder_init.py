@@ -19,7 +19,7 @@ from mlx.utils import tree_flatten
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.codec import Codec, CodecTransformer, decoder_windows, encoder_windows
-from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
 
 ACOUSTIC_RMS = 0.7  # before tanh: all levels in use, few of them saturated
 _FLOOR = 1e-12  # of a channel's power: silence in all clips must not make a gain infinite
@@ -61,13 +61,9 @@ def _transpose(conv: CausalConv1d, counterpart: CausalConv1d | CausalConvTranspo
     weight = counterpart.weight.astype(mx.float32)
     weight = weight if isinstance(counterpart, CausalConvTranspose1d) else weight.transpose(1, 0, 2)
     norm = conv.conv.parametrizations.weight
-    length = _lengths(norm.original1)
-    norm.original0 = _lengths(weight)
+    length = row_lengths(norm.original1)
+    norm.original0 = row_lengths(weight)
     norm.original1 = weight * (length / mx.maximum(norm.original0, _FLOOR))
-
-
-def _lengths(rows: mx.array) -> mx.array:
-    return mx.linalg.norm(rows.reshape(rows.shape[0], -1), axis=1)[:, None, None]
 
 
 def calibrate_encoder(codec: Codec, waveforms: Sequence[np.ndarray]) -> None:

@@ -44,7 +44,7 @@ class _Spoken:
 
     @classmethod
     def of(cls, pair: Pair) -> "_Spoken":
-        return cls(_state_name(pair), pair.frames * pair.frame_size, pair.text, pair.language, pair.read)
+        return cls(pair.name, pair.frames * pair.frame_size, pair.text, pair.language, pair.read)
 
 
 @dataclass(frozen=True)
@@ -143,20 +143,13 @@ def whisper_teacher(
     read, known = lru_cache(_KEPT_STATES)(cache.read), {pair.id for pair in spoken}
 
     def states(source: Clip | Pair, start: int, frames: int) -> np.ndarray | None:
-        name = source.id
-        if isinstance(source, Pair):
-            name = _state_name(source)
-            if name not in known:
-                return None
-        whole = read(name)
+        is_pair = isinstance(source, Pair)
+        if is_pair and source.name not in known:
+            return None
+        whole = read(source.name if is_pair else source.id)
         return None if whole is None else crop_states(whole, start, frames)
 
     return Teacher(states, recogniser.dim, cache.identity)
-
-
-def _state_name(pair: Pair) -> str:
-    """What a pair's states are kept under; recordings have names like those of pairs."""
-    return f"pair {pair.id}"
 
 
 def _prior(

@@ -104,7 +104,7 @@ class EncoderItems:
             first = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.frames), pair.frames - self.frames))
         size, last = self.config.frame_size, min(first + self.frames, pair.frames)
         cut = slice(first * size, last * size)
-        item = {"id": f"pair {pair.id}", "codes": pair.codes[:, first:last]}
+        item = {"id": pair.name, "codes": pair.codes[:, first:last]}
         item["skip"] = min(CONTEXT_FRAMES, last - first - 1) if first else 0
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
         item["waveform"] = pair.read(augmented=as_recorded)[cut]

@@ -201,12 +201,10 @@ class EncoderTerms:
         The pairs so tell the projection what each code of this very codebook means, and recordings can be taught in the
         same terms. Without them the projection is free, and any codebook's codes would do.
         """
-        semantic, taught = quantised[..., : self.model.codec.config.semantic_dim], batch["taught"]
+        semantic = quantised[..., : self.model.codec.config.semantic_dim].astype(self._codebook.dtype)
         if "coded" in batch:
-            order = [batch["coded"].index(k) if k in batch["coded"] else 0 for k in range(semantic.shape[0])]
-            given = mx.array([k in batch["coded"] for k in range(semantic.shape[0])])[:, None, None]
-            semantic = mx.where(given, self._codebook[batch["codes"][:, 0]][mx.array(order)], semantic)
-        semantic = semantic[mx.array(taught)]
+            semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]
+        semantic = semantic[mx.array(batch["taught"])]
         counts = batch["taught_frames"]
         values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)
