@@ -120,7 +120,7 @@ RECIPES = {
 class Scale:
     """How large a benchmark is; `corpus` and `codec` have sizes of the same names."""
 
-    steps: int  # optimiser steps at which recipes are compared; even
+    steps: int  # optimiser steps at which recipes are compared
     seeds: int
     batch_size: int
     crop_seconds: float

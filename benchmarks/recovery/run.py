@@ -98,8 +98,7 @@ def _scale(parser: Parser, options) -> Scale:
         if given[name] is not None and not given[name] >= least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}; got {given[name]}")
     scale = SCALES["quick" if options.quick else "full"]
-    scale = replace(scale, **{name: value for name, value in given.items() if value is not None})
-    return replace(scale, steps=scale.steps + scale.steps % 2)
+    return replace(scale, **{name: value for name, value in given.items() if value is not None})
 
 
 def benchmark(

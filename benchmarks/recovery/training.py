@@ -72,11 +72,11 @@ class Plan:
         return first * alone + (step - first) * after
 
     def length(self, name: str, recipe: Recipe, what: str) -> int:
-        """Steps of the training that is compared at equal `STEPS` or `TIME`: an even number."""
+        """Steps of the training that is compared at equal `STEPS` or `TIME`."""
         if what == STEPS:
             return self.steps
         alone, after = self.seconds_per_step[name]
-        return max(2, 2 * round(self.seconds / (recipe.alone * alone + (1 - recipe.alone) * after) / 2))
+        return max(2, round(self.seconds / (recipe.alone * alone + (1 - recipe.alone) * after)))
 
 
 def save_every(length: int, what: str) -> int:
