@@ -7,6 +7,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
@@ -119,7 +120,7 @@ class Speaker:
         cls,
         model: str | Path,
         *,
-        adapters: Path | None = None,
+        adapters: Sequence[AdapterSource | str | Path] = (),
         encoder: Path | None = None,
         dtype: mx.Dtype | None = None,
     ) -> "Speaker":
@@ -127,14 +128,14 @@ class Speaker:
 
         Args:
             model: Voxtral directory or hub id.
-            adapters: LoRA kept apart, added unfolded.
+            adapters: directories of LoRA kept apart, added up unfolded.
             encoder: encoder weights for a checkpoint that has none.
             dtype: of the LM and the head; None: bfloat16 on a GPU, float32 on the CPU. The codec is float32 always.
 
         Raises:
             CheckpointError, ConfigError: what `Release` and the loader refuse; an adapter made for another base.
         """
-        from mlx_voxclone.checkpoint.adapters import load_adapters
+        from mlx_voxclone.checkpoint.adapter_mix import mix_adapters
         from mlx_voxclone.checkpoint.release import Release, load_model
         from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
         from mlx_voxclone.train.lora import apply_adapters
@@ -142,10 +143,8 @@ class Speaker:
         release = Release(model)
         dtype = dtype or (mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16)
         loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
-        if adapters is not None:
-            tensors, config = load_adapters(adapters)
-            config.check_base(release.fingerprint(), release.path, adapters)
-            apply_adapters(loaded, tensors, rank=config.rank, alpha=config.alpha)
+        if adapters:
+            apply_adapters(loaded, mix_adapters(adapters, release.fingerprint(), release.path).changes)
         tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
         return cls(release, loaded, tokenizer)
 

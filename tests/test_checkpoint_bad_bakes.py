@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.checkpoint import bake as bake_module
-from mlx_voxclone.checkpoint.fold import Adapters
+from mlx_voxclone.checkpoint.fold import Folding
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.voices import write_pt
@@ -192,7 +192,7 @@ def test_ended_early(base, adapters, tmp_path, assert_refused, monkeypatch, erro
         raise error
 
     owner, name = {
-        "weights": (Adapters, "fold"),
+        "weights": (Folding, "fold"),
         "files": (shutil, "copyfile"),
         "verification": (bake_module, "_verify"),
     }[where]

@@ -115,11 +115,6 @@ def modules(names: "Mapping[str, object] | list[str]") -> list[str]:
     return sorted({name.rpartition(".")[0] for name in names})
 
 
-def delta(a: np.ndarray, b: np.ndarray, config: AdapterConfig) -> np.ndarray:
-    """The change of a weight in float32: `(alpha / rank) * (b.T @ a.T)`, `a` `[in, rank]`, `b` `[rank, out]`."""
-    return np.float32(config.scale) * (b.T.astype(np.float32) @ a.T.astype(np.float32))
-
-
 def _read_config(path: Path) -> AdapterConfig:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))

@@ -17,7 +17,10 @@ from mlx_voxclone.cli.common import (
 from mlx_voxclone.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mlx_voxclone.checkpoint.bake import BakeReport
+    from mlx_voxclone.checkpoint.fold import FoldedWeight
 
 _DESCRIPTION = """Write a new checkpoint directory; the model itself is only read.
 
@@ -32,24 +35,39 @@ def main(argv: list[str]) -> None:
     set_device(options.device)
     voices = _voices(options.voice)
 
+    from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.checkpoint.bake import bake
+    from mlx_voxclone.checkpoint.fold import LOSSY
     from mlx_voxclone.progress import progress_bar
 
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
     with progress_bar(quiet=options.quiet, desc="weights", unit="B", unit_scale=True, delay=1) as bar:
+
+        def advance(count: int, total: int) -> None:
+            bar.total = total
+            bar.update(count)
+
         report = bake(
             options.model,
             options.output,
             encoder=options.encoder,
-            adapters=options.adapters,
+            adapters=adapters,
             voices=voices,
             target=options.target,
+            rounding=options.rounding,
+            folded_as=options.folded_as,
             dry_run=options.dry_run,
-            progress=bar.update,
+            progress=advance,
         )
-    worst = max((w.rounding_error for w in report.folded), default=0.0)
-    if worst > 0.5:
-        message(f"warning: BF16 rounding swallows up to {worst:.0%} of the adapters' change; a larger alpha keeps more")
+    if lossy := [w for w in report.folded if w.lost > LOSSY]:
+        message(
+            f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
+            f" direction to BF16 rounding (most: {max(w.lost for w in lossy):.0%}); keep float32 for them with"
+            " --folded-as auto, or the adapters apart (say --adapters)"
+        )
     print(table(report))
+    if options.verbose and report.folded:
+        print(folded_table(report.folded))
 
 
 def _parser() -> Parser:
@@ -57,7 +75,13 @@ def _parser() -> Parser:
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
     parser.add_argument("--encoder", metavar="FILE", help="safetensors file of a trained codec encoder")
-    parser.add_argument("--adapters", metavar="DIR", help="directory of LoRA adapters trained on this model")
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        default=[],
+        metavar="DIR[=WEIGHT]",
+        help="LoRA adapters trained on this model; several are added up, WEIGHT 0.5 takes half of a change",
+    )
     parser.add_argument(
         "--voice",
         action="append",
@@ -72,7 +96,21 @@ def _parser() -> Parser:
         default="vllm",
         help="who will load it: mlx-audio knows no encoder, so it is left out there",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, make the voices, write nothing")
+    parser.add_argument(
+        "--rounding",
+        choices=("compensated", "nearest"),
+        default="compensated",
+        help="of folded weights: compensated keeps the effect of small changes, nearest each number's own nearest",
+    )
+    parser.add_argument(
+        "--folded-as",
+        choices=("base", "auto", "float32"),
+        default="base",
+        help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
+        " change's direction; loaders that compute in BF16, vLLM-Omni among them, round float32 to the nearest",
+    )
+    parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
+    parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
     add_quiet(parser)
     add_seed(parser)
     add_device(parser)
@@ -106,19 +144,29 @@ def table(report: "BakeReport") -> str:
 
 
 def _folding(report: "BakeReport") -> str:
-    if not report.adapted:
-        return "none"
-    count = f"{len(report.adapted)} weights"
     if not report.folded:
-        return count
-    change, error, weight = (sum(getattr(w, key) for w in report.folded) for key in ("change", "error", "weight"))
-    worst = max(report.folded, key=lambda w: w.rounding_error)
+        return "none"
+    folded = report.folded
+    change, error, weight, kept = (sum(getattr(w, k) for w in folded) for k in ("change", "error", "weight", "product"))
+    worst = max(folded, key=lambda w: w.rounding_error)
     lost = (error / change) ** 0.5 if change else 0.0
+    wide = sum(w.dtype == "F32" for w in folded)
     return (
-        f"{count} changed by {_percent((change / weight) ** 0.5)}; rounding is {_percent(lost)} of the change "
-        f"(most: {_percent(worst.rounding_error)}, {worst.name})"
+        f"{len(folded)} weights changed by {_percent((change / weight) ** 0.5)}"
+        f"{f', {wide} of them kept in float32' if wide else ''}; {_percent(kept / change if change else 1.0)} of the"
+        f" change is there; rounding adds {_percent(lost)} of it (most: {_percent(worst.rounding_error)}, {worst.name})"
     )
 
 
+def folded_table(folded: "Sequence[FoldedWeight]") -> str:
+    """A line per folded weight."""
+    width = max(len(w.name) for w in folded)
+    lines = [f"{'weight':<{width}}  {'type':<5} {'change':>8} {'kept':>8} {'rounding':>9} {'direction lost':>15}"]
+    for w in sorted(folded, key=lambda w: w.name):
+        figures = (_percent(w.relative_change), _percent(w.kept), _percent(w.rounding_error), _percent(w.lost))
+        lines.append("{:<{}}  {:<5} {:>8} {:>8} {:>9} {:>15}".format(w.name, width, w.dtype, *figures))
+    return "\n".join(lines)
+
+
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2g} %"
+    return f"{100 * fraction:.3g} %" if fraction >= 0.1 else f"{100 * fraction:.2g} %"

@@ -31,7 +31,13 @@ def main(argv: list[str]) -> None:
         "--ref-audio", metavar="WAV", help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder)"
     )
     parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
-    parser.add_argument("--adapters", metavar="DIR", help="LoRA adapters to speak with, kept apart")
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        default=[],
+        metavar="DIR[=WEIGHT]",
+        help="LoRA adapters to speak with, kept apart; several are added up, WEIGHT 0.5 takes half of a change",
+    )
     parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
     parser.add_argument("--max-seconds", type=float, default=60.0, help="cut off there if the model does not end")
     parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
@@ -56,14 +62,16 @@ def _run(options) -> None:
     import time
 
     from mlx_voxclone.audio.io import write_wav
+    from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker, read_reference
 
     output = check_wav_output(options.output, options.ref_audio)
     reference = read_reference(options.ref_audio) if options.ref_audio else None
-    paths = {k: Path(v) if v else None for k, v in (("adapters", options.adapters), ("encoder", options.encoder))}
-    speaker = Speaker.load(options.model, **paths)
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
+    encoder = Path(options.encoder) if options.encoder else None
+    speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder)
     began, rate = time.perf_counter(), speaker.model.config.codec.frame_rate
     limit = round(options.max_seconds * rate)
     with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:

@@ -78,7 +78,7 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
     with_encoder = encoder is not None and config.bake.target != "mlx-audio"
     changed = {
         "bake.target": last.get("target") != config.bake.target,
-        "the adapters": (last.get("adapters") or {}).get("sha256") != file_sha256(adapters / TENSORS),
+        "the adapters": [a["sha256"] for a in last.get("adapters", [])] != [file_sha256(adapters / TENSORS)],
         "the encoder": with_encoder and (last.get("encoder") or {}).get("sha256") != file_sha256(encoder),
     }
     if not any(changed.values()):

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapters import load_adapters
+from mlx_voxclone.checkpoint.adapter_mix import mix_adapters
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.model.voxtral import Voxtral
@@ -29,13 +29,13 @@ def fold_check(
         and far below the second.
     """
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    tensors, adapter = load_adapters(adapters)
+    mix = mix_adapters([adapters], release.fingerprint(), release.path)
     models = {"base": release, "adapted": release, "folded": baked}
     states = {}
     for name, source in models.items():
         model = load_model(source, parts=["lm"], dtype=mx.bfloat16)  # as stored; each layer is widened in its turn
         if name == "adapted":
-            apply_adapters(model, tensors, rank=adapter.rank, alpha=adapter.alpha)
+            apply_adapters(model, mix.changes)
         rows = model.voice_embedding(voice)
         prompt = model.embed_prompt(tokenizer.prompt(text, rows.shape[0]), rows)
         inputs = mx.concatenate([prompt, model.voice_embedding(frames)[None]], axis=1)

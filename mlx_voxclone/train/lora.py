@@ -11,6 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
+from mlx_voxclone.checkpoint.adapter_mix import LowRank
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.voxtral import Voxtral
 
@@ -103,25 +104,23 @@ def lora_parameters(model: Voxtral) -> dict[str, mx.array]:
     return {k: v for k, v in tree_flatten(model.parameters()) if k.endswith((".lora_a", ".lora_b"))}
 
 
-def apply_adapters(model: Voxtral, tensors: Mapping[str, mx.array], *, rank: int, alpha: float) -> None:
-    """Wrap the linears that `tensors` names and give them its A and B (inference: nothing stays trainable).
+def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
+    """Add low-rank changes to the linears that they name, kept apart (inference: nothing stays trainable).
 
     Raises:
-        ConfigError: a tensor that names no linear of the model, or has another shape than it must.
+        ConfigError: a name of no linear of the model, or another shape than it must have.
     """
     from mlx_lm.tuner.lora import LoRALinear
 
-    for module in sorted({name.rpartition(".")[0] for name in tensors}):
+    for module, change in sorted(changes.items()):
         match = _MODULE.fullmatch(module)
         if match is None or int(match[1]) >= len(model.layers):
             raise ConfigError(f"adapter {module}: no linear of this model's {len(model.layers)} layers")
         room = _room(model.layers[int(match[1])], match[2])
-        wrapped = LoRALinear.from_base(getattr(room, match[2]), r=rank, scale=alpha / rank)
-        for part in ("lora_a", "lora_b"):
-            value = tensors.get(f"{module}.{part}")
-            if value is None or value.shape != wrapped[part].shape:
-                got = "missing" if value is None else f"shape {value.shape}"
-                raise ConfigError(f"adapter {module}.{part}: {got}, the model needs shape {wrapped[part].shape}")
-            wrapped[part] = value
+        wrapped = LoRALinear.from_base(getattr(room, match[2]), r=change.a.shape[1], scale=1.0)
+        for part, value in (("lora_a", change.a), ("lora_b", change.b)):
+            if value.shape != wrapped[part].shape:
+                raise ConfigError(f"adapter {module}: shape {value.shape}, the model needs {wrapped[part].shape}")
+            wrapped[part] = mx.array(value)
         setattr(room, match[2], wrapped)
     model.freeze()
