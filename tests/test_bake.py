@@ -146,7 +146,11 @@ def test_files_of_the_result(base, baked, encoder):
     assert "CC BY-NC 4.0" in (output / "NOTICE").read_text()
     (record,) = json.loads((output / "voxclone.json").read_text())["bakes"]
     assert record["base_fingerprint"] == report.base_fingerprint == Release(base).fingerprint()
-    assert record["encoder"] == {"state": "injected", "sha256": hashlib.sha256(encoder.read_bytes()).hexdigest()}
+    assert record["encoder"] == {
+        "state": "injected",
+        "base_had_one": False,
+        "sha256": hashlib.sha256(encoder.read_bytes()).hexdigest(),
+    }
     (adapters,) = record["adapters"]
     assert (adapters["rank"], adapters["alpha"], adapters["weight"]) == (4, 8.0, 1.0)
     assert record["folded"] == sorted(w.name for w in report.folded)

@@ -285,7 +285,7 @@ def _record(inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight])
         "voxclone": __version__,
         "target": inputs.target,
         "base_fingerprint": report.base_fingerprint,
-        "encoder": (encoder or {}) | {"state": report.encoder},
+        "encoder": (encoder or {}) | {"state": report.encoder, "base_had_one": inputs.release.has_encoder},
         "adapters": adapters,
         "folded": sorted(w.name for w in folded),
         "voices": report.voices,

@@ -25,14 +25,16 @@ from mlx_voxclone.errors import CheckpointError
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
 _WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}
-_LICENCE = f"""Made with voxclone {__version__}.
+_OURS = "Made with voxclone"
+_LAST_LINE = "Use a cloned voice only as the person whose voice it is has agreed to."
+_LICENCE = f"""{_OURS} {__version__}.
 
 Voxtral-4B-TTS-2603 and its preset voices are published by Mistral AI under Creative Commons
 Attribution-NonCommercial 4.0 (CC BY-NC 4.0, https://creativecommons.org/licenses/by-nc/4.0/).
 Weights and voices in this directory that derive from them have been changed ({HISTORY} says how) and inherit that
 licence: name the source, and do not use them commercially.
 
-Use a cloned voice only as the person whose voice it is has agreed to.
+{_LAST_LINE}
 """
 
 
@@ -126,6 +128,15 @@ def add_notice(base: Path, directory: Path) -> None:
     theirs = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     keep = theirs and "CC BY-NC 4.0" not in theirs
     (directory / NOTICE).write_text(f"{_LICENCE}\n{theirs}" if keep else _LICENCE, encoding="utf-8")
+
+
+def notice_of_base(directory: Path) -> str:
+    """What the base's own notice said, of a baked directory: what follows ours; empty where there was none."""
+    path = directory / NOTICE
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text.startswith(_OURS):
+        return text
+    return text.partition(_LAST_LINE)[2].lstrip("\n")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def remove_voices(release: Release, output: str | Path, names: Sequence[str]) ->
     gone = {path for name in names for path in files.get(name, [])}
     written_anew = [base / name for name in (WEIGHTS, HISTORY, NOTICE) if (base / name).exists()]
     copied = [p for p in [*files_to_copy(base, top_level_tensors=True), *written_anew] if p not in gone]
-    texts = {name: _without(base / name, content, names) for name, content in registers.items()}
+    texts = {name: without_voices(base / name, content, names) for name, content in registers.items()}
     free_space_check(output.parent, sum(p.stat().st_size for p in copied) + sum(map(len, texts.values())))
     with atomic_directory(output) as directory:
         copy_files(base, directory, copied)
@@ -80,7 +80,7 @@ def remove_voices(release: Release, output: str | Path, names: Sequence[str]) ->
     return output
 
 
-def _without(path: Path, content: dict[str, Any], names: Sequence[str]) -> bytes:
+def without_voices(path: Path, content: dict[str, Any], names: Sequence[str]) -> bytes:
     """The bytes of a JSON file with the voices' entries cut out of its text, everything else as it was."""
     keys, text = REGISTERS[path.name], path.read_bytes().decode("utf-8")
     for name in names:

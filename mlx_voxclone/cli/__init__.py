@@ -8,6 +8,8 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": "run a configuration: encoder, speaker, or the whole way from recordings to a baked checkpoint",
     "bake": "write a new checkpoint: encoder injected, adapters folded, voices added",
+    "diff": "what differs between two checkpoints",
+    "unbake": "take a bake back: the checkpoint it was made from, and the parts apart",
     "encode": "audio -> codes, latents and voice embedding",
     "decode": "codes -> audio",
     "say": "text -> speech",
