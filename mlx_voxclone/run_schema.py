@@ -316,6 +316,7 @@ class SpeakerSection(Section):
     reference_seconds: _pair(Positive) = [3.0, 25.0]
     max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
     hidden_dropout: Fraction = 0.1
+    recompute: bool = False
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
 

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from golden import relative_error
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 from tasks_data import full_model
 
 from mlx_voxclone.checkpoint.adapter_mix import LowRank
@@ -144,3 +144,83 @@ def test_applied_adapters_compute_what_was_trained(miniature):
 def test_adapters_that_do_not_fit_are_refused(miniature, module, shapes, said):
     with pytest.raises(ConfigError, match=said):
         apply_adapters(full_model(miniature), {module: LowRank(*map(np.zeros, shapes))})
+
+
+# --- computing layers again -------------------------------------------------------------------------------------------
+
+
+def lora_gradients(model, x, target, seed=0):
+    """Loss and gradients of A and B, with the random numbers of a seed."""
+
+    def loss(parameters):
+        model.update(tree_unflatten(list(parameters.items())))
+        return mx.mean(mx.square(model.hidden_states(x) - target))
+
+    parameters = dict(tree_flatten(model.trainable_parameters()))
+    mx.random.seed(seed)
+    value, gradients = mx.value_and_grad(loss)(parameters)
+    mx.eval(value, gradients)
+    model.update(tree_unflatten(list(parameters.items())))
+    return value.item(), {name: np.array(gradient) for name, gradient in gradients.items()}
+
+
+def trained(miniature, **options):
+    model = full_model(miniature)
+    add_lora(model, rank=4, alpha=8.0, **options)
+    for i, (name, value) in enumerate(lora_parameters(model).items()):
+        if name.endswith("lora_b"):
+            model.update(tree_unflatten([(name, 0.1 * mx.random.normal(value.shape, key=mx.random.key(i)))]))
+    return model
+
+
+@pytest.mark.parametrize("bits", [0, 8])
+def test_recomputed_layers_have_the_same_gradient(miniature, bits):
+    model = full_model(miniature)
+    if bits:
+        quantise_backbone(model, bits)
+    add_lora(model, rank=4, alpha=8.0)
+    x, target = embeddings(model), embeddings(model, 1)
+    plain = lora_gradients(model, x, target)
+    model.recompute = True
+    again = lora_gradients(model, x, target)
+    assert again[0] == pytest.approx(plain[0], rel=1e-6)
+    assert again[1].keys() == plain[1].keys()
+    assert any(np.abs(gradient).max() > 0 for gradient in plain[1].values())
+    for name, gradient in plain[1].items():
+        np.testing.assert_allclose(again[1][name], gradient, rtol=1e-5, atol=1e-8, err_msg=name)
+
+
+def test_recomputed_dropout_is_the_dropout_of_the_loss(miniature):
+    """The gradient is that of the numbers drawn: finite differences of the loss with the same seed."""
+    model = trained(miniature, dropout=0.3)
+    model.train()
+    model.recompute = True
+    x, target = embeddings(model), embeddings(model, 1)
+    value, gradients = lora_gradients(model, x, target)
+    assert value != lora_gradients(model, x, target, seed=1)[0]
+    parameters = dict(tree_flatten(model.trainable_parameters()))
+    rng = np.random.default_rng(0)
+    direction = {name: rng.standard_normal(p.shape).astype(np.float32) for name, p in parameters.items()}
+    step, values = 1e-3, []
+    for sign in (1, -1):
+        moved = {name: p + sign * step * mx.array(direction[name]) for name, p in parameters.items()}
+        model.update(tree_unflatten(list(moved.items())))
+        values.append(lora_gradients(model, x, target)[0])
+    wanted = sum((gradients[name] * direction[name]).sum(dtype=np.float64) for name in gradients)
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(wanted, rel=1e-2)
+
+
+def test_recomputed_layers_keep_less_in_memory(miniature):
+    model = full_model(miniature)
+    add_lora(model, rank=4, alpha=8.0, targets=["w2"])
+    model.layers = [model.layers[0], model.layers[1]] * 6  # deep enough to see
+    x = mx.random.normal((4, 256, 64), key=mx.random.key(0))
+    peaks = []
+    for model.recompute in (False, True):
+        mx.synchronize()
+        mx.clear_cache()
+        mx.reset_peak_memory()
+        start = mx.get_active_memory()
+        lora_gradients(model, x, mx.zeros_like(x))
+        peaks.append(mx.get_peak_memory() - start)
+    assert peaks[1] < 0.5 * peaks[0]

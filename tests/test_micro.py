@@ -1,18 +1,21 @@
 """The miniature: the release's layout in every part, the same bytes from the same seed."""
 
+import copy
 import json
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden import RELEASE_PARAMS
+from golden import GOLDEN, RELEASE_PARAMS
 
 from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.cli.micro import main
+from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import CheckpointError
 
 
@@ -117,5 +120,18 @@ def test_command(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    with pytest.raises(CheckpointError, match="tiny and small"):
+    with pytest.raises(CheckpointError, match="tiny, small, full"):
         make_micro(tmp_path / "x", "huge")
+
+
+def test_the_full_preset_has_the_sizes_of_the_release():
+    """All keys of its params.json, and every tensor of the released manifest."""
+    released = copy.deepcopy(RELEASE_PARAMS)
+    ours = params_json(PRESETS["full"], {})
+    for params in (released, ours):
+        params["multimodal"]["audio_tokenizer_args"].pop("voice")
+        params["multimodal"]["audio_model_args"].pop("condition_dropped_token_id")  # beyond the miniature tokenizer
+    assert ours == released
+    manifest = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())["released"]
+    shapes = expected_shapes(VoxtralConfig.from_dict(params_json(PRESETS["full"], {})), ["lm", "head", "decoder"])
+    assert shapes == {name: tuple(tensor["shape"]) for name, tensor in manifest.items()}

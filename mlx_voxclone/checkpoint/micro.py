@@ -6,7 +6,9 @@ audible by harmonics of 100 Hz, with random transformers that disturb it a littl
 """
 
 import json
+import math
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +26,24 @@ LAYER_SCALE = 0.1
 NOISE = 0.1  # of the decoder's convolutions, in place of a perfect vocoder's zeros
 # Divided by the root of the number of channels: brings decoded random codes to an RMS of 0.07, the level of speech.
 OUTPUT_GAIN = 0.45
+_BLOCK = 1 << 24  # numbers made at a time
 _TABLE = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
 
 
-def make_micro(output: str | Path, preset: str = "tiny", seed: int = 0) -> Path:
+def make_micro(
+    output: str | Path,
+    preset: str = "tiny",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
     """Write a miniature checkpoint; the same preset and seed give the same bytes.
 
     Args:
         output: directory to make: `params.json`, `config.json`, `tekken.json`, `consolidated.safetensors` (BF16, no
             encoder), `voice_embedding/` with three voices.
-        preset: `tiny` (0.8 M parameters) or `small` (2.9 M).
+        preset: `tiny` (0.8 M parameters), `small` (2.9 M) or `full` (the release's own sizes, 8 GB).
         seed: of all random numbers.
+        progress: called with the bytes of weights written since the last call, and those in all.
 
     Returns:
         The directory.
@@ -43,18 +52,23 @@ def make_micro(output: str | Path, preset: str = "tiny", seed: int = 0) -> Path:
         CheckpointError: unknown preset, or `output` exists and is not empty.
     """
     if preset not in PRESETS:
-        raise CheckpointError(f"preset {preset!r}: there are {' and '.join(PRESETS)}")
+        raise CheckpointError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
     params = params_json(PRESETS[preset], {name: i for i, name in enumerate(VOICES)})
     config = VoxtralConfig.from_dict(params)
-    weights = _weights(config, seed)
+    shapes = expected_shapes(config, ["lm", "head", "decoder"])
+    entries = [
+        Entry(name, "BF16", shapes[name], lambda name=name: _value(name, shapes, config, seed))
+        for name in sorted(shapes)
+    ]
+    total = sum(entry.nbytes for entry in entries)
+    tell = None if progress is None else lambda count: progress(count, total)
     with atomic_directory(output) as directory:
         text = json.dumps(params, indent=2) + "\n"
         (directory / PARAMS).write_text(text, encoding="utf-8")
         (directory / CONFIG).write_text(text, encoding="utf-8")  # mlx-audio opens no directory without it
         (directory / TEKKEN).write_text(json.dumps(tekken_json(VOICES), indent=1) + "\n", encoding="utf-8")
-        entries = [Entry(name, "BF16", bits.shape, lambda bits=bits: bits) for name, bits in sorted(weights.items())]
-        write_safetensors(directory / WEIGHTS, entries, {"format": "pt"})
-        table = bfloat16_to_float32(weights[_TABLE])
+        write_safetensors(directory / WEIGHTS, entries, {"format": "pt"}, progress=tell)
+        table = bfloat16_to_float32(_value(_TABLE, shapes, config, seed))
         for name, rows in VOICES.items():
             embedding = _voice(config, table, rows - 1, np.random.default_rng([seed, zlib.crc32(name.encode())]))
             write_voice(directory, name, to_mlx(float32_to_bfloat16(embedding), "BF16"))
@@ -62,22 +76,34 @@ def make_micro(output: str | Path, preset: str = "tiny", seed: int = 0) -> Path:
     return Path(output)
 
 
-def _weights(config: VoxtralConfig, seed: int) -> dict[str, np.ndarray]:
-    """BF16 bits of every tensor but the encoder's; each has random numbers of its own, whatever the others need."""
-    shapes = expected_shapes(config, ["lm", "head", "decoder"])
-    values = {}
-    for name, shape in shapes.items():
-        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        values[name] = _initial(name, shape, config, rng)
-    for name in values:  # these two are stored in parts that only together mean something
-        if name.endswith(".original0"):
-            v = bfloat16_to_float32(float32_to_bfloat16(values[name[:-1] + "1"]))
-            gain = OUTPUT_GAIN / v.shape[1] ** 0.5 if ".output_proj." in name else 1.0
-            values[name] = gain * np.sqrt(np.square(v).sum(axis=(1, 2), keepdims=True))
-        elif name.endswith(".embedding_sum"):
-            usage = bfloat16_to_float32(float32_to_bfloat16(values[name.replace("embedding_sum", "cluster_usage")]))
-            values[name] = values[name] * usage[:, None]
-    return {name: float32_to_bfloat16(v) for name, v in values.items()}
+def _value(name: str, shapes: Mapping[str, tuple[int, ...]], config: VoxtralConfig, seed: int) -> np.ndarray:
+    """BF16 bits of a tensor; each has random numbers of its own, whatever the others need."""
+    shape, rng = shapes[name], np.random.default_rng([seed, zlib.crc32(name.encode())])
+    if name.endswith(".original0"):  # stored in parts that only together mean something
+        v = bfloat16_to_float32(_value(name[:-1] + "1", shapes, config, seed))
+        gain = OUTPUT_GAIN / v.shape[1] ** 0.5 if ".output_proj." in name else 1.0
+        return float32_to_bfloat16(gain * np.sqrt(np.square(v).sum(axis=(1, 2), keepdims=True)))
+    if name.endswith(".embedding_sum"):
+        usage = bfloat16_to_float32(_value(name.replace("embedding_sum", "cluster_usage"), shapes, config, seed))
+        return float32_to_bfloat16(np.float32(0.5) * rng.standard_normal(shape, dtype=np.float32) * usage[:, None])
+    if (divisor := _noise_divisor(name, shape, config)) is None:
+        return float32_to_bfloat16(_initial(name, shape, config, rng))
+    bits, rows = np.empty(shape, np.uint16), max(1, _BLOCK // math.prod(shape[1:]))
+    for start in range(0, shape[0], rows):  # a generator goes on where it stopped: the same numbers as at once
+        block = rng.standard_normal((min(rows, shape[0] - start), *shape[1:]), dtype=np.float32)
+        bits[start : start + rows] = float32_to_bfloat16(block / divisor)
+    return bits
+
+
+def _noise_divisor(name: str, shape: tuple[int, ...], config: VoxtralConfig) -> np.float32 | None:
+    """Of a tensor that is nothing but noise, what unit noise is divided by; None for others."""
+    parts = name.split(".")
+    special = parts[-1] in ("attention_scale", "ffn_scale", "cluster_usage") or parts[-2].endswith("norm")
+    if special or ".output_proj." in name or ".decoder_blocks.0.conv." in name or _is_transposed(name):
+        return None
+    if name == _TABLE:
+        return np.float32(np.sqrt(config.codec.n_codebooks))  # so that a frame's sum has unit variance
+    return np.float32(1 if name.endswith("tok_embeddings.weight") else np.sqrt(np.prod(shape[1:])))
 
 
 def _initial(name: str, shape: tuple[int, ...], config: VoxtralConfig, rng: np.random.Generator) -> np.ndarray:
@@ -88,22 +114,11 @@ def _initial(name: str, shape: tuple[int, ...], config: VoxtralConfig, rng: np.r
         return np.ones(shape, dtype=np.float32)
     if last[-1] == "cluster_usage":
         return rng.uniform(0.5, 4.0, shape).astype(np.float32)
-    if last[-1] == "original0":
-        return np.ones(shape, dtype=np.float32)  # set from original1
     if ".output_proj." in name:
         return _harmonic_bank(shape, config, rng)
     if ".decoder_blocks.0.conv." in name:
         return _spread(shape, config, rng)
-    if _is_transposed(name):
-        return _hold(shape, rng)
-    noise = rng.standard_normal(shape, dtype=np.float32)
-    if last[-1] == "embedding_sum":
-        return np.float32(0.5) * noise
-    if name == _TABLE:
-        return noise / np.float32(np.sqrt(config.codec.n_codebooks))  # so that a frame's sum has unit variance
-    if name.endswith("tok_embeddings.weight"):
-        return noise
-    return noise / np.float32(np.sqrt(np.prod(shape[1:])))
+    return _hold(shape, rng)
 
 
 def _is_transposed(name: str) -> bool:

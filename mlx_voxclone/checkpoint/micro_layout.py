@@ -60,11 +60,14 @@ class Sizes:
     n_heads: int = 4
     n_kv_heads: int = 2
     codec_n_heads: int = 4
+    vocab_size: int = 0  # rows of the text embedding; 0: the tokenizer's 320
 
 
 PRESETS = {
     "tiny": Sizes(64, 2, 16, 128, 2, 64, 16, 128, 128, 16),
     "small": Sizes(128, 4, 32, 256, 2, 128, 32, 256, 256, 32),
+    # The release's own: 8 GB of random numbers, to rehearse time, memory and disk with.
+    "full": Sizes(3072, 26, 128, 9216, 3, 1024, 128, 4096, 8192, 256, 32, 8, 8, 131072),
 }
 
 
@@ -78,7 +81,7 @@ def params_json(sizes: Sizes, voices: dict[str, int]) -> dict[str, Any]:
         "causal": True,
         "rope_theta": 1000000.0,
         "norm_eps": 1e-05,
-        "vocab_size": N_SPECIAL + 256 + len(_MERGES),
+        "vocab_size": sizes.vocab_size or N_SPECIAL + 256 + len(_MERGES),
         "max_seq_len": 65536,
         "model_parallel": 1,
         "tied_embeddings": True,

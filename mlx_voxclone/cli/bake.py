@@ -38,15 +38,10 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.checkpoint.bake import bake
     from mlx_voxclone.checkpoint.fold import LOSSY
-    from mlx_voxclone.progress import progress_bar
+    from mlx_voxclone.progress import weight_bar
 
     adapters = [AdapterSource.parse(text) for text in options.adapters]
-    with progress_bar(quiet=options.quiet, desc="weights", unit="B", unit_scale=True, delay=1) as bar:
-
-        def advance(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count)
-
+    with weight_bar(options.quiet) as advance:
         report = bake(
             options.model,
             options.output,

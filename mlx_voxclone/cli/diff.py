@@ -26,15 +26,10 @@ def main(argv: list[str]) -> None:
 
     from mlx_voxclone.checkpoint.compare import compare
     from mlx_voxclone.checkpoint.release import Release
-    from mlx_voxclone.progress import progress_bar
+    from mlx_voxclone.progress import weight_bar
 
     base, other = Release(options.base), Release(options.other)
-    with progress_bar(quiet=options.quiet, desc="weights", unit="B", unit_scale=True, delay=1) as bar:
-
-        def advance(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count)
-
+    with weight_bar(options.quiet) as advance:
         found = compare(base, other, advance)
     print(
         json.dumps(asdict(found) | {"equal": found.equal}, indent=1) if options.json else table(found, options.verbose)

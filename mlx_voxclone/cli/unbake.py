@@ -28,14 +28,9 @@ def main(argv: list[str]) -> None:
     set_quiet(options.quiet)
 
     from mlx_voxclone.checkpoint.unbake import unbake
-    from mlx_voxclone.progress import progress_bar
+    from mlx_voxclone.progress import weight_bar
 
-    with progress_bar(quiet=options.quiet, desc="weights", unit="B", unit_scale=True, delay=1) as bar:
-
-        def advance(count: int, total: int) -> None:
-            bar.total = total
-            bar.update(count)
-
+    with weight_bar(options.quiet) as advance:
         report = unbake(
             options.model,
             options.output,

@@ -14,6 +14,7 @@ from mlx_voxclone.model.acoustic import FlowMatchingHead, checked_frames
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.generation import GeneratedCodes, generate_batch
 from mlx_voxclone.model.layers import KVCache, TransformerBlock
+from mlx_voxclone.model.recompute import recomputed
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
 
@@ -25,6 +26,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.layers = [TransformerBlock(config, config.rope_theta) for _ in range(config.n_layers)]
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.recompute = False  # gradient checkpointing per layer, for training
 
     def hidden_states(
         self,
@@ -46,7 +48,10 @@ class Backbone(nn.Module):
         for i, layer in enumerate(self.layers):
             if layer_inputs is not None:
                 layer_inputs.append(x)
-            x = layer(x, cache[i] if cache is not None else None)
+            if self.recompute and cache is None:
+                x = recomputed(layer, x)
+            else:
+                x = layer(x, cache[i] if cache is not None else None)
         return self.norm(x)
 
     def new_cache(self) -> list[KVCache]:

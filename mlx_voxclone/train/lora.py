@@ -13,6 +13,7 @@ from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.adapter_mix import LowRank
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.recompute import KeyedDropout
 from mlx_voxclone.model.voxtral import Voxtral
 
 ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
@@ -91,7 +92,8 @@ def add_lora(
     for i in range(len(model.layers) - count, len(model.layers)):
         for target in targets:
             room = _room(model.layers[i], target)
-            wrapped = LoRALinear.from_base(getattr(room, target), r=rank, dropout=dropout, scale=alpha / rank)
+            wrapped = LoRALinear.from_base(getattr(room, target), r=rank, scale=alpha / rank)
+            wrapped.dropout = KeyedDropout(dropout)
             setattr(room, target, wrapped)
             names.append(f"layers.{i}.{'attention' if target in ATTENTION else 'feed_forward'}.{target}")
     # By key, and not unfreeze() alone: that would unfreeze the quantised weights too and break the gradient.

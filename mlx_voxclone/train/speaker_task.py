@@ -198,7 +198,7 @@ class SpeakerTask:
         self._save(directory, parameters)
 
     def fingerprint(self) -> str:
-        section = self.section.model_dump(mode="json", exclude={"train", "encoder"})
+        section = self.section.model_dump(mode="json", exclude={"train", "encoder", "recompute"})
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity

@@ -223,6 +223,7 @@ def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral
     model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
     if section.quantise.bits:
         quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    model.recompute = section.recompute
     lora = section.lora
     add_lora(
         model,
@@ -267,7 +268,7 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     import yaml
 
     lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
-    free = ("device", "say", "bake.", *lengths, *(f"{stage}." for stage in open_stages))
+    free = ("device", "say", "bake.", "speaker.recompute", *lengths, *(f"{stage}." for stage in open_stages))
     old, new = _flat(yaml.safe_load(saved) or {}), _flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
