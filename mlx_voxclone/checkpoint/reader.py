@@ -44,8 +44,15 @@ class TensorFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self._map, size = _open(self.path)
-        self.metadata, self._infos = _parse(self._map, size, str(self.path))
+        self._map, self._state = _open(self.path)
+        self.metadata, self._infos = _parse(self._map, self._state[0], str(self.path))
+
+    def changed(self) -> bool:
+        """Whether the file under this name is another one, or was written to, since it was opened."""
+        try:
+            return _state(os.stat(self.path)) != self._state
+        except OSError:
+            return True
 
     def names(self) -> list[str]:
         """All tensor names, in the order of their bytes."""
@@ -96,13 +103,17 @@ class TensorFile:
         return {name: loaded[name] for name in wanted}
 
 
-def _open(path: Path) -> tuple[mmap.mmap, int]:
+def _state(of: os.stat_result) -> tuple[int, ...]:
+    return of.st_size, of.st_mtime_ns, of.st_ino, of.st_dev
+
+
+def _open(path: Path) -> tuple[mmap.mmap, tuple[int, ...]]:
     try:
         with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size < 8:
+            state = _state(os.fstat(file.fileno()))
+            if (size := state[0]) < 8:
                 raise CheckpointError(f"{path}: not a safetensors file ({size} bytes); copy or download it again")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), size
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), state
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as e:

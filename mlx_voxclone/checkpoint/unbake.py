@@ -154,6 +154,9 @@ def unbake(
             (directory / NOTICE).write_text(notice, encoding="utf-8")
         new = Release(directory)
         new.check()
+        for file in {id(file): file for file in sources.values()}.values():
+            if file.changed():
+                raise CheckpointError(f"{file.path}: changed while it was copied; nothing was written, run again")
         if new.fingerprint() != past.fingerprint:
             raise CheckpointError(
                 f"{release.path}: its language model is not the one that its {HISTORY} tells of, so it cannot be taken"

@@ -14,6 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -161,15 +162,17 @@ def write_safetensors(
     with atomic_file(path, overwrite=overwrite) as file:
         file.write(header)
         digests = {}
-        for entry in entries:
-            data = to_bytes(entry.produce())
-            if data.nbytes != entry.nbytes:
-                raise ValueError(f"{entry.name}: {data.nbytes} bytes for {entry.dtype} {list(entry.shape)}")
-            digests[entry.name] = hashlib.sha256(data).hexdigest()
-            file.write(data)
-            if progress is not None:
-                progress(data.nbytes)
-            del data
+        with ThreadPoolExecutor(1) as hashing:
+            for entry in entries:
+                data = to_bytes(entry.produce())
+                if data.nbytes != entry.nbytes:
+                    raise ValueError(f"{entry.name}: {data.nbytes} bytes for {entry.dtype} {list(entry.shape)}")
+                digest = hashing.submit(_sha256, data)  # while it is written
+                file.write(data)
+                digests[entry.name] = digest.result()
+                if progress is not None:
+                    progress(data.nbytes)
+                del data, digest
         file.flush()
         os.fsync(file.fileno())
         _verify(Path(file.name), Path(path), entries, digests)
@@ -206,13 +209,22 @@ def _header(entries: list[Entry], metadata: Mapping[str, str] | None) -> bytes:
 
 def _verify(written: Path, target: Path, entries: list[Entry], digests: dict[str, str]) -> None:
     file = TensorFile(written)
-    for entry in entries:
+
+    def as_written(entry: Entry) -> bool:
         info = file.info(entry.name)
         same = (info.dtype, info.shape) == (entry.dtype, tuple(entry.shape))
-        if not same or hashlib.sha256(file.raw(entry.name)).hexdigest() != digests[entry.name]:
-            raise CheckpointError(f"{target}: {entry.name} reads back otherwise than written; check the disk")
+        return same and _sha256(file.raw(entry.name)) == digests[entry.name]
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for entry, same in zip(entries, pool.map(as_written, entries)):
+            if not same:
+                raise CheckpointError(f"{target}: {entry.name} reads back otherwise than written; check the disk")
     if len(file) != len(entries):
         raise CheckpointError(f"{target}: {len(file)} tensors read back, {len(entries)} written; check the disk")
+
+
+def _sha256(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _temporary_name(path: Path) -> Path:

@@ -36,7 +36,7 @@ def _room(layer: nn.Module, target: str) -> nn.Module:
 
 
 def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
-    """Replace every linear of the backbone's layers by a quantised one, a layer at a time (memory of one layer).
+    """Replace every linear of the backbone's layers by a quantised one, one after the other (memory of one linear).
 
     Raises:
         ConfigError: a linear's input width is no multiple of `group_size`.
@@ -55,7 +55,10 @@ def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
             if on_cpu:
                 quantised.__class__ = DequantisedLinear
             setattr(room, target, quantised)
+            del linear
+            mx.eval(quantised.parameters())
         mx.eval(layer.parameters())
+        mx.clear_cache()
 
 
 def add_lora(

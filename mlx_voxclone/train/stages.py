@@ -13,6 +13,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -221,6 +222,10 @@ def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral
     """The release's LM, quantised and wrapped in LoRA, with head and decoder."""
     section = config.speaker
     model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
+    for name, array in tree_flatten(model.parameters()):  # one by one, and what is large first: memory has its peak
+        if not name.startswith("layers."):  # while a tensor is there both as stored and as used
+            mx.eval(array)
+            mx.clear_cache()
     if section.quantise.bits:
         quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
     model.recompute = section.recompute
