@@ -16,6 +16,7 @@ COMMANDS = {
     "voices": "list, add and remove the voices of a checkpoint; recover the codes behind one",
     "prepare": "recordings -> clips, transcripts and a held-out split",
     "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
+    "doctor": "what this machine can train: memory, time, disk, and what to change",
     "micro": "write a miniature checkpoint to try everything on",
 }
 USAGE_ERROR = 2

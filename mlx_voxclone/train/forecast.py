@@ -1,0 +1,328 @@
+"""Memory and time of a training before it starts: real steps of it in the small, and what they say of the whole.
+
+A speaker training is tried with the first one and two layers of the language model at their true widths and the longest
+sequences it may meet; what the second layer adds, each of the others adds too. An encoder training is tried with the
+whole codec on short crops, of growing length as far as the time goes, and continued in a straight line: its attention
+is windowed, so all of it grows with the length. Weights are random; what they hold changes neither memory nor time.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, PARAMS, TEKKEN, expected_shapes, part_of
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
+from mlx_voxclone.train.loader import Loader
+from mlx_voxclone.train.lora import TARGETS, add_lora, quantise_backbone
+from mlx_voxclone.train.optimizers import Optimizers
+from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.train.stages import Compute
+from mlx_voxclone.train.task import Task, parameter_groups
+
+BUDGET = 10.0  # seconds of trying, per stage; two sizes are tried whatever they take
+LETTERS_PER_SECOND = 15  # of speech, spaces among them
+TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
+_TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
+PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)
+_STEPS = 3  # per size; the first one also allocates
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one stage.
+
+    Args:
+        stage: `encoder` or `speaker`.
+        parts: bytes by what they are for; they sum up to `peak`.
+        step_seconds: of one optimiser step, with items of the greatest length.
+        steps: of the training; 0 where epochs decide.
+        note: what was tried.
+    """
+
+    stage: str
+    parts: dict[str, float]
+    step_seconds: float
+    steps: int
+    note: str = ""
+
+    @property
+    def peak(self) -> float:
+        """Bytes of MLX's memory at the worst moment."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `_STEPS` optimiser steps took: MLX's peak (bytes) and the time of a micro-batch (seconds)."""
+
+    size: float
+    peak: float
+    seconds: float
+
+
+@dataclass
+class _Clip:
+    """Noise, in the place of a `data.clips.Clip`."""
+
+    id: str
+    samples: int
+    text: str | None = None
+
+    def read(self) -> np.ndarray:
+        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)
+
+
+@dataclass
+class _Data:
+    train: list[_Clip]
+    heldout: list[_Clip] = field(default_factory=list)
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+def model_params(model: str | Path) -> dict:
+    """`params.json` of a model directory; of the release, where it is not there yet (a hub id)."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return VoxtralConfig.from_file(path).raw
+    return params_json(PRESETS["full"], {})
+
+
+def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
+    """Try a stage of a configuration on MLX's default device.
+
+    Args:
+        config: of the run.
+        stage: `encoder` or `speaker`.
+        budget: seconds after which no larger trial is begun.
+    """
+    before = mx.random.state[0].tolist() if stage == "encoder" else None
+    params, compute = model_params(config.model), Compute.of(config)
+    try:
+        return _encoder(config, params, compute, budget) if stage == "encoder" else _speaker(config, params, compute)
+    finally:
+        mx.clear_cache()
+        if before is not None:
+            mx.random.seed((before[0] << 32) | before[1])
+
+
+def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
+    """Optimiser steps as the trainer makes them."""
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    masters = Masters(task, settings.precision)
+    optimizers = Optimizers(masters.values, settings, parameter_groups(task))
+    durations = []
+    with Loader(
+        task, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=0, position=(0, 0), step=0
+    ) as loader:
+        for step in range(_STEPS):
+            group = loader.next()
+            began = time.perf_counter()
+            gradients, _, _ = group_gradients(task, masters, group, step)
+            norms = gradient_norms(gradients)
+            masters.replace(optimizers.updated(gradients, masters.values, norms, step, _STEPS + 1))
+            mx.eval(masters.values, optimizers.state)
+            durations.append((time.perf_counter() - began) / len(group.batches))
+    return Trial(size, float(mx.get_peak_memory()), min(durations))
+
+
+def _peak(trials: list[Trial], size: float) -> float:
+    """Bytes at another size, on the line through the two largest trials: memory repeats to the byte."""
+    a, b = trials[-2:]
+    return a.peak + (size - a.size) / (b.size - a.size) * (b.peak - a.peak)
+
+
+def _settings(section, compute: Compute, batch_size: int) -> TrainSettings:
+    return TrainSettings(
+        steps=_STEPS + 1,
+        batch_size=batch_size,
+        accumulate=min(2, section.accumulate),
+        learning_rate=1e-6,
+        precision=compute.precision,
+    )
+
+
+# --- encoder ----------------------------------------------------------------------------------------------------------
+
+
+def _encoder(config: RunConfig, params: dict, compute: Compute, budget: float) -> Forecast:
+    section, train = config.encoder, config.encoder.train
+    codec_config = VoxtralConfig.from_dict(params).codec
+    whole = section.crop_seconds * train.batch_size  # seconds of audio in memory at once
+    # One item at a time, from about an eighth of a crop: what a batch adds is what a longer crop would.
+    sizes = [s for s in (0.125, 0.25, 0.5, 1.0) if s * section.crop_seconds >= codec_config.frame_size / SAMPLE_RATE]
+    plan = [(s * section.crop_seconds, 1) for s in sizes or [1.0]]
+    plan += [(section.crop_seconds, n) for n in (2, 4, 8, 16, 32) if n <= train.batch_size]
+    trials, began = [], time.perf_counter()
+    for crop, batch in plan:
+        trials.append(_encoder_trial(config, params, compute, crop, batch))
+        if len(trials) > 1 and (time.perf_counter() - began) * 2.5 > budget:
+            break
+    if len(trials) == 1:
+        trials.insert(0, Trial(0.0, trials[0].peak, 0.0))
+    peak = _peak(trials, whole)
+    seconds = trials[-1].seconds * whole / trials[-1].size  # in proportion: times scatter, and a line would lever that
+    weights = _encoder_weights(params, compute)
+    trained = weights.pop("trained")
+    parts = {**weights, "encoder, gradients, optimiser": (4 + (train.accumulate > 1)) * 4.0 * trained}
+    parts["activations and the rest"] = max(0.0, peak - sum(parts.values()))
+    share = section.pairs.share if section.pairs.path else 0.0
+    seconds *= train.accumulate * (1 - share * (1 - PAIR_COST))
+    note = f"tried up to {trials[-1].size:g} s of the {whole:g} s of audio in a batch"
+    if section.distillation.enabled:
+        note += "; without the Whisper, which is heard before the training and then unloaded"
+    return Forecast("encoder", parts, seconds, 0 if train.epochs else train.steps, note)
+
+
+def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: float, batch: int) -> Trial:
+    section = config.encoder
+    count = batch * min(2, section.train.accumulate)
+    distillation = section.distillation.model_copy(update={"enabled": False})
+    pairs = section.pairs.model_copy(update={"path": []})
+    judges = section.discriminators.model_copy(update={"warmup_steps": 0, "start_step": 0})
+    changes = {"crop_seconds": crop, "pairs": pairs, "distillation": distillation, "discriminators": judges}
+    section = section.model_copy(update=changes)
+    mx.random.seed(0)
+    codec = Voxtral(VoxtralConfig.from_dict(params), encoder=True).audio_tokenizer
+    codec.set_dtype(mx.float32)
+    for part in (*codec.decoder_blocks, codec.output_proj):
+        part.set_dtype(compute.dtype)
+    mx.eval(codec.parameters())
+    clips = [_Clip(str(k), round(crop * SAMPLE_RATE)) for k in range(count)]
+    task = EncoderTask(codec, _Data(clips, clips[:1]), section, compute_dtype=compute.dtype)
+    return _try(task, _settings(section.train, compute, batch), crop * batch)
+
+
+def _encoder_weights(params: dict, compute: Compute) -> dict[str, float]:
+    shapes = expected_shapes(VoxtralConfig.from_dict(params), ["decoder", "encoder"])
+    sizes = {part: sum(np.prod(s) for n, s in shapes.items() if part_of(n) == part) for part in ("decoder", "encoder")}
+    width = 4.0 if compute.precision == "float32" else 2.0
+    return {"codec decoder": width * sizes["decoder"], "trained": float(sizes["encoder"])}
+
+
+# --- speaker ----------------------------------------------------------------------------------------------------------
+
+
+def _speaker(config: RunConfig, params: dict, compute: Compute) -> Forecast:
+    section, layers = config.speaker, params["n_layers"]
+    adapted = min(section.lora.layers or layers, layers)
+    trials = [_speaker_trial(config, params, compute, n) for n in (1, 2)[: max(1, min(2, adapted))]]
+    if len(trials) == 1:
+        trials.insert(0, Trial(0.0, trials[0].peak, 0.0))
+    parts = _speaker_weights(params, config, compute)
+    own = parts["language model's linears"] / layers
+    # Layers below the adapted ones have weights, and a forward pass alone: a third of the time, and nothing is kept.
+    below = layers - adapted
+    peak = _peak(trials, adapted) + below * own + parts["embeddings"] + parts["codec decoder"]  # not in the trials
+    first, last = trials[-2].seconds, trials[-1].seconds
+    per_layer = max(last - first, last / 10)
+    seconds = last + (adapted - trials[-1].size + below / 3) * per_layer
+    known = sum(parts.values())
+    parts["activations and the rest"] = max(0.0, peak - known)
+    tokens = sum(_lengths(config)[key] for key in ("text", "voice", "frames"))
+    note = f"tried with {len(trials)} of {layers} layers, sequences of up to {tokens} positions"
+    return Forecast("speaker", parts, seconds * section.train.accumulate, _steps(section.train), note)
+
+
+def _steps(train) -> int:
+    return 0 if train.epochs else train.steps
+
+
+def _lengths(config: RunConfig) -> dict[str, int]:
+    """Positions of the longest sequence, at 12.5 frames a second."""
+    section = config.speaker
+    frames, voice = (int(seconds * 12.5) for seconds in (section.max_seconds, section.reference_seconds[1]))
+    letters = section.max_seconds * LETTERS_PER_SECOND
+    return {"text": int(letters * _tokens_per_letter(config.model)), "voice": voice + 1, "frames": frames}
+
+
+def _tokens_per_letter(model: str | Path) -> float:
+    path = Path(model).expanduser()
+    if not (path / TEKKEN).is_file():
+        return TOKENS_PER_LETTER
+    tokenizer = SpeechTokenizer(path / TEKKEN, VoxtralConfig.from_file(path).backbone.vocab_size)
+    return (len(tokenizer.prompt(_TEXT, 1)) - len(tokenizer.prompt("T", 1))) / (len(_TEXT) - 1)
+
+
+def _speaker_trial(config: RunConfig, params: dict, compute: Compute, layers: int) -> Trial:
+    section, lengths = config.speaker, _lengths(config)
+    few = params | {"n_layers": layers, "vocab_size": min(params["vocab_size"], 64)}
+    model = Voxtral(VoxtralConfig.from_dict(few))
+    model.set_dtype(compute.dtype)
+    mx.random.seed(0)
+    mx.eval(model.mm_audio_embeddings.audio_codebook_embeddings.parameters(), model.acoustic_transformer.parameters())
+    model.recompute = section.recompute
+    if section.quantise.bits:
+        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    lora = section.lora
+    add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, dropout=lora.dropout)
+    rng, sizes = np.random.default_rng(0), [n - 2 for n in model.config.codec.code_sizes]
+
+    def codes(count: int) -> np.ndarray:
+        return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)
+
+    def prompt(text: str, rows: int) -> list[int]:
+        audio = model.config.audio_token_id
+        return [1, *[audio] * rows, *[2] * lengths["text"]]
+
+    batch, voice = section.train.batch_size, lengths["voice"] - 1
+    count = batch * min(2, section.train.accumulate)
+    items = [Utterance(str(k), "", codes(lengths["frames"]), (codes(voice),)) for k in range(count)]
+    seconds = section.reference_seconds[1]
+    longest = section.model_copy(update={"reference_seconds": [seconds, seconds]})
+    task = SpeakerTask(model, items, items[:1], longest, prompt=prompt, save=lambda directory, tensors: None)
+    return _try(task, _settings(section.train, compute, batch), layers)
+
+
+def _speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[str, float]:
+    shapes = expected_shapes(VoxtralConfig.from_dict(params), ["lm", "head", "decoder"])
+    width = 4.0 if compute.precision == "float32" else 2.0
+    section, parts = config.speaker, dict.fromkeys(("language model's linears", "embeddings", "flow head"), 0.0)
+    parts |= {"codec decoder": 0.0, "adapters, gradients, optimiser": 0.0}
+    bits, group, lora = section.quantise.bits, section.quantise.group_size, section.lora
+    first = params["n_layers"] - min(lora.layers or params["n_layers"], params["n_layers"])
+    for name, shape in shapes.items():
+        count, leaf = float(np.prod(shape)), name.split(".")[-2]
+        if name.startswith("layers.") and leaf in TARGETS:
+            parts["language model's linears"] += count * (bits / 8 + 2 * width / group) if bits else count * width
+            if leaf in lora.targets and int(name.split(".")[1]) >= first:
+                # value, gradient, its sum over micro-batches, two moments
+                parts["adapters, gradients, optimiser"] += 20.0 * lora.rank * sum(shape)
+        elif name.startswith(CODEC_PREFIX):
+            parts["codec decoder"] += 4.0 * count
+        else:
+            parts["flow head" if part_of(name) == "head" else "embeddings"] += width * count
+    return parts
+
+
+def disk_needed(config: RunConfig) -> dict[str, float]:
+    """Bytes that a run will write, by what they are for, and those of a model that has to be fetched first."""
+    params = model_params(config.model)
+    shapes = expected_shapes(VoxtralConfig.from_dict(params), ["lm", "head", "decoder", "encoder"])
+    encoder = sum(float(np.prod(shape)) for name, shape in shapes.items() if part_of(name) == "encoder")
+    total = sum(float(np.prod(shape)) for shape in shapes.values())
+    needed = {}
+    if not (Path(config.model).expanduser() / PARAMS).is_file():
+        needed["model, to be fetched"] = 2 * (total - encoder)
+    if "encoder" in config.stages:
+        # value and two moments per checkpoint, float32; one more while it is written; best/ twice for the same reason
+        needed["encoder's checkpoints"] = 4 * encoder * (3 * (config.encoder.train.keep + 1) + 2)
+    if "speaker" in config.stages:
+        lora = _speaker_weights(params, config, Compute("bf16"))["adapters, gradients, optimiser"] / 5
+        needed["adapters' checkpoints"] = lora * (3 * (config.speaker.train.keep + 1) + 2)
+    if config.task == "clone":
+        needed["baked checkpoint"] = 2 * total
+    return needed

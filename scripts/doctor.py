@@ -1,0 +1,8 @@
+"""Say what this machine can train; the same as `voxclone doctor`."""
+
+import sys
+
+from mlx_voxclone.cli.doctor import main
+
+if __name__ == "__main__":
+    sys.exit(main())
