@@ -174,7 +174,6 @@ class EncoderLosses(Section):
     semantic_code: NonNegative = 1.0
     acoustic_code: NonNegative = 1.0
     level_code: NonNegative = 0.0
-    cycle: NonNegative = 0.0
     feature_matching: NonNegative = 1.0
     distillation: NonNegative = 1.0
     usage: NonNegative = 0.0
@@ -251,7 +250,6 @@ class EncoderSection(Section):
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
     quantisation_noise: bool = False
-    semantic_from_sound: bool = True
     reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]

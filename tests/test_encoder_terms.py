@@ -10,7 +10,6 @@ from pairs_on_disk import load_some
 from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.data.code_statistics import CodeStatistics
-from mlx_voxclone.losses import acoustic_code_loss, semantic_code_loss
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train.encoder_losses import later_frames, nearest_distance
 from mlx_voxclone.train.encoder_task import EncoderTask, Teacher
@@ -42,7 +41,7 @@ def states(source, start, frames):
 
 
 TEACHER = Teacher(states, 5, "random")
-ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "cycle": 0.2, "usage": 0.1}
+ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "usage": 0.1}
 
 
 CODES_ALONE = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
@@ -119,7 +118,7 @@ def test_what_is_exported_is_the_encoder_alone(full, tmp_path):
 
 
 HEARD = ("l1", "commitment", "feature_matching", "distillation")
-ENCODED = ("semantic_code", "acoustic_code", "level_code", "cycle", "usage")
+ENCODED = ("semantic_code", "acoustic_code", "level_code", "usage")
 
 
 @pytest.mark.parametrize("term", [*HEARD, *ENCODED])
@@ -129,39 +128,6 @@ def test_every_term_moves_the_encoder(full, term):
     assert np.abs(found[LAST]).max() > 0
     judged = max(np.abs(value).max() for name, value in found.items() if name.startswith("discriminators."))
     assert judged == 0
-
-
-def test_the_sound_may_leave_the_semantic_latents_alone(miniature, pairs):
-    """The last convolution's rows of the semantic latent get gradient from the sound, or none; values stay."""
-    found = {}
-    for allowed in (True, False):
-        task = make(miniature, pairs, semantic_from_sound=allowed)
-        batch = batch_of(task, 0, 1)
-        found[allowed] = (gradients(task, batch, "mel")[LAST], task.losses(batch)["mel"].item())
-    split = task.codec.config.semantic_dim
-    assert found[True][1] == found[False][1]
-    assert np.abs(found[True][0][:split]).max() > 0
-    assert np.abs(found[False][0][:split]).max() == 0
-    assert np.allclose(found[True][0][split:], found[False][0][split:], atol=1e-6)
-
-
-def test_the_cycle_is_what_the_codes_of_a_recording_say_when_heard_again(miniature, pairs):
-    """Recordings alone count; by hand: encode, quantise, decode, encode, compare."""
-    task = make(miniature, pairs, losses={"cycle": 1.0})
-    batch = next(b for b in (batch_of(task, 0, 1, 2, epoch=e) for e in range(30)) if len(b.get("coded", [])) == 1)
-    codec, rows = task.codec, [k for k in range(3) if k not in batch["coded"]]
-    waves, lengths = batch["waveform"][mx.array(rows)], [batch["lengths"][k] for k in rows]
-    first = codec.encode_latents(waves, lengths)
-    again = codec.encode_latents(codec.decode(codec.quantize(first))[:, : task.crop], lengths)
-    book, split = codec.quantizer.semantic_codebook.embedding, codec.config.semantic_dim
-
-    expected, codes = 0.0, codec.quantize(first)
-    for row, n in enumerate(codec.config.n_frames(length) for length in lengths):
-        z, c = again[row : row + 1, :n], codes[row : row + 1, :, :n].swapaxes(1, 2)
-        semantic = semantic_code_loss(z[..., :split], c[..., 0], book, temperature=nearest_distance(book))
-        expected += n * (semantic + acoustic_code_loss(z[..., split:], c[..., 1:], levels=21)).item()
-    assert task.losses(batch)["cycle"].item() == pytest.approx(expected, rel=1e-4)
-    assert task.targets(batch)["cycle"] == sum(codec.config.n_frames(n) for n in lengths)
 
 
 def test_pairs_tell_the_projection_what_their_codes_mean(miniature, pairs):

@@ -109,8 +109,6 @@ class EncoderTerms:
                 sums["distillation"] = self._distillation(quantised, batch)
         if set(names) & set(CODES):
             sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
-        if "cycle" in names:
-            sums["cycle"] = self._cycle(latents, batch)
         if "usage" in names:
             frames = [codec.config.n_frames(n) for n in lengths]
             sums["usage"] = sum(frames) * self._usage(latents, frames)
@@ -129,7 +127,6 @@ class EncoderTerms:
             sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
         if set(names) & {*SOUND, *OPPONENTS}:
             heard = quantised[place]
-            heard = heard if self.section.semantic_from_sound else self._acoustic_only(heard)
             decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
             sound = self._sound(decoded, target, lengths)
             sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
@@ -137,11 +134,6 @@ class EncoderTerms:
                 opponents = self._opponents(decoded, target, lengths)
                 sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
         return sums
-
-    def _acoustic_only(self, quantised: mx.array) -> mx.array:
-        """The same values; gradient through the acoustic part alone."""
-        split = self.model.codec.config.semantic_dim
-        return mx.concatenate([mx.stop_gradient(quantised[..., :split]), quantised[..., split:]], axis=-1)
 
     def _sound(self, decoded: mx.array, target: mx.array, lengths: Sequence[int]) -> dict[str, Callable[[], mx.array]]:
         section = self.section
@@ -161,27 +153,10 @@ class EncoderTerms:
 
     def _codes(self, latents: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         """Of the pairs, against their true codes."""
+        config = self.model.codec.config
         counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
         latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])
-        return self._against(latents, later_frames(batch["codes"].swapaxes(1, 2), batch["skip"]), counts)
-
-    def _cycle(self, latents: mx.array, batch: Mapping[str, Any]) -> mx.array:
-        """Of the recordings: the codes that they got, decoded and encoded again, should be the same codes.
-
-        What is decoded from codes is a pair, whatever encoder they come from. These are pairs of the voices recorded.
-        """
-        codec, rows = self.model.codec, recordings(batch)
-        lengths = [batch["lengths"][k] for k in rows]
-        codes = codec.quantize(mx.stop_gradient(latents[mx.array(rows)]))
-        sound = mx.stop_gradient(codec.decode(codes))[:, : self.crop]
-        again = codec.encode_latents(sound.astype(self._dtype), lengths)
-        frames = [codec.config.n_frames(n) for n in lengths]
-        found = self._against(again, codes.swapaxes(1, 2), frames)
-        return found["semantic_code"] + found["acoustic_code"]
-
-    def _against(self, latents: mx.array, codes: mx.array, counts: Sequence[int]) -> dict[str, mx.array]:
-        """Sums over frames of the losses of latents `[P, T, D]` against codes `[P, T, 37]`."""
-        config = self.model.codec.config
+        codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])
         semantic, acoustic = latents[..., : config.semantic_dim], latents[..., config.semantic_dim :]
         levels, margin = config.acoustic_codebook_size, self.section.codes.margin
         where = (counts, "none")

@@ -104,7 +104,7 @@ class EncoderTask:
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
         there = {**dict.fromkeys(CODES, self.pairs is not None), "feature_matching": opponents}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
-        optional = {"level_code", "cycle", "usage"}  # costly, and of no interest to those who do not use them
+        optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
         return found | ({"discriminator": 1.0} if opponents else {})
 
@@ -158,12 +158,11 @@ class EncoderTask:
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Valid samples for what is heard, frames for codes and states; 0 for what is not looked at in this batch."""
-        heard, config = recordings(batch), self.codec.config
+        heard = recordings(batch)
         counts = dict.fromkeys(OF_RECORDINGS, float(sum(batch["lengths"][k] for k in heard)))
         counts |= dict.fromkeys(CODES, float(sum(batch.get("coded_frames", [])) - sum(batch.get("skip", []))))
-        counts |= {"cycle": float(sum(config.n_frames(batch["lengths"][k]) for k in heard))}
         counts |= {"distillation": float(sum(batch.get("taught_frames", [])))}
-        counts |= {"usage": float(sum(config.n_frames(n) for n in batch["lengths"]))}
+        counts |= {"usage": float(sum(self.codec.config.n_frames(n) for n in batch["lengths"]))}
         if "step" not in batch:  # measuring: every term of interest, on the data it is of interest on
             unasked = (*OPPONENTS, "usage") if "coded" in batch else OPPONENTS
             return {name: 0.0 if name in unasked else counts[name] for name in self.weights}
