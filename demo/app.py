@@ -20,8 +20,8 @@ import numpy as np
 
 from mlx_voxclone.cli.common import Parser, add_device, entry, message, set_device
 from mlx_voxclone.errors import ConfigError, DataError, VoxcloneError
+from mlx_voxclone.evaluate.page import NOTICE
 from mlx_voxclone.evaluate.plots import sound_figure
-from mlx_voxclone.evaluate.report import NOTICE
 
 SENTENCE = "I would like a cup of tea, please, and the newspaper if you have finished with it."
 CONSENT = "This is my voice, or its owner has agreed to this use of it."

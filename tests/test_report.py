@@ -9,8 +9,9 @@ import pytest
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.page import NOTICE
 from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure
-from mlx_voxclone.evaluate.report import NOTICE, write_report
+from mlx_voxclone.evaluate.report import write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -214,7 +215,7 @@ def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch):
     page = Page(write_report(run))
     assert "before-1.wav is missing or cannot be read" in page.words
     assert "after-1.wav is missing or cannot be read" in page.words
-    monkeypatch.setattr("mlx_voxclone.evaluate.report._EMBED_LIMIT", 10)
+    monkeypatch.setattr("mlx_voxclone.evaluate.page._EMBED_LIMIT", 10)
     assert "../encoder/samples/step-0/clip-1-original.wav" in Page(write_report(run)).audio
 
 
@@ -286,7 +287,7 @@ def test_samples_of_an_encoder_are_compared_with_their_original(tmp_path, monkey
         drawn.append((float(np.abs(samples).max()), drawing))
         return sound_figure(samples[:0])
 
-    monkeypatch.setattr("mlx_voxclone.evaluate.report.sound_figure", look)
+    monkeypatch.setattr("mlx_voxclone.evaluate.page.sound_figure", look)
     (tmp_path / "log.jsonl").write_text("")
     for step, level in ((0, 0.1), (6, 0.2)):
         tone(tmp_path / "samples" / f"step-{step}" / "clip-1-original.wav")

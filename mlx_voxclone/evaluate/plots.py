@@ -4,7 +4,7 @@ Only `matplotlib.figure.Figure` is used, never pyplot: no global state, no displ
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # matplotlib takes half a second to import: only when somethi
     from matplotlib.figure import Figure
 
     from mlx_voxclone.evaluate.code_usage import CodeUsage
+    from mlx_voxclone.evaluate.measure import Change
 
 INK, TRAIN, HELDOUT = "#1f2328", "#3b6ea8", "#d1602b"  # blue and orange stay apart for colour-blind eyes
 _MEL_WINDOW, _MEL_BANDS = 1024, 80
@@ -128,6 +129,27 @@ def curves_figure(panels: Sequence[tuple[str, Sequence[Series]]], best_step: int
         axis.set_axis_off()
     for axis in axes[max(0, len(panels) - columns) : len(panels)]:
         axis.set_xlabel("step", fontsize=8)
+    return figure
+
+
+def changes_figure(changes: "Mapping[str, Change]") -> "Figure":
+    """Bars before and after, a panel per metric; the line on the second is the interval of the difference."""
+    from matplotlib.figure import Figure
+
+    columns = min(4, len(changes))
+    rows = -(-len(changes) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.3 * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).reshape(-1)
+    for axis, (title, change) in zip(axes, changes.items()):
+        axis.bar(["before", "after"], [change.before, change.after], color=[TRAIN, HELDOUT], width=0.6)
+        ends = [change.before + change.difference.low, change.before + change.difference.high]
+        axis.plot([1, 1], ends, color=INK, linewidth=1.6)
+        axis.axhline(0, color=INK, linewidth=0.6)
+        axis.set_title(f"{title}\n{change.verdict}", fontsize=8, color=INK)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[len(changes) :]:
+        axis.set_axis_off()
     return figure
 
 

@@ -1,0 +1,306 @@
+"""Every metric of every case, and what they come to: means with bootstrap confidence intervals, and comparisons.
+
+A metric is there for a case if what it needs is: an original for the codec metrics, a reference for the voice, a text
+and a Whisper for the error rates. Error rates are sums of errors over sums of words, as is usual; all others are means.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlx_voxclone import __version__
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.cases import Case
+from mlx_voxclone.evaluate.fidelity import fidelity
+from mlx_voxclone.evaluate.intelligibility import Errors, errors
+from mlx_voxclone.evaluate.prosody import pitch, semitones, spoken_seconds
+from mlx_voxclone.evaluate.speakers import SpeakerModel, similarity
+
+RESAMPLES, CONFIDENCE = 2000, 0.95
+HIGHER, LOWER, NEITHER = "higher", "lower", ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: its title, unit, and which way is better."""
+
+    title: str
+    unit: str
+    better: str
+
+
+METRICS = {
+    "similarity": Metric("speaker similarity", "cosine", HIGHER),
+    "spectral_similarity": Metric("spectral similarity (no speaker model)", "cosine", HIGHER),
+    "wer": Metric("word error rate", "%", LOWER),
+    "cer": Metric("character error rate", "%", LOWER),
+    "pitch_distance": Metric("distance of the median pitch", "semitones", LOWER),
+    "pitch_hz": Metric("median pitch", "Hz", NEITHER),
+    "pitch_deviation": Metric("deviation of the pitch", "semitones", NEITHER),
+    "letters_per_second": Metric("pace", "letters/s", NEITHER),
+    "duration_ratio": Metric("duration over the original's", "", NEITHER),
+    "real_time_factor": Metric("seconds of work per second of speech", "", LOWER),
+    "mel_distance": Metric("mel distance", "", LOWER),
+    "stft_distance": Metric("STFT distance", "", LOWER),
+    "pesq": Metric("PESQ, wide band", "", HIGHER),
+    "estoi": Metric("ESTOI", "", HIGHER),
+    "si_sdr": Metric("SI-SDR", "dB", HIGHER),
+}
+_RATES = {"wer": ("word_edits", "words"), "cer": ("letter_edits", "letters")}
+
+
+class Hears(Protocol):
+    """A `data.transcribe.Transcriber`."""
+
+    model: str
+
+    def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]: ...
+
+
+@dataclass
+class Measured:
+    """One case.
+
+    Args:
+        id: of the case.
+        metrics: name -> value, those that could be had.
+        errors: for the error rates.
+        heard: what the Whisper understood; None: it was not asked, or understood nothing.
+        notes: why a metric is missing that was to be expected.
+    """
+
+    id: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    errors: Errors | None = None
+    heard: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean over `n` cases with a 95 % bootstrap interval (percentiles)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass
+class Evaluation:
+    """Everything: `about` says with what it was measured."""
+
+    about: dict[str, Any]
+    cases: list[Measured]
+    summary: dict[str, Interval]
+
+    def to_json(self) -> str:
+        """Numbers that are not finite become null."""
+        return json.dumps(_finite(asdict(self)), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Evaluation":
+        """What `to_json` wrote.
+
+        Raises:
+            DataError: not there, or not that.
+        """
+        path = Path(path)
+        path = path / "evaluation.json" if path.is_dir() else path
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            cases = [
+                Measured(
+                    case["id"],
+                    {k: float(v) for k, v in case["metrics"].items() if v is not None},
+                    Errors(**case["errors"]) if case["errors"] else None,
+                    case["heard"],
+                    list(case["notes"]),
+                )
+                for case in raw["cases"]
+            ]
+            return cls(dict(raw["about"]), cases, {k: Interval(**v) for k, v in raw["summary"].items()})
+        except FileNotFoundError:
+            raise DataError(f"{path}: no such file; give the evaluation.json of an earlier evaluation") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path}: not an evaluation of this program") from None
+
+
+def evaluate(
+    cases: Sequence[Case],
+    speaker: SpeakerModel | None,
+    whisper: Hears | None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Measure all cases.
+
+    Args:
+        cases: what to measure.
+        speaker: of the speaker similarity; None: without.
+        whisper: of the error rates; None: without.
+        seed: of the bootstrap.
+        progress: called with 1 after each case.
+
+    Raises:
+        DataError: audio that cannot be read.
+    """
+    measured = []
+    for case in cases:
+        measured.append(_measure(case, speaker, whisper))
+        if progress is not None:
+            progress(1)
+    about = {"voxclone": __version__, "cases": len(cases), "seed": seed}
+    about |= {"speaker_model": speaker.name if speaker else None, "whisper_model": whisper.model if whisper else None}
+    return Evaluation(about, measured, summarise(measured, seed))
+
+
+def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) -> Measured:
+    output, found = read_audio(case.output), Measured(case.id)
+    if not len(output):
+        found.notes.append("the output is empty")
+        return found
+    seconds, heard_pitch = len(output) / SAMPLE_RATE, pitch(output)
+    metrics = {"pitch_hz": heard_pitch.median, "pitch_deviation": heard_pitch.deviation}
+    if case.seconds is not None:
+        metrics["real_time_factor"] = case.seconds / seconds
+    if case.reference is not None:
+        metrics |= _against_reference(output, heard_pitch.median, read_audio(case.reference), speaker, found.notes)
+    if case.original is not None:
+        original = read_audio(case.original)
+        try:
+            metrics |= fidelity(original, output)
+        except DataError as e:
+            found.notes.append(str(e))
+        if spoken := spoken_seconds(original):
+            metrics["duration_ratio"] = spoken_seconds(output) / spoken
+    if case.text is not None:
+        if spoken := spoken_seconds(output):
+            metrics["letters_per_second"] = len(case.text) / spoken
+        if whisper is not None:
+            found.heard, _ = whisper.transcribe(case.output, case.language)
+            found.errors = errors(case.text, found.heard)
+            metrics |= {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
+    found.metrics = {name: metrics[name] for name in METRICS if math.isfinite(metrics.get(name, math.nan))}
+    return found
+
+
+def _against_reference(
+    output: np.ndarray, median: float, reference: np.ndarray, speaker: SpeakerModel | None, notes: list[str]
+) -> dict[str, float]:
+    found, other = {}, pitch(reference).median
+    if math.isfinite(median) and math.isfinite(other):
+        found["pitch_distance"] = semitones(median, other)
+    if speaker is not None:
+        try:
+            found[speaker.metric] = similarity(speaker, output, reference)
+        except DataError as e:
+            notes.append(f"similarity: {e}")
+    return found
+
+
+# --- means ------------------------------------------------------------------------------------------------------------
+
+
+def summarise(cases: Sequence[Measured], seed: int = 0) -> dict[str, Interval]:
+    """Means over the cases that have a metric, in the order of `METRICS`."""
+    found = {}
+    for name in METRICS:
+        if (table := _table(cases, name)) is not None:
+            found[name] = _interval(table, seed)
+    return found
+
+
+def _table(cases: Sequence[Measured], name: str) -> np.ndarray | None:
+    """`[n, 2]`: what is summed up of each case, above and below the fraction line."""
+    if name in _RATES:
+        above, below = _RATES[name]
+        told = [case.errors for case in cases if case.errors is not None]
+        rows = [[100.0 * getattr(e, above), getattr(e, below)] for e in told]
+    else:
+        rows = [[c.metrics[name], 1.0] for c in cases if name in c.metrics]
+    return np.array(rows, dtype=np.float64) if rows else None
+
+
+def _interval(table: np.ndarray, seed: int) -> Interval:
+    mean = float(table[:, 0].sum() / table[:, 1].sum())
+    low, high = _percentiles(lambda rows: table[rows, 0].sum(axis=1) / table[rows, 1].sum(axis=1), len(table), seed)
+    return Interval(mean, low, high, len(table))
+
+
+def _percentiles(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> tuple[float, float]:
+    """Of a statistic of resampled cases `[RESAMPLES, n] -> [RESAMPLES]`."""
+    values = statistic(np.random.default_rng(seed).integers(0, n, (RESAMPLES, n)))
+    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(low), float(high)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Change:
+    """From an earlier evaluation to this one, over the cases that both have.
+
+    Args:
+        before, after: means over these cases.
+        difference: after - before, with its 95 % interval over resampled pairs.
+        verdict: `better`, `worse`, `changed` (where neither way is better) or `no clear difference`.
+    """
+
+    before: float
+    after: float
+    difference: Interval
+    verdict: str
+
+
+def compare(old: Evaluation, new: Evaluation, seed: int = 0) -> dict[str, Change]:
+    """Metrics that both have, paired by the cases' ids.
+
+    Raises:
+        DataError: no case in common, or measured with other models, whose figures mean different things.
+    """
+    for key, title in (("speaker_model", "speaker similarity"), ("whisper_model", "error rates")):
+        a, b = (e.about.get(key) for e in (old, new))
+        if a is not None and b is not None and a != b:
+            raise DataError(f"the earlier evaluation measured {title} with {a}, this one with {b}: not comparable")
+    earlier = {case.id: case for case in old.cases}
+    pairs = [(earlier[case.id], case) for case in new.cases if case.id in earlier]
+    if not pairs:
+        raise DataError("the two evaluations have no case in common (by id): nothing to compare")
+    found = {}
+    for name in METRICS:
+        both = [(a, b) for a, b in pairs if all(_table([case], name) is not None for case in (a, b))]
+        if both:
+            before, after = (_table([pair[k] for pair in both], name) for k in (0, 1))
+            found[name] = _change(name, before, after, seed)
+    return found
+
+
+def _change(name: str, before: np.ndarray, after: np.ndarray, seed: int) -> Change:
+    def difference(rows: np.ndarray) -> np.ndarray:
+        a, b = (table[rows, 0].sum(axis=1) / table[rows, 1].sum(axis=1) for table in (before, after))
+        return b - a
+
+    means = [float(table[:, 0].sum() / table[:, 1].sum()) for table in (before, after)]
+    low, high = _percentiles(difference, len(before), seed)
+    verdict = "no clear difference"
+    if low > 0 or high < 0:
+        better = METRICS[name].better
+        verdict = "changed" if not better else "better" if (low > 0) == (better == HIGHER) else "worse"
+    return Change(*means, Interval(means[1] - means[0], low, high, len(before)), verdict)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
