@@ -188,7 +188,9 @@ def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) ->
             found.heard, _ = whisper.transcribe(case.output, case.language)
             found.errors = errors(case.text, found.heard)
             metrics |= {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
-    found.metrics = {name: metrics[name] for name in METRICS if math.isfinite(metrics.get(name, math.nan))}
+    there = [name for name in METRICS if math.isfinite(metrics.get(name, math.nan))]
+    # Six digits: the last ones of a sum depend on where its arrays lay in memory.
+    found.metrics = {name: float(f"{metrics[name]:.6g}") for name in there}
     return found
 
 
