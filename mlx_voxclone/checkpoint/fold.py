@@ -6,6 +6,8 @@ such that they cancel for the inputs that the change reads (`compensated`). Into
 be lost whatever is done; the originals are what adapters are folded into, whatever they were trained on.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +20,7 @@ from mlx_voxclone.errors import CheckpointError
 
 ROUNDINGS = ("compensated", "nearest")
 LOSSY = 0.05  # of a change's direction: from here on a user should know
-_BLOCK = 1024  # rows folded at a time: bounds the float32 copies
+_BLOCK, _THREADS = 256, 8  # rows folded at a time and at once: bounds the float32 copies
 _SHARE, _LAST = 8, 4  # columns rounded at a time: an eighth of those left, at least 4
 _DAMPING = 0.1  # of the feedback; chosen by benchmarks.fold_rounding
 _LARGE = 0.02  # relative change of a weight from which the nearest numbers keep everything (same benchmark)
@@ -111,8 +113,8 @@ class Folding:
         dtype = dtype or source
         folded = np.empty(stored.shape, DTYPES[dtype][0])
         feedback = _Feedback(change) if self._needs_feedback(change, name, dtype) else None
-        sums = np.zeros(5)
-        for start in range(0, stored.shape[0], _BLOCK):
+
+        def fold_rows(start: int) -> list[float]:
             rows = slice(start, start + _BLOCK)
             before = decode(stored[rows], source)
             with np.errstate(over="ignore", invalid="ignore"):  # noticed below
@@ -124,8 +126,11 @@ class Folding:
                 raise CheckpointError(f"{self._base.path}: {name} with its adapter is beyond the range of {dtype}")
             got, error = after - before, after - wanted
             pairs = ((wanted_change, wanted_change), (got, got), (wanted_change, got), (error, error), (before, before))
-            sums += [_product(x, y) for x, y in pairs]
-        return folded, FoldedWeight(name, dtype, *map(float, sums))
+            return [_product(x, y) for x, y in pairs]
+
+        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+            sums = [sum(column) for column in zip(*pool.map(fold_rows, range(0, stored.shape[0], _BLOCK)))]
+        return folded, FoldedWeight(name, dtype, *sums)
 
     def _needs_feedback(self, change: LowRank, name: str, dtype: str) -> bool:
         if self._rounding == "nearest" or dtype == "F32":
