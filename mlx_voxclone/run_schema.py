@@ -315,6 +315,9 @@ class SpeakerSection(Section):
     max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
     hidden_dropout: Fraction = 0.1
     recompute: bool = False
+    label_smoothing: Fraction = 0.0
+    silence_weight: Ratio = 1.0
+    acoustic_weights: list[NonNegative] | None = None
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
 

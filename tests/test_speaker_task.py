@@ -1,5 +1,7 @@
 """Task `speaker`: the sequence is the server's, the labels are where generation looks for them, END is a target."""
 
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ from tasks_data import full_model
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, load_adapters, save_adapters
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train.lora import TARGETS, add_lora, lora_parameters
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.trainer import Trainer
 
 SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, train={"batch_size": 2})
@@ -244,6 +247,66 @@ def test_best_is_an_adapter_that_says_its_alpha(make, tmp_path):
 def test_samples_are_spoken_with_the_adapter(make, tmp_path):
     make().write_samples(tmp_path, 0)
     assert [p.name for p in tmp_path.iterdir()] == ["u4.wav"]
+
+
+# --- what counts how much ---------------------------------------------------------------------------------------------
+
+
+def losses(task, *items):
+    return {name: float(value) for name, value in task.losses(arrays(task.collate(list(items)))).items()}
+
+
+def test_silent_frames_count_as_much_as_they_weigh(make):
+    """Weight 0: the loss of a clip is that of its other frames; weight 1: as if nothing were known of silence."""
+    silent = np.array([True, False, False, True, True, False])
+    known = replace(utterance(1), silent=silent)
+    plain = make(train=[utterance(1)], silence_weight=0.0)
+    full, half, none = (make(train=[known], silence_weight=w) for w in (1.0, 0.5, 0.0))
+    found = [losses(task, task.item(0, 0)) for task in (plain, full, half, none)]
+    assert found[0] == found[1]
+    for name in ("semantic", "flow"):
+        assert found[2][name] == pytest.approx((found[1][name] + found[3][name]) / 2, rel=1e-5)
+        assert 0 < found[3][name] < found[1][name]
+    assert none.targets(none.collate([none.item(0, 0)])) == {"semantic": 4.0, "flow": 3.0}  # END counts always
+    assert half.targets(half.collate([half.item(0, 0)])) == {"semantic": 5.5, "flow": 4.5}
+
+
+def test_a_clip_of_silence_alone_is_harmless(make):
+    task = make(train=[replace(utterance(1), silent=np.ones(6, bool))], silence_weight=0.0)
+    batch = task.collate([task.item(0, 0)])
+    assert task.targets(batch) == {"semantic": 1.0, "flow": 0.0}
+    assert losses(task, task.item(0, 0))["flow"] == 0
+
+
+def test_which_frames_are_silent():
+    wave = np.concatenate([np.full(1920, 0.5), np.full(1920, 0.004), np.zeros(1920), np.full(960, 0.006)])
+    assert silent_frames(wave, 1920, 4).tolist() == [False, True, True, True]  # -42, none, -41 dB (half a frame)
+    assert silent_frames(wave[:1920], 1920, 3).tolist() == [False, True, True]
+    assert silent_frames(np.zeros(1920), 1920, 1).tolist() == [True]
+
+
+def test_acoustic_weights_have_the_mean_one(make):
+    weights = [0.0] * 35 + [2.0]
+    plain, ones, last = (make(acoustic_weights=w) for w in (None, [3.0] * 36, weights))
+    item = plain.item(0, 0)
+    assert losses(ones, item)["flow"] == pytest.approx(losses(plain, item)["flow"], rel=1e-5)
+    assert losses(last, item)["semantic"] == losses(plain, item)["semantic"]
+    batch = arrays(last.collate([item]))
+    hidden = last.hidden_states(batch)[batch["flow"]]
+    hidden = mx.where(batch["drop"][:, None], 0.0, hidden)
+    x_t, v = flow_matching_targets(levels_to_values(batch["acoustic"]), batch["noise"], batch["time"])
+    predicted = last.model.acoustic_transformer.velocity(x_t, batch["time"], hidden)
+    assert losses(last, item)["flow"] == pytest.approx(float(mx.square(predicted - v)[:, -1].sum()), rel=1e-4)
+    with pytest.raises(ConfigError, match="36 numbers"):
+        make(acoustic_weights=[1.0])
+
+
+def test_label_smoothing_reaches_the_loss(make):
+    plain, smooth = make(), make(label_smoothing=0.2)
+    item = plain.item(0, 0)
+    assert losses(smooth, item)["semantic"] > 0
+    assert losses(smooth, item)["semantic"] != losses(plain, item)["semantic"]
+    assert losses(smooth, item)["flow"] == losses(plain, item)["flow"]
 
 
 def test_refusals(make):

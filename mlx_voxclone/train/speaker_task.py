@@ -14,13 +14,15 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.config import END_CODE, N_SPECIAL_CODES
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train.lora import lora_parameters
 from mlx_voxclone.train.task import fingerprint_of
 
+_JOINED = ("codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
+SILENCE_DB = 40.0  # below the loudest frame of a clip
 HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
 
 
@@ -32,6 +34,25 @@ class Utterance:
     text: str
     codes: np.ndarray  # 0-based [37, T], int32
     references: tuple[np.ndarray, ...]  # 0-based codes of other clips of the speaker, each [37, N]
+    silent: np.ndarray | None = None  # bool [T]: frames in which nobody speaks; None: not known, or of no interest
+
+
+def silent_frames(waveform: np.ndarray, frame_size: int, frames: int) -> np.ndarray:
+    """Bool `[frames]`: those whose RMS is 40 dB or more below that of the clip's loudest frame."""
+    padded = np.zeros(frames * frame_size, dtype=np.float64)
+    padded[: min(len(waveform), len(padded))] = waveform[: len(padded)]
+    power = np.square(padded).reshape(frames, frame_size).mean(axis=1)
+    return power <= power.max(initial=0) * 10 ** (-SILENCE_DB / 10)
+
+
+def _acoustic_weights(section: SpeakerSection, dim: int) -> mx.array | None:
+    """Float32 `[dim]` of mean 1, or None. Raises ConfigError for another number of them."""
+    given = section.acoustic_weights
+    if given is None:
+        return None
+    if len(given) != dim or not sum(given):
+        raise ConfigError(f"speaker.acoustic_weights: {dim} numbers expected, not all 0; got {len(given)}")
+    return mx.array([weight * dim / sum(given) for weight in given], dtype=mx.float32)
 
 
 class SpeakerTask:
@@ -74,6 +95,7 @@ class SpeakerTask:
         self.n_items = len(self._train)
         self.weights = section.losses.model_dump()
         codec = model.config.codec
+        self._acoustic_weights = _acoustic_weights(section, codec.acoustic_dim)
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
         for utterance in [*self._train, *self._heldout]:
@@ -103,6 +125,9 @@ class SpeakerTask:
         # The last frame is an input only where there is something left to predict after it: END.
         inputs = frames if ended else frames[:-1]
         semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
+        weights = np.ones(len(semantic), dtype=np.float32)  # of the frames, and of END
+        if utterance.silent is not None:
+            weights[:n][utterance.silent[:n]] = self.section.silence_weight
         return {
             "id": utterance.id,
             "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
@@ -110,6 +135,8 @@ class SpeakerTask:
             "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
             "semantic": semantic.astype(np.int32),
             "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
+            "semantic_weight": weights,
+            "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
             "time": rng.uniform(size=n).astype(np.float32),
             "drop": rng.uniform(size=n) < self.section.hidden_dropout,
@@ -129,14 +156,16 @@ class SpeakerTask:
             first = row * width + item["first"]
             predict.append(first + np.arange(len(item["semantic"])))
             flow.append(first + np.arange(len(item["acoustic"])))
-        joined = {k: np.concatenate([item[k] for item in items]) for k in
-                  ("codes", "semantic", "acoustic", "noise", "time", "drop")}  # fmt: skip
+        joined = {name: np.concatenate([item[name] for item in items]) for name in _JOINED}
         index = {"places": places, "predict": predict, "flow": flow}
         return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}}
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """END counts as a semantic target; there is no flow at END, where the server writes fixed codes."""
-        return {"semantic": float(len(batch["semantic"])), "flow": float(len(batch["acoustic"]))}
+        """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
+
+        A frame of silence counts as much as it weighs.
+        """
+        return {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
         size = self.section.train.batch_size
@@ -165,9 +194,14 @@ class SpeakerTask:
         condition = hidden[batch["flow"]]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
         predicted = head.velocity(x_t, batch["time"], condition)
+        smoothing = self.section.label_smoothing
+        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none", smoothing=smoothing)
+        weights = batch["flow_weight"][:, None]
+        if self._acoustic_weights is not None:
+            weights = weights * self._acoustic_weights
         return {
-            "semantic": semantic_cross_entropy(logits, batch["semantic"], None, rows),
-            "flow": flow_matching_loss(predicted, velocity),
+            "semantic": mx.sum(nats * batch["semantic_weight"]),
+            "flow": flow_matching_loss(predicted, velocity, weights=weights),
         }
 
     # --- looking at it --------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.state import BEST, CHECKPOINTS, list_checkpoints, load_checkpoint
 from mlx_voxclone.train.task import Task, fingerprint_changes
 from mlx_voxclone.train.trainer import Trainer
@@ -212,10 +212,16 @@ def usable(clips: list[Clip], data: PreparedData) -> list[Clip]:
     return [clip for clip in clips if clip.text and data.references(clip)]
 
 
-def utterances(clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray]) -> list[Utterance]:
-    """The usable clips as codes."""
-    references = {clip.id: tuple(codes[other.id] for other in data.references(clip)) for clip in clips}
-    return [Utterance(c.id, c.text, codes[c.id], references[c.id]) for c in usable(clips, data)]
+def utterances(
+    clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int = 0
+) -> list[Utterance]:
+    """The usable clips as codes; with a frame size (samples) also which of their frames are silent."""
+    found = []
+    for clip in usable(clips, data):
+        references = tuple(codes[other.id] for other in data.references(clip))
+        silent = silent_frames(clip.read(), frame_size, codes[clip.id].shape[1]) if frame_size else None
+        found.append(Utterance(clip.id, clip.text, codes[clip.id], references, silent))
+    return found
 
 
 def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
@@ -248,7 +254,8 @@ def train_speaker(
 ) -> TrainResult:
     """Task `speaker` in `directory`; `best/` holds the adapters."""
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
-    pairs = {"train": utterances(data.train, data, codes), "heldout": utterances(data.heldout, data, codes)}
+    size = release.config.codec.frame_size if section.silence_weight < 1 else 0
+    pairs = {name: utterances(getattr(data, name), data, codes, size) for name in ("train", "heldout")}
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
     task = SpeakerTask(
