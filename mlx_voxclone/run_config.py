@@ -81,12 +81,14 @@ class RunConfig(Section):
             given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
         if "speaker" in self.stages:
             given["speaker.encoder"] = self.speaker.encoder
+            given |= {f"speaker.preserve.path[{k}]": path for k, path in enumerate(self.speaker.preserve.path)}
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
         for key, path in given.items():
             if path is not None and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-                hint = "; make it with `voxclone pairs`, or set encoder.pairs.path to null" if ".pairs." in key else ""
+                asks = ".pairs." in key or ".preserve." in key
+                hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
         return self
 

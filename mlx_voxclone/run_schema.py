@@ -297,12 +297,22 @@ class QuantiseSection(Section):
 class SpeakerLosses(Section):
     semantic: NonNegative = 1.0
     flow: NonNegative = 1.0
+    kept_semantic: NonNegative = 1.0
+    kept_flow: NonNegative = 1.0
 
     @model_validator(mode="after")
     def _some(self):
         if not (self.semantic or self.flow):
             raise ValueError("semantic and flow are both 0: nothing would be learnt")
         return self
+
+
+class PreserveSection(Section):
+    """What the model said before, with its own voices, and should go on saying: `train/preservation.py`."""
+
+    path: Paths = []
+    share: Fraction = 0.25
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
 
 class SpeakerSection(Section):
@@ -318,6 +328,7 @@ class SpeakerSection(Section):
     label_smoothing: Fraction = 0.0
     silence_weight: Ratio = 1.0
     acoustic_weights: list[NonNegative] | None = None
+    preserve: PreserveSection = PreserveSection()
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
 

@@ -17,7 +17,9 @@ def random_codes(config, frames: int, seed: int) -> np.ndarray:
     return np.concatenate([semantic, levels]).astype(np.int32)
 
 
-def write_some(miniature: Path, directory: Path, frames=(9, 14, 6, 20, 8, 12), augmented: bool = False) -> Path:
+def write_some(
+    miniature: Path, directory: Path, frames=(9, 14, 6, 20, 8, 12), augmented: bool = False, voice: str = "ann"
+) -> Path:
     """One pair per entry of `frames`; the augmented audio is the clean one at half its level."""
     release = Release(miniature)
     codec = load_model(release, parts=["codec"]).audio_tokenizer
@@ -26,7 +28,7 @@ def write_some(miniature: Path, directory: Path, frames=(9, 14, 6, 20, 8, 12), a
         codes = random_codes(release.config.codec, n, k)
         samples = 0.3 * codec.decode_audio(codes)
         quieter = 0.5 * samples if augmented else None
-        return SpokenPair(f"{k:03d}", codes, samples, f"text {k}", "ann", augmented=quieter)
+        return SpokenPair(f"{k:03d}", codes, samples, f"text {k}", voice, augmented=quieter)
 
     pairs = [spoken(k, n) for k, n in enumerate(frames)]
     write_pairs(directory, pairs, {"codec": codec_digest(release.tensors)})

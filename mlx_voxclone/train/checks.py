@@ -13,6 +13,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
+from mlx_voxclone.train.preservation import load_kept
 
 
 def check_inputs(config: RunConfig, *, resuming: bool) -> None:
@@ -38,6 +39,7 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         )
     if "speaker" in config.stages:
         _check_lora(config, release)
+        load_kept(config, release)
     if config.task == "clone":
         _check_bake(config, release, resuming)
 

@@ -83,7 +83,7 @@ def group_gradients(
         sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
         if sums.keys() != task.weights.keys():
             raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
-        return sum(factor * sums[term] for term, factor in scale.items()), sums
+        return sum((factor * sums[term] for term, factor in scale.items()), start=mx.array(0.0)), sums
 
     value_and_grad = mx.value_and_grad(objective)
     totals, losses = None, dict.fromkeys(task.weights, 0.0)

@@ -19,10 +19,13 @@ from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, level
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train.lora import lora_parameters
+from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
+from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.task import fingerprint_of
 
-_JOINED = ("codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
+_JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 SILENCE_DB = 40.0  # below the loudest frame of a clip
+HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
 HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
 
 
@@ -55,6 +58,30 @@ def _acoustic_weights(section: SpeakerSection, dim: int) -> mx.array | None:
     return mx.array([weight * dim / sum(given) for weight in given], dtype=mx.float32)
 
 
+def _kept_places(items: list[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
+    """Flat places of what is to be kept: in the batch, and among the kept sequences alone.
+
+    `kept_rows`: sequences; `kept_predict`, `released_predict`: where each of their targets is predicted, in the batch
+    and among them; `kept_frames`: their places among all frames of the batch; `released_flow`: where these are
+    predicted, among them.
+    """
+    found: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("kept_rows", "kept_predict", "released_predict", "kept_frames", "released_flow")
+    }
+    frames = 0
+    for row, item in enumerate(items):
+        n, targets = len(item["acoustic"]), np.arange(len(item["semantic"]))
+        if item["kept"]:
+            alone = len(found["kept_rows"]) * width + item["first"]
+            found["kept_rows"].append(np.array([row]))
+            found["kept_predict"].append(row * width + item["first"] + targets)
+            found["released_predict"].append(alone + targets)
+            found["kept_frames"].append(frames + np.arange(n))
+            found["released_flow"].append(alone + np.arange(n))
+        frames += n
+    return {name: np.concatenate(values).astype(np.int32) for name, values in found.items()}
+
+
 class SpeakerTask:
     """See `Task`. An item is one utterance with one reference, drawn anew every epoch.
 
@@ -66,6 +93,8 @@ class SpeakerTask:
         save: writes the adapter, `(directory, tensors) -> None`.
         seed: of references, noise, times and dropped hidden states.
         identity: what else must be unchanged on resume, e.g. the base's fingerprint.
+        kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
+            the items are drawn from it.
     """
 
     name = "speaker"
@@ -82,8 +111,9 @@ class SpeakerTask:
         save: Callable[[Path, dict[str, mx.array]], None],
         seed: int = 0,
         identity: Mapping[str, Any] | None = None,
+        kept: KeptPairs | None = None,
     ):
-        self.model, self.section, self.seed = model, section, seed
+        self.model, self.section, self.seed, self._kept = model, section, seed, kept
         self._train, self._heldout = list(train), list(heldout)
         self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
         for name, utterances in (("training", self._train), ("held-out", self._heldout)):
@@ -92,8 +122,10 @@ class SpeakerTask:
                     f"task speaker: no {name} clip has a text and another clip of its speaker; add transcripts"
                     " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
                 )
-        self.n_items = len(self._train)
-        self.weights = section.losses.model_dump()
+        share = section.preserve.share if kept is not None else 0.0
+        self.n_items = max(len(self._train) + (share > 0), round(len(self._train) / (1 - share)))
+        losses = section.losses.model_dump()
+        self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
         codec = model.config.codec
         self._acoustic_weights = _acoustic_weights(section, codec.acoustic_dim)
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
@@ -108,30 +140,36 @@ class SpeakerTask:
     # --- batches --------------------------------------------------------------------------------------------------
 
     def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
-        return self._item(self._train[index], np.random.default_rng([self.seed, epoch, index]))
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if index < len(self._train):
+            return self._item(self._train[index], rng)
+        return self._item(self._kept.train[rng.integers(len(self._kept.train))], rng)
 
-    def _item(self, utterance: Utterance, rng: np.random.Generator) -> dict[str, Any]:
-        """Ids, LM codes (+2) of all audio positions in order, targets and noise of one utterance."""
-        reference = utterance.references[rng.integers(len(utterance.references))]
-        low, high = self._reference_frames
-        length = min(reference.shape[1], int(rng.integers(low, high + 1)))
-        start = int(rng.integers(reference.shape[1] - length + 1))
-        voice = with_end_frame(reference[:, start : start + length].T + N_SPECIAL_CODES)
+    def _item(self, utterance: Utterance | Kept, rng: np.random.Generator) -> dict[str, Any]:
+        """Ids, LM codes (+2) of all audio positions in order, targets and noise of one utterance.
+
+        Of what is to be kept, the voice is rows of its own, its frames weigh nothing as targets, and no hidden state is
+        dropped.
+        """
+        kept = isinstance(utterance, Kept)
+        voice = np.zeros((0, utterance.codes.shape[0]), np.int32) if kept else self._voice(utterance, rng)
+        rows = utterance.rows if kept else np.zeros((0, self.model.config.backbone.dim), np.float32)
         frames = utterance.codes.T + N_SPECIAL_CODES  # (T, 37)
         ended = frames.shape[0] <= self._frame_limit
         frames = frames[: self._frame_limit]
-        prompt = np.array(self._prompt(utterance.text, len(voice)), dtype=np.int32)
+        prompt = np.array(self._prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
         audio_id, n = self.model.config.audio_token_id, len(frames)
         # The last frame is an input only where there is something left to predict after it: END.
         inputs = frames if ended else frames[:-1]
         semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
-        weights = np.ones(len(semantic), dtype=np.float32)  # of the frames, and of END
-        if utterance.silent is not None:
+        weights = np.full(len(semantic), 0.0 if kept else 1.0, dtype=np.float32)  # of the frames, and of END
+        if not kept and utterance.silent is not None:
             weights[:n][utterance.silent[:n]] = self.section.silence_weight
         return {
             "id": utterance.id,
             "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
-            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # rows of the [AUDIO] places, in order
+            "rows": rows,  # of the first [AUDIO] places
+            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
             "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
             "semantic": semantic.astype(np.int32),
             "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
@@ -139,8 +177,17 @@ class SpeakerTask:
             "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
             "time": rng.uniform(size=n).astype(np.float32),
-            "drop": rng.uniform(size=n) < self.section.hidden_dropout,
+            "drop": rng.uniform(size=n) < (0.0 if kept else self.section.hidden_dropout),
+            "kept": kept,
         }
+
+    def _voice(self, utterance: Utterance, rng: np.random.Generator) -> np.ndarray:
+        """LM codes `[N, 37]` of a part of a reference, END last."""
+        reference = utterance.references[rng.integers(len(utterance.references))]
+        low, high = self._reference_frames
+        length = min(reference.shape[1], int(rng.integers(low, high + 1)))
+        start = int(rng.integers(reference.shape[1] - length + 1))
+        return with_end_frame(reference[:, start : start + length].T + N_SPECIAL_CODES)
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
@@ -149,44 +196,60 @@ class SpeakerTask:
         """
         width = max(len(item["ids"]) for item in items)
         ids = np.zeros((len(items), width), dtype=np.int32)
-        places, predict, flow = [], [], []
+        index: dict[str, list[np.ndarray]] = {name: [] for name in ("places", "row_places", "predict", "flow")}
         for row, item in enumerate(items):
             ids[row, : len(item["ids"])] = item["ids"]
-            places.append(row * width + np.flatnonzero(item["ids"] == self.model.config.audio_token_id))
+            audio = row * width + np.flatnonzero(item["ids"] == self.model.config.audio_token_id)
+            index["row_places"].append(audio[: len(item["rows"])])
+            index["places"].append(audio[len(item["rows"]) :])
             first = row * width + item["first"]
-            predict.append(first + np.arange(len(item["semantic"])))
-            flow.append(first + np.arange(len(item["acoustic"])))
+            index["predict"].append(first + np.arange(len(item["semantic"])))
+            index["flow"].append(first + np.arange(len(item["acoustic"])))
         joined = {name: np.concatenate([item[name] for item in items]) for name in _JOINED}
-        index = {"places": places, "predict": predict, "flow": flow}
-        return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}}
+        kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
+        return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
 
-        A frame of silence counts as much as it weighs.
+        A frame of silence counts as much as it weighs, one to be kept only as such.
         """
-        return {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
+        counts = {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
+        counts |= {
+            "kept_semantic": float(len(batch.get("kept_predict", ()))),
+            "kept_flow": float(len(batch.get("kept_frames", ()))),
+        }
+        return {name: counts[name] for name in self.weights}
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        """Of the clips, then of what is to be kept: no batch has both."""
         size = self.section.train.batch_size
-        for first in range(0, len(self._heldout), size):
-            chosen = range(first, min(first + size, len(self._heldout)))
-            rngs = {i: np.random.default_rng([self.seed, HELDOUT_EPOCH, i]) for i in chosen}
-            yield self.collate([self._item(self._heldout[i], rngs[i]) for i in chosen])
+        kept = [] if self._kept is None else self._kept.heldout[:HELDOUT_KEPT]
+        for number, utterances in enumerate((self._heldout, kept)):
+            for first in range(0, len(utterances), size):
+                chosen = range(first, min(first + size, len(utterances)))
+                rngs = {i: np.random.default_rng([self.seed, HELDOUT_EPOCH + number, i]) for i in chosen}
+                yield self.collate([self._item(utterances[i], rngs[i]) for i in chosen])
 
     # --- loss -----------------------------------------------------------------------------------------------------
 
-    def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
-        """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
+    def embeddings(self, batch: Mapping[str, Any]) -> mx.array:
+        """Inputs of the first layer, `[B, T, dim]`."""
         ids = batch["ids"]
         x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
         x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)
-        x = mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
-        return self.model.hidden_states(x).reshape(ids.size, -1)
+        if "kept_rows" in batch:
+            x[batch["row_places"]] = batch["rows"].astype(x.dtype)
+        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
+
+    def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
+        """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
+        return self.model.hidden_states(self.embeddings(batch)).reshape(batch["ids"].size, -1)
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
-        hidden = self.hidden_states(batch)
+        inputs = self.embeddings(batch)
+        hidden = self.model.hidden_states(inputs).reshape(batch["ids"].size, -1)
         logits = head.semantic_logits(hidden[batch["predict"]])
         rows = codec.semantic_codebook_size + N_SPECIAL_CODES
         values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
@@ -199,10 +262,18 @@ class SpeakerTask:
         weights = batch["flow_weight"][:, None]
         if self._acoustic_weights is not None:
             weights = weights * self._acoustic_weights
-        return {
-            "semantic": mx.sum(nats * batch["semantic_weight"]),
-            "flow": flow_matching_loss(predicted, velocity, weights=weights),
-        }
+        sums = dict.fromkeys(self.weights, mx.array(0.0))
+        sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
+        sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)
+        if "kept_rows" in batch and self._kept is not None:
+            sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, "x_t": x_t})
+        return sums
+
+    def _released(self, inputs: mx.array, batch: Mapping[str, Any]) -> mx.array:
+        """Hidden states of the model without adapters on the sequences to be kept, flat."""
+        chosen = inputs[batch["kept_rows"]]
+        with without_adapters(self.model):
+            return mx.stop_gradient(self.model.hidden_states(chosen)).reshape(-1, chosen.shape[-1])
 
     # --- looking at it --------------------------------------------------------------------------------------------
 
@@ -210,6 +281,8 @@ class SpeakerTask:
         """Share of held-out semantic codes (END among them) that the model would have chosen itself."""
         right = total = 0
         for batch in self.heldout_batches():
+            if "kept_rows" in batch:
+                continue
             arrays = {k: mx.array(v) for k, v in batch.items()}
             hidden = self.hidden_states(arrays)[arrays["predict"]]
             chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
@@ -232,8 +305,12 @@ class SpeakerTask:
         self._save(directory, parameters)
 
     def fingerprint(self) -> str:
-        section = self.section.model_dump(mode="json", exclude={"train", "encoder", "recompute"})
+        section = self.section.model_dump(
+            mode="json", exclude={"train": True, "encoder": True, "recompute": True, "preserve": {"path"}}
+        )
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
+        if self._kept is not None:
+            fields["speaker.preserve.path"] = self._kept.identity
         return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)

@@ -32,6 +32,7 @@ from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
 from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
+from mlx_voxclone.train.preservation import load_kept
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
@@ -266,6 +267,7 @@ def train_speaker(
         save=lambda where, tensors: save_adapters(where, tensors, adapter),
         seed=config.seed,
         identity={"base": release.fingerprint()},
+        kept=load_kept(config, release),
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)

@@ -1,0 +1,121 @@
+"""What the adapted model must not lose: how the released one speaks with its own voices.
+
+Items are pairs (`voxclone pairs`: what the released model said with its voices), each behind its voice's true rows. The
+same model without its adapters is the teacher, on the same inputs; nothing else is loaded for it. Two terms:
+the divergence of its semantic distribution from the adapted one's, and the distance of the flow head's velocities at
+the same points of the path. Measured on held-out pairs they say how far presets have drifted.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.pair_data import Pair, PairData
+from mlx_voxclone.data.pair_files import codec_digest
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.run_config import RunConfig
+
+TERMS = ("kept_semantic", "kept_flow")
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """An utterance of the released model with one of its voices."""
+
+    id: str
+    text: str
+    codes: np.ndarray  # 0-based [37, T], int32
+    rows: np.ndarray  # float32 [N, dim], of the voice, END row last
+
+
+@dataclass(frozen=True)
+class KeptPairs:
+    """Attributes: train, heldout: no text is in both; identity: what they are, for resuming."""
+
+    train: list[Kept]
+    heldout: list[Kept]
+    identity: str
+
+
+def load_kept(config: RunConfig, release: Release) -> KeptPairs | None:
+    """The pairs of `speaker.preserve`; None where there are none or their weights are 0.
+
+    Raises:
+        DataError, CheckpointError: pairs that cannot be read, of another codec, or with a voice the model has not.
+    """
+    section, losses = config.speaker.preserve, config.speaker.losses
+    if not section.path or not section.share or not (losses.kept_semantic or losses.kept_flow):
+        return None
+    data = PairData.load(
+        section.path,
+        release.config.codec,
+        heldout=section.heldout,
+        seed=config.seed,
+        codec_digest=codec_digest(release.tensors),
+    )
+    known = set(release.voices())
+    if strange := sorted({pair.voice for pair in data.pairs} - known):
+        raise DataError(
+            f"{data.directories[0]}: was spoken with {', '.join(strange[:3])}, which {release.path} has not; make the"
+            " pairs again with this model"
+        )
+    if not data.heldout:
+        raise DataError(f"{data.directories[0]}: too few texts to hold some out; make more pairs")
+    rows = {name: np.array(release.voice(name).astype(mx.float32)) for name in {pair.voice for pair in data.pairs}}
+
+    def kept(pairs: list[Pair]) -> list[Kept]:
+        return [Kept(pair.name, pair.text, pair.codes, rows[pair.voice]) for pair in pairs]
+
+    return KeptPairs(kept(data.train), kept(data.heldout), data.fingerprint())
+
+
+@contextmanager
+def without_adapters(model: Voxtral) -> Iterator[None]:
+    """The model as it was released: all LoRA layers at strength 0."""
+    adapted = [(m, m.scale) for m in model.modules() if "lora_a" in m]
+    try:
+        for module, _ in adapted:
+            module.scale = 0.0
+        yield
+    finally:
+        for module, scale in adapted:
+            module.scale = scale
+
+
+def preservation_terms(
+    model: Voxtral, hidden: mx.array, released: mx.array, batch: Mapping[str, Any]
+) -> dict[str, mx.array]:
+    """Sums over the kept frames of a batch.
+
+    Args:
+        model: its head is frozen and the same for both.
+        hidden: hidden states of the adapted model, flat `[B * T, dim]`.
+        released: of the released one on the kept sequences alone, flat.
+        batch: see `SpeakerTask.collate`.
+
+    Returns:
+        `kept_semantic`: Kullback-Leibler divergence from the released distribution of semantic codes, nats;
+        `kept_flow`: mean squared distance of the velocities.
+    """
+    head, released = model.acoustic_transformer, mx.stop_gradient(released)
+    at, at_released = batch["kept_predict"], batch["released_predict"]
+    theirs, ours = (
+        head.masked_semantic_logits(states).astype(mx.float32) for states in (released[at_released], hidden[at])
+    )
+    log_p, log_q = (x - mx.logsumexp(x, axis=-1, keepdims=True) for x in (theirs, ours))
+    possible = mx.isfinite(log_p)
+    p = mx.where(possible, mx.exp(log_p), 0.0)
+    divergence = mx.sum(p * (mx.where(possible, log_p, 0.0) - mx.where(possible, log_q, 0.0)))
+    points, times = batch["x_t"][batch["kept_frames"]], batch["time"][batch["kept_frames"]]
+    velocities = [
+        head.velocity(points, times, states)
+        for states in (released[batch["released_flow"]], hidden[batch["flow"][batch["kept_frames"]]])
+    ]
+    distance = mx.square(velocities[1].astype(mx.float32) - velocities[0].astype(mx.float32))
+    return {"kept_semantic": divergence, "kept_flow": distance.mean(axis=-1).sum()}
