@@ -41,10 +41,13 @@ def measured(task, config, stage, directory):
     return run_trainer(task, settings, directory, quiet=True).peak_memory_gb * 1e9
 
 
-@pytest.mark.parametrize("changes", [{"encoder.crop_seconds": 2.0}, {"encoder.train.accumulate": 1}])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({"encoder.crop_seconds": 1.2}, marks=pytest.mark.slow), {"encoder.train.accumulate": 1}]
+)
 def test_the_memory_of_an_encoder_training_is_foretold(small, tmp_path, changes):
-    config = configured(small, "encoder", **{"encoder.train.batch_size": 4, **changes})
-    told = forecast(config, "encoder", budget=0.0)  # from the two smallest trials
+    few = {"encoder.train.batch_size": 4, "encoder.train.steps": 1, "encoder.crop_seconds": 1.6}
+    config = configured(small, "encoder", **{**few, **changes})
+    told = forecast(config, "encoder", budget=0.0)  # from the smallest trials that will do
     clips = [clip(seed, round(config.encoder.crop_seconds * 24000)) for seed in range(8)]
     data = MemoryData(clips, clips[:1])
     codec = encoder_codec(Release(small), config.encoder, data, 0, mx.float32)
@@ -56,13 +59,13 @@ def test_the_memory_of_an_encoder_training_is_foretold(small, tmp_path, changes)
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"speaker.recompute": True, "speaker.train.batch_size": 2},
-        {"speaker.quantise.bits": 0, "speaker.lora.layers": 3, "speaker.lora.targets": ["wq", "w2"]},
+        pytest.param({}, marks=pytest.mark.slow),
+        {"speaker.recompute": True, "speaker.quantise.bits": 0, "speaker.lora.layers": 3},
     ],
 )
 def test_the_memory_of_a_speaker_training_is_foretold(small, tmp_path, changes):
     lengths = {"speaker.max_seconds": 8.0, "speaker.reference_seconds": [5.0, 5.0], "speaker.train.accumulate": 2}
+    lengths["speaker.train.steps"] = 1
     config = configured(small, "speaker", **lengths, **changes)
     told = forecast(config, "speaker")
     release, rng = Release(small), np.random.default_rng(0)
@@ -106,7 +109,6 @@ def test_more_of_everything_costs_more(small):
     assert peak(**{"speaker.max_seconds": 4.0}) > plain
     assert peak(**{"speaker.train.batch_size": 2}) > plain
     assert peak(**{"speaker.recompute": True}) < plain
-    assert peak(**{"speaker.quantise.bits": 0}) > plain
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -135,8 +137,6 @@ def test_both_stages_of_a_clone_disk_and_verdict(capsys, small, tmp_path):
     for part in ("encoder (", "speaker (", "flow head", "activations", "time of a step", "baked checkpoint", "verdict"):
         assert part in text
     assert "to be fetched" not in text
-    found = json.loads(told(capsys, *options, "--set", "speaker.reference_seconds=[1, 2]", "--json"))
-    assert [stage["stage"] for stage in found["stages"]] == ["encoder", "speaker"]
     assert not (tmp_path / "run").exists()
 
 

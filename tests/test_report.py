@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.errors import DataError
@@ -150,11 +151,18 @@ def test_the_whole_report(run):
     assert page.source.count("http") == 0, "nothing is loaded from elsewhere"
 
 
-def test_text_of_the_user_is_escaped(run):
+def test_text_of_the_user_is_escaped(run, no_plots):
     source = write_report(run).read_text()
     assert "A &lt;b&gt;cup&lt;/b&gt; &amp; tea" in source
     assert "Voice &lt;x&gt;" in source
     assert "# &lt;tag&gt;" in source
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """For tests of the words: plots take most of a report's time."""
+    for name in ("page.sound_figure", "report.curves_figure", "report.usage_figure"):
+        monkeypatch.setattr(f"mlx_voxclone.evaluate.{name}", lambda *_, **__: Figure(figsize=(0.1, 0.1)))
 
 
 def test_a_second_report_replaces_the_first(tmp_path):
@@ -209,7 +217,7 @@ def test_values_that_are_not_finite_leave_a_gap(tmp_path):
     assert ["loss", "inf"] in page.rows
 
 
-def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch):
+def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch, no_plots):
     (run / "samples" / "before-1.wav").unlink()
     (run / "samples" / "after-1.wav").write_bytes(b"RIFF")
     page = Page(write_report(run))

@@ -30,7 +30,7 @@ from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.task import Task, parameter_groups
 
-BUDGET = 10.0  # seconds of trying, per stage; two sizes are tried whatever they take
+BUDGET, _PATIENCE = 10.0, 6  # seconds of trying, per stage; so many times it, if memory does not yet grow in a line
 LETTERS_PER_SECOND = 15  # of speech, spaces among them
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
 _TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
@@ -64,10 +64,12 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Trial:
-    """What `_STEPS` optimiser steps took: MLX's peak (bytes) and the time of a micro-batch (seconds)."""
+    """What `_STEPS` optimiser steps took: MLX's peak (bytes) while gradients are computed and while parameters are
+    moved, which may grow differently with the size; the time of a micro-batch (seconds)."""
 
     size: float
     peak: float
+    moving_peak: float
     seconds: float
 
 
@@ -121,28 +123,44 @@ def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
 def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
     """Optimiser steps as the trainer makes them."""
     mx.clear_cache()
-    mx.reset_peak_memory()
     masters = Masters(task, settings.precision)
     optimizers = Optimizers(masters.values, settings, parameter_groups(task))
-    durations = []
+    durations, computing, moving = [], 0, 0
     with Loader(
         task, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=0, position=(0, 0), step=0
     ) as loader:
         for step in range(_STEPS):
             group = loader.next()
             began = time.perf_counter()
+            mx.reset_peak_memory()
             gradients, _, _ = group_gradients(task, masters, group, step)
             norms = gradient_norms(gradients)
+            computing = max(computing, mx.get_peak_memory())
+            mx.reset_peak_memory()
             masters.replace(optimizers.updated(gradients, masters.values, norms, step, _STEPS + 1))
             mx.eval(masters.values, optimizers.state)
+            moving = max(moving, mx.get_peak_memory())
             durations.append((time.perf_counter() - began) / len(group.batches))
-    return Trial(size, float(mx.get_peak_memory()), min(durations))
+    return Trial(size, float(computing), float(moving), min(durations))
 
 
 def _peak(trials: list[Trial], size: float) -> float:
-    """Bytes at another size, on the line through the two largest trials: memory repeats to the byte."""
+    """Bytes at another size, on the line through the two largest trials: memory repeats to the byte.
+
+    Layers add to what it takes to move parameters too, audio does not; the line knows.
+    """
     a, b = trials[-2:]
-    return a.peak + (size - a.size) / (b.size - a.size) * (b.peak - a.peak)
+    steps = (size - a.size) / (b.size - a.size)
+    return max(x + steps * (y - x) for x, y in ((a.peak, b.peak), (a.moving_peak, b.moving_peak)))
+
+
+def _straight(trials: list[Trial]) -> bool:
+    """Whether the last three lie on a line, to a tenth: below some size, activations are not what decides."""
+    if len(trials) < 3:
+        return False
+    a, b, c = trials[-3:]
+    slopes = (b.peak - a.peak) / (b.size - a.size), (c.peak - b.peak) / (c.size - b.size)
+    return abs(slopes[1] - slopes[0]) <= 0.1 * abs(slopes[1])
 
 
 def _settings(section, compute: Compute, batch_size: int) -> TrainSettings:
@@ -169,10 +187,11 @@ def _encoder(config: RunConfig, params: dict, compute: Compute, budget: float) -
     trials, began = [], time.perf_counter()
     for crop, batch in plan:
         trials.append(_encoder_trial(config, params, compute, crop, batch))
-        if len(trials) > 1 and (time.perf_counter() - began) * 2.5 > budget:
+        spent = 2.5 * (time.perf_counter() - began)  # with the next one
+        if len(trials) > 1 and (spent > _PATIENCE * BUDGET or (spent > budget and _straight(trials))):
             break
     if len(trials) == 1:
-        trials.insert(0, Trial(0.0, trials[0].peak, 0.0))
+        trials.insert(0, Trial(0.0, trials[0].peak, trials[0].moving_peak, 0.0))
     peak = _peak(trials, whole)
     seconds = trials[-1].seconds * whole / trials[-1].size  # in proportion: times scatter, and a line would lever that
     weights = _encoder_weights(params, compute)
@@ -221,7 +240,7 @@ def _speaker(config: RunConfig, params: dict, compute: Compute) -> Forecast:
     adapted = min(section.lora.layers or layers, layers)
     trials = [_speaker_trial(config, params, compute, n) for n in (1, 2)[: max(1, min(2, adapted))]]
     if len(trials) == 1:
-        trials.insert(0, Trial(0.0, trials[0].peak, 0.0))
+        trials.insert(0, Trial(0.0, trials[0].peak, trials[0].moving_peak, 0.0))
     parts = _speaker_weights(params, config, compute)
     own = parts["language model's linears"] / layers
     # Layers below the adapted ones have weights, and a forward pass alone: a third of the time, and nothing is kept.
