@@ -64,6 +64,10 @@ class Recipe:
         return round(self.alone * steps)
 
 
+def _sound(weight: float) -> dict[str, float]:
+    return dict.fromkeys(("losses.l1", "losses.stft", "losses.mel"), weight)
+
+
 _NO_RECONSTRUCTION = dict.fromkeys(("losses.l1", "losses.stft", "losses.mel", "losses.commitment"), 0.0)
 _OPPONENTS = {"discriminators.enabled": True, "discriminators.warmup_steps": 100}
 _FEW = {"discriminators.sizes": [876, 334, 126], "discriminators.channels": 4}  # a CPU has no more to spare
@@ -106,9 +110,19 @@ RECIPES = {
     "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
     "c-decay": Recipe("both, reconstruction fading out", {"reconstruction_decay": 0.999}),
     "c-usage": Recipe("both, usage term", {"losses.usage": 0.1}),
-    "c-sound-3": Recipe("both, sound weighted 3", {"losses.l1": 3.0, "losses.stft": 3.0, "losses.mel": 3.0}),
+    "c-sound-3": Recipe("both, sound weighted 3", _sound(3.0)),
     "c-no-commitment": Recipe("both, no commitment", {"losses.commitment": 0.0}),
     "c-taught": Recipe("both, units taught", taught=True),
+    # One thing of the shipped configuration changed at a time.
+    "s-sound-1": Recipe("shipped, sound weighted 1", _sound(1.0), alone=0.25, common=False),
+    "s-sound-10": Recipe("shipped, sound weighted 10", _sound(10.0), alone=0.25, common=False),
+    "s-share-25": Recipe("shipped, a quarter pairs", {"pairs.share": 0.25}, alone=0.25, common=False),
+    "s-share-75": Recipe("shipped, three quarters pairs", {"pairs.share": 0.75}, alone=0.25, common=False),
+    "s-alone-0": Recipe("shipped, no pairs alone", {"pairs.alone_steps": 0}, common=False),
+    "s-alone-10": Recipe("shipped, a tenth of pairs alone", alone=0.1, common=False),
+    "s-alone-50": Recipe("shipped, half of pairs alone", alone=0.5, common=False),
+    "s-random": Recipe("shipped, random start", {"start": "random"}, alone=0.25, common=False),
+    "s-no-commitment": Recipe("shipped, no commitment", {"losses.commitment": 0.0}, alone=0.25, common=False),
 }
 
 
