@@ -248,7 +248,7 @@ def interrupt(monkeypatch, owner, name, call=1):
 
 STAGES = {
     "encoder, before its first step": (EncoderTask, "extra_metrics", 1),
-    "encoder, a step": (EncoderTask, "collate", 5),
+    "encoder, a step": (EncoderTask, "collate", 3),  # on the loader's thread, which makes four of them in any case
     "encoder, an evaluation": (EncoderTask, "extra_metrics", 2),
     "codes": (stages, "clip_codes", 1),
     "speaker, a step": (SpeakerTask, "losses", 6),
