@@ -110,14 +110,13 @@ def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
         stage: `encoder` or `speaker`.
         budget: seconds after which no larger trial is begun.
     """
-    before = mx.random.state[0].tolist() if stage == "encoder" else None
+    before = mx.random.state[0].tolist()
     params, compute = model_params(config.model), Compute.of(config)
     try:
         return _encoder(config, params, compute, budget) if stage == "encoder" else _speaker(config, params, compute)
     finally:
         mx.clear_cache()
-        if before is not None:
-            mx.random.seed((before[0] << 32) | before[1])
+        mx.random.seed((before[0] << 32) | before[1])
 
 
 def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
@@ -203,7 +202,7 @@ def _encoder(config: RunConfig, params: dict, compute: Compute, budget: float) -
     note = f"tried up to {trials[-1].size:g} s of the {whole:g} s of audio in a batch"
     if section.distillation.enabled:
         note += "; without the Whisper, which is heard before the training and then unloaded"
-    return Forecast("encoder", parts, seconds, 0 if train.epochs else train.steps, note)
+    return Forecast("encoder", parts, seconds, _steps(train), note)
 
 
 def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: float, batch: int) -> Trial:
