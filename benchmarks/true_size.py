@@ -131,6 +131,7 @@ def step(model: Path, options) -> dict:
         "seconds": use.seconds,
         "begun_bytes": begun,
         "peak_bytes": use.peak,
+        "mlx_peak_bytes": 1e9 * trained["peak_memory_gb"],
     }
 
 

@@ -117,6 +117,7 @@ def test_without_presets_or_pairs_there_is_no_prior(config_file, tmp_path):
     assert not any("divergence" in name for name in evaluations(tmp_path / "run")[0])
 
 
+@pytest.mark.slow
 def test_recordings_that_will_never_be_heard(config_file, pairs, tmp_path, capsys):
     for alone, warned in ((3, False), (4, True)):
         section = encoder_section(pairs={"path": str(pairs), "alone_steps": alone})

@@ -40,6 +40,7 @@ def test_awkward_lengths(codec, samples):
     assert relative_error(codec.encode_audio(noise(samples)), latents) < ROUNDING
 
 
+@pytest.mark.slow
 def test_a_minute_and_a_second(codec):
     """61 s through the chunked path equals the whole at once, and both have the right length."""
     wave = noise(61 * 24000)

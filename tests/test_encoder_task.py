@@ -137,6 +137,7 @@ def test_export_is_an_encoder_that_the_release_takes(task, miniature, tmp_path):
         assert (file.numpy("audio_tokenizer." + name) == np.array(value)).all()
 
 
+@pytest.mark.slow
 def test_it_overfits_one_clip(miniature, tmp_path):
     """The first thing any trainer must do: one second of speech, heard again and again, comes out better."""
     wave = clip(1).wave[:11520]

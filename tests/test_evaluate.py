@@ -56,15 +56,9 @@ def heard(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def quick_plots(request, monkeypatch):
+def quick_plots(monkeypatch):
     """Plots of sounds are tested elsewhere, and take a third of a second each."""
-    if "plots" not in request.fixturenames:
-        monkeypatch.setattr("mlx_voxclone.evaluate.page.sound_figure", lambda *_, **__: Figure(figsize=(0.1, 0.1)))
-
-
-@pytest.fixture
-def plots():
-    """Asks for true ones."""
+    monkeypatch.setattr("mlx_voxclone.evaluate.page.sound_figure", lambda *_, **__: Figure(figsize=(0.1, 0.1)))
 
 
 def run(*argv):
@@ -135,7 +129,7 @@ def test_a_list_needs_its_outputs_and_ids_are_unique(outputs, tmp_path):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_measured_and_shown(outputs, tmp_path, heard, capsys, plots):
+def test_everything_is_measured_and_shown(outputs, tmp_path, heard, capsys):
     heard["c1"] = "jumps over the crazy dog"
     model = speaker_onnx(tmp_path / "speaker.onnx")
     options = ["--speaker-model", model, "--whisper-model", "tiny", "--language", "en"]

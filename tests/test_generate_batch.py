@@ -84,6 +84,7 @@ def test_items_end_at_different_frames_and_leave(random_model):
     assert_as_alone(random_model, prompts, range(8), max_frames=40)
 
 
+@pytest.mark.slow
 def test_beyond_a_step_of_the_cache(random_model):
     """256 positions are one step: prompt and frames cross it."""
     model = random_model
