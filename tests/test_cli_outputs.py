@@ -90,6 +90,7 @@ def test_metrics_of_codes_are_nan_when_the_training_has_blown_up(miniature):
     assert all(math.isnan(value) for value in task.extra_metrics().values())
 
 
+@pytest.mark.slow
 def test_a_refused_start_leaves_the_way_free_and_the_prepared_data_in_use(config_file, tmp_path, capsys):
     """More items in a batch than there are: known only after preparation. The corrected command must simply work."""
     argv = ["train", "--config", str(config_file("clone")), "--set", f"output={tmp_path / 'run'}", "--quiet"]

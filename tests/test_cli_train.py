@@ -201,6 +201,7 @@ def test_flags_reach_the_run(config_file, whole, tmp_path):
     assert (saved["speaker"]["train"]["learning_rate"], saved["seed"], saved["device"]) == (2e-5, 5, "cpu")
 
 
+@pytest.mark.slow
 def test_epochs_reach_the_run(config_file, tmp_path):
     place = tmp_path / "run"
     assert train("--config", config_file("encoder"), "--epochs", "1", "--set", f"output={place}", "--quiet") == 0

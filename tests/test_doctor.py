@@ -55,10 +55,11 @@ def test_the_memory_of_an_encoder_training_is_foretold(small, tmp_path, changes)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         {"speaker.recompute": True, "speaker.quantise.bits": 0, "speaker.lora.layers": 3},
     ],
 )
@@ -99,6 +100,7 @@ def test_parts_add_up_and_random_numbers_are_left_alone(small):
     assert told.steps == 3
 
 
+@pytest.mark.slow
 def test_more_of_everything_costs_more(small):
     def peak(**changes):
         few = {"speaker.max_seconds": 2.0, "speaker.reference_seconds": [1.0, 1.0]}
@@ -129,6 +131,7 @@ def test_without_a_configuration_it_describes_the_machine(capsys):
     assert found["device"] == "cpu"
 
 
+@pytest.mark.slow
 def test_both_stages_of_a_clone_disk_and_verdict(capsys, small, tmp_path):
     options = ["--config", "configs/voxtral_speaker.yaml", "--set", f"model={small}", "--set", f"output={tmp_path}/run"]
     options += ["--set", "encoder.crop_seconds=0.5", "--set", "speaker.max_seconds=2"]

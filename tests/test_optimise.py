@@ -220,6 +220,7 @@ def test_one_piece_is_the_whole(codec, wave):
     assert one.loss == larger.loss
 
 
+@pytest.mark.slow
 def test_pieces_come_close_to_the_whole(codec, wave, found):
     """Measured alike: within a tenth of the gain."""
     pieces = optimise_codes(codec, wave, steps=40, losses=QUICK, piece_frames=4)
@@ -242,6 +243,7 @@ def test_a_piece_hears_exact_context(codec):
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_clip(codec, wave):
     """Twice the clip: the same peak, but for the samples themselves (context is whole in both)."""
     peaks = []

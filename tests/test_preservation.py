@@ -180,6 +180,7 @@ def test_held_out_pairs_measure_the_drift(make, tmp_path):
     assert last["kept_flow"] > 0
 
 
+@pytest.mark.slow
 def test_presets_drift_less_when_they_are_preserved(make, tmp_path):
     """The same training on a clip, with the terms at work and with them only measured."""
     drift = {}

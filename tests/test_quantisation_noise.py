@@ -174,6 +174,7 @@ def test_an_item_keeps_its_choice_and_noise_in_any_batch(task):
         assert value.item() == pytest.approx(sum(one[term].item() for one in alone), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_micro_batches_equal_one_batch(miniature, tmp_path):
     one, a = trained(miniature, tmp_path / "one", batch_size=4, accumulate=1)
     four, b = trained(miniature, tmp_path / "four", batch_size=1, accumulate=4)
@@ -184,6 +185,7 @@ def test_micro_batches_equal_one_batch(miniature, tmp_path):
     assert max(np.abs(a[name] - plain[name]).max() for name in a) > 1e-4  # the noise was there
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(miniature, tmp_path):
     _, whole = trained(miniature, tmp_path / "whole", steps=6)
     trained(miniature, tmp_path / "half", steps=6, stop_after=3)
