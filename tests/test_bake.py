@@ -255,6 +255,16 @@ def test_without_voices_the_text_files_are_the_bases_bytes(base, encoder, tmp_pa
         assert (tmp_path / "out" / name).read_bytes() == (base / name).read_bytes()
 
 
+def test_the_record_tells_added_voices_from_the_models_own(base, baked, tmp_path):
+    output, _ = baked
+    assert bake_files.added_voices(output) == {"anna"}
+    assert bake_files.added_voices(base) == set()
+    bake(output, tmp_path / "two", voices={"bert": output / "voice_embedding" / "anna.pt"})
+    assert bake_files.added_voices(tmp_path / "two") == {"anna", "bert"}
+    (tmp_path / "two" / "voxclone.json").write_text('{"bakes": [3, {"voices": null}]}')
+    assert bake_files.added_voices(tmp_path / "two") == set()
+
+
 # --- targets --------------------------------------------------------------------------------------------------------
 
 

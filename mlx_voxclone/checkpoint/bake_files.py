@@ -122,6 +122,15 @@ def add_history(base: Path, directory: Path, record: dict[str, Any]) -> None:
     _write_json(directory / HISTORY, {"bakes": [*earlier, record]})
 
 
+def added_voices(directory: Path) -> set[str]:
+    """Names of the voices that bakes have put into a directory, by its record: none of them is the model's own."""
+    if not (directory / HISTORY).is_file():
+        return set()
+    bakes = read_json(directory / HISTORY).get("bakes")
+    records = [bake for bake in bakes if isinstance(bake, dict)] if isinstance(bakes, list) else []
+    return {name for bake in records for name in (bake.get("voices") or ())}
+
+
 def add_notice(base: Path, directory: Path) -> None:
     """Write `NOTICE`: the licence that derived weights inherit, then what the base's own notice says beside it."""
     path = base / NOTICE

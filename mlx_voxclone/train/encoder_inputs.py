@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.checkpoint.bake_files import added_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
@@ -173,7 +174,8 @@ def _prior(
 def _preset_statistics(
     release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
 ) -> CodeStatistics | None:
-    voices = release.voices()
+    added = added_voices(release.path)  # spoken into some other encoder: nothing to learn what is usual from
+    voices = [name for name in release.voices() if name not in added]
     if not voices:
         return None
     key = hashlib.sha256(repr((release.fingerprint(), voices)).encode()).hexdigest()[:16]
