@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """Say what this machine can train.
 
-Without a configuration: what the machine is. With one: real steps of its trainings in the small, some ten seconds each,
-and from them memory by part, time, disk, and a verdict."""
+Without a configuration: what the machine is. With one: real steps of its trainings in the small, and from them memory
+by part, time, disk, and a verdict. At the release's sizes that takes minutes on a CPU."""
 TIGHT = 0.9  # of what is usable
 
 
