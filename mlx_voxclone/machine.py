@@ -1,8 +1,7 @@
-"""What this machine is and has: chip, memory, device, disk."""
+"""What this machine is and has: chip, memory, device."""
 
 import os
 import platform
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,14 +51,6 @@ def this_machine() -> Machine:
         mlx=mx.__version__,
         system=f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
     )
-
-
-def free_disk(place: str | Path) -> int:
-    """Bytes free where `place` is, or would be."""
-    place = Path(place).absolute()
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def _processor() -> str:

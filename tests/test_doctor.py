@@ -11,8 +11,9 @@ from tasks_data import MemoryData, clip
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.writer import free_bytes
 from mlx_voxclone.cli.doctor import advice, main, table
-from mlx_voxclone.machine import Machine, free_disk, this_machine
+from mlx_voxclone.machine import Machine, this_machine
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train import forecast as module
 from mlx_voxclone.train.encoder_task import EncoderTask
@@ -181,4 +182,4 @@ def test_mistakes(capsys, tmp_path):
     assert "--config" in capsys.readouterr().err
     assert main(["--config", str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    assert free_disk(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+    assert free_bytes(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)

@@ -297,8 +297,7 @@ def _verify(inputs: _Inputs, directory: Path) -> str:
     new = Release(directory)
     new.check()  # its tensors are what was produced, by the hashes that were taken while they were written
     for file in filter(None, (inputs.release.tensors, inputs.encoder)):
-        if file.changed():
-            raise CheckpointError(f"{file.path}: changed while it was copied; nothing was written, run again")
+        file.check_unchanged()
     counts = read_json(directory / TEKKEN).get("audio", {}).get("voice_num_audio_tokens") or {}
     for name, rows in inputs.voices.items():
         place = directory / VOICE_DIRECTORY

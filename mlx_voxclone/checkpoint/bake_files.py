@@ -24,7 +24,7 @@ from mlx_voxclone.checkpoint.writer import refuse_existing_directory, save_tenso
 from mlx_voxclone.errors import CheckpointError
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
-_WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}
+WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}
 _OURS = "Made with voxclone"
 _LAST_LINE = "Use a cloned voice only as the person whose voice it is has agreed to."
 _LICENCE = f"""{_OURS} {__version__}.
@@ -70,7 +70,7 @@ def files_to_copy(base: Path, *, top_level_tensors: bool) -> list[Path]:
         directories[:] = sorted(d for d in directories if not d.startswith("."))
         for name in sorted(names):
             top = Path(root) == base
-            skipped = name.startswith(".") or (top and name in _WRITTEN_ANEW)
+            skipped = name.startswith(".") or (top and name in WRITTEN_ANEW)
             if skipped or (top and name.endswith(".safetensors") and not top_level_tensors):
                 continue
             path = Path(root, name)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.bake_files import files_to_copy
+from mlx_voxclone.checkpoint.bake_files import WRITTEN_ANEW, files_to_copy
 from mlx_voxclone.checkpoint.dtypes import FLOATS, decode
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, part_of
+from mlx_voxclone.checkpoint.release import WEIGHTS, Release, part_of
 from mlx_voxclone.checkpoint.voice_removal import voice_files
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
 
@@ -147,7 +147,7 @@ def _voices(base: Release, other: Release, found: Difference) -> None:
 def _files(base: Path, other: Path, found: Difference) -> None:
     listed = [
         {str(path.relative_to(place)) for path in files_to_copy(place, top_level_tensors=True)}
-        | {name for name in (PARAMS, TEKKEN, CONFIG, "NOTICE", "voxclone.json") if (place / name).is_file()}
+        | {name for name in WRITTEN_ANEW if (place / name).is_file()}
         for place in (base, other)
     ]
     old, new = ({name for name in names if not name.startswith(f"{VOICE_DIRECTORY}/")} - {WEIGHTS} for names in listed)

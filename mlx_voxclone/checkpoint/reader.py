@@ -47,12 +47,14 @@ class TensorFile:
         self._map, self._state = _open(self.path)
         self.metadata, self._infos = _parse(self._map, self._state[0], str(self.path))
 
-    def changed(self) -> bool:
-        """Whether the file under this name is another one, or was written to, since it was opened."""
+    def check_unchanged(self) -> None:
+        """Raise CheckpointError if the file under this name is another one, or was written to, since it was opened."""
         try:
-            return _state(os.stat(self.path)) != self._state
+            same = _state(os.stat(self.path)) == self._state
         except OSError:
-            return True
+            same = False
+        if not same:
+            raise CheckpointError(f"{self.path}: changed while it was copied; nothing was written, run again")
 
     def names(self) -> list[str]:
         """All tensor names, in the order of their bytes."""

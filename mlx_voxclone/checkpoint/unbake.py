@@ -155,8 +155,7 @@ def unbake(
         new = Release(directory)
         new.check()
         for file in {id(file): file for file in sources.values()}.values():
-            if file.changed():
-                raise CheckpointError(f"{file.path}: changed while it was copied; nothing was written, run again")
+            file.check_unchanged()
         if new.fingerprint() != past.fingerprint:
             raise CheckpointError(
                 f"{release.path}: its language model is not the one that its {HISTORY} tells of, so it cannot be taken"

@@ -43,6 +43,14 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * DTYPES[self.dtype][0].itemsize
 
 
+def free_bytes(place: str | Path) -> int:
+    """Bytes free on the disk where `place` is, or would be."""
+    place = Path(place).absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
 def free_space_check(directory: str | Path, nbytes: int) -> None:
     """Refuse to start what cannot fit.
 
@@ -53,10 +61,7 @@ def free_space_check(directory: str | Path, nbytes: int) -> None:
     Raises:
         CheckpointError: less than `nbytes` (and a small reserve) are free.
     """
-    place = Path(directory).absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(directory)
     if free < nbytes + _SPARE:
         need, have = _gigabytes(nbytes + _SPARE), _gigabytes(free)
         raise CheckpointError(f"{directory}: no space left: {need} needed, {have} free; free some and run again")

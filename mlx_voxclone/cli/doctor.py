@@ -44,12 +44,13 @@ def main(argv: list[str]) -> None:
     if options.set and not options.config:
         parser.error("--set changes a configuration; name one with --config")
 
-    from mlx_voxclone.machine import free_disk, this_machine
+    from mlx_voxclone.machine import this_machine
 
     machine = this_machine()
     if not options.config:
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return
+    from mlx_voxclone.checkpoint.writer import free_bytes
     from mlx_voxclone.run_config import load_run_config, parse_set
     from mlx_voxclone.train.forecast import disk_needed, forecast
 
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     for stage in config.stages:
         message(f"{stage}: trying steps in the small")
         found.append(forecast(config, stage))
-    disk, free = disk_needed(config), free_disk(config.run_dir)
+    disk, free = disk_needed(config), free_bytes(config.run_dir)
     if options.json:
         stages = [asdict(stage) | {"peak": stage.peak} for stage in found]
         print(json.dumps({"machine": asdict(machine), "stages": stages, "disk": disk, "free": free}, indent=1))
