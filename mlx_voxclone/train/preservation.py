@@ -97,7 +97,7 @@ def preservation_terms(
         model: its head is frozen and the same for both.
         hidden: hidden states of the adapted model, flat `[B * T, dim]`.
         released: of the released one on the kept sequences alone, flat.
-        batch: see `SpeakerTask.collate`.
+        batch: see `SpeakerTask.collate`; and of all its frames the points `x_t` and the adapted model's `velocity`.
 
     Returns:
         `kept_semantic`: Kullback-Leibler divergence from the released distribution of semantic codes, nats;
@@ -113,9 +113,7 @@ def preservation_terms(
     p = mx.where(possible, mx.exp(log_p), 0.0)
     divergence = mx.sum(p * (mx.where(possible, log_p, 0.0) - mx.where(possible, log_q, 0.0)))
     points, times = batch["x_t"][batch["kept_frames"]], batch["time"][batch["kept_frames"]]
-    velocities = [
-        head.velocity(points, times, states)
-        for states in (released[batch["released_flow"]], hidden[batch["flow"][batch["kept_frames"]]])
-    ]
-    distance = mx.square(velocities[1].astype(mx.float32) - velocities[0].astype(mx.float32))
+    before = head.velocity(points, times, released[batch["released_flow"]])
+    now = batch["velocity"][batch["kept_frames"]]  # no hidden state of these is dropped
+    distance = mx.square(now.astype(mx.float32) - before.astype(mx.float32))
     return {"kept_semantic": divergence, "kept_flow": distance.mean(axis=-1).sum()}

@@ -266,7 +266,8 @@ class SpeakerTask:
         sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
         sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)
         if "kept_rows" in batch and self._kept is not None:
-            sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, "x_t": x_t})
+            path = {"x_t": x_t, "velocity": predicted}
+            sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, **path})
         return sums
 
     def _released(self, inputs: mx.array, batch: Mapping[str, Any]) -> mx.array:
