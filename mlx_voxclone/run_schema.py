@@ -315,6 +315,23 @@ class PreserveSection(Section):
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
 
+class ListenSection(Section):
+    """Speech that is generated and judged at each measurement, by which the best adapters are chosen:
+    `train/listening.py`."""
+
+    speaker_model: Name | None = None
+    whisper_model: Name | None = None
+    texts: Count = 4
+    max_error_rate: NonNegative = 0.3
+    max_drift: NonNegative = 0.1
+
+    @model_validator(mode="after")
+    def _chosen_by(self):
+        if self.whisper_model is not None and self.speaker_model is None:
+            raise ValueError("whisper_model sets a limit to what speaker_model chooses: give that, too")
+        return self
+
+
 class SpeakerSection(Section):
     """Adapting the language model to a voice with LoRA over quantised linears."""
 
@@ -329,6 +346,7 @@ class SpeakerSection(Section):
     silence_weight: Ratio = 1.0
     acoustic_weights: list[NonNegative] | None = None
     preserve: PreserveSection = PreserveSection()
+    listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
 

@@ -3,6 +3,8 @@
 `check_inputs` looks at files, `check_data` at the prepared clips. The stages check again what they need themselves.
 """
 
+import mlx.core as mx
+
 from mlx_voxclone.checkpoint.bake_files import check_places, read_json
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -13,6 +15,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
+from mlx_voxclone.train.listening import judges
 from mlx_voxclone.train.preservation import load_kept
 
 
@@ -40,6 +43,8 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
     if "speaker" in config.stages:
         _check_lora(config, release)
         load_kept(config, release)
+        judges(config.speaker.listen)
+        mx.clear_cache()
     if config.task == "clone":
         _check_bake(config, release, resuming)
 

@@ -9,7 +9,7 @@ from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.loader import check_host, to_device
 from mlx_voxclone.train.state import BEST, read_best, replaced_directory
-from mlx_voxclone.train.task import Task, training_only
+from mlx_voxclone.train.task import Task, derived_metrics, training_only
 
 
 def heldout_metrics(task: Task) -> dict[str, float]:
@@ -36,6 +36,7 @@ def heldout_metrics(task: Task) -> dict[str, float]:
     terms = {term: sums[term] / count for term, count in targets.items() if count}
     loss = sum(measured[term] * value for term, value in terms.items())
     metrics = {"loss": loss, **terms, **{name: float(value) for name, value in task.extra_metrics().items()}}
+    metrics |= derived_metrics(task, metrics)
     if task.metric not in metrics:
         raise ValueError(f"{task.name}: metric {task.metric!r} is none of {', '.join(metrics)}")
     return metrics

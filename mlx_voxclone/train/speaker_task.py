@@ -18,6 +18,7 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.train import listening as listen
 from mlx_voxclone.train.lora import lora_parameters
 from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
 from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms, without_adapters
@@ -95,10 +96,10 @@ class SpeakerTask:
         identity: what else must be unchanged on resume, e.g. the base's fingerprint.
         kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
             the items are drawn from it.
+        listening: speaks and judges at each measurement; the best model is then chosen by that.
     """
 
     name = "speaker"
-    metric = "loss"
 
     def __init__(
         self,
@@ -112,8 +113,10 @@ class SpeakerTask:
         seed: int = 0,
         identity: Mapping[str, Any] | None = None,
         kept: KeptPairs | None = None,
+        listening: listen.Listening | None = None,
     ):
         self.model, self.section, self.seed, self._kept = model, section, seed, kept
+        self._listening, self.metric = listening, "loss" if listening is None else listen.METRIC
         self._train, self._heldout = list(train), list(heldout)
         self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
         for name, utterances in (("training", self._train), ("held-out", self._heldout)):
@@ -279,7 +282,8 @@ class SpeakerTask:
     # --- looking at it --------------------------------------------------------------------------------------------
 
     def extra_metrics(self) -> dict[str, float]:
-        """Share of held-out semantic codes (END among them) that the model would have chosen itself."""
+        """Share of held-out semantic codes (END among them) that the model would have chosen itself; what it sounds
+        like, where that is listened to."""
         right = total = 0
         for batch in self.heldout_batches():
             if "kept_rows" in batch:
@@ -289,10 +293,19 @@ class SpeakerTask:
             chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
             right += int((chosen == arrays["semantic"]).sum())
             total += len(batch["semantic"])
-        return {"semantic_accuracy": right / total}
+        heard = self._listening.metrics(self.model) if self._listening is not None else {}
+        return {"semantic_accuracy": right / total, **heard}
+
+    def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the best model is chosen by, where it is not the loss; see `Listening.choice`."""
+        return self._listening.choice(metrics) if self._listening is not None else {}
 
     def write_samples(self, directory: Path, step: int) -> None:
-        """The first held-out text, spoken with the adapter as it is."""
+        """The first held-out text, or those that are listened to, spoken with the adapter as it is."""
+        if self._listening is not None:
+            self._listening.metrics(self.model)
+            self._listening.write(directory)
+            return
         from mlx_voxclone.audio.io import write_wav
         from mlx_voxclone.synthesis import speak
 
@@ -307,11 +320,14 @@ class SpeakerTask:
 
     def fingerprint(self) -> str:
         section = self.section.model_dump(
-            mode="json", exclude={"train": True, "encoder": True, "recompute": True, "preserve": {"path"}}
+            mode="json",
+            exclude={"train": True, "encoder": True, "recompute": True, "listen": True, "preserve": {"path"}},
         )
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
+        if self._listening is not None:
+            fields["speaker.listen"] = self._listening.identity
         if self._kept is not None:
             fields["speaker.preserve.path"] = self._kept.identity
         return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
@@ -30,6 +31,7 @@ from mlx_voxclone.run_schema import EncoderSection, TrainSection
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
 from mlx_voxclone.train.preservation import load_kept
@@ -268,9 +270,38 @@ def train_speaker(
         seed=config.seed,
         identity={"base": release.fingerprint()},
         kept=load_kept(config, release),
+        listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
+
+
+def listening(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int, tokenizer: SpeechTokenizer
+) -> Listening | None:
+    """What `speaker.listen` asks for; None without a speaker model.
+
+    Sentences are spread over the held-out clips; each is compared with the recording that its voice is taken from.
+
+    Raises:
+        DataError: a model that cannot be had.
+    """
+    section = config.speaker.listen
+    if (found := judges(section)) is None:
+        return None
+    clips = usable(data.heldout, data)
+    count = min(section.texts, len(clips))
+    chosen = [clips[k * len(clips) // count] for k in range(count)]
+    longest, sentences = config.speaker.reference_seconds[1], []
+    for clip in chosen:
+        reference = data.references(clip)[0]
+        recording = reference.read()[: round(longest * SAMPLE_RATE)]
+        frames = -(-len(recording) // frame_size)
+        sentences.append(
+            Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
+        )
+    limits = Limits(section.max_error_rate, section.max_drift)
+    return Listening(sentences, *found, limits, tokenizer.prompt, config.seed)
 
 
 def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:

@@ -125,6 +125,12 @@ def training_only(task: Task) -> frozenset[str]:
     return getattr(task, "training_only", frozenset())
 
 
+def derived_metrics(task: Task, metrics: Mapping[str, float]) -> dict[str, float]:
+    """The task's method `derived_metrics`: further held-out metrics, made of all the others."""
+    derive = getattr(task, "derived_metrics", None)
+    return derive(metrics) if derive is not None else {}
+
+
 def weights_at(task: Task, step: int) -> Mapping[str, float]:
     """Weights of the terms in the step after `step` complete ones."""
     return task.weights_at(step) if isinstance(task, Scheduled) else task.weights
