@@ -30,10 +30,11 @@ from mlx_voxclone.checkpoint.release import WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.train.adaptation import lora_model
 from mlx_voxclone.train.lora import ATTENTION, TARGETS
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
-from mlx_voxclone.train.stages import Compute, lora_model, run_trainer
+from mlx_voxclone.train.stages import Compute, run_trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voxtral_speaker.yaml"
 STAGES = ("load", "step", "bake")

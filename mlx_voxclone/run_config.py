@@ -26,12 +26,13 @@ from mlx_voxclone.run_schema import (
 from mlx_voxclone.yaml_files import dotted, parse_yaml, read_with_includes, shown
 
 COMMAND_LINE = "command line"
+TASKS = ("encoder", "language", "speaker", "clone")
 
 
 class RunConfig(Section):
     """One run. Immutable; `load_run_config` makes it, `dump` writes it back complete."""
 
-    task: Literal["encoder", "speaker", "clone"]
+    task: Literal["encoder", "language", "speaker", "clone"]
     model: Name = "mistralai/Voxtral-4B-TTS-2603"
     output: PathField | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -48,14 +49,17 @@ class RunConfig(Section):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The trainings of this run, in order: `encoder`, `speaker` or both."""
-        return ("encoder", "speaker") if self.task == "clone" else (self.task,)
+        """The trainings of this run, in order, by the names of their sections: `encoder`, `speaker` or both.
+
+        Task `language` adapts the language model as task `speaker` does, and has the same section.
+        """
+        return stages_of(self.task)
 
     @property
     def run_dir(self) -> Path:
-        """`output`, or `runs/encoder`, `runs/speaker-VOICE`, `runs/clone-VOICE`."""
-        default = "encoder" if self.task == "encoder" else f"{self.task}-{self.voice}"
-        return self.output or Path("runs") / default
+        """`output`, or `runs/encoder`, `runs/language-CODE`, `runs/speaker-VOICE`, `runs/clone-VOICE`."""
+        of = {"encoder": None, "language": self.data.language}.get(self.task, self.voice)
+        return self.output or Path("runs") / (f"{self.task}-{of}" if of else self.task)
 
     @property
     def baked_dir(self) -> Path:
@@ -80,7 +84,7 @@ class RunConfig(Section):
             given["encoder.weights"] = self.encoder.weights
             given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
         if "speaker" in self.stages:
-            given["speaker.encoder"] = self.speaker.encoder
+            given |= {"speaker.encoder": self.speaker.encoder, "speaker.start": self.speaker.start}
             given |= {f"speaker.preserve.path[{k}]": path for k, path in enumerate(self.speaker.preserve.path)}
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
@@ -95,6 +99,11 @@ class RunConfig(Section):
     def dump(self) -> str:
         """The complete configuration as YAML; loading it again gives the same."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def stages_of(task: str) -> tuple[str, ...]:
+    """The sections of the trainings that a task consists of, in order."""
+    return {"clone": ("encoder", "speaker"), "language": ("speaker",)}.get(task, (task,))
 
 
 def load_run_config(
@@ -158,9 +167,9 @@ def schema_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
 
 
 def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> dict[str, Any]:
-    stages = ("encoder", "speaker") if task == "clone" else (task,)
-    if task not in ("encoder", "speaker", "clone"):
+    if task not in TASKS:
         return {}  # the schema says what is wrong with it
+    stages = stages_of(task)
     if max_steps is not None and epochs is not None:
         raise ConfigError("--max-steps and --epochs both say how long to train: give one of them")
     wanted: dict[str, Any] = {}

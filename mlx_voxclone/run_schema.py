@@ -333,9 +333,10 @@ class ListenSection(Section):
 
 
 class SpeakerSection(Section):
-    """Adapting the language model to a voice with LoRA over quantised linears."""
+    """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
     encoder: PathField | None = None
+    start: PathField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: _pair(Positive) = [3.0, 25.0]

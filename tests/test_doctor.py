@@ -16,10 +16,11 @@ from mlx_voxclone.cli.doctor import advice, main, table
 from mlx_voxclone.machine import Machine, this_machine
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train import forecast as module
+from mlx_voxclone.train.adaptation import lora_model
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.forecast import Forecast, disk_needed, forecast
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
-from mlx_voxclone.train.stages import Compute, encoder_codec, lora_model, run_trainer, train_settings
+from mlx_voxclone.train.stages import Compute, encoder_codec, run_trainer, train_settings
 
 SMALL = {"encoder.pairs.path": None, "speaker.train.sample_every": 0, "encoder.train.sample_every": 0}
 

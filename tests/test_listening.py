@@ -147,9 +147,7 @@ def test_the_best_is_chosen_by_it_and_its_speech_is_written(made, miniature, tmp
 def test_without_it_the_loss_chooses(miniature, made):
     model, listening = made()
     add_lora(model, rank=4, alpha=8.0)
-    task = SpeakerTask(
-        model, [utterance(1)], [utterance(3)], SECTION, prompt=listening._prompt, save=lambda d, t: None
-    )
+    task = SpeakerTask(model, [utterance(1)], [utterance(3)], SECTION, prompt=listening._prompt, save=lambda d, t: None)
     assert task.metric == "loss"
     assert METRIC not in heldout_metrics(task)
 

@@ -12,7 +12,7 @@ from mlx_voxclone.checkpoint.voices import register_voice
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import stages
+from mlx_voxclone.train import adaptation, stages
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 from mlx_voxclone.train.listening import judges
@@ -35,13 +35,14 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     if "speaker" in config.stages and config.speaker.encoder is not None:
         open_encoder(config.speaker.encoder, release.config)
-    elif config.task == "speaker" and not release.has_encoder:
+    elif config.task != "clone" and "speaker" in config.stages and not release.has_encoder:
         raise CheckpointError(
-            f"{config.model}: has no codec encoder, which task speaker needs; set speaker.encoder, bake one in, or use"
-            " task clone"
+            f"{config.model}: has no codec encoder, which task {config.task} needs; set speaker.encoder, bake one in,"
+            " or use task clone"
         )
     if "speaker" in config.stages:
         _check_lora(config, release)
+        adaptation.starting_adapters(config, release)
         load_kept(config, release)
         judges(config.speaker.listen)
         mx.clear_cache()
@@ -87,15 +88,17 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         return
     if not any(clip.text for clip in data.train):
         raise DataError(
-            "task speaker needs texts, and none of the clips has one: put them into the manifest, metadata.csv or a"
-            " .txt beside each audio file, or set data.transcribe: true"
+            f"task {_adapting(config)} needs texts, and none of the clips has one: put them into the manifest,"
+            " metadata.csv or a .txt beside each audio file, or set data.transcribe: true"
         )
-    found = {name: stages.usable(clips, data) for name, clips in (("training", data.train), ("held-out", data.heldout))}
+    anyone = config.task == "language"
+    split = {"training": data.train, "held-out": data.heldout}
+    found = {name: adaptation.usable(clips, data, anyone) for name, clips in split.items()}
     for name, clips in found.items():
         if not clips:
             raise DataError(
-                f"task speaker: no {name} clip has a text and another clip of its speaker; add transcripts (manifest,"
-                " metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
+                f"task {_adapting(config)}: no {name} clip has a text and another clip of its speaker; add transcripts"
+                " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
             )
     _check_length(config, "speaker", len(found["training"]))
     longest, low = max(clip.seconds for clip in data.clips), config.speaker.reference_seconds[0]
@@ -103,6 +106,10 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         raise ConfigError(
             f"speaker.reference_seconds: from {low:g} s on, but the longest clip has {longest:.1f} s; lower it"
         )
+
+
+def _adapting(config: RunConfig) -> str:
+    return "language" if config.task == "language" else "speaker"
 
 
 def _check_length(config: RunConfig, stage: str, n_items: int) -> None:

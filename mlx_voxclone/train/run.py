@@ -1,7 +1,7 @@
 """A whole run: what `voxclone train` does with a configuration.
 
-Task `encoder` and task `speaker` are one training each; task `clone` goes from recordings to a baked checkpoint:
-prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before and after -> report.
+Tasks `encoder`, `language` and `speaker` are one training each; task `clone` goes from recordings to a baked
+checkpoint: prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before and after -> report.
 """
 
 import json
@@ -22,7 +22,7 @@ from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import clone, stages
+from mlx_voxclone.train import adaptation, clone, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
@@ -95,8 +95,8 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
     if config.task != "encoder":
         peak = max(peak, mx.get_peak_memory() / 1e9)
         codes = _codes(config, encoder, data, run_dir, quiet, say)
-        say("speaker: adapting the language model")
-        summary.results[SPEAKER] = stages.train_speaker(
+        say(f"{'language' if config.task == 'language' else 'speaker'}: adapting the language model")
+        summary.results[SPEAKER] = adaptation.train_speaker(
             config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
         )
     if config.task == "clone":

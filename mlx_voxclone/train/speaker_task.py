@@ -97,9 +97,8 @@ class SpeakerTask:
         kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
             the items are drawn from it.
         listening: speaks and judges at each measurement; the best model is then chosen by that.
+        name: for messages: `speaker` or `language`.
     """
-
-    name = "speaker"
 
     def __init__(
         self,
@@ -114,15 +113,17 @@ class SpeakerTask:
         identity: Mapping[str, Any] | None = None,
         kept: KeptPairs | None = None,
         listening: listen.Listening | None = None,
+        name: str = "speaker",
     ):
+        self.name = name
         self.model, self.section, self.seed, self._kept = model, section, seed, kept
         self._listening, self.metric = listening, "loss" if listening is None else listen.METRIC
         self._train, self._heldout = list(train), list(heldout)
         self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
-        for name, utterances in (("training", self._train), ("held-out", self._heldout)):
+        for kind, utterances in (("training", self._train), ("held-out", self._heldout)):
             if not utterances:
                 raise DataError(
-                    f"task speaker: no {name} clip has a text and another clip of its speaker; add transcripts"
+                    f"task {self.name}: no {kind} clip has a text and another clip of its speaker; add transcripts"
                     " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
                 )
         share = section.preserve.share if kept is not None else 0.0

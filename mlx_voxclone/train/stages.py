@@ -13,15 +13,11 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_flatten
 
-from mlx_voxclone.audio.io import SAMPLE_RATE
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
-from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
-from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
@@ -31,13 +27,9 @@ from mlx_voxclone.run_schema import EncoderSection, TrainSection
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
-from mlx_voxclone.train.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.log import LOG_NAME
-from mlx_voxclone.train.lora import add_lora, quantise_backbone
-from mlx_voxclone.train.preservation import load_kept
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.state import BEST, CHECKPOINTS, list_checkpoints, load_checkpoint
 from mlx_voxclone.train.task import Task, fingerprint_changes
 from mlx_voxclone.train.trainer import Trainer
@@ -207,101 +199,7 @@ def codec_digest(release: Release, encoder: Path | None = None) -> str:
     return digest.hexdigest()
 
 
-# --- speaker -------------------------------------------------------------------------------------------------------
-
-
-def usable(clips: list[Clip], data: PreparedData) -> list[Clip]:
-    """The clips that have a text and another clip of their speaker as reference."""
-    return [clip for clip in clips if clip.text and data.references(clip)]
-
-
-def utterances(
-    clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int = 0
-) -> list[Utterance]:
-    """The usable clips as codes; with a frame size (samples) also which of their frames are silent."""
-    found = []
-    for clip in usable(clips, data):
-        references = tuple(codes[other.id] for other in data.references(clip))
-        silent = silent_frames(clip.read(), frame_size, codes[clip.id].shape[1]) if frame_size else None
-        found.append(Utterance(clip.id, clip.text, codes[clip.id], references, silent))
-    return found
-
-
-def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
-    """The release's LM, quantised and wrapped in LoRA, with head and decoder."""
-    section = config.speaker
-    model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
-    for name, array in tree_flatten(model.parameters()):  # one by one, and what is large first: memory has its peak
-        if not name.startswith("layers."):  # while a tensor is there both as stored and as used
-            mx.eval(array)
-            mx.clear_cache()
-    if section.quantise.bits:
-        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
-    model.recompute = section.recompute
-    lora = section.lora
-    add_lora(
-        model,
-        rank=lora.rank,
-        alpha=lora.alpha,
-        targets=lora.targets,
-        layers=lora.layers,
-        dropout=lora.dropout,
-        seed=config.seed,
-    )
-    mx.eval(model.parameters())
-    return model
-
-
-def train_speaker(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
-) -> TrainResult:
-    """Task `speaker` in `directory`; `best/` holds the adapters."""
-    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
-    size = release.config.codec.frame_size if section.silence_weight < 1 else 0
-    pairs = {name: utterances(getattr(data, name), data, codes, size) for name in ("train", "heldout")}
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
-    task = SpeakerTask(
-        lora_model(release, config, compute),
-        **pairs,
-        section=section,
-        prompt=tokenizer.prompt,
-        save=lambda where, tensors: save_adapters(where, tensors, adapter),
-        seed=config.seed,
-        identity={"base": release.fingerprint()},
-        kept=load_kept(config, release),
-        listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
-    )
-    settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, directory, quiet=quiet)
-
-
-def listening(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int, tokenizer: SpeechTokenizer
-) -> Listening | None:
-    """What `speaker.listen` asks for; None without a speaker model.
-
-    Sentences are spread over the held-out clips; each is compared with the recording that its voice is taken from.
-
-    Raises:
-        DataError: a model that cannot be had.
-    """
-    section = config.speaker.listen
-    if (found := judges(section)) is None:
-        return None
-    clips = usable(data.heldout, data)
-    count = min(section.texts, len(clips))
-    chosen = [clips[k * len(clips) // count] for k in range(count)]
-    longest, sentences = config.speaker.reference_seconds[1], []
-    for clip in chosen:
-        reference = data.references(clip)[0]
-        recording = reference.read()[: round(longest * SAMPLE_RATE)]
-        frames = -(-len(recording) // frame_size)
-        sentences.append(
-            Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
-        )
-    limits = Limits(section.max_error_rate, section.max_drift)
-    return Listening(sentences, *found, limits, tokenizer.prompt, config.seed)
+# --- resuming ------------------------------------------------------------------------------------------------------
 
 
 def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:

@@ -1,0 +1,163 @@
+"""Adapting the language model: utterances of prepared clips, the quantised model in LoRA, the training itself."""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.checkpoint.adapters import TENSORS as ADAPTERS
+from mlx_voxclone.checkpoint.adapters import AdapterConfig, load_adapters, save_adapters
+from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train.listening import Limits, Listening, Sentence, judges
+from mlx_voxclone.train.lora import add_lora, quantise_backbone
+from mlx_voxclone.train.preservation import load_kept
+from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
+from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
+
+ANYONES = 8  # clips of other speakers, where one has no other clip of his own
+
+
+def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Clip]:
+    """Other clips of a clip's speaker. With `anyone`, where there is none, a few of other speakers: who is to learn a
+    language need not learn whose voice it is."""
+    own = data.references(clip)
+    if own or not anyone:
+        return own
+    others = [other for other in data.train if other.id != clip.id]
+    rng = np.random.default_rng(zlib.crc32(clip.id.encode()))
+    return [others[k] for k in sorted(rng.permutation(len(others))[:ANYONES])]
+
+
+def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[Clip]:
+    """The clips that have a text and another clip of their speaker (or of `anyone`) as reference."""
+    return [clip for clip in clips if clip.text and references(clip, data, anyone)]
+
+
+def utterances(
+    clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int = 0, anyone: bool = False
+) -> list[Utterance]:
+    """The usable clips as codes; with a frame size (samples) also which of their frames are silent."""
+    found = []
+    for clip in usable(clips, data, anyone):
+        voices = tuple(codes[other.id] for other in references(clip, data, anyone))
+        silent = silent_frames(clip.read(), frame_size, codes[clip.id].shape[1]) if frame_size else None
+        found.append(Utterance(clip.id, clip.text, codes[clip.id], voices, silent))
+    return found
+
+
+def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
+    """The release's LM, quantised and wrapped in LoRA, with head and decoder."""
+    section = config.speaker
+    model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
+    for name, array in tree_flatten(model.parameters()):  # one by one, and what is large first: memory has its peak
+        if not name.startswith("layers."):  # while a tensor is there both as stored and as used
+            mx.eval(array)
+            mx.clear_cache()
+    if section.quantise.bits:
+        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    model.recompute = section.recompute
+    lora = section.lora
+    add_lora(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        targets=lora.targets,
+        layers=lora.layers,
+        dropout=lora.dropout,
+        seed=config.seed,
+    )
+    mx.eval(model.parameters())
+    return model
+
+
+def starting_adapters(config: RunConfig, release: Release) -> dict[str, mx.array] | None:
+    """What `speaker.start` holds, float32; None if it is not set.
+
+    Raises:
+        CheckpointError: no adapters, or of another model. ConfigError: of another rank, strength or other linears.
+    """
+    section = config.speaker
+    if section.start is None:
+        return None
+    tensors, adapter = load_adapters(section.start)
+    adapter.check_base(release.fingerprint(), config.model, section.start)
+    asked = {"rank": section.lora.rank, "alpha": section.lora.alpha, "targets": sorted(section.lora.targets)}
+    there = {"rank": adapter.rank, "alpha": adapter.alpha, "targets": sorted(adapter.targets)}
+    for key, value in asked.items():
+        if there[key] != value:
+            raise ConfigError(f"speaker.lora.{key}: {value}, but speaker.start has {there[key]}; make them the same")
+    layers = sorted({int(name.split(".")[1]) for name in tensors})
+    count = release.config.backbone.n_layers
+    if layers != list(range(count - (section.lora.layers or count), count)):
+        raise ConfigError(f"speaker.lora.layers: speaker.start adapts {len(layers)} layers; ask for the same")
+    return tensors
+
+
+def train_speaker(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
+) -> TrainResult:
+    """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
+    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    size = release.config.codec.frame_size if section.silence_weight < 1 else 0
+    anyone = config.task == "language"
+    pairs = {name: utterances(getattr(data, name), data, codes, size, anyone) for name in ("train", "heldout")}
+    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
+    model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
+    if (start := starting_adapters(config, release)) is not None:
+        model.load_weights(list(start.items()), strict=False)
+        identity["start"] = file_sha256(section.start / ADAPTERS)
+    task = SpeakerTask(
+        model,
+        **pairs,
+        section=section,
+        prompt=tokenizer.prompt,
+        save=lambda where, tensors: save_adapters(where, tensors, adapter),
+        seed=config.seed,
+        identity=identity,
+        name="language" if anyone else "speaker",
+        kept=load_kept(config, release),
+        listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
+    )
+    settings = train_settings(section.train, config, compute)
+    return run_trainer(task, settings, directory, quiet=quiet)
+
+
+def listening(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int, tokenizer: SpeechTokenizer
+) -> Listening | None:
+    """What `speaker.listen` asks for; None without a speaker model.
+
+    Sentences are spread over the held-out clips; each is compared with the recording that its voice is taken from.
+
+    Raises:
+        DataError: a model that cannot be had.
+    """
+    section = config.speaker.listen
+    if (found := judges(section)) is None:
+        return None
+    clips = usable(data.heldout, data)
+    if not clips:
+        raise DataError("speaker.listen: no held-out clip has a text and another clip of its speaker to compare with")
+    count = min(section.texts, len(clips))
+    chosen = [clips[k * len(clips) // count] for k in range(count)]
+    longest, sentences = config.speaker.reference_seconds[1], []
+    for clip in chosen:
+        reference = data.references(clip)[0]
+        recording = reference.read()[: round(longest * SAMPLE_RATE)]
+        frames = -(-len(recording) // frame_size)
+        sentences.append(
+            Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
+        )
+    limits = Limits(section.max_error_rate, section.max_drift)
+    return Listening(sentences, *found, limits, tokenizer.prompt, config.seed)
