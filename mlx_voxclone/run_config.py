@@ -16,6 +16,7 @@ from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_schema import (
     BakeSection,
     DataSection,
+    DistillSection,
     EncoderSection,
     Name,
     PathField,
@@ -26,13 +27,13 @@ from mlx_voxclone.run_schema import (
 from mlx_voxclone.yaml_files import dotted, parse_yaml, read_with_includes, shown
 
 COMMAND_LINE = "command line"
-TASKS = ("encoder", "language", "speaker", "clone")
+TASKS = ("encoder", "distill", "language", "speaker", "clone")
 
 
 class RunConfig(Section):
     """One run. Immutable; `load_run_config` makes it, `dump` writes it back complete."""
 
-    task: Literal["encoder", "language", "speaker", "clone"]
+    task: Literal["encoder", "distill", "language", "speaker", "clone"]
     model: Name = "mistralai/Voxtral-4B-TTS-2603"
     output: PathField | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -42,6 +43,7 @@ class RunConfig(Section):
     data: DataSection = DataSection()
     encoder: EncoderSection = EncoderSection()
     speaker: SpeakerSection = SpeakerSection()
+    distill: DistillSection = DistillSection()
     bake: BakeSection = BakeSection()
     say: Annotated[list[Name], Field(default_factory=list)]
 
@@ -51,14 +53,14 @@ class RunConfig(Section):
     def stages(self) -> tuple[str, ...]:
         """The trainings of this run, in order, by the names of their sections: `encoder`, `speaker` or both.
 
-        Task `language` adapts the language model as task `speaker` does, and has the same section.
+        Tasks `language` and `distill` adapt the language model as task `speaker` does, and have its section.
         """
         return stages_of(self.task)
 
     @property
     def run_dir(self) -> Path:
-        """`output`, or `runs/encoder`, `runs/language-CODE`, `runs/speaker-VOICE`, `runs/clone-VOICE`."""
-        of = {"encoder": None, "language": self.data.language}.get(self.task, self.voice)
+        """`output`, or `runs/TASK` with the language's code or the voice's name behind it where there is one."""
+        of = {"encoder": None, "distill": None, "language": self.data.language}.get(self.task, self.voice)
         return self.output or Path("runs") / (f"{self.task}-{of}" if of else self.task)
 
     @property
@@ -76,10 +78,12 @@ class RunConfig(Section):
         Raises:
             ConfigError: `data.path` not given, or a path of this task's sections that does not exist.
         """
-        if self.data.path is None:
+        if self.data.path is None and self.task != "distill":
             remedy = "name a folder of audio, a .jsonl manifest or a metadata.csv"
             raise ConfigError(f"{self.where('data.path')}: data.path: missing; {remedy}")
-        given = {"data.path": self.data.path}
+        given = {} if self.task == "distill" else {"data.path": self.data.path}
+        if self.task == "distill":
+            given |= {f"distill.pairs[{k}]": path for k, path in enumerate(self.distill.pairs)}
         if "encoder" in self.stages:
             given["encoder.weights"] = self.encoder.weights
             given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
@@ -91,7 +95,7 @@ class RunConfig(Section):
         for key, path in given.items():
             if path is not None and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-                asks = ".pairs." in key or ".preserve." in key
+                asks = ".pairs" in key or ".preserve." in key
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
         return self
@@ -103,7 +107,7 @@ class RunConfig(Section):
 
 def stages_of(task: str) -> tuple[str, ...]:
     """The sections of the trainings that a task consists of, in order."""
-    return {"clone": ("encoder", "speaker"), "language": ("speaker",)}.get(task, (task,))
+    return {"clone": ("encoder", "speaker"), "language": ("speaker",), "distill": ("speaker",)}.get(task, (task,))
 
 
 def load_run_config(

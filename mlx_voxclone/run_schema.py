@@ -352,6 +352,33 @@ class SpeakerSection(Section):
     train: SpeakerTrain = SpeakerTrain()
 
 
+class DistillLosses(Section):
+    hidden: NonNegative = 1.0
+    semantic: NonNegative = 1.0
+    flow: NonNegative = 1.0
+    kept_semantic: NonNegative = 1.0
+    kept_flow: NonNegative = 1.0
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.hidden or self.semantic or self.flow):
+            raise ValueError("hidden, semantic and flow are all 0: nothing would be learnt")
+        return self
+
+
+class DistillSection(Section):
+    """Teaching the language model to take the encoder's codes for the true ones: `train/distill_task.py`. The adapters,
+    the lengths and the training itself are those of the section `speaker`."""
+
+    pairs: Paths = []
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+    presets: bool = True
+    items: Count = 500
+    layers: Annotated[list[Count], Field(min_length=1)] | None = None
+    kept: Fraction = 0.25
+    losses: DistillLosses = DistillLosses()
+
+
 class BakeSection(Section):
     """What task `clone` writes at the end."""
 

@@ -103,6 +103,16 @@ def starting_adapters(config: RunConfig, release: Release) -> dict[str, mx.array
     return tensors
 
 
+def start_from(config: RunConfig, release: Release, model: Voxtral) -> dict[str, str]:
+    """Put `speaker.start` into a model of `lora_model`; what identifies it, for resuming."""
+    tensors = starting_adapters(config, release)
+    if tensors is None:
+        return {}
+    model.load_weights(list(tensors.items()), strict=False)
+    mx.eval(model.trainable_parameters())
+    return {"start": file_sha256(config.speaker.start / ADAPTERS)}
+
+
 def train_speaker(
     config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
 ) -> TrainResult:
@@ -114,9 +124,7 @@ def train_speaker(
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
     model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
-    if (start := starting_adapters(config, release)) is not None:
-        model.load_weights(list(start.items()), strict=False)
-        identity["start"] = file_sha256(section.start / ADAPTERS)
+    identity |= start_from(config, release, model)
     task = SpeakerTask(
         model,
         **pairs,

@@ -13,6 +13,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, stages
+from mlx_voxclone.train.distillation import load_distill_pairs
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 from mlx_voxclone.train.listening import judges
@@ -43,6 +44,9 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
     if "speaker" in config.stages:
         _check_lora(config, release)
         adaptation.starting_adapters(config, release)
+        if config.task == "distill":
+            load_distill_pairs(config, release)
+            return
         load_kept(config, release)
         judges(config.speaker.listen)
         mx.clear_cache()

@@ -108,12 +108,22 @@ def preservation_terms(
     theirs, ours = (
         head.masked_semantic_logits(states).astype(mx.float32) for states in (released[at_released], hidden[at])
     )
-    log_p, log_q = (x - mx.logsumexp(x, axis=-1, keepdims=True) for x in (theirs, ours))
-    possible = mx.isfinite(log_p)
-    p = mx.where(possible, mx.exp(log_p), 0.0)
-    divergence = mx.sum(p * (mx.where(possible, log_p, 0.0) - mx.where(possible, log_q, 0.0)))
+    nats = divergence(theirs, ours).sum()
     points, times = batch["x_t"][batch["kept_frames"]], batch["time"][batch["kept_frames"]]
     before = head.velocity(points, times, released[batch["released_flow"]])
     now = batch["velocity"][batch["kept_frames"]]  # no hidden state of these is dropped
     distance = mx.square(now.astype(mx.float32) - before.astype(mx.float32))
-    return {"kept_semantic": divergence, "kept_flow": distance.mean(axis=-1).sum()}
+    return {"kept_semantic": nats, "kept_flow": distance.mean(axis=-1).sum()}
+
+
+def divergence(theirs: mx.array, ours: mx.array) -> mx.array:
+    """Kullback-Leibler divergence in nats from a distribution to another, over the last axis of their logits, float32.
+
+    Rows of `theirs` that are -inf have no part in it.
+    """
+    log_p, log_q = (
+        x - mx.logsumexp(x, axis=-1, keepdims=True) for x in (theirs.astype(mx.float32), ours.astype(mx.float32))
+    )
+    possible = mx.isfinite(log_p)
+    p = mx.where(possible, mx.exp(log_p), 0.0)
+    return mx.sum(p * (mx.where(possible, log_p, 0.0) - mx.where(possible, log_q, 0.0)), axis=-1)

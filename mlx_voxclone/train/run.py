@@ -1,6 +1,6 @@
 """A whole run: what `voxclone train` does with a configuration.
 
-Tasks `encoder`, `language` and `speaker` are one training each; task `clone` goes from recordings to a baked
+Tasks `encoder`, `distill`, `language` and `speaker` are one training each; task `clone` goes from recordings to a baked
 checkpoint: prepare -> encoder (or a given one) -> codes -> speaker -> bake -> speak before and after -> report.
 """
 
@@ -22,7 +22,7 @@ from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import adaptation, clone, stages
+from mlx_voxclone.train import adaptation, clone, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
@@ -83,6 +83,12 @@ def run(
 def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> RunSummary:
     """All stages, in order."""
     summary, peak = RunSummary(config.task, str(run_dir)), 0.0
+    if config.task == "distill":
+        say("distill: teaching the language model the encoder's codes")
+        result = distillation.train_distill(config, config.speaker.encoder, run_dir, quiet, say)
+        summary.results[config.task] = result
+        summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
+        return summary
     data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
     summary.data = {
