@@ -10,6 +10,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 MAX_SECONDS = 60.0
@@ -98,6 +99,41 @@ def read_reference(path: str | Path) -> np.ndarray:
     return samples
 
 
+def read_references(paths: Sequence[str | Path]) -> list[np.ndarray]:
+    """Several clips of one voice, each as `read_reference` reads it.
+
+    Raises:
+        DataError: one that is refused, or together more than 60 s.
+    """
+    clips = [read_reference(path) for path in paths]
+    _check_together(clips)
+    return clips
+
+
+def reference_codes(codec: Codec, clips: Sequence[np.ndarray]) -> np.ndarray:
+    """Codes `[37, N]` of clips of one voice, each encoded by itself, one after the other."""
+    return np.concatenate([codec.audio_codes(clip) for clip in clips], axis=1)
+
+
+def reference_warnings(clips: Sequence[np.ndarray]) -> list[str]:
+    """What a user should know of clips of one voice: that they seem to hold two."""
+    from mlx_voxclone.evaluate.prosody import two_pitches
+
+    found = two_pitches(np.concatenate(clips))
+    if found is None:
+        return []
+    low, high = found
+    return [f"two people seem to speak in the reference (at about {low:.0f} and {high:.0f} Hz); take a clip of one"]
+
+
+def _check_together(clips: Sequence[np.ndarray]) -> None:
+    from mlx_voxclone.audio.io import SAMPLE_RATE
+
+    total = sum(map(len, clips)) / SAMPLE_RATE
+    if total > REFERENCE_SECONDS[1]:
+        raise DataError(f"the reference clips are {total:.6g} s long together; take up to {REFERENCE_SECONDS[1]:.0f} s")
+
+
 def _check_length(seconds: float) -> None:
     low, high = REFERENCE_SECONDS
     if not low <= seconds <= high:
@@ -160,8 +196,10 @@ class Speaker:
     def sampling_rate(self) -> int:
         return self.model.config.codec.sampling_rate
 
-    def voice_rows(self, voice: str | None = None, reference: np.ndarray | None = None) -> mx.array:
-        """The rows `[N, dim]` of a named voice, or of a reference clip (float32, 24 kHz mono).
+    def voice_rows(
+        self, voice: str | None = None, reference: "np.ndarray | Sequence[np.ndarray] | None" = None
+    ) -> mx.array:
+        """The rows `[N, dim]` of a named voice, or of a reference clip (float32, 24 kHz mono) or several.
 
         Raises:
             DataError: neither or both given, or a clip that cannot serve.
@@ -176,15 +214,17 @@ class Speaker:
                 f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, give"
                 f" one (--encoder FILE), or use a voice: {', '.join(self.voices)}"
             )
-        check_reference(reference, self.sampling_rate)
-        codec = self.model.audio_tokenizer
-        return self.model.voice_embedding(codec.audio_codes(reference))
+        clips = [reference] if isinstance(reference, np.ndarray) else list(reference)
+        for clip in clips:
+            check_reference(clip, self.sampling_rate)
+        _check_together(clips)
+        return self.model.voice_embedding(reference_codes(self.model.audio_tokenizer, clips))
 
     def say(
         self,
         text: str,
         voice: str | None = None,
-        reference: np.ndarray | None = None,
+        reference: "np.ndarray | Sequence[np.ndarray] | None" = None,
         *,
         seed: int = 0,
         max_seconds: float = MAX_SECONDS,

@@ -72,7 +72,7 @@ BAD_OPTIONS = {
     "missing adapters": (["--adapters", "nowhere"], "not found"),
     "a missing recording": (["--voice", "anna=nowhere.wav"], "nowhere.wav: no such file"),
     "a voice without file": (["--voice", "anna"], "NAME=FILE"),
-    "a voice twice": (["--voice", "anna=a.wav", "--voice", "anna=b.wav"], "given twice"),
+    "a recording twice": (["--voice", "anna=a.wav", "--voice", "anna=a.wav"], "given twice"),
     "a bad name": (["--voice", "An.na=a.wav"], "voice name"),
     "a name that is taken": (["--voice", "casual_male=a.wav"], "casual_male: this checkpoint has one"),
     "an unknown target": (["--for", "torch"], "invalid choice"),

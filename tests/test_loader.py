@@ -130,3 +130,22 @@ def test_items_are_drawn_alike_whatever_the_batching():
     one = list(itertools.chain(*(names(group) for group in groups(ToyTask(7), 7, batch_size=1, accumulate=1))))
     other = list(itertools.chain(*(names(group) for group in groups(ToyTask(7), 2))))
     assert one == other
+
+
+class ByLength(ToyTask):
+    """Items that tell how long they are: 5, 1, 4, 2, 3, ..."""
+
+    LENGTHS = (5, 1, 4, 2, 3, 6, 7, 2)
+
+    def item(self, epoch, index, step=0):
+        return {**super().item(epoch, index, step), "length": self.LENGTHS[index]}
+
+
+def test_items_of_a_step_share_a_micro_batch_by_length():
+    plain, sorted_ = groups(ToyTask(8), 2), groups(ByLength(8), 2)
+    for one, other in zip(plain, sorted_):
+        assert sorted(names(one)) == sorted(names(other))  # the step is the same
+        assert one.targets == other.targets
+        assert one.next_position == other.next_position
+        lengths = [ByLength.LENGTHS[int(name.removeprefix("clip"))] for name in names(other)]
+        assert lengths == sorted(lengths)

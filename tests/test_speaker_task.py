@@ -172,9 +172,10 @@ def test_the_reference_is_another_clip_drawn_anew(make):
         n = int((item["ids"][: item["first"] + 1] == 24).sum())
         voice = (item["codes"][: n - 1] - 2).T
         lengths.add(n - 1)
+        a, b = utterance_1.references
         found = [
             (k, i)
-            for k, reference in enumerate(utterance_1.references)
+            for k, reference in enumerate((a, b, np.concatenate([a, b], axis=1), np.concatenate([b, a], axis=1)))
             for i in range(reference.shape[1] - n + 2)
             if (reference[:, i : i + n - 1] == voice).all()
         ]
@@ -183,6 +184,21 @@ def test_the_reference_is_another_clip_drawn_anew(make):
     assert len(lengths) > 1
     assert len(starts) > 2
     assert (task.item(3, 0)["noise"] == task.item(3, 0)["noise"]).all()
+
+
+def test_a_long_reference_is_several_clips_one_after_the_other(make):
+    a, b = codes(12, 101), codes(7, 201)  # references of utterance 1
+    task = make(reference_seconds=[1.4, 1.5])  # 18 or 19 frames, more than either has
+    seen = set()
+    for epoch in range(8):
+        item = task.item(epoch, 0)
+        n = int((item["ids"][: item["first"] + 1] == 24).sum()) - 1
+        assert n in (18, 19)
+        voice = (item["codes"][:n] - 2).T
+        for order, joined in (("ab", np.concatenate([a, b], axis=1)), ("ba", np.concatenate([b, a], axis=1))):
+            if any((joined[:, i : i + n] == voice).all() for i in range(19 - n + 1)):
+                seen.add(order)
+    assert seen == {"ab", "ba"}
 
 
 def test_only_lora_gets_a_gradient(make, tmp_path):

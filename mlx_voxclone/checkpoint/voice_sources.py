@@ -1,17 +1,23 @@
 """What a voice can be made from: a recording, a file of codes, or rows made before."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.voices import EMBEDDING, read_voice
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.synthesis import read_references, reference_codes
 
 CODES = "codes"
+
+
+def is_recording(path: Path) -> bool:
+    """Whether a voice's source is read as audio."""
+    return path.suffix not in (".pt", ".safetensors")
 
 
 class VoiceMaker:
@@ -26,29 +32,33 @@ class VoiceMaker:
         self.release, self.encoder_file = release, encoder_file
         self._model: Voxtral | None = None
 
-    def make(self, source: str | Path) -> mx.array:
+    def make(self, source: "str | Path | Sequence[str | Path]") -> mx.array:
         """The rows of a voice.
 
         Args:
             source: `.pt` or `.safetensors` with `embedding` `[N, dim]`; `.safetensors` with `codes` `[37, T]` (without
-                the +2); anything else is read as audio, at its own level.
+                the +2); anything else is read as audio, at its own level. Several recordings are taken together.
 
         Returns:
             `[N, dim]` BF16, the END row last.
 
         Raises:
             CheckpointError: not usable, too wide or narrow for the model, or a recording and no encoder.
-            DataError: audio that cannot be read.
+            DataError: audio that cannot be read, or that no voice can be taken from (`synthesis.check_reference`).
         """
-        source = Path(source)
-        if not source.is_file():
-            raise CheckpointError(f"{source}: no such file; a voice is made of a recording, codes or an embedding")
+        sources = [Path(s) for s in ([source] if isinstance(source, str | Path) else source)]
+        for path in sources:
+            if not path.is_file():
+                raise CheckpointError(f"{path}: no such file; a voice is made of a recording, codes or an embedding")
+            if len(sources) > 1 and not is_recording(path):
+                raise CheckpointError(f"{path}: codes and embeddings are a voice each; only recordings can be joined")
+        source = sources[0]
         if source.suffix == ".pt":
             rows = read_voice(source)
         elif source.suffix == ".safetensors":
             rows = self._stored(source)
         else:
-            rows = self._recorded(source)
+            rows = self._recorded(sources)
         dim = self.release.config.backbone.dim
         if rows.shape[1] != dim:
             raise CheckpointError(f"{source}: rows of {rows.shape[1]}, but the model is {dim} wide")
@@ -70,15 +80,13 @@ class VoiceMaker:
         except ValueError as e:
             raise CheckpointError(f"{source}: {e}") from None
 
-    def _recorded(self, source: Path) -> mx.array:
+    def _recorded(self, sources: Sequence[Path]) -> mx.array:
         if self.encoder_file is None and not self.release.has_encoder:
             raise CheckpointError(
-                f"{source}: a recording needs a codec encoder and this model has none; give --encoder"
+                f"{sources[0]}: a recording needs a codec encoder and this model has none; give --encoder"
             )
-        samples = read_audio(source)
-        codec = self._loaded().audio_tokenizer
-        codes = codec.audio_codes(samples)
-        return self._loaded().voice_embedding(codes)
+        clips = read_references(sources)
+        return self._loaded().voice_embedding(reference_codes(self._loaded().audio_tokenizer, clips))
 
     def _loaded(self) -> Voxtral:
         if self._model is None:

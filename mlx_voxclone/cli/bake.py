@@ -1,5 +1,6 @@
 """`voxclone bake`: write a new checkpoint with an encoder injected, adapters folded in and voices added."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import (
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.progress import weight_bar
 
     adapters = [AdapterSource.parse(text) for text in options.adapters]
+    _warn_of_references(voices)
     with weight_bar(options.quiet) as advance:
         report = bake(
             options.model,
@@ -82,7 +84,8 @@ def _parser() -> Parser:
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="add a voice from a recording, an embedding (.pt, .safetensors) or codes (.safetensors); may be repeated",
+        help="add a voice from a recording, an embedding (.pt, .safetensors) or codes (.safetensors); may be"
+        " repeated, for several voices or, with one name, for several recordings of one",
     )
     parser.add_argument(
         "--for",
@@ -112,16 +115,29 @@ def _parser() -> Parser:
     return parser
 
 
-def _voices(options: list[str]) -> dict[str, str]:
-    voices: dict[str, str] = {}
+def _voices(options: list[str]) -> dict[str, list[str]]:
+    """Name -> its sources: a name that is repeated is of a voice made of several recordings."""
+    voices: dict[str, list[str]] = {}
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not source:
             raise CheckpointError(f"--voice {option}: write NAME=FILE")
-        if name in voices:
-            raise CheckpointError(f"--voice {name}: given twice")
-        voices[name] = source
+        if source in voices.get(name, []):
+            raise CheckpointError(f"--voice {option}: given twice")
+        voices.setdefault(name, []).append(source)
     return voices
+
+
+def _warn_of_references(voices: dict[str, list[str]]) -> None:
+    """Say what is odd about recordings; those that cannot be read are refused."""
+    from mlx_voxclone.checkpoint.voice_sources import is_recording
+    from mlx_voxclone.synthesis import read_references, reference_warnings
+
+    for name, sources in voices.items():
+        recordings = [source for source in sources if is_recording(Path(source)) and Path(source).is_file()]
+        if recordings:
+            for line in reference_warnings(read_references(recordings)):
+                message(f"warning: --voice {name}: {line}")
 
 
 def table(report: "BakeReport") -> str:

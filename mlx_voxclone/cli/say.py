@@ -28,7 +28,10 @@ def main(argv: list[str]) -> None:
     voice = parser.add_mutually_exclusive_group(required=True)
     voice.add_argument("--voice", metavar="NAME", help="a voice of the checkpoint")
     voice.add_argument(
-        "--ref-audio", metavar="WAV", help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder)"
+        "--ref-audio",
+        metavar="WAV",
+        action="append",
+        help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder); several are taken together",
     )
     parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
     parser.add_argument(
@@ -65,10 +68,12 @@ def _run(options) -> None:
     from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.progress import progress_bar
-    from mlx_voxclone.synthesis import Speaker, read_reference
+    from mlx_voxclone.synthesis import Speaker, read_references, reference_warnings
 
-    output = check_wav_output(options.output, options.ref_audio)
-    reference = read_reference(options.ref_audio) if options.ref_audio else None
+    output = check_wav_output(options.output, *(options.ref_audio or []))
+    reference = read_references(options.ref_audio) if options.ref_audio else None
+    for line in reference_warnings(reference) if reference else []:
+        message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
     encoder = Path(options.encoder) if options.encoder else None
     speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder)

@@ -12,6 +12,8 @@ WINDOW, HOP = 0.04, 0.01  # seconds
 THRESHOLD = 0.25  # of the normalised difference: below, a frame is voiced
 LOW_PASS = 900.0  # Hz: breath and hiss above say nothing about the pitch
 _FLOOR_DB = 40.0  # below the loudest frame: silence
+_STRETCH, _FEWEST = 0.5, 8  # seconds; stretches with voice, below which nothing can be said
+_APART, _GAP, _GAPS_WITHIN = 6.0, 3.0, 1.5  # semitones; semitones; deviations of the groups
 _PAUSE_DB = 25.0  # below it, before and after speech: a pause, even in a noisy room
 
 
@@ -88,6 +90,32 @@ def pitch(samples: np.ndarray, rate: int = SAMPLE_RATE) -> Pitch:
         return Pitch(float("nan"), float("nan"), share)
     median = float(np.median(voiced))
     return Pitch(median, float(np.sqrt(np.mean(np.square(12 * np.log2(voiced / median))))), share)
+
+
+def two_pitches(samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[float, float] | None:
+    """The two pitches in Hz, low and high, of a clip in which two people speak; None where one seems to.
+
+    The medians of stretches of `_STRETCH` s are split where the two groups are the most apart. They count as two people
+    if either has three stretches and a fifth of all, their medians are six semitones apart, and between the groups is a
+    gap that one person's melody, which passes through what lies between, seldom leaves: of 32 short sentences of an
+    expressive reader two were taken for two people, of 93 longer clips of one person none, of 74 pairs of people more
+    than seven semitones apart some sixty were found. Two people of one pitch go unnoticed.
+    """
+    frequency, _ = fundamental(samples, rate)
+    size = round(_STRETCH / HOP)
+    stretches = [frequency[k : k + size] for k in range(0, len(frequency) - size + 1, size)]
+    heard = [s[np.isfinite(s)] for s in stretches]
+    medians = np.sort([12 * np.log2(np.median(s)) for s in heard if len(s) >= size // 4])
+    if len(medians) < _FEWEST:
+        return None
+    least = max(3, len(medians) // 5)
+    gaps = [(medians[k] - medians[k - 1], k) for k in range(least, len(medians) - least + 1)]
+    gap, at = max(gaps)
+    low, high = float(np.median(medians[:at])), float(np.median(medians[at:]))
+    within = np.sqrt((medians[:at].var() * at + medians[at:].var() * (len(medians) - at)) / len(medians))
+    if high - low < _APART or gap < max(_GAP, _GAPS_WITHIN * within):
+        return None
+    return 2 ** (low / 12), 2 ** (high / 12)
 
 
 def semitones(a: float, b: float) -> float:

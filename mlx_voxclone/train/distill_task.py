@@ -210,6 +210,7 @@ class DistillTask:
         del sequence["true"]
         return {
             "id": item.id,
+            "length": len(sequence["ids"]),
             **sequence,
             "states": self.teacher.read(index),
             "points": (1 - time[:, None]) * noise + time[:, None] * values,

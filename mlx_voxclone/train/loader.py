@@ -1,7 +1,8 @@
 """Items in seeded order, made ready on a thread (numpy only) while the device computes.
 
 The order of an epoch is one permutation of all items, `default_rng([seed, epoch])`; it is cut into groups of
-`batch_size * accumulate` items (one optimiser step) and these into micro-batches. The last group of an epoch, and the
+`batch_size * accumulate` items (one optimiser step) and these into micro-batches, by length where items
+tell their `length`. The last group of an epoch, and the
 last batch in it, hold what is left: nothing is dropped, and no group spans two epochs. (epoch, items of it used) is
 the whole position, so a resumed run meets the same groups. Every group is one optimiser step, so items are told it.
 """
@@ -99,14 +100,16 @@ class Loader:
             self._put(error)
 
     def _group(self, epoch: int, order: np.ndarray) -> Group:
-        batches, targets = [], dict.fromkeys(self._task.weights, 0.0)
-        for start in range(0, len(order), self._batch_size):
-            items, names = [], []
-            for index in order[start : start + self._batch_size]:
-                if self._stop.is_set():  # an epoch of slow items must not hold up Ctrl-C
-                    raise _Stopped
-                items.append(self._item(epoch, int(index)))
-                names.append(str(items[-1].get("id", f"item {index}")))
+        batches, targets, made = [], dict.fromkeys(self._task.weights, 0.0), []
+        for index in order:
+            if self._stop.is_set():  # an epoch of slow items must not hold up Ctrl-C
+                raise _Stopped
+            item = self._item(epoch, int(index))
+            made.append((item, str(item.get("id", f"item {index}"))))
+        # Alike in length go together: less is padded, and the step is the same whatever the micro-batches.
+        made.sort(key=lambda one: one[0].get("length", 0))
+        for start in range(0, len(made), self._batch_size):
+            items, names = (list(column) for column in zip(*made[start : start + self._batch_size]))
             batch = self._task.collate(items)
             check_host(batch)
             for term, count in self._task.targets(batch).items():

@@ -171,6 +171,7 @@ class SpeakerTask:
             weights[:n][utterance.silent[:n]] = self.section.silence_weight
         return {
             "id": utterance.id,
+            "length": len(prompt) + len(inputs),
             "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
             "rows": rows,  # of the first [AUDIO] places
             "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
@@ -186,12 +187,18 @@ class SpeakerTask:
         }
 
     def _voice(self, utterance: Utterance, rng: np.random.Generator) -> np.ndarray:
-        """LM codes `[N, 37]` of a part of a reference, END last."""
-        reference = utterance.references[rng.integers(len(utterance.references))]
+        """LM codes `[N, 37]` of a length that is drawn, END last: a part of a reference, or of as many of them, one
+        after the other, as it takes."""
         low, high = self._reference_frames
-        length = min(reference.shape[1], int(rng.integers(low, high + 1)))
-        start = int(rng.integers(reference.shape[1] - length + 1))
-        return with_end_frame(reference[:, start : start + length].T + N_SPECIAL_CODES)
+        wanted, taken, frames = int(rng.integers(low, high + 1)), [], 0
+        for k in rng.permutation(len(utterance.references)):
+            taken.append(utterance.references[k])
+            frames += taken[-1].shape[1]
+            if frames >= wanted:
+                break
+        joined, length = np.concatenate(taken, axis=1), min(wanted, frames)
+        start = int(rng.integers(frames - length + 1))
+        return with_end_frame(joined[:, start : start + length].T + N_SPECIAL_CODES)
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.

@@ -44,7 +44,8 @@ class Task(Protocol):
         ALL randomness of a step (noise, masks, crops, choice of reference) is drawn here, with
         `np.random.default_rng([seed, epoch, index])`: the result then depends on neither batching nor order, and a
         resumed run draws the same. `step` is the number of optimiser steps before the one this item is for: what is
-        learnt from may change as training goes on. An entry `"id"`, if there is one, names the item in messages.
+        learnt from may change as training goes on. An entry `"id"`, if there is one, names the item in messages,
+        an entry `"length"` (a number) lets those of a step that are alike in length share a micro-batch.
         """
         ...
 
