@@ -38,6 +38,14 @@ def main(argv: list[str]) -> int:
         "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
     )
     parser.add_argument("--lr", type=float, metavar="X", help="peak learning rate (task clone: of the speaker stage)")
+    parser.add_argument(
+        "--sweep-lr",
+        type=float,
+        nargs="*",
+        metavar="X",
+        help="try learning rates with a short training each (60 steps, or --max-steps) and compare what they come to;"
+        " without numbers five from 1e-7 to 2e-5",
+    )
     parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
@@ -56,6 +64,12 @@ def main(argv: list[str]) -> int:
     from mlx_voxclone.train.run import run
 
     config.check_paths()
+    if options.sweep_lr is not None:
+        from mlx_voxclone.train import sweep
+
+        points = sweep.sweep(config, options.sweep_lr or sweep.RATES, quiet=options.quiet, say=message)
+        print("\n".join(sweep.lines(points)))
+        return 0
     resume = Path(options.resume) if options.resume else None
     summary = run(config, resume=resume, quiet=options.quiet, say=message)
     _print(summary)
@@ -76,13 +90,20 @@ def _config(parser: Parser, options):
     if path is None:
         parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
     overrides = parse_set(options.set)
+    steps = options.max_steps
+    if options.sweep_lr is not None:
+        from mlx_voxclone.train.sweep import STEPS
+
+        if options.resume or options.lr is not None or options.smoke_test:
+            parser.error("--sweep-lr starts trainings of its own: leave out --resume, --lr and --smoke-test")
+        steps = STEPS if steps is None and options.epochs is None else steps
     for key in ("seed", "device"):
         if getattr(options, key) is not None:
             overrides[key] = getattr(options, key)
     return load_run_config(
         path,
         overrides,
-        max_steps=options.max_steps,
+        max_steps=steps,
         epochs=options.epochs,
         learning_rate=options.lr,
         lora_rank=options.lora_rank,

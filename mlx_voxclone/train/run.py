@@ -31,7 +31,7 @@ from mlx_voxclone.train.state import list_checkpoints
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, CODES, ENCODER, SPEAKER = "data", "codes", "encoder", "speaker"
-_MADE_AGAIN = frozenset({DATA, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
+_MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
 
 
 @dataclass
