@@ -15,14 +15,15 @@ from mlx_voxclone.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from mlx_voxclone.evaluate.measure import Change, Evaluation
+    from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
 
 _DESCRIPTION = """Measure outputs against what they should say, the voice they should have, and what they reconstruct.
 
 SOURCE is a directory (NAME.wav with NAME.txt, NAME-reference.wav or reference.wav, NAME-original.wav), a .jsonl file
 ({"output": ..., "text": ..., "reference": ..., "original": ...}), or a list as SEED-TTS-eval has them (with --outputs).
 Written are evaluation.json and index.html, with players and spectrograms. Similarity needs a speaker-verification model
-and error rates a Whisper; both are fetched from the hub when first used."""
+and error rates a Whisper; both are fetched from the hub when first used. With --base, --pairs and --model or --adapters
+the drift of the model's own voices is measured, too, or alone."""
 NONE = "none"
 
 
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.evaluate.speakers import MODEL, SPECTRAL
 
     parser = Parser("evaluate", _DESCRIPTION)
-    parser.add_argument("source", metavar="SOURCE", help="directory, .jsonl or .lst")
+    parser.add_argument("source", metavar="SOURCE", nargs="?", help="directory, .jsonl or .lst")
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make for the results")
     parser.add_argument("--outputs", metavar="DIR", help="where the outputs of a .lst are")
     parser.add_argument(
@@ -47,11 +48,21 @@ def main(argv: list[str]) -> None:
         help=f"of the error rates: a directory or hub id in mlx-whisper's format, or {NONE}",
     )
     parser.add_argument("--language", metavar="L", help="of texts that do not say theirs, such as en")
+    drift = parser.add_argument_group(
+        "drift of the model's own voices", "what the released model said with them, compared frame by frame"
+    )
+    drift.add_argument("--base", metavar="DIR", help="the released model")
+    drift.add_argument("--model", metavar="DIR", help="what was made of it (by default BASE, with --adapters)")
+    drift.add_argument(
+        "--adapters", action="append", default=[], metavar="DIR[=WEIGHT]", help="adapters kept apart, may be repeated"
+    )
+    drift.add_argument("--pairs", metavar="DIR", help="what `voxclone pairs` wrote with the released model")
     parser.add_argument("--compare", metavar="JSON", help="an earlier evaluation of the same cases")
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)
+    _check(parser, options)
     set_quiet(options.quiet)
     set_device(options.device)
 
@@ -62,7 +73,7 @@ def main(argv: list[str]) -> None:
 
     output = Path(options.output)
     refuse_existing_directory(output)
-    cases = read_cases(options.source, options.outputs, options.language)
+    cases = read_cases(options.source, options.outputs, options.language) if options.source else []
     earlier = Evaluation.load(options.compare) if options.compare else None
     found = _measured(cases, options)
     changes = compare(earlier, found, options.seed) if earlier is not None else None
@@ -79,11 +90,34 @@ def main(argv: list[str]) -> None:
     print(f"\n{output / 'index.html'}")
 
 
+def _check(parser: Parser, options) -> None:
+    if options.base is None and (options.model or options.adapters or options.pairs):
+        parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
+    if options.base is not None and not options.pairs:
+        parser.error("--base is for the drift of the model's own voices: give --pairs, too")
+    if options.base is not None and not (options.model or options.adapters):
+        parser.error("--base alone has not drifted: give --model or --adapters")
+    if options.base is None and options.source is None:
+        parser.error("SOURCE is missing: name what is to be measured")
+
+
+def _drift(options) -> "list[Measured]":
+    from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
+    from mlx_voxclone.checkpoint.release import Release
+    from mlx_voxclone.evaluate.drift import MOST_PAIRS, measure_drift
+    from mlx_voxclone.progress import progress_bar
+
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
+    with progress_bar(quiet=options.quiet, total=2 * MOST_PAIRS, unit="pair", desc="drift") as bar:
+        base, other = Release(options.base), Release(options.model or options.base)
+        return measure_drift(base, other, options.pairs, adapters, seed=options.seed, progress=bar.update)
+
+
 def _measured(cases, options) -> "Evaluation":
     from contextlib import ExitStack
 
     from mlx_voxclone.data.transcribe import Transcriber
-    from mlx_voxclone.evaluate.measure import evaluate
+    from mlx_voxclone.evaluate.measure import evaluate, summarise
     from mlx_voxclone.evaluate.speakers import speaker_model
     from mlx_voxclone.progress import progress_bar
 
@@ -94,7 +128,12 @@ def _measured(cases, options) -> "Evaluation":
         if options.whisper_model != NONE and any(case.text for case in cases):
             whisper = stack.enter_context(Transcriber(options.whisper_model))
         bar = stack.enter_context(progress_bar(quiet=options.quiet, total=len(cases), unit="output"))
-        return evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
+        found = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
+    if options.base is not None:
+        found.cases += _drift(options)
+        found.summary = summarise(found.cases, options.seed)
+        found.about |= {"base": options.base, "model": options.model or options.base, "adapters": options.adapters}
+    return found
 
 
 def table(found: "Evaluation") -> str:
@@ -102,7 +141,7 @@ def table(found: "Evaluation") -> str:
     from mlx_voxclone.evaluate.measure import METRICS
 
     width = max((len(METRICS[name].title) for name in found.summary), default=0)
-    lines = [f"{found.about['cases']} outputs; means with 95 % bootstrap intervals"]
+    lines = [f"{len(found.cases)} cases; means with 95 % bootstrap intervals"]
     for name, interval in found.summary.items():
         metric = METRICS[name]
         lines.append(

@@ -60,8 +60,10 @@ def worst_first(cases: Sequence[Measured]) -> list[Measured]:
 
 
 def _listening(evaluation: Evaluation, cases: Sequence[Case], place: Path) -> list[str]:
-    by_id, shown = {case.id: case for case in cases}, worst_first(evaluation.cases)[:SHOWN]
-    parts = [f"<h2>Outputs</h2><p>{len(shown)} of {len(evaluation.cases)}, the worst first.</p>"]
+    by_id = {case.id: case for case in cases}
+    heard = [case for case in evaluation.cases if case.id in by_id]  # drift has nothing to listen to
+    shown = worst_first(heard)[:SHOWN]
+    parts = [f"<h2>Outputs</h2><p>{len(shown)} of {len(heard)}, the worst first.</p>"] if heard else []
     for measured in shown:
         case = by_id[measured.id]
         parts.append(f"<h3>{escaped(case.id)}</h3>")
