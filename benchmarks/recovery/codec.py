@@ -27,7 +27,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.recovery import gates
-from benchmarks.recovery.corpus import Corpus, build_corpus
+from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus, build_corpus
 from benchmarks.recovery.student import Crops, LossWeights, Stage, Student, losses, new_student
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.micro import make_micro
@@ -67,6 +67,7 @@ class CodecRun:
     cycle_full: float = 0.3  # in between, its weight grows
     revive_until: float = 0.7
     follow_until: float = 0.9  # then the codebook stands still, and encoder and decoder settle around it
+    grid: int = TRACK_HOP  # samples: where crops may start
     weights: LossWeights = field(default_factory=LossWeights)
 
     def stage(self, progress: float, temperature: float) -> Stage:
@@ -78,6 +79,9 @@ class CodecRun:
 RUNS = {
     "quick": CodecRun("tiny", 700),
     "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
+    "speaking": CodecRun(
+        "small", 4500, grid=FRAME, weights=LossWeights(l1=20.0, phase=4.0, mel=1.5, units=2.0, pitch=2.0)
+    ),
 }
 
 
@@ -94,7 +98,7 @@ class CodecTraining:
     def __init__(self, corpus: Corpus, run: CodecRun, config: CodecConfig, seed: int):
         self.run, self.config = run, config
         self.student = new_student(corpus, config, run.layer_scale, seed)
-        self.crops = Crops(corpus, config, run.batch, run.frames, seed)
+        self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid)
         self.book = CodebookTrainer(self.student.codec.quantizer.semantic_codebook, seed=seed)
         self.optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.8, 0.98], weight_decay=0.01)
         self._gradient = nn.value_and_grad(self.student, losses)

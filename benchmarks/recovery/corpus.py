@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,11 +74,13 @@ class CorpusSize:
     espeak_clips: int = 0
     external_heldout: int = 0  # per held-out voice of either engine
     real_train: int = 0  # recordings of the directory `ljspeech`; those after them are held out
+    speaker: Callable[[int], SyntheticSpeaker] = SyntheticSpeaker.sample  # the synthetic speaker of a number
 
 
 SIZES = {
     "quick": CorpusSize(12, 4, 6, 3, 2.5),
     "full": CorpusSize(64, 8, 10, 4, 3.0, flite_clips=40, espeak_clips=8, external_heldout=6, real_train=24),
+    "speaking": CorpusSize(160, 8, 8, 3, 3.0, speaker=SyntheticSpeaker.varied),  # see benchmarks/speaking
 }
 
 
@@ -216,7 +219,7 @@ class _Builder:
     def synthetic(self, size: CorpusSize) -> None:
         for k in range(size.train_speakers + size.heldout_speakers):
             # Even numbers are low voices and odd ones high: half of the held-out speakers are of either kind.
-            speaker = SyntheticSpeaker.sample(1000 * self.seed + k)
+            speaker = size.speaker(1000 * self.seed + k)
             split, clips = (
                 ("train", size.clips_per_speaker) if k < size.train_speakers else ("heldout", size.heldout_clips)
             )

@@ -46,6 +46,8 @@ class Thresholds:
 
 THRESHOLDS = {
     "full": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.1),
+    # Synthetic voices alone.
+    "speaking": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.1),
     # Two minutes of training: the same kind of codec, blurred.
     "quick": Thresholds(codes_used=0.5, unit_error=0.75, semantic_agreement=0.3, level_error=0.5, mel=1.4),
 }

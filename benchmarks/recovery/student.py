@@ -8,8 +8,10 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
-from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, units_of
+from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
+from mlx_voxclone.audio.spectral import stft
 from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.data.synth import PHONES, SyntheticSpeaker
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
 from mlx_voxclone.model.codec import Codec
@@ -21,6 +23,9 @@ from mlx_voxclone.train.encoder_items import draw_quantisation
 STFT_SCALES = (1024, 512, 256, 128)
 MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))
 SHARES = dict(zip(KINDS, (0.4, 0.2, 0.15, 0.25)))  # of a batch's crops; kinds that are not at hand leave theirs
+PHASE_FFT, PHASE_POWER, PHASE_FLOOR = 1024, 0.4, 1e-3
+PITCHES = (100.0, 150.0, 200.0, 250.0)  # Hz, of `SyntheticSpeaker.varied`
+VOICED = [k for k, unit in enumerate(UNITS) if unit and PHONES[unit].voice > 0.4]
 GAIN_DB = 4.0  # crops are made louder or softer by up to this
 SPREAD = 0.5  # deviation that the acoustic values, in -1..1, should have: an even draw of the levels has 0.6
 # What the ear hardly hears must not change the codes, or decoded audio and recordings would be read in different ways.
@@ -35,10 +40,12 @@ class LossWeights:
     """Factors of the terms' means."""
 
     l1: float = 0.0  # decoded waveforms do not follow the recorded ones at this bit rate, only their spectra do
+    phase: float = 0.0  # the same, but for voices whose pitch is in step with the frames
     stft: float = 4.0
     mel: float = 1.0
     commitment: float = 0.5
     units: float = 1.5
+    pitch: float = 0.0  # that acoustic values tell the pitch, of voices that keep to a few
     spread: float = 1.0
     cycle_semantic: float = 0.2
     cycle_acoustic: float = 0.3
@@ -63,6 +70,7 @@ class Student(nn.Module):
         super().__init__()
         self.codec = codec
         self.classifier = nn.Linear(codec.config.semantic_dim, len(UNITS))
+        self.pitch = nn.Linear(codec.config.acoustic_dim, len(PITCHES))
         codec.quantizer.freeze()
 
 
@@ -139,14 +147,19 @@ def calibrate_decoder(codec: Codec, latents: list[mx.array], level: float) -> No
 
 
 class Crops:
-    """Crops of training clips, drawn by kind, then by clip. A batch depends on the seed and its number alone."""
+    """Crops of training clips, drawn by kind, then by clip. A batch depends on the seed and its number alone.
 
-    def __init__(self, corpus: Corpus, config: CodecConfig, size: int, frames: int, seed: int):
+    Args:
+        grid: samples between the places where a crop may start, a multiple of `TRACK_HOP`.
+    """
+
+    def __init__(self, corpus: Corpus, config: CodecConfig, size: int, frames: int, seed: int, grid: int = TRACK_HOP):
         self.config, self.size, self.frames, self.seed = config, size, frames, seed
+        self._every = grid // TRACK_HOP
         self._pools = []  # per kind: (samples as int16, to hold an hour in 170 MB; labels)
         shares = []
         for kind in KINDS:
-            pool = [(_as_int16(clip.read()), clip.track) for clip in corpus.split("train", kind)]
+            pool = [(_as_int16(clip.read()), clip.track, pitch_of(clip)) for clip in corpus.split("train", kind)]
             if pool:
                 self._pools.append(pool)
                 shares.append(SHARES[kind])
@@ -163,10 +176,11 @@ class Crops:
         config, frames = self.config, self.frames
         crops = [self._crop(rng) for _ in range(self.size)]
         drawn = [draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size) for _ in crops]
-        waves = np.stack([wave for wave, _ in crops])
+        waves = np.stack([wave for wave, _, _ in crops])
         return {
             "waves": mx.array(waves),
-            "units": mx.array(np.stack([units for _, units in crops])),
+            "units": mx.array(np.stack([units for _, units, _ in crops])),
+            "pitch": mx.array(np.stack([pitch for _, _, pitch in crops])),
             "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
             "hiss": mx.array(DISTURBED_NOISE * rng.standard_normal(waves.shape, dtype=np.float32)),
             "filters": mx.array(np.stack([disturbance(rng, waves.shape[1], config.sampling_rate) for _ in crops])),
@@ -174,17 +188,26 @@ class Crops:
             "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
         }
 
-    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Samples and labels of a crop that starts on the grid of the labels; zeros behind the end of a short clip."""
+    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Samples, units and pitches of a crop that starts on the grid; zeros behind the end of a short clip.
+
+        A pitch is an index into `PITCHES` where there is voice, -1 elsewhere and where it is none of these.
+        """
         pool = self._pools[rng.choice(len(self._pools), p=self._shares)]
-        samples, track = pool[rng.integers(len(pool))]
+        samples, track, pitch = pool[rng.integers(len(pool))]
         size = self.frames * FRAME
-        first = int(rng.integers(max(1, (len(samples) - size) // TRACK_HOP + 1)))
+        first = self._every * int(rng.integers(max(1, (len(samples) - size) // (self._every * TRACK_HOP) + 1)))
         piece = samples[first * TRACK_HOP : first * TRACK_HOP + size]
         wave = np.zeros(size, np.float32)
         wave[: len(piece)] = piece * (10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20) / 32767)
-        unknown = np.full(self.frames, -1, np.int32)
-        return wave, unknown if track is None else units_of(track, first, self.frames)
+        units = np.full(self.frames, -1, np.int32) if track is None else units_of(track, first, self.frames)
+        return wave, units, np.where(np.isin(units, VOICED), pitch, -1).astype(np.int32)
+
+
+def pitch_of(clip: CorpusClip) -> int:
+    """Index into `PITCHES` of a `SyntheticSpeaker.varied`, -1 for anybody else."""
+    kind, _, number = clip.speaker.partition("-")
+    return PITCHES.index(SyntheticSpeaker.varied(int(number)).pitch_hz) if kind == "varied" else -1
 
 
 def disturbance(rng: np.random.Generator, samples: int, rate: int) -> np.ndarray:
@@ -233,6 +256,11 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
         "units": unit_loss(student.classifier(z + mx.stop_gradient(rows - z)), batch["units"]),
         "spread": spread_loss(latents[..., dim:]),
     }
+    if weights.pitch:
+        values = mx.tanh(latents[..., dim:])
+        terms["pitch"] = unit_loss(student.pitch(values), batch["pitch"])
+    if weights.phase:
+        terms["phase"] = phase_loss(decoded, waves)
     factors = dict.fromkeys(terms, 1.0)
     if stage.cycle > 0:
         half = waves.shape[0] // 2
@@ -256,6 +284,24 @@ def unit_loss(logits: mx.array, units: mx.array) -> mx.array:
     chosen = mx.take_along_axis(logits, mx.maximum(units, 0)[..., None], axis=-1)[..., 0]
     values = mx.where(known, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
     return values.sum() / mx.maximum(known.sum(), 1)
+
+
+def phase_loss(decoded: mx.array, waves: mx.array) -> mx.array:
+    """Squared distance of complex spectra of waves [B, S], magnitudes compressed to their power `PHASE_POWER`.
+
+    As a share of the recorded spectra's squared length: 1 for silence (after Ephrat et al. 2018).
+    """
+    theirs, ours = (compressed(x) for x in (waves, decoded))
+    distance = sum(mx.square(a - b).sum() for a, b in zip(theirs, ours))
+    return distance / (sum(mx.square(a).sum() for a in theirs) + 1e-6)
+
+
+def compressed(x: mx.array) -> tuple[mx.array, mx.array]:
+    """Real and imaginary part of the spectra of x [B, S], each value's magnitude to the power `PHASE_POWER`."""
+    spectra = stft(x, PHASE_FFT, PHASE_FFT // 4)
+    real, imaginary = mx.real(spectra), mx.imag(spectra)
+    gain = mx.power(mx.square(real) + mx.square(imaginary) + PHASE_FLOOR, (PHASE_POWER - 1) / 2)
+    return real * gain, imaginary * gain
 
 
 def spread_loss(z: mx.array) -> mx.array:

@@ -7,14 +7,16 @@ audible by harmonics of 100 Hz, with random transformers that disturb it a littl
 
 import json
 import math
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16, to_mlx
-from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json, tekken_json
+from mlx_voxclone.checkpoint.micro_layout import PRESETS, Sizes, params_json, tekken_json
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.voices import write_voice
 from mlx_voxclone.checkpoint.writer import Entry, atomic_directory, write_safetensors
@@ -26,6 +28,10 @@ LAYER_SCALE = 0.1
 NOISE = 0.1  # of the decoder's convolutions, in place of a perfect vocoder's zeros
 # Divided by the root of the number of channels: brings decoded random codes to an RMS of 0.07, the level of speech.
 OUTPUT_GAIN = 0.45
+RELEASED = ("lm", "head", "decoder")
+SPEAKING = "speaking"
+SPEAKING_FILES = Path(__file__).resolve().parents[1] / "data" / "speaking"
+ENCODER_FILE = Path("withheld", "encoder.safetensors")  # of the speaking miniature, within its directory
 _BLOCK = 1 << 24  # numbers made at a time
 _TABLE = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
 
@@ -40,9 +46,11 @@ def make_micro(
 
     Args:
         output: directory to make: `params.json`, `config.json`, `tekken.json`, `consolidated.safetensors` (BF16, no
-            encoder), `voice_embedding/` with three voices.
-        preset: `tiny` (0.8 M parameters), `small` (2.9 M) or `full` (the release's own sizes, 8 GB).
-        seed: of all random numbers.
+            encoder), `voice_embedding/` with three voices or more.
+        preset: `tiny` (0.8 M parameters), `small` (2.9 M) or `full` (the release's own sizes, 8 GB), all of random
+            numbers; or `speaking`, a small one that was trained (`benchmarks/speaking`), with its encoder withheld in
+            `withheld/encoder.safetensors`.
+        seed: of all random numbers; `speaking` has none.
         progress: called with the bytes of weights written since the last call, and those in all.
 
     Returns:
@@ -51,27 +59,66 @@ def make_micro(
     Raises:
         CheckpointError: unknown preset, or `output` exists and is not empty.
     """
+    if preset == SPEAKING:
+        return _copy_speaking(output, progress)
     if preset not in PRESETS:
-        raise CheckpointError(f"preset {preset!r}: there are {', '.join(PRESETS)}")
-    params = params_json(PRESETS[preset], {name: i for i, name in enumerate(VOICES)})
-    config = VoxtralConfig.from_dict(params)
-    shapes = expected_shapes(config, ["lm", "head", "decoder"])
-    entries = [
-        Entry(name, "BF16", shapes[name], lambda name=name: _value(name, shapes, config, seed))
-        for name in sorted(shapes)
-    ]
+        raise CheckpointError(f"preset {preset!r}: there are {', '.join([*PRESETS, SPEAKING])}")
+    sizes = PRESETS[preset]
+    config = VoxtralConfig.from_dict(params_json(sizes, {}))
+    shapes = expected_shapes(config, RELEASED)
+    table = bfloat16_to_float32(_value(_TABLE, shapes, config, seed))
+    voices = {}
+    for name, rows in VOICES.items():
+        embedding = _voice(config, table, rows - 1, np.random.default_rng([seed, zlib.crc32(name.encode())]))
+        voices[name] = to_mlx(float32_to_bfloat16(embedding), "BF16")
+    return write_release(output, sizes, lambda name: _value(name, shapes, config, seed), voices, progress)
+
+
+def write_release(
+    output: str | Path,
+    sizes: Sizes,
+    value: Callable[[str], "np.ndarray | mx.array"],
+    voices: Mapping[str, mx.array],
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write a checkpoint directory of given sizes, in the release's layout and without an encoder.
+
+    Args:
+        value: gives each tensor by its name, BF16 (uint16 bits in numpy).
+        voices: name -> rows `[N, dim]`, the END row last.
+        progress: see `make_micro`.
+
+    Raises:
+        CheckpointError: `output` exists and is not empty.
+    """
+    rows = {name: int(embedding.shape[0]) for name, embedding in voices.items()}
+    params = params_json(sizes, {name: i for i, name in enumerate(voices)})
+    shapes = expected_shapes(VoxtralConfig.from_dict(params), RELEASED)
+    entries = [Entry(name, "BF16", shapes[name], lambda name=name: value(name)) for name in sorted(shapes)]
     total = sum(entry.nbytes for entry in entries)
     tell = None if progress is None else lambda count: progress(count, total)
     with atomic_directory(output) as directory:
         text = json.dumps(params, indent=2) + "\n"
         (directory / PARAMS).write_text(text, encoding="utf-8")
         (directory / CONFIG).write_text(text, encoding="utf-8")  # mlx-audio opens no directory without it
-        (directory / TEKKEN).write_text(json.dumps(tekken_json(VOICES), indent=1) + "\n", encoding="utf-8")
+        (directory / TEKKEN).write_text(json.dumps(tekken_json(rows), indent=1) + "\n", encoding="utf-8")
         write_safetensors(directory / WEIGHTS, entries, {"format": "pt"}, progress=tell)
-        table = bfloat16_to_float32(_value(_TABLE, shapes, config, seed))
-        for name, rows in VOICES.items():
-            embedding = _voice(config, table, rows - 1, np.random.default_rng([seed, zlib.crc32(name.encode())]))
-            write_voice(directory, name, to_mlx(float32_to_bfloat16(embedding), "BF16"))
+        for name, embedding in voices.items():
+            write_voice(directory, name, embedding)
+        Release(directory).check()
+    return Path(output)
+
+
+def _copy_speaking(output: str | Path, progress: Callable[[int, int], None] | None) -> Path:
+    total = sum(path.stat().st_size for path in SPEAKING_FILES.rglob("*") if path.is_file())
+    with atomic_directory(output) as directory:
+        for path in sorted(SPEAKING_FILES.rglob("*")):
+            if path.is_file():
+                target = directory / path.relative_to(SPEAKING_FILES)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+                if progress is not None:
+                    progress(path.stat().st_size, total)
         Release(directory).check()
     return Path(output)
 

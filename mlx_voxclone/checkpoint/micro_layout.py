@@ -70,6 +70,9 @@ PRESETS = {
     "full": Sizes(3072, 26, 128, 9216, 3, 1024, 128, 4096, 8192, 256, 32, 8, 8, 131072),
 }
 
+# Of the miniature that was trained (benchmarks/speaking), and can speak.
+SPEAKING_SIZES = Sizes(192, 5, 32, 512, 3, 128, 32, 256, 256, 32, n_heads=6, n_kv_heads=3)
+
 
 def params_json(sizes: Sizes, voices: dict[str, int]) -> dict[str, Any]:
     """`params.json` of a miniature: the keys of the release's, the sizes of a preset."""

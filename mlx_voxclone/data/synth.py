@@ -116,6 +116,24 @@ class SyntheticSpeaker:
             rate=round(float(rng.uniform(0.9, 1.15)), 3),
         )
 
+    @classmethod
+    def varied(cls, seed: int, name: str | None = None) -> "SyntheticSpeaker":
+        """Speaker number `seed` of another kind, for small models: slow, monotonous, and of any tract at any pitch.
+
+        The pitch is a multiple of 25 Hz. So is the frame rate of a codec's decoder (100 Hz) of such a pitch: what a
+        decoder says begins every 40 ms in the same phase, and it need not keep count. Tract and pitch say nothing about
+        each other, so that whoever is to say a text in such a voice has to hear both.
+        """
+        rng = np.random.default_rng([seed, 0x7A51])
+        return cls(
+            name=name or f"varied-{seed}",
+            pitch_hz=50.0 * int(rng.integers(2, 6)),
+            pitch_range=0.0,
+            formant_scale=round(float(rng.uniform(0.9, 1.25)), 3),
+            breathiness=round(float(rng.uniform(0.03, 0.25)), 3),
+            rate=round(float(rng.uniform(0.7, 0.9)), 3),
+        )
+
 
 def random_text(rng: np.random.Generator, n_units: int) -> str:
     """`n_units` consonant-vowel syllables in words of one to three, with commas and a full stop."""

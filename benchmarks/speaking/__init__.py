@@ -1,0 +1,1 @@
+"""The miniature that can speak: made here, from nothing, on the package's synthetic speakers and their language."""

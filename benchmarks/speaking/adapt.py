@@ -1,0 +1,194 @@
+"""Does adapting help? Clones of unseen speakers by the miniature: zero-shot, and after training on clips of theirs.
+
+    python -m benchmarks.speaking.adapt --output DIR [--model DIR] [--ablate]
+
+Every speaker gets adapters of his own from `--clips` clips, by the product's task `speaker`. Scored are texts that were
+not trained on, behind the same reference as zero-shot, and what the model's own voices have drifted by. `--ablate` goes
+through ranks, steps and preservation in place of the one setting.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from benchmarks.speaking.build import score_checkpoint
+from benchmarks.speaking.ears import Ears
+from benchmarks.speaking.score import Case, Heard, heldout_cases, score_model, summary, table
+from benchmarks.speaking.utterances import HELDOUT, readings
+from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
+from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
+from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.data.synth import random_text
+from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.evaluate.drift import measure_drift
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import PreserveSection, SpeakerSection
+from mlx_voxclone.train.lora import TARGETS, add_lora
+from mlx_voxclone.train.preservation import KeptPairs, load_kept
+from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.train.trainer import Trainer
+
+PAIRS_PER_VOICE = 24
+HELDOUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to adapt."""
+
+    rank: int = 8
+    steps: int = 120
+    batch: int = 8
+    learning_rate: float = 2e-3
+    preserve: float = 0.25  # share of the items; 0: none
+    clips: int = 40
+
+    @property
+    def name(self) -> str:
+        kept = f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"
+        return f"rank {self.rank}, {self.steps} steps, rate {self.learning_rate:g}, {self.clips} clips, {kept}"
+
+
+def ablations(base: Setting) -> list[Setting]:
+    """One thing changed at a time."""
+    changes = [{"rank": 2}, {"rank": 32}, {"steps": 40}, {"steps": 360}, {"preserve": 0.0}, {"clips": 10}]
+    return [base, *(replace(base, **change) for change in changes)]
+
+
+class Adapting:
+    """The miniature, its judges, speakers to be cloned, and pairs of its own voices."""
+
+    def __init__(self, model: Path, home: Path, ears: Ears, speakers: int, seed: int = 0):
+        self.directory, self.home, self.ears, self.seed = model, home, ears, seed
+        self.release = Release(model)
+        self.prompt = SpeechTokenizer(self.release.tokenizer_path).prompt
+        self.cases = heldout_cases(speakers)
+        self.pairs = home / "pairs"
+        if not self.pairs.exists():
+            rng = np.random.default_rng([seed, 0xBA12])
+            texts = home / "texts.txt"
+            texts.write_text("\n".join(random_text(rng, int(rng.integers(4, 9))) for _ in range(PAIRS_PER_VOICE)))
+            argv = ["pairs", "--model", model, "--texts", texts, "--per-voice", PAIRS_PER_VOICE, "--max-seconds", 8]
+            if voxclone([*map(str, argv), "--output", str(self.pairs), "--seed", str(seed), "--quiet"]):
+                raise VoxcloneError("pairs of the miniature's own voices could not be made")
+
+    def codec(self) -> Codec:
+        return load_model(self.release, parts=["codec"], encoder_file=self.directory / ENCODER_FILE).audio_tokenizer
+
+    def kept(self, share: float) -> KeptPairs | None:
+        if not share:
+            return None
+        section = SpeakerSection(preserve=PreserveSection(path=[self.pairs], share=share))
+        config = RunConfig(task="speaker", model=str(self.directory), seed=self.seed, speaker=section)
+        return load_kept(config, self.release)
+
+    def adapt(self, codec: Codec, number: int, setting: Setting, place: Path) -> Path:
+        """Train adapters for held-out speaker `number`; the directory of the best."""
+        clips = readings(HELDOUT + number, 1, setting.clips, self.seed + 1)
+        codes = [codec.audio_codes(reading.wave()) for reading in clips]
+        utterances = [
+            Utterance(f"{number}-{k}", one.text, codes[k], tuple(codes[j] for j in range(len(codes)) if j != k))
+            for k, one in enumerate(clips)
+        ]
+        held = max(2, round(HELDOUT_SHARE * len(clips)))
+        model = load_model(self.release)
+        add_lora(model, rank=setting.rank, alpha=2.0 * setting.rank, seed=self.seed)
+        section = SpeakerSection(
+            reference_seconds=[1.0, 3.0],
+            preserve=PreserveSection(path=[self.pairs] if setting.preserve else [], share=setting.preserve),
+            train={"batch_size": setting.batch},
+        )
+        adapter = AdapterConfig(setting.rank, 2.0 * setting.rank, TARGETS, self.release.fingerprint())
+        task = SpeakerTask(
+            model,
+            utterances[held:],
+            utterances[:held],
+            section,
+            prompt=self.prompt,
+            save=lambda where, tensors: save_adapters(where, tensors, adapter),
+            seed=self.seed,
+            kept=self.kept(setting.preserve),
+        )
+        settings = TrainSettings(
+            steps=setting.steps,
+            batch_size=setting.batch,
+            learning_rate=setting.learning_rate,
+            warmup_steps=max(1, setting.steps // 20),
+            eval_every=max(1, setting.steps // 6),
+            save_every=0,
+            seed=self.seed,
+        )
+        Trainer(task, settings, place, quiet=True).run()
+        return place / "best"
+
+    def score(self, codec: Codec, case: Case, adapters: Path) -> list[Heard]:
+        """The speaker's texts by the adapted model, behind the reference that zero-shot has."""
+        from mlx_voxclone.checkpoint.adapter_mix import mix_adapters
+        from mlx_voxclone.train.lora import apply_adapters
+
+        model = load_model(self.release, encoder_file=self.directory / ENCODER_FILE)
+        apply_adapters(model, mix_adapters([AdapterSource(adapters)], self.release.fingerprint(), adapters).changes)
+        rows = lambda case: model.voice_embedding(codec.audio_codes(case.reference_wave()))  # noqa: E731
+        return score_model(self.ears, codec, model, self.prompt, [case], rows, seed=self.seed)
+
+    def run(self, setting: Setting, tell: Callable[[str], None]) -> dict:
+        """All speakers with one setting: figures as in `summary`, and the drift of the model's own voices."""
+        codec, heard, drifts, began = self.codec(), [], [], time.perf_counter()
+        for number, case in enumerate(self.cases):
+            place = self.home / f"{setting.name.replace(' ', '-').replace(',', '')}-{number}"
+            adapters = self.adapt(codec, number, setting, place)
+            heard += self.score(codec, case, adapters)
+            found = measure_drift(self.release, self.release, str(self.pairs), [AdapterSource(adapters)])
+            drifts.append(np.mean([one.metrics["preset_drift"] for one in found]))
+            mx.clear_cache()
+        seconds = (time.perf_counter() - began) / len(self.cases)
+        tell(f"{setting.name}: {seconds:.0f} s a speaker")
+        return {**summary(heard), "drift": float(np.mean(drifts)), "seconds": seconds, "setting": asdict(setting)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Adapt, score, print; 2 for a mistake of the user's."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speaking.adapt", description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="directory to make for everything")
+    parser.add_argument("--model", type=Path, help="a speaking miniature (the one that comes with the package)")
+    parser.add_argument("--ears", type=Path, help="its judges (those that come with it)")
+    parser.add_argument("--speakers", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ablate", action="store_true", help="ranks, steps, clips, with and without preservation")
+    args = parser.parse_args(argv)
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+        model = args.model or make_micro(args.output / "model", "speaking")
+        ears = Ears.load(args.ears) if args.ears else Ears.load()
+        adapting = Adapting(model, args.output, ears, args.speakers, args.seed)
+        rows = score_checkpoint(model, ears, adapting.cases, args.seed)
+        say(table(rows))
+        base = Setting()
+        for setting in ablations(base) if args.ablate else [base]:
+            rows[setting.name] = adapting.run(setting, say)
+            say(
+                table({setting.name: rows[setting.name]}).splitlines()[-1] + f" drift {rows[setting.name]['drift']:.4f}"
+            )
+        write_text_atomic(args.output / "adapted.json", json.dumps(rows, indent=1) + "\n")
+    except VoxcloneError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
