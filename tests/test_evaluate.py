@@ -9,6 +9,7 @@ from test_evaluate_metrics import speaker_onnx, speech, with_noise
 from test_report import Page
 
 from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.evaluate import main
 from mlx_voxclone.data import transcribe
 from mlx_voxclone.errors import DataError
@@ -289,3 +290,24 @@ def test_the_worst_come_first():
     assert [c.id for c in worst_first(cases)] == ["1", "2", "0"]
     assert [c.id for c in worst_first(measured([3, 1, 2], "wer"))] == ["0", "2", "1"]
     assert worst_first([*cases, Measured("none")])[0].id == "none"
+
+
+def test_how_codebooks_are_used(miniature, tmp_path, capsys):
+    place = tmp_path / "coded"
+    place.mkdir()
+    rng = np.random.default_rng(0)
+    for k, semantic in enumerate(([1, 1, 2], [3, 3, 3])):
+        write_wav(place / f"{k}.wav", 0.1 * rng.standard_normal(3 * 1920).astype(np.float32))
+        codes = np.concatenate([np.array([semantic]), np.full((36, 3), 7 + k)]).astype(np.int32)
+        save_tensors(place / f"{k}.safetensors", {"codes": codes})
+    argv = [place, "--speaker-model", "none", "--whisper-model", "none", "--codec", miniature]
+    assert run(*argv, "--output", tmp_path / "out") == 0
+    about = Evaluation.load(tmp_path / "out").about
+    shares = np.array([2, 1, 3]) / 6
+    assert about["codes: semantic codes used"] == pytest.approx(3 / 128)
+    assert about["codes: semantic entropy bits"] == pytest.approx(-(shares * np.log2(shares)).sum())
+    assert "codes: semantic codes used" in capsys.readouterr().out
+    (place / "0.safetensors").unlink()
+    (place / "1.safetensors").unlink()
+    assert run(*argv, "--output", tmp_path / "no") == 2
+    assert "no NAME.safetensors holds any" in capsys.readouterr().err

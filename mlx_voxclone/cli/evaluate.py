@@ -15,6 +15,7 @@ from mlx_voxclone.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from mlx_voxclone.config import CodecConfig
     from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
 
 _DESCRIPTION = """Measure outputs against what they should say, the voice they should have, and what they reconstruct.
@@ -48,6 +49,9 @@ def main(argv: list[str]) -> None:
         help=f"of the error rates: a directory or hub id in mlx-whisper's format, or {NONE}",
     )
     parser.add_argument("--language", metavar="L", help="of texts that do not say theirs, such as en")
+    parser.add_argument(
+        "--codec", metavar="DIR", help="the model whose codes NAME.safetensors holds: how its codebooks are used"
+    )
     drift = parser.add_argument_group(
         "drift of the model's own voices", "what the released model said with them, compared frame by frame"
     )
@@ -101,6 +105,15 @@ def _check(parser: Parser, options) -> None:
         parser.error("SOURCE is missing: name what is to be measured")
 
 
+def _codec(options, coded) -> "CodecConfig":
+    from mlx_voxclone.checkpoint.release import Release
+    from mlx_voxclone.errors import DataError
+
+    if not coded:
+        raise DataError(f"{options.source}: --codec asks for the use of codes, and no NAME.safetensors holds any")
+    return Release(options.codec).config.codec
+
+
 def _drift(options) -> "list[Measured]":
     from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.checkpoint.release import Release
@@ -117,6 +130,7 @@ def _measured(cases, options) -> "Evaluation":
     from contextlib import ExitStack
 
     from mlx_voxclone.data.transcribe import Transcriber
+    from mlx_voxclone.evaluate.code_usage import usage_of_files
     from mlx_voxclone.evaluate.measure import evaluate, summarise
     from mlx_voxclone.evaluate.speakers import speaker_model
     from mlx_voxclone.progress import progress_bar
@@ -129,6 +143,10 @@ def _measured(cases, options) -> "Evaluation":
             whisper = stack.enter_context(Transcriber(options.whisper_model))
         bar = stack.enter_context(progress_bar(quiet=options.quiet, total=len(cases), unit="output"))
         found = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
+    coded = [case.codes for case in cases if case.codes]
+    if options.codec:
+        usage = usage_of_files(coded, _codec(options, coded))
+        found.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
     if options.base is not None:
         found.cases += _drift(options)
         found.summary = summarise(found.cases, options.seed)
@@ -148,6 +166,7 @@ def table(found: "Evaluation") -> str:
             f"{metric.title:<{width}}  {interval.mean:>9.4g} {metric.unit:<9} {interval.low:.4g} to {interval.high:.4g}"
             f"  ({interval.n})"
         )
+    lines += [f"{key}  {value:.4g}" for key, value in found.about.items() if key.startswith("codes: ")]
     models = [("speakers by", found.about["speaker_model"]), ("heard by", found.about["whisper_model"])]
     return "\n".join([*lines, *(f"{title} {model}" for title, model in models if model)])
 

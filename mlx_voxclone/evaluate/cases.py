@@ -3,9 +3,10 @@
 Three forms are read:
 
 - a directory: `NAME.wav` (or FLAC, ...) with, as far as they exist, `NAME.txt` (text), `NAME-reference.wav` (voice; one
-  `reference.wav` serves all) and `NAME-original.wav` (what the output reconstructs, for the codec metrics);
-- JSON Lines: `{"output": path, "text": str?, "reference": path?, "original": path?, "id": str?, "language": str?,
-  "seconds": number?}`, paths relative to the file; `seconds` is what making the output took;
+  `reference.wav` serves all), `NAME-original.wav` (what the output reconstructs, for the codec metrics) and
+  `NAME.safetensors` (its codes, as `voxclone encode` writes them, for the use of the codebooks);
+- JSON Lines: `{"output": path, "text": str?, "reference": path?, "original": path?, "codes": path?, "id": str?,
+  "language": str?, "seconds": number?}`, paths relative to the file; `seconds` is what making the output took;
 - a list as SEED-TTS-eval has them, `id|text of the prompt|prompt.wav|text to say[|original.wav]`, paths relative to the
   list, with the outputs as `OUTPUTS/id.wav`.
 """
@@ -20,7 +21,8 @@ from mlx_voxclone.errors import DataError
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
 _ROLES = ("-reference", "-original")
-_KEYS = {"output", "text", "reference", "original", "id", "language", "seconds"}
+_PLACES = ("output", "reference", "original", "codes")
+_KEYS = {"output", "text", "reference", "original", "codes", "id", "language", "seconds"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Case:
         original: the recording it reconstructs, of the same length but for padding.
         language: code such as `en`; None: Whisper finds out.
         seconds: that making the output took.
+        codes: a file with its `codes`.
     """
 
     id: str
@@ -44,6 +47,7 @@ class Case:
     original: Path | None = None
     language: str | None = None
     seconds: float | None = None
+    codes: Path | None = None
 
 
 def read_cases(source: str | Path, outputs: str | Path | None = None, language: str | None = None) -> list[Case]:
@@ -78,7 +82,7 @@ def _check(source: Path, cases: list[Case]) -> None:
     ids = [case.id for case in cases]
     if twice := next((name for k, name in enumerate(ids) if name in ids[:k]), None):
         raise DataError(f"{source}: the id {twice} occurs twice")
-    for role in ("output", "reference", "original"):
+    for role in _PLACES:
         paths = [path for case in cases if (path := getattr(case, role)) is not None]
         if missing := [path for path in paths if not path.is_file()]:
             raise DataError(f"{source}: {len(missing)} of {len(paths)} {role}s do not exist, such as {missing[0]}")
@@ -92,7 +96,9 @@ def _directory(place: Path) -> Iterator[Case]:
             continue
         text = path.with_suffix(".txt")
         said = " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else None
-        yield Case(name, path, said or None, files.get(f"{name}-reference", common), files.get(f"{name}-original"))
+        codes = path.with_suffix(".safetensors")
+        sounds = (files.get(f"{name}-reference", common), files.get(f"{name}-original"))
+        yield Case(name, path, said or None, *sounds, codes=codes if codes.is_file() else None)
 
 
 def _lines(path: Path) -> Iterator[Case]:
@@ -111,7 +117,7 @@ def _lines(path: Path) -> Iterator[Case]:
         wrong = [key for key in _KEYS - {"seconds"} if not isinstance(entry.get(key), str | None)]
         if wrong or not isinstance(entry.get("seconds"), int | float | None):
             raise DataError(f"{where}: {(wrong or ['seconds'])[0]} has a value of the wrong type")
-        places = {key: path.parent / entry[key] for key in ("output", "reference", "original") if entry.get(key)}
+        places = {key: path.parent / entry[key] for key in _PLACES if entry.get(key)}
         rest = {key: entry.get(key) for key in ("text", "language", "seconds")}
         yield Case(entry.get("id") or places["output"].stem, **places, **rest)
 

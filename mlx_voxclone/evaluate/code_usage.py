@@ -75,6 +75,25 @@ def read_code_usage(path: str | Path) -> CodeUsage:
     return CodeUsage(encoder, prior)
 
 
+def usage_of_files(paths: Iterable[Path], config: CodecConfig) -> dict[str, float]:
+    """Figures (`CodeStatistics.metrics`) of the `codes` in files that `voxclone encode` wrote, taken together.
+
+    Raises:
+        CheckpointError: no codes in a file, or codes of another codec.
+    """
+    found = []
+    for path in paths:
+        file = TensorFile(path)
+        if "codes" not in file:
+            raise CheckpointError(f"{path}: holds no codes; `voxclone encode` writes them")
+        found.append(np.array(file.stored("codes")))
+        try:
+            CodeStatistics.from_codes(found[-1:], config)
+        except ValueError as e:
+            raise CheckpointError(f"{path}: {e}") from None
+    return CodeStatistics.from_codes(found, config).metrics()
+
+
 def _read_counts(file: TensorFile, prefix: str) -> CodeStatistics:
     found = CodeStatistics(_read_table(file, prefix + "semantic", 1), _read_table(file, prefix + "levels", 2))
     if not found.frames or (found.levels.sum(axis=1) != found.frames).any():
