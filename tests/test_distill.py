@@ -258,6 +258,7 @@ def test_an_answer_is_by_the_same_voice_and_never_the_clip_itself(miniature, tmp
     assert [one.id for one in more[:60]] == [one.id for one in items]
 
 
+@pytest.mark.slow  # three voices to be searched for
 def test_presets_are_voices_whose_codes_are_recovered(whole):
     from mlx_voxclone.checkpoint.release import load_model
 
@@ -287,7 +288,7 @@ def test_the_command_makes_adapters_and_goes_on_where_it_was(whole, encoder_file
     monkeypatch.chdir(tmp_path)
     write_some(whole, tmp_path / "pairs")
     content = {"task": "distill", "model": str(whole), "speaker": TINY_RUN["speaker"]}
-    content["distill"] = {"pairs": "pairs", "items": 6, "heldout": 0.3}
+    content["distill"] = {"pairs": "pairs", "items": 6, "heldout": 0.3, "presets": False}  # these take seconds
     (tmp_path / "distill.yaml").write_text(yaml.safe_dump(content))
     assert voxclone(["train", "--config", "distill.yaml", "--quiet"]) == 0
     result = json.loads((tmp_path / "runs" / "distill" / "result.json").read_text())

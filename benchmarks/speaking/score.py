@@ -84,8 +84,9 @@ def summary(heard: Sequence[Heard]) -> dict[str, float]:
         values = np.array([getattr(one, name) for one in heard])
         usable = values[np.isfinite(values)]
         found[name] = float(usable.mean()) if len(usable) else float("nan")
-        means = np.nanmean(values[drawn], axis=1)
-        found[f"{name}_interval"] = np.nanquantile(means, [0.025, 0.975]).tolist()
+        if len(usable):
+            means = usable[np.random.default_rng(0).integers(len(usable), size=(RESAMPLES, len(usable)))].mean(axis=1)
+            found[f"{name}_interval"] = np.quantile(means, [0.025, 0.975]).tolist()
     found["pitch_right"] = float(np.mean([one.pitch < 1 for one in heard]))
     found["ended"] = float(np.mean([one.ended for one in heard]))
     return found
