@@ -184,3 +184,15 @@ def test_mistakes(capsys, tmp_path):
     assert main(["--config", str(tmp_path / "none.yaml")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert free_bytes(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.05)
+
+
+def test_the_teachers_states_of_a_distillation_need_disk(small):
+    """What they really take is what is foretold, but for shorter items."""
+    config = load_run_config("configs/voxtral_distill.yaml", {"model": str(small), "distill.items": 100})
+    states = disk_needed(config)["teacher's states"]
+    twice = load_run_config("configs/voxtral_distill.yaml", {"model": str(small), "distill.items": 232})
+    assert disk_needed(twice)["teacher's states"] == pytest.approx(2 * states)  # 32 are held out in either case
+    dim, kept = Release(small).config.backbone.dim, 3 + 1  # a quarter, half, three quarters; the last
+    longest = states / (132 * kept * dim * 4)
+    assert 125 < longest < 400  # positions: 10 s of frames and their text
+    assert "baked checkpoint" not in disk_needed(config)

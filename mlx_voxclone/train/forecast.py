@@ -20,6 +20,8 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train.distill_task import matched_layers
+from mlx_voxclone.train.distillation import HELDOUT_ITEMS
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
 from mlx_voxclone.train.loader import Loader
@@ -341,6 +343,12 @@ def disk_needed(config: RunConfig) -> dict[str, float]:
     if "speaker" in config.stages:
         lora = _speaker_weights(params, config, Compute("bf16"))["adapters, gradients, optimiser"] / 5
         needed["adapters' checkpoints"] = lora * (3 * (config.speaker.train.keep + 1) + 2)
+    if config.task == "distill":
+        lengths, layers = _lengths(config), matched_layers(config.distill.layers, params["n_layers"])
+        width = 4 if Compute.of(config).precision == "float32" else 2
+        positions = lengths["text"] + lengths["frames"]  # of the longest; half of the items are texts alone
+        states = (len(layers) + 1) * params["dim"] * width * positions
+        needed["teacher's states"] = states * (config.distill.items + HELDOUT_ITEMS)
     if config.task == "clone":
         needed["baked checkpoint"] = 2 * total
     return needed
