@@ -89,10 +89,17 @@ def test_a_language_is_learnt_and_a_speaker_on_top_of_it(
     config = load_run_config(file, {"task": "speaker", "data.path": str(corpus), "speaker.start": learnt / "best"})
     release = Release(miniature)
     model = adaptation.lora_model(release, config, Compute.of(config))
-    model.load_weights(list(adaptation.starting_adapters(config, release).items()), strict=False)
+    assert list(adaptation.start_from(config, release, model)) == ["start"]
     weights = dict(tree_flatten(model.trainable_parameters()))
     assert all(mx.array_equal(weights[name], value) for name, value in tensors.items())
     assert any(np.abs(np.array(v)).max() > 0 for k, v in weights.items() if k.endswith("lora_b"))
+    # And so its first measurement is another than the released model's.
+    assert voxclone(["train", "--config", str(file), *onward[:4], "--set", "output=anew", "--quiet"]) == 0
+    begun, anew = (
+        json.loads((tmp_path / name / "result.json").read_text())["evaluations"][0]["metrics"]["loss"]
+        for name in ("onward", "anew")
+    )
+    assert abs(begun / anew - 1) > 1e-3
     # Other adapters to start from are another run.
     assert voxclone(["train", "--resume", "onward", "--set", "speaker.start=null", "--quiet"]) == 2
 
