@@ -71,7 +71,9 @@ def ablations(base: Setting) -> list[Setting]:
 class Adapting:
     """The miniature, its judges, speakers to be cloned, and pairs of its own voices."""
 
-    def __init__(self, model: Path, home: Path, ears: Ears, speakers: int, seed: int = 0):
+    def __init__(
+        self, model: Path, home: Path, ears: Ears, speakers: int, seed: int = 0, per_voice: int = PAIRS_PER_VOICE
+    ):
         self.directory, self.home, self.ears, self.seed = model, home, ears, seed
         self.release = Release(model)
         self.prompt = SpeechTokenizer(self.release.tokenizer_path).prompt
@@ -80,8 +82,8 @@ class Adapting:
         if not self.pairs.exists():
             rng = np.random.default_rng([seed, 0xBA12])
             texts = home / "texts.txt"
-            texts.write_text("\n".join(random_text(rng, int(rng.integers(4, 9))) for _ in range(PAIRS_PER_VOICE)))
-            argv = ["pairs", "--model", model, "--texts", texts, "--per-voice", PAIRS_PER_VOICE, "--max-seconds", 8]
+            texts.write_text("\n".join(random_text(rng, int(rng.integers(4, 9))) for _ in range(per_voice)))
+            argv = ["pairs", "--model", model, "--texts", texts, "--per-voice", per_voice, "--max-seconds", 8]
             if voxclone([*map(str, argv), "--output", str(self.pairs), "--seed", str(seed), "--quiet"]):
                 raise VoxcloneError("pairs of the miniature's own voices could not be made")
 
@@ -172,7 +174,9 @@ def main(argv: list[str] | None = None) -> int:
     say = lambda line: print(line, flush=True)  # noqa: E731
     try:
         args.output.mkdir(parents=True, exist_ok=True)
-        model = args.model or make_micro(args.output / "model", "speaking")
+        model = args.model or args.output / "model"
+        if not model.exists():
+            make_micro(model, "speaking")
         ears = Ears.load(args.ears) if args.ears else Ears.load()
         adapting = Adapting(model, args.output, ears, args.speakers, args.seed)
         rows = score_checkpoint(model, ears, adapting.cases, args.seed)
