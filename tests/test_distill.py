@@ -18,7 +18,6 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.run_schema import DistillSection
-from mlx_voxclone.train import run
 from mlx_voxclone.train.distill_data import (
     DistillItem,
     TwiceCoded,
@@ -284,7 +283,6 @@ def test_divergence_is_kullback_and_leiblers():
 def test_the_command_makes_adapters_and_goes_on_where_it_was(whole, encoder_file, tmp_path, monkeypatch, capsys):
     from commands import TINY_RUN
 
-    monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
     monkeypatch.chdir(tmp_path)
     write_some(whole, tmp_path / "pairs")
     content = {"task": "distill", "model": str(whole), "speaker": TINY_RUN["speaker"]}
@@ -296,6 +294,9 @@ def test_the_command_makes_adapters_and_goes_on_where_it_was(whole, encoder_file
     assert last["loss"] < first["loss"]
     _, adapter = load_adapters(tmp_path / "runs" / "distill" / "best")
     assert adapter.base_fingerprint == Release(whole).fingerprint()
+    page = (tmp_path / "runs" / "distill" / "report" / "index.html").read_text()
+    for shown in ("kept_semantic", "agreement", "hidden"):
+        assert shown in page
     more = ["train", "--resume", "runs/distill", "--set", "speaker.train.steps=6", "--quiet"]
     assert voxclone(more) == 0
     assert voxclone(["train", "--config", "distill.yaml", "--set", "distill.pairs=null", "--set", "output=x"]) == 2

@@ -1,0 +1,113 @@
+"""The miniature that can speak, as it comes with the package: what it is, what it says, and in whose voice.
+
+Figures depend a little on the machine (a code may tip over); how it was made and measured is in docs/LOG.md.
+"""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from benchmarks.speaking.ears import Ears
+from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary
+from benchmarks.speaking.utterances import HELDOUT, readings
+from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
+from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model, open_encoder
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.cli import main as voxclone
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+pytest_plugins = ["commands"]
+MOST_BYTES = 15_000_000
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    return make_micro(tmp_path_factory.mktemp("speaking") / "model", "speaking")
+
+
+@pytest.fixture(scope="module")
+def model(speaking):
+    return load_model(Release(speaking), encoder_file=speaking / ENCODER_FILE)
+
+
+@pytest.fixture(scope="module")
+def ears():
+    return Ears.load()
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return heldout_cases(4, texts=2, seed=11)
+
+
+@pytest.fixture(scope="module")
+def prompt(speaking):
+    return SpeechTokenizer(Release(speaking).tokenizer_path).prompt
+
+
+def test_it_is_small_and_its_encoder_is_withheld(speaking):
+    assert sum(path.stat().st_size for path in SPEAKING_FILES.rglob("*") if path.is_file()) <= MOST_BYTES
+    release = Release(speaking)
+    assert not release.has_encoder
+    assert len(release.voices()) == 4
+    assert {path.name for path in speaking.glob("*.safetensors")} == {"consolidated.safetensors"}
+    encoder = open_encoder(speaking / ENCODER_FILE, release.config)
+    assert set(encoder.names()) == set(expected_shapes(release.config, ["encoder"]))
+
+
+def test_the_judges_hear_what_recordings_say_and_who_speaks(ears, model, cases):
+    heard = summary(score_recordings(ears, model.audio_tokenizer, cases, through=False))
+    assert heard["unit_error"] < 0.02
+    assert heard["pitch_right"] == 1.0
+    assert heard["tract"] < 0.03  # of 0.9 to 1.25
+
+
+def test_through_the_codec_it_can_still_be_understood(ears, model, cases):
+    heard = summary(score_recordings(ears, model.audio_tokenizer, cases))
+    assert heard["unit_error"] < THROUGH_CODEC
+    assert heard["pitch_right"] == 1.0
+    assert heard["similarity"] > 0.9
+
+
+def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, model, cases, prompt):
+    codec = model.audio_tokenizer
+
+    def cloned(case):
+        return model.voice_embedding(codec.audio_codes(case.reference_wave()))
+
+    def swapped(case):  # the reference of another speaker
+        return cloned(cases[(cases.index(case) + 1) % len(cases)])
+
+    own, other = (summary(score_model(ears, codec, model, prompt, cases, rows)) for rows in (cloned, swapped))
+    assert own["unit_error"] < ZERO_SHOT
+    assert own["pitch_right"] > 0.8
+    assert own["ended"] == 1.0
+    assert own["similarity"] > other["similarity"] + 0.3
+    assert own["tract"] < other["tract"]
+
+
+def test_its_own_voices_are_those_that_they_are_called(speaking, model, prompt):
+    from mlx_voxclone.evaluate.prosody import pitch
+
+    release = Release(speaking)
+    for name, hertz in (("bass", 100), ("tenor", 150), ("alto", 200), ("soprano", 250)):
+        rows = release.voice(name).astype(mx.float32)
+        embedded = model.embed_prompt(prompt("papa mino lesu.", rows.shape[0]), rows)
+        frames = list(model.generate(embedded, max_frames=60))
+        samples = model.audio_tokenizer.decode_audio(np.stack(frames, axis=1))
+        assert pitch(samples).median == pytest.approx(hertz, rel=0.06)
+
+
+def test_the_commands_speak_with_it(tmp_path, ears):
+    assert voxclone(["micro", "--preset", "speaking", "--output", str(tmp_path / "model"), "--quiet"]) == 0
+    reading = readings(HELDOUT + 1, 1, 1, 3, (6, 6))[0]
+    from mlx_voxclone.audio.io import write_wav
+
+    write_wav(tmp_path / "voice.wav", reading.wave())
+    argv = ["say", "--model", tmp_path / "model", "--encoder", tmp_path / "model" / ENCODER_FILE, "--quiet"]
+    argv += ["--text", "mako pile.", "--ref-audio", tmp_path / "voice.wav", "--output", tmp_path / "said.wav"]
+    assert voxclone([str(a) for a in argv]) == 0
+    said = read_audio(tmp_path / "said.wav")
+    assert 0.4 < len(said) / 24000 < 4
+    assert len(ears.recogniser.hear(said)) >= 4
