@@ -6,11 +6,10 @@ of one speaker joined. A small model takes long to find out where in a text it i
 joined at random, few clips make many texts.
 """
 
-import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,23 +122,29 @@ def soften(model: Voxtral) -> None:
                 linear.weight = linear.weight * scale
 
 
-def batches(task: Everything, run: Pretraining, seed: int) -> Iterator[Callable[[float], dict[str, Any]]]:
-    """One batch per step, made when told the progress (0 to 1); depends on the seed and that alone."""
-    pool: list[dict[str, Any]] = []
-    for number in itertools.count():
-        rng = np.random.default_rng([seed, 0xBA7, number])
+class Batches:
+    """One batch per step, by the seed, the step and how far the training was when its pool was drawn."""
 
-        def make(progress: float, rng: np.random.Generator = rng) -> dict[str, Any]:
-            if not pool:
-                most = 1 if progress < run.alone_until else run.most_clips
-                items = [task._item(task.drawn(rng, most), rng) for _ in range(POOL * run.batch)]
-                items = [task.disturbed(item, run, rng) for item in items]
-                items.sort(key=lambda item: len(item["ids"]))
-                rows = [items[k * run.batch : (k + 1) * run.batch] for k in range(POOL)]
-                pool.extend(rows[k] for k in rng.permutation(POOL))
-            return task.collate(pool.pop())
+    def __init__(self, task: Everything, run: Pretraining, seed: int):
+        self._task, self._run, self._seed, self._step = task, run, seed, 0
+        self._pool: list[list[dict[str, Any]]] = []
 
-        yield make
+    def next(self, progress: float) -> dict[str, Any]:
+        """The next one; `progress` (0 to 1) says how long texts may be by now."""
+        rng = np.random.default_rng([self._seed, 0xBA7, self._step])
+        self._step += 1
+        if not self._pool:
+            self._draw(progress, rng)
+        return self._task.collate(self._pool.pop())
+
+    def _draw(self, progress: float, rng: np.random.Generator) -> None:
+        task, run = self._task, self._run
+        most = 1 if progress < run.alone_until else run.most_clips
+        items = [task._item(task.drawn(rng, most), rng) for _ in range(POOL * run.batch)]
+        items = [task.disturbed(item, run, rng) for item in items]
+        items.sort(key=lambda item: len(item["ids"]))
+        rows = [items[k * run.batch : (k + 1) * run.batch] for k in range(POOL)]
+        self._pool.extend(rows[k] for k in rng.permutation(POOL))
 
 
 def pretrain(
@@ -150,7 +155,6 @@ def pretrain(
     run: Pretraining,
     *,
     seed: int = 0,
-    minutes: float | None = None,
     say: Callable[[str], None] = print,
     every: int = 500,
     save: Callable[[Voxtral], None] | None = None,
@@ -160,7 +164,6 @@ def pretrain(
     Args:
         model: float32, its weights random.
         prompt: see `SpeakerTask`.
-        minutes: stop then, whatever the step; the learning rate follows the time. The result depends on the machine.
         every: steps between held-out figures.
         save: called with the model at those steps.
 
@@ -186,11 +189,9 @@ def pretrain(
 
     gradient = nn.value_and_grad(model, loss)
     began, means, figures, number = time.perf_counter(), {}, {}, 0
-    for make in batches(task, run, seed):
-        progress = number / run.steps if minutes is None else (time.perf_counter() - began) / (60 * minutes)
-        if progress >= 1:
-            break
-        batch = make(progress)
+    batches = Batches(task, run, seed)
+    while (progress := number / run.steps) < 1:
+        batch = batches.next(progress)
         optimizer.learning_rate = run.rate(progress)
         arrays = {name: mx.array(value) for name, value in batch.items()}
         (_, terms), gradients = gradient(model, arrays, task.targets(batch))
