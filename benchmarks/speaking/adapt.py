@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.speaking.build import score_checkpoint
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.score import Case, Heard, heldout_cases, score_model, summary, table
-from benchmarks.speaking.utterances import HELDOUT, readings
+from benchmarks.speaking.utterances import HELDOUT, Reading, readings
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
@@ -35,6 +35,7 @@ from mlx_voxclone.evaluate.drift import measure_drift
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import PreserveSection, SpeakerSection
+from mlx_voxclone.train.listening import Limits, Listening, Sentence
 from mlx_voxclone.train.lora import TARGETS, add_lora
 from mlx_voxclone.train.preservation import KeptPairs, load_kept
 from mlx_voxclone.train.settings import TrainSettings
@@ -55,17 +56,36 @@ class Setting:
     learning_rate: float = 2e-3
     preserve: float = 0.25  # share of the items; 0: none
     clips: int = 40
+    by_ear: bool = False  # the best is chosen by the similarity of held-out speech in place of the held-out loss
 
     @property
     def name(self) -> str:
         kept = f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"
-        return f"rank {self.rank}, {self.steps} steps, rate {self.learning_rate:g}, {self.clips} clips, {kept}"
+        chosen = ", chosen by ear" if self.by_ear else ""
+        return f"rank {self.rank}, {self.steps} steps, rate {self.learning_rate:g}, {self.clips} clips, {kept}{chosen}"
 
 
 def ablations(base: Setting) -> list[Setting]:
     """One thing changed at a time."""
-    changes = [{"rank": 2}, {"rank": 32}, {"steps": 40}, {"steps": 360}, {"preserve": 0.0}, {"clips": 10}]
+    changes = [
+        {"rank": 2},
+        {"rank": 32},
+        {"steps": 40},
+        {"steps": 360},
+        {"preserve": 0.0},
+        {"clips": 10},
+        {"by_ear": True},
+    ]
     return [base, *(replace(base, **change) for change in changes)]
+
+
+class Similar:
+    """The listener as the product's speaker model."""
+
+    name, metric = "the miniature's listener", "similarity"
+
+    def __init__(self, ears: Ears):
+        self.embed = ears.listener.embed
 
 
 class Adapting:
@@ -123,6 +143,7 @@ class Adapting:
             save=lambda where, tensors: save_adapters(where, tensors, adapter),
             seed=self.seed,
             kept=self.kept(setting.preserve),
+            listening=self._listening(clips[:held], utterances[:held], setting),
         )
         settings = TrainSettings(
             steps=setting.steps,
@@ -135,6 +156,18 @@ class Adapting:
         )
         Trainer(task, settings, place, quiet=True).run()
         return place / "best"
+
+    def _listening(
+        self, clips: Sequence[Reading], utterances: Sequence[Utterance], setting: Setting
+    ) -> Listening | None:
+        """Held-out clips, spoken behind one another and compared with the recordings."""
+        if not setting.by_ear:
+            return None
+        sentences = [
+            Sentence(own.id, own.text, other.codes, reading.wave(), own.codes.shape[1])
+            for own, other, reading in zip(utterances, (*utterances[1:], utterances[0]), (*clips[1:], clips[0]))
+        ]
+        return Listening(sentences, Similar(self.ears), None, Limits(), self.prompt, self.seed)
 
     def score(self, codec: Codec, case: Case, adapters: Path) -> list[Heard]:
         """The speaker's texts by the adapted model, behind the reference that zero-shot has."""
