@@ -24,6 +24,7 @@ from mlx_voxclone.evaluate.page import NOTICE
 from mlx_voxclone.evaluate.plots import sound_figure
 
 SENTENCE = "I would like a cup of tea, please, and the newspaper if you have finished with it."
+SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say
 CONSENT = "This is my voice, or its owner has agreed to this use of it."
 MAX_SECONDS = 30
 
@@ -61,10 +62,11 @@ class Studio:
     Args:
         before: the checkpoint as released.
         after: the baked one, None if there is none yet.
+        sentence: to begin with.
     """
 
-    def __init__(self, before, after=None):
-        self.before, self.after = before, after
+    def __init__(self, before, after=None, sentence: str = SENTENCE):
+        self.before, self.after, self.sentence = before, after, sentence
         if after is not None and after.model.config.backbone.dim != before.model.config.backbone.dim:
             raise ConfigError(f"{after.release.path} was not baked from {before.release.path}: their sizes differ")
 
@@ -92,14 +94,15 @@ class Studio:
         Raises:
             DataError: no text, a clip without consent, a clip that cannot serve; CheckpointError: no encoder for it.
         """
-        from mlx_voxclone.synthesis import speak
+        from mlx_voxclone.audio.io import read_audio
+        from mlx_voxclone.synthesis import reference_warnings, speak
 
         if not text or not text.strip():
             raise DataError("there is nothing to say: type a sentence")
         if clip is not None and not consent:
             raise DataError("a reference clip needs the consent of the voice's owner: tick the box if you have it")
         rows = self.rows(voice, clip)
-        sounds, notes = [], []
+        sounds, notes = [], reference_warnings([read_audio(clip)]) if clip is not None else []
         for name, speaker in (("before", self.before), ("after", self.after)):
             if speaker is None:
                 continue
@@ -145,7 +148,7 @@ def build(studio: Studio, thread: MainThread, about: str):
         gr.Markdown(f"# mlx_voxclone: before and after\n{about}\n\n> {NOTICE}")
         with gr.Row():
             with gr.Column():
-                text = gr.Textbox(SENTENCE, label="Text", lines=3)
+                text = gr.Textbox(studio.sentence, label="Text", lines=3)
                 voice = gr.Dropdown(studio.voices, value=next(iter(studio.voices), None), label="Voice")
                 clip = gr.Audio(type="filepath", label="or a reference clip, 3 to 25 s (goes before the voice)")
                 consent = gr.Checkbox(False, label=CONSENT)
@@ -167,13 +170,16 @@ def open_studio(model: str | None, baked: str | None, miniature: Path) -> tuple[
     from mlx_voxclone.synthesis import Speaker
 
     if model is None:
-        from mlx_voxclone.checkpoint.micro import make_micro
+        from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING, make_micro
 
         if baked is not None:
             raise ConfigError("--baked needs --model: the checkpoint it was baked from, to compare with")
-        make_micro(miniature)
-        about = "A miniature with random weights: it hums, it does not speak. Start with --model and --baked for more."
-        return Studio(Speaker.load(miniature)), about
+        make_micro(miniature, SPEAKING)
+        about = (
+            "A miniature that learnt synthetic voices: it speaks syllables of a consonant and a vowel, with its own"
+            " voices or with that of a synthetic reference clip. Start with --model and --baked for people's language."
+        )
+        return Studio(Speaker.load(miniature, encoder=miniature / ENCODER_FILE), sentence=SYLLABLES), about
     message(f"loading {model}")
     before = Speaker.load(model)
     if baked is None:

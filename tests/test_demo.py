@@ -160,7 +160,7 @@ def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
 
         answers.append(urllib.request.urlopen(page.local_url, timeout=20).read().decode())
         client = Client(page.local_url, verbose=False, analytics_enabled=False)
-        answers.append(client.predict("Hello", "casual_male", None, False, 0, api_name="/speak"))
+        answers.append(client.predict("papa mino.", "alto", None, False, 0, api_name="/speak"))
 
     visitor = threading.Thread(target=visit)
 
@@ -174,7 +174,7 @@ def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
     assert "mlx_voxclone" in html
     assert Path(wav).suffix == ".wav"
     assert plot["type"] == "matplotlib"
-    assert "casual_male" in line
+    assert "alto" in line
     assert "open http://127.0.0.1:" in capsys.readouterr().err
 
 

@@ -10,11 +10,12 @@ import pytest
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary
 from benchmarks.speaking.utterances import HELDOUT, readings
-from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
 from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.evaluate.prosody import pitch
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
@@ -56,6 +57,7 @@ def test_it_is_small_and_its_encoder_is_withheld(speaking):
     assert set(encoder.names()) == set(expected_shapes(release.config, ["encoder"]))
 
 
+@pytest.mark.slow
 def test_the_judges_hear_what_recordings_say_and_who_speaks(ears, model, cases):
     heard = summary(score_recordings(ears, model.audio_tokenizer, cases, through=False))
     assert heard["unit_error"] < 0.02
@@ -63,13 +65,15 @@ def test_the_judges_hear_what_recordings_say_and_who_speaks(ears, model, cases):
     assert heard["tract"] < 0.03  # of 0.9 to 1.25
 
 
+@pytest.mark.slow
 def test_through_the_codec_it_can_still_be_understood(ears, model, cases):
     heard = summary(score_recordings(ears, model.audio_tokenizer, cases))
-    assert heard["unit_error"] < THROUGH_CODEC
+    assert heard["unit_error"] < 0.15  # 7 % of 16 speakers
     assert heard["pitch_right"] == 1.0
     assert heard["similarity"] > 0.9
 
 
+@pytest.mark.slow
 def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, model, cases, prompt):
     codec = model.audio_tokenizer
 
@@ -80,16 +84,15 @@ def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, model, cases, 
         return cloned(cases[(cases.index(case) + 1) % len(cases)])
 
     own, other = (summary(score_model(ears, codec, model, prompt, cases, rows)) for rows in (cloned, swapped))
-    assert own["unit_error"] < ZERO_SHOT
+    assert own["unit_error"] < 0.2  # 9 % of 16 speakers, 7 % of the codec alone
     assert own["pitch_right"] > 0.8
     assert own["ended"] == 1.0
     assert own["similarity"] > other["similarity"] + 0.3
     assert own["tract"] < other["tract"]
 
 
+@pytest.mark.slow
 def test_its_own_voices_are_those_that_they_are_called(speaking, model, prompt):
-    from mlx_voxclone.evaluate.prosody import pitch
-
     release = Release(speaking)
     for name, hertz in (("bass", 100), ("tenor", 150), ("alto", 200), ("soprano", 250)):
         rows = release.voice(name).astype(mx.float32)
@@ -99,11 +102,10 @@ def test_its_own_voices_are_those_that_they_are_called(speaking, model, prompt):
         assert pitch(samples).median == pytest.approx(hertz, rel=0.06)
 
 
+@pytest.mark.slow
 def test_the_commands_speak_with_it(tmp_path, ears):
     assert voxclone(["micro", "--preset", "speaking", "--output", str(tmp_path / "model"), "--quiet"]) == 0
     reading = readings(HELDOUT + 1, 1, 1, 3, (6, 6))[0]
-    from mlx_voxclone.audio.io import write_wav
-
     write_wav(tmp_path / "voice.wav", reading.wave())
     argv = ["say", "--model", tmp_path / "model", "--encoder", tmp_path / "model" / ENCODER_FILE, "--quiet"]
     argv += ["--text", "mako pile.", "--ref-audio", tmp_path / "voice.wav", "--output", tmp_path / "said.wav"]

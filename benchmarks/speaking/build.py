@@ -190,7 +190,8 @@ class Build:
         )
         encoder = TensorFile(self.home / "codec" / ENCODER)
         (place / ENCODER_FILE).parent.mkdir()
-        save_tensors(place / ENCODER_FILE, {name: encoder.array(name) for name in encoder.names()})
+        tensors = {name: encoder.array(name).astype(mx.bfloat16) for name in encoder.names()}  # as they are stored
+        save_tensors(place / ENCODER_FILE, tensors)
         units = TensorFile(self.home / "codec" / CLASSIFIER)
         save_tensors(self.home / "units.safetensors", {n: units.array(n) for n in units.names()}, overwrite=True)
 
