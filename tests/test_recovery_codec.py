@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -25,6 +25,7 @@ from benchmarks.recovery.student import (
     disturbed,
     losses,
     new_student,
+    phase_loss,
     spread_loss,
     unit_loss,
 )
@@ -196,18 +197,63 @@ def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
     assert found == 6
 
 
+def only(**weights: float) -> LossWeights:
+    """All weights 0 but these."""
+    return LossWeights(**(dict.fromkeys(asdict(LossWeights()), 0.0) | weights))
+
+
+def test_voices_that_keep_to_a_few_pitches_teach_pitch_and_phase(student, corpus):
+    batch = Crops(corpus, CONFIG, 2, 3, seed=0, grid=FRAME).batch(0)
+    assert (batch["pitch"] == -1).all().item()  # these speakers have pitches of their own
+    batch["pitch"] = mx.zeros_like(batch["pitch"])
+    gradient = nn.value_and_grad(student, losses)
+    for weights, name, reached in (
+        (only(pitch=1.0), "pitch.weight", "codec.encoder_blocks.7.conv.parametrizations.weight.original1"),
+        (only(phase=1.0), "codec.output_proj.conv.parametrizations.weight.original1", "codec.input_proj.conv"),
+    ):
+        (_, terms), gradients = gradient(student, batch, weights, Stage(cycle=0))
+        assert set(terms) >= {"l1", "mel"} | ({"pitch"} if weights.pitch else {"phase"})
+        sizes = {key: float(mx.abs(g).max()) for key, g in tree_flatten(gradients)}
+        assert sizes[name] > 0
+        assert any(size > 0 for key, size in sizes.items() if key.startswith(reached))
+
+
+def test_the_phase_loss_is_0_for_itself_and_1_for_silence():
+    wave = mx.array(np.random.default_rng(0).standard_normal((1, 9600)).astype(np.float32))
+    assert phase_loss(wave, wave).item() == pytest.approx(0, abs=1e-6)
+    assert phase_loss(mx.zeros_like(wave), wave).item() == pytest.approx(1, abs=1e-3)
+    assert phase_loss(-wave, wave).item() == pytest.approx(4, abs=1e-3)  # no magnitude tells the two apart
+
+
+def test_crops_start_on_their_grid(corpus):
+    whole = {clip.id: clip.read() for clip in corpus.split("train")}
+    crops = Crops(corpus, CONFIG, 6, 2, seed=1, grid=FRAME)
+    for number in range(3):
+        for wave in np.array(crops.batch(number)["waves"]):
+            unit = wave / np.abs(wave).max()
+            places = [
+                start
+                for samples in whole.values()
+                for start in range(0, max(1, len(samples) - 2 * FRAME + 1), FRAME)
+                if np.allclose(unit, _to_one(samples[start : start + 2 * FRAME]), atol=2e-3)
+            ]
+            assert places
+
+
+def _to_one(samples):
+    return np.pad(samples / max(np.abs(samples).max(), 1e-9), (0, 2 * FRAME - len(samples)))
+
+
 def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(student, corpus):
     batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(0)
-    only_cycle = LossWeights(0, 0, 0, 0, 0, 0, 1, 1)
+    only_cycle = only(cycle_semantic=1.0, cycle_acoustic=1.0)
     _, gradients = nn.value_and_grad(student, losses)(student, batch, only_cycle, Stage())
     sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
     assert not any("quantizer" in name for name in sizes)
     assert sizes["codec.output_proj.conv.parametrizations.weight.original1"] > 0
     assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0
     assert sizes["classifier.weight"] == 0
-    _, gradients = nn.value_and_grad(student, losses)(
-        student, batch, LossWeights(0, 0, 0, 0, 1, 0, 0, 0), Stage(cycle=0)
-    )
+    _, gradients = nn.value_and_grad(student, losses)(student, batch, only(units=1.0), Stage(cycle=0))
     sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
     assert sizes["classifier.weight"] > 0
     assert sizes["codec.encoder_blocks.7.conv.parametrizations.weight.original1"] > 0  # straight through the codebook
