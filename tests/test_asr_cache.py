@@ -96,6 +96,7 @@ def test_what_is_cached_is_not_heard_again(cache, teacher, monkeypatch):
     assert cache.read("b").shape == (9, 32)
 
 
+@pytest.mark.slow
 def test_a_clip_is_heard_when_it_is_new_or_has_changed(cache):
     changes = {
         "text": replace(CLIPS[0], text="Good night"),
@@ -226,6 +227,7 @@ def test_too_little_space_is_noticed_before_hearing(tmp_path, teacher, monkeypat
         TeacherCache(tmp_path / "cache", teacher).fill(CLIPS)
 
 
+@pytest.mark.slow
 def test_heads_chosen_on_the_data_are_kept(whisper, tmp_path, monkeypatch):
     monkeypatch.setattr(asr_cache, "N_HEADS", 2)
     choose, calls = asr_cache.choose_heads_by_dtw, []

@@ -181,6 +181,7 @@ def test_the_published_heads_of_an_old_conversion_are_those_of_the_upper_layers(
     assert AsrTeacher(str(write_whisper(tmp_path / "a"))).heads == [(1, 0), (1, 1)]
 
 
+@pytest.mark.slow
 def test_languages(teacher, whisper, tmp_path):
     french = teacher.states(WAVE, "Good day", "fr-CA")
     np.testing.assert_array_equal(teacher.states(WAVE, "Good day", "French"), french)
@@ -299,6 +300,7 @@ def test_quantised_and_npz_models_load(whisper, tmp_path):
         np.testing.assert_allclose(states, plain, atol=0.5 if quantise else 0)
 
 
+@pytest.mark.slow
 def test_on_a_gpu_it_computes_in_half_precision(whisper, teacher, monkeypatch):
     import mlx.core as mx
 

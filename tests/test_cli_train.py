@@ -210,6 +210,7 @@ def test_epochs_reach_the_run(config_file, tmp_path):
     assert read_log(place / "log.jsonl")[-1]["step"] == -(-crops // 2)
 
 
+@pytest.mark.slow
 def test_a_few_steps_of_the_shipped_configuration(miniature, corpus, tmp_path):
     """`--max-steps` below the file's warm-up of 200 steps is a trial, not a mistake."""
     shipped = os.path.join(os.path.dirname(__file__), "..", "configs", "voxtral_encoder.yaml")
@@ -273,6 +274,7 @@ def result(directory) -> dict:
     return {"encoder": encoder, "adapters": adapters, "last": last, "baked": baked}
 
 
+@pytest.mark.slow
 def test_a_clone_interrupted_in_every_stage_ends_as_if_it_had_not_been(
     clone_config, uninterrupted, tmp_path, monkeypatch, capsys
 ):
@@ -306,6 +308,7 @@ def test_interrupted_while_preparing_nothing_is_left(clone_config, tmp_path, mon
     assert names(tmp_path) == set()
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_its_stage_again(
     clone_config, uninterrupted, tmp_path, monkeypatch
 ):
@@ -334,6 +337,7 @@ def test_a_complete_run_resumed_trains_and_bakes_nothing_anew(uninterrupted, tmp
     assert "encoder: 4 steps" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_more_steps_continue_a_complete_training_where_it_is_now(config_file, tmp_path, capsys):
     """Not "complete" after training nothing: what is asked for is what is trained."""
     assert train("--config", config_file("encoder"), "--set", f"output={tmp_path / 'a'}", "--quiet") == 0

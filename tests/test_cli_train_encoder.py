@@ -102,6 +102,7 @@ def test_everything_at_once_and_going_on_after_a_stop(config_file, pairs, whispe
     assert all(bytes(a.raw(name)) == bytes(b.raw(name)) for name in a.names())
 
 
+@pytest.mark.slow
 def test_true_codes_alone(config_file, pairs, tmp_path):
     off = {"l1": 0, "stft": 0, "mel": 0, "commitment": 0}
     section = encoder_section(pairs={"path": [str(pairs)], "share": 1.0}, losses=off)
@@ -110,6 +111,7 @@ def test_true_codes_alone(config_file, pairs, tmp_path):
     assert "mel" in evaluations(tmp_path / "run")[0]
 
 
+@pytest.mark.slow
 def test_without_presets_or_pairs_there_is_no_prior(config_file, tmp_path):
     section = encoder_section(prior={"presets": False})
     assert train("--config", config_file("encoder", **section), "--set", f"output={tmp_path / 'run'}") == 0

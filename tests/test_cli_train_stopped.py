@@ -77,6 +77,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(encoder_run, tmp_path
 
 
 @pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_a_checkpoint(encoder_run, tmp_path, monkeypatch, capsys, times):
     """Once: the checkpoint is written anew. Twice, the second time in that: the one before is what there is."""
     config, expected = encoder_run
@@ -101,6 +102,7 @@ def test_ctrl_c_in_the_middle_of_a_checkpoint(encoder_run, tmp_path, monkeypatch
     assert weights(run) == expected
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_line(encoder_run, tmp_path, monkeypatch, capsys):
     """Not in "complete": five steps in a row are given up, and what was good before is kept."""
     config, _ = encoder_run

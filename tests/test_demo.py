@@ -68,6 +68,7 @@ def test_speaks_with_the_one_model(app, before):
     assert "casual_male, seed 3" in line
 
 
+@pytest.mark.slow
 def test_both_models_get_the_same_rows(app, before, after, clip):
     studio = app.Studio(before, after)
     sounds, line = studio.speak("Hello", "casual_male", None, False, 0)
@@ -149,6 +150,7 @@ def test_work_from_another_thread_runs_on_the_main_one(app):
     assert seen == [threading.main_thread(), ZeroDivisionError]
 
 
+@pytest.mark.slow
 def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
     studio, about = app.open_studio(None, None, tmp_path / "miniature")
     thread = app.MainThread()

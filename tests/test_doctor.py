@@ -91,6 +91,7 @@ def _codes(rng, sizes, count):
     return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)
 
 
+@pytest.mark.slow
 def test_parts_add_up_and_random_numbers_are_left_alone(small):
     mx.random.seed(5)
     expected = mx.random.normal((4,))

@@ -116,6 +116,7 @@ def test_micro_batches_equal_one_batch(miniature, tmp_path):
         assert np.abs(a[name] - b[name]).max() < 1e-5, name
 
 
+@pytest.mark.slow
 def test_resumed_equals_uninterrupted(miniature, tmp_path):
     def trained(directory, **kwargs):
         task = EncoderTask(scratch_codec(miniature), DATA, SECTION, seed=1)

@@ -68,11 +68,13 @@ def assert_as_alone(model, prompts, seeds, **options):
 
 
 @pytest.mark.parametrize("lengths", [[9], [12, 12, 12], [5, 31, 18, 2, 18]])
+@pytest.mark.slow
 def test_every_item_is_as_alone(random_model, lengths):
     results = assert_as_alone(random_model, prompts_of(random_model, lengths), range(len(lengths)), max_frames=24)
     assert all(r.codes.shape[1] for r in results)
 
 
+@pytest.mark.slow
 def test_items_end_at_different_frames_and_leave(random_model):
     speaking = []
     prompts = prompts_of(random_model, [40, 7, 23, 11, 3, 30, 16, 9], seed=1)
@@ -101,6 +103,7 @@ def test_beyond_a_step_of_the_cache(random_model):
     assert batch[0].keys.shape[2] <= 255 + 270 + 2 * KVCache.step
 
 
+@pytest.mark.slow
 def test_the_miniature_with_voices_and_texts(miniature):
     release = Release(miniature)
     model = load_model(release)

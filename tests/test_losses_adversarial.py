@@ -172,6 +172,7 @@ def test_silence_and_extremes_stay_finite(real_level, fake_level):
 # ---- do they work ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_discriminators_learn_and_feature_matching_then_leads_to_the_real_signal():
     """Tones are real, noise of the same level is decoded; then a noisy tone is moved by the gradient alone."""
     mx.random.seed(5)

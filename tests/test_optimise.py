@@ -107,6 +107,7 @@ def test_better_than_random_codes(codec, wave, found):
         assert found.loss[TOTAL] < 0.8 * reconstruction_loss(codec, codes, wave, QUICK)[TOTAL]
 
 
+@pytest.mark.slow
 def test_deterministic_by_seed(codec, wave):
     one, same, other = (optimise_codes(codec, wave, steps=3, losses=QUICK, seed=seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one.latents, same.latents)
@@ -122,6 +123,7 @@ def test_nothing_of_the_codec_changes(miniature, wave):
 
 
 @pytest.mark.parametrize("part", ["semantic", "acoustic"])
+@pytest.mark.slow
 def test_both_parts_are_searched(semantic_codec, part):
     """A clip that the decoder itself made, started from its own codes with one part spoilt: that part gets better."""
     codec, n = semantic_codec, semantic_codec.config.semantic_dim
@@ -151,6 +153,7 @@ def test_never_worse_than_the_start(codec, wave, rate):
         np.testing.assert_array_equal(found.codes, codes_of(codec, start))
 
 
+@pytest.mark.slow
 def test_the_best_of_all_steps_is_kept(codec, wave):
     """Whatever follows is worse by far: what was found by then is returned, not the start and not the last."""
     start = random_latents(codec, 8)
@@ -198,6 +201,7 @@ def test_saturated_starts_can_move(codec, wave):
     assert (found.codes[1:] != 20).mean() > 0.2
 
 
+@pytest.mark.slow
 def test_the_start_takes_for_each_frame_the_code_that_fits_it(semantic_codec, monkeypatch):
     """Of a clip decoded from codes at the middle level, trying every code finds most of them."""
     codec = semantic_codec

@@ -91,6 +91,7 @@ def test_the_summary_counts_every_sentence(miniature, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
+@pytest.mark.slow
 def test_the_batch_changes_no_byte(made, miniature, tmp_path, batch):
     assert voxclone(arguments(miniature, tmp_path / "out", "--batch", batch)) == 0
     assert tree(tmp_path / "out") == tree(made)
@@ -103,6 +104,7 @@ def test_another_seed_says_it_otherwise(made, miniature, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_after_its_last_shard(made, miniature, tmp_path, monkeypatch, capsys, stop):
     """Batches of 2 in shards of 5: three calls for each of two shards, one for the last."""
     calls, generate = [], Voxtral.generate_batch

@@ -114,6 +114,7 @@ def run(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_whole_report(run):
     path = write_report(run)
     assert path == run / "report" / "index.html"
