@@ -58,6 +58,11 @@ class RunConfig(Section):
         return stages_of(self.task)
 
     @property
+    def adapts(self) -> str:
+        """What the language model is adapted to: `language`, or else `speaker`."""
+        return "language" if self.task == "language" else "speaker"
+
+    @property
     def run_dir(self) -> Path:
         """`output`, or `runs/TASK` with the language's code or the voice's name behind it where there is one."""
         of = {"encoder": None, "distill": None, "language": self.data.language}.get(self.task, self.voice)

@@ -352,12 +352,8 @@ class SpeakerSection(Section):
     train: SpeakerTrain = SpeakerTrain()
 
 
-class DistillLosses(Section):
+class DistillLosses(SpeakerLosses):
     hidden: NonNegative = 1.0
-    semantic: NonNegative = 1.0
-    flow: NonNegative = 1.0
-    kept_semantic: NonNegative = 1.0
-    kept_flow: NonNegative = 1.0
 
     @model_validator(mode="after")
     def _some(self):

@@ -15,7 +15,7 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.run_schema import ListenSection
 from mlx_voxclone.synthesis import speak
 from mlx_voxclone.train.evaluation import heldout_metrics
-from mlx_voxclone.train.listening import METRIC, Limits, Listening, Sentence, judges
+from mlx_voxclone.train.listening import METRIC, Limits, Listening, Sentence, check_judges, judges
 from mlx_voxclone.train.lora import add_lora
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask
@@ -141,7 +141,7 @@ def test_the_best_is_chosen_by_it_and_its_speech_is_written(made, miniature, tmp
     task.write_samples(tmp_path / "samples", 2)
     written = {path.name: read_audio(path) for path in (tmp_path / "samples").glob("*.wav")}
     assert sorted(written) == ["s0.wav", "s1.wav"]
-    assert np.allclose(written["s0.wav"], np.clip(listening.spoken[0], -1, 1), atol=1e-4)
+    assert np.allclose(written["s0.wav"], np.clip(listening.speak(model)[0][0], -1, 1), atol=1e-4)
 
 
 def test_without_it_the_loss_chooses(miniature, made):
@@ -173,3 +173,23 @@ def test_the_global_generator_is_not_touched(made):
     before = mx.random.state[0].tolist()
     listening.metrics(model)
     assert mx.random.state[0].tolist() == before
+
+
+def test_the_early_check_keeps_no_whisper(monkeypatch):
+    """It would stay in memory through the training of an encoder."""
+    held = set()
+
+    class Whisper:
+        def __init__(self, model):
+            held.add(model)
+
+        def __exit__(self, *_):
+            held.clear()
+
+    monkeypatch.setattr("mlx_voxclone.data.transcribe.Transcriber", Whisper)
+    section = ListenSection(speaker_model="spectral", whisper_model="small")
+    assert judges(section)[1] is not None
+    assert held == {"small"}
+    check_judges(section)
+    assert not held
+    check_judges(ListenSection())

@@ -3,8 +3,6 @@
 Figures depend a little on the machine (a code may tip over); how it was made and measured is in docs/LOG.md.
 """
 
-import mlx.core as mx
-import numpy as np
 import pytest
 
 from benchmarks.speaking.ears import Ears
@@ -12,10 +10,10 @@ from benchmarks.speaking.score import Case, heldout_cases, score_model, score_re
 from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
-from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model, open_encoder
-from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.release import Release, expected_shapes, open_encoder
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate.prosody import pitch
+from mlx_voxclone.synthesis import Speaker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
@@ -28,8 +26,13 @@ def speaking(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(speaking):
-    return load_model(Release(speaking), encoder_file=speaking / ENCODER_FILE)
+def speaker(speaking):
+    return Speaker.load(speaking, encoder=speaking / ENCODER_FILE)
+
+
+@pytest.fixture(scope="module")
+def model(speaker):
+    return speaker.model
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +43,6 @@ def ears():
 @pytest.fixture(scope="module")
 def cases() -> list[Case]:
     return heldout_cases(4, texts=2, seed=11)
-
-
-@pytest.fixture(scope="module")
-def prompt(speaking):
-    return SpeechTokenizer(Release(speaking).tokenizer_path).prompt
 
 
 def test_it_is_small_and_its_encoder_is_withheld(speaking):
@@ -74,16 +72,13 @@ def test_through_the_codec_it_can_still_be_understood(ears, model, cases):
 
 
 @pytest.mark.slow
-def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, model, cases, prompt):
-    codec = model.audio_tokenizer
-
-    def cloned(case):
-        return model.voice_embedding(codec.audio_codes(case.reference_wave()))
+def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, speaker, cases):
+    codec = speaker.model.audio_tokenizer
 
     def swapped(case):  # the reference of another speaker
-        return cloned(cases[(cases.index(case) + 1) % len(cases)])
+        return speaker.voice_rows(reference=cases[(cases.index(case) + 1) % len(cases)].reference_wave())
 
-    own, other = (summary(score_model(ears, codec, model, prompt, cases, rows)) for rows in (cloned, swapped))
+    own, other = (summary(score_model(ears, codec, speaker, cases, rows)) for rows in (None, swapped))
     assert own["unit_error"] < 0.2  # 9 % of 16 speakers, 7 % of the codec alone
     assert own["pitch_right"] > 0.8
     assert own["ended"] == 1.0
@@ -92,14 +87,10 @@ def test_it_says_the_text_in_the_voice_of_an_unseen_speaker(ears, model, cases, 
 
 
 @pytest.mark.slow
-def test_its_own_voices_are_those_that_they_are_called(speaking, model, prompt):
-    release = Release(speaking)
+def test_its_own_voices_are_those_that_they_are_called(speaker):
     for name, hertz in (("bass", 100), ("tenor", 150), ("alto", 200), ("soprano", 250)):
-        rows = release.voice(name).astype(mx.float32)
-        embedded = model.embed_prompt(prompt("papa mino lesu.", rows.shape[0]), rows)
-        frames = list(model.generate(embedded, max_frames=60))
-        samples = model.audio_tokenizer.decode_audio(np.stack(frames, axis=1))
-        assert pitch(samples).median == pytest.approx(hertz, rel=0.06)
+        said = speaker.say("papa mino lesu.", name, max_seconds=60 / 12.5)
+        assert pitch(said.samples).median == pytest.approx(hertz, rel=0.06)
 
 
 @pytest.mark.slow

@@ -9,7 +9,6 @@ through ranks, steps and preservation in place of the one setting.
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -29,12 +28,14 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.synth import random_text
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.drift import measure_drift
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import PreserveSection, SpeakerSection
+from mlx_voxclone.synthesis import Speaker
 from mlx_voxclone.train.listening import Limits, Listening, Sentence
 from mlx_voxclone.train.lora import TARGETS, add_lora
 from mlx_voxclone.train.preservation import KeptPairs, load_kept
@@ -95,6 +96,7 @@ class Adapting:
         self, model: Path, home: Path, ears: Ears, speakers: int, seed: int = 0, per_voice: int = PAIRS_PER_VOICE
     ):
         self.directory, self.home, self.ears, self.seed = model, home, ears, seed
+        self.encoder = model / ENCODER_FILE  # the withheld one
         self.release = Release(model)
         self.prompt = SpeechTokenizer(self.release.tokenizer_path).prompt
         self.cases = heldout_cases(speakers)
@@ -108,7 +110,7 @@ class Adapting:
                 raise VoxcloneError("pairs of the miniature's own voices could not be made")
 
     def codec(self) -> Codec:
-        return load_model(self.release, parts=["codec"], encoder_file=self.directory / ENCODER_FILE).audio_tokenizer
+        return load_model(self.release, parts=["codec"], encoder_file=self.encoder).audio_tokenizer
 
     def kept(self, share: float) -> KeptPairs | None:
         if not share:
@@ -169,15 +171,15 @@ class Adapting:
         ]
         return Listening(sentences, Similar(self.ears), None, Limits(), self.prompt, self.seed)
 
-    def score(self, codec: Codec, case: Case, adapters: Path) -> list[Heard]:
-        """The speaker's texts by the adapted model, behind the reference that zero-shot has."""
-        from mlx_voxclone.checkpoint.adapter_mix import mix_adapters
-        from mlx_voxclone.train.lora import apply_adapters
+    def score(self, codec: Codec, cases: Sequence[Case], encoder: Path, adapters: Path | None = None) -> list[Heard]:
+        """Clones behind what an encoder makes of the references, zero-shot or with adapters.
 
-        model = load_model(self.release, encoder_file=self.directory / ENCODER_FILE)
-        apply_adapters(model, mix_adapters([AdapterSource(adapters)], self.release.fingerprint(), adapters).changes)
-        rows = lambda case: model.voice_embedding(codec.audio_codes(case.reference_wave()))  # noqa: E731
-        return score_model(self.ears, codec, model, self.prompt, [case], rows, seed=self.seed)
+        Args:
+            codec: with the true encoder.
+        """
+        adapted = [] if adapters is None else [AdapterSource(adapters)]
+        speaker = Speaker.load(self.directory, adapters=adapted, encoder=encoder)
+        return score_model(self.ears, codec, speaker, cases, seed=self.seed)
 
     def run(self, setting: Setting, tell: Callable[[str], None]) -> dict:
         """All speakers with one setting: figures as in `summary`, and the drift of the model's own voices."""
@@ -185,7 +187,7 @@ class Adapting:
         for number, case in enumerate(self.cases):
             place = self.home / f"{setting.name.replace(' ', '-').replace(',', '')}-{number}"
             adapters = self.adapt(codec, number, setting, place)
-            heard += self.score(codec, case, adapters)
+            heard += self.score(codec, [case], self.encoder, adapters)
             found = measure_drift(self.release, self.release, str(self.pairs), [AdapterSource(adapters)])
             drifts.append(np.mean([one.metrics["preset_drift"] for one in found]))
             mx.clear_cache()
@@ -194,37 +196,42 @@ class Adapting:
         return {**summary(heard), "drift": float(np.mean(drifts)), "seconds": seconds, "setting": asdict(setting)}
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Adapt, score, print; 2 for a mistake of the user's."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speaking.adapt", description=__doc__.split("\n")[0])
-    parser.add_argument("--output", type=Path, required=True, help="directory to make for everything")
+def parser_of(name: str, about: str, speakers: int) -> argparse.ArgumentParser:
+    """The options of a benchmark on the miniature; `speakers` that are cloned by default."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.speaking.{name}", description=about.split("\n")[0])
+    parser.add_argument("--output", type=Path, required=True, help="directory for everything, continued if it is there")
     parser.add_argument("--model", type=Path, help="a speaking miniature (the one that comes with the package)")
     parser.add_argument("--ears", type=Path, help="its judges (those that come with it)")
-    parser.add_argument("--speakers", type=int, default=4)
+    parser.add_argument("--speakers", type=int, default=speakers)
     parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def opened(args: argparse.Namespace, per_voice: int = PAIRS_PER_VOICE) -> tuple[Adapting, dict[str, dict]]:
+    """What the options ask for, and the figures before anything is trained."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    model = args.model or args.output / "model"
+    if not model.exists():
+        make_micro(model, "speaking")
+    ears = Ears.load(args.ears) if args.ears else Ears.load()
+    adapting = Adapting(model, args.output, ears, args.speakers, args.seed, per_voice)
+    return adapting, score_checkpoint(model, ears, adapting.cases, args.seed)
+
+
+@entry
+def main(argv: list[str]) -> None:
+    """Adapt, score, print."""
+    parser = parser_of("adapt", __doc__, speakers=4)
     parser.add_argument("--ablate", action="store_true", help="ranks, steps, clips, with and without preservation")
     args = parser.parse_args(argv)
+    adapting, rows = opened(args)
     say = lambda line: print(line, flush=True)  # noqa: E731
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-        model = args.model or args.output / "model"
-        if not model.exists():
-            make_micro(model, "speaking")
-        ears = Ears.load(args.ears) if args.ears else Ears.load()
-        adapting = Adapting(model, args.output, ears, args.speakers, args.seed)
-        rows = score_checkpoint(model, ears, adapting.cases, args.seed)
-        say(table(rows))
-        base = Setting()
-        for setting in ablations(base) if args.ablate else [base]:
-            rows[setting.name] = adapting.run(setting, say)
-            say(
-                table({setting.name: rows[setting.name]}).splitlines()[-1] + f" drift {rows[setting.name]['drift']:.4f}"
-            )
-        write_text_atomic(args.output / "adapted.json", json.dumps(rows, indent=1) + "\n")
-    except VoxcloneError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    say(table(rows))
+    base = Setting()
+    for setting in ablations(base) if args.ablate else [base]:
+        found = rows[setting.name] = adapting.run(setting, say)
+        say(f"{table({setting.name: found}).splitlines()[-1]} drift {found['drift']:.4f}")
+    write_text_atomic(args.output / "adapted.json", json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ not done again. How long it took is in docs/LOG.md.
 
 import argparse
 import json
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,24 +19,25 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from benchmarks.recovery.codec import CLASSIFIER, ENCODER, GATES, RUNS, load_codec, train_codec
+from benchmarks.recovery.codec import ENCODER, GATES, RUNS, load_codec, train_codec
 from benchmarks.recovery.corpus import Corpus, build_corpus
 from benchmarks.speaking import utterances
 from benchmarks.speaking.ears import Ears, train_ears
 from benchmarks.speaking.pretrain import Pretraining, pretrain
-from benchmarks.speaking.score import heldout_cases, score_model, score_recordings, summary, table
+from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary, table
 from benchmarks.speaking.utterances import HELDOUT, TRAINING, Reading
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, write_release
 from mlx_voxclone.checkpoint.micro_layout import SPEAKING_SIZES, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
+from mlx_voxclone.cli.common import entry
 from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.data.synth import SyntheticSpeaker, random_text
-from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.synthesis import Speaker
 
 # The miniature's own voices: name, pitch in Hz, tract scale.
 VOICES = (("bass", 100.0, 0.93), ("tenor", 150.0, 1.0), ("alto", 200.0, 1.13), ("soprano", 250.0, 1.2))
@@ -192,8 +192,6 @@ class Build:
         (place / ENCODER_FILE).parent.mkdir()
         tensors = {name: encoder.array(name).astype(mx.bfloat16) for name in encoder.names()}  # as they are stored
         save_tensors(place / ENCODER_FILE, tensors)
-        units = TensorFile(self.home / "codec" / CLASSIFIER)
-        save_tensors(self.home / "units.safetensors", {n: units.array(n) for n in units.names()}, overwrite=True)
 
     # --- what came of it ------------------------------------------------------------------------------------------
 
@@ -207,40 +205,31 @@ class Build:
         return result
 
 
-def score_checkpoint(directory: Path, ears: Ears, cases: list, seed: int = 0) -> dict[str, dict]:
+def score_checkpoint(directory: Path, ears: Ears, cases: Sequence[Case], seed: int = 0) -> dict[str, dict]:
     """Recordings, the codec, clones by the withheld encoder, and the checkpoint's own voices in their place."""
-    release = Release(directory)
-    model = load_model(release, encoder_file=directory / ENCODER_FILE)
-    prompt = SpeechTokenizer(release.tokenizer_path).prompt
-    codec, own = model.audio_tokenizer, sorted(release.voices())
+    speaker = Speaker.load(directory, encoder=directory / ENCODER_FILE)
+    release, codec, own = speaker.release, speaker.model.audio_tokenizer, sorted(speaker.voices)
 
-    def cloned(case) -> mx.array:
-        return model.voice_embedding(codec.audio_codes(case.reference_wave()))
-
-    def preset(case) -> mx.array:
+    def preset(case: Case) -> mx.array:
         return release.voice(own[cases.index(case) % len(own)]).astype(mx.float32)
 
     return {
         "recorded": summary(score_recordings(ears, codec, cases, through=False)),
         "through the codec": summary(score_recordings(ears, codec, cases)),
-        "zero-shot, withheld encoder": summary(score_model(ears, codec, model, prompt, cases, cloned, seed=seed)),
-        "one of its own voices instead": summary(score_model(ears, codec, model, prompt, cases, preset, seed=seed)),
+        "zero-shot, withheld encoder": summary(score_model(ears, codec, speaker, cases, seed=seed)),
+        "one of its own voices instead": summary(score_model(ears, codec, speaker, cases, preset, seed=seed)),
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Build and score; 2 for a mistake of the user's."""
+@entry
+def main(argv: list[str]) -> None:
+    """Build and score."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speaking.build", description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, required=True, help="directory for everything, continued if it is there")
     parser.add_argument("--size", choices=list(BUILDS), default="full")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    try:
-        Build(args.output, args.size, args.seed, lambda line: print(line, flush=True)).run()
-    except VoxcloneError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    return 0
+    Build(args.output, args.size, args.seed, lambda line: print(line, flush=True)).run()
 
 
 if __name__ == "__main__":

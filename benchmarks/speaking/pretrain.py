@@ -17,7 +17,6 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten
 
 from benchmarks.speaking.utterances import Spoken
 from mlx_voxclone.config import N_SPECIAL_CODES
@@ -224,7 +223,3 @@ def measure(task: Everything) -> dict[str, float]:
         for name, value in task.targets(batch).items():
             counts[name] += value
     return {name: sums[name] / counts[name] for name in counts if counts[name]} | task.extra_metrics()
-
-
-def parameter_count(model: Voxtral) -> int:
-    return sum(value.size for _, value in tree_flatten(model.parameters()))

@@ -17,7 +17,7 @@ from mlx_voxclone.data.synth import SyntheticSpeaker
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.prosody import pitch
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.synthesis import Speaker
 
 FRAMES_PER_UNIT, LEAST_FRAMES = 4, 20  # a runaway is cut off well beyond the slowest speaker
 RESAMPLES = 1000
@@ -113,19 +113,21 @@ def score_recordings(ears: Ears, codec: Codec, cases: Sequence[Case], through: b
 def score_model(
     ears: Ears,
     codec: Codec,
-    model: Voxtral,
-    prompt: Callable[[str, int], list[int]],
+    speaker: Speaker,
     cases: Sequence[Case],
-    rows: Callable[[Case], mx.array],
+    rows: Callable[[Case], mx.array] | None = None,
     *,
     seed: int = 0,
 ) -> list[Heard]:
-    """What the model says of each case's texts behind the rows `[N, dim]` of a voice.
+    """What the model says of each case's texts behind a voice.
 
     Args:
         codec: with the true encoder, for the speaker's own sound.
-        prompt: text and number of rows to ids.
+        speaker: the model, its adapters, and the encoder that hears references.
+        rows: gives the voice of a case, `[N, dim]`; None: what the speaker's encoder makes of the reference.
     """
+    model, prompt = speaker.model, speaker.tokenizer.prompt
+    rows = rows or (lambda case: speaker.voice_rows(reference=case.reference_wave()))
     prompts, limits, owners = [], [], []
     for case in cases:
         voice = rows(case)

@@ -55,6 +55,7 @@ class BakeReport:
         base_fingerprint: of the base's LM and head.
         folded: weights that adapters were folded into, and what that did to each.
         fingerprint: of the new LM and head.
+        warnings: what is odd about recordings that voices were made of, each after the voice's name.
     """
 
     output: Path
@@ -68,6 +69,7 @@ class BakeReport:
     base_fingerprint: str
     folded: list[FoldedWeight] = field(default_factory=list)
     fingerprint: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -79,6 +81,7 @@ class _Inputs:
     encoder: TensorFile | None
     folding: Folding | None
     voices: dict[str, mx.array]
+    warnings: list[str]
 
     @property
     def encoder_state(self) -> str:
@@ -157,6 +160,7 @@ def bake(
         encoder=inputs.encoder_state,
         voices={name: rows.shape[0] for name, rows in inputs.voices.items()},
         base_fingerprint=release.fingerprint(),
+        warnings=inputs.warnings,
     )
     advance.total += report.n_bytes
     copied = files_to_copy(release.path, top_level_tensors=target != "mlx-audio")
@@ -199,8 +203,11 @@ def _read_inputs(
         sources = adapters if isinstance(adapters, Sequence) and not isinstance(adapters, str) else [adapters]
         folding = Folding(mix_adapters(sources, release.fingerprint(), release.path), release.tensors, rounding)
     maker = VoiceMaker(release, encoder)
-    made = {name: maker.make(source) for name, source in voices.items()}
-    return _Inputs(release, target, encoder_file, folding, made)
+    made, warnings = {}, []
+    for name, source in voices.items():
+        made[name] = maker.make(source)
+        warnings += [f"{name}: {line}" for line in maker.warnings]
+    return _Inputs(release, target, encoder_file, folding, made, warnings)
 
 
 def _refuse_left_over_voice(release: Release, name: str) -> None:

@@ -10,12 +10,12 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.voices import EMBEDDING, read_voice
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import read_references, reference_codes
+from mlx_voxclone.synthesis import read_references, reference_codes, reference_warnings
 
 CODES = "codes"
 
 
-def is_recording(path: Path) -> bool:
+def _is_recording(path: Path) -> bool:
     """Whether a voice's source is read as audio."""
     return path.suffix not in (".pt", ".safetensors")
 
@@ -26,10 +26,14 @@ class VoiceMaker:
     Args:
         release: the checkpoint.
         encoder_file: encoder to use for recordings; None: the checkpoint's own.
+
+    Attributes:
+        warnings: of the last voice made: what is odd about its recordings.
     """
 
     def __init__(self, release: Release, encoder_file: str | Path | None = None):
         self.release, self.encoder_file = release, encoder_file
+        self.warnings: list[str] = []
         self._model: Voxtral | None = None
 
     def make(self, source: "str | Path | Sequence[str | Path]") -> mx.array:
@@ -50,15 +54,14 @@ class VoiceMaker:
         for path in sources:
             if not path.is_file():
                 raise CheckpointError(f"{path}: no such file; a voice is made of a recording, codes or an embedding")
-            if len(sources) > 1 and not is_recording(path):
+            if len(sources) > 1 and not _is_recording(path):
                 raise CheckpointError(f"{path}: codes and embeddings are a voice each; only recordings can be joined")
+        self.warnings = []
         source = sources[0]
-        if source.suffix == ".pt":
-            rows = read_voice(source)
-        elif source.suffix == ".safetensors":
-            rows = self._stored(source)
-        else:
+        if _is_recording(source):
             rows = self._recorded(sources)
+        else:
+            rows = read_voice(source) if source.suffix == ".pt" else self._stored(source)
         dim = self.release.config.backbone.dim
         if rows.shape[1] != dim:
             raise CheckpointError(f"{source}: rows of {rows.shape[1]}, but the model is {dim} wide")
@@ -86,6 +89,7 @@ class VoiceMaker:
                 f"{sources[0]}: a recording needs a codec encoder and this model has none; give --encoder"
             )
         clips = read_references(sources)
+        self.warnings = reference_warnings(clips)
         return self._loaded().voice_embedding(reference_codes(self._loaded().audio_tokenizer, clips))
 
     def _loaded(self) -> Voxtral:

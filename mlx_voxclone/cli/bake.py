@@ -1,6 +1,5 @@
 """`voxclone bake`: write a new checkpoint with an encoder injected, adapters folded in and voices added."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import (
@@ -42,7 +41,6 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.progress import weight_bar
 
     adapters = [AdapterSource.parse(text) for text in options.adapters]
-    _warn_of_references(voices)
     with weight_bar(options.quiet) as advance:
         report = bake(
             options.model,
@@ -56,6 +54,8 @@ def main(argv: list[str]) -> None:
             dry_run=options.dry_run,
             progress=advance,
         )
+    for line in report.warnings:
+        message(f"warning: --voice {line}")
     if lossy := [w for w in report.folded if w.lost > LOSSY]:
         message(
             f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
@@ -126,18 +126,6 @@ def _voices(options: list[str]) -> dict[str, list[str]]:
             raise CheckpointError(f"--voice {option}: given twice")
         voices.setdefault(name, []).append(source)
     return voices
-
-
-def _warn_of_references(voices: dict[str, list[str]]) -> None:
-    """Say what is odd about recordings; those that cannot be read are refused."""
-    from mlx_voxclone.checkpoint.voice_sources import is_recording
-    from mlx_voxclone.synthesis import read_references, reference_warnings
-
-    for name, sources in voices.items():
-        recordings = [source for source in sources if is_recording(Path(source)) and Path(source).is_file()]
-        if recordings:
-            for line in reference_warnings(read_references(recordings)):
-                message(f"warning: --voice {name}: {line}")
 
 
 def table(report: "BakeReport") -> str:

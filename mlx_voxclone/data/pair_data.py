@@ -10,14 +10,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
-from mlx_voxclone.data.pair_files import FORMAT, SETTINGS, SHARDS, STORED, read_shard
+from mlx_voxclone.data.pair_files import FORMAT, SETTINGS, SHARDS, STORED, codec_digest, read_shard
 from mlx_voxclone.errors import DataError
+
+if TYPE_CHECKING:
+    from mlx_voxclone.checkpoint.release import Release
 
 _AGAIN = "make the pairs again"
 
@@ -129,6 +132,27 @@ class PairData:
         for pair in together:
             sides[_sentence(pair) in held].append(pair)
         return cls(directories, *sides, codec_config.sampling_rate, digest.hexdigest())
+
+    @classmethod
+    def of_model(
+        cls, paths: str | Path | Sequence[str | Path], release: "Release", *, heldout: float = 0.05, seed: int = 0
+    ) -> "PairData":
+        """`load`, for a release; pairs that another codec decoded are refused. Arguments and errors as there."""
+        digest = codec_digest(release.tensors)
+        return cls.load(paths, release.config.codec, heldout=heldout, seed=seed, codec_digest=digest)
+
+    def check_voices(self, release: "Release") -> None:
+        """Raise DataError if a voice that spoke is none of the release's."""
+        if strange := sorted({pair.voice for pair in self.pairs} - set(release.voices())):
+            raise DataError(
+                f"{self.directories[0]}: was spoken with {', '.join(strange[:3])}, which {release.path} has not; make"
+                " the pairs again with this model"
+            )
+
+    def check_heldout(self) -> None:
+        """Raise DataError if there is nothing to measure by."""
+        if not self.heldout:
+            raise DataError(f"{self.directories[0]}: too few texts to hold some out; make more pairs")
 
     @property
     def pairs(self) -> list[Pair]:

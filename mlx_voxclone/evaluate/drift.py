@@ -14,9 +14,9 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.config import N_SPECIAL_CODES
 from mlx_voxclone.data.pair_data import Pair, PairData
-from mlx_voxclone.data.pair_files import codec_digest
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.measure import Measured
+from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.train.lora import apply_adapters
 from mlx_voxclone.train.preservation import divergence
@@ -51,9 +51,8 @@ def measure_drift(
         raise DataError(
             f"{other.path}: has other sizes than {base.path}; drift is measured against what it was made of"
         )
-    data = PairData.load(pairs, base.config.codec, heldout=0.0, codec_digest=codec_digest(base.tensors))
-    if strange := sorted({pair.voice for pair in data.pairs} - set(base.voices())):
-        raise DataError(f"{pairs}: was spoken with {', '.join(strange[:3])}, which {base.path} has not")
+    data = PairData.of_model(pairs, base, heldout=0.0)
+    data.check_voices(base)
     chosen = data.pairs
     if len(chosen) > MOST_PAIRS:
         drawn = np.random.default_rng(seed).choice(len(chosen), MOST_PAIRS, replace=False)
@@ -90,12 +89,12 @@ def _heard(
     prompt = model.embed_prompt(tokenizer.prompt(pair.text, rows.shape[0]), rows)
     x = mx.concatenate([prompt, model.embed_codes(frames[:-1])[None].astype(prompt.dtype)], axis=1)
     hidden = model.hidden_states(x)[0, prompt.shape[1] - 1 :]
-    head, levels = model.acoustic_transformer, model.config.codec.acoustic_codebook_size
+    head, codec = model.acoustic_transformer, model.config.codec
     rng = np.random.default_rng([seed, 0xD21F7])
-    time = rng.uniform(size=pair.frames).astype(np.float32)
-    noise = rng.standard_normal((pair.frames, model.config.codec.acoustic_dim), dtype=np.float32)
-    values = 2 * pair.codes[1:].T.astype(np.float32) / (levels - 1) - 1
-    points = (1 - time[:, None]) * noise + time[:, None] * values
-    velocity = head.velocity(mx.array(points), mx.array(time), hidden).astype(mx.float32)
+    time = mx.array(rng.uniform(size=pair.frames).astype(np.float32))
+    noise = mx.array(rng.standard_normal((pair.frames, codec.acoustic_dim), dtype=np.float32))
+    values = levels_to_values(mx.array(pair.codes[1:].T), codec.acoustic_codebook_size)
+    points, _ = flow_matching_targets(values, noise, time)
+    velocity = head.velocity(points, time, hidden).astype(mx.float32)
     progress(1)
     return np.array(head.masked_semantic_logits(hidden)), np.array(velocity)

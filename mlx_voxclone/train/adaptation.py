@@ -1,7 +1,7 @@
 """Adapting the language model: utterances of prepared clips, the quantised model in LoRA, the training itself."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mlx.core as mx
@@ -33,9 +33,9 @@ def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Cli
     own = data.references(clip)
     if own or not anyone:
         return own
-    others = [other for other in data.train if other.id != clip.id]
-    rng = np.random.default_rng(zlib.crc32(clip.id.encode()))
-    return [others[k] for k in sorted(rng.permutation(len(others))[:ANYONES])]
+    rng, n = np.random.default_rng(zlib.crc32(clip.id.encode())), len(data.train)
+    drawn = rng.choice(n, min(n, ANYONES + 1), replace=False)  # one more: the clip itself may be among them
+    return [data.train[k] for k in sorted(drawn) if data.train[k].id != clip.id][:ANYONES]
 
 
 def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[Clip]:
@@ -113,16 +113,22 @@ def start_from(config: RunConfig, release: Release, model: Voxtral) -> dict[str,
     return {"start": file_sha256(config.speaker.start / ADAPTERS)}
 
 
+def adapter_writer(config: RunConfig, release: Release) -> Callable[[Path, dict[str, mx.array]], None]:
+    """`save(directory, tensors)` of a task whose adapters are those of `speaker.lora` on this release."""
+    lora = config.speaker.lora
+    adapter = AdapterConfig(lora.rank, lora.alpha, tuple(lora.targets), release.fingerprint())
+    return lambda directory, tensors: save_adapters(directory, tensors, adapter)
+
+
 def train_speaker(
     config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
 ) -> TrainResult:
     """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
     size = release.config.codec.frame_size if section.silence_weight < 1 else 0
-    anyone = config.task == "language"
+    anyone = config.adapts == "language"
     pairs = {name: utterances(getattr(data, name), data, codes, size, anyone) for name in ("train", "heldout")}
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
     model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
     identity |= start_from(config, release, model)
     task = SpeakerTask(
@@ -130,10 +136,10 @@ def train_speaker(
         **pairs,
         section=section,
         prompt=tokenizer.prompt,
-        save=lambda where, tensors: save_adapters(where, tensors, adapter),
+        save=adapter_writer(config, release),
         seed=config.seed,
         identity=identity,
-        name="language" if anyone else "speaker",
+        name=config.adapts,
         kept=load_kept(config, release),
         listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
     )

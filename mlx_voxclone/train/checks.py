@@ -3,8 +3,6 @@
 `check_inputs` looks at files, `check_data` at the prepared clips. The stages check again what they need themselves.
 """
 
-import mlx.core as mx
-
 from mlx_voxclone.checkpoint.bake_files import check_places, read_json
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -16,7 +14,7 @@ from mlx_voxclone.train import adaptation, stages
 from mlx_voxclone.train.distillation import load_distill_pairs
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
-from mlx_voxclone.train.listening import judges
+from mlx_voxclone.train.listening import check_judges
 from mlx_voxclone.train.preservation import load_kept
 
 
@@ -48,8 +46,7 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
             load_distill_pairs(config, release)
             return
         load_kept(config, release)
-        judges(config.speaker.listen)
-        mx.clear_cache()
+        check_judges(config.speaker.listen)
     if config.task == "clone":
         _check_bake(config, release, resuming)
 
@@ -92,16 +89,16 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         return
     if not any(clip.text for clip in data.train):
         raise DataError(
-            f"task {_adapting(config)} needs texts, and none of the clips has one: put them into the manifest,"
+            f"task {config.adapts} needs texts, and none of the clips has one: put them into the manifest,"
             " metadata.csv or a .txt beside each audio file, or set data.transcribe: true"
         )
-    anyone = config.task == "language"
+    anyone = config.adapts == "language"
     split = {"training": data.train, "held-out": data.heldout}
     found = {name: adaptation.usable(clips, data, anyone) for name, clips in split.items()}
     for name, clips in found.items():
         if not clips:
             raise DataError(
-                f"task {_adapting(config)}: no {name} clip has a text and another clip of its speaker; add transcripts"
+                f"task {config.adapts}: no {name} clip has a text and another clip of its speaker; add transcripts"
                 " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
             )
     _check_length(config, "speaker", len(found["training"]))
@@ -110,10 +107,6 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         raise ConfigError(
             f"speaker.reference_seconds: from {low:g} s on, but the longest clip has {longest:.1f} s; lower it"
         )
-
-
-def _adapting(config: RunConfig) -> str:
-    return "language" if config.task == "language" else "speaker"
 
 
 def _check_length(config: RunConfig, stage: str, n_items: int) -> None:

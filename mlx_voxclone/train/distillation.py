@@ -5,16 +5,14 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import codec_digest
-from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.adaptation import lora_model, start_from
+from mlx_voxclone.train.adaptation import adapter_writer, lora_model, start_from
 from mlx_voxclone.train.distill_data import (
     TwiceCoded,
     make_items,
@@ -40,11 +38,8 @@ def load_distill_pairs(config: RunConfig, release: Release) -> PairData:
     section = config.distill
     if not section.pairs:
         raise ConfigError("distill.pairs: missing; make pairs with `voxclone pairs` and name their directory")
-    digest = codec_digest(release.tensors)
-    where = {"heldout": section.heldout, "seed": config.seed, "codec_digest": digest}
-    pairs = PairData.load(section.pairs, release.config.codec, **where)
-    if not pairs.heldout:
-        raise DataError(f"{pairs.directories[0]}: too few texts to hold some out; make more pairs")
+    pairs = PairData.of_model(section.pairs, release, heldout=section.heldout, seed=config.seed)
+    pairs.check_heldout()
     matched_layers(section.layers, release.config.backbone.n_layers)
     return pairs
 
@@ -73,7 +68,6 @@ def train_distill(
         f" held out; {counts['train']} items"
     )
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    adapter = AdapterConfig(section.lora.rank, section.lora.alpha, tuple(section.lora.targets), release.fingerprint())
     identity = {"base": release.fingerprint(), "encoder": None if encoder is None else file_sha256(encoder)}
     identity["quantised"] = section.quantise.model_dump()
     model = lora_model(release, config, compute)
@@ -84,7 +78,7 @@ def train_distill(
         items["heldout"],
         config.distill,
         prompt=tokenizer.prompt,
-        save=lambda where, tensors: save_adapters(where, tensors, adapter),
+        save=adapter_writer(config, release),
         cache=directory / TEACHER,
         batch_size=section.train.batch_size,
         seed=config.seed,

@@ -16,7 +16,6 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
 from mlx_voxclone.data.pair_data import Pair, PairData
-from mlx_voxclone.data.pair_files import codec_digest
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
 from mlx_voxclone.progress import progress_bar, progress_over
@@ -109,9 +108,7 @@ def load_pairs(config: RunConfig, release: Release) -> PairData | None:
     section = config.encoder.pairs
     if not section.path:
         return None
-    digest = codec_digest(release.tensors)
-    where = {"heldout": section.heldout, "seed": config.seed, "codec_digest": digest}
-    return PairData.load(section.path, release.config.codec, **where)
+    return PairData.of_model(section.path, release, heldout=section.heldout, seed=config.seed)
 
 
 def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:

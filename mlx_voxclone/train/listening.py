@@ -89,7 +89,6 @@ class Listening:
         self.sentences, self.limits, self._prompt, self.seed = list(sentences), limits, prompt, seed
         self._speaker, self._ears = speaker, ears
         self._voices = [speaker.embed(sentence.recording) for sentence in self.sentences]
-        self.spoken: list[np.ndarray] = []
 
     @property
     def identity(self) -> dict[str, str | int]:
@@ -117,9 +116,8 @@ class Listening:
         A sentence of which nothing is there to be judged has similarity 0 and is not understood at all.
         """
         spoken = self.speak(model)
-        self.spoken = [samples for samples, _ in spoken]
         likeness, edits, letters = [], 0, 0
-        for sentence, voice, samples in zip(self.sentences, self._voices, self.spoken):
+        for sentence, voice, (samples, _) in zip(self.sentences, self._voices, spoken):
             try:
                 likeness.append(float(np.dot(self._speaker.embed(samples), voice)))
             except DataError:
@@ -139,13 +137,13 @@ class Listening:
         distance = 1.0 - metrics[self._speaker.metric]
         return {METRIC: distance + (BROKEN + excess if excess else 0.0)}
 
-    def write(self, directory: Path) -> None:
-        """What was spoken last, a WAV file each."""
-        for sentence, samples in zip(self.sentences, self.spoken):
+    def write(self, model: Voxtral, directory: Path) -> None:
+        """Speak every sentence into a WAV file of its own."""
+        for sentence, (samples, _) in zip(self.sentences, self.speak(model)):
             write_wav(directory / f"{sentence.id}.wav", samples)
 
 
-def judges(section: ListenSection) -> tuple[SpeakerModel, Understands | None] | None:
+def judges(section: ListenSection) -> "tuple[SpeakerModel, WhisperEars | None] | None":
     """The models that `speaker.listen` names; None without one for the voice.
 
     Raises:
@@ -162,6 +160,13 @@ def judges(section: ListenSection) -> tuple[SpeakerModel, Understands | None] | 
         raise ConfigError(f"speaker.listen.{key}: {e}; or set it to null, and the held-out loss chooses") from None
 
 
+def check_judges(section: ListenSection) -> None:
+    """Refuse what `judges` refuses, and keep nothing: a training may come before they are needed."""
+    _, ears = judges(section) or (None, None)
+    if ears is not None:
+        ears.close()
+
+
 class WhisperEars:
     """A `data.transcribe.Transcriber` that hears samples."""
 
@@ -169,6 +174,10 @@ class WhisperEars:
         from mlx_voxclone.data.transcribe import Transcriber
 
         self._whisper = Transcriber(model)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._whisper.__exit__(None, None, None)
 
     def understand(self, samples: np.ndarray) -> str | None:
         import tempfile

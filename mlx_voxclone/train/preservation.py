@@ -16,8 +16,6 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.pair_data import Pair, PairData
-from mlx_voxclone.data.pair_files import codec_digest
-from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 
@@ -52,21 +50,9 @@ def load_kept(config: RunConfig, release: Release) -> KeptPairs | None:
     section, losses = config.speaker.preserve, config.speaker.losses
     if not section.path or not section.share or not (losses.kept_semantic or losses.kept_flow):
         return None
-    data = PairData.load(
-        section.path,
-        release.config.codec,
-        heldout=section.heldout,
-        seed=config.seed,
-        codec_digest=codec_digest(release.tensors),
-    )
-    known = set(release.voices())
-    if strange := sorted({pair.voice for pair in data.pairs} - known):
-        raise DataError(
-            f"{data.directories[0]}: was spoken with {', '.join(strange[:3])}, which {release.path} has not; make the"
-            " pairs again with this model"
-        )
-    if not data.heldout:
-        raise DataError(f"{data.directories[0]}: too few texts to hold some out; make more pairs")
+    data = PairData.of_model(section.path, release, heldout=section.heldout, seed=config.seed)
+    data.check_voices(release)
+    data.check_heldout()
     rows = {name: np.array(release.voice(name).astype(mx.float32)) for name in {pair.voice for pair in data.pairs}}
 
     def kept(pairs: list[Pair]) -> list[Kept]:

@@ -101,7 +101,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
     if config.task != "encoder":
         peak = max(peak, mx.get_peak_memory() / 1e9)
         codes = _codes(config, encoder, data, run_dir, quiet, say)
-        say(f"{'language' if config.task == 'language' else 'speaker'}: adapting the language model")
+        say(f"{config.adapts}: adapting the language model")
         summary.results[SPEAKER] = adaptation.train_speaker(
             config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
         )

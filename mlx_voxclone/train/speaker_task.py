@@ -311,8 +311,7 @@ class SpeakerTask:
     def write_samples(self, directory: Path, step: int) -> None:
         """The first held-out text, or those that are listened to, spoken with the adapter as it is."""
         if self._listening is not None:
-            self._listening.metrics(self.model)
-            self._listening.write(directory)
+            self._listening.write(self.model, directory)
             return
         from mlx_voxclone.audio.io import write_wav
         from mlx_voxclone.synthesis import speak
