@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 from pathlib import Path
 
 # Before any library reads them.
@@ -13,6 +14,9 @@ os.environ.pop("VOXCLONE_DEBUG", None)
 
 import mlx.core as mx
 import pytest
+
+# A shell's background jobs have Ctrl-C switched off; what is tested is a terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
