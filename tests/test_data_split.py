@@ -48,6 +48,20 @@ def test_the_fraction_is_of_the_seconds():
         assert notes == []
 
 
+def test_speakers_with_few_recordings_give_their_share_together():
+    """The corpora of many readers: none of them has enough recordings for a twentieth."""
+    found = [recording(f"{k}", f"s{k // 6}") for k in range(384)]
+    held, _ = hold_out(found, 0.05)
+    assert 17 <= len(held) <= 21
+    assert len({r.speaker for r in found if r.clips[0] in held}) == len(held)  # one more of each, not all of a few
+    # Those who can give nothing do not take it from the others.
+    single = [recording(f"x{k}", f"t{k}") for k in range(200)]
+    held, _ = hold_out([*found, *single], 0.05)
+    per_speaker = [sum(r.clips[0] in held for r in found if r.speaker == f"s{k}") for k in range(64)]
+    assert max(per_speaker) == 1
+    assert 25 <= sum(per_speaker) <= 31  # a twentieth of all 584
+
+
 def test_speakers_held_out_and_nothing_else_at_fraction_0():
     found = [recording(f"{k}", "abc"[k % 3]) for k in range(9)]
     assert hold_out(found, 0, ["b"]) == ({clip for r in found if r.speaker == "b" for clip in r.clips}, [])

@@ -1,10 +1,11 @@
 """Does adapting help? Clones of unseen speakers by the miniature: zero-shot, and after training on clips of theirs.
 
-    python -m benchmarks.speaking.adapt --output DIR [--model DIR] [--ablate]
+    python -m benchmarks.speaking.adapt --output DIR [--model DIR] [--encoder FILE] [--unlike] [--ablate]
 
-Every speaker gets adapters of his own from `--clips` clips, by the product's task `speaker`. Scored are texts that were
-not trained on, behind the same reference as zero-shot, and what the model's own voices have drifted by. `--ablate` goes
-through ranks, steps and preservation in place of the one setting.
+Every speaker gets adapters of his own by the product's task `speaker`. Scored are texts that were not trained on,
+behind the same reference as zero-shot, against zero-shot, and what the model's own voices have drifted by. `--ablate`
+goes through rates, ranks, steps, clips and preservation; `--unlike` takes breathier speakers than any it learned from;
+`--encoder` one that was recovered, in training and scoring, in place of the one that was withheld.
 """
 
 import argparse
@@ -13,14 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from benchmarks.speaking.build import score_checkpoint
 from benchmarks.speaking.ears import Ears
-from benchmarks.speaking.score import Case, Heard, heldout_cases, score_model, summary, table
-from benchmarks.speaking.utterances import HELDOUT, Reading, readings
+from benchmarks.speaking.score import Case, Heard, gain, heldout_cases, score_model, summary, table
+from benchmarks.speaking.utterances import HELDOUT, UNLIKE, Reading, readings
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
@@ -44,6 +46,7 @@ from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.trainer import Trainer
 
 PAIRS_PER_VOICE = 24
+TEXTS = 6  # scored, of each speaker
 HELDOUT_SHARE = 0.1
 
 
@@ -54,7 +57,7 @@ class Setting:
     rank: int = 8
     steps: int = 120
     batch: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-4
     preserve: float = 0.25  # share of the items; 0: none
     clips: int = 40
     by_ear: bool = False  # the best is chosen by the similarity of held-out speech in place of the held-out loss
@@ -69,6 +72,8 @@ class Setting:
 def ablations(base: Setting) -> list[Setting]:
     """One thing changed at a time."""
     changes = [
+        {"learning_rate": base.learning_rate / 3},
+        {"learning_rate": base.learning_rate * 3},
         {"rank": 2},
         {"rank": 32},
         {"steps": 40},
@@ -90,16 +95,37 @@ class Similar:
 
 
 class Adapting:
-    """The miniature, its judges, speakers to be cloned, and pairs of its own voices."""
+    """The miniature, its judges, speakers to be cloned, and pairs of its own voices.
+
+    Args:
+        model: a speaking miniature, its encoder withheld beside it.
+        home: directory for all that is made.
+        ears: judges.
+        speakers: number of them.
+        seed: of all that is drawn.
+        per_voice: pairs of each of the model's own voices.
+        encoder: hears references and clips; None: the withheld one.
+        unlike: speakers breathier than any that the model learned from.
+    """
 
     def __init__(
-        self, model: Path, home: Path, ears: Ears, speakers: int, seed: int = 0, per_voice: int = PAIRS_PER_VOICE
+        self,
+        model: Path,
+        home: Path,
+        ears: Ears,
+        speakers: int,
+        seed: int = 0,
+        per_voice: int = PAIRS_PER_VOICE,
+        *,
+        encoder: Path | None = None,
+        unlike: bool = False,
     ):
         self.directory, self.home, self.ears, self.seed = model, home, ears, seed
-        self.encoder = model / ENCODER_FILE  # the withheld one
+        self.encoder = encoder or model / ENCODER_FILE
+        self.first = UNLIKE if unlike else HELDOUT
         self.release = Release(model)
         self.prompt = SpeechTokenizer(self.release.tokenizer_path).prompt
-        self.cases = heldout_cases(speakers)
+        self.cases = heldout_cases(speakers, TEXTS, first=self.first)
         self.pairs = home / "pairs"
         if not self.pairs.exists():
             rng = np.random.default_rng([seed, 0xBA12])
@@ -109,8 +135,10 @@ class Adapting:
             if voxclone([*map(str, argv), "--output", str(self.pairs), "--seed", str(seed), "--quiet"]):
                 raise VoxcloneError("pairs of the miniature's own voices could not be made")
 
-    def codec(self) -> Codec:
-        return load_model(self.release, parts=["codec"], encoder_file=self.encoder).audio_tokenizer
+    def codec(self, encoder: Path | None = None) -> Codec:
+        """With the withheld encoder, or another one."""
+        encoder = encoder or self.directory / ENCODER_FILE
+        return load_model(self.release, parts=["codec"], encoder_file=encoder).audio_tokenizer
 
     def kept(self, share: float) -> KeptPairs | None:
         if not share:
@@ -121,7 +149,7 @@ class Adapting:
 
     def adapt(self, codec: Codec, number: int, setting: Setting, place: Path) -> Path:
         """Train adapters for held-out speaker `number`; the directory of the best."""
-        clips = readings(HELDOUT + number, 1, setting.clips, self.seed + 1)
+        clips = readings(self.first + number, 1, setting.clips, self.seed + 1)
         codes = [codec.audio_codes(reading.wave()) for reading in clips]
         utterances = [
             Utterance(f"{number}-{k}", one.text, codes[k], tuple(codes[j] for j in range(len(codes)) if j != k))
@@ -171,29 +199,36 @@ class Adapting:
         ]
         return Listening(sentences, Similar(self.ears), None, Limits(), self.prompt, self.seed)
 
-    def score(self, codec: Codec, cases: Sequence[Case], encoder: Path, adapters: Path | None = None) -> list[Heard]:
-        """Clones behind what an encoder makes of the references, zero-shot or with adapters.
+    def score(self, cases: Sequence[Case], adapters: Path | None = None, encoder: Path | None = None) -> list[Heard]:
+        """Clones behind what an encoder (None: the one to be used) makes of the references, zero-shot or adapted."""
+        adapted = [] if adapters is None else [AdapterSource(adapters)]
+        speaker = Speaker.load(self.directory, adapters=adapted, encoder=encoder or self.encoder)
+        return score_model(self.ears, self.codec(), speaker, cases, seed=self.seed)
+
+    def drift(self, adapters: Path) -> float:
+        """Of the model's own voices: nats a frame."""
+        found = measure_drift(self.release, self.release, str(self.pairs), [AdapterSource(adapters)])
+        return float(np.mean([one.metrics["preset_drift"] for one in found]))
+
+    def run(self, setting: Setting, before: Sequence[Heard], tell: Callable[[str], None]) -> dict:
+        """All speakers with one setting: figures as in `summary`, what changed, the drift of the model's own voices.
 
         Args:
-            codec: with the true encoder.
+            setting: how to adapt.
+            before: zero-shot clones, of `score`.
+            tell: hears how long it took.
         """
-        adapted = [] if adapters is None else [AdapterSource(adapters)]
-        speaker = Speaker.load(self.directory, adapters=adapted, encoder=encoder)
-        return score_model(self.ears, codec, speaker, cases, seed=self.seed)
-
-    def run(self, setting: Setting, tell: Callable[[str], None]) -> dict:
-        """All speakers with one setting: figures as in `summary`, and the drift of the model's own voices."""
-        codec, heard, drifts, began = self.codec(), [], [], time.perf_counter()
+        codec, heard, drifts, began = self.codec(self.encoder), [], [], time.perf_counter()
         for number, case in enumerate(self.cases):
             place = self.home / f"{setting.name.replace(' ', '-').replace(',', '')}-{number}"
             adapters = self.adapt(codec, number, setting, place)
-            heard += self.score(codec, [case], self.encoder, adapters)
-            found = measure_drift(self.release, self.release, str(self.pairs), [AdapterSource(adapters)])
-            drifts.append(np.mean([one.metrics["preset_drift"] for one in found]))
+            heard += self.score([case], adapters)
+            drifts.append(self.drift(adapters))
             mx.clear_cache()
         seconds = (time.perf_counter() - began) / len(self.cases)
         tell(f"{setting.name}: {seconds:.0f} s a speaker")
-        return {**summary(heard), "drift": float(np.mean(drifts)), "seconds": seconds, "setting": asdict(setting)}
+        changed = gain(before, heard, TEXTS) | {"drift": float(np.mean(drifts))}
+        return {**summary(heard), **changed, "seconds": seconds, "setting": asdict(setting)}
 
 
 def parser_of(name: str, about: str, speakers: int) -> argparse.ArgumentParser:
@@ -207,31 +242,54 @@ def parser_of(name: str, about: str, speakers: int) -> argparse.ArgumentParser:
     return parser
 
 
-def opened(args: argparse.Namespace, per_voice: int = PAIRS_PER_VOICE) -> tuple[Adapting, dict[str, dict]]:
-    """What the options ask for, and the figures before anything is trained."""
+def opened(
+    args: argparse.Namespace, per_voice: int = PAIRS_PER_VOICE, **options: Any
+) -> tuple[Adapting, dict[str, dict]]:
+    """What the options (and those of `Adapting`) ask for, and the figures before anything is trained."""
     args.output.mkdir(parents=True, exist_ok=True)
     model = args.model or args.output / "model"
     if not model.exists():
         make_micro(model, "speaking")
     ears = Ears.load(args.ears) if args.ears else Ears.load()
-    adapting = Adapting(model, args.output, ears, args.speakers, args.seed, per_voice)
+    adapting = Adapting(model, args.output, ears, args.speakers, args.seed, per_voice, **options)
     return adapting, score_checkpoint(model, ears, adapting.cases, args.seed)
+
+
+def changes(rows: dict[str, dict]) -> str:
+    """Markdown: settings, against zero-shot."""
+    lines = [
+        "| adapted with | unit error | change | similarity | change | tract | own voices drifted, nats |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, s in rows.items():
+        error, similarity = s["unit_error_gain_interval"], s["similarity_gain_interval"]
+        lines.append(
+            f"| {name} | {s['unit_error']:.1%} | {s['unit_error_gain']:+.1%} ({error[0]:+.1%}..{error[1]:+.1%})"
+            f" | {s['similarity']:.3f} | {s['similarity_gain']:+.3f} ({similarity[0]:+.3f}..{similarity[1]:+.3f})"
+            f" | {s['tract']:.3f} | {s['drift']:.4f} |"
+        )
+    return "\n".join(lines)
 
 
 @entry
 def main(argv: list[str]) -> None:
     """Adapt, score, print."""
     parser = parser_of("adapt", __doc__, speakers=4)
+    parser.add_argument("--encoder", type=Path, help="in place of the withheld one")
+    parser.add_argument("--unlike", action="store_true", help="speakers breathier than any that the model learned from")
     parser.add_argument("--ablate", action="store_true", help="ranks, steps, clips, with and without preservation")
     args = parser.parse_args(argv)
-    adapting, rows = opened(args)
+    adapting, rows = opened(args, encoder=args.encoder, unlike=args.unlike)
     say = lambda line: print(line, flush=True)  # noqa: E731
+    before = adapting.score(adapting.cases)
+    rows["zero-shot"] = summary(before)
     say(table(rows))
     base = Setting()
     for setting in ablations(base) if args.ablate else [base]:
-        found = rows[setting.name] = adapting.run(setting, say)
-        say(f"{table({setting.name: found}).splitlines()[-1]} drift {found['drift']:.4f}")
-    write_text_atomic(args.output / "adapted.json", json.dumps(rows, indent=1) + "\n")
+        found = rows[setting.name] = adapting.run(setting, before, say)
+        say(changes({setting.name: found}).splitlines()[-1])
+        write_text_atomic(args.output / "adapted.json", json.dumps(rows, indent=1) + "\n")
+    say(changes({name: row for name, row in rows.items() if "setting" in row}))
 
 
 if __name__ == "__main__":

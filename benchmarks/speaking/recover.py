@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.recovery.recipes import LAST_RATE
-from benchmarks.speaking.adapt import Adapting, opened, parser_of
-from benchmarks.speaking.score import summary, table
+from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_of
+from benchmarks.speaking.score import gain, summary, table
 from benchmarks.speaking.utterances import HELDOUT, readings
-from mlx_voxclone.checkpoint.release import load_model
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
@@ -108,16 +107,17 @@ def recover(adapting: Adapting, steps: int, say: Callable[[str], None]) -> dict[
         run(load_run_config(CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=say)
         say(f"encoder: {time.perf_counter() - began:.0f} s")
     encoder = place / "best" / "encoder.safetensors"
-    true, codec = adapting.codec(), load_model(adapting.release, parts=["codec"], encoder_file=encoder).audio_tokenizer
-    zero_shot = summary(adapting.score(true, adapting.cases, encoder))
-    rows["recovered encoder"] = zero_shot | agreement(true, codec)
+    before = adapting.score(adapting.cases, encoder=encoder)
+    rows["recovered encoder"] = summary(before) | agreement(adapting.codec(), adapting.codec(encoder))
     say(table({"recovered encoder": rows["recovered encoder"]}))
     place, began = home / "distill", time.perf_counter()
     if not place.exists():
         overrides = distill_overrides(adapting.directory, adapting.pairs, encoder, DISTILL_STEPS, place)
         run(load_run_config(CONFIGS / "voxtral_distill.yaml", overrides), quiet=True, say=say)
         say(f"distill: {time.perf_counter() - began:.0f} s")
-    rows["recovered encoder, distilled"] = summary(adapting.score(true, adapting.cases, encoder, place / "best"))
+    after = adapting.score(adapting.cases, place / "best", encoder)
+    changed = gain(before, after, TEXTS) | {"drift": adapting.drift(place / "best")}
+    rows["recovered encoder, distilled"] = summary(after) | changed
     return rows
 
 
@@ -131,6 +131,7 @@ def main(argv: list[str]) -> None:
     rows |= recover(adapting, args.steps, lambda line: print(line, flush=True))
     print(table(rows))
     print(json.dumps({name: rows["recovered encoder"][name] for name in ("semantic", "levels")}))
+    print(changes({"recovered encoder, distilled": rows["recovered encoder, distilled"]}))
     write_text_atomic(args.output / "recovered.json", json.dumps(rows, indent=1) + "\n")
 
 

@@ -1,13 +1,14 @@
 """What the speaking miniature's language model learns from: texts, and the codes of readings by many speakers.
 
 Speakers are `SyntheticSpeaker.varied(n)`; those for training, for measuring and for the presets have numbers far apart.
+From number `UNLIKE` on there are others, whose voices are breathier than any of these.
 """
 
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
 
 TRAINING, HELDOUT, PRESETS = 100_000, 200_000, 300_000  # number of the first speaker of each kind
+UNLIKE, UNLIKE_BREATH = 500_000, (0.3, 0.4)  # and of those whom no training has anyone like: they have 0.03 to 0.25
 SYLLABLES = (2, 6)  # of a clip, fewest and most
 WORKERS = 2
 
@@ -43,11 +45,20 @@ class Spoken:
     codes: np.ndarray  # 0-based [37, T], int32
 
 
+def speaker_of(number: int) -> SyntheticSpeaker:
+    """The speaker of a number."""
+    speaker = SyntheticSpeaker.varied(number)
+    if number < UNLIKE:
+        return speaker
+    rng = np.random.default_rng([number, 0x0DD])
+    return replace(speaker, breathiness=round(rng.uniform(*UNLIKE_BREATH), 3))
+
+
 def readings(first: int, speakers: int, each: int, seed: int, syllables: tuple[int, int] = SYLLABLES) -> list[Reading]:
     """`each` readings by every one of `speakers` speakers from number `first` on; equal arguments give equal ones."""
     found = []
     for number in range(first, first + speakers):
-        speaker = SyntheticSpeaker.varied(number)
+        speaker = speaker_of(number)
         rng = np.random.default_rng([seed, number])
         for _ in range(each):
             text = random_text(rng, int(rng.integers(syllables[0], syllables[1] + 1)))

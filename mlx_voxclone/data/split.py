@@ -23,7 +23,8 @@ def hold_out(
     """Choose the clips that are measured by and never trained on.
 
     Whole recordings only: of each speaker, drawn by a hash of (seed, key), about `fraction` of the seconds; all of
-    the speakers named. At least one recording if there are two. A single recording gives its last clips instead.
+    the speakers named. Where many speakers have too few recordings for that, some of them give one more, so that it is
+    about `fraction` of all. At least one recording if there are two. A single recording gives its last clips instead.
 
     Returns:
         Ids of the held-out clips, and notes for the user about what is unusual.
@@ -33,8 +34,15 @@ def hold_out(
     for recording in sorted(recordings, key=lambda r: _draw(seed, r.key)):
         if recording.key not in held:
             by_speaker[recording.speaker].append(recording)
-    for own in by_speaker.values():
-        held |= _share(own, fraction)
+    owed = 0.0  # seconds that the speakers so far have given too few
+    for own in sorted(by_speaker.values(), key=len):  # who has one recording can give none
+        chosen = _share(own, fraction)
+        owed += fraction * sum(r.seconds for r in own) - sum(r.seconds for r in own if r.key in chosen)
+        left = [r for r in own if r.key not in chosen]
+        if len(left) > 1 and left[0].seconds / 2 <= owed:
+            chosen.add(left[0].key)
+            owed -= left[0].seconds
+        held |= chosen
     notes = []
     if fraction > 0 and not held:
         if len(recordings) == 1:
