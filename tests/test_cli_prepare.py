@@ -14,6 +14,7 @@ from mlx_voxclone.cli.prepare import build_parser, main
 from mlx_voxclone.data import collect
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import PrepareReport
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,16 @@ def test_prepare_prints_a_table_and_writes(corpus, tmp_path, capsys):
     assert len(PreparedData.load(tmp_path / "out").clips) == 8
     assert main([str(corpus), "--output", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.endswith("up to date already\n")
+
+
+def test_of_many_speakers_a_few_are_shown():
+    own = {f"s{k}": {"clips": k + 1, "heldout_clips": k % 2, "hours": 0.5} for k in range(40)}
+    clips, hours = {"train": 800, "heldout": 20, "reference": 0}, {"train": 19.0, "heldout": 1.0, "read": 20.0}
+    lines = [line.split() for line in PrepareReport(Path("x"), clips, hours, own, 0, {}, []).lines()]
+    assert lines[1] == ["s39", "40", "1", "30.0"]
+    assert lines[11] == ["s29", "30", "1", "30.0"]
+    assert lines[12] == ["29", "others", str(sum(range(1, 30))), "14", "870.0"]
+    assert lines[13][:3] == ["all", "820", "20"]
 
 
 def test_options_arrive(corpus, tmp_path):

@@ -26,6 +26,7 @@ from mlx_voxclone.errors import DataError
 
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
+_LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -50,7 +51,13 @@ class PrepareReport:
         """The report to read: a table of speakers, hours kept, what was left out, notes."""
         total = self.clips[TRAIN] + self.clips[HELDOUT]
         rows = [("speaker", "clips", "held out", "minutes")]
-        for name, own in self.speakers.items():
+        shown = list(self.speakers.items())
+        if len(shown) > _LISTED:
+            shown.sort(key=lambda item: -item[1]["clips"])
+            rest = [own for _, own in shown[_LISTED - 1 :]]
+            sums = {key: sum(own[key] for own in rest) for key in ("clips", "heldout_clips", "hours")}
+            shown[_LISTED - 1 :] = [(f"{len(rest)} others", sums)]
+        for name, own in shown:
             rows.append((name, str(own["clips"]), str(own["heldout_clips"]), f"{60 * own['hours']:.1f}"))
         if len(self.speakers) > 1:
             rows.append(("all", str(total), str(self.clips[HELDOUT]), f"{60 * self.hours_kept:.1f}"))
