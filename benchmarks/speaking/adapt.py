@@ -199,11 +199,21 @@ class Adapting:
         ]
         return Listening(sentences, Similar(self.ears), None, Limits(), self.prompt, self.seed)
 
-    def score(self, cases: Sequence[Case], adapters: Path | None = None, encoder: Path | None = None) -> list[Heard]:
-        """Clones behind what an encoder (None: the one to be used) makes of the references, zero-shot or adapted."""
+    def score(
+        self,
+        cases: Sequence[Case],
+        adapters: Path | None = None,
+        encoder: Path | None = None,
+        *,
+        written: Callable[[str], str] = str,
+    ) -> list[Heard]:
+        """Clones behind what an encoder (None: the one to be used) makes of the references, zero-shot or adapted.
+
+        `written`: see `score_model`.
+        """
         adapted = [] if adapters is None else [AdapterSource(adapters)]
         speaker = Speaker.load(self.directory, adapters=adapted, encoder=encoder or self.encoder)
-        return score_model(self.ears, self.codec(), speaker, cases, seed=self.seed)
+        return score_model(self.ears, self.codec(), speaker, cases, seed=self.seed, written=written)
 
     def drift(self, adapters: Path) -> float:
         """Of the model's own voices: nats a frame."""

@@ -140,6 +140,7 @@ def score_model(
     rows: Callable[[Case], mx.array] | None = None,
     *,
     seed: int = 0,
+    written: Callable[[str], str] = str,
 ) -> list[Heard]:
     """What the model says of each case's texts behind a voice.
 
@@ -147,6 +148,8 @@ def score_model(
         codec: with the true encoder, for the speaker's own sound.
         speaker: the model, its adapters, and the encoder that hears references.
         rows: gives the voice of a case, `[N, dim]`; None: what the speaker's encoder makes of the reference.
+        seed: of what is generated.
+        written: what the model is given to read of a text.
     """
     model, prompt = speaker.model, speaker.tokenizer.prompt
     rows = rows or (lambda case: speaker.voice_rows(reference=case.reference_wave()))
@@ -154,7 +157,7 @@ def score_model(
     for case in cases:
         voice = rows(case)
         for reading in case.said:
-            prompts.append(model.embed_prompt(prompt(reading.text, voice.shape[0]), voice)[0])
+            prompts.append(model.embed_prompt(prompt(written(reading.text), voice.shape[0]), voice)[0])
             limits.append(LEAST_FRAMES + FRAMES_PER_UNIT * len(said(reading.text)))
             owners.append((case, reading))
     voices = {id(case): speaker_voice(ears, codec, case) for case in cases}

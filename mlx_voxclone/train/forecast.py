@@ -3,7 +3,8 @@
 A speaker training is tried with the first one and two layers of the language model at their true widths and the longest
 sequences it may meet; what the second layer adds, each of the others adds too. An encoder training is tried with the
 whole codec on short crops, of growing length as far as the time goes, and continued in a straight line: its attention
-is windowed, so all of it grows with the length. Weights are random; what they hold changes neither memory nor time.
+is windowed, so all of it grows with the length. Weights are random or zero; what they hold changes neither memory nor
+time.
 """
 
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_map
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
@@ -282,6 +284,7 @@ def _speaker_trial(config: RunConfig, params: dict, compute: Compute, layers: in
     few = params | {"n_layers": layers, "vocab_size": min(params["vocab_size"], 64)}
     model = Voxtral(VoxtralConfig.from_dict(few))
     model.set_dtype(compute.dtype)
+    model.update(tree_map(mx.zeros_like, model.parameters()))  # to draw half a billion numbers takes longer than to use
     mx.random.seed(0)
     mx.eval(model.mm_audio_embeddings.audio_codebook_embeddings.parameters(), model.acoustic_transformer.parameters())
     model.recompute = section.recompute
