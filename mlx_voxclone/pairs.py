@@ -8,7 +8,7 @@ voice and its number: neither the size of the batch nor an interruption decides 
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,11 @@ class PairsReport:
 
 
 def sentences(
-    voices: Sequence[str], texts: Sequence[tuple[str | None, str]] | None, per_voice: int, seed: int
+    voices: Sequence[str],
+    texts: Sequence[tuple[str | None, str]] | None,
+    per_voice: int,
+    seed: int,
+    languages: Mapping[str, str | None] | None = None,
 ) -> list[Sentence]:
     """What is said, in order: all voices their first sentence, then their second, and so on.
 
@@ -74,10 +78,13 @@ def sentences(
             of its name (`fr_female`), else English.
         per_voice: sentences of each voice: the texts in an order of its own, and again with other noise beyond them.
         seed: of the order and the noise.
+        languages: of voices, where their names do not say it.
     """
     orders, listed = {}, []
     for voice in voices:
-        own = texts if texts is not None else load_prompts([_language_of(voice)])
+        told = (languages or {}).get(voice)
+        language = told if told in LANGUAGES else _language_of(voice)
+        own = texts if texts is not None else load_prompts([language])
         rng = np.random.default_rng([seed, zlib.crc32(voice.encode())])
         rounds = [rng.permutation(len(own)) for _ in range(-(-per_voice // len(own)))]
         places = np.concatenate(rounds)[:per_voice]
@@ -121,6 +128,7 @@ def generate_pairs(
     max_seconds: float,
     batch: int,
     augmented: bool = False,
+    rows: Mapping[str, mx.array] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> PairsReport:
     """Let the model say all sentences; go on after the last complete shard where the directory holds some.
@@ -132,6 +140,7 @@ def generate_pairs(
         max_seconds: a sentence that the model has not ended by then is rejected.
         batch: sentences said at once.
         augmented: write every pair's audio a second time, as `audio.augment` changes it.
+        rows: `[N, dim]` of the voices that the checkpoint has not (`pair_voices.py`).
         progress: hears of the number of sentences done, those of earlier sittings first.
 
     Raises:
@@ -141,7 +150,8 @@ def generate_pairs(
     output, progress = Path(output), progress or (lambda n: None)
     config = speaker.model.config
     max_frames = max(1, round(max_seconds * config.codec.frame_rate))
-    rows = {voice: speaker.voice_rows(voice) for voice in dict.fromkeys(s.voice for s in listed)}
+    given, voices = rows or {}, dict.fromkeys(s.voice for s in listed)
+    rows = {voice: given[voice] if voice in given else speaker.voice_rows(voice) for voice in voices}
     _check_context(speaker, listed, {v: r.shape[0] for v, r in rows.items()}, max_frames)
     _settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **_identity(speaker, listed, rows)})
     report, lines = PairsReport(output, len(listed)), []

@@ -1,10 +1,12 @@
 """The miniature as Voxtral was released, its encoder hidden: what the product's own encoder makes of zero-shot cloning.
 
-    python -m benchmarks.speaking.recover --output DIR [--model DIR] [--steps N]
+    python -m benchmarks.speaking.recover --output DIR [--model DIR] [--steps N] [--rounds N] [--per-voice N]
 
 Pairs by the miniature's own voices, recordings of other speakers, task `encoder` as it is shipped (lengths and rates of
-a miniature), then task `distill` behind that encoder. Scored are clones of speakers that none of them has heard: behind
-the withheld encoder's codes, behind the recovered one's, and behind these with the distilled adapters.
+a miniature); in every further round pairs in the recordings' voices as the last encoder hears them (`voxclone pairs
+--recordings`), and a new encoder taught by all of them; then task `distill` behind the last. Scored are clones of
+speakers that none of them has heard: behind the withheld encoder's codes, behind each recovered one's, and behind the
+last one's with the distilled adapters.
 """
 
 import json
@@ -20,8 +22,10 @@ from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_o
 from benchmarks.speaking.score import gain, summary, table
 from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
@@ -30,10 +34,10 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDED = 400_000  # number of the first speaker of the recordings
 SPEAKERS, CLIPS, SECONDS = 64, 6, 2.5
 AGREEMENT_CLIPS = 24
-PAIRS_PER_VOICE, ENCODER_STEPS, DISTILL_STEPS = 120, 1500, 200
+PAIRS_PER_VOICE, RECORDED_PAIRS, ENCODER_STEPS, DISTILL_STEPS = 120, 8, 1500, 200
 
 
-def encoder_overrides(model: Path, pairs: Path, recordings: Path, steps: int, output: Path) -> dict[str, Any]:
+def encoder_overrides(model: Path, pairs: list[Path], recordings: Path, steps: int, output: Path) -> dict[str, Any]:
     """The shipped recipe in the lengths and rates of a miniature."""
     return {
         "model": str(model),
@@ -59,7 +63,7 @@ def encoder_overrides(model: Path, pairs: Path, recordings: Path, steps: int, ou
     }
 
 
-def distill_overrides(model: Path, pairs: Path, encoder: Path, steps: int, output: Path) -> dict[str, Any]:
+def distill_overrides(model: Path, pairs: list[Path], encoder: Path, steps: int, output: Path) -> dict[str, Any]:
     return {
         "model": str(model),
         "output": output,
@@ -94,30 +98,55 @@ def agreement(true: Codec, other: Codec) -> dict[str, float]:
     return {"semantic": same / total, "levels": float(np.concatenate(distances).mean())}
 
 
-def recover(adapting: Adapting, steps: int, say: Callable[[str], None]) -> dict[str, dict]:
-    """Train the encoder, distil behind it, score both."""
+def recorded_pairs(adapting: Adapting, output: Path, recordings: Path, encoder: Path) -> Path:
+    """Pairs in the voices of recordings as an encoder hears them."""
+    argv = [
+        "pairs",
+        "--model",
+        adapting.directory,
+        "--recordings",
+        recordings,
+        "--encoder",
+        encoder,
+        "--output",
+        output,
+    ]
+    argv += ["--texts", adapting.home / "texts.txt", "--per-voice", RECORDED_PAIRS, "--max-seconds", 8]
+    if voxclone([*map(str, argv), "--seed", str(adapting.seed), "--quiet"]):
+        raise VoxcloneError("pairs of the recordings' voices could not be made")
+    return output
+
+
+def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], None]) -> dict[str, dict]:
+    """Train the encoder in rounds, distil behind the last, score all."""
     home, rows, began = adapting.home, {}, time.perf_counter()
     recordings = home / "recordings"
     if not recordings.exists():
         speakers = [SyntheticSpeaker.varied(RECORDED + k) for k in range(SPEAKERS)]
         write_corpus(recordings, speakers, CLIPS, adapting.seed, seconds=SECONDS)
-    place = home / "encoder"
-    if not place.exists():
-        overrides = encoder_overrides(adapting.directory, adapting.pairs, recordings, steps, place)
-        run(load_run_config(CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=say)
-        say(f"encoder: {time.perf_counter() - began:.0f} s")
-    encoder = place / "best" / "encoder.safetensors"
-    before = adapting.score(adapting.cases, encoder=encoder)
-    rows["recovered encoder"] = summary(before) | agreement(adapting.codec(), adapting.codec(encoder))
-    say(table({"recovered encoder": rows["recovered encoder"]}))
+    pairs, former = [adapting.pairs], None
+    for k in range(1, rounds + 1):
+        if k > 1:
+            pairs.append(recorded_pairs(adapting, home / f"pairs-{k}", home / "encoder-1" / "data", encoder))
+        place = home / f"encoder-{k}"
+        if not place.exists():
+            overrides = encoder_overrides(adapting.directory, pairs, recordings, steps, place)
+            run(load_run_config(CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=lambda line: None)
+            say(f"{place.name}: {time.perf_counter() - began:.0f} s")
+        encoder = place / "best" / "encoder.safetensors"
+        before = adapting.score(adapting.cases, encoder=encoder)
+        found = summary(before) | agreement(adapting.codec(), adapting.codec(encoder))
+        rows[f"encoder, round {k}"] = found | (gain(former, before, TEXTS) if former else {})
+        former = before
+        say(f"{table({place.name: found})}\n{found['semantic']:.1%} semantic, {found['levels']:.2f} levels")
     place, began = home / "distill", time.perf_counter()
     if not place.exists():
-        overrides = distill_overrides(adapting.directory, adapting.pairs, encoder, DISTILL_STEPS, place)
+        overrides = distill_overrides(adapting.directory, pairs, encoder, DISTILL_STEPS, place)
         run(load_run_config(CONFIGS / "voxtral_distill.yaml", overrides), quiet=True, say=say)
         say(f"distill: {time.perf_counter() - began:.0f} s")
     after = adapting.score(adapting.cases, place / "best", encoder)
     changed = gain(before, after, TEXTS) | {"drift": adapting.drift(place / "best")}
-    rows["recovered encoder, distilled"] = summary(after) | changed
+    rows["distilled behind the last"] = summary(after) | changed
     return rows
 
 
@@ -126,12 +155,15 @@ def main(argv: list[str]) -> None:
     """Recover, score, print."""
     parser = parser_of("recover", __doc__, speakers=8)
     parser.add_argument("--steps", type=int, default=ENCODER_STEPS, help="of the encoder")
+    parser.add_argument("--rounds", type=int, default=2, help="of encoders")
+    parser.add_argument(
+        "--per-voice", type=int, default=PAIRS_PER_VOICE, help="pairs of each of the model's own voices"
+    )
     args = parser.parse_args(argv)
-    adapting, rows = opened(args, PAIRS_PER_VOICE)
-    rows |= recover(adapting, args.steps, lambda line: print(line, flush=True))
+    adapting, rows = opened(args, args.per_voice)
+    rows |= recover(adapting, args.steps, args.rounds, lambda line: print(line, flush=True))
     print(table(rows))
-    print(json.dumps({name: rows["recovered encoder"][name] for name in ("semantic", "levels")}))
-    print(changes({"recovered encoder, distilled": rows["recovered encoder, distilled"]}))
+    print(changes({name: row for name, row in rows.items() if "drift" in row}))
     write_text_atomic(args.output / "recovered.json", json.dumps(rows, indent=1) + "\n")
 
 

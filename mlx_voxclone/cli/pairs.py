@@ -25,7 +25,23 @@ def main(argv: list[str]) -> None:
     )
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make, or to go on with")
-    parser.add_argument("--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all)")
+    parser.add_argument(
+        "--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all; with --recordings: none)"
+    )
+    parser.add_argument(
+        "--recordings",
+        metavar="SOURCE",
+        help="speak with the voices of these recordings as well, as far as the encoder hears them: folder, manifest or"
+        " prepared clips, best of many speakers",
+    )
+    parser.add_argument("--encoder", metavar="FILE", help="encoder for --recordings, where the checkpoint has none")
+    parser.add_argument(
+        "--max-voices",
+        type=int,
+        default=200,
+        metavar="N",
+        help="most speakers of the recordings, drawn",
+    )
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument(
         "--languages",
@@ -49,11 +65,14 @@ def main(argv: list[str]) -> None:
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)
-    for name, value in (("--per-voice", options.per_voice), ("--batch", options.batch)):
+    counts = (("--per-voice", options.per_voice), ("--batch", options.batch), ("--max-voices", options.max_voices))
+    for name, value in counts:
         if value < 1:
             parser.error(f"{name} must be at least 1, got {value}")
     if not 0 < options.max_seconds < math.inf:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
+    if options.encoder and not options.recordings:
+        parser.error("--encoder hears recordings; name them with --recordings")
     set_quiet(options.quiet)
     set_device(options.device)
     _run(options)
@@ -61,9 +80,11 @@ def main(argv: list[str]) -> None:
 
 def _run(options) -> None:
     import time
+    from pathlib import Path
 
     from mlx_voxclone.data.prompts import load_prompts
     from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.pair_voices import recorded_voices
     from mlx_voxclone.pairs import generate_pairs, read_texts, sentences
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker
@@ -71,11 +92,22 @@ def _run(options) -> None:
     texts = read_texts(options.texts) if options.texts else None
     if options.languages:
         texts = load_prompts(list(dict.fromkeys(options.languages)))
-    speaker = Speaker.load(options.model)
-    voices = list(dict.fromkeys(name.lower() for name in options.voices or speaker.voices))
+    speaker = Speaker.load(options.model, encoder=Path(options.encoder) if options.encoder else None)
+    own = options.voices or ([] if options.recordings else speaker.voices)
+    voices, recorded = list(dict.fromkeys(name.lower() for name in own)), {}
+    if options.recordings:
+        with progress_bar(quiet=options.quiet, total=None, unit="speaker") as bar:
+            recorded, notes = recorded_voices(
+                speaker, options.recordings, most=options.max_voices, seed=options.seed, progress=bar.update
+            )
+        for note in notes:
+            message(f"note: {note}")
+        message(f"{len(recorded)} voices of {options.recordings}")
+    voices += recorded
     if not voices:
         raise CheckpointError(f"{speaker.release.path}: has no voice to speak with")
-    listed = sentences(voices, texts, options.per_voice, options.seed)
+    spoken = {name: voice.language for name, voice in recorded.items()}
+    listed = sentences(voices, texts, options.per_voice, options.seed, spoken)
     settings = {"voices": voices, "languages": options.languages, "per_voice": options.per_voice, "seed": options.seed}
     began = time.perf_counter()
     with progress_bar(quiet=options.quiet, total=len(listed), unit="sentence") as bar:
@@ -87,6 +119,7 @@ def _run(options) -> None:
             max_seconds=options.max_seconds,
             batch=options.batch,
             augmented=options.augment,
+            rows={name: voice.rows for name, voice in recorded.items()},
             progress=bar.update,
         )
     rejected = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items()) or "none"
