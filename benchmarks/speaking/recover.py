@@ -124,9 +124,9 @@ def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], No
     if not recordings.exists():
         speakers = [SyntheticSpeaker.varied(RECORDED + k) for k in range(SPEAKERS)]
         write_corpus(recordings, speakers, CLIPS, adapting.seed, seconds=SECONDS)
-    pairs, former = [adapting.pairs], None
+    pairs, former, encoder = [adapting.pairs], None, None
     for k in range(1, rounds + 1):
-        if k > 1:
+        if encoder is not None:
             pairs.append(recorded_pairs(adapting, home / f"pairs-{k}", home / "encoder-1" / "data", encoder))
         place = home / f"encoder-{k}"
         if not place.exists():
@@ -156,9 +156,7 @@ def main(argv: list[str]) -> None:
     parser = parser_of("recover", __doc__, speakers=8)
     parser.add_argument("--steps", type=int, default=ENCODER_STEPS, help="of the encoder")
     parser.add_argument("--rounds", type=int, default=2, help="of encoders")
-    parser.add_argument(
-        "--per-voice", type=int, default=PAIRS_PER_VOICE, help="pairs of each of the model's own voices"
-    )
+    parser.add_argument("--per-voice", type=int, default=PAIRS_PER_VOICE, help="pairs of each own voice")
     args = parser.parse_args(argv)
     adapting, rows = opened(args, args.per_voice)
     rows |= recover(adapting, args.steps, args.rounds, lambda line: print(line, flush=True))
