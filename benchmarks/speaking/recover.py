@@ -100,18 +100,9 @@ def agreement(true: Codec, other: Codec) -> dict[str, float]:
 
 def recorded_pairs(adapting: Adapting, output: Path, recordings: Path, encoder: Path) -> Path:
     """Pairs in the voices of recordings as an encoder hears them."""
-    argv = [
-        "pairs",
-        "--model",
-        adapting.directory,
-        "--recordings",
-        recordings,
-        "--encoder",
-        encoder,
-        "--output",
-        output,
-    ]
-    argv += ["--texts", adapting.home / "texts.txt", "--per-voice", RECORDED_PAIRS, "--max-seconds", 8]
+    argv = ["pairs", "--model", adapting.directory, "--output", output, "--per-voice", RECORDED_PAIRS]
+    argv += ["--recordings", recordings, "--encoder", encoder, "--texts", adapting.home / "texts.txt"]
+    argv += ["--max-seconds", 8]
     if voxclone([*map(str, argv), "--seed", str(adapting.seed), "--quiet"]):
         raise VoxcloneError("pairs of the recordings' voices could not be made")
     return output
