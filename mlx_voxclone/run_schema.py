@@ -332,6 +332,13 @@ class ListenSection(Section):
         return self
 
 
+class CodeNoiseSection(Section):
+    """Wrong codes among those that are heard in training: `train/code_noise.py`."""
+
+    semantic: Ratio = 0.0
+    acoustic: Ratio = 0.0
+
+
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
@@ -345,6 +352,7 @@ class SpeakerSection(Section):
     recompute: bool = False
     label_smoothing: Fraction = 0.0
     silence_weight: Ratio = 1.0
+    code_noise: CodeNoiseSection = CodeNoiseSection()
     acoustic_weights: list[NonNegative] | None = None
     preserve: PreserveSection = PreserveSection()
     listen: ListenSection = ListenSection()

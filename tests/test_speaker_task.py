@@ -13,8 +13,9 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
-from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.run_schema import CodeNoiseSection, SpeakerSection
 from mlx_voxclone.train.lora import TARGETS, add_lora, lora_parameters
+from mlx_voxclone.train.preservation import Kept, KeptPairs
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.trainer import Trainer
@@ -334,3 +335,42 @@ def test_refusals(make):
     bad.codes[3, 2] = 21
     with pytest.raises(DataError, match="u1.*codebook 3, frame 2"):
         make(train=[bad])
+
+
+# --- wrong codes ------------------------------------------------------------------------------------------------------
+
+
+def test_codes_that_are_heard_are_wrong_as_often_as_asked_and_never_those_to_be_said(make):
+    long = [utterance(1, 200), utterance(2, 200)]
+    plain = make(train=long, max_seconds=20.0).item(3, 0)
+    noisy = make(train=long, max_seconds=20.0, code_noise=CodeNoiseSection(semantic=0.2, acoustic=0.5)).item(3, 0)
+    for key in plain:
+        if key != "codes":
+            np.testing.assert_array_equal(plain[key], noisy[key])
+    before, after = plain["codes"], noisy["codes"]
+    end = before[:, 0] == 1
+    np.testing.assert_array_equal(before[end], after[end])
+    assert (before[~end, 0] != after[~end, 0]).mean() == pytest.approx(0.2, abs=0.08)
+    steps = (after - before)[~end, 1:]
+    assert set(np.unique(steps)) == {-1, 0, 1}
+    assert (steps != 0).mean() == pytest.approx(0.5 * 20 / 21, abs=0.03)  # at the ends, half of the moves lead nowhere
+    assert after[~end].min() >= 2
+    assert after[:, 0].max() < 130
+    assert after[:, 1:].max() < 23
+    # Each epoch has mistakes of its own, and what is measured on has none.
+    task = make(train=long, max_seconds=20.0, code_noise=CodeNoiseSection(semantic=0.2))
+    assert not np.array_equal(task.item(3, 0)["codes"], noisy["codes"])
+    measured = next(iter(task.heldout_batches()))["codes"]
+    np.testing.assert_array_equal(measured, next(iter(make(train=long).heldout_batches()))["codes"])
+
+
+def test_what_is_to_be_kept_is_heard_as_it_was(miniature, make):
+    """Wrong codes behind the model's own voices would ask it to keep what it never said."""
+    task = make(code_noise=CodeNoiseSection(semantic=1.0, acoustic=1.0))
+    frames = codes(6, 5)
+    task._kept = KeptPairs(
+        [Kept("k", "words", frames, np.zeros((4, task.model.config.backbone.dim), np.float32))], [], ""
+    )
+    item = task.item(0, len(task._train))
+    assert item["kept"]
+    np.testing.assert_array_equal(item["codes"], frames.T + 2)

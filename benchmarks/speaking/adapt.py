@@ -46,7 +46,7 @@ from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.trainer import Trainer
 
 PAIRS_PER_VOICE = 24
-TEXTS = 6  # scored, of each speaker
+TEXTS = 12  # scored, of each speaker
 HELDOUT_SHARE = 0.1
 
 
@@ -55,17 +55,24 @@ class Setting:
     """One way to adapt."""
 
     rank: int = 8
-    steps: int = 120
+    steps: int = 240
     batch: int = 8
     learning_rate: float = 3e-4
     preserve: float = 0.25  # share of the items; 0: none
-    clips: int = 40
+    clips: int = 160
+    wrong_semantic: float = 0.1  # of the codes that are heard
+    moved_acoustic: float = 0.3
+    semantic: float = 1.0  # weight of the loss
     by_ear: bool = False  # the best is chosen by the similarity of held-out speech in place of the held-out loss
 
     @property
     def name(self) -> str:
         kept = f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"
         chosen = ", chosen by ear" if self.by_ear else ""
+        if self.wrong_semantic or self.moved_acoustic:
+            chosen = f", codes heard wrong ({self.wrong_semantic:g}, {self.moved_acoustic:g})" + chosen
+        if self.semantic != 1:
+            chosen += f", semantic loss times {self.semantic:g}"
         return f"rank {self.rank}, {self.steps} steps, rate {self.learning_rate:g}, {self.clips} clips, {kept}{chosen}"
 
 
@@ -162,6 +169,8 @@ class Adapting:
             reference_seconds=[1.0, 3.0],
             preserve=PreserveSection(path=[self.pairs] if setting.preserve else [], share=setting.preserve),
             train={"batch_size": setting.batch},
+            code_noise={"semantic": setting.wrong_semantic, "acoustic": setting.moved_acoustic},
+            losses={"semantic": setting.semantic},
         )
         adapter = AdapterConfig(setting.rank, 2.0 * setting.rank, TARGETS, self.release.fingerprint())
         task = SpeakerTask(

@@ -19,10 +19,10 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.speaking.utterances import Spoken
-from mlx_voxclone.config import N_SPECIAL_CODES
 from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.run_schema import CodeNoiseSection, SpeakerSection
+from mlx_voxclone.train.code_noise import disturbed
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 
 LAST_RATE, CLIP_NORM = 0.02, 1.0
@@ -72,19 +72,6 @@ class Everything(SpeakerTask):
         others = rng.permutation([i for i in own if i != first])
         said, rest = [first, *others[: count - 1]], others[count - 1 : count + 3]
         return join([self.clips[i] for i in said], [self.clips[i] for i in rest])
-
-    def disturbed(self, item: dict[str, Any], run: Pretraining, rng: np.random.Generator) -> dict[str, Any]:
-        """An item of which some codes that are heard are wrong; END frames stay."""
-        codes, codec = item["codes"].copy(), self.model.config.codec
-        frames = codes[:, 0] >= N_SPECIAL_CODES
-        wrong = (rng.uniform(size=len(codes)) < run.wrong_semantic) & frames
-        codes[wrong, 0] = rng.integers(0, codec.semantic_codebook_size, wrong.sum()) + N_SPECIAL_CODES
-        moved = (rng.uniform(size=codes[:, 1:].shape) < run.moved_acoustic) & frames[:, None]
-        step = np.where(moved, 2 * rng.integers(0, 2, moved.shape) - 1, 0)
-        highest = codec.acoustic_codebook_size + N_SPECIAL_CODES - 1
-        levels = np.clip(codes[:, 1:] + step, N_SPECIAL_CODES, highest)
-        codes[:, 1:] = np.where(frames[:, None], levels, codes[:, 1:])
-        return {**item, "codes": codes}
 
     def embeddings(self, batch: dict[str, Any]) -> mx.array:
         ids = batch["ids"]
@@ -140,7 +127,9 @@ class Batches:
         task, run = self._task, self._run
         most = 1 if progress < run.alone_until else run.most_clips
         items = [task._item(task.drawn(rng, most), rng) for _ in range(POOL * run.batch)]
-        items = [task.disturbed(item, run, rng) for item in items]
+        noise = CodeNoiseSection(semantic=run.wrong_semantic, acoustic=run.moved_acoustic)
+        codec = task.model.config.codec
+        items = [{**item, "codes": disturbed(item["codes"], noise, codec, rng)} for item in items]
         items.sort(key=lambda item: len(item["ids"]))
         rows = [items[k * run.batch : (k + 1) * run.batch] for k in range(POOL)]
         self._pool.extend(rows[k] for k in rng.permutation(POOL))

@@ -19,6 +19,7 @@ from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, level
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train import listening as listen
+from mlx_voxclone.train.code_noise import disturbed
 from mlx_voxclone.train.lora import lora_parameters
 from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
 from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms, without_adapters
@@ -146,7 +147,10 @@ class SpeakerTask:
     def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, epoch, index])
         if index < len(self._train):
-            return self._item(self._train[index], rng)
+            item, noise = self._item(self._train[index], rng), self.section.code_noise
+            if noise.semantic or noise.acoustic:
+                item["codes"] = disturbed(item["codes"], noise, self.model.config.codec, rng)
+            return item
         return self._item(self._kept.train[rng.integers(len(self._kept.train))], rng)
 
     def _item(self, utterance: Utterance | Kept, rng: np.random.Generator) -> dict[str, Any]:
