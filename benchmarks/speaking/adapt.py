@@ -4,8 +4,8 @@
 
 Every speaker gets adapters of his own by the product's task `speaker`. Scored are texts that were not trained on,
 behind the same reference as zero-shot, against zero-shot, and what the model's own voices have drifted by. `--ablate`
-goes through rates, ranks, steps, clips and preservation; `--unlike` takes breathier speakers than any it learned from;
-`--encoder` one that was recovered, in training and scoring, in place of the one that was withheld.
+goes through rates, ranks, steps, clips, losses and preservation; `--unlike` takes breathier speakers than any it
+learned from; `--encoder` one that was recovered, in training and scoring, in place of the one that was withheld.
 """
 
 import argparse
@@ -57,23 +57,20 @@ class Setting:
     rank: int = 8
     steps: int = 240
     batch: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     preserve: float = 0.25  # share of the items; 0: none
     clips: int = 160
     wrong_semantic: float = 0.1  # of the codes that are heard
     moved_acoustic: float = 0.3
-    semantic: float = 1.0  # weight of the loss
+    flow: float = 10.0  # weight of its loss, that of the semantic codes being 1
     by_ear: bool = False  # the best is chosen by the similarity of held-out speech in place of the held-out loss
 
     @property
     def name(self) -> str:
-        kept = f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"
-        chosen = ", chosen by ear" if self.by_ear else ""
-        if self.wrong_semantic or self.moved_acoustic:
-            chosen = f", codes heard wrong ({self.wrong_semantic:g}, {self.moved_acoustic:g})" + chosen
-        if self.semantic != 1:
-            chosen += f", semantic loss times {self.semantic:g}"
-        return f"rank {self.rank}, {self.steps} steps, rate {self.learning_rate:g}, {self.clips} clips, {kept}{chosen}"
+        parts = [f"rank {self.rank}", f"{self.steps} steps", f"rate {self.learning_rate:g}", f"{self.clips} clips"]
+        parts += [f"flow x{self.flow:g}", f"wrong codes {self.wrong_semantic:g}, {self.moved_acoustic:g}"]
+        parts += [f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"]
+        return ", ".join([*parts, *["chosen by ear"] * self.by_ear])
 
 
 def ablations(base: Setting) -> list[Setting]:
@@ -83,10 +80,11 @@ def ablations(base: Setting) -> list[Setting]:
         {"learning_rate": base.learning_rate * 3},
         {"rank": 2},
         {"rank": 32},
-        {"steps": 40},
-        {"steps": 360},
+        {"steps": 80},
+        {"flow": 1.0},
+        {"wrong_semantic": 0.0, "moved_acoustic": 0.0},
         {"preserve": 0.0},
-        {"clips": 10},
+        {"clips": 40},
         {"by_ear": True},
     ]
     return [base, *(replace(base, **change) for change in changes)]
@@ -170,7 +168,7 @@ class Adapting:
             preserve=PreserveSection(path=[self.pairs] if setting.preserve else [], share=setting.preserve),
             train={"batch_size": setting.batch},
             code_noise={"semantic": setting.wrong_semantic, "acoustic": setting.moved_acoustic},
-            losses={"semantic": setting.semantic},
+            losses={"flow": setting.flow},
         )
         adapter = AdapterConfig(setting.rank, 2.0 * setting.rank, TARGETS, self.release.fingerprint())
         task = SpeakerTask(
@@ -189,7 +187,7 @@ class Adapting:
             batch_size=setting.batch,
             learning_rate=setting.learning_rate,
             warmup_steps=max(1, setting.steps // 20),
-            eval_every=max(1, setting.steps // 6),
+            eval_every=max(1, setting.steps // 4),
             save_every=0,
             seed=self.seed,
         )
