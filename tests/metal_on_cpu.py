@@ -33,6 +33,11 @@ _REFUSED = re.compile(
     r"\b(threadgroup|threadgroup_barrier|simdgroup\w*|simd_\w+|quad_\w+|atomic\w*|std|double|static|while|goto)\b"
     r"|\b(?:float|int|uint|auto)\s*[*&]"
 )
+# Names of types and keywords that C++ would let a variable have.
+_RESERVED = re.compile(
+    r"\b(?:int|uint|float|bool)\s+(half|bfloat|uchar|ushort|ulong|size_t|device|constant|thread|kernel|vertex|fragment"
+    r"|sampler|texture|access|metal|\w+[234])\b"
+)
 _CPP = r"""
 typedef unsigned int uint;
 typedef int int32_t;
@@ -139,7 +144,7 @@ def compiled(source: str) -> ctypes.CDLL:
     if signature is None:
         raise KernelError(f"no kernel in the source:\n{source}")
     head, body = source[: signature.start()], source[signature.end() :]
-    bad = _REFUSED.search(head + body)
+    bad = _REFUSED.search(head + body) or _RESERVED.search(head + body)
     if bad:
         raise KernelError(f"cannot be run here: {bad.group(0)!r}")
     parameters, members, buffers = [], [], 0

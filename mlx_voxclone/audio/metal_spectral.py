@@ -244,14 +244,19 @@ def _bases(n_fft: int) -> mx.array:
     return mx.array(np.stack([np.cos(angle), -np.sin(angle)]).astype(np.float32))
 
 
+def _extent(samples: int, n_fft: int, hop: int) -> tuple[int, int]:
+    """Samples with the zeros that make a signal long enough to be reflected, and its frames."""
+    length = max(samples, n_fft // 2 + 1)
+    return length, 1 + (length + 2 * (n_fft // 2) - n_fft) // hop
+
+
 @lru_cache(maxsize=256)
 def _spectrum(n_fft: int, hop: int):
     bins = n_fft // 2 + 1
 
     def sizes(x: mx.array) -> tuple[int, int, mx.array]:
         batch, samples = x.shape
-        length = max(samples, n_fft // 2 + 1)
-        frames = 1 + (length + 2 * (n_fft // 2) - n_fft) // hop
+        length, frames = _extent(samples, n_fft, hop)
         return batch, frames, mx.array([batch, samples, length, n_fft, hop, frames], mx.int32)
 
     def transform(folded: mx.array) -> mx.array:
@@ -276,8 +281,7 @@ def _spectrum(n_fft: int, hop: int):
 
 def fits(batch: int, samples: int, n_fft: int, hop: int) -> bool:
     """Whether a transform of these sizes can be counted in the kernels' int32."""
-    length = max(samples, n_fft // 2 + 1)
-    frames = 1 + (length + 2 * (n_fft // 2) - n_fft) // hop
+    _, frames = _extent(samples, n_fft, hop)
     return max(2 * batch * frames * (n_fft // 2 + 1), batch * samples) <= MAX_ELEMENTS
 
 

@@ -90,16 +90,18 @@ def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
     # The phase of a small bin is inexact; a weight that is smaller still keeps it from deciding the comparison.
     weights = mx.square(size) * mx.array(rng.standard_normal(size.shape).astype(np.float32))
 
-    def both(plain, metal, *arguments):
-        return [mx.vjp(lambda x: function(x, *arguments), [x], [weights]) for function in (plain, metal)]
+    def pulled(function, *arguments):
+        return mx.vjp(lambda x: function(x, *arguments), [x], [weights])
 
-    compared = {
-        "magnitude": both(spectral.plain_magnitude, metal_spectral.magnitude, *sizes),
-        "difference": both(
-            spectral.plain_difference, metal_spectral.magnitude_difference, target, *sizes, 0.5, spectral.LOG_FLOOR
-        ),
-    }
+    pair = (target, *sizes, 0.5, spectral.LOG_FLOOR)
     try:
+        compared = {
+            "magnitude": (pulled(spectral.plain_magnitude, *sizes), pulled(metal_spectral.magnitude, *sizes)),
+            "difference": (
+                pulled(spectral.plain_difference, *pair),
+                pulled(metal_spectral.magnitude_difference, *pair),
+            ),
+        }
         mx.eval(compared)
     except RuntimeError as error:
         return f"running them failed ({str(error).strip().partition(chr(10))[0]})"
