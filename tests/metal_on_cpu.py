@@ -23,10 +23,16 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+import pytest
 
+from mlx_voxclone.audio import metal_spectral, spectral_choice
 from mlx_voxclone.audio.metal_spectral import Kernel, arguments, build
 
-COMPILER = shutil.which("g++")
+# On a Mac both names are Apple's compiler, whose warnings are others, and the kernels themselves can run.
+LINUX = sys.platform == "linux"
+COMPILER = shutil.which("g++") if LINUX else None
+CLANG = next(filter(None, map(shutil.which, ("clang", *(f"clang-{n}" for n in range(25, 13, -1))))), None)
+CLANG = CLANG if LINUX else None
 _FOLDER = tempfile.TemporaryDirectory(prefix="metal_on_cpu_")
 # std:: does not exist in Metal; a pointer or reference needs an address space, which C++ could not check.
 _REFUSED = re.compile(
@@ -215,3 +221,24 @@ def run(kernel: Kernel, inputs: Sequence[mx.array], shapes, grid: tuple[int, int
         if missing.size:
             raise KernelError(f"{missing.size} elements of {name} are never written, the first is {missing[0]}")
     return [mx.array(x) for x in arrays[len(inputs) :]]
+
+
+def use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything as on an Apple GPU with VOXCLONE_SPECTRAL=metal, but for the kernels, which run on the CPU."""
+    if COMPILER is None:
+        pytest.skip("needs Linux and g++ to run Metal source on the CPU")
+    monkeypatch.setattr(metal_spectral, "launch", run)
+    monkeypatch.setattr(spectral_choice, "metal_available", lambda: True)
+    monkeypatch.setenv(spectral_choice.VARIABLE, "metal")
+
+
+def type_errors(source: str) -> str:
+    """What clang says about a generated source read as OpenCL C++, whose address spaces are those of Metal."""
+    source = re.sub(r"\[\[(?!kernel\b)\w+(\(\d+\))?\]\]", "", source).replace("[[kernel]]", "kernel")
+    names = "#define device __global\n#define constant __constant\n#define thread __private\n"
+    declared = "typedef int int32_t;\nfloat abs(float);\n"
+    flags = ["-x", "clcpp", "-cl-std=CLC++2021", "-target", "spir64", "-Xclang", "-finclude-default-header"]
+    checked = subprocess.run(
+        [CLANG, *flags, "-fsyntax-only", "-w", "-"], input=names + declared + source, capture_output=True, text=True
+    )
+    return checked.stderr
