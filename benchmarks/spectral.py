@@ -29,24 +29,27 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    shape = (2, options.batch, round(options.seconds * SAMPLE_RATE))
-    pred, target = mx.array((0.1 * rng.standard_normal(shape)).astype(np.float32))
-    clock = time.process_time if mx.default_device() == mx.cpu else time.perf_counter
     print(f"{options.batch} x {options.seconds:g} s, {'Metal kernels' if use_metal() else 'MLX operations'}")
     print(" n_fft     plain      ours  ratio  gradients")
     total = np.zeros(2)
     for size in STFT_SIZES:
-        ways = [
-            mx.value_and_grad(lambda x, size=size: plain_loss(x, target, size)),
-            mx.value_and_grad(lambda x, size=size: multi_resolution_stft_loss(x, target, sizes=(size,))),
-        ]
-        times = 1000 * best_times([lambda way=way: mx.eval(way(pred)) for way in ways], options.repeats, clock)
+        times, error = compare(size, options.batch, round(options.seconds * SAMPLE_RATE), options.repeats)
         total += times
-        plain, ours = (np.array(way(pred)[1]) for way in ways)
-        error = math.sqrt(np.square(ours - plain).mean() / np.square(plain).mean())
-        print(f"{size:>6} {times[0]:>9.1f} {times[1]:>9.1f} {times[0] / times[1]:>6.2f}  {error:.1e}")
-    print(f"   all {total[0]:>9.1f} {total[1]:>9.1f} {total[0] / total[1]:>6.2f}")
+        print(f"{size:>6} {1e3 * times[0]:>9.1f} {1e3 * times[1]:>9.1f} {times[0] / times[1]:>6.2f}  {error:.1e}")
+    print(f"   all {1e3 * total[0]:>9.1f} {1e3 * total[1]:>9.1f} {total[0] / total[1]:>6.2f}")
+
+
+def compare(size: int, batch: int, samples: int, repeats: int) -> tuple[np.ndarray, float]:
+    """Seconds (plain, ours) of the loss of one size with its gradient, and how far the gradients are apart."""
+    noise = np.random.default_rng(0).standard_normal((2, batch, samples))
+    pred, target = mx.array((0.1 * noise).astype(np.float32))
+    ways = [
+        mx.value_and_grad(lambda x: plain_loss(x, target, size)),
+        mx.value_and_grad(lambda x: multi_resolution_stft_loss(x, target, sizes=(size,))),
+    ]
+    plain, ours = (np.array(way(pred)[1]) for way in ways)
+    times = best_times([lambda way=way: mx.eval(way(pred)) for way in ways], repeats)
+    return times, math.sqrt(np.square(ours - plain).mean() / np.square(plain).mean())
 
 
 def plain_loss(pred: mx.array, target: mx.array, size: int) -> mx.array:
@@ -62,15 +65,16 @@ def plain_loss(pred: mx.array, target: mx.array, size: int) -> mx.array:
     return mx.abs(magnitude(pred) - magnitude(target)).mean(axis=(-2, -1)).mean()
 
 
-def best_times(calls: list[Callable[[], None]], repeats: int, clock: Callable[[], float]) -> np.ndarray:
-    """Least seconds of each call, the calls taking turns; a first turn is not counted."""
-    seconds = np.full((repeats + 1, len(calls)), np.inf)
-    for turn in range(repeats + 1):
+def best_times(calls: list[Callable[[], None]], repeats: int) -> np.ndarray:
+    """Least seconds of each call, the calls taking turns."""
+    clock = time.process_time if mx.default_device() == mx.cpu else time.perf_counter
+    seconds = np.empty((repeats, len(calls)))
+    for turn in range(repeats):
         for index, call in enumerate(calls):
             began = clock()
             call()
             seconds[turn, index] = clock() - began
-    return seconds[1:].min(axis=0)
+    return seconds.min(axis=0)
 
 
 if __name__ == "__main__":

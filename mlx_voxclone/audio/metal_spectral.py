@@ -288,9 +288,9 @@ def fits(batch: int, samples: int, n_fft: int, hop: int) -> bool:
 def spectrum(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
     """Real and imaginary part of the centred transform: x [B, T] -> float32 [2, B, F, n_fft // 2 + 1].
 
-    `window` [n_fft] is a constant: no gradient goes to it. Shapes are the caller's to check, `fits` included.
+    `window` [n_fft], float32, gets no gradient. Shapes are the caller's to check, `fits` included.
     """
-    return _spectrum(n_fft, hop)(x.astype(mx.float32), mx.stop_gradient(window))
+    return _spectrum(n_fft, hop)(x.astype(mx.float32), window)
 
 
 @mx.custom_function

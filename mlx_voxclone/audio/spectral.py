@@ -150,7 +150,7 @@ def check_lengths(lengths: Sequence[int] | None, x: mx.array) -> list[int]:
 
 def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
     hop = max(1, n_fft // 4) if hop is None else hop
-    window = hann_window(n_fft) if window is None else window.astype(mx.float32)
+    window = hann_window(n_fft) if window is None else mx.stop_gradient(window.astype(mx.float32))
     if window.shape != (n_fft,):
         raise ValueError(f"the window must have shape [{n_fft}], got {list(window.shape)}")
     return hop, window
@@ -172,7 +172,8 @@ def stft(
     """Centred short-time Fourier transform: x [B, T] -> complex64 [B, F, n_fft // 2 + 1].
 
     `hop` in samples (default n_fft // 4), `window` [n_fft] (default periodic Hann), `lengths` as in the module's
-    description. F = `frame_count` of the longest item. Raises ValueError for impossible shapes, sizes or lengths.
+    description. F = `frame_count` of the longest item. The window is a constant: no gradient goes to it. Raises
+    ValueError for impossible shapes, sizes or lengths, ConfigError as `spectral_choice.use_metal`.
     """
     hop, window = _prepare(n_fft, hop, window)
     signal = _signal_for_metal(x, n_fft, hop, lengths)
@@ -232,7 +233,7 @@ def plain_magnitude(
 ) -> mx.array:
     """`stft_magnitude` without the Metal kernels, on any device."""
     padded = centre_pad(x, n_fft, lengths)
-    return _magnitude(n_fft, hop)(padded, mx.stop_gradient(window))[0]
+    return _magnitude(n_fft, hop)(padded, window)[0]
 
 
 def magnitude_difference(
@@ -248,8 +249,10 @@ def magnitude_difference(
     """Absolute difference of the magnitudes of pred and target [B, T]: float32 [B, F, n_fft // 2 + 1].
 
     With `log_weight` w, w times the absolute difference of log(max(magnitude, floor)) is added. The gradient goes to
-    `pred` alone. Other arguments and errors as `stft`.
+    `pred` alone. Other arguments and errors as `stft`; ValueError for signals of unlike shapes.
     """
+    if pred.shape != target.shape:
+        raise ValueError(f"signals must have the same shape, got {list(pred.shape)} and {list(target.shape)}")
     hop, window = _prepare(n_fft, hop, window)
     ours, theirs = (_signal_for_metal(x, n_fft, hop, lengths) for x in (pred, target))
     if ours is not None:
