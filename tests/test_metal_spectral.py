@@ -126,6 +126,13 @@ def test_the_complex_transform_and_its_gradient_equal_float64(n_fft, hop, sample
     assert_close(gradient, adjoint(a + 1j * b, n_fft, hop, samples), 1e-4)
 
 
+def test_any_sizes_agree_with_plain_operations(metal):
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        batch, samples, n_fft, hop = (int(rng.integers(1, limit)) for limit in (4, 120, 60, 40))
+        assert spectral_choice._problem(batch, samples, n_fft, hop) is None, (batch, samples, n_fft, hop)
+
+
 @pytest.mark.parametrize("log_weight", [0.0, 0.5])
 def test_stft_loss(log_weight, metal):
     pred, target = 0.3 * noise(np.random.default_rng(1), 2, 1, 1300)
