@@ -55,6 +55,7 @@ def plain_spectra(monkeypatch):
         return lambda x, window: (mx.abs(mx.fft.rfft(framer(n_fft, hop)(x) * window)),)
 
     monkeypatch.setattr(spectral, "_magnitude", magnitude)
+    monkeypatch.setenv("VOXCLONE_SPECTRAL", "mlx")
 
 
 def lazy_codec(config) -> Codec:

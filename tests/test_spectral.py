@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.signal
 
+from benchmarks import spectral as benchmark
 from mlx_voxclone.audio.spectral import (
     centre_pad,
     frame,
@@ -92,6 +93,15 @@ def test_no_scatter_in_the_gradient(function, tmp_path):
     plain = operations(mx.grad(lambda x: mx.square(mx.as_strided(x, (2, 13, 16), (64, 4, 1))).sum())(x))
     assert "Scatter" in plain
     assert "Scatter" not in ours
+
+
+@pytest.mark.slow
+def test_the_loss_is_faster_than_with_mlx_own_gradients():
+    """The benchmark, with shorter signals."""
+    results = [benchmark.compare(size, 4, 24000, 5) for size in reference.STFT_SIZES]
+    plain, ours = np.sum([times for times, _ in results], axis=0)
+    assert plain / ours > 1.25
+    assert max(error for _, error in results) < 1e-4
 
 
 # ---- stft ------------------------------------------------------------------------------------------------------------

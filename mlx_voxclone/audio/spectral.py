@@ -11,6 +11,10 @@ own end, and nothing behind that end, NaN included, reaches a value or a gradien
 
 The gradient of `mx.as_strided` is a scatter-add, many times slower than the transform itself; `frame` therefore carries
 its own, an overlap-add made of padded sums. Everything is computed in float32, whatever the input's type.
+
+On an Apple GPU `stft`, `stft_magnitude` and what is built on them run on the Metal kernels of
+`mlx_voxclone.audio.metal_spectral`, as `mlx_voxclone.audio.spectral_choice` decides; elsewhere, and for items of
+unequal `lengths`, on the operations below.
 """
 
 import math
@@ -20,11 +24,10 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.audio import metal_spectral, spectral_choice
+from mlx_voxclone.audio.metal_spectral import TINY_MAGNITUDE
 from mlx_voxclone.errors import ConfigError
 
-# Below this magnitude the gradient of |X| fades to zero instead of dividing zero by zero: squares of such numbers
-# underflow in float32, and digital silence does occur.
-TINY_MAGNITUDE = 1e-18
 LOG_FLOOR = 1e-5
 
 
@@ -147,10 +150,16 @@ def check_lengths(lengths: Sequence[int] | None, x: mx.array) -> list[int]:
 
 def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
     hop = max(1, n_fft // 4) if hop is None else hop
-    window = hann_window(n_fft) if window is None else window.astype(mx.float32)
+    window = hann_window(n_fft) if window is None else mx.stop_gradient(window.astype(mx.float32))
     if window.shape != (n_fft,):
         raise ValueError(f"the window must have shape [{n_fft}], got {list(window.shape)}")
     return hop, window
+
+
+def _signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
+    """Checks the arguments; what the Metal kernels are to analyse, or None where the plain operations are used."""
+    _check_sizes(x, n_fft, hop)
+    return spectral_choice.signal_for_metal(x, n_fft, hop, check_lengths(lengths, x))
 
 
 def stft(
@@ -163,9 +172,14 @@ def stft(
     """Centred short-time Fourier transform: x [B, T] -> complex64 [B, F, n_fft // 2 + 1].
 
     `hop` in samples (default n_fft // 4), `window` [n_fft] (default periodic Hann), `lengths` as in the module's
-    description. F = `frame_count` of the longest item. Raises ValueError for impossible shapes, sizes or lengths.
+    description. F = `frame_count` of the longest item. The window is a constant: no gradient goes to it. Raises
+    ValueError for impossible shapes, sizes or lengths, ConfigError as `spectral_choice.use_metal`.
     """
     hop, window = _prepare(n_fft, hop, window)
+    signal = _signal_for_metal(x, n_fft, hop, lengths)
+    if signal is not None:
+        parts = metal_spectral.spectrum(signal, n_fft, hop, window)
+        return parts[0] + 1j * parts[1]
     return mx.fft.rfft(frame(centre_pad(x, n_fft, lengths), n_fft, hop) * window)
 
 
@@ -208,8 +222,61 @@ def stft_magnitude(
     constant.
     """
     hop, window = _prepare(n_fft, hop, window)
+    signal = _signal_for_metal(x, n_fft, hop, lengths)
+    if signal is not None:
+        return metal_spectral.magnitude(signal, n_fft, hop, window)
+    return plain_magnitude(x, n_fft, hop, window, lengths)
+
+
+def plain_magnitude(
+    x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None
+) -> mx.array:
+    """`stft_magnitude` without the Metal kernels, on any device."""
     padded = centre_pad(x, n_fft, lengths)
-    return _magnitude(n_fft, hop)(padded, mx.stop_gradient(window))[0]
+    return _magnitude(n_fft, hop)(padded, window)[0]
+
+
+def magnitude_difference(
+    pred: mx.array,
+    target: mx.array,
+    n_fft: int,
+    hop: int | None = None,
+    window: mx.array | None = None,
+    lengths: Sequence[int] | None = None,
+    log_weight: float = 0.0,
+    floor: float = LOG_FLOOR,
+) -> mx.array:
+    """Absolute difference of the magnitudes of pred and target [B, T]: float32 [B, F, n_fft // 2 + 1].
+
+    With `log_weight` w, w times the absolute difference of log(max(magnitude, floor)) is added. The gradient goes to
+    `pred` alone. Other arguments and errors as `stft`; ValueError for signals of unlike shapes.
+    """
+    if pred.shape != target.shape:
+        raise ValueError(f"signals must have the same shape, got {list(pred.shape)} and {list(target.shape)}")
+    hop, window = _prepare(n_fft, hop, window)
+    ours, theirs = (_signal_for_metal(x, n_fft, hop, lengths) for x in (pred, target))
+    if ours is not None:
+        return metal_spectral.magnitude_difference(ours, theirs, n_fft, hop, window, log_weight, floor)
+    return plain_difference(pred, target, n_fft, hop, window, log_weight, floor, lengths)
+
+
+def plain_difference(
+    pred: mx.array,
+    target: mx.array,
+    n_fft: int,
+    hop: int,
+    window: mx.array,
+    log_weight: float,
+    floor: float,
+    lengths: Sequence[int] | None = None,
+) -> mx.array:
+    """`magnitude_difference` without the Metal kernels, on any device."""
+    ours, theirs = (plain_magnitude(x, n_fft, hop, window, lengths) for x in (pred, mx.stop_gradient(target)))
+    errors = mx.abs(ours - theirs)
+    if log_weight:
+        logs = mx.log(mx.maximum(ours, floor)) - mx.log(mx.maximum(theirs, floor))
+        errors = errors + log_weight * mx.abs(logs)
+    return errors
 
 
 # ---- mel -------------------------------------------------------------------------------------------------------------

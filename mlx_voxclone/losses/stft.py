@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral import LOG_FLOOR, check_lengths, frame_count, hann_window, stft_magnitude
+from mlx_voxclone.audio.spectral import check_lengths, frame_count, hann_window, magnitude_difference
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
@@ -37,16 +37,11 @@ def multi_resolution_stft_loss(
     if not sizes or min(sizes) < 4:
         raise ConfigError(f"STFT loss: needs one or more window sizes of at least 4 samples, got {list(sizes)}")
     lengths = check_lengths(lengths, pred)
-    target = mx.stop_gradient(target)
     items = 0.0
     for size in sizes:
         hop = size // 4
         counts = [frame_count(length, size, hop) for length in lengths]
         window = hann_window(size) / math.sqrt(3 * size / 8)
-        ours = stft_magnitude(pred, size, hop, window, lengths)
-        theirs = stft_magnitude(target, size, hop, window, lengths)
-        items = items + frame_means(mx.abs(ours - theirs), counts)
-        if log_weight:
-            logs = mx.log(mx.maximum(ours, LOG_FLOOR)) - mx.log(mx.maximum(theirs, LOG_FLOOR))
-            items = items + log_weight * frame_means(mx.abs(logs), counts)
+        errors = magnitude_difference(pred, target, size, hop, window, lengths, log_weight)
+        items = items + frame_means(errors, counts)
     return reduce_items(items / len(sizes), lengths, reduction)

@@ -1,0 +1,120 @@
+"""Which implementation of the short-time spectra runs: Metal kernels on an Apple GPU, plain MLX operations elsewhere.
+
+`VOXCLONE_SPECTRAL` in the environment decides: `auto` (default) takes the Metal kernels where MLX computes on an Apple
+GPU and a self-test at first use finds them equal, value and gradient, to the plain operations; `mlx` never takes them;
+`metal` insists on them and skips the self-test.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.audio import metal_spectral
+from mlx_voxclone.errors import ConfigError
+
+VARIABLE = "VOXCLONE_SPECTRAL"
+CHOICES = ("auto", "mlx", "metal")
+# Of the RMS; float32 sums in another order differ by 1e-6, products in reduced precision by 5e-4.
+TOLERANCE = 1e-4
+# (batch, samples, n_fft, hop): even and odd windows, several tiles of a matrix product, shorter than half a window
+SELF_TEST_SIZES = ((2, 700, 76, 19), (2, 301, 15, 4), (1, 1500, 334, 83), (3, 20, 50, 7))
+
+
+def metal_available() -> bool:
+    """Whether MLX computes on an Apple GPU, as the default device stands now."""
+    return mx.metal.is_available() and mx.default_device() == mx.gpu
+
+
+def use_metal() -> bool:
+    """Whether the Metal kernels are to be used now; the first call on an Apple GPU runs the self-test.
+
+    Raises ConfigError for a value of VOXCLONE_SPECTRAL that means nothing, or `metal` without an Apple GPU.
+    """
+    wanted = os.environ.get(VARIABLE) or "auto"
+    if wanted not in CHOICES:
+        raise ConfigError(f"{VARIABLE} must be one of {', '.join(CHOICES)}, got {wanted!r}")
+    if wanted == "mlx":
+        return False
+    available = metal_available()
+    if wanted == "metal":
+        if not available:
+            raise ConfigError(f"{VARIABLE}=metal needs MLX on an Apple GPU, which is not in use here; unset it")
+        return True
+    return available and _trusted()
+
+
+def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int]) -> mx.array | None:
+    """The part of x [B, T] that the Metal kernels are to analyse, or None where plain operations must.
+
+    Items of unequal length are left to the plain operations, each of them being reflected at an end of its own.
+    """
+    if not use_metal() or len(set(lengths)) > 1 or not metal_spectral.fits(len(lengths), lengths[0], n_fft, hop):
+        return None
+    return x[:, : lengths[0]]
+
+
+@lru_cache(maxsize=1)
+def _trusted() -> bool:
+    problem = self_test()
+    if problem is not None:
+        warnings.warn(
+            f"the Metal kernels for spectra are not used: {problem}. Slower operations of MLX replace them. Where "
+            "matrix products run in reduced precision, MLX_ENABLE_TF32=0 in the environment brings the kernels back.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return problem is None
+
+
+def self_test() -> str | None:
+    """Compares the Metal kernels with the plain operations on noise; what is wrong in a few words, None if nothing.
+
+    A kernel that cannot be compiled or run counts as wrong.
+    """
+    problems = (_problem(*sizes) for sizes in SELF_TEST_SIZES)
+    return next((problem for problem in problems if problem is not None), None)
+
+
+def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
+    from mlx_voxclone.audio import spectral  # which imports this module
+
+    rng = np.random.default_rng(n_fft)
+    x = mx.array(rng.standard_normal((batch, samples)).astype(np.float32))
+    # Three times the signal has three times its magnitude everywhere: no near tie has a gradient of either sign.
+    target, sizes = 3 * x, (n_fft, hop, spectral.hann_window(n_fft))
+    size = spectral.plain_magnitude(x, *sizes)
+    # The phase of a small bin is inexact; a weight that is smaller still keeps it from deciding the comparison.
+    weights = mx.square(size) * mx.array(rng.standard_normal(size.shape).astype(np.float32))
+
+    def pulled(function, *arguments):
+        return mx.vjp(lambda x: function(x, *arguments), [x], [weights])
+
+    pair = (target, *sizes, 0.5, spectral.LOG_FLOOR)
+    try:
+        compared = {
+            "magnitude": (pulled(spectral.plain_magnitude, *sizes), pulled(metal_spectral.magnitude, *sizes)),
+            "difference": (
+                pulled(spectral.plain_difference, *pair),
+                pulled(metal_spectral.magnitude_difference, *pair),
+            ),
+        }
+        mx.eval(compared)
+    except RuntimeError as error:
+        return f"running them failed ({str(error).strip().partition(chr(10))[0]})"
+    for name, (plain, metal) in compared.items():
+        for part, (expected,), (got,) in zip(("value", "gradient"), plain, metal):
+            error = _error(np.array(got), np.array(expected))
+            if not error <= TOLERANCE:  # NaN included
+                return f"their {part} ({name}, n_fft={n_fft}) is off by {error:.1e} of its RMS"
+    return None
+
+
+def _error(got: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference over the RMS of what was expected; infinite for another shape."""
+    if got.shape != expected.shape:
+        return float("inf")
+    return float(np.abs(got - expected).max() / np.sqrt(np.square(expected, dtype=np.float64).mean()))
