@@ -153,7 +153,9 @@ class Adapting:
         return load_kept(config, self.release)
 
     def adapt(self, codec: Codec, number: int, setting: Setting, place: Path) -> Path:
-        """Train adapters for held-out speaker `number`; the directory of the best."""
+        """Train adapters for speaker `number`, if that is not done; the directory of the best."""
+        if (place / "result.json").exists():
+            return place / "best"
         clips = readings(self.first + number, 1, setting.clips, self.seed + 1)
         codes = [codec.audio_codes(reading.wave()) for reading in clips]
         utterances = [
