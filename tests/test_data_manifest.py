@@ -107,8 +107,9 @@ def test_jsonl(tmp_path, by_folder):
     full = {"audio": "w/a.wav", "text": "Hi  there", "speaker": "anna", "language": "en", "ref_audio": "w/r.wav"}
     manifest = jsonl(tmp_path / "manifest.jsonl", full, "", {"audio": "/data/b.wav", "text": None})
     first, second = read_source(tmp_path if by_folder else manifest)
-    assert first == Entry(tmp_path / "w/a.wav", "anna", "Hi there", "en", tmp_path / "w/r.wav", where=f"{manifest}:1")
-    assert second == Entry(Path("/data/b.wav"), tmp_path.name, where=f"{manifest}:3")
+    found = (first.audio, first.speaker, first.text, first.language, first.ref_audio, first.where)
+    assert found == (tmp_path / "w/a.wav", "anna", "Hi there", "en", tmp_path / "w/r.wav", f"{manifest}:1")
+    assert second == Entry("/data/b.wav", tmp_path.name, folder=tmp_path, listing=str(manifest), line=3)
 
 
 @pytest.mark.parametrize(
