@@ -195,8 +195,12 @@ def test_common_voice(tmp_path):
         train=[row(ANN, "1.mp3", "Er sagt  »ja«.", "sv-SE"), row(ANN, "2.mp3", '"Say ""no"""', "sv-SE")],
         dev=[row(BEN, "3.mp3", 'He said "no', "sv-SE")],
         test=[row(CLEO, "4", "", "sv-SE")],
-        validated=[row(ANN, "1.mp3", "Er sagt »ja«."), row(BEN, "3.mp3", "x"), row("f", "5.mp3", "Mehr")]
-        + [row(BEN, "6.mp3", "too near")],
+        validated=[
+            row(ANN, "1.mp3", "Er sagt »ja«."),
+            row(BEN, "3.mp3", "x"),
+            row("f", "5.mp3", "Mehr"),
+            row(BEN, "6.mp3", "too near"),
+        ],
         other=["no table"],
         invalidated=[row(ANN, "7.mp3", "wrong")],
     )
@@ -219,7 +223,7 @@ def test_common_voice(tmp_path):
 def test_common_voice_with_few_columns_and_no_split(tmp_path):
     folder = common_voice(tmp_path / "pl")
     table = b"\xef\xbb\xbfpath\tsentence\tclient_id\r\n1.mp3\tTak.\t" + ANN.encode() + b"\r\n"
-    (folder / "validated.tsv").write_bytes(table * 1)
+    (folder / "validated.tsv").write_bytes(table)
     assert facts(folder) == [("1.mp3", "cv-aaaaaaaaaa", "Tak.", "pl", None)]
 
 
