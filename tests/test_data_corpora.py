@@ -145,6 +145,8 @@ def test_line_ends_and_a_mark_of_order(tmp_path):
     root = librispeech(tmp_path / "LibriSpeech")
     (root / "train-clean-100/26/495/26-495.trans.txt").write_bytes(b"\xef\xbb\xbf26-495-0000  GOOD\tDAY\r\n\r\n")
     assert facts(root)[-1][2] == "Good day"
+    (root / "train-clean-100/26/495/26-495.trans.txt").write_bytes(b"26-495-0000 GOOD DAY\r\n\r\n?\r\n")
+    assert "26-495.trans.txt:3: expected" in refusal(root)
 
 
 @pytest.mark.parametrize(
@@ -172,15 +174,19 @@ def test_who_speaks_on_both_sides_is_held_out(tmp_path):
     root = librispeech(tmp_path / "LibriSpeech")
     (root / "train-clean-100" / "84" / "9").mkdir(parents=True)
     put(root / "train-clean-100/84/9/84-9-0000.flac")
+    put(root / "test-other/26/7/26-7-0000.flac")
     listing = read_listing(root)
+    assert {e.speaker for e in listing.entries if e.split == "train"} == {"19"}
     assert {e.split for e in listing.entries if e.speaker == "84"} == {"heldout"}
-    assert any("left out of training (1 recordings)" in note for note in listing.notes)
+    assert any("left out of training (2 recordings)" in note for note in listing.notes)
 
 
 def test_folders_of_numbers_without_transcripts_are_folders_of_audio(tmp_path):
     put(tmp_path / "own/19/198/19-198-0000.wav").with_suffix(".txt").write_text("Hello.")
+    put(tmp_path / "own/19/198/19-198-0001.wav")
     put(tmp_path / "own/anna/1.wav")
-    assert [(e.speaker, e.text) for e in read_source(tmp_path / "own")] == [("19", "Hello."), ("anna", None)]
+    found = [(e.speaker, e.text) for e in read_source(tmp_path / "own")]
+    assert found == [("19", "Hello."), ("19", None), ("anna", None)]
 
 
 # Common Voice

@@ -169,6 +169,8 @@ def test_references_are_drawn_from_all_other_clips(count):
             drawn = np.random.default_rng(zlib.crc32(clip.id.encode())).choice(len(others), 64, replace=False)
             others = [others[k] for k in sorted(drawn)]
         assert data.references(clip) == others
+    stranger = Clip("h", "x.flac", 24_000, "anna", split="heldout")
+    assert len(data.references(stranger)) == min(count, 64)
 
 
 def test_a_named_reference_is_prepared_and_used(tmp_path):
