@@ -166,6 +166,8 @@ class PreparedData:
 def _clip(line: str, directory: Path, path: Path, number: int) -> Clip:
     try:
         id_, audio, samples, text, speaker, language, split, reference, source, start = _values(json.loads(line))
+        if not isinstance(audio, str):
+            raise TypeError(f"audio is {audio!r}")
         clip = Clip(
             id_,
             audio,
