@@ -17,7 +17,8 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, read_audio
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.manifest import is_prepared, read_source
+from mlx_voxclone.data.entries import HELDOUT, is_prepared
+from mlx_voxclone.data.manifest import read_source
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.synthesis import REFERENCE_SECONDS, Speaker, check_reference
 
@@ -74,7 +75,8 @@ def _drawn(source: str | Path, most: int, seed: int) -> dict[str, list[_Recordin
     if is_prepared(source):
         listed = [(c.speaker, _Recording(c.path, c.language)) for c in PreparedData.load(source).train]
     else:
-        listed = [(entry.speaker, _Recording(entry.audio, entry.language)) for entry in read_source(source)]
+        entries = [entry for entry in read_source(source) if entry.split != HELDOUT]
+        listed = [(entry.speaker, _Recording(entry.audio, entry.language)) for entry in entries]
     speakers: dict[str, list[_Recording]] = defaultdict(list)
     for name, recording in sorted(listed, key=lambda one: _draw(seed, str(one[1].path.name))):
         speakers[name].append(recording)

@@ -1,6 +1,7 @@
 """The held-out split, texts and references of prepared data."""
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,20 @@ def test_references_of_a_large_corpus_are_a_fixed_draw():
     assert len(first) == len({c.id for c in first}) == 64
     assert clips[7] not in first
     assert data.references(clips[7]) == first != data.references(clips[8])
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 66, 300])
+def test_references_are_drawn_from_all_other_clips(count):
+    clips = [Clip(f"c{k}", "x.flac", 24_000, "anna") for k in range(count)]
+    data = PreparedData(Path("."), clips, [], [], {}, {("anna", "train"): clips})
+    for clip in clips:
+        others = [other for other in clips if other is not clip]
+        if len(others) > 64:
+            drawn = np.random.default_rng(zlib.crc32(clip.id.encode())).choice(len(others), 64, replace=False)
+            others = [others[k] for k in sorted(drawn)]
+        assert data.references(clip) == others
+    stranger = Clip("h", "x.flac", 24_000, "anna", split="heldout")
+    assert len(data.references(stranger)) == min(count, 64)
 
 
 def test_a_named_reference_is_prepared_and_used(tmp_path):

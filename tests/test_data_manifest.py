@@ -107,8 +107,9 @@ def test_jsonl(tmp_path, by_folder):
     full = {"audio": "w/a.wav", "text": "Hi  there", "speaker": "anna", "language": "en", "ref_audio": "w/r.wav"}
     manifest = jsonl(tmp_path / "manifest.jsonl", full, "", {"audio": "/data/b.wav", "text": None})
     first, second = read_source(tmp_path if by_folder else manifest)
-    assert first == Entry(tmp_path / "w/a.wav", "anna", "Hi there", "en", tmp_path / "w/r.wav", where=f"{manifest}:1")
-    assert second == Entry(Path("/data/b.wav"), tmp_path.name, where=f"{manifest}:3")
+    found = (first.audio, first.speaker, first.text, first.language, first.ref_audio, first.where)
+    assert found == (tmp_path / "w/a.wav", "anna", "Hi there", "en", tmp_path / "w/r.wav", f"{manifest}:1")
+    assert second == Entry("/data/b.wav", tmp_path.name, folder=tmp_path, listing=str(manifest), line=3)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +117,15 @@ def test_jsonl(tmp_path, by_folder):
     [
         ({"audio": "b.wav", "txt": "x"}, "unknown key 'txt'; did you mean 'text'?"),
         ({"audio": "b.wav", "speeker": "x"}, "unknown key 'speeker'; did you mean 'speaker'?"),
-        ({"audio": "b.wav", "qqq": 1}, "unknown key 'qqq'; known are audio, text, speaker, language, ref_audio"),
+        ({"audio": "b.wav", "qqq": 1}, "unknown key 'qqq'; known are audio, text, speaker, language, ref_audio, split"),
         ({"text": "x"}, '"audio" is missing'),
         ({"audio": ""}, '"audio" is missing'),
         ({"audio": None}, "audio must be a text, found null"),
         ({"audio": "b.wav", "text": 5}, "text must be a text, found 5"),
         ({"audio": "./a.wav"}, "a.wav is listed already at"),
         ({"audio": "b.wav", "ref_audio": "x/../b.wav"}, "ref_audio is the recording itself"),
+        ({"audio": "a\0/b.wav"}, "audio holds a null character"),
+        ({"audio": "b.wav", "split": "test"}, 'split must be "train" or "heldout", found "test"'),
         ("[1, 2]", "expected an object"),
         ('{"audio": "b.wav"', "not JSON"),
     ],

@@ -1,6 +1,7 @@
 """What preparation writes: names, an output that is there already, stops on the way, damage."""
 
 import errno
+import json
 import os
 import time
 from pathlib import Path
@@ -142,6 +143,14 @@ def test_a_damaged_clip_is_named(prepared):
     write_wav(clip.path, np.zeros(10))
     with pytest.raises(DataError, match="10 samples where"):
         clip.read()
+
+
+def test_a_manifest_line_of_other_types_is_named(prepared):
+    lines = (prepared / "manifest.jsonl").read_text().splitlines()
+    for key, value in (("audio", 5), ("speaker", None), ("split", 1), ("samples", "9")):
+        (prepared / "manifest.jsonl").write_text(f"{lines[0]}\n{json.dumps({**json.loads(lines[1]), key: value})}\n")
+        with pytest.raises(DataError, match=r"manifest\.jsonl:2: damaged"):
+            PreparedData.load(prepared)
 
 
 @pytest.mark.parametrize(

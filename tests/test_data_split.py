@@ -67,3 +67,20 @@ def test_speakers_held_out_and_nothing_else_at_fraction_0():
     assert hold_out(found, 0, ["b"]) == ({clip for r in found if r.speaker == "b" for clip in r.clips}, [])
     held, _ = hold_out(found, 0.34, ["b"])
     assert sum(clip in held for r in found if r.speaker == "a" for clip in r.clips) == 1
+
+
+def marked(*splits: str | None) -> list[Recording]:
+    return [Recording(f"{k}", "anna", [f"{k}~0"], 5.0, split) for k, split in enumerate(splits)]
+
+
+def test_what_is_marked_as_held_out_is_all_that_is():
+    assert hold_out(marked("train", "heldout", *[None] * 20), 0.3) == ({"1~0"}, [])
+    assert hold_out(marked("train", "heldout", *[None] * 20), 0.0) == ({"1~0"}, [])
+
+
+@given(st.lists(st.sampled_from(["train", None]), min_size=2, max_size=12), st.floats(0.01, 0.95), st.integers(0, 5))
+def test_what_is_marked_for_training_stays_there(splits, fraction, seed):
+    held, notes = hold_out(marked(*splits), fraction, seed=seed)
+    assert not held & {f"{k}~0" for k, split in enumerate(splits) if split == "train"}
+    assert bool(held) == (None in splits)
+    assert bool(notes) == (None not in splits)

@@ -19,8 +19,10 @@ pauses, a part held out for measuring. What cannot be used is left out, each fil
 
 SOURCE is one of
   a folder of audio    text from a .txt beside each file; subfolders are speakers
-  a .jsonl manifest    {"audio": path, "text"?, "speaker"?, "language"?, "ref_audio"?: path} per line
+  a .jsonl manifest    {"audio": path, "text"?, "speaker"?, "language"?, "ref_audio"?: path, "split"?} per line;
+                       split is "heldout" or "train"
   a metadata.csv       LJSpeech's `id|text`, audio beside it or in wavs/
+  a corpus             LibriSpeech, LibriTTS or Common Voice as unpacked; its dev and test are held out
   one recording"""
 
 

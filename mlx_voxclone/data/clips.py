@@ -2,27 +2,31 @@
 
 import hashlib
 import json
+import os
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
+from sys import intern
 
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
-from mlx_voxclone.data.manifest import MANIFEST
+from mlx_voxclone.data.entries import HELDOUT, MANIFEST, TRAIN, read_lines
 from mlx_voxclone.errors import DataError
 
 CLIP_KEYS = ("id", "audio", "samples", "text", "speaker", "language", "split", "reference", "source", "start")
-TRAIN, HELDOUT, REFERENCE = "train", "heldout", "reference"
+_values = itemgetter(*CLIP_KEYS)
+REFERENCE = "reference"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
-    """One clip of 24 kHz mono audio."""
+    """One clip of 24 kHz mono audio. Its path is kept as text: a corpus has millions."""
 
     id: str
-    path: Path
+    audio: str | Path  # absolute, or relative to `directory`
     samples: int
     speaker: str
     text: str | None = None
@@ -31,6 +35,11 @@ class Clip:
     source: str = ""  # the recording it comes from
     start: float = 0.0  # seconds into the recording
     split: str = TRAIN  # train, heldout or reference (listed only as a voice prompt)
+    directory: Path = Path()
+
+    @property
+    def path(self) -> Path:
+        return self.directory / self.audio
 
     @property
     def seconds(self) -> float:
@@ -63,8 +72,10 @@ class PreparedData:
     train: list[Clip]
     heldout: list[Clip]
     prompts: list[Clip] = field(default_factory=list)
+    # Clips that others name as their reference; clips by speaker and split; where each is in those lists, once asked.
     _by_id: dict[str, Clip] = field(default_factory=dict, repr=False, compare=False)
     _by_speaker: dict[tuple[str, str], list[Clip]] = field(default_factory=dict, repr=False, compare=False)
+    _places: dict[tuple[str, str], dict[str, int]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def load(cls, directory: str | Path) -> "PreparedData":
@@ -78,21 +89,25 @@ class PreparedData:
         if not path.is_file():
             raise DataError(f"{directory}: holds no prepared data ({MANIFEST} is missing); run prepare first")
         splits: dict[str, list[Clip]] = {TRAIN: [], HELDOUT: [], REFERENCE: []}
-        by_id: dict[str, Clip] = {}
         by_speaker: dict[tuple[str, str], list[Clip]] = defaultdict(list)
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            clip = _clip(line, directory, f"{path}:{number}")
+        named: dict[str, str] = {}  # per reference that a clip names: that clip
+        for number, line in read_lines(path):
+            clip = _clip(line, directory, path, number)
             splits[clip.split].append(clip)
-            by_id[clip.id] = clip
             by_speaker[clip.speaker, clip.split].append(clip)
+            if clip.reference is not None:
+                named.setdefault(clip.reference, clip.id)
+        by_id: dict[str, Clip] = {}
         data = cls(directory, splits[TRAIN], splits[HELDOUT], splits[REFERENCE], by_id, dict(by_speaker))
+        root = os.fspath(directory)
         for clip in data.clips:
-            if not clip.path.is_file():
+            if not os.path.isfile(os.path.join(root, clip.audio)):
                 raise DataError(f"{clip.path}: missing from the prepared data; prepare it again")
-            if clip.reference is not None and clip.reference not in by_id:
-                raise DataError(f"{path}: clip {clip.id} names the unknown reference {clip.reference}")
+            if clip.id in named:
+                by_id[clip.id] = clip
+        for reference, clip_id in named.items():
+            if reference not in by_id:
+                raise DataError(f"{path}: clip {clip_id} names the unknown reference {reference}")
         if not data.train:
             raise DataError(f"{directory}: the prepared data has no clip to train on")
         return data
@@ -125,28 +140,51 @@ class PreparedData:
         if clip.reference is not None:
             return [self._by_id[clip.reference]]
         splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
-        found = ([c for c in self._by_speaker.get((clip.speaker, split), []) if c.id != clip.id] for split in splits)
-        others = next((others for others in found if others), [])
-        if len(others) <= limit:
-            return others
-        chosen = np.random.default_rng(zlib.crc32(clip.id.encode())).choice(len(others), limit, replace=False)
-        return [others[k] for k in sorted(chosen)]
+        return next((found for found in (self._others(clip, split, limit) for split in splits) if found), [])
+
+    def _others(self, clip: Clip, split: str, limit: int) -> list[Clip]:
+        """Up to `limit` clips of the clip's speaker in a split, without itself; how many there are costs no time."""
+        own = self._by_speaker.get((clip.speaker, split), [])
+        if len(own) <= limit:
+            return [other for other in own if other.id != clip.id]
+        if (key := (clip.speaker, split)) not in self._places:
+            self._places[key] = {other.id: k for k, other in enumerate(own)}
+        place = self._places[key].get(clip.id, len(own))
+        count = len(own) - (place < len(own))
+        chosen = np.random.default_rng(zlib.crc32(clip.id.encode())).choice(count, limit, replace=False)
+        return [own[k + (k >= place)] for k in sorted(chosen)]
 
     def fingerprint(self) -> str:
         """Identity of the data (clips, texts, splits, not where it lies): sha256, to notice a change on resuming."""
         digest = hashlib.sha256()
-        for line in sorted((self.directory / MANIFEST).read_bytes().splitlines()):
-            digest.update(line + b"\n")
+        with (self.directory / MANIFEST).open("rb") as stream:
+            for line in sorted(line.rstrip(b"\r\n") for line in stream):
+                digest.update(line + b"\n")
         return digest.hexdigest()
 
 
-def _clip(line: str, directory: Path, where: str) -> Clip:
+def _clip(line: str, directory: Path, path: Path, number: int) -> Clip:
     try:
-        content = json.loads(line)
-        values = {key: content[key] for key in CLIP_KEYS if key != "audio"}
-        clip = Clip(path=directory / content["audio"], **values)
+        id_, audio, samples, text, speaker, language, split, reference, source, start = _values(json.loads(line))
+        if not isinstance(audio, str):
+            raise TypeError(f"audio is {audio!r}")
+        clip = Clip(
+            id_,
+            audio,
+            samples,
+            intern(speaker),  # many clips have the same
+            text,
+            language and intern(language),
+            reference and intern(reference),
+            source,
+            start,
+            intern(split),
+            directory,
+        )
     except (ValueError, KeyError, TypeError) as e:
-        raise DataError(f"{where}: damaged ({type(e).__name__}: {e}); prepare the data again") from None
+        raise DataError(f"{path}:{number}: damaged ({type(e).__name__}: {e}); prepare the data again") from None
     if clip.split not in (TRAIN, HELDOUT, REFERENCE) or not isinstance(clip.samples, int) or clip.samples < 1:
-        raise DataError(f"{where}: damaged (split {clip.split!r}, {clip.samples!r} samples); prepare the data again")
+        raise DataError(
+            f"{path}:{number}: damaged (split {clip.split!r}, {clip.samples!r} samples); prepare the data again"
+        )
     return clip

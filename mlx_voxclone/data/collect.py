@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
-from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN
+from mlx_voxclone.data.clips import REFERENCE
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8
 from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
-from mlx_voxclone.data.manifest import CLIPS, Entry, is_utf8
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Recording, hold_out
 from mlx_voxclone.data.transcribe import Transcriber
@@ -71,7 +71,7 @@ class Collector:
         """Write each distinct `ref_audio` once; its clip's id, or why it cannot be used, by path."""
         owners = {entry.ref_audio: entry for entry in reversed(entries) if entry.ref_audio is not None}
         paths = sorted(owners)
-        taken = [Entry(path, owners[path].speaker) for path in paths]
+        taken = [Entry(str(path), owners[path].speaker) for path in paths]
         jobs = list(zip(paths, _unique_names(taken, "ref-", names)))
         found: dict[Path | None, Any] = {}
 
@@ -89,7 +89,7 @@ class Collector:
                 if plan.seconds > self.options.max_seconds:
                     used = pieces[0].samples / SAMPLE_RATE
                     self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
-                entry = dataclasses.replace(owners[path], audio=path, text=None, ref_audio=None)
+                entry = dataclasses.replace(owners[path], file=str(path), folder=Path(), text=None, ref_file=None)
                 found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
         return found
 
@@ -120,6 +120,7 @@ class Collector:
             "start": piece.start,
             "digest": piece.digest,
             "recording": name,
+            "marked": entry.split,
         }
         self.clips.append(clip)
         return clip["id"]
@@ -149,9 +150,15 @@ class Collector:
         """Mark the held-out clips; the same audio is never on both sides."""
         options = self.options
         clips = [clip for clip in self.clips if clip["split"] != REFERENCE]
-        # One clip of equal ones takes part in the draw, that of a held-out speaker first; its copies go where it goes.
+
+        def rank(clip: dict[str, Any]) -> int:
+            if clip["marked"] == HELDOUT or clip["speaker"] in options.heldout_speakers:
+                return 0
+            return 1 if clip["marked"] == TRAIN else 2
+
+        # One clip of equal ones takes part in the draw, what is held out for sure first; its copies go where it goes.
         unique: dict[str, dict[str, Any]] = {}
-        for clip in sorted(clips, key=lambda clip: clip["speaker"] not in options.heldout_speakers):
+        for clip in sorted(clips, key=rank):
             unique.setdefault(clip["digest"], clip)
         if copies := len(clips) - len(unique):
             self.notes.append(f"{copies} of {len(clips)} clips repeat the audio of another; equal ones share a side")
@@ -159,17 +166,23 @@ class Collector:
         for clip in unique.values():
             recordings.setdefault(clip["recording"], []).append(clip)
         groups = [
-            Recording(key, own[0]["speaker"], [c["id"] for c in own], sum(c["samples"] for c in own) / SAMPLE_RATE)
+            Recording(
+                key,
+                own[0]["speaker"],
+                [c["id"] for c in own],
+                sum(c["samples"] for c in own) / SAMPLE_RATE,
+                own[0]["marked"],
+            )
             for key, own in recordings.items()
         ]
         held, notes = hold_out(groups, options.heldout, options.heldout_speakers, options.seed)
         self.notes += notes
         for clip in self.clips:
-            del clip["recording"]
+            del clip["recording"], clip["marked"]
             if clip["split"] != REFERENCE and unique[clip["digest"]]["id"] in held:
                 clip["split"] = HELDOUT
         if not any(clip["split"] == TRAIN for clip in self.clips):
-            raise DataError("every clip that is left belongs to a held-out speaker; there is nothing to train on")
+            raise DataError("every clip that is left is held out; there is nothing to train on")
 
     def summary(self) -> dict[str, Any]:
         """The counts of `PrepareReport`."""
@@ -223,13 +236,16 @@ def _unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[st
     """A file name per entry: the audio's, after the speaker's if there are several; unique also without case."""
     several = len({entry.speaker for entry in entries}) > 1
     used, names = {name.casefold() for name in taken}, []
+    tried: dict[str, int] = {}  # the last number per name: those below it are used
     for entry in entries:
         stem = f"{entry.speaker}-{entry.audio.stem}" if several else entry.audio.stem
         base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")[:80] or "clip"
-        name, number = base, 1
+        number = tried.get(base.casefold(), 1)
+        name = base if number == 1 else f"{base}_{number}"
         while name.casefold() in used:
             number += 1
             name = f"{base}_{number}"
+        tried[base.casefold()] = number
         used.add(name.casefold())
         names.append(name)
     return names

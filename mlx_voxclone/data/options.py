@@ -18,7 +18,7 @@ class PrepareOptions:
         language: code for recordings whose manifest names none.
         min_seconds, max_seconds: of a clip. Longer recordings are cut at pauses into 2 s (or `min_seconds`) to
             `max_seconds`; transcribed ones stay whole up to 30 s.
-        heldout: fraction that is measured by and never trained on.
+        heldout: fraction that is measured by and never trained on; drawn where the source does not say what that is.
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.

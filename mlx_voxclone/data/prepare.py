@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.checkpoint.writer import atomic_directory
-from mlx_voxclone.data.clips import HELDOUT, REFERENCE, TRAIN, PreparedData
+from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
-from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY, Entry, is_prepared, read_source
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared
+from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
@@ -82,7 +83,7 @@ def prepare(
     """Prepare recordings for training.
 
     Args:
-        source: see `manifest.read_source`.
+        source: see `manifest.read_listing`.
         output: directory to make, or one that holds the same already.
         progress: wraps an iterable, given its length and a word for what is done, for a progress bar.
     Raises:
@@ -91,7 +92,8 @@ def prepare(
     """
     output, options = Path(output), options or PrepareOptions()
     progress = progress or (lambda items, total, what: items)
-    entries = _selected(read_source(source), options)
+    listing = read_listing(source)
+    entries = _selected(listing.entries, options)
     identity = _identity(source, entries, options)
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
@@ -101,7 +103,7 @@ def prepare(
             transcriber = stack.enter_context(Transcriber(options.whisper_model))
         directory = stack.enter_context(atomic_directory(output))
         (directory / CLIPS).mkdir()
-        run = Collector(Path(source), directory / CLIPS, options)
+        run = Collector(Path(source), directory / CLIPS, options, notes=list(listing.notes))
         run.ingest(entries, progress)
         if not any(clip["split"] != REFERENCE for clip in run.clips):
             raise DataError(_nothing_kept(source, run.rejected))
@@ -126,6 +128,8 @@ def _selected(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
     entries = [entry for entry in entries if options.speaker in (None, entry.speaker)]
     if {entry.speaker for entry in entries} <= set(options.heldout_speakers):
         raise DataError("heldout_speakers names every speaker; there is nothing to train on")
+    if all(entry.split == HELDOUT for entry in entries):
+        raise DataError(f"{entries[0].where}: the source holds out every recording; there is nothing to train on")
     return entries
 
 
@@ -141,7 +145,8 @@ def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions)
     digest = hashlib.sha256()
     for entry in entries:
         facts = (str(entry.audio), stamp(entry.audio), entry.text, entry.speaker, entry.language)
-        digest.update(repr((*facts, str(entry.ref_audio), stamp(entry.ref_audio))).encode())
+        split = () if entry.split is None else (entry.split,)
+        digest.update(repr((*facts, str(entry.ref_audio), stamp(entry.ref_audio), *split)).encode())
     settings = dataclasses.asdict(options) | {"heldout_speakers": list(options.heldout_speakers)}
     if not options.transcribe:
         del settings["whisper_model"]

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from mlx_voxclone.data.entries import HELDOUT, TRAIN
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -15,6 +17,7 @@ class Recording:
     speaker: str
     clips: Sequence[str]  # ids
     seconds: float  # of the clips together
+    split: str | None = None  # train or heldout, where the source says so
 
 
 def hold_out(
@@ -25,13 +28,17 @@ def hold_out(
     Whole recordings only: of each speaker, drawn by a hash of (seed, key), about `fraction` of the seconds; all of
     the speakers named. Where many speakers have too few recordings for that, some of them give one more, so that it is
     about `fraction` of all. At least one recording if there are two. A single recording gives its last clips instead.
+    Where recordings are marked as held out, these are the share; what is marked for training stays there.
 
     Returns:
         Ids of the held-out clips, and notes for the user about what is unusual.
     """
-    held = {r.key for r in recordings if r.speaker in speakers}
+    held = {r.key for r in recordings if r.speaker in speakers or r.split == HELDOUT}
+    if any(r.split == HELDOUT for r in recordings):
+        fraction = 0.0
+    free = [r for r in recordings if r.split != TRAIN]
     by_speaker: Mapping[str, list[Recording]] = defaultdict(list)
-    for recording in sorted(recordings, key=lambda r: _draw(seed, r.key)):
+    for recording in sorted(free, key=lambda r: _draw(seed, r.key)):
         if recording.key not in held:
             by_speaker[recording.speaker].append(recording)
     owed = 0.0  # seconds that the speakers so far have given too few
@@ -45,12 +52,14 @@ def hold_out(
         held |= chosen
     notes = []
     if fraction > 0 and not held:
+        if not free:
+            return set(), ["every recording is marked for training: nothing is held out, so nothing can be measured"]
         if len(recordings) == 1:
-            return _last_clips(recordings[0], fraction)
+            return _last_clips(free[0], fraction)
         several = [r for own in by_speaker.values() if len(own) > 1 for r in own]
-        shortest = min(several or recordings, key=lambda r: (r.seconds, _draw(seed, r.key)))
+        shortest = min(several or free, key=lambda r: (r.seconds, _draw(seed, r.key)))
         held.add(shortest.key)
-        if not several:
+        if not any(r.speaker == shortest.speaker for r in recordings if r is not shortest):
             notes.append(f"each speaker has one recording: {shortest.speaker} is held out altogether")
     return {clip for r in recordings if r.key in held for clip in r.clips}, notes
 

@@ -1,0 +1,174 @@
+"""One recording as a source lists it, and what reading every form of source has in common."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_voxclone.errors import DataError
+
+MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
+SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
+TRAIN, HELDOUT = "train", "heldout"
+# The last ones cannot be decoded here, but somebody who brings them should hear so.
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"}
+    | {".m4a", ".aac", ".mp4", ".wma", ".webm"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One recording that the user lists. Paths are kept as text: a corpus has millions."""
+
+    file: str  # absolute, or relative to `folder`
+    speaker: str
+    text: str | None = None
+    language: str | None = None
+    ref_file: str | None = None  # like `file`
+    folder: Path = Path()
+    listing: str = ""  # the file or folder that lists it
+    line: int = 0  # in that file, from 1; 0 where it has no lines
+    split: str | None = None  # train or heldout, where the source itself says so
+
+    @property
+    def audio(self) -> Path:
+        return self.folder / self.file
+
+    @property
+    def ref_audio(self) -> Path | None:
+        return None if self.ref_file is None else self.folder / self.ref_file
+
+    @property
+    def where(self) -> str:
+        """`file:line`, or the folder."""
+        return f"{self.listing}:{self.line}" if self.line else self.listing
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source lists, and what its user should know about it."""
+
+    entries: list[Entry]
+    notes: list[str] = field(default_factory=list)
+
+
+class Repetitions:
+    """Refuses what one file lists twice: the same recording could be in training and held out at once."""
+
+    def __init__(self) -> None:
+        self._lines: dict[bytes, int] = {}  # by a hash of the real path, which is shorter
+        self._folders: dict[str, str] = {}
+
+    def refuse(self, entry: Entry) -> None:
+        """
+        Raises:
+            DataError: the recording was here before, by whichever link.
+        """
+        key = hashlib.blake2b(os.fsencode(self._same(entry)), digest_size=16).digest()
+        if (before := self._lines.setdefault(key, entry.line)) != entry.line:
+            raise DataError(f"{entry.where}: {entry.audio.name} is listed already at {entry.listing}:{before}")
+
+    def _same(self, entry: Entry) -> str:
+        """`same_file`, with each folder looked up once."""
+        head, tail = os.path.split(os.path.join(entry.folder, entry.file))
+        if tail in ("", ".", ".."):
+            return same_file(os.path.join(head, tail))
+        if head not in self._folders:
+            self._folders[head] = os.path.realpath(head)
+        path = os.path.join(self._folders[head], tail)
+        return same_file(path) if os.path.islink(path) else os.path.normcase(path)
+
+
+def same_file(path: str | Path) -> str:
+    """One spelling per file, whichever link leads to it."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def shared(text: str | None) -> str | None:
+    """The one copy in memory of a text that many entries have."""
+    return sys.intern(text) if text else text
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line that is not blank, one at a time, without a byte order mark.
+
+    Raises:
+        DataError: not UTF-8 (with the line), or not readable.
+    """
+    number = 0
+    try:
+        with path.open("rb") as stream:
+            for raw in stream:  # at line feeds alone: a text may hold a form feed or a line separator
+                try:
+                    text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
+                except UnicodeDecodeError:
+                    raise DataError(f"{path}:{number + 1}: not UTF-8 text; save it as UTF-8") from None
+                for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
+                    number += 1
+                    if line.strip():
+                        yield number, line
+    except OSError as e:
+        raise _unreadable(path, e) from None
+
+
+def read_text(path: Path) -> str:
+    """A whole file.
+
+    Raises:
+        DataError: not UTF-8 (with the line), or not readable.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = e.object[: e.start].count(b"\n") + 1
+        raise DataError(f"{path}:{line}: not UTF-8 text; save it as UTF-8") from None
+    except OSError as e:
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})")
+
+
+def tidy(text: str) -> str | None:
+    """One line with single spaces; None for nothing."""
+    return " ".join(text.split()) or None
+
+
+def is_utf8(name: str) -> bool:
+    """Whether UTF-8 can hold a name; a file system can hold others, which Python reads as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_prepared(directory: str | Path) -> bool:
+    """Whether `prepare` wrote this directory."""
+    directory = Path(directory)
+    return (directory / MANIFEST).is_file() and (directory / SUMMARY).is_file() and (directory / CLIPS).is_dir()
+
+
+def walk_folders(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Folders with files in them at and below one, in a fixed order; hidden files and prepared data are left out.
+
+    Each folder comes once, whichever links lead to it or back.
+
+    Returns:
+        Folder, the names of its audio (sorted), the names of its other files.
+    """
+    visited = set()
+    for directory, subfolders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(directory)) in visited or is_prepared(directory):  # a link back, our own output
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        names = [n for n in names if not n.startswith(".")]  # "._x.wav" is what macOS leaves on foreign disks, no audio
+        audio = sorted(n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES)
+        if names:
+            yield Path(directory), audio, sorted(set(names) - set(audio))
