@@ -7,7 +7,8 @@ from tasks_data import clip
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_items import CONTEXT_FRAMES, EncoderItems, spread
+from mlx_voxclone.train.encoder_items import CONTEXT_FRAMES, EncoderItems
+from mlx_voxclone.train.evaluation import spread
 
 CLIPS = [clip(0), clip(1), clip(2, 7000)]
 HELD = [clip(4, 15000)]

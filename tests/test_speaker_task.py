@@ -14,6 +14,7 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.run_schema import CodeNoiseSection, SpeakerSection
+from mlx_voxclone.train import speaker_task
 from mlx_voxclone.train.lora import TARGETS, add_lora, lora_parameters
 from mlx_voxclone.train.preservation import Kept, KeptPairs
 from mlx_voxclone.train.settings import TrainSettings
@@ -335,6 +336,13 @@ def test_refusals(make):
     bad.codes[3, 2] = 21
     with pytest.raises(DataError, match="u1.*codebook 3, frame 2"):
         make(train=[bad])
+
+
+def test_of_many_held_out_clips_some_are_measured_by(make, monkeypatch):
+    monkeypatch.setattr(speaker_task, "MAX_HELDOUT", 3)
+    task = make(heldout=[utterance(n, 3) for n in range(4, 13)])
+    assert [u.id for u in task._heldout] == ["u4", "u7", "u10"]
+    assert sum(len(batch["ids"]) for batch in task.heldout_batches()) == 3
 
 
 # --- wrong codes ------------------------------------------------------------------------------------------------------

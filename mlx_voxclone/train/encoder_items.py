@@ -16,6 +16,7 @@ from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.train.evaluation import spread
 
 MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops of each kind, however large the corpus
 # Frames at the start of a crop from the middle of a pair that are not asked for their codes: the true ones depend on
@@ -194,13 +195,6 @@ def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
 def cut_into_crops(clips: Sequence[Clip], crop: int) -> list[tuple[Clip, int]]:
     """One entry per crop of at most `crop` samples: (clip, its place in the clip)."""
     return [(clip, k) for clip in clips for k in range(-(-clip.samples // crop))]
-
-
-def spread(entries: list, limit: int) -> list:
-    """At most `limit` of them, evenly spaced, so that the first speaker is not the only one measured."""
-    if len(entries) <= limit:
-        return entries
-    return [entries[k * len(entries) // limit] for k in range(limit)]
 
 
 def _padded(rows: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -12,6 +12,13 @@ from mlx_voxclone.train.state import BEST, read_best, replaced_directory
 from mlx_voxclone.train.task import Task, derived_metrics, training_only
 
 
+def spread(entries: list, limit: int) -> list:
+    """At most `limit` of them, evenly spaced, so that the first speaker is not the only one measured."""
+    if len(entries) <= limit:
+        return entries
+    return [entries[k * len(entries) // limit] for k in range(limit)]
+
+
 def heldout_metrics(task: Task) -> dict[str, float]:
     """`loss` (weighted sum), every term (mean over all held-out targets) and the task's own metrics.
 

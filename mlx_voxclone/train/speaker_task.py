@@ -20,6 +20,7 @@ from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train import listening as listen
 from mlx_voxclone.train.code_noise import disturbed
+from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.lora import lora_parameters
 from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
 from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms, without_adapters
@@ -27,6 +28,7 @@ from mlx_voxclone.train.task import fingerprint_of
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 SILENCE_DB = 40.0  # below the loudest frame of a clip
+MAX_HELDOUT = 64  # clips by which an evaluation measures, however large the corpus
 HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
 HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
 
@@ -89,7 +91,7 @@ class SpeakerTask:
 
     Args:
         model: quantised (or not) and wrapped in LoRA already; its trainable parameters are A and B.
-        train, heldout: utterances; heldout selects the best adapter.
+        train, heldout: utterances; heldout (of many, 64 spread over them) selects the best adapter.
         section: the configuration's `speaker` section.
         prompt: text and a number of voice rows -> the prompt's ids (`SpeechTokenizer.prompt`).
         save: writes the adapter, `(directory, tensors) -> None`.
@@ -119,7 +121,7 @@ class SpeakerTask:
         self.name = name
         self.model, self.section, self.seed, self._kept = model, section, seed, kept
         self._listening, self.metric = listening, "loss" if listening is None else listen.METRIC
-        self._train, self._heldout = list(train), list(heldout)
+        self._train, self._heldout = list(train), spread(list(heldout), MAX_HELDOUT)
         self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
         for kind, utterances in (("training", self._train), ("held-out", self._heldout)):
             if not utterances:
