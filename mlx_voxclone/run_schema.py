@@ -296,7 +296,7 @@ class QuantiseSection(Section):
 
 class SpeakerLosses(Section):
     semantic: NonNegative = 1.0
-    flow: NonNegative = 1.0
+    flow: NonNegative = 10.0
     kept_semantic: NonNegative = 1.0
     kept_flow: NonNegative = 1.0
 
@@ -362,6 +362,7 @@ class SpeakerSection(Section):
 
 class DistillLosses(SpeakerLosses):
     hidden: NonNegative = 1.0
+    flow: NonNegative = 1.0
 
     @model_validator(mode="after")
     def _some(self):

@@ -30,6 +30,7 @@ TINY_RUN = {
         "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.1},
         "max_seconds": 0.8,
         "reference_seconds": [0.4, 0.8],
+        "losses": {"flow": 1.0},
         "train": {"steps": 4, "accumulate": 2, "learning_rate": 2e-2, "warmup_steps": 0, "eval_every": 2,
                   "save_every": 2, "sample_every": 0},
     },

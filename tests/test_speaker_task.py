@@ -21,7 +21,7 @@ from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.trainer import Trainer
 
-SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, train={"batch_size": 2})
+SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, losses={"flow": 1.0}, train={"batch_size": 2})
 SETTINGS = {"learning_rate": 5e-3, "eval_every": 0, "save_every": 0}
 
 
