@@ -25,8 +25,8 @@ from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
 
 FIRST, SPEAKERS, CLIPS = 600_000, 48, 16  # number of the first speaker of the language; clips of each
-OWN_CLIPS = 40  # of each scored speaker
-STEPS, OWN_STEPS = 800, 120
+OWN_CLIPS = 80  # of each scored speaker
+STEPS, OWN_STEPS = 800, 240
 SPELT = str.maketrans("aeioumnlrwbdgptkfsxvz", "eiouanlrwmdgptkbsxvzf")
 
 
@@ -118,7 +118,7 @@ class SecondLanguage:
             write_recordings(recordings, HELDOUT + number, 1, OWN_CLIPS, self.adapting.seed + 1)
             more = {"task": "speaker", "speaker.start": language, "data.speaker": case.speaker.name}
             own += self.heard(
-                self.trained(f"speaker-{number}", "voxtral_speaker.yaml", recordings, OWN_STEPS, 3e-4, **more),
+                self.trained(f"speaker-{number}", "voxtral_speaker.yaml", recordings, OWN_STEPS, 1e-3, **more),
                 True,
                 [case],
             )
