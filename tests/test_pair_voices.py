@@ -28,7 +28,7 @@ def arguments(model, output, *more) -> list[str]:
 
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
-    """Ann: three clips of 1.5 s, in French; Ben: one of 12 s; Cid: silence; Dot: too short. As a manifest."""
+    """Ann: three clips of 1.5 s, in French; Ben: two of 12 s; Cid: silence; Dot: too short. As a manifest."""
     home, lines = tmp_path_factory.mktemp("people"), []
 
     def add(name, samples, **more):
@@ -38,11 +38,9 @@ def people(tmp_path_factory):
     for k in range(3):
         wave = synthesise("papa mino tara koni lesu vima.", SyntheticSpeaker.sample(1), k)
         add(f"ann{k}", np.resize(wave, round(1.5 * SAMPLE_RATE)), language="fr")
-    add(
-        "ben",
-        np.resize(synthesise("tara koni lesu vima.", SyntheticSpeaker.sample(2)), 12 * SAMPLE_RATE),
-        language="fr",
-    )
+    wave = synthesise("tara koni lesu vima.", SyntheticSpeaker.sample(2))
+    for k in range(2):
+        add(f"ben{k}", np.resize(wave, 12 * SAMPLE_RATE))
     add("cid", np.zeros(2 * SAMPLE_RATE))
     add("dot", synthesise("pa.", SyntheticSpeaker.sample(3))[: SAMPLE_RATE // 2])
     (home / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")

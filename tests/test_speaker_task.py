@@ -365,9 +365,15 @@ def test_codes_that_are_heard_are_wrong_as_often_as_asked_and_never_those_to_be_
     assert after[~end].min() >= 2
     assert after[:, 0].max() < 130
     assert after[:, 1:].max() < 23
-    # Each epoch has mistakes of its own, and what is measured on has none.
+    every = make(train=long, max_seconds=20.0, code_noise=CodeNoiseSection(semantic=1.0, acoustic=1.0)).item(3, 0)
+    np.testing.assert_array_equal(before[end], every["codes"][end])
+    # One kind alone; other mistakes in each epoch; none where it is measured.
     task = make(train=long, max_seconds=20.0, code_noise=CodeNoiseSection(semantic=0.2))
-    assert not np.array_equal(task.item(3, 0)["codes"], noisy["codes"])
+    alone = task.item(3, 0)["codes"]
+    np.testing.assert_array_equal(alone[:, 1:], before[:, 1:])
+    assert (alone[:, 0] != before[:, 0]).any()
+    wrong = [task.item(epoch, 0)["codes"][-200:, 0] != long[0].codes[0] + 2 for epoch in (3, 4)]
+    assert (wrong[0] != wrong[1]).any()
     measured = next(iter(task.heldout_batches()))["codes"]
     np.testing.assert_array_equal(measured, next(iter(make(train=long).heldout_batches()))["codes"])
 
