@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from mlx_voxclone.train.state import list_checkpoints
 from mlx_voxclone.train.trainer import Trainer
 
 pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 HERE = Path(__file__).parent
 PATIENCE = 90  # seconds until a test gives up on a process
 
@@ -212,6 +212,7 @@ def test_a_killed_rank_ends_the_run_and_leaves_a_checkpoint(endless, tmp_path):
     continue_alone(run_dir, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_after_the_wait(endless):
     run_dir, processes = endless
     processes[1].send_signal(signal.SIGSTOP)
@@ -223,7 +224,7 @@ def test_a_rank_that_hangs_ends_the_run_after_the_wait(endless):
     assert err.endswith(f"continue with --resume {run_dir}")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_ctrl_c_on_any_rank_stops_all_after_the_same_step(endless, tmp_path, rank):
     run_dir, processes = endless
     processes[rank].send_signal(signal.SIGINT)
@@ -239,8 +240,6 @@ def test_ctrl_c_on_any_rank_stops_all_after_the_same_step(endless, tmp_path, ran
 
 # ---- the command ----------------------------------------------------------------------------------------------------
 
-TRAIN = ["-m", "mlx_voxclone.cli", "train"]
-
 
 def command(config, *rest) -> list:
     return [HERE.parent / "scripts" / "train.py", "--config", config, *rest]
@@ -248,8 +247,8 @@ def command(config, *rest) -> list:
 
 def test_ranks_with_different_configurations_end_in_one_line(start, config_file, encoder_file, tmp_path):
     output = tmp_path / "run"
-    config = config_file("speaker", output=str(output), speaker={"encoder": str(encoder_file), "train": {"steps": 4}})
-    common = ["--set", "speaker.train.accumulate=2"]
+    config = config_file("speaker", output=str(output), speaker={"encoder": str(encoder_file)})
+    common = ["--max-steps", "4", "--set", "speaker.train.accumulate=2"]
     told = ended(start(command(config, *common), command(config, *common, "--lr", "0.5")))
     line = "error: rank 1 has another configuration than rank 0 (speaker.train.learning_rate: "
     for code, out, err in told:
@@ -282,18 +281,18 @@ def test_the_command_on_two_ranks_and_on_one(task, start, config_file, encoder_f
         assert len(one) == 4
         for mine, other in zip(two, one, strict=True):
             assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4 if stage == "speaker" else 1e-5)
-    for name in ("one", "two"):
-        shutil.rmtree(tmp_path / name / "report" / "spectrograms", ignore_errors=True)
     files = [
         {str(p.relative_to(tmp_path / n)) for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("one", "two")
     ]
     assert files[0] == files[1]
 
 
-def test_trials_are_refused_on_several_ranks(start, config_file, tmp_path):
-    config = config_file("encoder", output=str(tmp_path / "run"))
-    for code, _, err in ended(start(*[command(config, "--smoke-test")] * 2)):
-        assert (code, err) == (2, "error: --smoke-test is for one process: start it without mlx.launch")
+@pytest.mark.parametrize("option", ["--smoke-test", "--sweep-lr"])
+def test_trials_are_refused_on_several_ranks(monkeypatch, config_file, refused, option):
+    ranks = distributed.Ranks()
+    ranks.size = 2
+    monkeypatch.setattr(distributed, "join", lambda: ranks)
+    refused(["train", "--config", config_file("encoder"), option], f"{option} is for one process")
 
 
 # ---- without other processes ----------------------------------------------------------------------------------------
