@@ -204,7 +204,8 @@ def test_a_killed_rank_ends_the_run_and_leaves_a_checkpoint(endless, tmp_path):
     (code, _, err), _ = ended(processes)
     assert code == 2
     assert time.monotonic() - began < 20
-    newest = list_checkpoints(run_dir)[-1][1]
+    step, newest = list_checkpoints(run_dir)[-1]
+    assert step == steps(run_dir)[-1]["step"]  # not one is lost
     assert err == (
         "error: rank 0 of 2: another rank has ended or cannot be reached (if it said why, see its last line); the last"
         f" checkpoint is {newest}; continue with --resume {run_dir}"
@@ -224,17 +225,28 @@ def test_a_rank_that_hangs_ends_the_run_after_the_wait(endless):
     assert err.endswith(f"continue with --resume {run_dir}")
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_ctrl_c_on_any_rank_stops_all_after_the_same_step(endless, tmp_path, rank):
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("rank", "number"),
+    [
+        (1, signal.SIGINT),
+        pytest.param(0, signal.SIGINT, marks=SLOW),
+        pytest.param(1, signal.SIGTERM, marks=SLOW),
+        pytest.param(0, signal.SIGHUP, marks=SLOW),
+    ],
+)
+def test_ctrl_c_on_any_rank_stops_all_after_the_same_step(endless, tmp_path, rank, number):
     run_dir, processes = endless
-    processes[rank].send_signal(signal.SIGINT)
+    processes[rank].send_signal(number)
     (code, _, err), (other_code, _, other_err) = ended(processes)
     assert (code, other_code) == (130, 130)
     step = list_checkpoints(run_dir)[-1][0]
     assert f"interrupted after step {step} of 5000; continue with --resume {run_dir}" in err
     assert other_err == "interrupted"
     assert step == steps(run_dir)[-1]["step"]
-    if rank:
+    if number == signal.SIGINT:
         continue_alone(run_dir, tmp_path)
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Ranks:
         self.rank, self.size = (0, 1) if group is None else (group.rank(), group.size())
         self.stopping = False  # Ctrl-C reached some rank: all know of it, after the same step
         self.last_words: Callable[[], str] = lambda: ""  # what to add when this process gives up waiting
-        self._asked = self._interruptible = False
+        self._asked = self._interruptible = self._together = self._ending = False
 
     @property
     def first(self) -> bool:
@@ -132,6 +132,7 @@ class Ranks:
             finally:
                 self._interruptible = False
         answer = json.loads(self._told(json.dumps(answer, default=float)))
+        self.stopping = self.stopping or "stopped" in answer
         if raised is not None:
             raise raised
         if "stopped" in answer:
@@ -170,8 +171,8 @@ class Ranks:
 
     @contextmanager
     def stopping_together(self) -> Iterator[None]:
-        """Ctrl-C (and SIGTERM, a launcher's) is noted, so that all ranks stop after the same step; a second one, and
-        any while rank 0 works alone, is raised at once."""
+        """Ctrl-C is noted, so that all ranks stop after the same step; a second one, and any while rank 0 works alone,
+        is raised at once."""
         if not self.several or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -181,13 +182,44 @@ class Ranks:
                 raise KeyboardInterrupt
             self._asked = True
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = signal.signal(signal.SIGINT, note)
+        self._together = True
         try:
             yield
+        except BaseException:
+            self._ending = True
+            raise
         finally:
-            self._asked = self.stopping = False
-            for number, handler in previous.items():
-                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            self._asked = self.stopping = self._together = False
+            signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
+
+    def at_the_end(self, function: Callable[[], None]) -> None:
+        """Calls `function` on rank 0 when a run is interrupted. The others wait for it if they know: a launcher ends
+        all as soon as one has ended."""
+        if not self.stopping:
+            if self.first:
+                function()
+            return
+        self._asked = False
+        with suppress(RankLostError):
+            self.from_first(function)
+
+    def listen(self) -> None:
+        """Takes what launchers send when a rank or a terminal is gone: a training stops as it does on Ctrl-C, anything
+        else ends in a line, and what is about to end is left alone."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, self._told_to_end)
+
+    def _told_to_end(self, number: int, _: object) -> None:
+        if self._together:
+            self._asked = True
+        elif not self._ending:
+            self._ending = True
+            name = signal.Signals(number).name
+            raise RankLostError(
+                f"rank {self.rank} of {self.size}: ended by {name}, which launchers send when another rank has ended"
+            )
 
     def _give_up(self) -> None:
         """The main thread waits within a collective: nothing but the end of the process frees it."""
@@ -226,6 +258,7 @@ def join() -> Ranks:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"the other ranks cannot be reached with MLX's backend {backend}: {reason}") from error
+    _current.listen()
     return _current
 
 

@@ -8,6 +8,7 @@ that continues bit-identically; evaluation and samples have random numbers of th
 
 import math
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -115,18 +116,18 @@ class Trainer:
         mx.reset_peak_memory()
         try:
             with self.ranks.stopping_together():
-                self._announce()
-                self._loop()
-                return self._finish()
-        except KeyboardInterrupt:
-            if self.ranks.first:
-                self._save_after_interrupt()
-            raise
-        except RankLostError as error:
-            if self.ranks.first and self._saved != self.state.step:
-                self._save()
-            words = self._last_words()
-            raise RankLostError(f"{error}; {words}" if words else str(error)) from error
+                try:
+                    self._announce()
+                    self._loop()
+                    return self._finish()
+                except KeyboardInterrupt:
+                    self.ranks.at_the_end(self._save_after_interrupt)
+                    raise
+                except RankLostError as error:
+                    if self.ranks.first and self._saved != self.state.step:
+                        self._save()
+                    words = self._last_words()
+                    raise RankLostError(f"{error}; {words}" if words else str(error)) from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -302,7 +303,8 @@ class Trainer:
     def _save_after_interrupt(self) -> None:
         """Saves the last complete step, unless it is saved already, and says how to continue."""
         if self._saved != self.state.step:
-            self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
+            with suppress(OSError):  # the terminal may be gone
+                self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
             self._save()
         hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
         self.progress.say(f"interrupted after step {self.state.step} of {self.total}{hint}")
