@@ -41,7 +41,7 @@ def start(tmp_path):
     """`start(arguments of rank 0, arguments of rank 1, ...)`: a process each, as `mlx.launch` starts them."""
     started = []
 
-    def start(*ranks: list, **environment) -> list[subprocess.Popen]:
+    def start(*ranks: list, places=(), **environment) -> list[subprocess.Popen]:
         hostfile = tmp_path / "hosts.json"
         hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(len(ranks))]))
         path = os.pathsep.join([str(HERE.parent), str(HERE)])
@@ -51,6 +51,7 @@ def start(tmp_path):
                 subprocess.Popen(
                     [sys.executable, *map(str, arguments)],
                     env=os.environ | own | environment,
+                    cwd=places[rank] if places else None,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -123,7 +124,7 @@ def check_like_alone(run_dir, single) -> None:
 
 
 OPTIONS = dict(steps=12, accumulate=4, eval_every=4, save_every=4, sample_every=6, keep=9)
-TOY = dict(n_items=19, dropout=0.3)  # the last group of an epoch has 3 items: 2 micro-batches
+TOY = dict(n_items=17, dropout=0.3)  # the last group of an epoch has one item, which leaves rank 1 without any
 BAD = [5]
 
 
@@ -271,6 +272,20 @@ def test_ranks_with_different_configurations_end_in_one_line(start, config_file,
 
 
 @pytest.mark.slow
+def test_a_run_directory_that_one_rank_does_not_see_is_refused(start, config_file, tmp_path):
+    config = config_file("encoder", output="run")
+    places = [tmp_path / "here", tmp_path / "there"]
+    for place in places:
+        place.mkdir()
+    arguments = command(config, "--set", "encoder.train.accumulate=2")
+    for code, _, err in ended(start(arguments, arguments, places=places)):
+        assert code == 2
+        assert err.startswith("error: rank 1 does not see the run directory ")
+        assert err.count("\n") == 0
+    assert not any(list(place.iterdir()) for place in places)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["encoder", "speaker", "clone"])
 def test_the_command_on_two_ranks_and_on_one(task, start, config_file, encoder_file, tmp_path):
     from commands import TINY_RUN
@@ -292,7 +307,7 @@ def test_the_command_on_two_ranks_and_on_one(task, start, config_file, encoder_f
         one, two = (steps(tmp_path / name / stage) for name in ("one", "two"))
         assert len(one) == 4
         for mine, other in zip(two, one, strict=True):
-            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4 if stage == "speaker" else 1e-5)
+            assert mine["loss"] == pytest.approx(other["loss"], rel=1e-5)
     files = [
         {str(p.relative_to(tmp_path / n)) for p in (tmp_path / n).rglob("*") if p.is_file()} for n in ("one", "two")
     ]

@@ -77,7 +77,7 @@ def run(
         facts = stages.flat(config.model_dump(mode="json", exclude={"device"}))
         ranks.check_alike("configuration", {**facts, "code": code_digest(), "--resume": resume})
         for stage in stages.trained(config):
-            check_share(getattr(config, stage).train.accumulate, ranks)
+            check_share(getattr(config, stage).train.accumulate, ranks, f"{stage}.train.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:

@@ -25,7 +25,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
-from mlx_voxclone.train.distributed import check_share, current
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
@@ -78,7 +78,6 @@ def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, quiet: 
         CheckpointError: what is there was trained on other data, codes or weights than the task's.
     """
     ranks = current()
-    check_share(settings.accumulate, ranks)
     plan = ranks.from_first(lambda: _plan(task, settings, directory))
     if plan["done"] is not None:
         return TrainResult(**plan["done"])
