@@ -318,8 +318,8 @@ def check_share(accumulate: int, ranks: Ranks, section: str = "") -> None:
     """Raises ConfigError if the micro-batches of a step cannot be dealt out evenly."""
     if accumulate % ranks.size:
         raise ConfigError(
-            f"{section}accumulate {accumulate} cannot be shared by {ranks.size} ranks: set it to a multiple of {ranks.size} "
-            "(a step has batch_size * accumulate items; lower batch_size to keep it as it is)"
+            f"{section}accumulate {accumulate} cannot be shared by {ranks.size} ranks: set it to a multiple of "
+            f"{ranks.size} (a step has batch_size * accumulate items; lower batch_size to keep it as it is)"
         )
 
 
