@@ -17,5 +17,9 @@ class TrainingError(VoxcloneError):
     """A training that cannot go on: its losses or gradients are not finite."""
 
 
+class RankLostError(TrainingError):
+    """Another process of the same training is gone."""
+
+
 class CheckpointError(VoxcloneError):
     """A checkpoint, adapter, voice or run directory that cannot be read or written."""

@@ -55,6 +55,13 @@ def main(argv: list[str]) -> int:
     add_quiet(parser)
     options = parser.parse_args(argv)
     set_quiet(options.quiet)
+    from mlx_voxclone.train.distributed import join
+
+    ranks = join()
+    if ranks.several and (options.smoke_test or options.sweep_lr is not None):
+        option = "--smoke-test" if options.smoke_test else "--sweep-lr"
+        raise ConfigError(f"{option} is for one process: start it without mlx.launch")
+    set_quiet(options.quiet or not ranks.first)
     config = _config(parser, options)
     set_device(config.device)
     if options.smoke_test:
@@ -72,7 +79,8 @@ def main(argv: list[str]) -> int:
         return 0
     resume = Path(options.resume) if options.resume else None
     summary = run(config, resume=resume, quiet=options.quiet, say=message)
-    _print(summary)
+    if ranks.first:
+        _print(summary)
     return 0
 
 

@@ -22,6 +22,7 @@ from mlx_voxclone.train.distill_data import (
     refuse_without_frames,
 )
 from mlx_voxclone.train.distill_task import DistillTask, matched_layers
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import TEACHER
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
@@ -85,7 +86,7 @@ def train_distill(
         identity=identity,
     )
     with progress_bar(quiet=quiet, total=sum(counts.values()), unit="item", desc="teacher") as bar:
-        task.teach(bar.update)
+        current().in_turn(lambda: task.teach(bar.update))
     mx.clear_cache()
     return run_trainer(task, train_settings(section.train, config, compute), directory, quiet=quiet)
 

@@ -1,15 +1,17 @@
 """The float32 masters of what trains, and the gradient of one group of micro-batches with respect to them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import mlx.core as mx
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.distributed import ALONE, Ranks
 from mlx_voxclone.train.loader import Group, to_device
-from mlx_voxclone.train.state import separate_rng
+from mlx_voxclone.train.state import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.task import Task, weights_at
 
 
@@ -67,25 +69,18 @@ class Masters:
 
 
 def group_gradients(
-    task: Task, masters: Masters, group: Group, step: int
+    task: Task, masters: Masters, group: Group, step: int, ranks: Ranks = ALONE
 ) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
     """Gradient of the group's objective (see `task.py`; float32), loss sums per term, and the items whose loss is not
     finite: if there are any, the rest of the group is not looked at and the gradient is of no use.
 
     The gradients of the micro-batches add up to that of the average, as the targets of the whole group are known.
-    `step`: complete steps before this one, for weights that change.
+    `step`: complete steps before this one, for weights that change. Of several `ranks` each computes every so many-th
+    micro-batch, and all return the same.
     """
-    weights = {term: weight for term, weight in weights_at(task, step).items() if weight and group.targets[term]}
-    scale = {term: weight / group.targets[term] for term, weight in weights.items()}
-
-    def objective(parameters, batch):
-        masters.compute_with(parameters)
-        sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
-        if sums.keys() != task.weights.keys():
-            raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
-        return sum((factor * sums[term] for term, factor in scale.items()), start=mx.array(0.0)), sums
-
-    value_and_grad = mx.value_and_grad(objective)
+    value_and_grad = _differentiated(task, masters, group, step)
+    if ranks.several:
+        return _spread_gradients(task, masters, group, value_and_grad, ranks)
     totals, losses = None, dict.fromkeys(task.weights, 0.0)
     task.model.train()
     try:
@@ -101,6 +96,55 @@ def group_gradients(
     finally:
         masters.restore()
     return totals, losses, []
+
+
+def _differentiated(task: Task, masters: Masters, group: Group, step: int) -> Callable:
+    """Of (parameters, batch): ((objective, loss sums), gradients)."""
+    weights = {term: weight for term, weight in weights_at(task, step).items() if weight and group.targets[term]}
+    scale = {term: weight / group.targets[term] for term, weight in weights.items()}
+
+    def objective(parameters, batch):
+        masters.compute_with(parameters)
+        sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
+        if sums.keys() != task.weights.keys():
+            raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
+        return sum((factor * sums[term] for term, factor in scale.items()), start=mx.array(0.0)), sums
+
+    return mx.value_and_grad(objective)
+
+
+def _spread_gradients(
+    task: Task, masters: Masters, group: Group, value_and_grad: Callable, ranks: Ranks
+) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+    """`group_gradients` of several ranks.
+
+    What a micro-batch draws (dropout) is what it draws in one process: the batches of other ranks are traced, which
+    takes their random numbers out of the sequence, and not computed.
+    """
+    totals, words = None, []
+    sums = np.zeros((len(group.batches), len(task.weights)), np.float32)
+    task.model.train()
+    try:
+        for k, micro in enumerate(group.batches):
+            (_, found), gradients = value_and_grad(masters.values, to_device(micro.batch))
+            if k % ranks.size == ranks.rank:
+                totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
+                mx.eval(totals, found)
+                sums[k] = [found[term].item() for term in task.weights]
+            del gradients
+            words.append(get_rng())
+    finally:
+        masters.restore()
+    losses = dict.fromkeys(task.weights, 0.0)
+    for row, micro, after in zip(ranks.sum_step(sums).tolist(), group.batches, words, strict=True):
+        for term, value in zip(losses, row, strict=True):
+            losses[term] += value
+        if not all(map(math.isfinite, losses.values())):
+            set_rng(after)  # as if nothing had been drawn after it
+            return {}, losses, micro.items
+    if totals is None:  # the last group of an epoch may be too small for all
+        totals = {name: mx.zeros_like(array) for name, array in masters.values.items()}
+    return ranks.sum_all(totals), losses, []
 
 
 def gradient_norms(gradients: dict[str, mx.array]) -> dict[str, float]:

@@ -67,6 +67,14 @@ def check_unfinished(checkpoint: Checkpoint, run_dir: Path, stop: int, settings:
         )
 
 
+def how_to_go_on(run_dir: Path, hint: bool) -> str:
+    """What is left of a run that was ended from outside, and with `hint` the option that continues it."""
+    checkpoints = list_checkpoints(run_dir)
+    if not checkpoints:
+        return "there is no checkpoint yet"
+    return f"the last checkpoint is {checkpoints[-1][1]}" + (f"; continue with --resume {run_dir}" if hint else "")
+
+
 # What earlier stages of a run put into its directory before a training starts there.
 INPUTS = frozenset({"config.yaml", "data", "codes", "teacher", "prior"})
 

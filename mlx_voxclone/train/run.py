@@ -7,7 +7,7 @@ checkpoint: prepare -> encoder (or a given one) -> codes -> speaker -> bake -> s
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
-from mlx_voxclone.errors import CheckpointError, VoxcloneError
+from mlx_voxclone.errors import CheckpointError, ConfigError, RankLostError, VoxcloneError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, clone, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
+from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
@@ -70,14 +71,36 @@ def run(
         CheckpointError: the run directory is in use, or `resume` is of another configuration.
         VoxcloneError: whatever a stage refuses.
     """
-    began, run_dir = time.perf_counter(), resume or config.run_dir
+    began, run_dir, ranks = time.perf_counter(), resume or config.run_dir, current()
+    if ranks.several:
+        quiet = quiet or not ranks.first
+        facts = stages.flat(config.model_dump(mode="json", exclude={"device"}))
+        ranks.check_alike("configuration", {**facts, "code": code_digest(), "--resume": resume})
+        for stage in stages.trained(config):
+            check_share(getattr(config, stage).train.accumulate, ranks, f"{stage}.train.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
-    with _opened(run_dir, config, resuming=resume is not None):
+    with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
+        if ranks.several:
+            _check_seen(run_dir, ranks)
         summary = _carry_out(config, run_dir, quiet, say)
         summary.seconds = time.perf_counter() - began
-        summary.save(run_dir)
-        say(f"report: {write_report(run_dir)}")
+        if ranks.first:
+            summary.save(run_dir)
+            say(f"report: {write_report(run_dir)}")
     return summary
+
+
+def _check_seen(run_dir: Path, ranks: Ranks) -> None:
+    """Refuse ranks that do not see the directory that rank 0 has opened: they read there what it prepares."""
+    ranks.from_first(lambda: None)
+    file = run_dir / CONFIG_FILE
+    seen = ranks.texts(file.read_text(encoding="utf-8") if file.is_file() else "")
+    blind = [rank for rank, text in enumerate(seen) if text != seen[0]]
+    if blind:
+        raise ConfigError(
+            f"rank {blind[0]} does not see the run directory {run_dir} of rank 0: put output into a directory that all "
+            "machines share under the same path"
+        )
 
 
 def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> RunSummary:
@@ -105,7 +128,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         summary.results[SPEAKER] = adaptation.train_speaker(
             config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
         )
-    if config.task == "clone":
+    if config.task == "clone" and current().first:
         peak = max(peak, mx.get_peak_memory() / 1e9)
         clone.finish(config, data, codes, encoder, run_dir, summary, say)
     results = summary.results.values()
@@ -120,7 +143,8 @@ def prepared_data(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[
         say(f"data: {section.path} is prepared already")
         return PreparedData.load(section.path)
     options = PrepareOptions(**section.model_dump(exclude={"path"}), seed=config.seed)
-    report = prepare(section.path, run_dir / DATA, options, progress=None if quiet else progress_over)
+    progress = None if quiet else progress_over
+    report = current().in_turn(lambda: prepare(section.path, run_dir / DATA, options, progress=progress))
     for line in report.lines():
         say(f"data: {line}")
     return PreparedData.load(run_dir / DATA)
@@ -154,6 +178,8 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
                     place.rmdir()
         elif isinstance(e, KeyboardInterrupt):
             raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
+        elif isinstance(e, RankLostError):
+            raise RankLostError(f"{e}; continue with --resume {run_dir}") from None
         raise
 
 
@@ -187,7 +213,7 @@ def _encoder(
             return None
     directory = _stage_dir(config, run_dir, ENCODER)
     say("encoder: training the codec's encoder")
-    inputs = encoder_inputs(config, Release(config.model), data, run_dir, quiet, say)
+    inputs = current().in_turn(lambda: encoder_inputs(config, Release(config.model), data, run_dir, quiet, say))
     summary.results[ENCODER] = stages.train_encoder(config, data, inputs, directory, quiet)
     mx.clear_cache()
     return stages.best_encoder(directory)
@@ -196,7 +222,8 @@ def _encoder(
 def _codes(config, encoder, data: PreparedData, run_dir: Path, quiet: bool, say) -> dict:
     say(f"codes: encoding {data.hours:.2g} h of speech")
     wrap = (lambda clips, total, what: clips) if quiet else progress_over
-    return stages.clip_codes(Release(config.model), encoder, data, run_dir / CODES / stages.CODES_FILE, wrap)
+    path = run_dir / CODES / stages.CODES_FILE
+    return current().in_turn(lambda: stages.clip_codes(Release(config.model), encoder, data, path, wrap))
 
 
 def disk_usage(directory: Path) -> tuple[int, int]:

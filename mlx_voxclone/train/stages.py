@@ -8,8 +8,9 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -24,6 +25,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
@@ -75,15 +77,24 @@ def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, quiet: 
     Raises:
         CheckpointError: what is there was trained on other data, codes or weights than the task's.
     """
+    ranks = current()
+    plan = ranks.from_first(lambda: _plan(task, settings, directory))
+    if plan["done"] is not None:
+        return TrainResult(**plan["done"])
+    place = {"resume": directory} if plan["begun"] else {"run_dir": directory}
+    return Trainer(task, settings, **place, quiet=quiet, announce_resume=False, ranks=ranks).run()
+
+
+def _plan(task: Task, settings: TrainSettings, directory: Path) -> dict[str, Any]:
+    """What `run_trainer` finds: a complete result, or whether there is something to continue."""
     done, checkpoints = TrainResult.load(directory), list_checkpoints(directory)
     if done is not None and done.complete and done.total_steps == settings.total_steps(task.n_items):
         if checkpoints:
             _refuse_other_task(task, checkpoints[-1][1])
-        return done
+        return {"done": asdict(done)}
     if not checkpoints:
         _clear_unsaved(directory)
-    place = {"resume": directory} if checkpoints else {"run_dir": directory}
-    return Trainer(task, settings, **place, quiet=quiet, announce_resume=False).run()
+    return {"done": None, "begun": bool(checkpoints)}
 
 
 def _refuse_other_task(task: Task, checkpoint: Path) -> None:
@@ -212,7 +223,7 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
 
     lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
     free = ("device", "say", "bake.", "speaker.recompute", *lengths, *(f"{stage}." for stage in open_stages))
-    old, new = _flat(yaml.safe_load(saved) or {}), _flat(config.model_dump(mode="json"))
+    old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 
@@ -220,8 +231,9 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
 _FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped")
 
 
-def _flat(content: Mapping, prefix: str = "") -> dict:
-    flat = {}
+def flat(content: Mapping, prefix: str = "") -> dict:
+    """Nested keys as dotted ones."""
+    found = {}
     for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

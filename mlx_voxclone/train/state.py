@@ -52,6 +52,11 @@ class RunState:
     evaluated: int = -1  # last step evaluated
     sampled: int = -1  # last step with samples
 
+    @classmethod
+    def of(cls, fields: dict) -> "RunState":
+        """The state whose `asdict` went through JSON."""
+        return cls(**fields | {key: tuple(fields[key]) for key in ("position", "rng")})
+
 
 @dataclass
 class Checkpoint:
@@ -93,8 +98,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"checkpoint {path} has format {document['format']}, this version reads {FORMAT}")
         if missing := _IDENTITY - document.keys():
             raise KeyError(*missing)
-        state = RunState(**document["state"])
-        state.position, state.rng = tuple(state.position), tuple(state.rng)
+        state = RunState.of(document["state"])
         tensors = {name: _verified(path / name, facts) for name, facts in document["files"].items()}
         return Checkpoint(path, state, document, tensors["model.safetensors"], tensors["optimizer.safetensors"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

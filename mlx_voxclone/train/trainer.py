@@ -8,20 +8,23 @@ that continues bit-identically; evaluation and samples have random numbers of th
 
 import math
 import time
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError, TrainingError
+from mlx_voxclone.errors import DataError, RankLostError, TrainingError
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
+from mlx_voxclone.train.distributed import ALONE, Mute, Ranks, check_share, facts_of
 from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
 from mlx_voxclone.train.loader import Group, Loader
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
 from mlx_voxclone.train.optimizers import Optimizers
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
-from mlx_voxclone.train.resume import check_same_run, check_unfinished, newest_whole, refuse_used
+from mlx_voxclone.train.resume import check_same_run, check_unfinished, how_to_go_on, newest_whole, refuse_used
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import RunState, uninterrupted
 from mlx_voxclone.train.task import Task, parameter_groups
@@ -40,6 +43,7 @@ class Trainer:
         resume: a run directory (its newest complete checkpoint) or one checkpoint; the run goes on where it is.
         config_text: written as `config.yaml` into a new run directory.
         quiet: no progress, only warnings.
+        ranks: the processes that share the training; only rank 0's `run_dir` and `resume` are read and written.
         announce_resume: on Ctrl-C say how to go on; False for a part of a larger run, which says it.
 
     Raises (all with one line): ConfigError for settings that do not fit the data; CheckpointError for a run directory
@@ -56,8 +60,11 @@ class Trainer:
         config_text: str | None = None,
         quiet: bool = False,
         announce_resume: bool = True,
+        ranks: Ranks = ALONE,
     ):
         self.task, self.settings, self.quiet, self._announce_resume = task, settings, quiet, announce_resume
+        self.ranks = ranks
+        check_share(settings.accumulate, ranks)
         self.total = settings.total_steps(task.n_items)
         self.stop = min(self.total, settings.stop_after or self.total)
         self.warnings: list[str] = []
@@ -71,17 +78,20 @@ class Trainer:
             "schedule": {"kind": "linear warm-up, cosine", "total_steps": self.total},
             "fingerprint": task.fingerprint(),
         }
+        if ranks.several:
+            ranks.check_alike("training", facts_of(self.identity, self.masters.values))
         if resume is not None:
-            self._restore(Path(resume))
+            self._resume(Path(resume))
         elif run_dir is None:
             raise ValueError("Trainer needs a run directory or a checkpoint to resume from")
         else:
             self.run_dir = Path(run_dir)
-            refuse_used(self.run_dir)
+            ranks.from_first(lambda: refuse_used(self.run_dir))
             with states.separate_rng(settings.seed):
                 silent = sorted(self.masters.values.keys() - self.optimizers.late())
                 self.state = RunState(rng=states.get_rng(), silent=silent)
             self._saved = -1
+        self._share()
         self.resumed = resume is not None
         self._config_text = None if self.resumed else config_text
 
@@ -94,20 +104,32 @@ class Trainer:
         Raises TrainingError when `max_skipped` consecutive steps, or all steps, were not finite.
         """
         self._began = time.perf_counter() - self.state.seconds
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        if self._config_text is not None:
-            write_text_atomic(self.run_dir / "config.yaml", self._config_text)
-        self.log = JsonLog(self.run_dir / LOG_NAME)
-        self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
+        if self.ranks.first:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            if self._config_text is not None:
+                write_text_atomic(self.run_dir / "config.yaml", self._config_text)
+            self.log = JsonLog(self.run_dir / LOG_NAME)
+            self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
+        else:
+            self.log = self.progress = Mute()
+        self.ranks.last_words = self._last_words
         mx.reset_peak_memory()
         try:
-            self._announce()
-            self._loop()
-            return self._finish()
-        except KeyboardInterrupt:
-            self._save_after_interrupt()
-            raise
+            with self.ranks.stopping_together():
+                try:
+                    self._announce()
+                    self._loop()
+                    return self._finish()
+                except KeyboardInterrupt:
+                    self.ranks.at_the_end(self._save_after_interrupt)
+                    raise
+                except RankLostError as error:
+                    if self.ranks.first and self._saved != self.state.step:
+                        self._save()
+                    words = self._last_words()
+                    raise RankLostError(f"{error}; {words}" if words else str(error)) from error
         finally:
+            self.ranks.last_words = lambda: ""
             self.task.model.eval()
             self.progress.close()
             self.log.close()
@@ -127,16 +149,21 @@ class Trainer:
                 if sampling and state.sampled != state.step:
                     self._sample()
                 if self._saved != state.step and (ended or (state.step and _due(state.step, settings.save_every))):
-                    self._save()
+                    self._share()  # other processors round differently: from here on all are what is saved
+                    if self.ranks.first:
+                        self._save()
+                    self._saved = state.step
                 if ended:
                     return
                 self._step(loader.next())
+                if self.ranks.stopping:
+                    raise KeyboardInterrupt
 
     def _step(self, group: Group) -> None:
         """One optimiser step, committed whole or, if anything in it is not finite, counted as skipped."""
         began = time.perf_counter()
         rate = self.optimizers.rate(self.state.step, self.total)
-        gradients, sums, culprits = group_gradients(self.task, self.masters, group, self.state.step)
+        gradients, sums, culprits = group_gradients(self.task, self.masters, group, self.state.step, self.ranks)
         norms = {} if culprits else gradient_norms(gradients)
         norm = math.nan if culprits else self.optimizers.norm(norms)
         if not culprits and not all(map(math.isfinite, norms.values())):
@@ -221,8 +248,7 @@ class Trainer:
     def _evaluate(self) -> None:
         """Held-out metrics of the present parameters; `best/` is rewritten if they are better than all before."""
         state, began = self.state, time.perf_counter()
-        with self.masters.inference(self.settings.seed):
-            metrics = evaluation.heldout_metrics(self.task)
+        metrics = self.ranks.from_first(self._measure)
         value = metrics[self.task.metric]
         if not math.isfinite(value) and not state.evaluations:
             raise DataError(
@@ -230,7 +256,7 @@ class Trainer:
             )
         better = math.isfinite(value) and (state.best is None or value < state.best["value"])
         best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
-        if better:
+        if better and self.ranks.first:
             evaluation.write_best(self.task, self.run_dir, self.masters.values, best)
         with uninterrupted():
             if better:
@@ -250,14 +276,21 @@ class Trainer:
         )
         mx.clear_cache()  # evaluation shapes are not training shapes
 
+    def _measure(self) -> dict[str, float]:
+        with self.masters.inference(self.settings.seed):
+            return evaluation.heldout_metrics(self.task)
+
     def _sample(self) -> None:
-        directory = self.run_dir / "samples" / f"step-{self.state.step}"
-        with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
-            self.task.write_samples(building, self.state.step)
+        self.ranks.from_first(self._write_samples)
         self.state.sampled = self.state.step
         mx.clear_cache()
 
-    def _save(self) -> Path:
+    def _write_samples(self) -> None:
+        directory = self.run_dir / "samples" / f"step-{self.state.step}"
+        with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
+            self.task.write_samples(building, self.state.step)
+
+    def _save(self) -> None:
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
         path = states.save_checkpoint(
@@ -266,12 +299,12 @@ class Trainer:
         self._saved = self.state.step
         self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
         states.prune(self.run_dir, self.settings.keep, self.state.step)
-        return path
 
     def _save_after_interrupt(self) -> None:
         """Saves the last complete step, unless it is saved already, and says how to continue."""
         if self._saved != self.state.step:
-            self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
+            with suppress(OSError):  # the terminal may be gone
+                self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
             self._save()
         hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
         self.progress.say(f"interrupted after step {self.state.step} of {self.total}{hint}")
@@ -288,12 +321,42 @@ class Trainer:
         mx.eval(self.masters.values)
         self.state, self._saved = checkpoint.state, checkpoint.state.step
 
+    # ---- several ranks ----------------------------------------------------------------------------------------------
+
+    def _resume(self, path: Path) -> None:
+        """Rank 0 reads the checkpoint; the others are told its state here and its tensors by `_share`."""
+
+        def restore() -> dict:
+            self._restore(path)
+            return asdict(self.state)
+
+        told = self.ranks.from_first(restore)
+        if not self.ranks.first:
+            self.run_dir, self.state = path, RunState.of(told)
+            self._saved = self.state.step
+
+    def _share(self) -> None:
+        """Every rank takes over what rank 0 trains, unless it has just that."""
+        if not self.ranks.several:
+            return
+        self.masters.replace(self.ranks.share(self.masters.values))
+        self.optimizers.restore(self.ranks.share(self.optimizers.slots()))
+        mx.eval(self.masters.values)
+
+    def _last_words(self) -> str:
+        """For a run that another rank has ended."""
+        return how_to_go_on(self.run_dir, self._announce_resume) if self.ranks.first else ""
+
     # ---- small things -----------------------------------------------------------------------------------------------
 
     def _finish(self) -> TrainResult:
         state = self.state
         if state.first is None:
             raise TrainingError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
+        return TrainResult(**self.ranks.from_first(lambda: asdict(self._end())))
+
+    def _end(self) -> TrainResult:
+        state = self.state
         best = states.read_best(self.run_dir) or state.best
         result = TrainResult.of(
             state,
@@ -313,7 +376,8 @@ class Trainer:
         return result
 
     def _announce(self) -> None:
-        (self.run_dir / RESULT_NAME).unlink(missing_ok=True)
+        if self.ranks.first:
+            (self.run_dir / RESULT_NAME).unlink(missing_ok=True)
         for line in self.warnings:
             self.progress.say(f"warning: {line}")
         if self.resumed:
