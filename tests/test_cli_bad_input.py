@@ -86,6 +86,7 @@ def test_recordings_that_cannot_be_used(refused, config_file, tmp_path, command,
     refused(argv, str(folder), RECORDINGS[kind])
 
 
+@pytest.mark.slow
 def test_a_corrected_command_is_the_same_command(refused, config_file, corpus, tmp_path, capsys):
     """A start that failed leaves no run directory in the way of the next one."""
     folder = tmp_path / "recordings"

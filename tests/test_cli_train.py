@@ -172,6 +172,7 @@ def test_the_baked_checkpoint_serves_every_command(uninterrupted, voice_file, tm
     assert voxclone(["decode", str(tmp_path / "x.safetensors"), *model, "--output", str(tmp_path / "o.wav")]) == 0
 
 
+@pytest.mark.slow
 def test_prepared_data_is_used_as_it_is(config_file, corpus, tmp_path):
     assert voxclone(["prepare", str(corpus), "--output", str(tmp_path / "prepared"), "--min-seconds", "0.5"]) == 0
     settings = ["--set", f"data.path={tmp_path / 'prepared'}", "--set", f"output={tmp_path / 'run'}"]
@@ -223,6 +224,7 @@ def test_a_few_steps_of_the_shipped_configuration(miniature, corpus, tmp_path):
     assert read_log(tmp_path / "run" / "log.jsonl")[0]["settings"]["warmup_steps"] == 0
 
 
+@pytest.mark.slow
 def test_quiet_and_output_default(config_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train("--config", config_file("encoder"), "--max-steps", "1", "--quiet") == 0

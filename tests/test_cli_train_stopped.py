@@ -54,6 +54,7 @@ def leftovers(run) -> list[str]:
     return [str(path) for path in run.rglob("*") if path.name.startswith(".") or path.name.endswith(".partial")]
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(encoder_run, tmp_path, monkeypatch, capsys):
     config, expected = encoder_run
     run, calls = tmp_path / "run", []

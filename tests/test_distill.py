@@ -280,6 +280,7 @@ def test_divergence_is_kullback_and_leiblers():
     assert np.allclose(np.array(divergence(a, b)), want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_makes_adapters_and_goes_on_where_it_was(whole, encoder_file, tmp_path, monkeypatch, capsys):
     from commands import TINY_RUN
 

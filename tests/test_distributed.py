@@ -229,6 +229,7 @@ def test_a_rank_that_hangs_ends_the_run_after_the_wait(endless):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "number"),
     [
@@ -258,6 +259,7 @@ def command(config, *rest) -> list:
     return [HERE.parent / "scripts" / "train.py", "--config", config, *rest]
 
 
+@pytest.mark.slow
 def test_ranks_with_different_configurations_end_in_one_line(start, config_file, encoder_file, tmp_path):
     output = tmp_path / "run"
     config = config_file("speaker", output=str(output), speaker={"encoder": str(encoder_file)})

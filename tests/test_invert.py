@@ -67,6 +67,7 @@ def narrow():
 # ---- found ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31), noise=st.sampled_from([0.0, 1.0, 8.0]), frames=st.integers(1, 12))
 def test_every_code_of_a_wide_correlated_table(wide, seed, noise, frames):

@@ -71,6 +71,7 @@ def test_who_has_no_other_clip_gets_the_voice_of_someone_else(data):
     assert len(adaptation.usable(data.train, data, anyone=True)) == len(data.train)
 
 
+@pytest.mark.slow
 def test_a_language_is_learnt_and_a_speaker_on_top_of_it(
     miniature, encoder_file, strangers, corpus, tmp_path, monkeypatch
 ):

@@ -109,6 +109,7 @@ def test_a_broken_limit_is_worse_than_any_voice(made):
     assert free.choice({"similarity": 0.9, "cer": 1.0, "kept_semantic": math.inf})[METRIC] == pytest.approx(0.1)
 
 
+@pytest.mark.slow
 def test_the_best_is_chosen_by_it_and_its_speech_is_written(made, miniature, tmp_path):
     _, listening = made()
     model = full_model(miniature)

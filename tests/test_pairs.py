@@ -234,6 +234,7 @@ def test_audio_beyond_full_scale_is_kept_as_floats(miniature, tmp_path):
     assert all(np.abs(soundfile.read(tmp_path / "out" / wav)[0]).max() > 1 for wav in wavs)
 
 
+@pytest.mark.slow
 def test_augmentation_is_of_the_audio_only(made, miniature, tmp_path):
     output = tmp_path / "out"
     assert voxclone(arguments(miniature, output, "--augment")) == 0

@@ -360,6 +360,7 @@ def test_each_gate_catches_its_fault(corpus):
 # ---- a whole training, of six steps ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_leaves_what_the_benchmark_needs(trained, corpus):
     home, result = trained
     assert json.loads((home / "gates.json").read_text())["figures"] == result["figures"]
@@ -387,6 +388,7 @@ def test_training_depends_on_the_seed_alone(trained, corpus):
         assert (home / name).read_bytes() == (home.parent / "two" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     make_micro(tmp_path / "untrained", "tiny", 0)
     training = CodecTraining(corpus, SMALL, CONFIG, seed=2)

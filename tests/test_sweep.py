@@ -41,6 +41,7 @@ def config_path(config_file, encoder_file):
     return config_file("speaker", speaker={**TINY_RUN["speaker"], "encoder": str(encoder_file)})
 
 
+@pytest.mark.slow
 def test_it_trains_with_each_rate_and_makes_codes_once(config_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
     encoded = []

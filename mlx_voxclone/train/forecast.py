@@ -39,7 +39,7 @@ LETTERS_PER_SECOND = 15  # of speech, spaces among them
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
 _TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
 PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)
-_STEPS = 3  # per size; the first one also allocates
+_STEPS = 2  # per size; the first one also allocates
 
 
 @dataclass(frozen=True)
