@@ -26,7 +26,7 @@ from benchmarks.speaking.utterances import HELDOUT, UNLIKE, Reading, readings
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
-from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
@@ -114,6 +114,7 @@ class Adapting:
         per_voice: pairs of each of the model's own voices.
         encoder: hears references and clips; None: the withheld one.
         unlike: speakers breathier than any that the model learned from.
+        skip: speakers to leave out, the first ones, such as those that a setting was chosen by.
     """
 
     def __init__(
@@ -127,10 +128,11 @@ class Adapting:
         *,
         encoder: Path | None = None,
         unlike: bool = False,
+        skip: int = 0,
     ):
         self.directory, self.home, self.ears, self.seed = model, home, ears, seed
-        self.encoder = encoder or model / ENCODER_FILE
-        self.first = UNLIKE if unlike else HELDOUT
+        self.encoder, self.own_encoder = encoder or model / ENCODER_FILE, encoder is None
+        self.first = (UNLIKE if unlike else HELDOUT) + skip
         self.release = Release(model)
         self.prompt = SpeechTokenizer(self.release.tokenizer_path).prompt
         self.cases = heldout_cases(speakers, TEXTS, first=self.first)
@@ -242,7 +244,8 @@ class Adapting:
         """
         codec, heard, drifts, began = self.codec(self.encoder), [], [], time.perf_counter()
         for number, case in enumerate(self.cases):
-            place = self.home / f"{setting.name.replace(' ', '-').replace(',', '')}-{number}"
+            whose = f"{self.first + number}{'' if self.own_encoder else '-' + file_sha256(self.encoder)[:8]}"
+            place = self.home / f"{setting.name.replace(' ', '-').replace(',', '')}-{whose}"
             adapters = self.adapt(codec, number, setting, place)
             heard += self.score([case], adapters)
             drifts.append(self.drift(adapters))
@@ -299,9 +302,10 @@ def main(argv: list[str]) -> None:
     parser = parser_of("adapt", __doc__, speakers=4)
     parser.add_argument("--encoder", type=Path, help="in place of the withheld one")
     parser.add_argument("--unlike", action="store_true", help="speakers breathier than any that the model learned from")
+    parser.add_argument("--skip", type=int, default=0, help="speakers to leave out, the first ones")
     parser.add_argument("--ablate", action="store_true", help="ranks, steps, clips, with and without preservation")
     args = parser.parse_args(argv)
-    adapting, rows = opened(args, encoder=args.encoder, unlike=args.unlike)
+    adapting, rows = opened(args, encoder=args.encoder, unlike=args.unlike, skip=args.skip)
     say = lambda line: print(line, flush=True)  # noqa: E731
     before = adapting.score(adapting.cases)
     rows["zero-shot"] = summary(before)
