@@ -110,6 +110,7 @@ def test_the_states_are_what_the_logits_are_computed_from(teacher):
         np.testing.assert_array_equal(np.array(ours), np.array(other))
 
 
+@pytest.mark.slow
 def test_greedy_decoding_gives_the_states_of_what_it_hears(teacher):
     heard = teacher.states(WAVE)
     np.testing.assert_array_equal(teacher.states(WAVE, SENTENCE, LANGUAGE), heard)
@@ -124,6 +125,7 @@ def test_the_audio_matters(teacher):
     assert np.abs(teacher.states(louder, SENTENCE, "de") - teacher.states(WAVE, SENTENCE, "de")).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_the_same_again(teacher, whisper):
     states = teacher.states(WAVE, SENTENCE)
     teacher.states(WAVE[:9000], "Between")

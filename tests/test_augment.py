@@ -109,6 +109,7 @@ def test_silence_and_single_samples():
 # ---- phases ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dispersion_keeps_what_is_heard(speech):
     """Spectra of 20 ms pieces keep their magnitudes, but for what moves across their ends; the waveform does not."""
     from scipy.signal import stft

@@ -81,6 +81,7 @@ def uninterrupted(clone_config, tmp_path_factory):
 # ---- the tasks -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys):
     place = tmp_path / "run"
     settings = ["--set", f"output={place}", "--set", "encoder.train.sample_every=4"]
@@ -117,6 +118,7 @@ def test_task_encoder(with_report, config_file, uninterrupted, tmp_path, capsys)
     assert (saved["task"], saved["output"], saved["encoder"]["train"]["steps"]) == ("encoder", str(place), 4)
 
 
+@pytest.mark.slow
 def test_task_speaker_with_the_models_own_encoder(config_file, whole, tmp_path, capsys):
     place = tmp_path / "run"
     settings = ["--set", f"output={place}", "--set", "speaker.train.sample_every=4", "--quiet"]

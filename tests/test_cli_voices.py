@@ -177,6 +177,7 @@ def test_bad_input_of_add_and_remove(refused, miniature, tmp_path):
 # ---- invert --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["name", "pt", "safetensors"])
 def test_invert_gives_codes_that_make_the_voice_and_decode(voices, small, tmp_path, source):
     rows = Release(small).voice("casual_female")

@@ -128,6 +128,7 @@ TOY = dict(n_items=17, dropout=0.3)  # the last group of an epoch has one item, 
 BAD = [5]
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_process_trains(tmp_path, start):
     """Losses, metrics, weights; after a skipped step; resumed; and only rank 0 writes."""
     runs, other = tmp_path / "runs", tmp_path / "other"

@@ -102,6 +102,7 @@ def test_an_item_does_not_see_its_neighbours(task):
         assert value == pytest.approx(sum(float(one[term]) for one in alone), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_micro_batches_equal_one_batch(miniature, tmp_path):
     """Items of unequal length, so that a plain mean over micro-batches would be wrong."""
     results = []

@@ -337,6 +337,7 @@ def test_training_on_true_codes_finds_them(miniature, pairs, tmp_path):
     assert result.last_loss < 0.5 * result.first_loss
 
 
+@pytest.mark.slow
 def test_nothing_but_what_trains_moves(full, tmp_path):
     before = {k: np.array(v) for k, v in tree_flatten(full.model.parameters())}
     trained(full, tmp_path / "run", steps=4)

@@ -117,6 +117,7 @@ def test_float32_rows_are_taken_too(wide):
     assert found.residuals.max() < 0.01
 
 
+@pytest.mark.slow
 def test_the_small_miniature_gives_back_its_voices(tmp_path):
     release = Release(make_micro(tmp_path / "small", preset="small"))
     sizes = release.config.codec.code_sizes
