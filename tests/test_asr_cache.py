@@ -113,6 +113,7 @@ def test_a_clip_is_heard_when_it_is_new_or_has_changed(cache):
         assert counts(cache.fill([CLIPS[0]])) == (int(what != "id"), int(what == "id"), 0, []), what
 
 
+@pytest.mark.slow
 def test_another_teachers_states_are_neither_used_nor_touched(cache, whisper, tmp_path):
     before = {path: path.read_bytes() for path in files(cache)}
     others = [

@@ -108,6 +108,7 @@ def test_an_encoder_given_apart_serves_a_reference_clip(say, miniature, encoder_
     assert not np.array_equal(voice, say("--voice", "casual_male", model=miniature))
 
 
+@pytest.mark.slow
 def test_adapters_change_the_speech(say, adapters):
     changed = say("--voice", "casual_male", "--adapters", adapters)
     assert not np.array_equal(changed, say("--voice", "casual_male"))
@@ -221,6 +222,7 @@ def test_a_reference_of_hours_is_refused_by_its_header(refused, whole, speech, t
     refused([*argv, "--output", tmp_path / "o.wav"], "take 1 to 60 s")
 
 
+@pytest.mark.slow
 def test_references_of_exactly_1_and_60_seconds_serve(whole, speech):
     speaker = Speaker.load(whole)
     assert speaker.voice_rows(reference=speech[:24_000]).shape[0] == 14  # ceil(12.5) frames and END

@@ -240,6 +240,7 @@ def test_parameter_count(sizes, channels):
     assert parameter_count(sizes, channels) == sum(value.size for _, value in parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "channels", "batch", "samples"),
     [(STFT_SIZES, 4, 1, 8000), (3 * STFT_SIZES, 4, 1, 3000), ((2296,), 8, 1, 16000), ((126, 76), 16, 1, 6000)],

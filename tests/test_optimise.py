@@ -67,6 +67,7 @@ def codes_of(codec, latents) -> np.ndarray:
 # ---- what comes out ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shapes_types_and_the_loss_falls(codec, wave, found):
     assert (found.codes.shape, found.codes.dtype) == ((codec.config.n_codebooks, 8), np.int32)
     assert (found.latents.shape, found.latents.dtype) == ((8, codec.config.latent_dim), np.float32)

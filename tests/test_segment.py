@@ -128,6 +128,7 @@ def check_pieces(pieces: list[Span], mask: np.ndarray, shortest: float, longest:
     assert covered[mask].all()
 
 
+@pytest.mark.slow
 @given(
     runs=st.lists(st.tuples(st.integers(1, 700), st.integers(1, 900)), min_size=1, max_size=25),
     lead=st.integers(0, 1500),
