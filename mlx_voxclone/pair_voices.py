@@ -5,7 +5,6 @@ pairs of the model's own voices, hears other voices less well; but what the mode
 none of its own is, and pairs of many such voices teach a second encoder more (docs/LOG.md).
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, read_audio
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.entries import HELDOUT, is_prepared
 from mlx_voxclone.data.manifest import read_source
+from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.synthesis import REFERENCE_SECONDS, Speaker, check_reference
 
@@ -78,9 +78,9 @@ def _drawn(source: str | Path, most: int, seed: int) -> dict[str, list[_Recordin
         entries = [entry for entry in read_source(source) if entry.split != HELDOUT]
         listed = [(entry.speaker, _Recording(entry.audio, entry.language)) for entry in entries]
     speakers: dict[str, list[_Recording]] = defaultdict(list)
-    for name, recording in sorted(listed, key=lambda one: _draw(seed, str(one[1].path.name))):
+    for name, recording in sorted(listed, key=lambda one: draw(seed, one[1].path.name)):
         speakers[name].append(recording)
-    chosen = sorted(speakers, key=lambda name: _draw(seed, name))[:most]
+    chosen = sorted(speakers, key=lambda name: draw(seed, name))[:most]
     return {name: speakers[name] for name in chosen}
 
 
@@ -99,7 +99,3 @@ def _clips(recordings: list[_Recording]) -> tuple[list[np.ndarray], str]:
         if missing <= 0:
             break
     return clips, why
-
-
-def _draw(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).hexdigest()

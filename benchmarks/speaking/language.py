@@ -24,7 +24,7 @@ from mlx_voxclone.data.synth import MANIFEST
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
 
-FIRST, SPEAKERS, CLIPS = 600_000, 48, 16  # number of the first speaker of the language; clips of each
+FIRST, SPEAKERS, CLIPS = 450_000, 48, 16  # number of the first speaker of the language; clips of each
 OWN_CLIPS = 80  # of each scored speaker
 STEPS, OWN_STEPS = 800, 240
 SPELT = str.maketrans("aeioumnlrwbdgptkfsxvz", "eiouanlrwmdgptkbsxvzf")

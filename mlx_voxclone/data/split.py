@@ -38,7 +38,7 @@ def hold_out(
         fraction = 0.0
     free = [r for r in recordings if r.split != TRAIN]
     by_speaker: Mapping[str, list[Recording]] = defaultdict(list)
-    for recording in sorted(free, key=lambda r: _draw(seed, r.key)):
+    for recording in sorted(free, key=lambda r: draw(seed, r.key)):
         if recording.key not in held:
             by_speaker[recording.speaker].append(recording)
     owed = 0.0  # seconds that the speakers so far have given too few
@@ -57,7 +57,7 @@ def hold_out(
         if len(recordings) == 1:
             return _last_clips(free[0], fraction)
         several = [r for own in by_speaker.values() if len(own) > 1 for r in own]
-        shortest = min(several or free, key=lambda r: (r.seconds, _draw(seed, r.key)))
+        shortest = min(several or free, key=lambda r: (r.seconds, draw(seed, r.key)))
         held.add(shortest.key)
         if not any(r.speaker == shortest.speaker for r in recordings if r is not shortest):
             notes.append(f"each speaker has one recording: {shortest.speaker} is held out altogether")
@@ -83,5 +83,6 @@ def _last_clips(recording: Recording, fraction: float) -> tuple[set[str], list[s
     ]
 
 
-def _draw(seed: int, key: str) -> str:
-    return hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
+def draw(seed: int, key: str) -> str:
+    """What decides a key's place in a draw: the same for the same seed, whatever else is there."""
+    return hashlib.sha256(f"{seed}:{key}".encode("utf-8", "surrogatepass")).hexdigest()
