@@ -139,11 +139,17 @@ class Adapting:
         self.pairs = home / "pairs"
         if not self.pairs.exists():
             rng = np.random.default_rng([seed, 0xBA12])
-            texts = home / "texts.txt"
-            texts.write_text("\n".join(random_text(rng, int(rng.integers(4, 9))) for _ in range(per_voice)))
-            argv = ["pairs", "--model", model, "--texts", texts, "--per-voice", per_voice, "--max-seconds", 8]
-            if voxclone([*map(str, argv), "--output", str(self.pairs), "--seed", str(seed), "--quiet"]):
-                raise VoxcloneError("pairs of the miniature's own voices could not be made")
+            texts = [random_text(rng, int(rng.integers(4, 9))) for _ in range(per_voice)]
+            (home / "texts.txt").write_text("\n".join(texts))
+            self.make_pairs(self.pairs, per_voice)
+
+    def make_pairs(self, output: Path, per_voice: int, *options: Any) -> Path:
+        """`voxclone pairs` of the texts, with more options."""
+        argv = ["pairs", "--model", self.directory, "--output", output, "--per-voice", per_voice, *options]
+        argv += ["--texts", self.home / "texts.txt", "--max-seconds", 8, "--seed", self.seed, "--quiet"]
+        if voxclone([*map(str, argv)]):
+            raise VoxcloneError(f"{output}: the pairs could not be made")
+        return output
 
     def codec(self, encoder: Path | None = None) -> Codec:
         """With the withheld encoder, or another one."""

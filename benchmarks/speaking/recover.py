@@ -22,10 +22,8 @@ from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_o
 from benchmarks.speaking.score import gain, summary, table
 from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
-from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
@@ -98,16 +96,6 @@ def agreement(true: Codec, other: Codec) -> dict[str, float]:
     return {"semantic": same / total, "levels": float(np.concatenate(distances).mean())}
 
 
-def recorded_pairs(adapting: Adapting, output: Path, recordings: Path, encoder: Path) -> Path:
-    """Pairs in the voices of recordings as an encoder hears them."""
-    argv = ["pairs", "--model", adapting.directory, "--output", output, "--per-voice", RECORDED_PAIRS]
-    argv += ["--recordings", recordings, "--encoder", encoder, "--texts", adapting.home / "texts.txt"]
-    argv += ["--max-seconds", 8]
-    if voxclone([*map(str, argv), "--seed", str(adapting.seed), "--quiet"]):
-        raise VoxcloneError("pairs of the recordings' voices could not be made")
-    return output
-
-
 def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], None]) -> dict[str, dict]:
     """Train the encoder in rounds, distil behind the last, score all."""
     home, rows, began = adapting.home, {}, time.perf_counter()
@@ -118,7 +106,8 @@ def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], No
     pairs, former, encoder = [adapting.pairs], None, None
     for k in range(1, rounds + 1):
         if encoder is not None:
-            pairs.append(recorded_pairs(adapting, home / f"pairs-{k}", home / "encoder-1" / "data", encoder))
+            heard = ["--recordings", home / "encoder-1" / "data", "--encoder", encoder]
+            pairs.append(adapting.make_pairs(home / f"pairs-{k}", RECORDED_PAIRS, *heard))
         place = home / f"encoder-{k}"
         if not place.exists():
             overrides = encoder_overrides(adapting.directory, pairs, recordings, steps, place)
