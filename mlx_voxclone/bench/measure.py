@@ -1,0 +1,187 @@
+"""Seconds, CPU seconds and memory of a piece of work; the machine's own limit; other programs for comparison.
+
+Ratios are of runs that take turns, so that what else the machine does meets all of them alike.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.errors import DataError
+
+GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
+PEERS = Path(__file__).parent / "peers"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run of a piece of work.
+
+    Args:
+        seconds: on the clock.
+        cpu_seconds: of all threads; where other processes take the cores, the only figure that means something.
+        peak: bytes of MLX's memory at the worst moment, what was alive before it included.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What a user would have used instead, in the same run.
+
+    Args:
+        name: program and version.
+        seconds, cpu_seconds: for the same work.
+        peak: bytes at the worst moment, 0 where it does not say.
+        memory: what `peak` counts, such as "MLX's memory" or "resident".
+    """
+
+    name: str
+    seconds: float
+    cpu_seconds: float = 0.0
+    peak: int = 0
+    memory: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Args:
+        name: of the work, such as "decode".
+        what: sizes and precision, for a reader.
+        speed: units of work per second.
+        unit: of the speed, such as "frames/s" or "tokens/s".
+        seconds, cpu_seconds: of one run, medians.
+        peak: bytes of MLX's memory at the worst moment.
+        share: of the machine's rate of matrix products that was reached; None where products are not what it does.
+        peers: what others take for it.
+        more: other figures by name, JSON-ready.
+    """
+
+    name: str
+    what: str
+    speed: float
+    unit: str
+    seconds: float
+    cpu_seconds: float
+    peak: int
+    share: float | None = None
+    peers: Sequence[Peer] = ()
+    more: Mapping[str, object] = field(default_factory=dict)
+
+
+def sample(work: Callable[[], object]) -> Sample:
+    """Run `work` once, which must evaluate what it makes."""
+    mx.reset_peak_memory()
+    began, began_cpu = time.perf_counter(), time.process_time()
+    work()
+    return Sample(time.perf_counter() - began, time.process_time() - began_cpu, mx.get_peak_memory())
+
+
+def median(samples: Sequence[Sample]) -> Sample:
+    """Medians of the times, the largest of the peaks."""
+    return Sample(
+        statistics.median(s.seconds for s in samples),
+        statistics.median(s.cpu_seconds for s in samples),
+        max(s.peak for s in samples),
+    )
+
+
+def taking_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Sample]:
+    """Each of the works once to warm up, then `repeats` times in turn; medians by name."""
+    for work in works.values():
+        work()
+    found: dict[str, list[Sample]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            found[name].append(sample(work))
+    return {name: median(samples) for name, samples in found.items()}
+
+
+def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx.float32) -> tuple[float, float]:
+    """Operations per second of large square matrix products: on the clock, and per second of CPU time.
+
+    Args:
+        size: rows and columns; None: 2048 on a CPU, 4096 on a GPU.
+        repeats: products timed after a first one.
+        dtype: of both factors.
+    """
+    size = size or GEMM_SIZE["cpu" if mx.default_device() == mx.cpu else "gpu"]
+    a, b = (mx.random.normal((size, size)).astype(dtype) for _ in range(2))
+    mx.eval(a, b, a @ b)
+    found = median([sample(lambda: mx.eval(a @ b)) for _ in range(repeats)])
+    return 2 * size**3 / found.seconds, 2 * size**3 / max(found.cpu_seconds, 1e-9)
+
+
+def interpreter(variable: str, module: str) -> str | None:
+    """The Python that an environment variable names, if it is there and has `module`; None if not."""
+    python = os.environ.get(variable)
+    if not python or not shutil.which(python):
+        return None
+    has_it = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return python if subprocess.run([python, "-c", has_it], check=False).returncode == 0 else None
+
+
+class PeerProcess:
+    """A script of `bench/peers/` in an interpreter of its own, which does its work whenever it is asked to.
+
+    The script prints one JSON object when it is ready (its own name under "name"), and after each line that it reads
+    one with `seconds`, `cpu_seconds`, `peak` (bytes) and `memory`. So both sides can take turns in one run.
+
+    Raises DataError, in one line, when the script fails.
+    """
+
+    def __init__(self, python: str, script: str, *arguments: str):
+        self._said = tempfile.TemporaryFile()  # not a pipe: nobody reads it while the script runs
+        self._process = subprocess.Popen(
+            [python, str(PEERS / script), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+        self.about = self._answer()
+
+    def run(self) -> Peer:
+        """One run of its work."""
+        self._process.stdin.write("run\n")
+        self._process.stdin.flush()
+        return Peer(name=self.about["name"], **self._answer())
+
+    def _answer(self) -> dict:
+        line = self._process.stdout.readline()
+        try:
+            return json.loads(line)
+        except json.JSONDecodeError:
+            self._process.wait(timeout=30) if not line else self._process.kill()
+            self._said.seek(0)
+            said = (self._said.read().decode(errors="replace") or line).strip().splitlines()
+            raise DataError(f"{self._process.args[1]}: {said[-1] if said else 'ended without a word'}") from None
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        self._process.stdout.close()
+        self._said.close()
+
+    def __enter__(self) -> "PeerProcess":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
