@@ -145,7 +145,8 @@ class PeerProcess:
     """
 
     def __init__(self, python: str, script: str, *arguments: str):
-        self._said = tempfile.TemporaryFile()  # not a pipe: nobody reads it while the script runs
+        # Not a pipe, as nobody reads it while the script runs.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [python, str(PEERS / script), *arguments],
             stdin=subprocess.PIPE,
