@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
+from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
@@ -171,11 +172,11 @@ class _Objective:
     def terms(self, decoded: mx.array, target: mx.array, reduction: str = "mean") -> dict[str, mx.array]:
         """Of `[B, S]` each: the terms and their weighted sum; `reduction` as of the losses."""
         section = self.section
-        mel = [(section.mel.n_fft, section.mel.n_mels)]
+        mel, pair = [(section.mel.n_fft, section.mel.n_mels)], (Spectra(decoded), Spectra(target))
         terms = {
             "l1": waveform_l1(decoded, target, None, reduction),
-            "stft": multi_resolution_stft_loss(decoded, target, None, reduction, sizes=section.stft_sizes),
-            "mel": log_mel_loss(decoded, target, None, reduction, scales=mel),
+            "stft": multi_resolution_stft_loss(*pair, None, reduction, sizes=section.stft_windows),
+            "mel": log_mel_loss(*pair, None, reduction, scales=mel),
         }
         return terms | {TOTAL: sum(weight * terms[name] for name, weight in self.weights.items())}
 

@@ -57,6 +57,7 @@ def _unique(values: list[str]) -> list[str]:
 
 
 FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
+STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else asks for other ones
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
@@ -252,7 +253,7 @@ class EncoderSection(Section):
     quantisation_noise: bool = False
     reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     losses: EncoderLosses = EncoderLosses()
-    stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2048, 1024, 512, 256]
+    stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] | None = None
     mel: MelSection = MelSection()
     pairs: PairsSection = PairsSection()
     codes: CodesSection = CodesSection()
@@ -260,6 +261,11 @@ class EncoderSection(Section):
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
+
+    @property
+    def stft_windows(self) -> list[int]:
+        """Windows of the STFT loss, in samples; the discriminators' where they train, as spectra are shared."""
+        return self.stft_sizes or (self.discriminators.sizes if self.discriminators.enabled else STFT_WINDOWS)
 
     @model_validator(mode="after")
     def _some_loss(self):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
+from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses.adversarial import adversarial_losses
 from mlx_voxclone.losses.stft import STFT_SIZES
@@ -20,7 +21,6 @@ from mlx_voxclone.model.discriminator import (
     check_memory,
     frozen,
     parameter_count,
-    spectrum_pairs,
 )
 
 # inputs, outputs, kernel, stride, dilation, frames, bins: more and fewer outputs than inputs, one frame, fewer frames
@@ -119,12 +119,12 @@ def test_kernels_without_a_centre_are_refused():
 
 
 @pytest.mark.parametrize(("n_fft", "samples"), [(76, 300), (126, 40), (542, 1000), (9, 50)])
-def test_spectrum_pairs_and_their_gradient(n_fft, samples):
+def test_spectra_and_their_gradient(n_fft, samples):
     x, direction = noise(2, samples), noise(2, samples, seed=1)
     expected = np.stack([reference.spectrum_pairs(item, n_fft) for item in doubles(x)])
     change = np.stack([reference.spectrum_pairs(item, n_fft) for item in doubles(direction)])
     cotangent = np.random.default_rng(2).standard_normal(expected.shape)
-    (ours,), (slope,) = mx.vjp(lambda x: spectrum_pairs(x, n_fft), [x], [mx.array(cotangent.astype(np.float32))])
+    (ours,), (slope,) = mx.vjp(lambda x: Spectra(x).pairs(n_fft), [x], [mx.array(cotangent.astype(np.float32))])
     assert relative(ours, expected) < 1e-5
     size = np.linalg.norm(cotangent) * np.linalg.norm(change)
     assert abs((doubles(slope) * doubles(direction)).sum() - (cotangent * change).sum()) < 1e-5 * size
@@ -139,7 +139,7 @@ def test_a_discriminator_equals_the_definition():
     for conv in [*judge.convs, judge.head]:
         conv.bias = 0.3 * mx.random.normal(conv.bias.shape)
     x = noise(1, 400)
-    logits, features = judge(spectrum_pairs(x, 76))
+    logits, features = judge(Spectra(x).pairs(76))
     expected_logits, expected_features = reference.judge(doubles(judge.parameters()), 76, doubles(x)[0])
     assert relative(logits[0], expected_logits) < 1e-4
     assert len(features) == len(expected_features) == 5

@@ -10,6 +10,7 @@ import pytest
 
 from mlx_voxclone.audio import metal_spectral, spectral, spectral_choice
 from mlx_voxclone.audio.metal_spectral import Kernel
+from mlx_voxclone.audio.spectra import Spectra
 
 KERNELS = ("FOLD", "OVERLAP_ADD", "MAGNITUDE", "MAGNITUDE_SLOPE", "DIFFERENCE", "DIFFERENCE_SLOPE")
 
@@ -36,7 +37,7 @@ def test_one_source_per_kernel_whatever_the_sizes(name, metal, monkeypatch):
     for n_fft, samples in ((76, 200), (35, 150)):
         x = mx.array(np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32))
         mx.eval(mx.grad(lambda x, n: spectral.stft_magnitude(x, n, n // 4).sum())(x, n_fft))
-        mx.eval(mx.grad(lambda x, n: spectral.magnitude_difference(x, 3 * x, n, n // 4).sum())(x, n_fft))
+        mx.eval(mx.grad(lambda x, n: Spectra(x).difference(Spectra(3 * x), n).sum())(x, n_fft))
     sources = {metal_on_cpu.generated_source(*call) for call in calls}
     assert len(sources) == 1
     (source,), kernel = sources, calls[0][0]

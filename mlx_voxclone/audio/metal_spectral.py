@@ -308,9 +308,14 @@ def _magnitude_vjp(spectrum: mx.array, cotangent: mx.array, _output: mx.array) -
     return slope
 
 
+def magnitude_of(spectrum: mx.array) -> mx.array:
+    """Magnitude of what `spectrum` gives, [2, ...] -> [...]; the gradient is zero where the magnitude is."""
+    return _magnitude(spectrum)
+
+
 def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
     """|X|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; the gradient is zero where the magnitude is. As `spectrum`."""
-    return _magnitude(spectrum(x, n_fft, hop, window))
+    return magnitude_of(spectrum(x, n_fft, hop, window))
 
 
 @mx.custom_function
@@ -330,14 +335,10 @@ def _difference_vjp(primals, cotangent: mx.array, _output):
     return slope, mx.zeros_like(theirs), mx.zeros_like(scalars)
 
 
-def magnitude_difference(
-    pred: mx.array, target: mx.array, n_fft: int, hop: int, window: mx.array, log_weight: float, floor: float
-) -> mx.array:
-    """| |P| - |T| | + log_weight | log max(|P|, floor) - log max(|T|, floor) | of pred and target [B, T].
+def difference_of(ours: mx.array, theirs: mx.array, log_weight: float, floor: float) -> mx.array:
+    """| |P| - |T| | + log_weight | log max(|P|, floor) - log max(|T|, floor) | of two spectra P and T.
 
-    float32 [B, F, n_fft // 2 + 1]; the gradient goes to `pred` alone. Both magnitudes, their logs and the difference
-    are one kernel; otherwise as `spectrum`.
+    Two of what `spectrum` gives, [2, ...] -> [...]; the gradient goes to `ours` alone. Both magnitudes, their logs and
+    the difference are one kernel.
     """
-    ours = spectrum(pred, n_fft, hop, window)
-    theirs = mx.stop_gradient(spectrum(target, n_fft, hop, window))
-    return _difference(ours, theirs, mx.array([log_weight, floor], mx.float32))
+    return _difference(ours, mx.stop_gradient(theirs), mx.array([log_weight, floor], mx.float32))

@@ -156,7 +156,7 @@ def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int,
     return hop, window
 
 
-def _signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
+def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
     """Checks the arguments; what the Metal kernels are to analyse, or None where the plain operations are used."""
     _check_sizes(x, n_fft, hop)
     return spectral_choice.signal_for_metal(x, n_fft, hop, check_lengths(lengths, x))
@@ -176,23 +176,29 @@ def stft(
     ValueError for impossible shapes, sizes or lengths, ConfigError as `spectral_choice.use_metal`.
     """
     hop, window = _prepare(n_fft, hop, window)
-    signal = _signal_for_metal(x, n_fft, hop, lengths)
+    signal = signal_for_metal(x, n_fft, hop, lengths)
     if signal is not None:
         parts = metal_spectral.spectrum(signal, n_fft, hop, window)
         return parts[0] + 1j * parts[1]
     return mx.fft.rfft(frame(centre_pad(x, n_fft, lengths), n_fft, hop) * window)
 
 
-@lru_cache(maxsize=256)
-def _magnitude(n_fft: int, hop: int):
-    """|rfft(frames * window)| with one hand-written backward; the spectrum is a second output, its residual."""
-    bins = n_fft // 2 + 1
-    # irfft counts every bin but DC and Nyquist twice (once conjugated) and divides by n_fft; the adjoint of rfft does
-    # neither.
-    scale = np.full(bins, 0.5 * n_fft, np.float32)
+def adjoint_scale(n_fft: int) -> np.ndarray:
+    """What makes irfft the adjoint of rfft, per bin: float32 [n_fft // 2 + 1].
+
+    irfft counts every bin but DC and Nyquist twice (once conjugated) and divides by n_fft; the adjoint does neither.
+    """
+    scale = np.full(n_fft // 2 + 1, 0.5 * n_fft, np.float32)
     scale[0] = n_fft
     if n_fft % 2 == 0:
         scale[-1] = n_fft
+    return scale
+
+
+@lru_cache(maxsize=256)
+def _magnitude(n_fft: int, hop: int):
+    """|rfft(frames * window)| with one hand-written backward; the spectrum is a second output, its residual."""
+    scale = adjoint_scale(n_fft)
 
     @mx.custom_function
     def magnitude(padded: mx.array, window: mx.array) -> tuple[mx.array, mx.array]:
@@ -222,7 +228,7 @@ def stft_magnitude(
     constant.
     """
     hop, window = _prepare(n_fft, hop, window)
-    signal = _signal_for_metal(x, n_fft, hop, lengths)
+    signal = signal_for_metal(x, n_fft, hop, lengths)
     if signal is not None:
         return metal_spectral.magnitude(signal, n_fft, hop, window)
     return plain_magnitude(x, n_fft, hop, window, lengths)
@@ -234,49 +240,6 @@ def plain_magnitude(
     """`stft_magnitude` without the Metal kernels, on any device."""
     padded = centre_pad(x, n_fft, lengths)
     return _magnitude(n_fft, hop)(padded, window)[0]
-
-
-def magnitude_difference(
-    pred: mx.array,
-    target: mx.array,
-    n_fft: int,
-    hop: int | None = None,
-    window: mx.array | None = None,
-    lengths: Sequence[int] | None = None,
-    log_weight: float = 0.0,
-    floor: float = LOG_FLOOR,
-) -> mx.array:
-    """Absolute difference of the magnitudes of pred and target [B, T]: float32 [B, F, n_fft // 2 + 1].
-
-    With `log_weight` w, w times the absolute difference of log(max(magnitude, floor)) is added. The gradient goes to
-    `pred` alone. Other arguments and errors as `stft`; ValueError for signals of unlike shapes.
-    """
-    if pred.shape != target.shape:
-        raise ValueError(f"signals must have the same shape, got {list(pred.shape)} and {list(target.shape)}")
-    hop, window = _prepare(n_fft, hop, window)
-    ours, theirs = (_signal_for_metal(x, n_fft, hop, lengths) for x in (pred, target))
-    if ours is not None:
-        return metal_spectral.magnitude_difference(ours, theirs, n_fft, hop, window, log_weight, floor)
-    return plain_difference(pred, target, n_fft, hop, window, log_weight, floor, lengths)
-
-
-def plain_difference(
-    pred: mx.array,
-    target: mx.array,
-    n_fft: int,
-    hop: int,
-    window: mx.array,
-    log_weight: float,
-    floor: float,
-    lengths: Sequence[int] | None = None,
-) -> mx.array:
-    """`magnitude_difference` without the Metal kernels, on any device."""
-    ours, theirs = (plain_magnitude(x, n_fft, hop, window, lengths) for x in (pred, mx.stop_gradient(target)))
-    errors = mx.abs(ours - theirs)
-    if log_weight:
-        logs = mx.log(mx.maximum(ours, floor)) - mx.log(mx.maximum(theirs, floor))
-        errors = errors + log_weight * mx.abs(logs)
-    return errors
 
 
 # ---- mel -------------------------------------------------------------------------------------------------------------
@@ -340,5 +303,9 @@ def log_mel(
     hop defaults to n_fft // 4. Below the floor the gradient is zero. Errors as `stft` and `mel_filterbank`.
     """
     filters = mel_filterbank(sample_rate, n_fft, n_mels, fmin, fmax)
-    mel = stft_magnitude(x, n_fft, hop, lengths=lengths) @ filters.T
-    return mx.log(mx.maximum(mel, floor))
+    return log_of_bands(stft_magnitude(x, n_fft, hop, lengths=lengths), filters, floor)
+
+
+def log_of_bands(magnitude: mx.array, filters: mx.array, floor: float = LOG_FLOOR) -> mx.array:
+    """log(max(bands, floor)) of magnitudes [B, F, K] through filters [n, K]: [B, F, n]."""
+    return mx.log(mx.maximum(magnitude @ filters.T, floor))

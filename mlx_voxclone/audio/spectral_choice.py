@@ -80,7 +80,7 @@ def self_test() -> str | None:
 
 
 def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
-    from mlx_voxclone.audio import spectral  # which imports this module
+    from mlx_voxclone.audio import spectra, spectral  # which import this module
 
     rng = np.random.default_rng(n_fft)
     x = mx.array(rng.standard_normal((batch, samples)).astype(np.float32))
@@ -93,14 +93,19 @@ def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
     def pulled(function, *arguments):
         return mx.vjp(lambda x: function(x, *arguments), [x], [weights])
 
-    pair = (target, *sizes, 0.5, spectral.LOG_FLOOR)
+    def plain_difference(x, *limits):
+        theirs = spectral.plain_magnitude(target, *sizes)
+        return spectra.difference_of(spectral.plain_magnitude(x, *sizes), theirs, *limits)
+
+    def difference(x, *limits):
+        ours, theirs = (metal_spectral.spectrum(y, *sizes) for y in (x, target))
+        return metal_spectral.difference_of(ours, theirs, *limits)
+
+    limits = (0.5, spectral.LOG_FLOOR)  # weight of the logs, floor
     try:
         compared = {
             "magnitude": (pulled(spectral.plain_magnitude, *sizes), pulled(metal_spectral.magnitude, *sizes)),
-            "difference": (
-                pulled(spectral.plain_difference, *pair),
-                pulled(metal_spectral.magnitude_difference, *pair),
-            ),
+            "difference": (pulled(plain_difference, *limits), pulled(difference, *limits)),
         }
         mx.eval(compared)
     except RuntimeError as error:

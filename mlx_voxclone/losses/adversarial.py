@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.losses._reduce import row_sums
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator, frozen
 
@@ -80,18 +81,21 @@ def feature_matching_loss(
 
 
 def adversarial_losses(
-    discriminators: MultiResolutionDiscriminator, real: mx.array, fake: mx.array
+    discriminators: MultiResolutionDiscriminator, real: mx.array | Spectra, fake: mx.array | Spectra
 ) -> tuple[mx.array, mx.array]:
-    """(hinge loss [B], feature matching [B]) of real and decoded waveforms [B, S], for one common backward pass.
+    """(hinge loss [B], feature matching [B]) of real and decoded waveforms [B, S] or their `Spectra` (whole
+    items: no `lengths`), for one common backward pass.
 
     The hinge loss gives gradient to the discriminators' parameters and none to the waveforms; feature matching gives
     gradient to `fake` and none to the parameters. Every spectrum is computed once, and the real waveform is judged once
     for both. Raises ValueError for waveforms of different shapes.
     """
-    if real.shape != fake.shape:
-        raise ValueError(f"real and decoded waveforms differ in shape: {list(real.shape)} and {list(fake.shape)}")
+    real, fake = Spectra.of(real), Spectra.of(fake)
+    shapes = list(real.signals.shape), list(fake.signals.shape)
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"real and decoded waveforms differ in shape: {shapes[0]} and {shapes[1]}")
     fake_spectra = discriminators.spectra(fake)
-    true = discriminators.judge(discriminators.spectra(mx.stop_gradient(real)))
+    true = discriminators.judge([mx.stop_gradient(spectrum) for spectrum in discriminators.spectra(real)])
     false = discriminators.judge([mx.stop_gradient(spectrum) for spectrum in fake_spectra])
     felt = frozen(discriminators).judge(fake_spectra)
     hinge = hinge_discriminator_loss([logits for logits, _ in true], [logits for logits, _ in false])

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral import check_lengths, frame_count, log_mel
+from mlx_voxclone.audio.spectra import Spectra, window_energy
+from mlx_voxclone.audio.spectral import frame_count, log_of_bands, mel_filterbank
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
@@ -15,30 +16,32 @@ MULTI_SCALE = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), 
 
 
 def log_mel_loss(
-    pred: mx.array,
-    target: mx.array,
+    pred: mx.array | Spectra,
+    target: mx.array | Spectra,
     lengths: Sequence[int] | None = None,
     reduction: str = "mean",
     *,
     scales: Sequence[tuple[int, int]] = SINGLE_SCALE,
     sample_rate: int = 24000,
 ) -> mx.array:
-    """Mean over the scales (n_fft, n_mels) of the mean absolute difference of `log_mel` of pred and target [B, T].
+    """Mean over the scales (n_fft, n_mels) of the mean absolute difference of `log_mel` of pred and target.
+
+    These are signals [B, T], or their `Spectra`.
 
     Hop n_fft // 4, bands from 0 Hz to half the sample rate, natural log floored at 1e-5. The gradient goes to `pred`
     alone and is finite for silence. An item's frames are those of the item analysed alone (`lengths`: valid samples per
     item, None: all). "none" gives [B], "mean" their mean weighted by length. Raises ConfigError for scales that give no
     filterbank, ValueError for shapes or lengths that do not fit.
     """
-    check_pair(pred, target, 2)
+    pred, target = Spectra.of(pred, lengths), Spectra.of(target, lengths)
+    check_pair(pred.signals, target.signals, 2)
     if not scales or min(n_fft for n_fft, _ in scales) < 4:
         raise ConfigError(f"mel loss: needs one or more (n_fft, n_mels) with n_fft of at least 4, got {list(scales)}")
-    lengths = check_lengths(lengths, pred)
-    target = mx.stop_gradient(target)
     items = 0.0
     for n_fft, n_mels in scales:
-        counts = [frame_count(length, n_fft, n_fft // 4) for length in lengths]
-        ours = log_mel(pred, sample_rate, n_fft, n_mels=n_mels, lengths=lengths)
-        theirs = log_mel(target, sample_rate, n_fft, n_mels=n_mels, lengths=lengths)
-        items = items + frame_means(mx.abs(ours - theirs), counts)
-    return reduce_items(items / len(scales), lengths, reduction)
+        counts = [frame_count(length, n_fft, n_fft // 4) for length in pred.lengths]
+        # Mel bands are of the plain window, the shared spectra of one with unit energy.
+        filters = window_energy(n_fft) * mel_filterbank(sample_rate, n_fft, n_mels)
+        ours, theirs = (log_of_bands(sound.magnitude(n_fft), filters) for sound in (pred, target))
+        items = items + frame_means(mx.abs(ours - mx.stop_gradient(theirs)), counts)
+    return reduce_items(items / len(scales), pred.lengths, reduction)

@@ -1,11 +1,11 @@
 """Multi-resolution STFT magnitude loss (arXiv 2603.25551, the frequency half of the codec's reconstruction loss)."""
 
-import math
 from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral import check_lengths, frame_count, hann_window, magnitude_difference
+from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral import frame_count
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
@@ -14,16 +14,17 @@ STFT_SIZES = (2296, 1418, 876, 542, 334, 206, 126, 76)
 
 
 def multi_resolution_stft_loss(
-    pred: mx.array,
-    target: mx.array,
+    pred: mx.array | Spectra,
+    target: mx.array | Spectra,
     lengths: Sequence[int] | None = None,
     reduction: str = "mean",
     *,
     sizes: Sequence[int] = STFT_SIZES,
     log_weight: float = 0.0,
 ) -> mx.array:
-    """Mean over the sizes of the mean absolute difference of STFT magnitudes of pred and target [B, T].
+    """Mean over the sizes of the mean absolute difference of STFT magnitudes of pred and target.
 
+    These are signals [B, T], or their `Spectra`.
     Each size n uses a Hann window and a hop of n // 4 samples. The paper gives no normalisation; here the window has
     unit energy (divided by its L2 norm, sqrt(3 n / 8)), so that white noise of a given level has the same expected
     magnitude at every size and none dominates: plain magnitudes of noise grow with sqrt(n), 5.5-fold over these sizes.
@@ -33,15 +34,12 @@ def multi_resolution_stft_loss(
     reflected at its own end (`lengths`: valid samples per item, None: all). "none" gives [B], "mean" their mean
     weighted by length. Raises ConfigError for sizes under 4, ValueError for shapes or lengths that do not fit.
     """
-    check_pair(pred, target, 2)
+    pred, target = Spectra.of(pred, lengths), Spectra.of(target, lengths)
+    check_pair(pred.signals, target.signals, 2)
     if not sizes or min(sizes) < 4:
         raise ConfigError(f"STFT loss: needs one or more window sizes of at least 4 samples, got {list(sizes)}")
-    lengths = check_lengths(lengths, pred)
     items = 0.0
     for size in sizes:
-        hop = size // 4
-        counts = [frame_count(length, size, hop) for length in lengths]
-        window = hann_window(size) / math.sqrt(3 * size / 8)
-        errors = magnitude_difference(pred, target, size, hop, window, lengths, log_weight)
-        items = items + frame_means(errors, counts)
-    return reduce_items(items / len(sizes), lengths, reduction)
+        counts = [frame_count(length, size, size // 4) for length in pred.lengths]
+        items = items + frame_means(pred.difference(target, size, log_weight), counts)
+    return reduce_items(items / len(sizes), pred.lengths, reduction)

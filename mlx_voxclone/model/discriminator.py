@@ -11,13 +11,12 @@ over them. The loss terms are in `mlx_voxclone.losses.adversarial`.
 import math
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
-from mlx_voxclone.audio.spectral import centre_pad, frame, frame_count, hann_window, overlap_add
+from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral import frame_count
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.conv2d import NormedConv2d
 
@@ -34,46 +33,6 @@ LAYERS = (
     ((3, 3), 1, 1),
 )
 HEAD_KERNEL = (3, 3)
-
-
-# ---- spectra ---------------------------------------------------------------------------------------------------------
-
-
-def _window(n_fft: int) -> mx.array:
-    return hann_window(n_fft) / math.sqrt(3 * n_fft / 8)
-
-
-@lru_cache(maxsize=64)
-def _transform(n_fft: int, hop: int):
-    """Padded signal [B, T] -> [B, F, bins, 2] with a backward of one inverse transform and one overlap-add."""
-    bins = n_fft // 2 + 1
-    # irfft counts every bin but DC and Nyquist twice and divides by n_fft; the adjoint of rfft does neither.
-    scale = np.full((bins, 1), 0.5 * n_fft, np.float32)
-    scale[0] = n_fft
-    if n_fft % 2 == 0:
-        scale[-1] = n_fft
-
-    @mx.custom_function
-    def transform(padded: mx.array) -> mx.array:
-        spectrum = mx.fft.rfft(frame(padded, n_fft, hop) * _window(n_fft))
-        return mx.view(spectrum, mx.float32).reshape(*spectrum.shape, 2)
-
-    @transform.vjp
-    def transform_vjp(padded: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
-        pairs = (cotangent * mx.array(scale)).reshape(*cotangent.shape[:2], 2 * bins)
-        frames = mx.fft.irfft(mx.view(pairs, mx.complex64), n=n_fft) * _window(n_fft)
-        return overlap_add(frames, hop, padded.shape[1])
-
-    return transform
-
-
-def spectrum_pairs(waveform: mx.array, n_fft: int) -> mx.array:
-    """Complex STFT as two real channels: waveform [B, S] -> float32 [B, frames, n_fft // 2 + 1, 2].
-
-    Hop n_fft // 4, Hann window of unit energy and reflected ends, as in the multi-resolution STFT loss: white noise
-    has the same level at every size. The gradient is exact. Raises ValueError unless the waveform is [B, S >= 1].
-    """
-    return _transform(n_fft, n_fft // 4)(centre_pad(waveform, n_fft))
 
 
 # ---- the discriminators ----------------------------------------------------------------------------------------------
@@ -112,7 +71,7 @@ class STFTDiscriminator(nn.Module):
         """Judge a spectrum.
 
         Args:
-            spectrum: `[B, F, n_fft // 2 + 1, 2]`, as `spectrum_pairs` makes it.
+            spectrum: `[B, F, n_fft // 2 + 1, 2]`, as `Spectra.pairs` makes it.
 
         Returns:
             The logits `[B, F, K']` (positive: real) and the outputs of the five layers `[B, F, K, channels]`.
@@ -143,15 +102,16 @@ class MultiResolutionDiscriminator(nn.Module):
         _check(sizes, channels)
         self.judges = [STFTDiscriminator(size, channels) for size in sizes]
 
-    def spectra(self, waveform: mx.array) -> list[mx.array]:
+    def spectra(self, waveform: mx.array | Spectra) -> list[mx.array]:
         """What each judge sees of a waveform [B, S]; made once where a waveform is judged twice."""
-        return [spectrum_pairs(waveform, judge.n_fft) for judge in self.judges]
+        seen = Spectra.of(waveform)
+        return [seen.pairs(judge.n_fft) for judge in self.judges]
 
     def judge(self, spectra: Sequence[mx.array]) -> list[tuple[mx.array, list[mx.array]]]:
         """(logits [B, F, K'], features) per size, of the output of `spectra`."""
         return [judge(spectrum) for judge, spectrum in zip(self.judges, spectra, strict=True)]
 
-    def __call__(self, waveform: mx.array) -> list[tuple[mx.array, list[mx.array]]]:
+    def __call__(self, waveform: mx.array | Spectra) -> list[tuple[mx.array, list[mx.array]]]:
         """Waveform [B, S] -> (logits [B, F, K'], features) per size."""
         return self.judge(self.spectra(waveform))
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.losses import (
     acoustic_code_loss,
     acoustic_level_cross_entropy,
@@ -128,27 +129,33 @@ class EncoderTerms:
         if set(names) & {*SOUND, *OPPONENTS}:
             heard = quantised[place]
             decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
-            sound = self._sound(decoded, target, lengths)
+            judged = self.section.discriminators.sizes if set(names) & set(OPPONENTS) else ()
+            ours, theirs = (Spectra(x, lengths, judged) for x in (decoded, target))
+            sound = self._sound(ours, theirs)
             sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
             if set(names) & set(OPPONENTS):
-                opponents = self._opponents(decoded, target, lengths)
+                opponents = self._opponents(ours, theirs)
                 sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
         return sums
 
-    def _sound(self, decoded: mx.array, target: mx.array, lengths: Sequence[int]) -> dict[str, Callable[[], mx.array]]:
-        section = self.section
+    def _sound(self, ours: Spectra, theirs: Spectra) -> dict[str, Callable[[], mx.array]]:
+        section, lengths = self.section, ours.lengths
         mel = [(section.mel.n_fft, section.mel.n_mels)]
         return {
-            "l1": lambda: waveform_l1(decoded, target, lengths, "none"),
-            "stft": lambda: multi_resolution_stft_loss(decoded, target, lengths, "none", sizes=section.stft_sizes),
-            "mel": lambda: log_mel_loss(decoded, target, lengths, "none", scales=mel),
+            "l1": lambda: waveform_l1(ours.signals, theirs.signals, lengths, "none"),
+            "stft": lambda: multi_resolution_stft_loss(ours, theirs, None, "none", sizes=section.stft_windows),
+            "mel": lambda: log_mel_loss(ours, theirs, None, "none", scales=mel),
         }
 
-    def _opponents(self, decoded: mx.array, target: mx.array, lengths: Sequence[int]) -> dict[str, mx.array]:
-        """Feature matching moves the encoder alone, the hinge loss the discriminators alone."""
-        inside = mx.arange(self.crop)[None, :] < mx.array(lengths)[:, None]
-        real, fake = (mx.where(inside, x.astype(mx.float32), 0.0) for x in (target, decoded))
-        hinge, matching = adversarial_losses(self.model.discriminators, real, fake)
+    def _opponents(self, ours: Spectra, theirs: Spectra) -> dict[str, mx.array]:
+        """Feature matching moves the encoder alone, the hinge loss the discriminators alone.
+
+        They judge whole items, silence behind a shorter one included; where all are whole, the losses' spectra serve.
+        """
+        if min(ours.lengths) < self.crop:
+            inside = mx.arange(self.crop)[None, :] < mx.array(ours.lengths)[:, None]
+            ours, theirs = (Spectra(mx.where(inside, x.signals.astype(mx.float32), 0.0)) for x in (ours, theirs))
+        hinge, matching = adversarial_losses(self.model.discriminators, theirs, ours)
         return {"discriminator": hinge, "feature_matching": matching}
 
     def _codes(self, latents: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
