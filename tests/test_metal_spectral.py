@@ -1,6 +1,7 @@
 """The Metal kernels for spectra, run on the CPU from the source that MLX generates, against float64 numpy."""
 
 import warnings
+from functools import lru_cache
 
 import losses_reference as reference
 import metal_on_cpu
@@ -36,6 +37,7 @@ def noise(rng, *shape):
 def untested(monkeypatch):
     """No choice made before, and none left behind."""
     monkeypatch.delenv(spectral_choice.VARIABLE, raising=False)
+    monkeypatch.setattr(spectral_choice, "_faster", lambda n_fft: True)  # the clock here says nothing of a GPU
     spectral_choice._trusted.cache_clear()
     yield
     spectral_choice._trusted.cache_clear()
@@ -327,6 +329,41 @@ def test_kernels_are_used_after_the_self_test(metal, monkeypatch):
         del used[:]
         mx.eval(spectral.stft_magnitude(x, 16, 4))
     assert used == ["fold", "magnitude"]  # tested once
+
+
+FASTER = spectral_choice._faster.__wrapped__
+
+
+@pytest.mark.parametrize("quicker", ["kernels", "rfft"])
+def test_each_size_takes_the_way_that_the_clock_finds_faster(quicker, metal, monkeypatch):
+    """Timed once, with the gradient, each way several times."""
+    monkeypatch.setenv(spectral_choice.VARIABLE, "auto")
+    monkeypatch.setattr(spectral_choice, "_faster", lru_cache(FASTER))
+    monkeypatch.setattr(spectral_choice, "TIMED_SHAPE", (1, 100))
+    monkeypatch.setattr(spectral_choice, "SELF_TEST_SIZES", ())
+    used, timed, launch = [], [], metal_spectral.launch
+    monkeypatch.setattr(
+        metal_spectral, "launch", lambda kernel, *rest: used.append(kernel.name) or launch(kernel, *rest)
+    )
+
+    def clocked(work):
+        del used[:]
+        work()
+        assert used in ([], ["fold", "magnitude", "magnitude_slope", "overlap_add"])
+        timed.append("kernels" if used else "rfft")
+        return 1.0 if timed[-1] == quicker else 1.1
+
+    monkeypatch.setattr(spectral_choice, "_clocked", clocked)
+    x = mx.array(noise(np.random.default_rng(0), 1, 50))
+    for _ in range(2):
+        mx.eval(mx.grad(lambda x: spectral.stft_magnitude(x, 16, 4).sum())(x))  # the first use is inside a gradient
+    assert timed == 3 * ["kernels"] + 3 * ["rfft"]
+    del used[:]
+    mx.eval(spectral.stft_magnitude(x, 16, 4))
+    assert bool(used) == (quicker == "kernels")
+    monkeypatch.setenv(spectral_choice.VARIABLE, "metal")
+    mx.eval(spectral.stft_magnitude(x, 16, 4))
+    assert used
 
 
 def wrong_kernels(kernel, inputs, shapes, grid):

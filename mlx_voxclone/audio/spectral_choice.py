@@ -1,13 +1,15 @@
 """Which implementation of the short-time spectra runs: Metal kernels on an Apple GPU, plain MLX operations elsewhere.
 
 `VOXCLONE_SPECTRAL` in the environment decides: `auto` (default) takes the Metal kernels where MLX computes on an Apple
-GPU and a self-test at first use finds them equal, value and gradient, to the plain operations; `mlx` never takes them;
-`metal` insists on them and skips the self-test.
+GPU and a self-test at first use finds them equal, value and gradient, to the plain operations, for each window size
+that they are faster at, which is timed once on the machine; `mlx` never takes them; `metal` insists on them, tests and
+times nothing.
 """
 
 import os
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import mlx.core as mx
@@ -22,6 +24,7 @@ CHOICES = ("auto", "mlx", "metal")
 TOLERANCE = 1e-4
 # (batch, samples, n_fft, hop): even and odd windows, several tiles of a matrix product, shorter than half a window
 SELF_TEST_SIZES = ((2, 700, 76, 19), (2, 301, 15, 4), (1, 1500, 334, 83), (3, 20, 50, 7))
+TIMED_SHAPE, TIMED_RUNS = (4, 24000), 3
 
 
 def metal_available() -> bool:
@@ -52,9 +55,41 @@ def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int]) 
 
     Items of unequal length are left to the plain operations, each of them being reflected at an end of its own.
     """
-    if not use_metal() or len(set(lengths)) > 1 or not metal_spectral.fits(len(lengths), lengths[0], n_fft, hop):
+    if (
+        not use_metal()
+        or len(set(lengths)) > 1
+        or not kernels_win(n_fft)
+        or not metal_spectral.fits(len(lengths), lengths[0], n_fft, hop)
+    ):
         return None
     return x[:, : lengths[0]]
+
+
+def kernels_win(n_fft: int) -> bool:
+    """Whether the kernels' matrix products are the faster way for a window size: powers of two are made for `rfft`."""
+    return os.environ.get(VARIABLE) == "metal" or _faster(n_fft)
+
+
+@lru_cache(maxsize=256)
+def _faster(n_fft: int) -> bool:
+    """Times both ways, value and gradient, on a second of noise per item; the clock is looked at once per process."""
+    from mlx_voxclone.audio import spectral  # which imports this module
+
+    x, hop = mx.array(np.random.default_rng(0).standard_normal(TIMED_SHAPE).astype(np.float32)), max(1, n_fft // 4)
+    sizes = (n_fft, hop, spectral.hann_window(n_fft))
+
+    def seconds(magnitude) -> float:
+        way = mx.value_and_grad(lambda x: magnitude(x, *sizes).sum())
+        mx.eval(way(x))  # compiled, and constants made
+        return min(_clocked(lambda: mx.eval(way(x))) for _ in range(TIMED_RUNS))
+
+    return seconds(metal_spectral.magnitude) <= seconds(spectral.plain_magnitude)
+
+
+def _clocked(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 @lru_cache(maxsize=1)
