@@ -15,8 +15,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import centre_pad, hann_window
 from mlx_voxclone.audio.spectral_choice import use_metal
+from mlx_voxclone.bench.spectral import plain_stft_loss
 from mlx_voxclone.losses import multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES
 
@@ -44,25 +44,12 @@ def compare(size: int, batch: int, samples: int, repeats: int) -> tuple[np.ndarr
     noise = np.random.default_rng(0).standard_normal((2, batch, samples))
     pred, target = mx.array((0.1 * noise).astype(np.float32))
     ways = [
-        mx.value_and_grad(lambda x: plain_loss(x, target, size)),
+        mx.value_and_grad(lambda x: plain_stft_loss(x, target, size)),
         mx.value_and_grad(lambda x: multi_resolution_stft_loss(x, target, sizes=(size,))),
     ]
     plain, ours = (np.array(way(pred)[1]) for way in ways)
     times = best_times([lambda way=way: mx.eval(way(pred)) for way in ways], repeats)
     return times, math.sqrt(np.square(ours - plain).mean() / np.square(plain).mean())
-
-
-def plain_loss(pred: mx.array, target: mx.array, size: int) -> mx.array:
-    """The loss of one size from MLX's own parts, with nothing but their own gradients."""
-    window, hop = hann_window(size) / math.sqrt(3 * size / 8), size // 4
-
-    def magnitude(x):
-        padded = centre_pad(x, size)
-        batch, length = padded.shape
-        frames = mx.as_strided(padded, (batch, 1 + (length - size) // hop, size), (length, hop, 1))
-        return mx.abs(mx.fft.rfft(frames * window))
-
-    return mx.abs(magnitude(pred) - magnitude(target)).mean(axis=(-2, -1)).mean()
 
 
 def best_times(calls: list[Callable[[], None]], repeats: int) -> np.ndarray:

@@ -1,0 +1,78 @@
+"""What `voxclone bench` measures: the work is the right one, figures are of it, other programs are asked and heard."""
+
+import json
+import sys
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_voxclone.bench import measure, spectral
+from mlx_voxclone.errors import DataError
+
+PEER = """
+import json, sys
+print(json.dumps({"name": "other 1.0 of " + sys.argv[1]}), flush=True)
+for line in sys.stdin:
+    print(json.dumps({"seconds": 2.0, "cpu_seconds": 1.5, "peak": 7, "memory": "resident"}), flush=True)
+"""
+
+
+def test_spectral_losses_and_their_plain_twin_are_the_same():
+    pred, target = mx.array((0.1 * np.random.default_rng(0).standard_normal((2, 1, 3000))).astype(np.float32))
+    ours, plain = (mx.value_and_grad(f)(pred, target) for f in (spectral.losses, spectral.plain_losses))
+    assert ours[0].item() == pytest.approx(plain[0].item(), rel=1e-5)
+    error = np.array(ours[1]) - np.array(plain[1])
+    assert np.sqrt((error**2).mean() / (np.array(plain[1]) ** 2).mean()) < 1e-3
+
+
+def test_works_take_turns_after_one_round_to_warm_up(monkeypatch):
+    order, ticks = [], iter(range(1000))
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: float(next(ticks) ** 2))
+    works = {name: lambda name=name: order.append(name) for name in "ab"}
+    found = measure.taking_turns(works, 3)
+    assert order == list("abababab")
+    # the clock's squares: a run between ticks n and n + 1 takes 2 n + 1
+    assert {name: s.seconds for name, s in found.items()} == {"a": 9.0, "b": 13.0}
+
+
+def test_the_peak_is_of_the_work_alone():
+    mx.eval(mx.zeros((1 << 20,)) + 1)
+    assert measure.sample(lambda: None).peak < 1e5 + mx.get_active_memory()
+    found = measure.sample(lambda: mx.eval(mx.zeros((1 << 20,)) + mx.ones((1 << 20,))))
+    assert found.peak >= 4 << 20
+
+
+def test_a_peer_runs_in_an_interpreter_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
+    (tmp_path / "other.py").write_text(PEER)
+    with measure.PeerProcess(sys.executable, "other.py", "this") as peer:
+        found = [peer.run() for _ in range(2)]
+    assert found == 2 * [measure.Peer("other 1.0 of this", 2.0, 1.5, 7, "resident")]
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("raise SystemExit('no such thing here')", "other.py: no such thing here"),
+        ("print('hello')\nimport time; time.sleep(60)", "other.py: hello"),
+        ("", "other.py: ended without a word"),
+        (json.dumps("x") + "\nimport no_such_module", "No module named 'no_such_module'"),
+    ],
+)
+def test_a_peer_that_fails_says_why_in_a_line(script, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
+    (tmp_path / "other.py").write_text(script)
+    with pytest.raises(DataError, match=told) as caught, measure.PeerProcess(sys.executable, "other.py") as peer:
+        peer.run()
+    assert "\n" not in str(caught.value)
+
+
+def test_interpreters_are_named_by_the_environment(monkeypatch):
+    monkeypatch.delenv("VOXCLONE_OTHER", raising=False)
+    assert measure.interpreter("VOXCLONE_OTHER", "json") is None
+    monkeypatch.setenv("VOXCLONE_OTHER", sys.executable)
+    assert measure.interpreter("VOXCLONE_OTHER", "json") == sys.executable
+    assert measure.interpreter("VOXCLONE_OTHER", "no_such_module") is None
+    monkeypatch.setenv("VOXCLONE_OTHER", "/no/such/python")
+    assert measure.interpreter("VOXCLONE_OTHER", "json") is None
