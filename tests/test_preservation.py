@@ -17,7 +17,7 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.run_schema import SpeakerSection
-from mlx_voxclone.train.gradients import Masters, group_gradients
+from mlx_voxclone.train.gradients import Gradients, Masters
 from mlx_voxclone.train.loader import Group, MicroBatch
 from mlx_voxclone.train.lora import add_lora
 from mlx_voxclone.train.preservation import Kept, KeptPairs, load_kept, without_adapters
@@ -129,7 +129,7 @@ def test_the_gradient_is_that_of_finite_differences(make, term):
     batch = task.collate([kept_item(task), task.item(0, 0)])
     group = Group(0, [MicroBatch(batch, ["x"])], task.targets(batch), 2, (0, 2))
     masters = Masters(task, "float32")
-    gradients, _, _ = group_gradients(task, masters, group, 0)
+    gradients, _, _ = Gradients(task, masters)(group, 0)
     rng, start = np.random.default_rng(0), dict(masters.values)
     direction = {name: rng.standard_normal(value.shape).astype(np.float32) for name, value in start.items()}
 

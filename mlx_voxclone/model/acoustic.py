@@ -68,8 +68,10 @@ class FlowMatchingHead(nn.Module):
             self.llm_projection(hidden),
         ]
         x = mx.stack(tokens, axis=1)  # (N, 3, dim)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x)
+        if self.layers:
+            x = self.layers[-1](x, asked=slice(0, 1))  # nobody looks at the other two
         return self.acoustic_codebook_output(self.norm(x)[:, 0])
 
     def semantic_logits(self, hidden: mx.array) -> mx.array:

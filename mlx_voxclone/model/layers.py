@@ -71,20 +71,22 @@ class Attention(nn.Module):
         self.wv = nn.Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = nn.Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None) -> mx.array:
+    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
         batch, length, _ = x.shape
-        q = self.wq(x).reshape(batch, length, self.n_heads, -1).swapaxes(1, 2)  # (B, H, T, D)
+        asking = x if asked is None else x[:, asked]
+        count = asking.shape[1]
+        q = self.wq(asking).reshape(batch, count, self.n_heads, -1).swapaxes(1, 2)  # (B, H, T, D)
         k = self.wk(x).reshape(batch, length, self.n_kv_heads, -1).swapaxes(1, 2)
         v = self.wv(x).reshape(batch, length, self.n_kv_heads, -1).swapaxes(1, 2)
         mask = None
         if self._rope_theta is not None:
             positions = cache.positions if cache is not None else 0
-            q, k = self._rope(q, positions), self._rope(k, positions)
-            mask = cache.mask(length) if cache is not None else causal_mask(length)
+            q, k = self._rope(q, positions + length - count), self._rope(k, positions)
+            mask = cache.mask(count) if cache is not None else causal_mask(count)
         if cache is not None:
             k, v = cache.update(k, v)
         out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=mask)
-        return self.wo(out.swapaxes(1, 2).reshape(batch, length, -1))
+        return self.wo(out.swapaxes(1, 2).reshape(batch, count, -1))
 
     def _rope(self, x: mx.array, offset: int | mx.array) -> mx.array:
         # traditional=True rotates (x0, x1), (x2, x3), ...: the checkpoint's layout. Half-split is silently wrong.
@@ -101,6 +103,8 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None) -> mx.array:
-        x = x + self.attention(self.attention_norm(x), cache)
+    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
+        """`[B, T, dim]` -> `[B, T, dim]`, or the places `asked` of it alone: in a causal block those to its end."""
+        attended = self.attention(self.attention_norm(x), cache, asked)
+        x = (x if asked is None else x[:, asked]) + attended
         return x + self.feed_forward(self.ffn_norm(x))

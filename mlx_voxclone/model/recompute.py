@@ -1,6 +1,7 @@
 """Gradient checkpointing: keep a block's input alone, and compute the block again when its gradient is wanted."""
 
 from collections import deque
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -23,8 +24,8 @@ class KeyedDropout(nn.Dropout):
         return mx.random.bernoulli(self._p_1, x.shape, key=self._keys[0]) * x / self._p_1
 
 
-def recomputed(block: nn.Module, x: mx.array) -> mx.array:
-    """`block(x)`, with the memory of `x` and of one block's backward pass at a time; the gradient is the same.
+def recomputed(block: nn.Module, x: mx.array, **options: Any) -> mx.array:
+    """`block(x, **options)`, with the memory of `x` and of one block's backward pass at a time; the gradient is the same.
 
     What trains in the block is handed over as arguments: `mx.checkpoint` gives captured arrays a gradient of zero. Its
     dropouts are `KeyedDropout`s: any other would draw other numbers when it is computed again.
@@ -32,6 +33,7 @@ def recomputed(block: nn.Module, x: mx.array) -> mx.array:
     Args:
         block: called with one array; after a gradient its trainable parameters are traced arrays, as after any.
         x: its input.
+        options: no arrays.
     """
     dropouts = [m for m in block.modules() if isinstance(m, KeyedDropout) and m.active]
     keys: list[mx.array] = []
@@ -44,7 +46,7 @@ def recomputed(block: nn.Module, x: mx.array) -> mx.array:
         for dropout, key in zip(dropouts, keys):  # captured: nothing can be differentiated by a key
             dropout._keys.append(key)
         try:
-            return block(x)
+            return block(x, **options)
         finally:
             for dropout in dropouts:
                 dropout._keys.clear()

@@ -33,6 +33,7 @@ class Backbone(nn.Module):
         embeddings: mx.array,
         cache: Sequence[KVCache] | None = None,
         layer_inputs: list[mx.array] | None = None,
+        start: int = 0,
     ) -> mx.array:
         """Run the layers.
 
@@ -40,18 +41,20 @@ class Backbone(nn.Module):
             embeddings: `[B, T, dim]`.
             cache: one KVCache per layer to continue a sequence, extended in place.
             layer_inputs: a list that receives every layer's input.
+            start: the first of the positions that are asked for: the last layer does without the others.
 
         Returns:
-            Hidden states after the final norm, `[B, T, dim]`.
+            Hidden states after the final norm, `[B, T - start, dim]`.
         """
         x = embeddings
         for i, layer in enumerate(self.layers):
             if layer_inputs is not None:
                 layer_inputs.append(x)
+            asked = slice(start, None) if start and i == len(self.layers) - 1 else None
             if self.recompute and cache is None:
-                x = recomputed(layer, x)
+                x = recomputed(layer, x, asked=asked)
             else:
-                x = layer(x, cache[i] if cache is not None else None)
+                x = layer(x, cache[i] if cache is not None else None, asked)
         return self.norm(x)
 
     def new_cache(self) -> list[KVCache]:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
-from mlx.utils import tree_map
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
@@ -25,12 +24,12 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.distill_task import matched_layers
 from mlx_voxclone.train.distillation import HELDOUT_ITEMS
 from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
+from mlx_voxclone.train.gradients import Gradients, Masters
 from mlx_voxclone.train.loader import Loader
-from mlx_voxclone.train.lora import TARGETS, add_lora, quantise_backbone
+from mlx_voxclone.train.lora import TARGETS
 from mlx_voxclone.train.optimizers import Optimizers
+from mlx_voxclone.train.rehearsal import Length, optimiser_step, speaker_task
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.task import Task, parameter_groups
 
@@ -128,7 +127,14 @@ def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
     mx.clear_cache()
     masters = Masters(task, settings.precision)
     optimizers = Optimizers(masters.values, settings, parameter_groups(task))
-    durations, computing, moving = [], 0, 0
+    durations, peaks, moving = [], [], 0
+    gradients = Gradients(task, masters)
+
+    def peak() -> int:
+        found = mx.get_peak_memory()
+        mx.reset_peak_memory()
+        return found
+
     with Loader(
         task, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=0, position=(0, 0), step=0
     ) as loader:
@@ -136,15 +142,12 @@ def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
             group = loader.next()
             began = time.perf_counter()
             mx.reset_peak_memory()
-            gradients, _, _ = group_gradients(task, masters, group, step)
-            norms = gradient_norms(gradients)
-            computing = max(computing, mx.get_peak_memory())
-            mx.reset_peak_memory()
-            masters.replace(optimizers.updated(gradients, masters.values, norms, step, _STEPS + 1))
-            mx.eval(masters.values, optimizers.state)
-            moving = max(moving, mx.get_peak_memory())
+            optimiser_step(
+                gradients, masters, optimizers, group, step, _STEPS + 1, between=lambda: peaks.append(peak())
+            )
+            moving = max(moving, peak())
             durations.append((time.perf_counter() - began) / len(group.batches))
-    return Trial(size, float(computing), float(moving), min(durations))
+    return Trial(size, float(max(peaks)), float(moving), min(durations))
 
 
 def _peak(trials: list[Trial], size: float) -> float:
@@ -280,34 +283,12 @@ def _tokens_per_letter(model: str | Path) -> float:
 
 
 def _speaker_trial(config: RunConfig, params: dict, compute: Compute, layers: int) -> Trial:
-    section, lengths = config.speaker, _lengths(config)
-    few = params | {"n_layers": layers, "vocab_size": min(params["vocab_size"], 64)}
-    model = Voxtral(VoxtralConfig.from_dict(few))
-    model.set_dtype(compute.dtype)
-    model.update(tree_map(mx.zeros_like, model.parameters()))  # to draw half a billion numbers takes longer than to use
-    mx.random.seed(0)
-    mx.eval(model.mm_audio_embeddings.audio_codebook_embeddings.parameters(), model.acoustic_transformer.parameters())
-    model.recompute = section.recompute
-    if section.quantise.bits:
-        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
-    lora = section.lora
-    add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, dropout=lora.dropout)
-    rng, sizes = np.random.default_rng(0), [n - 2 for n in model.config.codec.code_sizes]
-
-    def codes(count: int) -> np.ndarray:
-        return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)
-
-    def prompt(text: str, rows: int) -> list[int]:
-        audio = model.config.audio_token_id
-        return [1, *[audio] * rows, *[2] * lengths["text"]]
-
-    batch, voice = section.train.batch_size, lengths["voice"] - 1
-    count = batch * min(2, section.train.accumulate)
-    items = [Utterance(str(k), "", codes(lengths["frames"]), (codes(voice),)) for k in range(count)]
+    section, size = config.speaker, Length(**_lengths(config))
+    count = section.train.batch_size * min(2, section.train.accumulate)
     seconds = section.reference_seconds[1]
     longest = section.model_copy(update={"reference_seconds": [seconds, seconds]})
-    task = SpeakerTask(model, items, items[:1], longest, prompt=prompt, save=lambda directory, tensors: None)
-    return _try(task, _settings(section.train, compute, batch), layers)
+    task = speaker_task(params | {"n_layers": layers}, longest, compute.dtype, [size] * count)
+    return _try(task, _settings(section.train, compute, section.train.batch_size), layers)
 
 
 def _speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[str, float]:

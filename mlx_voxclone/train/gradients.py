@@ -10,9 +10,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.distributed import ALONE, Ranks
-from mlx_voxclone.train.loader import Group, to_device
+from mlx_voxclone.train.loader import Group, MicroBatch, to_device
 from mlx_voxclone.train.state import get_rng, separate_rng, set_rng
-from mlx_voxclone.train.task import Task, weights_at
+from mlx_voxclone.train.task import Padded, Task, weights_at
 
 
 class Masters:
@@ -68,24 +68,75 @@ class Masters:
         self._model.update(tree_unflatten(list(values.items())))
 
 
-def group_gradients(
-    task: Task, masters: Masters, group: Group, step: int, ranks: Ranks = ALONE
-) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
-    """Gradient of the group's objective (see `task.py`; float32), loss sums per term, and the items whose loss is not
-    finite: if there are any, the rest of the group is not looked at and the gradient is of no use.
+class Gradients:
+    """The gradient of a group's objective (see `task.py`).
 
-    The gradients of the micro-batches add up to that of the average, as the targets of the whole group are known.
-    `step`: complete steps before this one, for weights that change. Of several `ranks` each computes every so many-th
-    micro-batch, and all return the same.
+    Where the default device is a GPU, the loss of a micro-batch with its gradient is compiled for a task that says how
+    its batches are padded to few shapes (`task.Padded`): once per shape. On a CPU that costs more than it brings (each
+    piece goes through a C++ compiler). MLX's own `MLX_DISABLE_COMPILE=1` switches it off.
+
+    Args:
+        task, masters: what trains.
+        ranks: of several, each computes every so many-th micro-batch, and all get the same.
+        compiler: in the place of `mx.compile`; None: that, on a GPU.
     """
-    value_and_grad = _differentiated(task, masters, group, step)
-    if ranks.several:
-        return _spread_gradients(task, masters, group, value_and_grad, ranks)
-    totals, losses = None, dict.fromkeys(task.weights, 0.0)
-    task.model.train()
-    try:
+
+    def __init__(
+        self, task: Task, masters: Masters, ranks: Ranks = ALONE, *, compiler: Callable[..., Callable] | None = None
+    ):
+        self._task, self._masters, self._ranks = task, masters, ranks
+        if compiler is None and mx.default_device() == mx.gpu:
+            compiler = mx.compile
+        self.compiled = compiler is not None and isinstance(task, Padded)
+        self._value_and_grad: Callable = mx.value_and_grad(self._objective)
+        if self.compiled:
+            # Random numbers that are drawn in a compiled function are the same ones for ever, but with this.
+            state = [mx.random.state]
+            self._value_and_grad = compiler(self._value_and_grad, inputs=state, outputs=state)
+
+    def __call__(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+        """Of one group: the gradient (float32), loss sums per term, and the items whose loss is not finite: if there
+        are any, the rest of the group is not looked at and the gradient is of no use.
+
+        The gradients of the micro-batches add up to that of the average, as the targets of the whole group are known.
+        `step`: complete steps before this one, for weights that change.
+        """
+        before = get_rng() if self.compiled else None
+        self._task.model.train()
+        try:
+            return self._spread(group, step) if self._ranks.several else self._alone(group, step)
+        except BaseException:
+            if before is not None:  # else the generator may hold what was being traced, and never draw again
+                set_rng(before)
+            raise
+        finally:
+            self._masters.restore()
+
+    def _objective(self, parameters: dict, batch: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
+        """Weighted sum and loss sums. All that changes from step to step is an argument: it may be compiled."""
+        task = self._task
+        self._masters.compute_with(parameters)
+        sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
+        if sums.keys() != task.weights.keys():
+            raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
+        return sum((factor * sums[term] for term, factor in factors.items()), start=mx.array(0.0)), sums
+
+    def _factors(self, group: Group, step: int) -> dict[str, mx.array]:
+        """What a target of each term counts for."""
+        weights = {term: w for term, w in weights_at(self._task, step).items() if w and group.targets[term]}
+        return {term: mx.array(weight / group.targets[term]) for term, weight in weights.items()}
+
+    def _of(self, micro: MicroBatch, factors: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
+        """Loss sums and gradients, not evaluated."""
+        batch = self._task.padded(micro.batch) if self.compiled else micro.batch
+        (_, sums), gradients = self._value_and_grad(self._masters.values, to_device(batch), factors)
+        return sums, gradients
+
+    def _alone(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+        totals, losses = None, dict.fromkeys(self._task.weights, 0.0)
+        factors = self._factors(group, step)
         for micro in group.batches:
-            (_, sums), gradients = value_and_grad(masters.values, to_device(micro.batch))
+            sums, gradients = self._of(micro, factors)
             totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
             del gradients  # else they live on beside their own sum through the evaluation
             mx.eval(totals, sums)  # per micro-batch: the gradients of all of them must not be alive together
@@ -93,58 +144,36 @@ def group_gradients(
                 losses[term] += sums[term].item()
             if not all(map(math.isfinite, losses.values())):
                 return totals, losses, micro.items
-    finally:
-        masters.restore()
-    return totals, losses, []
+        return totals, losses, []
 
+    def _spread(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+        """Of several ranks.
 
-def _differentiated(task: Task, masters: Masters, group: Group, step: int) -> Callable:
-    """Of (parameters, batch): ((objective, loss sums), gradients)."""
-    weights = {term: weight for term, weight in weights_at(task, step).items() if weight and group.targets[term]}
-    scale = {term: weight / group.targets[term] for term, weight in weights.items()}
-
-    def objective(parameters, batch):
-        masters.compute_with(parameters)
-        sums = {term: value.astype(mx.float32) for term, value in task.losses(batch).items()}
-        if sums.keys() != task.weights.keys():
-            raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
-        return sum((factor * sums[term] for term, factor in scale.items()), start=mx.array(0.0)), sums
-
-    return mx.value_and_grad(objective)
-
-
-def _spread_gradients(
-    task: Task, masters: Masters, group: Group, value_and_grad: Callable, ranks: Ranks
-) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
-    """`group_gradients` of several ranks.
-
-    What a micro-batch draws (dropout) is what it draws in one process: the batches of other ranks are traced, which
-    takes their random numbers out of the sequence, and not computed.
-    """
-    totals, words = None, []
-    sums = np.zeros((len(group.batches), len(task.weights)), np.float32)
-    task.model.train()
-    try:
+        What a micro-batch draws (dropout) is what it draws in one process: the batches of other ranks are traced, which
+        takes their random numbers out of the sequence, and not computed.
+        """
+        ranks, terms = self._ranks, self._task.weights
+        totals, words = None, []
+        losses_of = np.zeros((len(group.batches), len(terms)), np.float32)
+        factors = self._factors(group, step)
         for k, micro in enumerate(group.batches):
-            (_, found), gradients = value_and_grad(masters.values, to_device(micro.batch))
+            sums, gradients = self._of(micro, factors)
             if k % ranks.size == ranks.rank:
                 totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
-                mx.eval(totals, found)
-                sums[k] = [found[term].item() for term in task.weights]
+                mx.eval(totals, sums)
+                losses_of[k] = [sums[term].item() for term in terms]
             del gradients
             words.append(get_rng())
-    finally:
-        masters.restore()
-    losses = dict.fromkeys(task.weights, 0.0)
-    for row, micro, after in zip(ranks.sum_step(sums).tolist(), group.batches, words, strict=True):
-        for term, value in zip(losses, row, strict=True):
-            losses[term] += value
-        if not all(map(math.isfinite, losses.values())):
-            set_rng(after)  # as if nothing had been drawn after it
-            return {}, losses, micro.items
-    if totals is None:  # the last group of an epoch may be too small for all
-        totals = {name: mx.zeros_like(array) for name, array in masters.values.items()}
-    return ranks.sum_all(totals), losses, []
+        losses = dict.fromkeys(terms, 0.0)
+        for row, micro, after in zip(ranks.sum_step(losses_of).tolist(), group.batches, words, strict=True):
+            for term, value in zip(losses, row, strict=True):
+                losses[term] += value
+            if not all(map(math.isfinite, losses.values())):
+                set_rng(after)  # as if nothing had been drawn after it
+                return {}, losses, micro.items
+        if totals is None:  # the last group of an epoch may be too small for all
+            totals = {name: mx.zeros_like(array) for name, array in self._masters.values.items()}
+        return ranks.sum_all(totals), losses, []
 
 
 def gradient_norms(gradients: dict[str, mx.array]) -> dict[str, float]:

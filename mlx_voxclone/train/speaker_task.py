@@ -27,6 +27,7 @@ from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms,
 from mlx_voxclone.train.task import fingerprint_of
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
+_PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions
 SILENCE_DB = 40.0  # below the loudest frame of a clip
 MAX_HELDOUT = 64  # clips by which an evaluation measures, however large the corpus
 HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
@@ -209,7 +210,8 @@ class SpeakerTask:
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
 
-        Right padding is harmless: the model is causal, and nothing after an item's end is a target.
+        Right padding is harmless: the model is causal, and nothing after an item's end is a target. `asked`: the
+        positions of a sequence from the first that predicts anything on.
         """
         width = max(len(item["ids"]) for item in items)
         ids = np.zeros((len(items), width), dtype=np.int32)
@@ -223,6 +225,7 @@ class SpeakerTask:
             index["predict"].append(first + np.arange(len(item["semantic"])))
             index["flow"].append(first + np.arange(len(item["acoustic"])))
         joined = {name: np.concatenate([item[name] for item in items]) for name in _JOINED}
+        joined["asked"] = np.arange(min(item["first"] for item in items), width, dtype=np.int32)
         kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
         return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
 
@@ -263,10 +266,19 @@ class SpeakerTask:
         """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
         return self.model.hidden_states(self.embeddings(batch)).reshape(batch["ids"].size, -1)
 
+    def _asked_states(self, inputs: mx.array, batch: Mapping[str, Any]) -> tuple[mx.array, dict[str, mx.array]]:
+        """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
+        width = inputs.shape[1]
+        start = width - batch["asked"].shape[0]
+        hidden = self.model.hidden_states(inputs, start=start)
+        places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
+        return hidden.reshape(-1, hidden.shape[-1]), places
+
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
         inputs = self.embeddings(batch)
-        hidden = self.model.hidden_states(inputs).reshape(batch["ids"].size, -1)
+        hidden, places = self._asked_states(inputs, batch)
+        batch = {**batch, **places}
         logits = head.semantic_logits(hidden[batch["predict"]])
         rows = codec.semantic_codebook_size + N_SPECIAL_CODES
         values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
@@ -290,8 +302,9 @@ class SpeakerTask:
     def _released(self, inputs: mx.array, batch: Mapping[str, Any]) -> mx.array:
         """Hidden states of the model without adapters on the sequences to be kept, flat."""
         chosen = inputs[batch["kept_rows"]]
+        start = inputs.shape[1] - batch["asked"].shape[0]
         with without_adapters(self.model):
-            return mx.stop_gradient(self.model.hidden_states(chosen)).reshape(-1, chosen.shape[-1])
+            return mx.stop_gradient(self.model.hidden_states(chosen, start=start)).reshape(-1, chosen.shape[-1])
 
     # --- looking at it --------------------------------------------------------------------------------------------
 
@@ -303,7 +316,8 @@ class SpeakerTask:
             if "kept_rows" in batch:
                 continue
             arrays = {k: mx.array(v) for k, v in batch.items()}
-            hidden = self.hidden_states(arrays)[arrays["predict"]]
+            hidden, places = self._asked_states(self.embeddings(arrays), arrays)
+            hidden = hidden[places["predict"]]
             chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
             right += int((chosen == arrays["semantic"]).sum())
             total += len(batch["semantic"])

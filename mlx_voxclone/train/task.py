@@ -99,6 +99,16 @@ class Scheduled(Protocol):
         ...
 
 
+@runtime_checkable
+class Padded(Protocol):
+    """What a task may have beside `Task`, if its `losses` can be compiled: a function of the trainable parameters, the
+    batch and `mx.random` alone, without numpy, Python state that changes, or a look at a value."""
+
+    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A collated (numpy) batch with the same losses, in one of few shapes: each new one is compiled anew."""
+        ...
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that an AdamW of their own moves, with a gradient clipped by its own norm."""

@@ -19,7 +19,7 @@ from mlx_voxclone.errors import DataError, RankLostError, TrainingError
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
 from mlx_voxclone.train.distributed import ALONE, Mute, Ranks, check_share, facts_of
-from mlx_voxclone.train.gradients import Masters, gradient_norms, group_gradients
+from mlx_voxclone.train.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loader import Group, Loader
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
 from mlx_voxclone.train.optimizers import Optimizers
@@ -70,6 +70,7 @@ class Trainer:
         self.warnings: list[str] = []
         self._check_terms()
         self.masters = Masters(task, settings.precision)
+        self._gradients = Gradients(task, self.masters, ranks)
         self.optimizers = Optimizers(self.masters.values, settings, parameter_groups(task))
         self.identity = {
             "task": task.name,
@@ -163,7 +164,7 @@ class Trainer:
         """One optimiser step, committed whole or, if anything in it is not finite, counted as skipped."""
         began = time.perf_counter()
         rate = self.optimizers.rate(self.state.step, self.total)
-        gradients, sums, culprits = group_gradients(self.task, self.masters, group, self.state.step, self.ranks)
+        gradients, sums, culprits = self._gradients(group, self.state.step)
         norms = {} if culprits else gradient_norms(gradients)
         norm = math.nan if culprits else self.optimizers.norm(norms)
         if not culprits and not all(map(math.isfinite, norms.values())):

@@ -1,0 +1,341 @@
+"""One optimiser step of task `speaker`, in turns with a step of mlx-lm's LoRA trainer on a model of the same shapes.
+
+Ours is what the trainer does with task `speaker`: voice rows, text and frames as one sequence, the quantised language
+model with LoRA, the semantic logits of the positions that predict one, the flow-matching head, gradients of A and B,
+clipping, AdamW. Weights are random numbers; what a step costs does not depend on them.
+
+mlx-lm's is its `default_loss` and `iterate_batches` in a step as its `train` makes it (AdamW, no clipping), on its llama
+of the same widths, depth, rotation and quantisation, LoRA of the same rank on the same linears, and sequences of the
+same lengths. It has one logit per row of its vocabulary at every position, and no flow head. Its embedding stays
+unquantised, as ours does. On the CPU nothing is compiled on either side, and mlx-lm's trainer is timed twice there: as
+it is, and with quantised linears that dequantise before they multiply, which it does not have, to see what else makes
+the difference.
+
+A token is a real position of a sequence: what is padded does not count.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_map
+
+from mlx_voxclone.bench.measure import Peer, Row, product_rate, taking_turns
+from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.dequantised import dequantising
+from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.train.gradients import Gradients, Masters
+from mlx_voxclone.train.loader import Group, Loader
+from mlx_voxclone.train.optimizers import Optimizers
+from mlx_voxclone.train.rehearsal import Length, optimiser_step, speaker_task
+from mlx_voxclone.train.settings import TrainSettings
+
+# Where the release's names of the linears are in mlx-lm's llama.
+_PEER_NAMES = {
+    "wq": "self_attn.q_proj",
+    "wk": "self_attn.k_proj",
+    "wv": "self_attn.v_proj",
+    "wo": "self_attn.o_proj",
+    "w1": "mlp.gate_proj",
+    "w2": "mlp.down_proj",
+    "w3": "mlp.up_proj",
+}
+# Clips of 3 to 16 seconds behind references of 5 to 20, fifteen letters of text a second.
+LENGTHS = tuple(
+    Length(text=t, voice=v, frames=f)
+    for t, v, f in ((20, 64, 40), (55, 201, 110), (30, 127, 64), (75, 251, 200), (45, 88, 93), (60, 230, 150))
+)
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Floating-point operations of the matrix products of one step, two per multiply-add.
+
+    A frozen linear takes one product forward and one backward, for the gradient of its input; the rank of LoRA takes
+    two forward and four backward; both products of attention take two backward each. With `recompute` the layers'
+    forward products are done again. Left out are norms, softmax, activations, AdamW, and dequantising.
+    """
+
+    linears: int
+    lora: int
+    attention: int
+    logits: int
+    flow_head: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+def measure_lora_step(
+    params: dict,
+    *,
+    section: SpeakerSection | None = None,
+    lengths: Sequence[Length] = LENGTHS,
+    batch_size: int = 1,
+    dtype: mx.Dtype | None = None,
+    peer: bool = True,
+    peer_vocabulary: int | None = None,
+    repeats: int = 5,
+) -> Row:
+    """Time one optimiser step over sequences of `lengths`.
+
+    Args:
+        params: a `params.json`, such as `micro_layout.params_json(PRESETS["small"], {})`; or the release's widths with
+            another `n_layers`.
+        section: rank, targets, quantisation, `recompute`; None: the configuration's defaults.
+        lengths: of the sequences; all of them make one step, in micro-batches of `batch_size`.
+        dtype: of all that is not quantised; None: float32 on the CPU, bfloat16 on a GPU.
+        peer: time mlx-lm as well.
+        peer_vocabulary: rows of its vocabulary; None: as many as ours has semantic logits, which favours it.
+        repeats: timed steps of each after a first one.
+
+    Raises:
+        ConfigError: lengths that do not make whole micro-batches (mlx-lm would leave some out), or a quantisation that
+            mlx-lm's trainer has not.
+    """
+    if not lengths or len(lengths) % batch_size:
+        raise ConfigError(f"{len(lengths)} sequences do not make whole micro-batches of {batch_size}")
+    on_cpu = mx.default_device() == mx.cpu
+    dtype = dtype or (mx.float32 if on_cpu else mx.bfloat16)
+    section = _allowing(section or SpeakerSection(), lengths)
+    config = VoxtralConfig.from_dict(params)
+    ours, operations, padded = _ours(params, section, dtype, lengths, batch_size)
+    works: dict[str, Callable[[], object]] = {"ours": ours}
+    rows = peer_vocabulary or config.codec.semantic_logits
+    if peer:
+        name = f"mlx-lm {version('mlx-lm')}, {rows} rows of vocabulary"
+        for direct in (False, True)[: 1 + (on_cpu and section.quantise.bits > 0)]:
+            which = f"{name}, dequantising as ours" if direct else name
+            works[which] = _peer(config, section, dtype, lengths, batch_size, rows, direct)
+    with _compiled_nowhere(on_cpu):
+        found = taking_turns(works, repeats)
+    rate, cpu_rate = product_rate(dtype=dtype)
+    mine = found.pop("ours")
+    tokens = sum(_positions(n) for n in lengths)
+    seconds = mine.cpu_seconds if on_cpu else mine.seconds
+    backbone, lora = config.backbone, section.lora
+    what = (
+        f"{backbone.n_layers} layers of {backbone.dim}, {section.quantise.bits or 'no'} bits, rank {lora.rank}, "
+        f"{len(lengths)} sequences of {min(map(_positions, lengths))} to {max(map(_positions, lengths))} positions, "
+        f"{batch_size} at a time{', recomputed' if section.recompute else ''}, {str(dtype).removeprefix('mlx.core.')}"
+    )
+    speeds = {n: tokens / (s.cpu_seconds if on_cpu else s.seconds) for n, s in found.items()}
+    return Row(
+        name="lora step",
+        what=what,
+        speed=tokens / seconds,
+        unit="tokens/s",
+        seconds=mine.seconds,
+        cpu_seconds=mine.cpu_seconds,
+        peak=mine.peak,
+        share=operations.total / (cpu_rate if on_cpu else rate) / seconds,
+        peers=[Peer(n, s.seconds, s.cpu_seconds, s.peak, "MLX's memory") for n, s in found.items()],
+        more={
+            "tokens": tokens,
+            "positions": padded,
+            "operations": asdict(operations) | {"total": operations.total},
+            "logits": config.codec.semantic_logits,
+            "peer_vocabulary": rows if peer else None,
+            "peer_tokens_per_second": speeds,
+            "times_as_fast": {n: tokens / seconds / speed for n, speed in speeds.items()},
+            "times_the_memory": {n: mine.peak / s.peak for n, s in found.items()},
+        },
+    )
+
+
+def _positions(length: Length) -> int:
+    """Inputs of a sequence: `<s>`, the voice, the text, the frames."""
+    return 1 + length.voice + length.text + length.frames
+
+
+def _allowing(section: SpeakerSection, lengths: Sequence[Length]) -> SpeakerSection:
+    """The section, with limits that leave the lengths as they are."""
+    longest = max(n.frames for n in lengths) + 1
+    voices = max(n.voice for n in lengths)
+    return section.model_copy(
+        update={"max_seconds": longest / 12.5, "reference_seconds": [voices / 12.5, (voices + 1) / 12.5]}
+    )
+
+
+@contextmanager
+def _compiled_nowhere(off: bool) -> Iterator[None]:
+    if not off:
+        yield
+        return
+    mx.disable_compile()
+    try:
+        yield
+    finally:
+        mx.enable_compile()
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def _ours(
+    params: dict, section: SpeakerSection, dtype: mx.Dtype, lengths: Sequence[Length], batch_size: int
+) -> tuple[Callable[[], object], Operations, int]:
+    """A step to be called again and again, what it computes, and the positions of its batches."""
+    task = speaker_task(params, section, dtype, lengths, drawn=True)
+    settings = TrainSettings(
+        steps=1000,
+        batch_size=batch_size,
+        accumulate=len(lengths) // batch_size,
+        learning_rate=1e-6,
+        precision="float32" if dtype == mx.float32 else "bf16",
+    )
+    masters = Masters(task, settings.precision)
+    gradients, optimizers = Gradients(task, masters), Optimizers(masters.values, settings)
+    with Loader(task, batch_size=batch_size, accumulate=settings.accumulate, seed=0) as loader:
+        group = loader.next()
+    operations = count_operations(task.model, section, group)
+    positions = sum(micro.batch["ids"].size for micro in group.batches)
+    return lambda: optimiser_step(gradients, masters, optimizers, group, 0, 1000), operations, positions
+
+
+def count_operations(model: nn.Module, section: SpeakerSection, group: Group) -> Operations:
+    """Of one step over a group, from the shapes of the model and of its batches."""
+    linears = lora = attention = logits = flow = 0
+    first = len(model.layers) - min(section.lora.layers or len(model.layers), len(model.layers))
+    for micro in group.batches:
+        sequences, width = micro.batch["ids"].shape
+        predicted, frames = len(micro.batch["predict"]), len(micro.batch["flow"])
+        for i, layer in enumerate(model.layers):
+            trains, forward = i >= first, 1 + section.recompute
+            asking = len(micro.batch["asked"]) if i == len(model.layers) - 1 else width
+            for name, module in _linears(layer):
+                inputs, outputs = _shape(module)
+                rows = sequences * (width if name in ("wk", "wv") else asking)
+                needs_input = trains and not (i == first and name in ("wq", "wk", "wv"))
+                linears += 2 * rows * inputs * outputs * (forward + needs_input)
+                if "lora_a" in module:
+                    rank = module.lora_a.shape[1]
+                    once = 2 * rows * rank
+                    # The gradients of A, of B and of what is between them, and of the input.
+                    lora += once * (inputs + outputs) * forward
+                    lora += once * (2 * outputs + inputs * (1 + needs_input))
+            heads, dim = layer.attention.n_heads, layer.attention.head_dim
+            attention += 2 * (2 * sequences * heads * asking * width * dim) * (forward + 2 * trains)
+        head = model.acoustic_transformer
+        logits += 2 * (2 * predicted * math.prod(head.semantic_codebook_output.weight.shape))
+        for k, layer in enumerate(head.layers):
+            asked = 1 if k == len(head.layers) - 1 else 3
+            attended = layer.attention
+            for name, module in _linears(layer):
+                tokens = 3 if name in ("wk", "wv") else asked
+                flow += 2 * (2 * frames * tokens * math.prod(module.weight.shape))
+            flow += 3 * 2 * (2 * frames * asked * 3 * attended.n_heads * attended.head_dim)
+        ends = [head.time_projection, head.llm_projection, head.llm_projection, head.input_projection]
+        ends += 2 * [head.acoustic_codebook_output]
+        flow += sum(2 * frames * math.prod(m.weight.shape) for m in ends)
+    return Operations(linears, lora, attention, logits, flow)
+
+
+def _linears(layer: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [*layer.attention.children().items(), *layer.feed_forward.children().items()]
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """Inputs and outputs of a linear, quantised or not, adapted or not."""
+    linear = module.linear if "lora_a" in module else module
+    outputs, inputs = linear.weight.shape
+    return (inputs * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else inputs), outputs
+
+
+# --- mlx-lm -----------------------------------------------------------------------------------------------------------
+
+
+def _peer(
+    config: VoxtralConfig,
+    section: SpeakerSection,
+    dtype: mx.Dtype,
+    lengths: Sequence[Length],
+    batch_size: int,
+    vocabulary: int,
+    direct: bool,
+) -> Callable[[], object]:
+    """A step of mlx-lm's trainer over the same lengths; `direct`: its quantised linears are of our kind."""
+    from mlx_lm.models.llama import Model, ModelArgs  # takes seconds
+    from mlx_lm.tuner.utils import linear_to_lora_layers
+
+    backbone, lora, quantise = config.backbone, section.lora, section.quantise
+    mx.random.seed(0)
+    model = Model(
+        ModelArgs(
+            model_type="llama",
+            hidden_size=backbone.dim,
+            num_hidden_layers=backbone.n_layers,
+            intermediate_size=backbone.hidden_dim,
+            num_attention_heads=backbone.n_heads,
+            num_key_value_heads=backbone.n_kv_heads,
+            head_dim=backbone.head_dim,
+            rms_norm_eps=backbone.norm_eps,
+            vocab_size=vocabulary,
+            rope_theta=backbone.rope_theta,
+            rope_traditional=True,
+        )
+    )
+    model.set_dtype(dtype)
+    for layer in model.layers:
+        if quantise.bits:
+            nn.quantize(layer, quantise.group_size, quantise.bits)
+        mx.eval(layer.parameters())
+        if direct:
+            dequantising(layer)
+    model.freeze()
+    scale = lora.alpha / lora.rank
+    keys = {_PEER_NAMES[target] for target in lora.targets}
+    asked = {"rank": lora.rank, "scale": scale, "dropout": lora.dropout, "keys": keys}
+    linear_to_lora_layers(model, min(lora.layers or backbone.n_layers, backbone.n_layers), asked)
+    mx.eval(model.parameters())
+    # Its AdamW is the plain one, with parameters in float32 as LoRA makes them.
+    return _peer_step(model, lengths, batch_size, vocabulary, section.recompute)
+
+
+def _peer_step(
+    model: nn.Module, lengths: Sequence[Length], batch_size: int, vocabulary: int, recompute: bool
+) -> Callable[[], object]:
+    from mlx_lm.tuner.trainer import default_loss, grad_checkpoint, iterate_batches
+
+    rng = np.random.default_rng(0)
+    # One more token than positions, as the last one is a target alone; targets are what is said.
+    data = [(rng.integers(0, vocabulary, _positions(n) + 1).tolist(), _positions(n) + 1 - n.frames) for n in lengths]
+    optimizer = optim.AdamW(learning_rate=1e-6)
+    optimizer.init(model.trainable_parameters())
+    value_and_grad = nn.value_and_grad(model, default_loss)
+    state, count = [model.state, optimizer.state, mx.random.state], len(data) // batch_size
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def micro_step(batch, gathered, update):
+        (value, tokens), gradients = value_and_grad(model, *batch)
+        if gathered is not None:
+            gradients = tree_map(lambda a, b: a + b, gradients, gathered)
+        if update:
+            optimizer.update(model, tree_map(lambda g: g / count, gradients) if count > 1 else gradients)
+            gradients = None
+        return value, tokens, gradients
+
+    def step():
+        kind = type(model.layers[0])
+        plain = kind.__call__
+        if recompute:
+            grad_checkpoint(model.layers[0])  # changes the class
+        try:
+            model.train()
+            gathered, longest = None, max(map(_positions, lengths)) + 64
+            for k, batch in enumerate(iterate_batches(data, batch_size, longest)):
+                value, tokens, gathered = micro_step(batch, gathered, k == count - 1)
+                mx.eval(state, value, tokens, gathered)
+        finally:
+            kind.__call__ = plain
+
+    return step
