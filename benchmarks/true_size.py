@@ -1,12 +1,13 @@
 """The release's own sizes in this machine: time and anonymous memory of loading, a LoRA step, and baking.
 
-    python -m benchmarks.true_size --work DIR [--only load,step,bake] [--tokens 256]
+    python -m benchmarks.true_size --work DIR [--only load,step,doctor,bake] [--tokens 256]
 
 DIR needs 26 GB free. `DIR/model` is `voxclone micro --preset full`, made once. Each stage runs in a process of its own:
 
 - load: the language model in 8 bits with LoRA, head and decoder, ready to train;
 - step: one optimiser step of task `speaker` on one sequence of `--tokens` positions, layers computed again in the
   backward pass, with everything the trainer does around it: both evaluations, checkpoint, export;
+- doctor: what `voxclone doctor` foretells of that step;
 - bake: a random encoder, random adapters of rank 16 on all linears and a voice into a new checkpoint, against `cp`.
 """
 
@@ -29,15 +30,16 @@ from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.run_config import RunConfig, load_run_config
 from mlx_voxclone.train.adaptation import lora_model
+from mlx_voxclone.train.forecast import LETTERS_PER_SECOND, TEXT, forecast, longest_sequence
 from mlx_voxclone.train.lora import ATTENTION, TARGETS
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.stages import Compute, run_trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voxtral_speaker.yaml"
-STAGES = ("load", "step", "bake")
+STAGES = ("load", "step", "doctor", "bake")
 RANK = 16
 
 
@@ -52,7 +54,7 @@ def main() -> None:
     model = options.work / "model"
     if options.stage:
         mx.set_default_device(mx.cpu)
-        found = {"load": load, "step": step, "bake": bake_once}[options.stage](model, options)
+        found = {"load": load, "step": step, "doctor": doctor, "bake": bake_once}[options.stage](model, options)
         print(json.dumps(found))
         return
     if not model.exists():
@@ -73,14 +75,26 @@ def report(stage: str, found: dict) -> None:
     def text(key: str, value: float) -> str:
         if key.endswith("bytes_per_second"):
             return f"{key[:-17].rstrip('_') or 'rate'} {value / 1e6:.0f} MB/s"
-        return f"{key.replace('_bytes', '')} {value / 1e9:.2f} GB" if "bytes" in key else f"{key} {value:.4g}"
+        return f"{key.replace('_bytes', '')} {value / 1e9:.3f} GB" if "bytes" in key else f"{key} {value:.4g}"
 
     print(f"{stage}: {', '.join(text(k, v) for k, v in found.items())}", flush=True)
 
 
-def ready(model: Path):
-    config = load_run_config(CONFIG, {"model": str(model), "speaker.recompute": True, "precision": "float32"})
-    release = Release(model)
+def configured(model: Path, tokens: int) -> RunConfig:
+    """Task `speaker` with one clip a step, the longest of which has at most so many positions."""
+    base = {"model": str(model), "task": "speaker", "precision": "float32", "speaker.recompute": True}
+    base |= {"speaker.reference_seconds": [3.0, 3.0], "speaker.train.accumulate": 1, "speaker.train.batch_size": 1}
+    config = load_run_config(CONFIG, base | {"data.path": "."})
+    for seconds in np.arange(60.0, 1.0, -0.04):
+        section = config.speaker.model_copy(update={"max_seconds": round(float(seconds), 2)})
+        fitting = config.model_copy(update={"speaker": section})
+        if sum(longest_sequence(fitting).values()) <= tokens:
+            return fitting
+    raise SystemExit(f"--tokens {tokens}: too few for a prompt of 3 s")
+
+
+def ready(model: Path, tokens: int):
+    config, release = configured(model, tokens), Release(model)
     return config, release, lora_model(release, config, Compute.of(config))
 
 
@@ -88,7 +102,7 @@ def load(model: Path, options) -> dict:
     """Ready to train."""
     before = anonymous()
     with AnonymousPeak() as use:
-        _, _, lm = ready(model)
+        _, _, lm = ready(model, options.tokens)
     trainable = sum(array.size for _, array in tree_flatten(lm.trainable_parameters()))
     return {
         "seconds": use.seconds,
@@ -101,18 +115,19 @@ def load(model: Path, options) -> dict:
 
 def step(model: Path, options) -> dict:
     """One optimiser step through the trainer."""
-    config, release, lm = ready(model)
+    config, release, lm = ready(model, options.tokens)
     begun = anonymous()
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     rng, sizes = np.random.default_rng(0), [n - 2 for n in release.config.codec.code_sizes]
-    text, voice = "The quick brown fox jumps over the lazy dog.", 38  # 3 s, and END
-    frames = options.tokens - len(tokenizer.prompt(text, voice + 1))
+    longest = longest_sequence(config)
+    letters = int(config.speaker.max_seconds * LETTERS_PER_SECOND)
+    text, voice = (TEXT * (1 + letters // len(TEXT)))[:letters], longest["voice"] - 1
 
     def codes(count: int) -> np.ndarray:
         return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)
 
-    utterances = [Utterance(str(k), text, codes(frames), (codes(voice),)) for k in range(2)]
-    section = config.speaker.model_copy(update={"reference_seconds": [3.0, 3.0], "max_seconds": 60.0})
+    utterances = [Utterance(str(k), text, codes(longest["frames"]), (codes(voice),)) for k in range(2)]
+    section = config.speaker
     task = SpeakerTask(
         lm, utterances[:1], utterances[1:], section, prompt=tokenizer.prompt, save=lambda where, tensors: None
     )
@@ -133,6 +148,19 @@ def step(model: Path, options) -> dict:
         "begun_bytes": begun,
         "peak_bytes": use.peak,
         "mlx_peak_bytes": 1e9 * trained["peak_memory_gb"],
+    }
+
+
+def doctor(model: Path, options) -> dict:
+    """What is foretold of `step`, and how long that takes."""
+    config = configured(model, options.tokens)
+    began = time.perf_counter()
+    foretold = forecast(config, "speaker")
+    return {
+        "took_seconds": time.perf_counter() - began,
+        "tokens": sum(longest_sequence(config).values()),
+        "step_seconds": foretold.step_seconds,
+        "mlx_peak_bytes": foretold.peak,
     }
 
 

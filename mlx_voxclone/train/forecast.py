@@ -1,7 +1,7 @@
 """Memory and time of a training before it starts: real steps of it in the small, and what they say of the whole.
 
-A speaker training is tried with the first one and two layers of the language model at their true widths and the longest
-sequences it may meet; what the second layer adds, each of the others adds too. An encoder training is tried with the
+A speaker training is tried with two and three layers of the language model at their true widths and the longest
+sequences it may meet; what the third layer adds, each of the others adds too. An encoder training is tried with the
 whole codec on short crops, of growing length as far as the time goes, and continued in a straight line: its attention
 is windowed, so all of it grows with the length. Weights are random or zero; what they hold changes neither memory nor
 time.
@@ -36,7 +36,7 @@ from mlx_voxclone.train.task import Task, parameter_groups
 BUDGET, _PATIENCE = 10.0, 6  # seconds of trying, per stage; so many times it, if memory does not yet grow in a line
 LETTERS_PER_SECOND = 15  # of speech, spaces among them
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
-_TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
+TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
 PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)
 _STEPS = 2  # per size; the first one also allocates
 
@@ -244,29 +244,37 @@ def _encoder_weights(params: dict, compute: Compute) -> dict[str, float]:
 def _speaker(config: RunConfig, params: dict, compute: Compute) -> Forecast:
     section, layers = config.speaker, params["n_layers"]
     adapted = min(section.lora.layers or layers, layers)
-    trials = [_speaker_trial(config, params, compute, n) for n in (1, 2)[: max(1, min(2, adapted))]]
+    # The last layer is not like the others: it computes what predicts alone.
+    trials = [_speaker_trial(config, params, compute, n) for n in sorted({min(adapted, 2), min(adapted, 3)})]
     if len(trials) == 1:
         trials.insert(0, Trial(0.0, trials[0].peak, trials[0].moving_peak, 0.0))
     parts = _speaker_weights(params, config, compute)
     own = parts["language model's linears"] / layers
     # Layers below the adapted ones have weights, and a forward pass alone: a third of the time, and nothing is kept.
     below = layers - adapted
-    peak = _peak(trials, adapted) + below * own + parts["embeddings"] + parts["codec decoder"]  # not in the trials
+    # Not in the trials: the text's embedding and the codec.
+    text = parts["embeddings"] * params["vocab_size"] / (params["vocab_size"] + _table_rows(params))
+    peak = _peak(trials, adapted) + below * own + text + parts["codec decoder"]
     first, last = trials[-2].seconds, trials[-1].seconds
     per_layer = max(last - first, last / 10)
     seconds = last + (adapted - trials[-1].size + below / 3) * per_layer
     known = sum(parts.values())
     parts["activations and the rest"] = max(0.0, peak - known)
-    tokens = sum(_lengths(config)[key] for key in ("text", "voice", "frames"))
-    note = f"tried with {len(trials)} of {layers} layers, sequences of up to {tokens} positions"
+    tokens = sum(longest_sequence(config)[key] for key in ("text", "voice", "frames"))
+    note = f"tried with {trials[-1].size} of {layers} layers, sequences of up to {tokens} positions"
     return Forecast("speaker", parts, seconds * section.train.accumulate, _steps(section.train), note)
+
+
+def _table_rows(params: dict) -> int:
+    """Rows of the audio codebooks' table."""
+    return VoxtralConfig.from_dict(params).codec.table_rows
 
 
 def _steps(train) -> int:
     return 0 if train.epochs else train.steps
 
 
-def _lengths(config: RunConfig) -> dict[str, int]:
+def longest_sequence(config: RunConfig) -> dict[str, int]:
     """Positions of the longest sequence, at 12.5 frames a second."""
     section = config.speaker
     frames, voice = (int(seconds * 12.5) for seconds in (section.max_seconds, section.reference_seconds[1]))
@@ -279,11 +287,11 @@ def _tokens_per_letter(model: str | Path) -> float:
     if not (path / TEKKEN).is_file():
         return TOKENS_PER_LETTER
     tokenizer = SpeechTokenizer(path / TEKKEN, VoxtralConfig.from_file(path).backbone.vocab_size)
-    return (len(tokenizer.prompt(_TEXT, 1)) - len(tokenizer.prompt("T", 1))) / (len(_TEXT) - 1)
+    return (len(tokenizer.prompt(TEXT, 1)) - len(tokenizer.prompt("T", 1))) / (len(TEXT) - 1)
 
 
 def _speaker_trial(config: RunConfig, params: dict, compute: Compute, layers: int) -> Trial:
-    section, size = config.speaker, Length(**_lengths(config))
+    section, size = config.speaker, Length(**longest_sequence(config))
     count = section.train.batch_size * min(2, section.train.accumulate)
     seconds = section.reference_seconds[1]
     longest = section.model_copy(update={"reference_seconds": [seconds, seconds]})
@@ -328,7 +336,7 @@ def disk_needed(config: RunConfig) -> dict[str, float]:
         lora = _speaker_weights(params, config, Compute("bf16"))["adapters, gradients, optimiser"] / 5
         needed["adapters' checkpoints"] = lora * (3 * (config.speaker.train.keep + 1) + 2)
     if config.task == "distill":
-        lengths, layers = _lengths(config), matched_layers(config.distill.layers, params["n_layers"])
+        lengths, layers = longest_sequence(config), matched_layers(config.distill.layers, params["n_layers"])
         width = 4 if Compute.of(config).precision == "float32" else 2
         positions = lengths["text"] + lengths["frames"]  # of the longest; half of the items are texts alone
         states = (len(layers) + 1) * params["dim"] * width * positions
