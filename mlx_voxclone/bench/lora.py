@@ -4,9 +4,9 @@ Ours is what the trainer does with task `speaker`: voice rows, text and frames a
 model with LoRA, the semantic logits of the positions that predict one, the flow-matching head, gradients of A and B,
 clipping, AdamW. Weights are random numbers; what a step costs does not depend on them.
 
-mlx-lm's is its `default_loss` and `iterate_batches` in a step as its `train` makes it (AdamW, no clipping), on its llama
-of the same widths, depth, rotation and quantisation, LoRA of the same rank on the same linears, and sequences of the
-same lengths. It has one logit per row of its vocabulary at every position, and no flow head. Its embedding stays
+mlx-lm's is its `default_loss` and `iterate_batches` in a step as its `train` makes it (AdamW, no clipping), on its
+llama of the same widths, depth, rotation and quantisation, LoRA of the same rank on the same linears, and sequences of
+the same lengths. It has one logit per row of its vocabulary at every position, and no flow head. Its embedding stays
 unquantised, as ours does. On the CPU nothing is compiled on either side, and mlx-lm's trainer is timed twice there: as
 it is, and with quantised linears that dequantise before they multiply, which it does not have, to see what else makes
 the difference.
