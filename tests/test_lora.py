@@ -10,9 +10,9 @@ from tasks_data import full_model
 
 from mlx_voxclone.checkpoint.adapter_mix import LowRank
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.dequantised import DequantisedLinear
 from mlx_voxclone.train.lora import (
     TARGETS,
-    DequantisedLinear,
     add_lora,
     apply_adapters,
     lora_parameters,
@@ -93,15 +93,56 @@ def test_quantised_base_is_close_to_the_original(miniature, bits, worst):
     assert isinstance(model.acoustic_transformer.layers[0].attention.wq, nn.Linear)  # the head stays as it is
 
 
-def test_dequantising_first_is_the_same_product(miniature):
-    linear = nn.Linear(128, 32, bias=False)
-    plain = nn.QuantizedLinear.from_linear(linear, 64, 8)
-    x = mx.random.normal((3, 5, 128), key=mx.random.key(0))
-    want = plain(x)
-    plain.__class__ = DequantisedLinear
-    assert relative_error(plain(x), want) < 1e-5
-    gradient = mx.grad(lambda x: (plain(x) ** 2).sum())(x)
-    assert np.isfinite(np.array(gradient)).all()
+def quantised(inputs, outputs, bits, group_size=64, seed=0):
+    linear = nn.Linear(inputs, outputs, bias=False)
+    linear.weight = mx.random.normal(linear.weight.shape, key=mx.random.key(seed))
+    return nn.QuantizedLinear.from_linear(linear, group_size, bits)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (4, 64), (8, 32), (4, 128), (3, 64)])
+def test_dequantised_weights_are_those_of_mlx_to_the_bit(bits, group_size):
+    linear = quantised(128, 32, bits, group_size)
+    want = mx.dequantize(linear.weight, linear.scales, linear.biases, group_size=group_size, bits=bits)
+    linear.__class__ = DequantisedLinear
+    assert (np.array(linear.dequantised()) == np.array(want)).all()
+    assert len(np.unique(np.array(want))) > 2**bits
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 128), (128,), (1, 1, 128), (2, 128)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_dequantising_first_is_the_same_product_with_the_same_gradient(bits, shape):
+    linear = quantised(128, 32, bits)
+    x = mx.random.normal(shape, key=mx.random.key(1))
+
+    def loss(x):
+        return mx.sum(linear(x) * mx.cos(mx.arange(32)))
+
+    want, want_gradient = linear(x), mx.grad(loss)(x)
+    linear.__class__ = DequantisedLinear
+    assert relative_error(linear(x), want) < 1e-5
+    assert relative_error(mx.grad(loss)(x), want_gradient) < 1e-5
+
+
+def test_no_dequantised_weight_outlives_its_product():
+    """Many linears one after the other: forward and back never have all of their weights in memory. (How many they have
+    is how far MLX allocates ahead of what it computes, a few dozen operations.)"""
+    layers = [quantised(128, 128, 8, seed=k) for k in range(96)]
+    for layer in layers:
+        layer.__class__ = DequantisedLinear
+    x = mx.random.normal((4, 128), key=mx.random.key(1))
+    mx.eval(x, [layer.parameters() for layer in layers])
+
+    def loss(x):
+        for layer in layers:
+            x = layer(x)
+        return x.sum()
+
+    mx.synchronize()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(mx.grad(loss)(x))
+    assert mx.get_peak_memory() - before < 0.6 * 96 * (4 * 128 * 128)
 
 
 def test_a_group_that_does_not_fit_is_refused(miniature):
@@ -144,6 +185,31 @@ def test_applied_adapters_compute_what_was_trained(miniature):
 def test_adapters_that_do_not_fit_are_refused(miniature, module, shapes, said):
     with pytest.raises(ConfigError, match=said):
         apply_adapters(full_model(miniature), {module: LowRank(*map(np.zeros, shapes))})
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_layers_below_the_adapted_ones_are_not_gone_back_through(miniature, recompute):
+    """Their forward pass is all that they take: the gradient of nothing that trains goes through them, nor through the
+    first linear of the first adapted layer."""
+    multiplied = []
+
+    class Watched(DequantisedLinear):
+        def dequantised(self):
+            multiplied.append(self.number)
+            return super().dequantised()
+
+    model = full_model(miniature)
+    quantise_backbone(model, 8)
+    model.recompute = recompute
+    for i, layer in enumerate(model.layers):
+        for module in (layer.attention.wq, layer.feed_forward.w2):
+            module.__class__, module.number = Watched, i
+    add_lora(model, rank=4, alpha=8.0, layers=1)
+    x = embeddings(model)
+    lora_gradients(model, x, embeddings(model, 1))
+    assert multiplied.count(0) == 2  # forward, two linears
+    # Forward, and back through the second; or forward twice, and back through both, of which one is never evaluated.
+    assert multiplied.count(1) == (6 if recompute else 3)
 
 
 # --- computing layers again -------------------------------------------------------------------------------------------

@@ -199,3 +199,53 @@ def test_the_embedding_of_a_long_voice_takes_the_memory_of_a_short_one(model):
     mx.eval(rows)
     assert mx.get_peak_memory() - before < 6000 * 37 * 32 * 4 / 4
     assert relative_error(rows[4000:4020], model.voice_embedding(codes[:, 4000:4020])[:20]) < 1e-6
+
+
+@pytest.mark.parametrize("cached", [0, 3])
+@pytest.mark.parametrize("start", [1, 6, 8])
+def test_positions_that_are_asked_for_are_those_of_all(model, start, cached):
+    """The last layer leaves the others out; rotation and mask of the rest are where they were, behind a cache too."""
+    x = mx.random.normal((2, cached + 9, 32), key=mx.random.key(0))
+    want = model.hidden_states(x)[:, cached + start :]
+    cache = None
+    if cached:
+        cache = model.new_cache()
+        model.hidden_states(x[:, :cached], cache)
+    assert relative_error(model.hidden_states(x[:, cached:], cache, start=start), want) < 1e-5
+
+
+def test_gradients_through_the_positions_that_are_asked_for(model):
+    x = mx.random.normal((2, 9, 32), key=mx.random.key(0))
+
+    def loss(x, start, recompute):
+        model.recompute = recompute
+        try:
+            return mx.sum(mx.cos(model.hidden_states(x, start=start))[:, -4:])
+        finally:
+            model.recompute = False
+
+    want = mx.grad(loss)(x, 0, False)
+    for recompute in (False, True):
+        assert relative_error(mx.grad(loss)(x, 5, recompute), want) < 1e-5
+
+
+def test_the_velocity_is_read_off_the_first_of_three_tokens(model):
+    """The head's last layer computes that one alone: the same as if it computed all."""
+    head = model.acoustic_transformer
+    x_t, hidden = (mx.random.normal((4, n), key=mx.random.key(n)) for n in (36, 32))
+    t, seen = mx.array([0.0, 0.3, 0.5, 1.0]), []
+    last = head.layers[-1]
+
+    class Whole:
+        def __call__(self, x, asked):
+            seen.append(x.shape)
+            return last(x)[:, asked]
+
+    found = head.velocity(x_t, t, hidden)
+    head.layers = [*head.layers[:-1], Whole()]
+    try:
+        want = head.velocity(x_t, t, hidden)
+    finally:
+        head.layers = [*head.layers[:-1], last]
+    assert seen == [(4, 3, 32)]
+    assert relative_error(found, want) < 1e-5

@@ -4,9 +4,9 @@ Ours is what the trainer does with task `speaker`: voice rows, text and frames a
 model with LoRA, the semantic logits of the positions that predict one, the flow-matching head, gradients of A and B,
 clipping, AdamW. Weights are random numbers; what a step costs does not depend on them.
 
-mlx-lm's is its `default_loss` and `iterate_batches` in a step as its `train` makes it (AdamW, no clipping), on its llama
-of the same widths, depth, rotation and quantisation, LoRA of the same rank on the same linears, and sequences of the
-same lengths. It has one logit per row of its vocabulary at every position, and no flow head. Its embedding stays
+mlx-lm's is its `default_loss` and `iterate_batches` in a step as its `train` makes it (AdamW, no clipping), on its
+llama of the same widths, depth, rotation and quantisation, LoRA of the same rank on the same linears, and sequences of
+the same lengths. It has one logit per row of its vocabulary at every position, and no flow head. Its embedding stays
 unquantised, as ours does. On the CPU nothing is compiled on either side, and mlx-lm's trainer is timed twice there: as
 it is, and with quantised linears that dequantise before they multiply, which it does not have, to see what else makes
 the difference.
@@ -14,10 +14,11 @@ the difference.
 A token is a real position of a sequence: what is padded does not count.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -108,16 +109,24 @@ def measure_lora_step(
     dtype = dtype or (mx.float32 if on_cpu else mx.bfloat16)
     section = _allowing(section or SpeakerSection(), lengths)
     config = VoxtralConfig.from_dict(params)
+    held = {"": mx.get_active_memory()}  # after each of them was made
     ours, operations, padded = _ours(params, section, dtype, lengths, batch_size)
     works: dict[str, Callable[[], object]] = {"ours": ours}
+    held["ours"] = mx.get_active_memory()
     rows = peer_vocabulary or config.codec.semantic_logits
     if peer:
         name = f"mlx-lm {version('mlx-lm')}, {rows} rows of vocabulary"
         for direct in (False, True)[: 1 + (on_cpu and section.quantise.bits > 0)]:
             which = f"{name}, dequantising as ours" if direct else name
             works[which] = _peer(config, section, dtype, lengths, batch_size, rows, direct)
+            held[which] = mx.get_active_memory()
     with _compiled_nowhere(on_cpu):
         found = taking_turns(works, repeats)
+    # All of them are in memory together; each is to be told what it would take alone.
+    names, total = list(held), mx.get_active_memory()
+    for before, name in itertools.pairwise(names):
+        others = total - (held[name] - held[before])
+        found[name] = replace(found[name], peak=found[name].peak - others)
     rate, cpu_rate = product_rate(dtype=dtype)
     mine = found.pop("ours")
     tokens = sum(_positions(n) for n in lengths)
@@ -195,6 +204,7 @@ def _ours(
     )
     masters = Masters(task, settings.precision)
     gradients, optimizers = Gradients(task, masters), Optimizers(masters.values, settings)
+    mx.eval(optimizers.state)
     with Loader(task, batch_size=batch_size, accumulate=settings.accumulate, seed=0) as loader:
         group = loader.next()
     operations = count_operations(task.model, section, group)
@@ -206,16 +216,17 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
     """Of one step over a group, from the shapes of the model and of its batches."""
     linears = lora = attention = logits = flow = 0
     first = len(model.layers) - min(section.lora.layers or len(model.layers), len(model.layers))
+    targets = set(section.lora.targets)
     for micro in group.batches:
         sequences, width = micro.batch["ids"].shape
         predicted, frames = len(micro.batch["predict"]), len(micro.batch["flow"])
         for i, layer in enumerate(model.layers):
-            trains, forward = i >= first, 1 + section.recompute
+            forward = 1 + (section.recompute and i >= first)
             asking = len(micro.batch["asked"]) if i == len(model.layers) - 1 else width
             for name, module in _linears(layer):
                 inputs, outputs = _shape(module)
                 rows = sequences * (width if name in ("wk", "wv") else asking)
-                needs_input = trains and not (i == first and name in ("wq", "wk", "wv"))
+                needs_input = i > first or (i == first and bool(_BEFORE[name] & targets))
                 linears += 2 * rows * inputs * outputs * (forward + needs_input)
                 if "lora_a" in module:
                     rank = module.lora_a.shape[1]
@@ -224,7 +235,11 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
                     lora += once * (inputs + outputs) * forward
                     lora += once * (2 * outputs + inputs * (1 + needs_input))
             heads, dim = layer.attention.n_heads, layer.attention.head_dim
-            attention += 2 * (2 * sequences * heads * asking * width * dim) * (forward + 2 * trains)
+            # Of values; of the weights that they are taken with, if anything before these trains; of queries; of keys.
+            back = 4 * (i > first)
+            if i == first:
+                back = sum(name in targets for name in ("wq", "wk", "wv")) + bool(targets & {"wq", "wk"})
+            attention += 2 * sequences * heads * asking * width * dim * (2 * forward + back)
         head = model.acoustic_transformer
         logits += 2 * (2 * predicted * math.prod(head.semantic_codebook_output.weight.shape))
         for k, layer in enumerate(head.layers):
@@ -238,6 +253,13 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
         ends += 2 * [head.acoustic_codebook_output]
         flow += sum(2 * frames * math.prod(m.weight.shape) for m in ends)
     return Operations(linears, lora, attention, logits, flow)
+
+
+# Linears of a layer that come before another: in the first adapted layer, only their gradients lead on.
+_BEFORE = dict.fromkeys(("wq", "wk", "wv"), set())
+_BEFORE |= {"wo": set(_BEFORE)}
+_BEFORE |= dict.fromkeys(("w1", "w3"), set(_BEFORE))
+_BEFORE |= {"w2": set(_BEFORE)}
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -311,6 +333,7 @@ def _peer_step(
     data = [(rng.integers(0, vocabulary, _positions(n) + 1).tolist(), _positions(n) + 1 - n.frames) for n in lengths]
     optimizer = optim.AdamW(learning_rate=1e-6)
     optimizer.init(model.trainable_parameters())
+    mx.eval(optimizer.state)
     value_and_grad = nn.value_and_grad(model, default_loss)
     state, count = [model.state, optimizer.state, mx.random.state], len(data) // batch_size
 

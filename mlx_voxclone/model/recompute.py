@@ -25,7 +25,7 @@ class KeyedDropout(nn.Dropout):
 
 
 def recomputed(block: nn.Module, x: mx.array, **options: Any) -> mx.array:
-    """`block(x, **options)`, with the memory of `x` and of one block's backward pass at a time; the gradient is the same.
+    """`block(x, **options)` with the memory of `x` and of one block's backward pass at a time, and the same gradient.
 
     What trains in the block is handed over as arguments: `mx.checkpoint` gives captured arrays a gradient of zero. Its
     dropouts are `KeyedDropout`s: any other would draw other numbers when it is computed again.

@@ -94,12 +94,15 @@ def preservation_terms(
     theirs, ours = (
         head.masked_semantic_logits(states).astype(mx.float32) for states in (released[at_released], hidden[at])
     )
-    nats = divergence(theirs, ours).sum()
+    nats = divergence(theirs, ours)
     points, times = batch["x_t"][batch["kept_frames"]], batch["time"][batch["kept_frames"]]
     before = head.velocity(points, times, released[batch["released_flow"]])
     now = batch["velocity"][batch["kept_frames"]]  # no hidden state of these is dropped
     distance = mx.square(now.astype(mx.float32) - before.astype(mx.float32))
-    return {"kept_semantic": nats, "kept_flow": distance.mean(axis=-1).sum()}
+    distance = distance.mean(axis=-1)
+    if "kept_flow_weight" in batch:  # some were added, to reach a length
+        nats, distance = nats * batch["kept_predict_weight"], distance * batch["kept_flow_weight"]
+    return {"kept_semantic": nats.sum(), "kept_flow": distance.sum()}
 
 
 def divergence(theirs: mx.array, ours: mx.array) -> mx.array:

@@ -45,9 +45,9 @@ def speaker_task(
         drawn: weights of the language model's layers are random numbers, which at the release's widths takes longer
             than to use them, and not zeros.
     """
+    mx.random.seed(0)
     model = Voxtral(VoxtralConfig.from_dict(params | {"vocab_size": min(params["vocab_size"], 64)}))
     model.set_dtype(dtype)
-    mx.random.seed(0)
     if not drawn:
         model.update(tree_map(mx.zeros_like, model.parameters()))
     mx.eval(model.mm_audio_embeddings.parameters(), model.acoustic_transformer.parameters())

@@ -19,6 +19,7 @@ from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, level
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.run_schema import SpeakerSection
 from mlx_voxclone.train import listening as listen
+from mlx_voxclone.train.buckets import padded_speech
 from mlx_voxclone.train.code_noise import disturbed
 from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.lora import lora_parameters
@@ -228,6 +229,10 @@ class SpeakerTask:
         joined["asked"] = np.arange(min(item["first"] for item in items), width, dtype=np.int32)
         kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
         return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
+
+    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Padded`: positions up to a multiple of 64, frames of 32."""
+        return padded_speech(batch)
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
