@@ -8,7 +8,7 @@ time.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -38,7 +38,8 @@ LETTERS_PER_SECOND = 15  # of speech, spaces among them
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
 TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
 PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)
-_STEPS = 2  # per size; the first one also allocates
+_STEPS = 2  # per size; the first one also warms up
+_PROBE = 1 / 16  # of the longest sequence, to see how long a trial will take
 
 
 @dataclass(frozen=True)
@@ -111,22 +112,24 @@ def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
     Args:
         config: of the run.
         stage: `encoder` or `speaker`.
-        budget: seconds after which no larger trial is begun.
+        budget: seconds that the trials of a stage may take; beyond, an encoder's are not made any larger, and a
+            speaker's are one step with one micro-batch each, without a first one to warm up.
     """
     before = mx.random.state[0].tolist()
     params, compute = model_params(config.model), Compute.of(config)
     try:
-        return _encoder(config, params, compute, budget) if stage == "encoder" else _speaker(config, params, compute)
+        return (_encoder if stage == "encoder" else _speaker)(config, params, compute, budget)
     finally:
         mx.clear_cache()
         mx.random.seed((before[0] << 32) | before[1])
 
 
-def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
+def _try(task: Task, settings: TrainSettings, size: float, steps: int = _STEPS) -> Trial:
     """Optimiser steps as the trainer makes them."""
     mx.clear_cache()
     masters = Masters(task, settings.precision)
     optimizers = Optimizers(masters.values, settings, parameter_groups(task))
+    mx.eval(optimizers.state)  # as from the second step on
     durations, peaks, moving = [], [], 0
     gradients = Gradients(task, masters)
 
@@ -138,7 +141,7 @@ def _try(task: Task, settings: TrainSettings, size: float) -> Trial:
     with Loader(
         task, batch_size=settings.batch_size, accumulate=settings.accumulate, seed=0, position=(0, 0), step=0
     ) as loader:
-        for step in range(_STEPS):
+        for step in range(steps):
             group = loader.next()
             began = time.perf_counter()
             mx.reset_peak_memory()
@@ -241,11 +244,16 @@ def _encoder_weights(params: dict, compute: Compute) -> dict[str, float]:
 # --- speaker ----------------------------------------------------------------------------------------------------------
 
 
-def _speaker(config: RunConfig, params: dict, compute: Compute) -> Forecast:
+def _speaker(config: RunConfig, params: dict, compute: Compute, budget: float) -> Forecast:
     section, layers = config.speaker, params["n_layers"]
     adapted = min(section.lora.layers or layers, layers)
+    micro = min(2, section.train.accumulate)
     # The last layer is not like the others: it computes what predicts alone.
-    trials = [_speaker_trial(config, params, compute, n) for n in sorted({min(adapted, 2), min(adapted, 3)})]
+    sizes = sorted({min(adapted, 2), min(adapted, 3)})
+    probe = _speaker_trial(config, params, compute, sizes[0], steps=1, micro=1, share=_PROBE).seconds / _PROBE
+    brief = probe * _STEPS * micro * len(sizes) > budget
+    plan = {"steps": 1, "micro": 1} if brief else {"steps": _STEPS, "micro": micro}
+    trials = [_speaker_trial(config, params, compute, n, **plan) for n in sizes]
     if len(trials) == 1:
         trials.insert(0, Trial(0.0, trials[0].peak, trials[0].moving_peak, 0.0))
     parts = _speaker_weights(params, config, compute)
@@ -255,6 +263,8 @@ def _speaker(config: RunConfig, params: dict, compute: Compute) -> Forecast:
     # Not in the trials: the text's embedding and the codec.
     text = parts["embeddings"] * params["vocab_size"] / (params["vocab_size"] + _table_rows(params))
     peak = _peak(trials, adapted) + below * own + text + parts["codec decoder"]
+    if brief and micro > 1:  # the sum over micro-batches, which a single one has not
+        peak += parts["adapters, gradients, optimiser"] / 5
     first, last = trials[-2].seconds, trials[-1].seconds
     per_layer = max(last - first, last / 10)
     seconds = last + (adapted - trials[-1].size + below / 3) * per_layer
@@ -290,13 +300,18 @@ def _tokens_per_letter(model: str | Path) -> float:
     return (len(tokenizer.prompt(TEXT, 1)) - len(tokenizer.prompt("T", 1))) / (len(TEXT) - 1)
 
 
-def _speaker_trial(config: RunConfig, params: dict, compute: Compute, layers: int) -> Trial:
-    section, size = config.speaker, Length(**longest_sequence(config))
-    count = section.train.batch_size * min(2, section.train.accumulate)
-    seconds = section.reference_seconds[1]
-    longest = section.model_copy(update={"reference_seconds": [seconds, seconds]})
-    task = speaker_task(params | {"n_layers": layers}, longest, compute.dtype, [size] * count)
-    return _try(task, _settings(section.train, compute, section.train.batch_size), layers)
+def _speaker_trial(
+    config: RunConfig, params: dict, compute: Compute, layers: int, *, steps: int, micro: int, share: float = 1.0
+) -> Trial:
+    """`share`: of the length of the longest sequence."""
+    section, whole = config.speaker, longest_sequence(config)
+    size = Length(**{name: max(2, round(share * count)) for name, count in whole.items()})
+    seconds = size.voice / 12.5
+    fitting = section.model_copy(update={"reference_seconds": [seconds, seconds]})
+    batch = section.train.batch_size
+    task = speaker_task(params | {"n_layers": layers}, fitting, compute.dtype, [size] * batch * micro)
+    settings = replace(_settings(section.train, compute, batch), accumulate=micro)
+    return _try(task, settings, layers, steps)
 
 
 def _speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[str, float]:
