@@ -247,7 +247,14 @@ def _index_of(place: str | Path, cache: Path) -> tuple[Path, Path | str]:
     """The index file, and where shards are named from."""
     if is_remote(place):
         address = str(place) if str(place).endswith(".jsonl") else f"{str(place).rstrip('/')}/{INDEX}"
-        return fetched_index(address, cache), address.rpartition("/")[0]
+        try:
+            return fetched_index(address, cache), address.rpartition("/")[0]
+        except DataError as e:
+            if "missing on the server" not in str(e):
+                raise
+            raise DataError(
+                f"{e}; for shards without an index run `voxclone prepare ADDRESS --output DIR` and train from DIR"
+            ) from None
     place = Path(place)
     path = place / INDEX if place.is_dir() else place
     return path, path.parent

@@ -267,6 +267,8 @@ class ShardStore:
             failure: BaseException | None = None
             try:
                 self._fetch(number, needed)
+            except Abandoned:  # who waited for it knows, and whoever has asked since is still in the queue
+                continue
             except BaseException as error:  # belongs to whoever reads the shard
                 failure = error
             with self._changed:
