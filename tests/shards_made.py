@@ -1,18 +1,14 @@
-"""Shards of noise on a disk and on a server of this machine, for the tests of sharded data (a plugin)."""
+"""Shards of noise on a disk and on a server of this machine, for the tests of sharded data."""
 
 import json
-import os
-import shutil
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from mlx_voxclone.audio.io import write_flac
-from mlx_voxclone.data.shards import fetch
 from mlx_voxclone.data.shards.write import write_shards
 
 
@@ -92,34 +88,3 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
         self._thread.join()
-
-
-@pytest.fixture(scope="session")
-def _made(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        return make_shards(tmp_path_factory.mktemp("made") / "shards")
-
-
-@pytest.fixture
-def shards(_made, tmp_path) -> Path:
-    """24 clips of two speakers in six shards, three held out in one."""
-    shutil.copytree(_made, tmp_path / "shards")
-    return tmp_path / "shards"
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """`server(folder)`: one that serves it; nobody waits long for it."""
-    monkeypatch.setattr(fetch, "WAITS", (0.01, 0.01))
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    started = []
-
-    def start(folder: Path) -> Server:
-        started.append(Server(folder))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.close()

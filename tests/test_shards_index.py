@@ -13,7 +13,7 @@ from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.index import ShardIndex
 from mlx_voxclone.errors import DataError
 
-pytest_plugins = ["shards_made"]
+pytest_plugins = ["shards_fixtures"]
 
 
 def test_rows_are_read_again_from_the_file(shards):

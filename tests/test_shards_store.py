@@ -14,7 +14,7 @@ from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.fetch import Abandoned, expanded, is_remote, joined
 from mlx_voxclone.errors import ConfigError, DataError
 
-pytest_plugins = ["shards_made"]
+pytest_plugins = ["shards_fixtures"]
 GB = 1e-9
 
 
