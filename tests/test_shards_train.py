@@ -8,20 +8,16 @@ from tasks_data import scratch_codec
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.errors import DataError
 from mlx_voxclone.run_schema import EncoderSection
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.encoder_items import Crops, cut_into_crops
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.loader import Loader
-from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.trainer import Trainer
 
 pytest_plugins = ["commands", "shards_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-SECTION = EncoderSection(crop_seconds=0.08, stft_sizes=[128], mel={"n_mels": 8, "n_fft": 128})
-SETTINGS = dict(steps=17, batch_size=4, learning_rate=1e-3, eval_every=0, save_every=0, seed=3)  # an epoch has 12 steps
+SECTION = EncoderSection(crop_seconds=0.16, stft_sizes=[128], mel={"n_mels": 8, "n_fft": 128})
 
 
 def task(miniature, data):
@@ -54,7 +50,7 @@ def test_crops_are_those_of_a_list(shards):
 def test_an_epoch_takes_every_item_once_shard_by_shard(miniature, remote):
     data, server = remote()
     made = task(miniature, data)
-    with Loader(made, batch_size=4, accumulate=1, seed=3) as loader:
+    with Loader(made, batch_size=2, accumulate=1, seed=3) as loader:
         groups = [loader.next() for _ in range(24)]
     assert [group.epoch for group in groups] == [0] * 12 + [1] * 12
     crops = made.items._crops
@@ -66,14 +62,14 @@ def test_an_epoch_takes_every_item_once_shard_by_shard(miniature, remote):
     shards_in_order = [int(data.index.shard[crops[int(k)][0].row]) for k in order[:]]
     first = {s: shards_in_order.index(s) for s in set(shards_in_order)}
     last = {s: len(order) - shards_in_order[::-1].index(s) for s in first}
-    assert all(last[s] - first[s] <= 2 * 8 for s in first)  # two shards of at most four clips, two crops each
+    assert all(last[s] - first[s] <= 2 * 6 for s in first)  # two shards of at most six clips
     order.close()
 
 
 @pytest.mark.parametrize("stop", [5, 12, 14])
 def test_from_any_step_the_same_groups_follow(miniature, remote, stop):
     made = task(miniature, remote()[0])
-    options = dict(batch_size=4, accumulate=1, seed=3)
+    options = dict(batch_size=2, accumulate=1, seed=3)
     with Loader(made, **options) as loader:
         groups = [loader.next() for _ in range(17)]
     other = task(miniature, remote()[0])
@@ -85,34 +81,15 @@ def test_from_any_step_the_same_groups_follow(miniature, remote, stop):
             np.testing.assert_array_equal(left.batch["waveform"], right.batch["waveform"])
 
 
-def test_a_shard_that_is_lost_in_the_midst_loses_nothing(miniature, shards, remote, tmp_path):
-    """The run ends in one line that names it, all steps so far are saved, and continued it is what it would have been."""
-    whole = Trainer(task(miniature, ShardData(shards, mix=2)), TrainSettings(**SETTINGS), tmp_path / "whole", quiet=True)
-    whole.run()
-    data, server = remote()
-    lost = f"shard-{data.train.order(np.arange(1, 25), 3, 0).groups[1][0]:05d}.tar"
-    (shards / lost).rename(shards / "elsewhere")
-    with pytest.raises(DataError) as caught:
-        Trainer(task(miniature, data), TrainSettings(**SETTINGS), tmp_path / "part", quiet=True).run()
-    (step, checkpoint), line = list_checkpoints(tmp_path / "part")[-1], str(caught.value)
-    assert line.startswith(f"{server.address}/{lost}: missing on the server (404)")
-    assert line.endswith(f"the last checkpoint is {checkpoint}; continue with --resume {tmp_path / 'part'}")
-    assert "\n" not in line
-    assert 1 <= step < 12
-    (shards / "elsewhere").rename(shards / lost)
-    Trainer(task(miniature, remote()[0]), TrainSettings(**SETTINGS), resume=tmp_path / "part", quiet=True).run()
-    assert weights(tmp_path / "part") == weights(tmp_path / "whole")
-
-
 @pytest.mark.slow
 def test_the_command_from_an_address(config_file, server, shards, tmp_path, monkeypatch, capsys):
     """Interrupted by a server that loses a shard, continued, compared with training from the folder."""
     monkeypatch.setattr(run_module, "write_report", lambda run_dir: "no report")
     one = server(shards)
     data = {"cache": str(tmp_path / "cache"), "cache_gb": 0.001, "mix_shards": 2}
-    train = {"steps": 9, "batch_size": 2, "warmup_steps": 0, "eval_every": 4, "save_every": 0, "sample_every": 8}
-    sections = {"encoder": {"crop_seconds": 0.08, "stft_sizes": [128], "mel": {"n_mels": 8, "n_fft": 128}}}
-    config = config_file("encoder", data=data, encoder=sections["encoder"] | {"train": train})
+    train = {"steps": 13, "batch_size": 2, "warmup_steps": 0, "eval_every": 4, "save_every": 0, "sample_every": 8}
+    section = {"crop_seconds": 0.16, "stft_sizes": [128], "mel": {"n_mels": 8, "n_fft": 128}, "train": train}
+    config = config_file("encoder", data=data, encoder=section)
 
     def run(place, *arguments):
         argv = ["train", "--config", config, "--set", f"data.path={place}", "--quiet", *arguments]
@@ -120,21 +97,18 @@ def test_the_command_from_an_address(config_file, server, shards, tmp_path, monk
 
     assert run(shards, "--set", f"output={tmp_path / 'whole'}") == 0
     capsys.readouterr()
-    order = ShardData(shards, mix=2).train.order(np.arange(1, 25), 0, 0)
-    lost = f"shard-{order.groups[-1][0]:05d}.tar"
-    server_file, kept = shards / lost, shards / "kept"
-    server_file.rename(kept)
+    groups = ShardData(shards, mix=2).train.order(np.arange(1, 25), 0, 0).groups[1:]
+    lost = f"shard-{max(int(k) for group in groups for k in group):05d}.tar"  # not one that the start is calibrated on
+    (shards / lost).rename(shards / "kept")
     part = tmp_path / "part"
-    monkeypatch.setattr(EncoderSection, "__hash__", object.__hash__, raising=False)
-    code = run(one.address, "--set", f"output={part}", "--set", "encoder.train.steps=16")
+    code = run(one.address, "--set", f"output={part}")
     err = capsys.readouterr().err
-    assert (code, err.count("\n")) == (2, 1)
+    assert (code, err.count("\n")) == (2, 1), err
     assert f"error: {one.address}/{lost}: missing on the server (404)" in err
     assert err.endswith(f"when that is mended, continue with --resume {part}\n")
-    kept.rename(server_file)
-    assert voxclone(["train", "--resume", str(part), "--set", "encoder.train.steps=16", "--quiet"]) == 0
-    assert run(shards, "--set", f"output={tmp_path / 'other'}", "--set", "encoder.train.steps=16") == 0
-    assert weights(part) == weights(tmp_path / "other")
+    (shards / "kept").rename(shards / lost)
+    assert voxclone(["train", "--resume", str(part), "--quiet"]) == 0
+    assert weights(part) == weights(tmp_path / "whole")
     assert (part / "best" / "encoder.safetensors").is_file()
 
 
