@@ -119,9 +119,10 @@ def test_a_million_clips_in_shards(tmp_path):
             if k % 1000 == 0:
                 stream.write(f'{{"shard": "http://127.0.0.1:1/{k}.tar", "bytes": 90000000, "sha256": "{"0" * 64}"}}\n')
             stream.write(
-                f'{{"id": "speaker-{k % 997}-utterance-{k:07d}", "offset": {k % 1000 * 90000}, "size": 89000, "sha256": '
-                f'"{k:032x}", "samples": {96_001 + k % 100_000}, "text": "{TEXT} {k}", "speaker": "speaker-{k % 997}", '
-                f'"language": "en", "split": "{"train" if k % 20 else "heldout"}", "source": "utterance-{k:07d}.flac"}}\n'
+                f'{{"id": "speaker-{k % 997}-utterance-{k:07d}", "offset": {k % 1000 * 90000}, "size": 89000, '
+                f'"sha256": "{k:032x}", "samples": {96_001 + k % 100_000}, "text": "{TEXT} {k}", '
+                f'"speaker": "speaker-{k % 997}", "language": "en", "split": "{"train" if k % 20 else "heldout"}", '
+                f'"source": "utterance-{k:07d}.flac"}}\n'
             )
     imports = "from mlx_voxclone.data.shards.data import ShardData\nfrom mlx_voxclone.train.encoder_items import Crops"
     program = """ShardData(sys.argv[1])

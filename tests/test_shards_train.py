@@ -48,7 +48,7 @@ def test_crops_are_those_of_a_list(shards):
 
 
 def test_an_epoch_takes_every_item_once_shard_by_shard(miniature, remote):
-    data, server = remote()
+    data, _ = remote()
     made = task(miniature, data)
     with Loader(made, batch_size=2, accumulate=1, seed=3) as loader:
         groups = [loader.next() for _ in range(24)]

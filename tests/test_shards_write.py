@@ -1,12 +1,12 @@
-"""Shards that `prepare` writes: the clips that it would write as files, the same bytes each time, tar that others read."""
+"""Shards that `prepare` writes: the clips that it would write as files, the same bytes each time, readable by others."""
 
 import json
 import tarfile
 
 import numpy as np
 import pytest
-from shards_made import noise
 from commands import tree
+from shards_made import noise
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.cli import main as voxclone
