@@ -137,9 +137,9 @@ def test_a_cache_too_small_for_the_shards_that_are_mixed_is_refused(remote):
         remote(cache_gb=70_000 * GB)
     said = []
     remote(cache_gb=110_000 * GB, say=said.append)
-    assert said[0].startswith("warning: data.cache_gb: 0.00011 leaves no room to fetch ahead")
+    assert said[1].startswith("warning: data.cache_gb: 0.00011 leaves no room to fetch ahead")
     remote(cache_gb=200_000 * GB, say=said.append)
-    assert len(said) == 1
+    assert [line.split()[1] for line in said] == ["fetching", "data.cache_gb:", "fetching"]
 
 
 def test_shards_to_come_are_fetched_ahead(remote):
@@ -293,10 +293,28 @@ def test_a_full_disk_is_one_line(remote, monkeypatch, tmp_path):
     assert line_of(data.train[0].read).startswith(f"{tmp_path / 'cache'}: no space left for")
 
 
+def test_the_disk_decides_if_it_is_smaller(remote, monkeypatch):
+    said = []
+    monkeypatch.setattr("mlx_voxclone.data.shards.store.free_bytes", lambda place: (1 << 28) + 120_000)
+    assert remote(say=said.append)[0].store.budget == 120_000
+    assert "has room for 0.00012 GB of shards, and not for more" in said[1]
+    monkeypatch.setattr("mlx_voxclone.data.shards.store.free_bytes", lambda place: 0)
+    with pytest.raises(ConfigError, match="data.cache_gb: 0 holds less"):
+        remote()
+
+
+def test_what_a_killed_process_has_left_takes_no_room(remote, tmp_path):
+    data, _ = remote()
+    (tmp_path / "cache" / "left.partial").write_bytes(b"x" * 1000)
+    data.train[0].read()
+    assert (tmp_path / "cache" / "left.partial").stat().st_size == 0
+
+
 def test_waiting_is_said(remote, monkeypatch):
     monkeypatch.setattr("mlx_voxclone.data.shards.store._TOLD_AFTER", 0.0)
     said = []
     data, server = remote(say=said.append)
+    said.clear()
     server.gate.clear()
     threading.Timer(0.5, server.gate.set).start()
     data.train[0].read()

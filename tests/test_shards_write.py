@@ -1,4 +1,4 @@
-"""Shards that `prepare` writes: the clips that it would write as files, the same bytes each time, readable by others."""
+"""Shards that `prepare` writes: the clips that it would write as files, equal bytes each time, readable by others."""
 
 import json
 import tarfile

@@ -95,7 +95,7 @@ class ShardClip:
         return samples if line.gain == 1 else samples * np.float32(line.gain)
 
 
-class ShardClips(Sequence[ShardClip]):
+class Listed(Sequence[ShardClip]):
     """Clips of an index, read from it where they are asked for.
 
     Args:
@@ -112,6 +112,10 @@ class ShardClips(Sequence[ShardClip]):
         if isinstance(number, slice):
             return [self._data.clip(row) for row in self._rows[number]]
         return self._data.clip(self._rows[number])
+
+
+class ShardClips(Listed):
+    """All clips of a split."""
 
     def __iter__(self) -> Iterator[ShardClip]:
         """In the order of the index, shard by shard; whoever reads them so has the next shard fetched meanwhile."""
@@ -157,11 +161,11 @@ class ShardData:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         cache = cache or default_cache()
-        path, self.directory = _index_of(place, cache)
+        path, self.directory = _index_of(place, cache, say)
         self.index, self.mix = ShardIndex(path), mix
         self.store = ShardStore(self.index.shards, self.directory, cache, cache_gb * 1e9, say)
         self.store.check_local()
-        if warning := self.store.check_room(mix):
+        for warning in self.store.check_room(mix):
             say(f"warning: {warning}")
         rows = {name: np.flatnonzero(self.index.split == k).astype(np.int32) for k, name in enumerate(SPLITS)}
         if len(rows[HELDOUT]) > MOST_HELDOUT:
@@ -193,7 +197,7 @@ class ShardData:
         """Of `train` and `heldout` together."""
         return sum(int(c.lengths.sum(dtype=np.int64)) for c in (self.train, self.heldout)) / SAMPLE_RATE / 3600
 
-    def references(self, clip: ShardClip, limit: int = 64) -> list[ShardClip]:
+    def references(self, clip: ShardClip, limit: int = 64) -> Sequence[ShardClip]:
         """Voice prompts for a clip: see `PreparedData.references`."""
         if clip.reference is not None:
             if clip.reference not in self.index.prompts:
@@ -202,7 +206,7 @@ class ShardData:
         splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
         return next((found for found in (self._others(clip, split, limit) for split in splits) if found), [])
 
-    def _others(self, clip: ShardClip, split: str, limit: int) -> list[ShardClip]:
+    def _others(self, clip: ShardClip, split: str, limit: int) -> Listed:
         """Up to `limit` other clips of its speaker in a split; how many there are costs no time."""
         if split not in self._by_speaker:
             speakers = self.index.speaker[self._rows[split]]
@@ -216,7 +220,7 @@ class ShardData:
         chosen = np.arange(count)
         if count > limit:
             chosen = np.sort(np.random.default_rng(zlib.crc32(clip.id.encode())).choice(count, limit, replace=False))
-        return [self.clip(rows[first + k + (inside and first + k >= place)]) for k in chosen]
+        return Listed(self, rows[first + chosen + (inside & (first + chosen >= place))])
 
     def order(self, rows: np.ndarray, ends: np.ndarray, seed: int, epoch: int) -> "FollowedOrder":
         """The order of an epoch over items of clips `rows`; the shards to come are fetched ahead."""
@@ -243,10 +247,11 @@ class FollowedOrder(ShardOrder):
         self._store.abandon()
 
 
-def _index_of(place: str | Path, cache: Path) -> tuple[Path, Path | str]:
+def _index_of(place: str | Path, cache: Path, say: Callable[[str], None]) -> tuple[Path, Path | str]:
     """The index file, and where shards are named from."""
     if is_remote(place):
         address = str(place) if str(place).endswith(".jsonl") else f"{str(place).rstrip('/')}/{INDEX}"
+        say(f"data: fetching {address}")
         try:
             return fetched_index(address, cache), address.rpartition("/")[0]
         except DataError as e:

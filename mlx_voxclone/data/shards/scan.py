@@ -10,7 +10,9 @@ import heapq
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -40,6 +42,7 @@ _SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")
 _LANGUAGES = ("language", "lang", "locale")
 _LARGEST_TEXT = 1 << 20
 _BLOCK = 1 << 22
+_STALE = 7 * 24 * 3600  # seconds
 
 
 def is_tar_source(source: str | Path) -> bool:
@@ -402,6 +405,9 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
 
     if any(map(is_remote, places)):
         cache.mkdir(parents=True, exist_ok=True)
+        for left in cache.glob("scan-*"):  # by a process that was killed
+            if time.time() - left.stat().st_mtime > _STALE:
+                shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=cache if cache.is_dir() else None, prefix="scan-") as folder:
         try:
             yield opened

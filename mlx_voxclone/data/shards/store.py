@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlx_voxclone.checkpoint.writer import atomic_file
+from mlx_voxclone.checkpoint.writer import atomic_file, free_bytes
 from mlx_voxclone.data.shards.fetch import Abandoned, fetch, is_remote, joined
 from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
@@ -27,6 +27,7 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 CACHE_GB = 50.0
 _OPEN_FILES = 32
 _IDLE = 2.0  # seconds
+_SPARE = 1 << 28  # bytes of the cache's disk left to others
 _TOLD_AFTER = 2.0  # seconds of waiting
 
 
@@ -89,25 +90,35 @@ class ShardStore:
             if size != shard.size:
                 raise _of_other_size(place, size, shard.size)
 
-    def check_room(self, mix: int) -> str | None:
-        """A warning if the cache holds no shard beyond those that are mixed at a time.
+    def check_room(self, mix: int) -> list[str]:
+        """Warnings if the disk has less room than the cache may take, or the cache none to fetch ahead.
 
         Raises:
-            ConfigError: it does not even hold these.
+            ConfigError: it does not even hold the shards that are mixed at a time.
         """
         sizes = sorted((self.shards[k].size for k in self.remote), reverse=True)
         needed, better = (sum(sizes[:count]) / 1e9 for count in (mix, mix + 1))
+        warnings = self._fit_disk(sum(sizes))
         if needed * 1e9 > self.budget:
             raise ConfigError(
                 f"data.cache_gb: {self.budget / 1e9:.3g} holds less than the {mix} shards that are mixed at a time "
                 f"({needed:.3g} GB); raise it, or lower data.mix_shards"
             )
         if better * 1e9 > self.budget:
-            return (
+            warnings.append(
                 f"data.cache_gb: {self.budget / 1e9:.3g} leaves no room to fetch ahead: training will wait for shards; "
                 f"{2 * needed:.3g} would do"
             )
-        return None
+        return warnings
+
+    def _fit_disk(self, total: int) -> list[str]:
+        """Lower the budget to what the cache's disk has room for, if that is less than would be used."""
+        here = sum(path.stat().st_size for path in self._cache.glob("*.tar")) if total else 0
+        room = max(0, free_bytes(self._cache) + here - _SPARE) if total else 0
+        if min(self.budget, total) <= room:
+            return []
+        self.budget = room
+        return [f"data.cache: the disk of {self._cache} has room for {room / 1e9:.3g} GB of shards, and not for more"]
 
     # ---- reading ----------------------------------------------------------------------------------------------------
 
@@ -299,6 +310,7 @@ class ShardStore:
         shard, target, stop = self.shards[number], self._cached(number), self._stop
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
+            self._clear_stale()
         except OSError as e:
             raise DataError(f"{self._cache}: cannot be written ({e.strerror}); set data.cache to a directory") from None
         with _locked(target.with_suffix(".partial"), stop) as file:
@@ -320,6 +332,15 @@ class ShardStore:
                 raise
             file.flush()
             os.replace(file.name, target)
+
+    def _clear_stale(self) -> None:
+        """Empty what processes that were killed have left half fetched."""
+        for path in self._cache.glob("*.partial"):
+            with suppress(OSError), path.open("ab") as file:
+                if path.stat().st_size:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it is a whole shard by now
+                        file.truncate(0)
 
     def _make_room(self, size: int, needed: set[str]) -> None:
         """Remove what was not used for longest, but not what is needed."""
