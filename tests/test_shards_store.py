@@ -168,6 +168,18 @@ def test_the_whole_epoch_is_read_in_a_cache_of_three_shards(remote, tmp_path):
     assert not server.asked["heldout-00000.tar"]
 
 
+def test_what_is_needed_stays_however_old_it_is(remote):
+    data, server = remote(cache_gb=160_000 * GB)  # three shards
+    clips = [next(clip for clip in data.train if data.index.shard[clip.row] == k) for k in range(6)]
+    clips[5].read()
+    later = time.time() + 1000
+    os.utime(data.store._cached(5), (later, later))
+    data.store.follow([[0, 1], [2]])
+    clips[0].read()
+    wait_for(lambda: data.store._cached(2).exists())
+    assert [data.store._cached(k).exists() for k in (0, 1, 5)] == [True, True, False]
+
+
 def test_what_is_held_out_is_kept_by_copy(remote, tmp_path):
     data, server = remote()
     waves = [clip.read() for clip in data.heldout]

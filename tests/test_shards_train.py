@@ -59,6 +59,7 @@ def test_an_epoch_takes_every_item_once_shard_by_shard(miniature, remote):
         names = [name for group in groups if group.epoch == epoch for name in group.items()]
         assert sorted(names) == expected
     order = made.order(3, 0)
+    assert [name for group in groups[:12] for name in group.items()] == [crops[int(k)][0].id for k in order[:]]
     shards_in_order = [int(data.index.shard[crops[int(k)][0].row]) for k in order[:]]
     first = {s: shards_in_order.index(s) for s in set(shards_in_order)}
     last = {s: len(order) - shards_in_order[::-1].index(s) for s in first}

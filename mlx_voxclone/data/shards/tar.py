@@ -53,6 +53,7 @@ def members(path: Path, skipped: Counter | None = None) -> Iterator[Member]:
                 found = tar.next()
                 if found is None:
                     break
+                # Negative sizes lead backwards, in Pythons that let them.
                 if tar.offset <= last or count == _MOST_MEMBERS:
                     raise DataError(f"{path}: damaged: its headers run in circles, or are too many")
                 last, tar.members = tar.offset, []  # else all of them stay in memory
