@@ -98,7 +98,7 @@ class RunConfig(Section):
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
         for key, path in given.items():
-            if path is not None and not path.exists():
+            if isinstance(path, Path) and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
                 asks = ".pairs" in key or ".preserve." in key
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""

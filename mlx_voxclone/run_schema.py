@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_voxclone.yaml_files import shown
+
 
 def _number(value: Any) -> Any:
     """PyYAML reads `2e-5` (no dot) as text; YAML 1.2, and everyone else, as the number it is."""
@@ -39,6 +41,16 @@ def _path(value: Any) -> Any:
         raise ValueError(f"no home directory is known for {user}; write ./{user} if it is a name") from None
 
 
+def _place(value: Any) -> Any:
+    """A path, or an address as text."""
+    if isinstance(value, str) and "://" in value:
+        return value
+    found = _path(value)
+    if not isinstance(found, Path):
+        raise ValueError(f"expected a path; got {shown(value)}")
+    return found
+
+
 def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
 
@@ -60,6 +72,7 @@ FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
 STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else asks for other ones
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
+PlaceField = Annotated[Path | str, BeforeValidator(_place)]
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -84,9 +97,10 @@ class Section(BaseModel):
 
 
 class DataSection(Section):
-    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults."""
+    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults; and how
+    shards are read: `data/shards/data.py`."""
 
-    path: PathField | None = None
+    path: PlaceField | None = None
     speaker: Name | None = None
     language: Name | None = None
     min_seconds: Positive = 1.0
@@ -99,6 +113,9 @@ class DataSection(Section):
     max_clipped: Ratio = 0.01
     transcribe: bool = False
     whisper_model: Name = "mlx-community/whisper-large-v3-turbo"
+    cache: PathField | None = None
+    cache_gb: Positive = 50.0
+    mix_shards: Count = 4
 
     @model_validator(mode="after")
     def _lengths(self):

@@ -13,9 +13,10 @@ ROWS = 1_000_000
 TEXT = "The old man went down to the river in the morning, and so did"
 
 
-def growth(program: str, *arguments: object) -> tuple[float, float, float]:
+def growth(program: str, *arguments: object, imports: str = "") -> tuple[float, float, float]:
     """Bytes per row that `made = ...` keeps, the same at the peak, and CPU seconds; in a process of its own."""
     code = f"""
+{imports}
 import gc, resource, sys, time
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.manifest import read_jsonl

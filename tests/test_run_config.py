@@ -9,6 +9,8 @@ import yaml
 
 from mlx_voxclone.cli.common import DEFAULT_MODEL
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.shards.data import MIX
+from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
 from mlx_voxclone.run_schema import DataSection, TrainSection
@@ -398,6 +400,7 @@ def test_train_section_has_the_trainers_settings():
 def test_data_section_has_the_options_and_defaults_of_prepare():
     section = {**DataSection().model_dump(), "heldout_speakers": ()}
     assert section.pop("path") is None
+    assert [section.pop(key) for key in ("cache", "cache_gb", "mix_shards")] == [None, CACHE_GB, MIX]
     options = asdict(PrepareOptions())
     assert options.pop("seed") == RunConfig(task="clone").seed
     assert section == options

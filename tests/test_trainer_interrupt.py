@@ -14,7 +14,7 @@ import pytest
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.train import state
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.state import list_checkpoints, recover_all, uninterrupted
@@ -282,3 +282,38 @@ def test_kill_9_at_any_moment(tmp_path, whole):
     newest = list_checkpoints(tmp_path / "run")[-1][0]
     if newest < 10:  # else it was faster than we
         check_continues(tmp_path / "run", whole)
+
+
+def test_data_that_is_lost_in_the_midst_loses_no_step(tmp_path):
+    trainer(tmp_path / "whole").run()
+    toy, made = task(), 0
+    usual = toy.item
+
+    def item(epoch, index, step=0):
+        nonlocal made
+        made += 1
+        if made > 13:
+            raise DataError("shard.tar: gone")
+        return usual(epoch, index, step)
+
+    toy.item = item
+    with pytest.raises(DataError) as caught:
+        trainer(tmp_path / "run", toy, save_every=0).run()
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-3"
+    hint = f"the last checkpoint is {checkpoint}; continue with --resume {tmp_path / 'run'}"
+    assert str(caught.value) == f"shard.tar: gone; {hint}"
+    resume(tmp_path / "run", save_every=0)
+    assert parameters(tmp_path / "run") == parameters(tmp_path / "whole")
+
+
+def test_data_that_is_lost_before_the_first_step_leaves_no_checkpoint(tmp_path):
+    toy = task()
+
+    def item(epoch, index, step=0):
+        raise DataError("shard.tar: gone")
+
+    toy.item = item
+    with pytest.raises(DataError) as caught:
+        trainer(tmp_path / "run", toy).run()
+    assert str(caught.value) == "shard.tar: gone"
+    assert not list_checkpoints(tmp_path / "run")

@@ -9,6 +9,7 @@ import math
 import os
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -40,10 +41,24 @@ class AudioError(DataError):
 
 
 @dataclass(frozen=True)
+class AudioBytes:
+    """An audio file that lies in memory, e.g. because it is a part of an archive; `name` is for messages."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+AudioSource = str | Path | AudioBytes
+
+
+@dataclass(frozen=True)
 class AudioInfo:
     """What a file's header says."""
 
-    path: Path
+    path: Path | AudioBytes
     sample_rate: int  # Hz
     channels: int
     frames: int  # samples per channel
@@ -55,13 +70,13 @@ class AudioInfo:
         return self.frames / self.sample_rate
 
 
-def audio_info(path: str | Path) -> AudioInfo:
+def audio_info(path: AudioSource) -> AudioInfo:
     """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
 
     Raises:
         AudioError: `missing`, `unreadable` (no audio format known here) or `truncated` (shorter than its header says).
     """
-    path = Path(path)
+    path = _source(path)
     _refuse_truncated(path)
     with _open(path) as file:
         frames = file.frames
@@ -70,7 +85,7 @@ def audio_info(path: str | Path) -> AudioInfo:
         return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
 
 
-def read_blocks(path: str | Path, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+def read_blocks(path: AudioSource, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     """Decode frames `start` to `stop` (the end by default) at the file's own rate, a bounded block at a time.
 
     Yields:
@@ -78,7 +93,7 @@ def read_blocks(path: str | Path, *, start: int = 0, stop: int | None = None) ->
     Raises:
         AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
     """
-    path = Path(path)
+    path = _source(path)
     _refuse_truncated(path)
     with _open(path) as file:
         if start:
@@ -87,12 +102,12 @@ def read_blocks(path: str | Path, *, start: int = 0, stop: int | None = None) ->
 
 
 def read_audio(
-    path: str | Path, *, max_channels: int = 2, start: float | None = None, end: float | None = None
+    path: AudioSource, *, max_channels: int = 2, start: float | None = None, end: float | None = None
 ) -> np.ndarray:
     """Read audio as 24 kHz mono; the level is kept.
 
     Args:
-        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...).
+        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory.
         max_channels: more channels than this are refused; up to it they are averaged.
         start, end: seconds; only this part is decoded, and it equals that part of the whole.
     Returns:
@@ -152,7 +167,7 @@ def check_channels(info: AudioInfo, max_channels: int = 2) -> None:
         )
 
 
-def check_block(block: np.ndarray, path: str | Path, first_frame: int, sample_rate: int) -> None:
+def check_block(block: np.ndarray, path: AudioSource, first_frame: int, sample_rate: int) -> None:
     """Refuse a block [frames, channels] of `path` whose numbers are no audio.
 
     Raises:
@@ -185,15 +200,21 @@ def _mono(info: AudioInfo, start: int, stop: int | None) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
-    if path.is_dir():
+def _source(path: AudioSource) -> Path | AudioBytes:
+    return path if isinstance(path, AudioBytes) else Path(path)
+
+
+def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
+    in_memory = isinstance(path, AudioBytes)
+    if not in_memory and path.is_dir():
         raise AudioError("unreadable", f"{path}: is a directory, an audio file is expected")
-    if not path.exists():
+    if not in_memory and not path.exists():
         raise AudioError("missing", f"{path}: no such audio file")
-    if path.stat().st_size == 0:
+    if not (len(path.content) if in_memory else path.stat().st_size):
         raise AudioError("zero-length", f"{path}: the file is empty")
     try:
-        return soundfile.SoundFile(os.fsencode(path))  # as text it refuses names that are not UTF-8
+        # As text, libsndfile refuses names that are not UTF-8.
+        return soundfile.SoundFile(BytesIO(path.content) if in_memory else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
         if "lost sync" in detail or "malformed" in detail:
@@ -205,7 +226,7 @@ def _open(path: Path) -> soundfile.SoundFile:
         ) from None
 
 
-def _blocks(file: soundfile.SoundFile, path: Path, frames: int | None) -> Iterator[np.ndarray]:
+def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | None) -> Iterator[np.ndarray]:
     expected = file.frames - file.tell() if file.frames < _UNKNOWN_LENGTH else None
     wanted = expected if frames is None else frames
     done = 0
@@ -230,16 +251,25 @@ def _blocks(file: soundfile.SoundFile, path: Path, frames: int | None) -> Iterat
         )
 
 
-def _refuse_truncated(path: Path) -> None:
+@contextmanager
+def _binary(path: Path | AudioBytes) -> Iterator[tuple[BinaryIO, int]]:
+    """The bytes of an audio file, and how many they are."""
+    if isinstance(path, AudioBytes):
+        yield BytesIO(path.content), len(path.content)
+        return
+    with path.open("rb") as file:
+        yield file, path.stat().st_size
+
+
+def _refuse_truncated(path: Path | AudioBytes) -> None:
     """Compare a WAV's or AIFF's data chunk with the file's size, look for the end of an Ogg stream.
 
     libsndfile shortens silently what is cut off.
     """
-    if not path.is_file():
+    if not isinstance(path, AudioBytes) and not path.is_file():
         return
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
+        with _binary(path) as (file, size):
             stated, present = _data_chunk(file, size)
             unended = _is_unended_ogg(file, size)
     except OSError as e:

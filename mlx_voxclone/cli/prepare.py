@@ -1,6 +1,7 @@
 """`voxclone prepare`: recordings -> clips, transcripts and a held-out split."""
 
 import argparse
+from pathlib import Path
 
 from mlx_voxclone.cli.common import (
     Parser,
@@ -23,7 +24,10 @@ SOURCE is one of
                        split is "heldout" or "train"
   a metadata.csv       LJSpeech's `id|text`, audio beside it or in wavs/
   a corpus             LibriSpeech, LibriTTS or Common Voice as unpacked; its dev and test are held out
-  one recording"""
+  one recording
+  tar shards           a folder of .tar files, an address (https://HOST/x-{000..012}.tar) or a dataset on the hub
+                       (hf://datasets/OWNER/NAME): audio, beside it .json or .txt; they stay as they are, and --output
+                       gets an index of them, by which to train"""
 
 
 def build_parser() -> Parser:
@@ -33,6 +37,13 @@ def build_parser() -> Parser:
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
     parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
     parser.add_argument("--language", metavar="CODE", help="language where the manifest names none (en, de, fr, ...)")
+    shards = parser.add_argument_group("corpora larger than the disk")
+    shards.add_argument(
+        "--shards", metavar="SIZE", help="write tar shards of this size (1GB) and an index, in place of a file per clip"
+    )
+    shards.add_argument(
+        "--cache", type=Path, metavar="DIR", help="through which shards are fetched (default: ~/.cache/voxclone/shards)"
+    )
     length = parser.add_argument_group("length and level")
     length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
     length.add_argument(
@@ -86,8 +97,16 @@ def main(argv: list[str]) -> None:
         set_device(arguments.device)
 
     from mlx_voxclone.data.prepare import prepare
+    from mlx_voxclone.data.shards.write import parse_size
 
-    report = prepare(arguments.source, arguments.output, options, progress=None if arguments.quiet else progress_over)
+    report = prepare(
+        arguments.source,
+        arguments.output,
+        options,
+        shards=None if arguments.shards is None else parse_size(arguments.shards),
+        cache=arguments.cache,
+        progress=None if arguments.quiet else progress_over,
+    )
     print("\n".join(report.lines()))
 
 

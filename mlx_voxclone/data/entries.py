@@ -10,6 +10,7 @@ from pathlib import Path
 from mlx_voxclone.errors import DataError
 
 MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
+INDEX = "index.jsonl"  # beside shards
 SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 TRAIN, HELDOUT = "train", "heldout"
 # The last ones cannot be decoded here, but somebody who brings them should hear so.

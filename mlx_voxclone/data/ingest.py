@@ -13,6 +13,7 @@ import numpy as np
 from mlx_voxclone.audio.io import (
     AudioError,
     AudioInfo,
+    AudioSource,
     audio_info,
     check_block,
     check_channels,
@@ -67,7 +68,7 @@ class Written:
     digest: str  # of the samples
 
 
-def examine(path: Path, transcribed: bool, options: PrepareOptions) -> Plan:
+def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Plan:
     """Decide what becomes of a recording.
 
     Raises:
@@ -156,7 +157,7 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
 
 
 def _pieces(
-    path: Path, whole: Span, levels: np.ndarray, mask: np.ndarray, transcribed: bool, options: PrepareOptions
+    path: AudioSource, whole: Span, levels: np.ndarray, mask: np.ndarray, transcribed: bool, options: PrepareOptions
 ) -> list[Span]:
     """The recording as a whole if it is short enough or transcribed, else cut at pauses."""
     if transcribed and whole.seconds > MAX_TRANSCRIBED_SECONDS:

@@ -14,6 +14,7 @@ from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
     CLIPS,
     HELDOUT,
+    INDEX,
     MANIFEST,
     METADATA,
     SUMMARY,
@@ -55,6 +56,8 @@ def read_listing(source: str | Path) -> Listing:
     """
     source = Path(source)
     if source.is_dir():
+        if (source / INDEX).is_file():
+            raise DataError(f"{source}: holds shards, made already; use it as it is, or name the recordings")
         if (source / MANIFEST).is_file():
             if is_prepared(source):
                 raise DataError(f"{source}: holds prepared clips already; use it as it is, or name the recordings")

@@ -1,8 +1,9 @@
 """Recordings -> clips: 24 kHz mono pieces of speech with text, speaker and a held-out split.
 
-Writes `clips/*.flac` (24-bit; float WAV where a peak exceeds full scale), `manifest.jsonl`, `rejected.jsonl` (what was
-left out, with its reason) and `summary.json`. The directory appears complete or not at all. The same source and options
-give the same clips; prepared data that is still up to date is used again.
+Writes `clips/*.flac` (24-bit; float WAV where a peak exceeds full scale) and `manifest.jsonl`, or tar shards with an
+`index.jsonl`; and `rejected.jsonl` (what was left out, with its reason) and `summary.json`. The directory appears
+complete or not at all. The same source and options give the same clips; prepared data that is still up to date is used
+again.
 """
 
 import dataclasses
@@ -22,6 +23,9 @@ from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared
 from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.shards.data import ShardData, is_sharded
+from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
+from mlx_voxclone.data.shards.write import write_shards
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 
@@ -78,13 +82,21 @@ class PrepareReport:
 
 
 def prepare(
-    source: str | Path, output: str | Path, options: PrepareOptions | None = None, *, progress: Progress | None = None
+    source: str | Path,
+    output: str | Path,
+    options: PrepareOptions | None = None,
+    *,
+    shards: int | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> PrepareReport:
     """Prepare recordings for training.
 
     Args:
-        source: see `manifest.read_listing`.
+        source: see `manifest.read_listing`; or tar shards, see `shards.scan`, of which an index is made.
         output: directory to make, or one that holds the same already.
+        shards: bytes of a tar shard; None: a file per clip.
+        cache: directory for shards that are fetched.
         progress: wraps an iterable, given its length and a word for what is done, for a progress bar.
     Raises:
         DataError: nothing to read, nothing usable, an unknown speaker, an output that holds something else.
@@ -92,9 +104,11 @@ def prepare(
     """
     output, options = Path(output), options or PrepareOptions()
     progress = progress or (lambda items, total, what: items)
+    if is_tar_source(source):
+        return _scanned(source, output, options, shards, cache, progress)
     listing = read_listing(source)
     entries = _selected(listing.entries, options)
-    identity = _identity(source, entries, options)
+    identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
     with ExitStack() as stack:
@@ -111,10 +125,41 @@ def prepare(
             run.transcribe(transcriber, progress)
         run.split()
         summary = {"version": _VERSION, "identity": identity, **run.summary()}
-        _write_lines(directory / MANIFEST, run.clips)
-        _write_lines(directory / REJECTED, run.rejected)
-        _write_text(directory / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+        if shards is None:
+            _write_lines(directory / MANIFEST, run.clips)
+        else:
+            write_shards(run.clips, directory, shards, options.seed, progress)
+            (directory / CLIPS).rmdir()
+        _finish(directory, run.rejected, summary)
     return _report(output, summary)
+
+
+def _scanned(
+    source: str | Path,
+    output: Path,
+    options: PrepareOptions,
+    shards: int | None,
+    cache: Path | None,
+    progress: Progress,
+) -> PrepareReport:
+    """An index of shards that are there already, which stay as they are."""
+    given = {"--shards": shards, "--transcribe": options.transcribe}
+    if refused := [name for name, value in given.items() if value]:
+        raise DataError(f"{source}: tar shards are indexed as they are; leave out {' and '.join(refused)}")
+    places = shards_of(source)
+    identity = {"source": str(source), "options": _settings(options), "recordings": stamp(places)}
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+        return _reused(output, identity)
+    with atomic_directory(output) as directory:
+        rejected, counts = scan(places, directory, options, cache, progress)
+        summary = {"version": _VERSION, "identity": identity, **counts}
+        _finish(directory, rejected, summary)
+    return _report(output, summary)
+
+
+def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, Any]) -> None:
+    _write_lines(directory / REJECTED, rejected)
+    _write_text(directory / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _selected(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
@@ -147,10 +192,15 @@ def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions)
         facts = (str(entry.audio), stamp(entry.audio), entry.text, entry.speaker, entry.language)
         split = () if entry.split is None else (entry.split,)
         digest.update(repr((*facts, str(entry.ref_audio), stamp(entry.ref_audio), *split)).encode())
+    resolved = str(Path(source).resolve())
+    return {"source": resolved, "options": _settings(options), "recordings": digest.hexdigest()}
+
+
+def _settings(options: PrepareOptions) -> dict[str, Any]:
     settings = dataclasses.asdict(options) | {"heldout_speakers": list(options.heldout_speakers)}
     if not options.transcribe:
         del settings["whisper_model"]
-    return {"source": str(Path(source).resolve()), "options": settings, "recordings": digest.hexdigest()}
+    return settings
 
 
 def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
@@ -167,10 +217,12 @@ def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
         changed.append(f"source (it was {before['source']})")
     elif before["recordings"] != identity["recordings"]:
         changed.append("the recordings or their texts")
+    if before.get("shards") != identity.get("shards"):
+        changed.append("--shards")
     if changed or version != _VERSION:
         what = ", ".join(changed) or "this program's version"
         raise DataError(f"{output}: holds data prepared otherwise: {what} changed; choose another output or delete it")
-    PreparedData.load(output)  # complete still?
+    (ShardData if is_sharded(output) else PreparedData.load)(output)  # complete still?
     return report
 
 

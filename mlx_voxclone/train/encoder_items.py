@@ -56,7 +56,7 @@ class EncoderItems:
         self.crop = crop_samples(section, config)
         self.frames = self.crop // config.frame_size
         self._states, self._state_dim = states, state_dim
-        self._crops = cut_into_crops(train, self.crop)
+        self._train, self._crops = train, cut_into_crops(train, self.crop)
         self._heldout = spread(cut_into_crops(heldout, self.crop), MAX_HELDOUT_CROPS)
         self.pairs = pairs
         own = (pairs.train, pairs.heldout) if pairs is not None else ([], [])
@@ -66,6 +66,11 @@ class EncoderItems:
     def __len__(self) -> int:
         """Crops of recordings: an epoch visits every second of them once, whatever share of the items are pairs."""
         return len(self._crops)
+
+    def order(self, seed: int, epoch: int) -> Any | None:
+        """The data's own order of an epoch, where it has one: sharded data is read shard by shard."""
+        own = getattr(self._train, "order", None)
+        return None if own is None else own(self._crops.ends, seed, epoch)
 
     @property
     def measurable(self) -> bool:
@@ -192,9 +197,32 @@ def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
     return crop
 
 
-def cut_into_crops(clips: Sequence[Clip], crop: int) -> list[tuple[Clip, int]]:
-    """One entry per crop of at most `crop` samples: (clip, its place in the clip)."""
-    return [(clip, k) for clip in clips for k in range(-(-clip.samples // crop))]
+class Crops(Sequence[tuple[Clip, int]]):
+    """One entry per crop of at most `crop` samples, made when it is asked for: (clip, its place in the clip).
+
+    Attributes:
+        ends: int64 `[N]`, number of crops in the first 1, 2, ... N clips.
+    """
+
+    def __init__(self, clips: Sequence[Clip], crop: int) -> None:
+        lengths = getattr(clips, "lengths", None)  # sharded data tells them without a clip being made
+        if lengths is None:
+            lengths = np.fromiter((clip.samples for clip in clips), np.int64, len(clips))
+        self._clips, self.ends = clips, np.cumsum(-(-lengths.astype(np.int64) // crop))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def __getitem__(self, index: int) -> tuple[Clip, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        clip = int(np.searchsorted(self.ends, index, side="right"))
+        return self._clips[clip], index - (int(self.ends[clip - 1]) if clip else 0)
+
+
+def cut_into_crops(clips: Sequence[Clip], crop: int) -> Crops:
+    """The crops of at most `crop` samples, clip after clip."""
+    return Crops(clips, crop)
 
 
 def _padded(rows: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -147,6 +147,9 @@ class EncoderTask:
     def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
         return self.items.item(epoch, index, step)
 
+    def order(self, seed: int, epoch: int) -> Any | None:
+        return self.items.order(seed, epoch)
+
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         return self.items.collate(items)
 

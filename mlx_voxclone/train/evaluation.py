@@ -1,6 +1,7 @@
 """Held-out metrics of a task, and the directory of its best model."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlx.core as mx
@@ -12,10 +13,10 @@ from mlx_voxclone.train.state import BEST, read_best, replaced_directory
 from mlx_voxclone.train.task import Task, derived_metrics, training_only
 
 
-def spread(entries: list, limit: int) -> list:
+def spread(entries: Sequence, limit: int) -> list:
     """At most `limit` of them, evenly spaced, so that the first speaker is not the only one measured."""
     if len(entries) <= limit:
-        return entries
+        return list(entries)
     return [entries[k * len(entries) // limit] for k in range(limit)]
 
 

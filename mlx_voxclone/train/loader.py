@@ -1,10 +1,10 @@
 """Items in seeded order, made ready on a thread (numpy only) while the device computes.
 
-The order of an epoch is one permutation of all items, `default_rng([seed, epoch])`; it is cut into groups of
-`batch_size * accumulate` items (one optimiser step) and these into micro-batches, by length where items
-tell their `length`. The last group of an epoch, and the
-last batch in it, hold what is left: nothing is dropped, and no group spans two epochs. (epoch, items of it used) is
-the whole position, so a resumed run meets the same groups. Every group is one optimiser step, so items are told it.
+The order of an epoch is one permutation of all items, `default_rng([seed, epoch])`, or the task's own (`Ordered`); it
+is cut into groups of `batch_size * accumulate` items (one optimiser step) and these into micro-batches, by length where
+items tell their `length`. The last group of an epoch, and the last batch in it, hold what is left: nothing is dropped,
+and no group spans two epochs. (epoch, items of it used) is the whole position, so a resumed run meets the same groups.
+Every group is one optimiser step, so items are told it.
 """
 
 import queue
@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.train.task import Task
+from mlx_voxclone.train.task import Ordered, Task
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Loader:
         self._task, self._batch_size, self._accumulate, self._seed = task, batch_size, accumulate, seed
         self._position, self._step = position, step  # of the next group
         self._queue: queue.Queue = queue.Queue(maxsize=depth)  # bounded: prepared audio must not fill the memory
-        self._stop = threading.Event()
+        self._stop, self._order = threading.Event(), None
         self._thread = threading.Thread(target=self._produce, name="data", daemon=True)
 
     def __enter__(self) -> "Loader":
@@ -71,7 +71,9 @@ class Loader:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        while self._thread.is_alive():  # an item may be waiting for a server
+            getattr(self._order, "close", lambda: None)()
+            self._thread.join(0.2)
 
     def next(self) -> Group:
         """The next group, waiting for it if need be. Raises what the producer raised."""
@@ -84,7 +86,7 @@ class Loader:
         try:
             epoch, index = self._position
             while not self._stop.is_set():
-                order = epoch_order(self._task.n_items, self._seed, epoch)
+                order = self._order = self._epoch_order(epoch)
                 size = self._batch_size * self._accumulate
                 while index < len(order):
                     group = self._group(epoch, order[index : index + size])
@@ -98,6 +100,10 @@ class Loader:
             return
         except BaseException as error:  # whatever it is, it belongs to the main thread
             self._put(error)
+
+    def _epoch_order(self, epoch: int) -> Any:
+        own = self._task.order(self._seed, epoch) if isinstance(self._task, Ordered) else None
+        return epoch_order(self._task.n_items, self._seed, epoch) if own is None else own
 
     def _group(self, epoch: int, order: np.ndarray) -> Group:
         batches, targets, made = [], dict.fromkeys(self._task.weights, 0.0), []

@@ -18,7 +18,8 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
-from mlx_voxclone.errors import CheckpointError, ConfigError, RankLostError, VoxcloneError
+from mlx_voxclone.data.shards.data import ShardData, is_sharded
+from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, RankLostError, VoxcloneError
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
@@ -136,18 +137,32 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
     return summary
 
 
-def prepared_data(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> PreparedData:
+def prepared_data(
+    config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]
+) -> PreparedData | ShardData:
     """`data.path` as prepared clips: as it is if `voxclone prepare` made it, else prepared into the run directory."""
     section = config.data
+    if is_sharded(section.path):
+        return _sharded(config, section.path, say)
     if is_prepared(section.path):
         say(f"data: {section.path} is prepared already")
         return PreparedData.load(section.path)
-    options = PrepareOptions(**section.model_dump(exclude={"path"}), seed=config.seed)
+    options = PrepareOptions(**section.model_dump(exclude={"path", *_OF_SHARDS}), seed=config.seed)
     progress = None if quiet else progress_over
     report = current().in_turn(lambda: prepare(section.path, run_dir / DATA, options, progress=progress))
     for line in report.lines():
         say(f"data: {line}")
-    return PreparedData.load(run_dir / DATA)
+    return _sharded(config, run_dir / DATA, say) if is_sharded(run_dir / DATA) else PreparedData.load(run_dir / DATA)
+
+
+_OF_SHARDS = ("cache", "cache_gb", "mix_shards")
+
+
+def _sharded(config: RunConfig, place: Path | str, say: Callable[[str], None]) -> ShardData:
+    section = config.data
+    data = ShardData(place, section.cache, section.cache_gb, section.mix_shards, say)
+    say(f"data: {place}: {len(data.train) + len(data.heldout)} clips in {len(data.index.shards)} shards")
+    return data
 
 
 @contextmanager
@@ -180,6 +195,8 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
             raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
         elif isinstance(e, RankLostError):
             raise RankLostError(f"{e}; continue with --resume {run_dir}") from None
+        elif isinstance(e, DataError) and any(list_checkpoints(_stage_dir(config, run_dir, s)) for s in config.stages):
+            raise DataError(f"{e}; when that is mended, continue with --resume {run_dir}") from None
         raise
 
 

@@ -20,6 +20,7 @@ from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, 
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
+from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
@@ -153,6 +154,8 @@ def train_encoder(
     compute, section, release = Compute.of(config), config.encoder, Release(config.model)
     codec = encoder_codec(release, section, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
+    if isinstance(data, ShardData):
+        identity["data.mix_shards"] = data.mix  # the order of the items depends on it
     task = EncoderTask(
         codec,
         data,
@@ -222,7 +225,8 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     import yaml
 
     lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
-    free = ("device", "say", "bake.", "speaker.recompute", *lengths, *(f"{stage}." for stage in open_stages))
+    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", *lengths)
+    free += tuple(f"{stage}." for stage in open_stages)
     old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]

@@ -109,6 +109,18 @@ class Padded(Protocol):
         ...
 
 
+@runtime_checkable
+class Ordered(Protocol):
+    """What a task may have beside `Task`: an order of its items that its data is read well in."""
+
+    def order(self, seed: int, epoch: int) -> Any | None:
+        """The items of an epoch: a length, and slices of it as int arrays, each item once, of (seed, epoch) alone.
+
+        None: any order will do. With a method `close`, that is called when nobody takes any more, to end what waits.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that an AdamW of their own moves, with a gradient clipped by its own norm."""

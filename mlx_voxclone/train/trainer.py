@@ -124,6 +124,13 @@ class Trainer:
                 except KeyboardInterrupt:
                     self.ranks.at_the_end(self._save_after_interrupt)
                     raise
+                except DataError as error:  # e.g. a server that is gone: the steps so far are not lost
+                    if not self.state.step:
+                        raise
+                    if self.ranks.first and self._saved != self.state.step:
+                        self._save()
+                    words = self._last_words()
+                    raise DataError(f"{error}; {words}" if words else str(error)) from error
                 except RankLostError as error:
                     if self.ranks.first and self._saved != self.state.step:
                         self._save()

@@ -1,0 +1,265 @@
+"""Sharded data as training reads it: what `PreparedData` is for a directory of clips, of any size and from anywhere."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
+from mlx_voxclone.data.clips import REFERENCE
+from mlx_voxclone.data.entries import HELDOUT, TRAIN
+from mlx_voxclone.data.shards.fetch import is_remote
+from mlx_voxclone.data.shards.index import INDEX, SPLITS, Row, ShardIndex
+from mlx_voxclone.data.shards.order import ShardOrder
+from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache, fetched_index
+from mlx_voxclone.errors import DataError
+
+MOST_HELDOUT = 512  # clips to measure by, however many the index holds out: each is copied out of its shard
+MIX = 4
+
+
+def is_sharded(place: str | Path) -> bool:
+    """Whether a place is an index of shards, a directory with one, or an address that may have one."""
+    if is_remote(place):
+        return not str(place).endswith(".tar")
+    place = Path(place)
+    return (place.name == INDEX and place.is_file()) or (place / INDEX).is_file()
+
+
+@dataclass(frozen=True, slots=True)
+class ShardClip:
+    """One clip; see `data.clips.Clip`."""
+
+    row: int
+    line: Row = field(repr=False)
+    data: "ShardData" = field(repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        return self.line.id
+
+    @property
+    def samples(self) -> int:
+        return self.line.samples
+
+    @property
+    def speaker(self) -> str:
+        return self.line.speaker
+
+    @property
+    def text(self) -> str | None:
+        return self.line.text
+
+    @property
+    def language(self) -> str | None:
+        return self.line.language
+
+    @property
+    def reference(self) -> str | None:
+        return self.line.reference
+
+    @property
+    def source(self) -> str:
+        return self.line.source
+
+    @property
+    def start(self) -> float:
+        return self.line.start
+
+    @property
+    def split(self) -> str:
+        return self.line.split
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / SAMPLE_RATE
+
+    def read(self) -> np.ndarray:
+        """float32 [samples].
+
+        Raises:
+            DataError: its shard is missing, cut off, changed or cannot be fetched, or its audio is damaged.
+        """
+        line, shard = self.line, int(self.data.index.shard[self.row])
+        keep = line.split != TRAIN
+        content = self.data.store.read(shard, line.offset, line.size, line.sha256, keep=keep)
+        source = AudioBytes(f"{self.data.index.shards[shard].place}: {line.source or line.id}", content)
+        # Whole clips, as `prepare --shards` writes them, are read as a whole: there is nothing to be seeked.
+        end = (line.first + line.samples) / SAMPLE_RATE
+        samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end) if line.first else read_audio(source)
+        samples = samples[: line.samples]
+        if len(samples) != line.samples:
+            raise DataError(f"{source}: {len(samples)} samples where the index states {line.samples}; make it again")
+        return samples if line.gain == 1 else samples * np.float32(line.gain)
+
+
+class Listed(Sequence[ShardClip]):
+    """Clips of an index, read from it where they are asked for.
+
+    Args:
+        rows: their numbers, ascending.
+    """
+
+    def __init__(self, data: "ShardData", rows: np.ndarray) -> None:
+        self._data, self._rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number):
+        if isinstance(number, slice):
+            return [self._data.clip(row) for row in self._rows[number]]
+        return self._data.clip(self._rows[number])
+
+
+class ShardClips(Listed):
+    """All clips of a split."""
+
+    def __iter__(self) -> Iterator[ShardClip]:
+        """In the order of the index, shard by shard; whoever reads them so has the next shard fetched meanwhile."""
+        self._data.store.follow([[int(shard)] for shard in np.unique(self._data.index.shard[self._rows])])
+        for row in self._rows:
+            yield self._data.clip(row)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Samples of each, `[N]`."""
+        return self._data.index.samples[self._rows]
+
+    def order(self, ends: np.ndarray, seed: int, epoch: int) -> ShardOrder:
+        """The order of an epoch over items of these clips.
+
+        Args:
+            ends: `[N]`, number of items in the first 1, 2, ... N clips.
+        """
+        return self._data.order(self._rows, ends, seed, epoch)
+
+
+class ShardData:
+    """What `PreparedData` tells, for shards.
+
+    Args:
+        place: a directory with an index, the index, or the address of either.
+        cache: directory for what is fetched; None: the user's cache directory.
+        cache_gb: of fetched shards in it.
+        mix: shards whose clips are mixed at a time.
+        say: receives a line for the user.
+
+    Raises:
+        DataError: no index, a damaged one, or a shard on this disk missing or cut off.
+        ConfigError: the cache does not hold `mix` shards.
+    """
+
+    def __init__(
+        self,
+        place: str | Path,
+        cache: Path | None = None,
+        cache_gb: float = CACHE_GB,
+        mix: int = MIX,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        cache = cache or default_cache()
+        path, self.directory = _index_of(place, cache, say)
+        self.index, self.mix = ShardIndex(path), mix
+        self.store = ShardStore(self.index.shards, self.directory, cache, cache_gb * 1e9, say)
+        self.store.check_local()
+        for warning in self.store.check_room(mix):
+            say(f"warning: {warning}")
+        rows = {name: np.flatnonzero(self.index.split == k).astype(np.int32) for k, name in enumerate(SPLITS)}
+        if len(rows[HELDOUT]) > MOST_HELDOUT:
+            say(f"data: of {len(rows[HELDOUT])} held-out clips the first {MOST_HELDOUT} are measured by")
+            rows[HELDOUT] = rows[HELDOUT][:MOST_HELDOUT]
+        if not len(rows[TRAIN]):
+            raise DataError(f"{path}: has no clip to train on")
+        self.train, self.heldout, self.prompts = (ShardClips(self, rows[name]) for name in SPLITS)
+        self._rows = rows
+        self._by_speaker: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def clip(self, row: int) -> ShardClip:
+        """A clip by its number in the index."""
+        return ShardClip(int(row), self.index.row(int(row)), self)
+
+    @property
+    def clips(self) -> ShardClips:
+        """All of them, in the order of the index."""
+        return ShardClips(self, np.sort(np.concatenate([self._rows[name] for name in SPLITS])))
+
+    @property
+    def speakers(self) -> list[str]:
+        """Names of those who speak in `train` or `heldout`, sorted."""
+        numbers = np.unique(self.index.speaker[np.concatenate([self._rows[TRAIN], self._rows[HELDOUT]])])
+        return sorted(self.index.speakers[k] for k in numbers)
+
+    @property
+    def hours(self) -> float:
+        """Of `train` and `heldout` together."""
+        return sum(int(c.lengths.sum(dtype=np.int64)) for c in (self.train, self.heldout)) / SAMPLE_RATE / 3600
+
+    def references(self, clip: ShardClip, limit: int = 64) -> Sequence[ShardClip]:
+        """Voice prompts for a clip: see `PreparedData.references`."""
+        if clip.reference is not None:
+            if clip.reference not in self.index.prompts:
+                raise DataError(f"{self.index.path}: clip {clip.id} names the unknown reference {clip.reference}")
+            return [self.clip(self.index.prompts[clip.reference])]
+        splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
+        return next((found for found in (self._others(clip, split, limit) for split in splits) if found), [])
+
+    def _others(self, clip: ShardClip, split: str, limit: int) -> Listed:
+        """Up to `limit` other clips of its speaker in a split; how many there are costs no time."""
+        if split not in self._by_speaker:
+            speakers = self.index.speaker[self._rows[split]]
+            order = np.argsort(speakers, kind="stable")
+            self._by_speaker[split] = speakers[order], self._rows[split][order]
+        speakers, rows = self._by_speaker[split]
+        first, last = np.searchsorted(speakers, self.index.speaker[clip.row] + np.array([0, 1]))
+        place = first + int(np.searchsorted(rows[first:last], clip.row))
+        inside = split == clip.split
+        count = last - first - inside
+        chosen = np.arange(count)
+        if count > limit:
+            chosen = np.sort(np.random.default_rng(zlib.crc32(clip.id.encode())).choice(count, limit, replace=False))
+        return Listed(self, rows[first + chosen + (inside & (first + chosen >= place))])
+
+    def order(self, rows: np.ndarray, ends: np.ndarray, seed: int, epoch: int) -> "FollowedOrder":
+        """The order of an epoch over items of clips `rows`; the shards to come are fetched ahead."""
+        numbers = self.index.shard[rows]
+        last_clip = np.searchsorted(numbers, np.arange(len(self.index.shards)), side="right")
+        ends = np.concatenate([[0], ends])[last_clip]
+        return FollowedOrder(self.store, ends, self.mix, seed, epoch)
+
+    def fingerprint(self) -> str:
+        """Identity of the data, not of where it lies: sha256, to notice a change on resuming."""
+        return self.index.digest
+
+
+class FollowedOrder(ShardOrder):
+    """An order whose shards are fetched ahead of the reading, across the end of the epoch too."""
+
+    def __init__(self, store: ShardStore, ends: np.ndarray, mix: int, seed: int, epoch: int) -> None:
+        super().__init__(ends, mix, seed, epoch)
+        self._store = store
+        store.follow(self.groups, after=ShardOrder(ends, mix, seed, epoch + 1).groups[:1])
+
+    def close(self) -> None:
+        """Nobody reads on: wakes who waits for a shard."""
+        self._store.abandon()
+
+
+def _index_of(place: str | Path, cache: Path, say: Callable[[str], None]) -> tuple[Path, Path | str]:
+    """The index file, and where shards are named from."""
+    if is_remote(place):
+        address = str(place) if str(place).endswith(".jsonl") else f"{str(place).rstrip('/')}/{INDEX}"
+        say(f"data: fetching {address}")
+        try:
+            return fetched_index(address, cache), address.rpartition("/")[0]
+        except DataError as e:
+            if "missing on the server" not in str(e):
+                raise
+            raise DataError(
+                f"{e}; for shards without an index run `voxclone prepare ADDRESS --output DIR` and train from DIR"
+            ) from None
+    place = Path(place)
+    path = place / INDEX if place.is_dir() else place
+    return path, path.parent
