@@ -4,9 +4,9 @@ The graph of a frame reads the codes of the last one where they are, on the devi
 waits for those, so the device goes on while the host looks, stores, decodes or writes. That a frame is END is thus
 noticed when the next one is under way already: that one is thrown away.
 
-In a batch every sequence is as if it were alone. Prompts are read one by one, exactly as a single one is; their keys and
-values are then aligned at their ends: the shorter ones get empty columns on the left that nothing sees, and every item
-keeps its own positions. An item that ended leaves the batch with its keys and values.
+In a batch every sequence is as if it were alone. Prompts are read one by one, exactly as a single one is; their keys
+and values are then aligned at their ends: the shorter ones get empty columns on the left that nothing sees, and every
+item keeps its own positions. An item that ended leaves the batch with its keys and values.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -131,7 +131,7 @@ class _Alignment:
         self._kept: tuple[tuple[int, ...], int, _Alignment] | None = None
 
     def at(self, offset: int) -> tuple[mx.array, mx.array | None]:
-        """Positions `[B]` of a token in column `offset`; the columns that it may see, `[B, 1, 1, offset + 1]`, or all."""
+        """Positions `[B]` of a token in column `offset`; the columns it may see, `[B, 1, 1, offset + 1]`, None: all."""
         if self._of is None or self._of[0] != offset:
             empty = mx.array(self.empty)
             seen = (mx.arange(offset + 1) >= empty[:, None])[:, None, None] if self.empty.any() else None

@@ -1,11 +1,15 @@
 """Blocks of the language model and the flow-matching head, and the key/value cache."""
 
+import functools
+import math
 from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_voxclone.config import TransformerConfig
+
+ROTATIONS = 256  # positions by which the table of rotations grows
 
 
 class KVCache:
@@ -147,7 +151,7 @@ class Attention(_OneProductModule):
         Returns:
             `[B, queries, dim]`.
         """
-        q, k, v = self._heads(x, cache.positions if cache is not None else 0, queries)
+        q, k, v = self._heads(x, cache.positions if cache is not None else None, queries)
         mask = None
         if self._rope_theta is not None:
             mask = cache.mask(x.shape[1]) if cache is not None else causal_mask(x.shape[1])
@@ -157,7 +161,7 @@ class Attention(_OneProductModule):
         return self.wo(out.swapaxes(1, 2).reshape(x.shape[0], -1, self.n_heads * self.head_dim))
 
     def _heads(
-        self, x: mx.array, positions: int | mx.array, queries: int | None
+        self, x: mx.array, positions: int | mx.array | None, queries: int | None
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values `[B, heads, T, head_dim]`, the first two turned to their positions."""
 
@@ -167,19 +171,38 @@ class Attention(_OneProductModule):
         weight, rope = self._whole_weight(), self._rope_theta is not None
         if weight is None:
             q, k = by_head(self.wq(x if queries is None else x[:, :queries])), by_head(self.wk(x))
-            return (*((self._rope(y, positions) for y in (q, k)) if rope else (q, k)), by_head(self.wv(x)))
+            return (*((self._turned(y, positions) for y in (q, k)) if rope else (q, k)), by_head(self.wv(x)))
         turned = self.n_heads + self.n_kv_heads
         heads = by_head(x @ weight)
         if rope:
-            both = self._rope(heads[:, :turned], positions)
+            both = self._turned(heads[:, :turned], positions)
             q, k, v = both[:, : self.n_heads], both[:, self.n_heads :], heads[:, turned:]
         else:
             q, k, v = mx.split(heads, [self.n_heads, turned], axis=1)
         return (q if queries is None else q[:, :, :queries]), k, v
 
+    def _turned(self, x: mx.array, positions: int | mx.array | None) -> mx.array:
+        """Turn `[B, heads, T, head_dim]` by its positions, the first of which is given; None: of a whole sequence."""
+        if not isinstance(positions, int) or x.dtype != mx.float32:
+            return self._rope(x, 0 if positions is None else positions)
+        # With a cache, in float32: what is some thirty operations where `rope` has no kernel is one product here.
+        end = positions + x.shape[2]
+        turns = rotations(-(-end // ROTATIONS), self.head_dim, self._rope_theta)
+        return (x.view(mx.complex64) * turns[positions:end]).view(mx.float32)
+
     def _rope(self, x: mx.array, offset: int | mx.array) -> mx.array:
         # traditional=True rotates (x0, x1), (x2, x3), ...: the checkpoint's layout. Half-split is silently wrong.
         return mx.fast.rope(x, self.head_dim, traditional=True, base=self._rope_theta, scale=1.0, offset=offset)
+
+
+@functools.lru_cache(maxsize=2)
+def rotations(blocks: int, dim: int, theta: float) -> mx.array:
+    """`exp(i * t * theta^(-2 j / dim))` of the positions t: `[256 * blocks, dim / 2]`, complex64."""
+    frequencies = mx.exp(mx.arange(dim // 2, dtype=mx.float32) * (-2.0 * math.log(theta) / dim))
+    angles = mx.arange(ROTATIONS * blocks, dtype=mx.float32)[:, None] * frequencies
+    table = mx.cos(angles) + 1j * mx.sin(angles)
+    mx.eval(table)  # it outlives the graph that first needs it
+    return table
 
 
 class TransformerBlock(nn.Module):
