@@ -84,7 +84,7 @@ class FlowMatchingHead(nn.Module):
         *inner, last = self.layers
         for layer in inner:
             tokens = layer(tokens)
-        return self.acoustic_codebook_output(self.norm(last(tokens, queries=1))[:, 0])
+        return self.acoustic_codebook_output(self.norm(last(tokens, asked=slice(0, 1)))[:, 0])
 
     def semantic_logits(self, hidden: mx.array) -> mx.array:
         """Unmasked logits `[..., rows]` straight from the LM's normed hidden state."""

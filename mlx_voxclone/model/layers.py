@@ -140,55 +140,58 @@ class Attention(_OneProductModule):
     def _same_input(self) -> tuple[nn.Module, ...]:
         return self.wq, self.wk, self.wv
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None, queries: int | None = None) -> mx.array:
+    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
         """Attend.
 
         Args:
             x: `[B, T, dim]`.
             cache: keys and values of what came before, extended in place.
-            queries: only the first so many tokens ask (bidirectional attention alone); None: all.
+            asked: only these places ask, in a causal block those to its end; None: all.
 
         Returns:
-            `[B, queries, dim]`.
+            `[B, asked, dim]`.
         """
-        q, k, v = self._heads(x, cache.positions if cache is not None else None, queries)
+        q, k, v = self._heads(x, None if cache is None else cache.positions, asked)
         mask = None
         if self._rope_theta is not None:
-            mask = cache.mask(x.shape[1]) if cache is not None else causal_mask(x.shape[1])
+            mask = causal_mask(q.shape[2]) if cache is None else cache.mask(q.shape[2])
         if cache is not None:
             k, v = cache.update(k, v)
         out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=mask)
         return self.wo(out.swapaxes(1, 2).reshape(x.shape[0], -1, self.n_heads * self.head_dim))
 
     def _heads(
-        self, x: mx.array, positions: int | mx.array | None, queries: int | None
+        self, x: mx.array, positions: int | mx.array | None, asked: slice | None
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values `[B, heads, T, head_dim]`, the first two turned to their positions."""
 
         def by_head(y: mx.array) -> mx.array:
             return y.reshape(*y.shape[:2], -1, self.head_dim).swapaxes(1, 2)
 
-        weight, rope = self._whole_weight(), self._rope_theta is not None
+        weight = self._whole_weight()
         if weight is None:
-            q, k = by_head(self.wq(x if queries is None else x[:, :queries])), by_head(self.wk(x))
-            return (*((self._turned(y, positions) for y in (q, k)) if rope else (q, k)), by_head(self.wv(x)))
+            q, k, v = by_head(self.wq(x if asked is None else x[:, asked])), by_head(self.wk(x)), by_head(self.wv(x))
+            if self._rope_theta is not None:
+                q, k = self._turned(q, positions, k.shape[2] - q.shape[2]), self._turned(k, positions)
+            return q, k, v
         turned = self.n_heads + self.n_kv_heads
         heads = by_head(x @ weight)
-        if rope:
+        if self._rope_theta is not None:
             both = self._turned(heads[:, :turned], positions)
             q, k, v = both[:, : self.n_heads], both[:, self.n_heads :], heads[:, turned:]
         else:
             q, k, v = mx.split(heads, [self.n_heads, turned], axis=1)
-        return (q if queries is None else q[:, :, :queries]), k, v
+        return (q if asked is None else q[:, :, asked]), k, v
 
-    def _turned(self, x: mx.array, positions: int | mx.array | None) -> mx.array:
-        """Turn `[B, heads, T, head_dim]` by its positions, the first of which is given; None: of a whole sequence."""
+    def _turned(self, x: mx.array, positions: int | mx.array | None, skipped: int = 0) -> mx.array:
+        """Turn `[B, heads, T, head_dim]` by its positions: those given (None: 0, of a whole sequence) and `skipped`."""
         if not isinstance(positions, int) or x.dtype != mx.float32:
-            return self._rope(x, 0 if positions is None else positions)
+            return self._rope(x, skipped if positions is None else positions + skipped)
         # With a cache, in float32: what is some thirty operations where `rope` has no kernel is one product here.
-        end = positions + x.shape[2]
+        start = positions + skipped
+        end = start + x.shape[2]
         turns = rotations(-(-end // ROTATIONS), self.head_dim, self._rope_theta)
-        return (x.view(mx.complex64) * turns[positions:end]).view(mx.float32)
+        return (x.view(mx.complex64) * turns[start:end]).view(mx.float32)
 
     def _rope(self, x: mx.array, offset: int | mx.array) -> mx.array:
         # traditional=True rotates (x0, x1), (x2, x3), ...: the checkpoint's layout. Half-split is silently wrong.
@@ -215,10 +218,10 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None, queries: int | None = None) -> mx.array:
-        """`[B, T, dim]` -> `[B, queries, dim]`; see `Attention`."""
-        attended = self.attention(self.attention_norm(x), cache, queries)
-        x = (x if queries is None else x[:, :queries]) + attended
+    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
+        """`[B, T, dim]` -> `[B, T, dim]`, or the places `asked` of it alone: in a causal block those to its end."""
+        attended = self.attention(self.attention_norm(x), cache, asked)
+        x = (x if asked is None else x[:, asked]) + attended
         return x + self.feed_forward(self.ffn_norm(x))
 
     def merge(self) -> None:
