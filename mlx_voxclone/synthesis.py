@@ -1,6 +1,6 @@
 """Text to speech with a checkpoint directory: what `say`, the demo and the reports stand on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 MAX_SECONDS = 60.0
+FIRST_PIECE, PIECE = 10, 25  # frames: heard soon, then seldom enough that the codec's left context costs little
 REFERENCE_SECONDS = (1.0, 60.0)  # shorter says nothing about a voice, longer was never trained
 
 
@@ -36,6 +37,81 @@ class SpeechResult:
         return self.codes.shape[1]
 
 
+class SpeechStream:
+    """Speech as it is spoken: an iterator over float32 pieces `[n * 1920]` at 24 kHz, not clipped.
+
+    The first piece comes after 10 frames (0.8 s), the next ones every 25. Each is decoded behind the codec's exact left
+    context; joined they are what `result` gives. Of audio, one piece is held at a time.
+
+    Args:
+        prompt: embeddings `[1, T, dim]`; the other arguments are those of `speak`.
+
+    Attributes:
+        ended: the model said END; False: cut off at the limit; None: it is still speaking.
+
+    Raises:
+        CheckpointError: while iterating, numbers that are not finite.
+    """
+
+    def __init__(
+        self,
+        model: Voxtral,
+        prompt: mx.array,
+        *,
+        max_frames: int,
+        seed: int = 0,
+        n_steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        on_frame: Callable[[int], None] | None = None,
+    ) -> None:
+        self._codec, self._frames, self._on_frame = model.audio_tokenizer, [], on_frame
+        self.ended: bool | None = None
+        self._generator = model.generate(prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
+        self._pieces = self._speak()
+
+    def __iter__(self) -> "SpeechStream":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        return next(self._pieces)
+
+    @property
+    def codes(self) -> np.ndarray:
+        """What was said so far: 0-based `[37, T]`, int32."""
+        none = np.zeros((self._codec.config.n_codebooks, 0), dtype=np.int32)
+        return np.stack(self._frames, axis=1) if self._frames else none
+
+    @property
+    def frames(self) -> int:
+        return len(self._frames)
+
+    def result(self) -> SpeechResult:
+        """Everything, from here to the end, at once."""
+        pieces = list(self)
+        samples = np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+        return SpeechResult(samples, self.codes, bool(self.ended))
+
+    def _speak(self) -> Iterator[np.ndarray]:
+        heard, size = 0, FIRST_PIECE
+        while self.ended is None:
+            try:
+                self._frames.append(next(self._generator))
+            except StopIteration as stop:
+                self.ended = bool(stop.value)
+            except FloatingPointError as e:
+                raise CheckpointError(
+                    f"{e} at frame {self.frames}: the weights are damaged, or the guidance is far too strong"
+                ) from None
+            else:
+                if self._on_frame is not None:
+                    self._on_frame(self.frames)
+            if self.frames - heard == size or (self.ended is not None and self.frames > heard):
+                first = max(0, heard - LEFT_CONTEXT)
+                codes = np.stack(self._frames[first:], axis=1)
+                yield self._codec.decode_audio(codes)[(heard - first) * self._codec.config.frame_size :]
+                heard, size = self.frames, PIECE
+
+
 def speak(
     model: Voxtral,
     ids: Sequence[int],
@@ -47,24 +123,15 @@ def speak(
     cfg_alpha: float = CFG_ALPHA,
     on_frame: Callable[[int], None] | None = None,
 ) -> SpeechResult:
-    """Generate and decode one prompt (`SpeechTokenizer.prompt`) with the voice's rows `[N, dim]`."""
+    """Generate and decode one prompt (`SpeechTokenizer.prompt`) with the voice's rows `[N, dim]`.
+
+    `on_frame` hears of every frame how many there are now.
+    """
     prompt = model.embed_prompt(ids, voice)
-    frames, ended = [], False
-    generator = model.generate(prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
-    while True:
-        try:
-            frames.append(next(generator))
-        except StopIteration as stop:
-            ended = bool(stop.value)
-            break
-        except FloatingPointError as e:
-            raise CheckpointError(
-                f"{e} at frame {len(frames)}: the weights are damaged, or the guidance is far too strong"
-            ) from None
-        if on_frame is not None:
-            on_frame(len(frames))
-    codes = np.stack(frames, axis=1) if frames else np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)
-    return SpeechResult(model.audio_tokenizer.decode_audio(codes), codes, ended)
+    stream = SpeechStream(
+        model, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha, on_frame=on_frame
+    )
+    return stream.result()
 
 
 def check_reference(samples: np.ndarray, sampling_rate: int) -> None:
@@ -145,7 +212,7 @@ def _check_length(seconds: float) -> None:
 class Speaker:
     """A checkpoint ready to speak.
 
-    Use `Speaker.load`; `say` with the name of one of `voices`, or with a reference clip where `has_encoder`.
+    Use `Speaker.load`; `say` or `stream` with the name of one of `voices`, or with a reference where `has_encoder`.
     """
 
     def __init__(self, release, model: Voxtral, tokenizer):
@@ -220,7 +287,11 @@ class Speaker:
         _check_together(clips)
         return self.model.voice_embedding(reference_codes(self.model.audio_tokenizer, clips))
 
-    def say(
+    def say(self, text: str, voice: str | None = None, reference=None, **options) -> SpeechResult:
+        """Speak a text to its end; arguments and errors are those of `stream`."""
+        return self.stream(text, voice, reference, **options).result()
+
+    def stream(
         self,
         text: str,
         voice: str | None = None,
@@ -231,8 +302,11 @@ class Speaker:
         n_steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
         on_frame: Callable[[int], None] | None = None,
-    ) -> SpeechResult:
-        """Speak a text; see `voice_rows` for the voice and its errors.
+    ) -> SpeechStream:
+        """Speak a text piece by piece; see `voice_rows` for the voice and its errors.
+
+        A larger `max_seconds` changes nothing of what is said before it. `on_frame` hears of every frame how many there
+        are now.
 
         Raises:
             DataError: an empty text, or one that does not fit the model's context.
@@ -245,10 +319,9 @@ class Speaker:
             raise DataError(
                 f"the text is too long: {len(ids)} tokens and up to {max_frames} frames exceed the context of {limit}"
             )
-        return speak(
+        return SpeechStream(
             self.model,
-            ids,
-            rows,
+            self.model.embed_prompt(ids, rows),
             max_frames=max_frames,
             seed=seed,
             n_steps=n_steps,

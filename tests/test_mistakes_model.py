@@ -157,7 +157,7 @@ def unguided(monkeypatch):
     monkeypatch.setattr(
         acoustic.FlowMatchingHead,
         "acoustic_values",
-        lambda self, h, n, steps=None, cfg=1.2: values(self, h, n, steps, 1.0),
+        lambda self, h, n, steps=None, cfg=1.2, times=None: values(self, h, n, steps, 1.0),
     )
     return (wrong_frames,)
 
@@ -165,7 +165,9 @@ def unguided(monkeypatch):
 def three_steps(monkeypatch):
     values = acoustic.FlowMatchingHead.acoustic_values
     monkeypatch.setattr(
-        acoustic.FlowMatchingHead, "acoustic_values", lambda self, h, n, steps=None, cfg=1.2: values(self, h, n, 3, cfg)
+        acoustic.FlowMatchingHead,
+        "acoustic_values",
+        lambda self, h, n, steps=None, cfg=1.2, times=None: values(self, h, n, 3, cfg),
     )
     return (wrong_frames,)
 

@@ -5,6 +5,7 @@ also beyond +-1. Stereo is mixed down, which servers refuse to do. A part of a l
 equals the same part of the whole. Writing is atomic: a file is there complete or not at all.
 """
 
+import contextlib
 import math
 import os
 import struct
@@ -323,20 +324,40 @@ def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, s
         DataError: samples not one-dimensional or not finite, no such directory, more than 4 GB.
         OSError: the disk refuses (full, read-only); nothing is left behind and an older file is untouched.
     """
+    data = wav_data(path, samples, float32)
+    with atomic_file(path) as file:
+        file.write(wav_header(path, len(data), float32, sample_rate))
+        file.write(data.data)
+
+
+def wav_data(path: str | Path, samples: np.ndarray, float32: bool) -> np.ndarray:
+    """What `write_wav` writes of samples `[samples]`: little-endian int16 or float32. Raises DataError as it does."""
     samples = _check_samples(path, samples)
     if float32:
-        tag, data = 3, samples.astype("<f4")
-    else:
-        tag, data = 1, np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
-    width = data.itemsize
-    if data.nbytes + 64 > 0xFFFFFFFF:
-        raise DataError(f"{path}: {data.nbytes / 1e9:.1f} GB are more than a WAV holds (4 GB); split it")
+        return samples.astype("<f4")
+    return np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
+
+
+def wav_header(path: str | Path, count: int | None, float32: bool, sample_rate: int = SAMPLE_RATE) -> bytes:
+    """All of a mono WAV before its `count` samples; None: as many as come, which is stated as 0xFFFFFFFF bytes.
+
+    Raises:
+        DataError: more than 4 GB.
+    """
+    tag, width = (3, 4) if float32 else (1, 2)
+    if count is not None and count * width + 64 > 0xFFFFFFFF:
+        raise DataError(f"{path}: {count * width / 1e9:.1f} GB are more than a WAV holds (4 GB); split it")
     form = struct.pack("<HHIIHH", tag, 1, sample_rate, sample_rate * width, width, 8 * width)
     chunks = _chunk(b"fmt ", form)
     if float32:
-        chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", len(data)))
-    header = b"WAVE" + chunks + b"data" + struct.pack("<I", data.nbytes)
-    _write_atomic(Path(path), b"RIFF" + struct.pack("<I", len(header) + data.nbytes) + header, data.tobytes())
+        chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", _stated(count)))
+    rest = b"WAVE" + chunks + b"data"
+    sizes = (None, None) if count is None else (len(rest) + 4 + count * width, count * width)
+    return b"RIFF" + struct.pack("<I", _stated(sizes[0])) + rest + struct.pack("<I", _stated(sizes[1]))
+
+
+def _stated(size: int | None) -> int:
+    return 0xFFFFFFFF if size is None else size
 
 
 def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> None:
@@ -352,7 +373,8 @@ def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMP
     buffer = BytesIO()
     integers = np.minimum(scaled, 2**23 - 1).astype(np.int32) << 8  # libsndfile takes the upper 24 bits
     soundfile.write(buffer, integers, sample_rate, subtype="PCM_24", format="FLAC")
-    _write_atomic(Path(path), buffer.getbuffer())
+    with atomic_file(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def _check_samples(path: str | Path, samples: np.ndarray) -> np.ndarray:
@@ -381,13 +403,19 @@ def check_output(path: str | Path) -> None:
         raise DataError(f"{path}: is a directory; name the file to write")
 
 
-def _write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+@contextlib.contextmanager
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write into that takes the place of `path` at the end, and vanishes if anything goes wrong before.
+
+    Raises:
+        DataError: as `check_output`.
+    """
+    path = Path(path)
     check_output(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            for piece in pieces:
-                file.write(piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

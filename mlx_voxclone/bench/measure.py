@@ -46,6 +46,7 @@ class Peer:
         seconds, cpu_seconds: for the same work.
         peak: bytes at the worst moment, 0 where it does not say.
         memory: what `peak` counts, such as "MLX's memory" or "resident".
+        more: other figures by name, JSON-ready.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Peer:
     cpu_seconds: float = 0.0
     peak: int = 0
     memory: str = ""
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class PeerProcess:
     """A script of `bench/peers/` in an interpreter of its own, which does its work whenever it is asked to.
 
     The script prints one JSON object when it is ready (its own name under "name"), and after each line that it reads
-    one with `seconds`, `cpu_seconds`, `peak` (bytes) and `memory`. So both sides can take turns in one run.
+    one with `seconds`, `cpu_seconds`, `peak` (bytes), `memory` and, if it has any, `more`. So both sides take
+    turns in one run.
 
     Raises DataError, in one line, when the script fails.
     """

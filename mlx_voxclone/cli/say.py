@@ -1,6 +1,8 @@
 """`voxclone say`: text to speech."""
 
+import contextlib
 import math
+import sys
 from pathlib import Path
 
 from mlx_voxclone.cli.common import (
@@ -17,12 +19,17 @@ from mlx_voxclone.cli.common import (
     set_quiet,
 )
 
+STDOUT = "-"
 MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
 
 
 @entry
 def main(argv: list[str]) -> None:
-    parser = Parser("say", "Speak a text with a voice of the checkpoint, or with the voice of a reference clip.")
+    parser = Parser(
+        "say",
+        "Speak a text with a voice of the checkpoint, or with the voice of a reference clip.\n\n"
+        "To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -nodisp -",
+    )
     add_model(parser)
     parser.add_argument("--text", required=True, help="what to say")
     voice = parser.add_mutually_exclusive_group(required=True)
@@ -33,7 +40,12 @@ def main(argv: list[str]) -> None:
         action="append",
         help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder); several are taken together",
     )
-    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="OUT.wav",
+        help="24 kHz mono; replaced if it exists; - writes to stdout, a piece of 0.8 s and then 2 s at a time",
+    )
     parser.add_argument(
         "--adapters",
         action="append",
@@ -64,23 +76,22 @@ def main(argv: list[str]) -> None:
 def _run(options) -> None:
     import time
 
-    from mlx_voxclone.audio.io import write_wav
     from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker, read_references, reference_warnings
 
-    output = check_wav_output(options.output, *(options.ref_audio or []))
+    opened = _output(options)
     reference = read_references(options.ref_audio) if options.ref_audio else None
     for line in reference_warnings(reference) if reference else []:
         message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
     encoder = Path(options.encoder) if options.encoder else None
     speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder)
-    began, rate = time.perf_counter(), speaker.model.config.codec.frame_rate
+    began, first, rate = time.perf_counter(), 0.0, speaker.model.config.codec.frame_rate
     limit = round(options.max_seconds * rate)
     with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
-        result = speaker.say(
+        speech = speaker.stream(
             options.text,
             options.voice,
             reference,
@@ -90,11 +101,31 @@ def _run(options) -> None:
             cfg_alpha=options.cfg_alpha,
             on_frame=lambda n: bar.update(),
         )
-    if not result.frames:
-        raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
-    if not result.ended:
+        with opened as write:
+            for samples in speech:
+                first = first or time.perf_counter() - began
+                write(samples)
+            if not speech.frames:
+                raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
+    if not speech.ended:
         message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
-    write_wav(output, result.samples, float32=options.float32)
-    seconds, spent = result.frames / rate, time.perf_counter() - began
-    message(f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time)")
-    print(options.output)
+    seconds, spent = speech.frames / rate, time.perf_counter() - began
+    message(
+        f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time),"
+        f" the first of it after {format_seconds(first)}"
+    )
+    if options.output != STDOUT:
+        print(options.output)
+
+
+def _output(options) -> "contextlib.AbstractContextManager":
+    """What takes the samples, found fit before anything is computed."""
+    from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
+    from mlx_voxclone.errors import DataError
+
+    if options.output != STDOUT:
+        path = check_wav_output(options.output, *(options.ref_audio or []))
+        return wav_file(path, float32=options.float32)
+    if sys.stdout.isatty():
+        raise DataError("--output -: stdout is a terminal; pipe it to a player (| ffplay -) or name a file")
+    return wav_pipe(sys.stdout.buffer, "stdout", float32=options.float32)

@@ -1,11 +1,15 @@
-"""Generation of several sequences at once, each as if it were alone.
+"""Generation: frame after frame, each in the queue before the one before it is looked at; several sequences at once.
 
-Prompts are read one by one, exactly as a single one is, and their keys and values are then aligned at their ends: the
-shorter ones get empty columns on the left that nothing sees, and every item keeps its own positions. An item that ended
-leaves the batch with its keys and values.
+The graph of a frame reads the codes of the last one where they are, on the device. It is submitted before the host
+waits for those, so the device goes on while the host looks, stores, decodes or writes. That a frame is END is thus
+noticed when the next one is under way already: that one is thrown away.
+
+In a batch every sequence is as if it were alone. Prompts are read one by one, exactly as a single one is; their keys
+and values are then aligned at their ends: the shorter ones get empty columns on the left that nothing sees, and every
+item keeps its own positions. An item that ended leaves the batch with its keys and values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +22,91 @@ from mlx_voxclone.model.layers import KVCache
 
 if TYPE_CHECKING:
     from mlx_voxclone.model.voxtral import Voxtral
+
+NOISE_FRAMES = 64  # drawn at once; part of what a seed stands for
+
+
+def frame_noise(seed: int, dim: int) -> Iterator[mx.array]:
+    """The sampling noise `[1, dim]` of every frame in turn, standard normal; the seed and the frame's number decide."""
+    key = mx.random.key(seed)
+    while True:
+        key, draw = mx.random.split(key)
+        block = mx.random.normal((NOISE_FRAMES, dim), key=draw)
+        for i in range(NOISE_FRAMES):
+            yield block[i : i + 1]
+
+
+class FrameQueue:
+    """Submits frames to the device, one after the other.
+
+    Args:
+        model: its products of one input are joined (`Voxtral.merge`).
+        cache: of the prompts, one per layer, extended by every frame.
+        n_steps: Euler steps of the flow, None: the configuration's.
+        cfg_alpha: guidance strength.
+    """
+
+    def __init__(self, model: "Voxtral", cache: Sequence[KVCache], n_steps: int | None, cfg_alpha: float) -> None:
+        self._model, self._cache, self._n_steps, self._cfg_alpha = model, cache, n_steps, cfg_alpha
+        self._times: mx.array | None = None
+
+    def first(self, hidden: mx.array, noise: mx.array) -> mx.array:
+        """Submit the frame that follows the prompts' last hidden states `[B, dim]`.
+
+        Returns:
+            The LM's codes (with +2) `[B, 37]`, under way; so does `after`.
+        """
+        head = self._model.acoustic_transformer
+        if self._times is None:  # for all frames
+            self._times = head.euler_times(self._n_steps, hidden.dtype)
+        codes = head.decode_frame(hidden, noise, self._n_steps, self._cfg_alpha, self._times)
+        mx.async_eval(codes)
+        return codes
+
+    def after(self, codes: mx.array, noise: mx.array) -> mx.array:
+        """Submit the frame that follows `codes`, which need not be there yet."""
+        embedded = self._model.embed_codes(codes)[:, None]
+        return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
+
+
+def generate(
+    model: "Voxtral",
+    prompt: mx.array,
+    *,
+    max_frames: int,
+    seed: int = 0,
+    n_steps: int | None = None,
+    cfg_alpha: float = CFG_ALPHA,
+) -> Iterator[np.ndarray]:
+    """Speak one prompt; see `Voxtral.generate`."""
+    if max_frames < 1:
+        return False
+    model.merge()
+    cache = model.new_cache()
+    hidden = model.hidden_states(prompt, cache)[:, -1]
+    return (yield from spoken_frames(model, hidden, cache, max_frames, seed, n_steps, cfg_alpha))
+
+
+def spoken_frames(
+    model: "Voxtral",
+    hidden: mx.array,
+    cache: Sequence[KVCache],
+    max_frames: int,
+    seed: int,
+    n_steps: int | None,
+    cfg_alpha: float,
+) -> Iterator[np.ndarray]:
+    """The frames that follow a prompt which has been read: its last hidden state `[1, dim]` and its cache."""
+    queue, noise = FrameQueue(model, cache, n_steps, cfg_alpha), frame_noise(seed, model.config.codec.acoustic_dim)
+    present = queue.first(hidden, next(noise))
+    for left in range(max_frames - 1, -1, -1):
+        following = queue.after(present, next(noise)) if left else None
+        frame = checked_frames(np.array(present))[0]
+        if frame[0] == END_CODE:
+            return True
+        yield frame - N_SPECIAL_CODES
+        present = following
+    return False
 
 
 @dataclass(frozen=True)
@@ -33,38 +122,60 @@ class GeneratedCodes:
     ended: bool
 
 
+class _Alignment:
+    """The empty columns before each item of a batch, and what follows from them; one for the caches of all layers."""
+
+    def __init__(self, empty: np.ndarray) -> None:
+        self.empty = empty
+        self._of: tuple[int, mx.array, mx.array | None] | None = None
+        self._kept: tuple[tuple[int, ...], int, _Alignment] | None = None
+
+    def at(self, offset: int) -> tuple[mx.array, mx.array | None]:
+        """Positions `[B]` of a token in column `offset`; the columns it may see, `[B, 1, 1, offset + 1]`, None: all."""
+        if self._of is None or self._of[0] != offset:
+            empty = mx.array(self.empty)
+            seen = (mx.arange(offset + 1) >= empty[:, None])[:, None, None] if self.empty.any() else None
+            self._of = offset, offset - empty, seen
+        return self._of[1:]
+
+    def keep(self, rows: Sequence[int]) -> "tuple[int, _Alignment]":
+        """Columns that only items now gone had filled, and the alignment without them."""
+        if self._kept is None or self._kept[0] != tuple(rows):
+            empty = self.empty[list(rows)]
+            unused = int(empty.min())
+            self._kept = tuple(rows), unused, _Alignment(empty - unused)
+        return self._kept[1:]
+
+
 class BatchCache(KVCache):
     """Keys and values of one layer for sequences of unequal length, aligned at their ends.
 
     Args:
         caches: one per sequence, each of batch size 1.
+        beside: the same batch's cache of another layer.
     """
 
-    def __init__(self, caches: Sequence[KVCache]) -> None:
+    def __init__(self, caches: Sequence[KVCache], beside: "BatchCache | None" = None) -> None:
         super().__init__()
         self.offset = max(cache.offset for cache in caches)
         empty = [self.offset - cache.offset for cache in caches]
         self.keys = mx.concatenate([_padded(c.keys[:, :, : c.offset], n) for c, n in zip(caches, empty)])
         self.values = mx.concatenate([_padded(c.values[:, :, : c.offset], n) for c, n in zip(caches, empty)])
-        self._empty = np.array(empty, dtype=np.int32)
+        self._alignment = beside._alignment if beside is not None else _Alignment(np.array(empty, dtype=np.int32))
 
     @property
     def positions(self) -> mx.array:
-        return mx.array(self.offset - self._empty)
+        return self._alignment.at(self.offset)[0]
 
     def mask(self, length: int) -> mx.array | None:
         """`[B, 1, 1, T]`, True where a key may be seen; None where nothing is empty."""
         if length != 1:
             raise ValueError(f"a batch goes on by one frame at a time, not {length}")
-        if not self._empty.any():
-            return None
-        return (mx.arange(self.offset + 1) >= mx.array(self._empty)[:, None])[:, None, None]
+        return self._alignment.at(self.offset)[1]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these items of the batch alone."""
-        self._empty = self._empty[rows]
-        unused = int(self._empty.min())  # columns that only the longer prompts of items now gone had filled
-        self._empty = self._empty - unused
+        unused, self._alignment = self._alignment.keep(rows)
         self.keys, self.values = (x[mx.array(rows), :, unused:] for x in (self.keys, self.values))
         self.offset -= unused
 
@@ -112,13 +223,15 @@ def generate_batch(
     ended = [False] * len(prompts)
     speaking = list(range(len(prompts)))
     if speaking and max_frames > 0:
+        model.merge()
+        noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
         hidden, cache = _read_prompts(model, prompts)
-        keys = [mx.random.split(mx.random.key(seed), max_frames) for seed in seeds]
-    for i in range(max_frames if speaking else 0):
-        noise = [mx.random.normal((1, model.config.codec.acoustic_dim), key=keys[item][i]) for item in speaking]
-        codes = model.acoustic_transformer.decode_frame(hidden, mx.concatenate(noise), n_steps, cfg_alpha)
+        queue = FrameQueue(model, cache, n_steps, cfg_alpha)
+        present = queue.first(hidden, _next_noise(noise, speaking))
+    for left in range(max_frames - 1 if speaking else -1, -1, -1):
+        following = queue.after(present, _next_noise(noise, speaking)) if left else None
         stay = []
-        for row, frame in enumerate(checked_frames(np.array(codes))):
+        for row, frame in enumerate(checked_frames(np.array(present))):
             if frame[0] == END_CODE:
                 ended[speaking[row]] = True
             else:
@@ -128,13 +241,17 @@ def generate_batch(
             on_frame(len(stay))
         if not stay:
             break
-        if len(stay) < len(speaking):
-            speaking, codes = [speaking[row] for row in stay], codes[mx.array(stay)]
+        if left and len(stay) < len(speaking):
+            speaking, following = [speaking[row] for row in stay], following[mx.array(stay)]
             for layer in cache:
                 layer.keep(stay)
-        hidden = model.hidden_states(model.embed_codes(codes)[:, None], cache)[:, -1]
+        present = following
     none = np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)
     return [GeneratedCodes(np.stack(f, axis=1) if f else none, e) for f, e in zip(frames, ended)]
+
+
+def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) -> mx.array:
+    return mx.concatenate([next(noise[item]) for item in speaking])
 
 
 def _read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
@@ -144,6 +261,8 @@ def _read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.arr
         caches.append(model.new_cache())
         hidden.append(model.hidden_states(prompt[None], caches[-1])[:, -1])
         mx.eval(hidden[-1], [(c.keys, c.values) for c in caches[-1]])  # the activations of one prompt at a time
-    batch = [BatchCache(layer) for layer in zip(*caches)]
+    batch: list[BatchCache] = []
+    for layer in zip(*caches):
+        batch.append(BatchCache(layer, batch[0] if batch else None))
     mx.eval([(c.keys, c.values) for c in batch])
     return mx.concatenate(hidden), batch

@@ -10,9 +10,9 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
-from mlx_voxclone.model.acoustic import FlowMatchingHead, checked_frames
+from mlx_voxclone.model.acoustic import FlowMatchingHead
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.generation import GeneratedCodes, generate_batch
+from mlx_voxclone.model.generation import GeneratedCodes, generate, generate_batch
 from mlx_voxclone.model.layers import KVCache, TransformerBlock
 from mlx_voxclone.model.recompute import recomputed
 
@@ -60,6 +60,15 @@ class Backbone(nn.Module):
     def new_cache(self) -> list[KVCache]:
         return [KVCache() for _ in self.layers]
 
+    def merge(self) -> None:
+        """Join the products of the same input where the linears are plain ones: fewer and larger ones per frame.
+
+        Names, shapes and values of the weights stay, memory too (one layer's more while it happens); results are those
+        of before but for rounding. Done once, it costs nothing to ask for it again. See `layers.OneProduct`.
+        """
+        for layer in self.layers:
+            layer.merge()
+
 
 class AudioEmbeddings(nn.Module):
     """`mm_audio_embeddings`: the text table and the table of all audio codebooks."""
@@ -83,6 +92,7 @@ class Voxtral(Backbone):
         super().__init__(config.backbone)
         self._config = config
         self.mm_audio_embeddings = AudioEmbeddings(config)
+        self._code_offsets = mx.array(config.codec.code_offsets)
         self.acoustic_transformer = FlowMatchingHead(config.acoustic, config.codec)
         self.audio_tokenizer = Codec(config.codec, encoder)
 
@@ -90,12 +100,16 @@ class Voxtral(Backbone):
     def config(self) -> VoxtralConfig:
         return self._config
 
+    def merge(self) -> None:
+        super().merge()
+        self.acoustic_transformer.merge()
+
     # --- embeddings -----------------------------------------------------------------------------------------------
 
     def embed_codes(self, codes: mx.array) -> mx.array:
         """The LM's codes (with +2) `[..., 37]` to rows `[..., dim]`: the sum over the codebooks' table rows."""
         table = self.mm_audio_embeddings.audio_codebook_embeddings.embeddings
-        return mx.sum(table(codes + mx.array(self.config.codec.code_offsets)), axis=-2)
+        return mx.sum(table(codes + self._code_offsets), axis=-2)
 
     def voice_embedding(self, codes: np.ndarray | mx.array) -> mx.array:
         """Rows that stand for a voice in the prompt: 0-based codes `[37, T]` to `[T + 1, dim]`, the END row appended.
@@ -147,26 +161,14 @@ class Voxtral(Backbone):
         Args:
             prompt: embeddings `[1, T, dim]` from `embed_prompt`.
             max_frames: upper limit of frames; the generator returns True at END, False when cut off there.
-            seed: of the sampling noise; the global generator is not touched.
+            seed: of the sampling noise; the global generator is not touched. A larger `max_frames` changes no frame.
             n_steps: Euler steps of the flow, None: the configuration's.
             cfg_alpha: guidance strength.
 
         Raises:
             FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
         """
-        cache = self.new_cache()
-        hidden = self.hidden_states(prompt, cache)[:, -1]
-        keys = mx.random.split(mx.random.key(seed), max(max_frames, 1))
-        dim = self.config.codec.acoustic_dim
-        for i in range(max_frames):
-            noise = mx.random.normal((1, dim), key=keys[i])
-            codes = self.acoustic_transformer.decode_frame(hidden, noise, n_steps, cfg_alpha)
-            frame = checked_frames(np.array(codes))[0]
-            if frame[0] == END_CODE:
-                return True
-            yield frame - N_SPECIAL_CODES
-            hidden = self.hidden_states(self.embed_codes(codes)[:, None], cache)[:, -1]
-        return False
+        return generate(self, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
 
     def generate_batch(
         self,

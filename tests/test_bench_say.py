@@ -1,0 +1,37 @@
+"""What `bench` measures of speech: the phases add up, the model does not end, mlx-audio does the same work."""
+
+import pytest
+
+from mlx_voxclone.bench.measure import interpreter
+from mlx_voxclone.bench.speech import MLX_AUDIO, Speech, endless_miniature, measure_say
+from mlx_voxclone.synthesis import Speaker
+
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
+
+def test_without_another_program(monkeypatch):
+    monkeypatch.delenv(MLX_AUDIO, raising=False)
+    row = measure_say("tiny", frames=4, repeats=1)
+    assert row.speed == pytest.approx(4 / row.seconds)
+    assert row.peers == []
+    seconds = row.seconds + row.more["prefill"]["seconds"] + row.more["audio"]["seconds"]
+    assert row.more["times_real_time"] == pytest.approx(4 / 12.5 / seconds)
+    assert row.peak > 0
+
+
+@pytest.mark.slow
+def test_the_miniature_never_ends(tmp_path):
+    speaker = Speaker.load(endless_miniature(tmp_path, "speaking"))
+    run = Speech(speaker, "papa.", speaker.voices[0], 80).run()  # raises where it ends
+    assert min(sample.seconds for sample in run.values()) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(interpreter(MLX_AUDIO, "mlx_audio") is None, reason=f"needs {MLX_AUDIO}")
+def test_beside_mlx_audio():
+    row = measure_say("tiny", frames=4, repeats=1)
+    (peer,) = row.peers
+    assert peer.name.startswith("mlx-audio ")
+    assert peer.seconds > 0
+    assert row.more["times_the_peer"] == pytest.approx(peer.seconds / row.seconds)
