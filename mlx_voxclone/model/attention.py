@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.model.products import linear
 
 MIN_BLOCK = 16  # queries per block: small windows waste less in a few larger products than in many tiny ones
 
@@ -81,8 +82,8 @@ class CodecAttention(nn.Module):
         """`[B, T, dim]` -> `[B, T, dim]`."""
         batch, length, _ = x.shape
         split = (batch, length, self.n_heads, self.head_dim)
-        q = self.q_norm(self.wq(x)).reshape(split)
-        k = self.k_norm(self.wk(x)).reshape(split)
-        v = self.wv(x).reshape(split)
+        q = self.q_norm(linear(x, self.wq.weight)).reshape(split)
+        k = self.k_norm(linear(x, self.wk.weight)).reshape(split)
+        v = linear(x, self.wv.weight).reshape(split)
         out = windowed_attention(q, k, v, self.window, self.head_dim**-0.5)
-        return self.wo(out.reshape(batch, length, -1))
+        return linear(out.reshape(batch, length, -1), self.wo.weight)

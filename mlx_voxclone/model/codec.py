@@ -14,9 +14,19 @@ from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.model.attention import CodecAttention
 from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
 from mlx_voxclone.model.layers import FeedForward
+from mlx_voxclone.model.products import linear, swiglu
 from mlx_voxclone.model.quantizer import Quantizer
 
 LEFT_CONTEXT = 21  # latent frames: exact left context of encoder and decoder alike
+
+
+class CodecFeedForward(FeedForward):
+    """The same with gradients written by hand; never quantised."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., dim]` -> `[..., dim]`."""
+        hidden = swiglu(linear(x, self.w1.weight), linear(x, self.w3.weight))
+        return linear(hidden, self.w2.weight)
 
 
 class CodecBlock(nn.Module):
@@ -25,7 +35,7 @@ class CodecBlock(nn.Module):
     def __init__(self, config: CodecConfig, window: int):
         super().__init__()
         self.attention = CodecAttention(config, window)
-        self.feed_forward = FeedForward(config.dim, config.hidden_dim)
+        self.feed_forward = CodecFeedForward(config.dim, config.hidden_dim)
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.attention_scale = mx.full((config.dim,), config.layer_scale_init)
@@ -180,6 +190,12 @@ class Codec(nn.Module):
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
+    def fold_decoder(self) -> None:
+        """Fold the weight norm of the decoder's convolutions once; a training that moves them makes them anew."""
+        for block in (*self.decoder_blocks, self.output_proj):
+            if not isinstance(block, CodecTransformer):
+                block.fold()
+
     def decode_latents(self, quantised: mx.array) -> mx.array:
         """Quantised latents `[B, T, D]` (acoustic values in [-1, 1]) to waveforms `[B, T * 1920]`, not clipped."""
         x = quantised
@@ -207,6 +223,7 @@ class Codec(nn.Module):
         """
         codes = np.asarray(codes)
         self.check_codes(codes)
+        self.fold_decoder()
         frame, pieces = self.config.frame_size, []
         for start in range(0, codes.shape[1], chunk_frames):
             first = max(0, start - LEFT_CONTEXT)
