@@ -8,7 +8,7 @@ equals the same part of the whole. Writing is atomic: a file is there complete o
 import math
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -22,7 +22,7 @@ from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.errors import DataError
 
 SAMPLE_RATE = 24_000
-BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
+BLOCK_FRAMES = 1 << 18  # frames read or written at a time: 11 s at 24 kHz, 1 MiB per channel
 # soxr's HQ filter reaches about 15 ms to each side at 24 kHz out of 16 kHz; what lies further away changes nothing.
 _RESAMPLE_CONTEXT = 0.1
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
@@ -294,19 +294,55 @@ def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, s
         OSError: the disk refuses (full, read-only); nothing is left behind and an older file is untouched.
     """
     samples = _check_samples(path, samples)
-    if float32:
-        tag, data = 3, samples.astype("<f4")
-    else:
-        tag, data = 1, np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype("<i2")
-    width = data.itemsize
-    if data.nbytes + 64 > 0xFFFFFFFF:
-        raise DataError(f"{path}: {data.nbytes / 1e9:.1f} GB are more than a WAV holds (4 GB); split it")
+    write_wav_pieces(path, [samples], len(samples), float32=float32, sample_rate=sample_rate)
+
+
+def write_wav_pieces(
+    path: str | Path,
+    pieces: Iterable[np.ndarray],
+    total: int,
+    *,
+    float32: bool = False,
+    sample_rate: int = SAMPLE_RATE,
+) -> None:
+    """`write_wav` of audio that comes in pieces, none of which has to stay in memory.
+
+    Args:
+        pieces: [samples] each, any float type.
+        total: samples of all of them.
+    Raises:
+        ValueError: the pieces are longer or shorter than that.
+        DataError, OSError: as `write_wav`.
+    """
+    tag, dtype = (3, np.dtype("<f4")) if float32 else (1, np.dtype("<i2"))
+    width = dtype.itemsize
+    size = total * width
+    if size + 64 > 0xFFFFFFFF:
+        raise DataError(f"{path}: {size / 1e9:.1f} GB are more than a WAV holds (4 GB); split it")
     form = struct.pack("<HHIIHH", tag, 1, sample_rate, sample_rate * width, width, 8 * width)
     chunks = _chunk(b"fmt ", form)
     if float32:
-        chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", len(data)))
-    header = b"WAVE" + chunks + b"data" + struct.pack("<I", data.nbytes)
-    _write_atomic(Path(path), b"RIFF" + struct.pack("<I", len(header) + data.nbytes) + header, data.tobytes())
+        chunks = _chunk(b"fmt ", form + b"\0\0") + _chunk(b"fact", struct.pack("<I", total))
+    header = b"WAVE" + chunks + b"data" + struct.pack("<I", size)
+
+    def content() -> Iterator[bytes]:
+        yield b"RIFF" + struct.pack("<I", len(header) + size) + header
+        written = 0
+        for piece in pieces:
+            piece = _check_samples(path, piece)
+            written += len(piece)
+            for start in range(0, len(piece), BLOCK_FRAMES):
+                yield _as_stored(piece[start : start + BLOCK_FRAMES], dtype).tobytes()
+        if written != total:
+            raise ValueError(f"{path}: {total} samples were announced and {written} came")
+
+    _write_atomic(Path(path), content())
+
+
+def _as_stored(samples: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    if dtype.kind == "f":
+        return samples.astype(dtype)
+    return np.clip(np.rint(samples.astype(np.float64) * 32768), -32768, 32767).astype(dtype)
 
 
 def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMPLE_RATE) -> None:
@@ -322,7 +358,7 @@ def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMP
     buffer = BytesIO()
     integers = np.minimum(scaled, 2**23 - 1).astype(np.int32) << 8  # libsndfile takes the upper 24 bits
     soundfile.write(buffer, integers, sample_rate, subtype="PCM_24", format="FLAC")
-    _write_atomic(Path(path), buffer.getbuffer())
+    _write_atomic(Path(path), [buffer.getbuffer()])
 
 
 def _check_samples(path: str | Path, samples: np.ndarray) -> np.ndarray:
@@ -351,7 +387,7 @@ def check_output(path: str | Path) -> None:
         raise DataError(f"{path}: is a directory; name the file to write")
 
 
-def _write_atomic(path: Path, *pieces: bytes | memoryview) -> None:
+def _write_atomic(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     check_output(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -4,7 +4,7 @@
 the encoder is what this project trains. (Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`; arXiv 2603.25551.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -222,16 +222,39 @@ class Codec(nn.Module):
             ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
         """
         codes = np.asarray(codes)
+        pieces = self.decode_pieces(codes, chunk_frames, on_frames)
+        audio, end = np.empty(codes.shape[1] * self.config.frame_size, np.float32), 0
+        for piece in pieces:
+            audio[end : end + len(piece)] = piece
+            end += len(piece)
+        return audio
+
+    def decode_pieces(
+        self,
+        codes: np.ndarray | mx.array,
+        chunk_frames: int = 375,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """What `decode_audio` puts together, one chunk after the other, so that memory does not grow with T.
+
+        Raises:
+            ValueError: as `decode_audio`, before the first chunk is asked for.
+        """
+        codes = np.asarray(codes)
         self.check_codes(codes)
         self.fold_decoder()
-        frame, pieces = self.config.frame_size, []
+        return self._decoded(codes, chunk_frames, on_frames)
+
+    def _decoded(
+        self, codes: np.ndarray, chunk_frames: int, on_frames: Callable[[int], None] | None
+    ) -> Iterator[np.ndarray]:
+        frame = self.config.frame_size
         for start in range(0, codes.shape[1], chunk_frames):
             first = max(0, start - LEFT_CONTEXT)
             audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
-            pieces.append(np.array(audio.astype(mx.float32)))
+            yield np.array(audio.astype(mx.float32))
             if on_frames is not None:
-                on_frames(len(pieces[-1]) // frame)
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+                on_frames(audio.shape[0] // frame)
 
     def check_codes(self, codes: np.ndarray) -> None:
         """Raise ValueError unless `codes` is integer `[37, T]` with every value inside its codebook."""
