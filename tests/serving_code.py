@@ -27,7 +27,7 @@ import torch
 from safetensors import safe_open
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "mlx_voxclone" / "bench" / "peers"))
-from serving_modules import PARSER, STAGES, import_modules  # noqa: E402
+from serving_modules import PARSER, STAGES, import_modules
 
 PARTS = ("language_model", "audio_tokenizer", "acoustic_transformer")
 CODEBOOK = ("cluster_usage", "embedding_sum")  # loaded, and no parameters

@@ -149,7 +149,7 @@ class CausalConvTranspose1d(_NormedConv):
         self.kernel, self.stride = kernel, stride
 
     def __call__(self, x: mx.array) -> mx.array:
-        batch, total, channels = x.shape
+        batch, total, _ = x.shape
         taps = self.kernel // self.stride
         # out[stride * t + p] = sum_m x[t - m] @ weight[:, :, p + m * stride]
         padded = mx.pad(x, [(0, 0), (taps - 1, 0), (0, 0)])

@@ -1,6 +1,6 @@
 """The codec of the serving code (vLLM-Omni) on PyTorch: a training step of its encoder, or decoding.
 
-PYTHON serving_codec.py encoder-step|decode PARAMS.json GIVEN.npz THREADS
+PYTHON serving_codec.py PARAMS.json GIVEN.npz THREADS encoder-step|decode
 
 GIVEN holds `waveform` [samples] and `mel_filters` [bands, bins] for a step, `codes` [37, T] for decoding, and may hold
 weights as `weight.NAME`; what is not given is random. A step is that of task `encoder`: encode, quantise straight
@@ -123,12 +123,13 @@ def say(answer: dict) -> None:
     print(json.dumps(answer), flush=True)
 
 
-def main(work: str, params: str, given: str, threads: str) -> None:
+def main(params: str, given: str, threads: str, work: str) -> None:
     torch.set_num_threads(int(threads))
     import_modules()
     before = resident()
     arrays = dict(np.load(given))
     run, value = WORKS[work](build(Path(params), arrays), arrays)
+    run()  # the first one is slower
     say({"name": f"vLLM-Omni's codec, PyTorch {torch.__version__}", "value": value})
     for _ in sys.stdin:
         began, began_cpu = time.perf_counter(), time.process_time()
