@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.audio import io
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio, write_flac, write_wav
+from mlx_voxclone.audio.io import (
+    SAMPLE_RATE,
+    AudioError,
+    audio_info,
+    read_audio,
+    write_flac,
+    write_wav,
+    write_wav_pieces,
+)
 from mlx_voxclone.errors import DataError
 
 
@@ -222,6 +230,25 @@ def test_float32_writes_what_it_is_given(tmp_path):
     first = (tmp_path / "a.wav").read_bytes()
     write_wav(tmp_path / "a.wav", samples, float32=True, sample_rate=16_000)
     assert (tmp_path / "a.wav").read_bytes() == first
+
+
+@pytest.mark.parametrize("float32", [False, True])
+def test_pieces_make_the_file_that_the_whole_makes(tmp_path, monkeypatch, float32):
+    samples = 2 * noise(5000)
+    write_wav(tmp_path / "whole.wav", samples, float32=float32)
+    monkeypatch.setattr(io, "BLOCK_FRAMES", 700)  # more than one to a piece
+    pieces = (samples[a:b] for a, b in ((0, 1), (1, 1), (1, 3000), (3000, 5000)))
+    write_wav_pieces(tmp_path / "pieces.wav", pieces, 5000, float32=float32)
+    assert (tmp_path / "pieces.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("last", "error"), [(noise(9), ValueError), (noise(11), ValueError), (np.full(10, np.inf), DataError)]
+)
+def test_pieces_that_do_not_make_a_file_leave_nothing(tmp_path, last, error):
+    with pytest.raises(error):
+        write_wav_pieces(tmp_path / "a.wav", [noise(10), last], 20)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_flac_is_24_bit_and_exact_there(tmp_path):

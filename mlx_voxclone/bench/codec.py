@@ -174,8 +174,10 @@ def peer_processes(
         peers: False gives none.
         weights: of the codec, by the checkpoint's names without its prefix; None: random ones.
     """
-    found = [(interpreter(SERVING, "vllm_omni"), "serving_codec.py", [str(threads()), work])]
-    if work == "decode":
+    found = []
+    if peers:
+        found.append((interpreter(SERVING, "vllm_omni"), "serving_codec.py", [str(threads()), work]))
+    if peers and work == "decode":
         found.append((interpreter(MLX_AUDIO, "mlx_audio"), "mlx_audio_codec.py", []))
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         params, arrays = Path(directory) / "params.json", Path(directory) / "given.npz"
@@ -184,7 +186,7 @@ def peer_processes(
         yield [
             stack.enter_context(PeerProcess(python, script, str(params), str(arrays), *more))
             for python, script, more in found
-            if peers and python
+            if python
         ]
 
 
