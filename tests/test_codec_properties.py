@@ -175,3 +175,27 @@ def test_straight_through_gradients(codec):
     grad = mx.grad(lambda z: (quantizer.straight_through(z)[0] * weight).sum())(z)
     want = mx.concatenate([weight[..., :split], weight[..., split:] * (1 - mx.tanh(z[..., split:]) ** 2)], axis=-1)
     assert relative_error(grad, want) < ROUNDING
+
+
+def test_decoding_piece_by_piece(codec):
+    """The pieces are the whole, and five times the length takes no more memory."""
+    codes = random_codes(codec, 200)
+    whole, heard = codec.decode_audio(codes[:, :70], chunk_frames=20), []
+    pieces = list(codec.decode_pieces(codes[:, :70], chunk_frames=20, on_frames=heard.append))
+    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    assert heard == [len(piece) // FRAME for piece in pieces] == [20, 20, 20, 10]
+
+    def peak(frames: int) -> int:
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        assert sum(map(len, codec.decode_pieces(codes[:, :frames], chunk_frames=20))) == frames * FRAME
+        return mx.get_peak_memory() - before
+
+    assert peak(200) < 1.2 * peak(40)
+
+
+def test_pieces_are_checked_before_the_first(codec):
+    codes = random_codes(codec, 4)
+    codes[0, 2] = -1
+    with pytest.raises(ValueError, match="codebook 0, frame 2"):
+        codec.decode_pieces(codes)

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
 from benchmarks import encoder_step
-from benchmarks.encoder_step import Operations, build_codec, count_operations, loss, read_config, train_step
 from mlx_voxclone.audio import spectral
+from mlx_voxclone.bench import measure
+from mlx_voxclone.bench.encoder_step import EncoderStep, Operations, build_codec, count_operations, loss, preset_config
+from mlx_voxclone.model import attention, conv
+from mlx_voxclone.model import codec as codec_module
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
 
@@ -45,8 +47,8 @@ def whole_step(codec):
 
 
 @pytest.fixture
-def plain_spectra(monkeypatch):
-    """Spectra without their hand-written gradients, which no graph can be exported with; they hold no products."""
+def plain(monkeypatch):
+    """Spectra, products and activations without their hand-written gradients, which no graph can be exported with."""
 
     def framer(n_fft, hop):
         return lambda x: mx.as_strided(x, (1, 1 + (x.shape[1] - n_fft) // hop, n_fft), (x.shape[1], hop, 1))
@@ -56,6 +58,10 @@ def plain_spectra(monkeypatch):
 
     monkeypatch.setattr(spectral, "_magnitude", magnitude)
     monkeypatch.setenv("VOXCLONE_SPECTRAL", "mlx")
+    for module in (attention, codec_module, conv):
+        monkeypatch.setattr(module, "linear", lambda x, weight: x @ weight.T)
+    monkeypatch.setattr(conv, "transposed", lambda x, *axes: x.transpose(*axes))
+    monkeypatch.setattr(codec_module, "swiglu", lambda gate, up: gate * mx.sigmoid(gate) * up)
 
 
 def lazy_codec(config) -> Codec:
@@ -66,8 +72,8 @@ def lazy_codec(config) -> Codec:
 
 
 @pytest.mark.parametrize("samples", [96000, 24001, 1920, 700])
-def test_the_count_is_that_of_the_graph(samples, plain_spectra):
-    codec = lazy_codec(read_config("tiny"))
+def test_the_count_is_that_of_the_graph(samples, plain):
+    codec = lazy_codec(preset_config("tiny"))
     counted, waveform = count_operations(codec, samples), mx.zeros((1, samples))
     assert products(whole_step(codec), waveform) == counted.total
     forward = counted.encoder_forward + counted.quantiser + counted.decoder_forward + counted.mel_filters * 2 // 3
@@ -83,15 +89,15 @@ def test_the_count_is_that_of_the_graph(samples, plain_spectra):
         {"window": 64, "hidden_dim": 96, "semantic_codebook_size": 40, "acoustic_dim": 7},
     ],
 )
-def test_the_count_follows_the_sizes(changes, plain_spectra):
-    codec = lazy_codec(replace(read_config("tiny"), **changes))
+def test_the_count_follows_the_sizes(changes, plain):
+    codec = lazy_codec(replace(preset_config("tiny"), **changes))
     counted = count_operations(codec, 30000)
-    assert counted != count_operations(lazy_codec(read_config("tiny")), 30000)
+    assert counted != count_operations(lazy_codec(preset_config("tiny")), 30000)
     assert products(whole_step(codec), mx.zeros((1, 30000))) == counted.total
 
 
-def test_the_count_at_the_release_s_sizes(plain_spectra):
-    codec = lazy_codec(read_config("release"))
+def test_the_count_at_the_release_s_sizes(plain):
+    codec = lazy_codec(preset_config("release"))
     assert sum(array.size for _, array in tree_flatten(codec.trainable_parameters())) == pytest.approx(
         149.5e6, rel=1e-3
     )
@@ -101,35 +107,32 @@ def test_the_count_at_the_release_s_sizes(plain_spectra):
 
 
 def test_a_step_trains_the_encoder_and_nothing_else():
-    codec, waveform = build_codec(read_config("tiny")), 0.1 * mx.random.normal((1, 9600))
+    codec, waveform = build_codec(preset_config("tiny")), 0.1 * mx.random.normal((1, 9600))
     before = {name: np.array(array) for name, array in tree_flatten(codec.parameters())}
-    optimizer = optim.AdamW(learning_rate=1e-3, weight_decay=0.0)
-    losses = [train_step(codec, optimizer, waveform) for _ in range(8)]
+    step = EncoderStep(codec, waveform, learning_rate=1e-3)
+    losses = [step() for _ in range(4)]
     assert losses[-1] < losses[0]
     moved = {name for name, array in tree_flatten(codec.parameters()) if not np.array_equal(before[name], array)}
     assert moved == {name for name in before if name.startswith(("input_proj.", "encoder_blocks."))}
 
 
 def test_the_figures(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(encoder_step, "GEMM_SIZE", 64)
+    monkeypatch.setitem(measure.GEMM_SIZE, "cpu", 64)
     path = tmp_path / "step.json"
     options = ["--preset", "tiny", "--clip-seconds", "0.5", "--steps", "3", "--json", str(path)]
     assert encoder_step.main(options) == 0
-    figures, told = json.loads(path.read_text()), capsys.readouterr().out
-    operations = count_operations(lazy_codec(read_config("tiny")), 12000)
-    assert Operations(**{k: v for k, v in figures["operations"].items() if k != "total"}) == operations
-    assert len(figures["seconds"]) == 3
-    assert figures["seconds_per_step"] == sorted(figures["seconds"])[1]
-    assert figures["step_rate"] == pytest.approx(operations.total / figures["seconds_per_step"])
-    assert figures["gemm_rate"] == pytest.approx(2 * 64**3 / np.median(figures["gemm_seconds"]))
-    assert figures["share_of_gemm_rate"] == pytest.approx(figures["step_rate"] / figures["gemm_rate"])
-    rate, product_rate = (
-        n / np.median(figures[key]) for n, key in ((operations.total, "cpu_seconds"), (2 * 64**3, "gemm_cpu_seconds"))
-    )
-    assert figures["share_by_cpu_time"] == pytest.approx(rate / product_rate)
-    weights = 4 * (figures["encoder_parameters"] * 4 + figures["frozen_parameters"])  # with gradient, two moments
-    assert weights < figures["peak_memory"] < 100e6 < figures["peak_resident"] < 6e9
-    assert np.isfinite(figures["losses"]).all()
+    row, told = json.loads(path.read_text()), capsys.readouterr().out
+    more, operations = row["more"], count_operations(lazy_codec(preset_config("tiny")), 12000)
+    assert Operations(**{k: v for k, v in more["operations"].items() if k != "total"}) == operations
+    assert len(more["seconds"]) == len(more["losses"]) - 1 == 3
+    assert (row["seconds"], row["cpu_seconds"]) == (np.median(more["seconds"]), np.median(more["cpu_seconds"]))
+    assert row["speed"] == pytest.approx(0.5 / row["seconds"])
+    assert row["peers"] == []
+    assert row["share"] == pytest.approx(operations.total / row["cpu_seconds"] / more["product_rate_by_cpu_time"])
+    assert more["share_by_the_clock"] == pytest.approx(operations.total / row["seconds"] / more["product_rate"])
+    weights = 4 * (more["encoder_parameters"] * 4 + more["frozen_parameters"])  # with gradient, two moments
+    assert weights < row["peak"] < 100e6 < more["peak_resident"] < 6e9
+    assert np.isfinite(more["losses"]).all()
     for line in ("encoder of 0.5 M parameters", "(median of 3", f"operations: {operations.total / 1e9:.1f} GFLOP"):
         assert line in told
 

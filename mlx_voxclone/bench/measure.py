@@ -5,9 +5,11 @@ Ratios are of runs that take turns, so that what else the machine does meets all
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -111,6 +113,42 @@ def taking_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dic
         for name, work in works.items():
             found[name].append(sample(work))
     return {name: median(samples) for name, samples in found.items()}
+
+
+def beside(work: Callable[[], object], peers: Sequence["PeerProcess"], repeats: int) -> tuple[list[Sample], list[Peer]]:
+    """`work` once to warm up, then `repeats` times in turn with what each of the peers does, which are warm already.
+
+    Returns:
+        The samples of `work`; of each peer the medians of its times and the largest of its peaks.
+    """
+    work()
+    samples, found = [], [[] for _ in peers]
+    for _ in range(repeats):
+        samples.append(sample(work))
+        for peer, runs in zip(peers, found):
+            runs.append(peer.run())
+    return samples, [
+        Peer(
+            runs[0].name,
+            statistics.median(run.seconds for run in runs),
+            statistics.median(run.cpu_seconds for run in runs),
+            max(run.peak for run in runs),
+            runs[0].memory,
+        )
+        for runs in found
+    ]
+
+
+def peak_resident() -> int:
+    """The most memory this process has had in RAM so far, in bytes."""
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024  # kilobytes everywhere but there
+
+
+def threads() -> int:
+    """Threads that products run on here, for peers to have as many: what the environment says, or one per core."""
+    named = (os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"))
+    return next((int(value) for value in named if value.isdigit() and int(value)), os.cpu_count() or 1)
 
 
 def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx.float32) -> tuple[float, float]:

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run(options) -> None:
-    from mlx_voxclone.audio.io import write_wav
+    from mlx_voxclone.audio.wav_stream import wav_file
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model
     from mlx_voxclone.errors import CheckpointError
@@ -43,13 +43,16 @@ def _run(options) -> None:
         raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
     codec = load_model(Release(options.model), parts=["codec"]).audio_tokenizer
     codes = file.numpy("codes")
-    try:
-        with progress_bar(quiet=options.quiet, total=codes.shape[-1], unit="frame") as bar:
-            samples = codec.decode_audio(codes, on_frames=bar.update)
-    except ValueError as e:
-        raise CheckpointError(f"{options.codes}: {e}") from None
-    if not len(samples):
-        raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
-    write_wav(output, samples, float32=options.float32)
-    message(f"{len(samples) / codec.config.sampling_rate:.2f} s of audio")
+    with progress_bar(quiet=options.quiet, total=codes.shape[-1], unit="frame") as bar:
+        try:
+            pieces = codec.decode_pieces(codes, on_frames=bar.update)
+        except ValueError as e:
+            raise CheckpointError(f"{options.codes}: {e}") from None
+        samples = codes.shape[1] * codec.config.frame_size
+        if not samples:
+            raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
+        with wav_file(output, float32=options.float32) as write:
+            for piece in pieces:
+                write(piece)
+    message(f"{samples / codec.config.sampling_rate:.2f} s of audio")
     print(options.output)

@@ -4,10 +4,14 @@ Key j is visible from query i iff `i - window <= j <= i`, with the bias `slope_h
 (Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`, class Attention.)
 """
 
+from functools import lru_cache
+
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.model.products import linear
 
 MIN_BLOCK = 16  # queries per block: small windows waste less in a few larger products than in many tiny ones
 
@@ -18,15 +22,24 @@ def alibi_slopes(n_heads: int) -> list[float]:
     return [ratio**h for h in range(n_heads)]
 
 
-def window_bias(n_heads: int, window: int, block: int) -> mx.array:
+@lru_cache(maxsize=64)
+def window_bias(slopes: tuple[float, ...], window: int, block: int) -> mx.array:
     """Additive bias `[heads, block, window + block]` of one block of queries over the window before it and itself.
 
-    Entry `[h, q, k]` belongs to the distance `q + window - k`: `-slope_h * distance` where visible, -inf elsewhere.
+    Entry `[h, q, k]` belongs to the distance `q + window - k`: `-slopes[h] * distance` where visible, -inf elsewhere.
     """
-    distance = mx.arange(block)[:, None] + window - mx.arange(window + block)[None, :]
+    distance = np.arange(block)[:, None] + window - np.arange(window + block)[None, :]
     visible = (distance >= 0) & (distance <= window)
-    slopes = mx.array(alibi_slopes(n_heads))[:, None, None]
-    return mx.where(visible, -slopes * distance, -mx.inf)
+    bias = np.where(visible, -np.array(slopes)[:, None, None] * distance, -np.inf)
+    return mx.array(bias.astype(np.float32))
+
+
+@lru_cache(maxsize=64)
+def start_bias(n_blocks: int, window: int, block: int) -> mx.array:
+    """Additive bias `[blocks, 1, 1, window + block]`: -inf for what would stand before the first block, 0 elsewhere."""
+    bias = np.zeros((n_blocks, 1, 1, window + block), np.float32)
+    bias[0, ..., :window] = -np.inf
+    return mx.array(bias)
 
 
 def windowed_attention(q: mx.array, k: mx.array, v: mx.array, window: int, scale: float) -> mx.array:
@@ -55,10 +68,8 @@ def windowed_attention(q: mx.array, k: mx.array, v: mx.array, window: int, scale
         return mx.concatenate([mx.concatenate([first, tail], axis=1), x], axis=3)
 
     q, k, v = blocks(q), with_previous(blocks(k)), with_previous(blocks(v))
-    scores = ((q * scale) @ k.swapaxes(-1, -2)).astype(mx.float32) + window_bias(heads, window, block)
-    # The first block has nothing before it: its zero rows must not take part.
-    exists = (mx.arange(n_blocks)[:, None] > 0) | (mx.arange(window + block)[None, :] >= window)
-    scores = mx.where(exists[None, :, None, None, :], scores, -mx.inf)
+    scores = ((q * scale) @ k.swapaxes(-1, -2)).astype(mx.float32)
+    scores = scores + window_bias(tuple(alibi_slopes(heads)), window, block) + start_bias(n_blocks, window, block)
     out = mx.softmax(scores, axis=-1).astype(v.dtype) @ v  # (B, N, H, block, D)
     return out.transpose(0, 1, 3, 2, 4).reshape(batch, n_blocks * block, heads, dim)[:, :length]
 
@@ -81,8 +92,8 @@ class CodecAttention(nn.Module):
         """`[B, T, dim]` -> `[B, T, dim]`."""
         batch, length, _ = x.shape
         split = (batch, length, self.n_heads, self.head_dim)
-        q = self.q_norm(self.wq(x)).reshape(split)
-        k = self.k_norm(self.wk(x)).reshape(split)
-        v = self.wv(x).reshape(split)
+        q = self.q_norm(linear(x, self.wq.weight)).reshape(split)
+        k = self.k_norm(linear(x, self.wk.weight)).reshape(split)
+        v = linear(x, self.wv.weight).reshape(split)
         out = windowed_attention(q, k, v, self.window, self.head_dim**-0.5)
-        return self.wo(out.reshape(batch, length, -1))
+        return linear(out.reshape(batch, length, -1), self.wo.weight)

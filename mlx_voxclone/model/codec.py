@@ -4,7 +4,7 @@
 the encoder is what this project trains. (Source: vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`; arXiv 2603.25551.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -14,9 +14,19 @@ from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.model.attention import CodecAttention
 from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
 from mlx_voxclone.model.layers import FeedForward
+from mlx_voxclone.model.products import linear, swiglu
 from mlx_voxclone.model.quantizer import Quantizer
 
 LEFT_CONTEXT = 21  # latent frames: exact left context of encoder and decoder alike
+
+
+class CodecFeedForward(FeedForward):
+    """The same with gradients written by hand; never quantised."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., dim]` -> `[..., dim]`."""
+        hidden = swiglu(linear(x, self.w1.weight), linear(x, self.w3.weight))
+        return linear(hidden, self.w2.weight)
 
 
 class CodecBlock(nn.Module):
@@ -25,7 +35,7 @@ class CodecBlock(nn.Module):
     def __init__(self, config: CodecConfig, window: int):
         super().__init__()
         self.attention = CodecAttention(config, window)
-        self.feed_forward = FeedForward(config.dim, config.hidden_dim)
+        self.feed_forward = CodecFeedForward(config.dim, config.hidden_dim)
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.attention_scale = mx.full((config.dim,), config.layer_scale_init)
@@ -180,6 +190,12 @@ class Codec(nn.Module):
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
+    def fold_decoder(self) -> None:
+        """Fold the weight norm of the decoder's convolutions once; a training that moves them makes them anew."""
+        for block in (*self.decoder_blocks, self.output_proj):
+            if not isinstance(block, CodecTransformer):
+                block.fold()
+
     def decode_latents(self, quantised: mx.array) -> mx.array:
         """Quantised latents `[B, T, D]` (acoustic values in [-1, 1]) to waveforms `[B, T * 1920]`, not clipped."""
         x = quantised
@@ -206,15 +222,39 @@ class Codec(nn.Module):
             ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
         """
         codes = np.asarray(codes)
+        pieces = self.decode_pieces(codes, chunk_frames, on_frames)
+        audio, end = np.empty(codes.shape[1] * self.config.frame_size, np.float32), 0
+        for piece in pieces:
+            audio[end : end + len(piece)] = piece
+            end += len(piece)
+        return audio
+
+    def decode_pieces(
+        self,
+        codes: np.ndarray | mx.array,
+        chunk_frames: int = 375,
+        on_frames: Callable[[int], None] | None = None,
+    ) -> Iterator[np.ndarray]:
+        """What `decode_audio` puts together, one chunk after the other, so that memory does not grow with T.
+
+        Raises:
+            ValueError: as `decode_audio`, before the first chunk is asked for.
+        """
+        codes = np.asarray(codes)
         self.check_codes(codes)
-        frame, pieces = self.config.frame_size, []
+        self.fold_decoder()
+        return self._decoded(codes, chunk_frames, on_frames)
+
+    def _decoded(
+        self, codes: np.ndarray, chunk_frames: int, on_frames: Callable[[int], None] | None
+    ) -> Iterator[np.ndarray]:
+        frame = self.config.frame_size
         for start in range(0, codes.shape[1], chunk_frames):
             first = max(0, start - LEFT_CONTEXT)
             audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
-            pieces.append(np.array(audio.astype(mx.float32)))
+            yield np.array(audio.astype(mx.float32))
             if on_frames is not None:
-                on_frames(len(pieces[-1]) // frame)
-        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)
+                on_frames(audio.shape[0] // frame)
 
     def check_codes(self, codes: np.ndarray) -> None:
         """Raise ValueError unless `codes` is integer `[37, T]` with every value inside its codebook."""

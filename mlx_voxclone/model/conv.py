@@ -1,13 +1,17 @@
 """Causal convolutions of the codec as single matrix products, weight-normed under the checkpoint's names.
 
 Layout is channels-last `[B, T, C]`. A kernel of `m * stride` taps is `m` shifted blocks of `stride` frames, so neither
-direction needs a strided slice, input dilation or a library convolution.
+direction needs a strided slice, input dilation or a library convolution. What multiplies them is made of `original0`
+and `original1` in each call, that is once per step of a training; for weights that stay as they are, `fold` makes it
+once and for all.
 """
 
 from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
+
+from mlx_voxclone.model.products import linear, transposed
 
 
 def row_lengths(v: mx.array) -> mx.array:
@@ -30,6 +34,20 @@ class WeightNorm(nn.Module):
         return (v * (self.original0 / norm)).astype(v.dtype)
 
 
+class _Folded:
+    """A matrix and the arrays that it was made of. Not an array itself: it would be a parameter."""
+
+    def __init__(self) -> None:
+        self.sources: tuple[mx.array, ...] = ()
+        self.matrix: mx.array | None = None
+
+    def of(self, *sources: mx.array) -> mx.array | None:
+        """The matrix if it was made of these very arrays; else it is given up."""
+        if len(sources) != len(self.sources) or any(a is not b for a, b in zip(sources, self.sources)):
+            self.sources, self.matrix = (), None
+        return self.matrix
+
+
 class _NormedConv(nn.Module):
     """Holds one weight as `conv.parametrizations.weight.original0/1`, the only names the server loads."""
 
@@ -38,10 +56,29 @@ class _NormedConv(nn.Module):
         self.conv = nn.Module()
         self.conv.parametrizations = nn.Module()
         self.conv.parametrizations.weight = WeightNorm(shape)
+        self._folded = _Folded()
 
     @property
     def weight(self) -> mx.array:
         return self.conv.parametrizations.weight()
+
+    def fold(self) -> None:
+        """Make the product's matrix now and keep it, in the weight's dtype, until a parameter is replaced."""
+        norm = self.conv.parametrizations.weight
+        if self._folded.of(norm.original0, norm.original1) is None:
+            matrix = mx.contiguous(self._arranged(self.weight))
+            mx.eval(matrix)
+            self._folded.sources, self._folded.matrix = (norm.original0, norm.original1), matrix
+
+    def matrix(self, dtype: mx.Dtype) -> mx.array:
+        """What the columns are multiplied with, `[outputs, inputs]`."""
+        norm = self.conv.parametrizations.weight
+        matrix = self._folded.of(norm.original0, norm.original1)
+        return (self._arranged(self.weight) if matrix is None else matrix).astype(dtype)
+
+    def _arranged(self, weight: mx.array) -> mx.array:
+        """The checkpoint's weight as `[outputs, inputs]` of the product."""
+        raise NotImplementedError
 
 
 def valid_mask(lengths: Sequence[int], total: int) -> mx.array:
@@ -94,8 +131,11 @@ class CausalConv1d(_NormedConv):
         taps, frames = self.kernel // stride, (total + right) // stride
         x = x.reshape(batch, frames + taps - 1, stride * channels)
         columns = mx.concatenate([x[:, i : i + frames] for i in range(taps)], axis=-1) if taps > 1 else x
-        weight = self.weight.astype(x.dtype)
-        return columns @ weight.transpose(2, 1, 0).reshape(self.kernel * channels, -1)
+        return linear(columns, self.matrix(x.dtype))
+
+    def _arranged(self, weight: mx.array) -> mx.array:
+        """`[out, in, kernel]` -> `[out, kernel * in]`."""
+        return transposed(weight, 0, 2, 1).reshape(weight.shape[0], -1)
 
 
 class CausalConvTranspose1d(_NormedConv):
@@ -109,13 +149,16 @@ class CausalConvTranspose1d(_NormedConv):
         self.kernel, self.stride = kernel, stride
 
     def __call__(self, x: mx.array) -> mx.array:
-        batch, total, channels = x.shape
+        batch, total, _ = x.shape
         taps = self.kernel // self.stride
         # out[stride * t + p] = sum_m x[t - m] @ weight[:, :, p + m * stride]
         padded = mx.pad(x, [(0, 0), (taps - 1, 0), (0, 0)])
         columns = mx.concatenate([padded[:, taps - 1 - m : taps - 1 - m + total] for m in range(taps)], axis=-1)
-        weight = self.weight.astype(x.dtype)
-        outputs = weight.shape[1]
-        weight = weight.reshape(channels, outputs, taps, self.stride).transpose(2, 0, 3, 1)
-        out = columns @ weight.reshape(taps * channels, self.stride * outputs)
-        return out.reshape(batch, total * self.stride, outputs)
+        out = linear(columns, self.matrix(x.dtype))
+        return out.reshape(batch, total * self.stride, -1)
+
+    def _arranged(self, weight: mx.array) -> mx.array:
+        """`[in, out, taps * stride]` -> `[stride * out, taps * in]`."""
+        channels, outputs, kernel = weight.shape
+        weight = weight.reshape(channels, outputs, kernel // self.stride, self.stride)
+        return transposed(weight, 3, 1, 2, 0).reshape(self.stride * outputs, -1)

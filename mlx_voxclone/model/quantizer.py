@@ -38,8 +38,9 @@ class SemanticCodebook(nn.Module):
         return mx.argmin(self.distances(z), axis=-1).astype(mx.int32)
 
     def decode(self, codes: mx.array) -> mx.array:
-        """`[...] -> [..., dim]` float32."""
-        return self.embedding[codes]
+        """Rows of `embedding`, `[...] -> [..., dim]` float32, without making the others."""
+        usage = mx.maximum(self.cluster_usage[codes].astype(mx.float32), MIN_USAGE)
+        return self.embedding_sum[codes].astype(mx.float32) / usage[..., None]
 
 
 class AcousticCodebook:

@@ -87,6 +87,7 @@ class EncoderTask:
         self.codec, self.data, self.section, self.seed = codec, data, section, seed
         self._identity, self.pairs, self._teacher, self._prior = dict(identity or {}), pairs, teacher, prior
         freeze_all_but_encoder(codec)
+        codec.fold_decoder()
         states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
         self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states)
         self.crop, self.n_items = self.items.crop, len(self.items)
