@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.bench import measure, spectral
+from mlx_voxclone.cli import bench as command
 from mlx_voxclone.errors import DataError
 
 PEER = """
@@ -76,3 +77,74 @@ def test_interpreters_are_named_by_the_environment(monkeypatch):
     assert measure.interpreter("VOXCLONE_OTHER", "no_such_module") is None
     monkeypatch.setenv("VOXCLONE_OTHER", "/no/such/python")
     assert measure.interpreter("VOXCLONE_OTHER", "json") is None
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+ROW = measure.Row(
+    "decode",
+    "30 s of audio",
+    1234.0,
+    "s of audio/s",
+    0.0243,
+    0.02,
+    2_000_000,
+    0.256,
+    [measure.Peer("PyTorch 2", 0.0486, 0.1, 3_000_000, "resident"), measure.Peer("other", 0.243)],
+    {"operations": 7},
+)
+
+
+def bench(capsys, *argv):
+    code = command.main([*argv, "--device", "cpu", "--quiet"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "measure", lambda *work: asked.append(work) or ROW)
+    monkeypatch.setattr(measure, "product_rate", lambda **_: (2.5e12, 1e12))
+    text = bench(capsys, "--only", "decode, say", "--sizes", "tiny", "--no-peers", "--json", str(tmp_path / "b.json"))
+    assert asked == [("decode", "tiny", 3, False), ("say", "tiny", 3, False)]
+    assert "float32 2.5 TFLOP/s" in text
+    lines = [line for line in text.splitlines() if line.startswith("decode ")]
+    assert " ".join(lines[0].split()) == (
+        "decode 1234 s of audio/s 24.3 ms 2.00 MB 26% 2 x PyTorch 2 (48.6 ms, 3.00 MB resident)"
+    )
+    assert "10 x other (0.243 s)" in text
+    assert "decode: 30 s of audio" in text
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["machine"]["chip"]
+    assert found["product_rates"] == {"float32": 2.5e12}
+    assert found["rows"][0]["peers"][0]["name"] == "PyTorch 2"
+    assert found["rows"][0]["more"] == {"operations": 7}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--only", "decode,sing"], "--only sing: there are spectral, encoder, decode, lora, say"),
+        (["--only", ","], "--only: name at least one"),
+        (["--repeats", "0"], "--repeats must be from 1 to 1000, got 0"),
+        (["--json", "no/such/place.json", "--only", "decode"], "no/such"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_measured(argv, told, capsys, monkeypatch):
+    monkeypatch.setattr(command, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measure, "product_rate", lambda **_: pytest.fail("measured"))
+    assert command.main([*argv, "--device", "cpu"]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_every_work_is_measured_on_a_miniature(capsys):
+    text = bench(capsys, "--sizes", "tiny", "--repeats", "1")
+    for name in ("spectral losses", "encoder step", "decode", "lora step", "say"):
+        assert f"\n{name} " in text
+    assert "x as_strided + rfft" in text
+    assert "x mlx-lm" in text

@@ -78,7 +78,7 @@ class Speech:
         return samples | {"audio": sample(audio)}
 
 
-def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5) -> Row:
+def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, peers: bool = True) -> Row:
     """Frames per second after the prompt has been read, on MLX's default device.
 
     Both sides say the same number of frames with the same Euler steps, guidance, device and precision (float32 on a
@@ -89,13 +89,14 @@ def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5) -
         preset: of the miniature, see `make_micro`.
         frames: to say in one run.
         repeats: runs, after one that warms up.
+        peers: also run mlx-audio, where it is installed.
 
     Raises:
         DataError: the other program does not run, or is set to do another work.
     """
     cpu = mx.default_device() == mx.cpu
     device, dtype = ("cpu", "float32") if cpu else ("gpu", "bfloat16")
-    python = interpreter(MLX_AUDIO, "mlx_audio")
+    python = interpreter(MLX_AUDIO, "mlx_audio") if peers else None
     with contextlib.ExitStack() as stack:
         directory = endless_miniature(Path(stack.enter_context(tempfile.TemporaryDirectory())), preset)
         speaker = Speaker.load(directory)

@@ -18,6 +18,7 @@ COMMANDS = {
     "prepare": "recordings -> clips, transcripts and a held-out split",
     "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
     "doctor": "what this machine can train: memory, time, disk, and what to change",
+    "bench": "how fast this machine does all of it, and how near its limit",
     "micro": "write a miniature checkpoint to try everything on",
 }
 USAGE_ERROR = 2

@@ -4,7 +4,6 @@ import json
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
-from mlx_voxclone.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
@@ -14,6 +13,7 @@ _DESCRIPTION = """Time the product's work on this machine, with made-up weights:
 Nothing is downloaded. Where mlx-audio or the serving code (vLLM-Omni with PyTorch) is installed in an interpreter that
 VOXCLONE_MLX_AUDIO_PYTHON or VOXCLONE_SERVING_PYTHON names, it does the same work by turns; mlx-lm always does.
 docs/PERFORMANCE.md explains each line."""
+LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
     "spectral": "STFT and mel losses of a step",
     "encoder": "a training step of the encoder",
@@ -57,15 +57,18 @@ def main(argv: list[str]) -> None:
 def _run(names: list[str], options) -> None:
     import mlx.core as mx
 
-    from mlx_voxclone.bench.measure import product_rate
+    from mlx_voxclone.audio.io import check_output
+    from mlx_voxclone.bench import measure as measuring
     from mlx_voxclone.bench.table import as_json, number, render
     from mlx_voxclone.checkpoint.writer import write_text_atomic
     from mlx_voxclone.cli.doctor import describe
     from mlx_voxclone.machine import this_machine
 
+    if options.json:
+        check_output(options.json)
     machine = this_machine()
     precisions = {"float32": mx.float32} | ({} if machine.device == "cpu" else {"bfloat16": mx.bfloat16})
-    rates = {name: product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
+    rates = {name: measuring.product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
     told = ", ".join(f"{name} {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items())
     print(describe(machine), f"{'products':<12} {told}", "", sep="\n", flush=True)
     rows = []
@@ -83,5 +86,17 @@ def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
     if name == "spectral":
         from mlx_voxclone.bench.spectral import measure_spectral
 
-        return measure_spectral(repeats=repeats, peer=peers)
-    raise ConfigError(name)
+        return measure_spectral(repeats=repeats, peers=peers)
+    if name in ("encoder", "decode"):
+        from mlx_voxclone.bench.codec import measure_decode, measure_encoder_step
+
+        return (measure_decode if name == "decode" else measure_encoder_step)(sizes, repeats=repeats, peers=peers)
+    if name == "lora":
+        from mlx_voxclone.bench.lora import measure_lora_step
+        from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
+
+        params = params_json(PRESETS["full" if sizes == "release" else sizes], {})
+        return measure_lora_step(params | {"n_layers": min(LAYERS, params["n_layers"])}, repeats=repeats, peer=peers)
+    from mlx_voxclone.bench.speech import measure_say
+
+    return measure_say("tiny" if sizes == "tiny" else "speaking", repeats=repeats, peers=peers)

@@ -1,0 +1,8 @@
+"""Say how fast this machine is; the same as `voxclone bench`."""
+
+import sys
+
+from mlx_voxclone.cli.bench import main
+
+if __name__ == "__main__":
+    sys.exit(main())
