@@ -116,6 +116,12 @@ def test_speakers_held_out_altogether_and_marks(tars, tmp_path):
     assert [clip.source for clip in data.train] == ["1.flac", "3.flac"]
 
 
+def test_a_speaker_who_is_not_there_is_one_line(tars, tmp_path):
+    for options in (PrepareOptions(speaker="ann"), PrepareOptions(heldout_speakers=["ann"])):
+        with pytest.raises(DataError, match="no speaker 'ann' in the shards; found: 0, 1"):
+            prepare(tars, tmp_path / "i", options)
+
+
 def test_of_a_large_corpus_a_few_are_copied(tars, tmp_path, monkeypatch):
     monkeypatch.setattr(scan_module, "MOST_HELDOUT", 2)
     report = prepare(tars, tmp_path / "i", PrepareOptions(heldout=0.5))

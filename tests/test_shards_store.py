@@ -8,11 +8,13 @@ import time
 import numpy as np
 import pytest
 from shards_made import edited, noise
+from toy_task import ToyTask
 
 from mlx_voxclone.data.shards import fetch
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.fetch import Abandoned, expanded, is_remote, joined
 from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.train.loader import Loader
 
 pytest_plugins = ["shards_fixtures"]
 GB = 1e-9
@@ -169,7 +171,7 @@ def test_the_whole_epoch_is_read_in_a_cache_of_three_shards(remote, tmp_path):
 
 
 def test_what_is_needed_stays_however_old_it_is(remote):
-    data, server = remote(cache_gb=160_000 * GB)  # three shards
+    data, _ = remote(cache_gb=160_000 * GB)  # three shards
     clips = [next(clip for clip in data.train if data.index.shard[clip.row] == k) for k in range(6)]
     clips[5].read()
     later = time.time() + 1000
@@ -295,6 +297,26 @@ def test_whoever_waits_is_woken_when_nobody_reads_on(remote):
     data.train[0].read()
 
 
+def test_a_loader_ends_while_a_server_hangs(remote):
+    data, server = remote()
+
+    class Task(ToyTask):
+        def order(self, seed, epoch):
+            return data.train.order(np.arange(1, 25), seed, epoch)
+
+        def item(self, epoch, index, step=0):
+            return super().item(epoch, index, step) | {"read": data.train[index].read().sum()}
+
+    server.gate.clear()
+    began = time.monotonic()
+    with Loader(Task(24), batch_size=2, accumulate=1, seed=0):
+        wait_for(lambda: len(server.asked) > 1)
+    assert time.monotonic() - began < 5
+    server.gate.set()
+    with Loader(Task(24), batch_size=2, accumulate=1, seed=0) as loader:
+        assert loader.next().n_items == 2
+
+
 def test_a_full_disk_is_one_line(remote, monkeypatch, tmp_path):
     data, _ = remote()
 
@@ -356,7 +378,7 @@ def test_kinds_of_addresses():
     assert is_remote("https://x.org/a")
     assert is_remote("hf://datasets/ann/speech/part")
     assert not is_remote("recordings/a")
-    for wrong in ("ftp://x.org/a", "hf://models/a/b", "hf://datasets/ann"):
+    for wrong in ("ftp://x.org/a", "hf://datasets/a/b/../../c", "hf://models/a/b", "hf://datasets/ann"):
         with pytest.raises(DataError):
             is_remote(wrong)
     assert joined("http://x.org/a/", "b c.tar") == "http://x.org/a/b%20c.tar"

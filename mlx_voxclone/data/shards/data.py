@@ -1,5 +1,6 @@
 """Sharded data as training reads it: what `PreparedData` is for a directory of clips, of any size and from anywhere."""
 
+import hashlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
+from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
-from mlx_voxclone.data.shards.fetch import is_remote
+from mlx_voxclone.data.shards.fetch import fetch, is_remote
 from mlx_voxclone.data.shards.index import INDEX, SPLITS, Row, ShardIndex
 from mlx_voxclone.data.shards.order import ShardOrder
-from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache, fetched_index
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache
+from mlx_voxclone.errors import CheckpointError, DataError
 
 MOST_HELDOUT = 512  # clips to measure by, however many the index holds out: each is copied out of its shard
 MIX = 4
@@ -86,10 +88,8 @@ class ShardClip:
         keep = line.split != TRAIN
         content = self.data.store.read(shard, line.offset, line.size, line.sha256, keep=keep)
         source = AudioBytes(f"{self.data.index.shards[shard].place}: {line.source or line.id}", content)
-        # Whole clips, as `prepare --shards` writes them, are read as a whole: there is nothing to be seeked.
         end = (line.first + line.samples) / SAMPLE_RATE
-        samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end) if line.first else read_audio(source)
-        samples = samples[: line.samples]
+        samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end)
         if len(samples) != line.samples:
             raise DataError(f"{source}: {len(samples)} samples where the index states {line.samples}; make it again")
         return samples if line.gain == 1 else samples * np.float32(line.gain)
@@ -253,7 +253,7 @@ def _index_of(place: str | Path, cache: Path, say: Callable[[str], None]) -> tup
         address = str(place) if str(place).endswith(".jsonl") else f"{str(place).rstrip('/')}/{INDEX}"
         say(f"data: fetching {address}")
         try:
-            return fetched_index(address, cache), address.rpartition("/")[0]
+            return _fetched_index(address, cache), address.rpartition("/")[0]
         except DataError as e:
             if "missing on the server" not in str(e):
                 raise
@@ -263,3 +263,18 @@ def _index_of(place: str | Path, cache: Path, say: Callable[[str], None]) -> tup
     place = Path(place)
     path = place / INDEX if place.is_dir() else place
     return path, path.parent
+
+
+def _fetched_index(address: str, cache: Path) -> Path:
+    """The index of remote shards, fetched anew into the cache.
+
+    Raises:
+        DataError: see `fetch`.
+    """
+    target = cache / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.jsonl"
+    try:
+        with atomic_file(target, overwrite=True) as file:
+            fetch(address, file, None, None)
+    except CheckpointError as e:
+        raise DataError(f"{e}; set data.cache to a directory that can be written") from None
+    return target

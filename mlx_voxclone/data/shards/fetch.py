@@ -11,8 +11,10 @@ import shutil
 import ssl
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -21,6 +23,8 @@ from mlx_voxclone.errors import DataError
 
 WAITS = (1.0, 3.0, 10.0, 30.0)  # seconds before each new attempt
 TIMEOUT = 60.0  # seconds without a byte
+SCANNED, _HUBS = "scan-", ".hub-"  # folders of a cache
+_LEFT = 7 * 24 * 3600  # seconds: no download takes as long
 _BLOCK = 1 << 20
 _PASSING = frozenset({408, 425, 429})
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
@@ -47,7 +51,7 @@ def is_remote(place: str | Path) -> bool:
         return False
     if scheme not in ("http", "https", "hf"):
         raise DataError(f"{place}: an address of a kind that is not known; http://, https:// and hf:// are")
-    if scheme == "hf" and not _HUB.fullmatch(str(place)):
+    if scheme == "hf" and (not _HUB.fullmatch(str(place)) or ".." in str(place).split("/")):
         raise DataError(f"{place}: no dataset on the hub; hf://datasets/OWNER/NAME is expected")
     return True
 
@@ -61,6 +65,21 @@ def joined(base: str, name: str) -> str:
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or "\0" in name:
         raise DataError(f"{base}: lists {name!r}, which does not lie below it")
     return f"{base.rstrip('/')}/{name if base.startswith('hf://') else quote(name)}"
+
+
+def resolved(place: str, base: Path | str) -> Path | str:
+    """A shard as the index names it, as a path or an address.
+
+    Raises:
+        DataError: it leads out of where the index lies.
+    """
+    if is_remote(place):
+        return place
+    if isinstance(base, str):
+        return joined(base, place)
+    if ".." in Path(place).parts:
+        raise DataError(f"{base}: its index lists {place!r}, which does not lie below it")
+    return base / place
 
 
 def expanded(pattern: str) -> list[str]:
@@ -93,6 +112,15 @@ def hub_shards(address: str) -> list[str]:
     found = sorted(name for name in names if name.startswith(below) and name.endswith(".tar"))
     base = f"hf://datasets/{repository}" + (f"@{revision}" if revision else "")
     return [f"{base}/{name}" for name in found]
+
+
+def clear_left(cache: Path) -> None:
+    """Remove folders of downloads that processes which were killed have left in a cache."""
+    for pattern in (f"{SCANNED}*", f"{_HUBS}*"):
+        for folder in cache.glob(pattern):
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > _LEFT:
+                    shutil.rmtree(folder)
 
 
 def fetch(
@@ -175,7 +203,7 @@ def _from_hub(address: str, file: BinaryIO, size: int | None, stop: threading.Ev
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    with tempfile.TemporaryDirectory(dir=Path(file.name).parent, prefix=".hub-") as folder:
+    with tempfile.TemporaryDirectory(dir=Path(file.name).parent, prefix=_HUBS) as folder:
         try:
             where = {"repo_type": "dataset", "revision": revision, "local_dir": folder}
             path = hf_hub_download(repository, name or "", **where)

@@ -33,7 +33,7 @@ __all__ = ["INDEX", "Row", "Shard", "ShardIndex", "row_line", "shard_line"]
 SPLITS = (TRAIN, HELDOUT, REFERENCE)
 LARGEST_MEMBER = 1 << 28  # bytes of one audio file; it is read as a whole
 LONGEST_LINE = 1 << 20  # bytes: a text is a sentence or a few
-_MOST_SAMPLES = 1 << 31
+_MOST_SAMPLES, _LAST_SAMPLE = 3600 * 24_000, 1 << 31  # of a clip, an hour; of the recording it is a part of
 _ID = re.compile(r"[\w~][\w.~-]{0,199}")  # ids become file names
 _HEX = re.compile(r"[0-9a-f]{16,64}")
 ROW_KEYS = (
@@ -217,9 +217,9 @@ def _row(content: dict[str, Any]) -> Row:
     if not isinstance(row.id, str) or not _ID.fullmatch(row.id):
         raise ValueError(f"id {row.id!r} is no name of letters, digits, _ . ~ -")
     counts = (row.offset, row.size, row.samples, row.first)
-    if any(type(n) is not int for n in counts) or min(counts) < 0 or max(row.samples, row.first) >= _MOST_SAMPLES:
+    if any(type(n) is not int for n in counts) or min(counts) < 0 or row.first > _LAST_SAMPLE:
         raise ValueError(f"{row.id}: offset, size, samples, first are {', '.join(map(repr, counts))}")
-    if not 0 < row.size <= LARGEST_MEMBER or not row.samples:
+    if not 0 < row.size <= LARGEST_MEMBER or not 0 < row.samples <= _MOST_SAMPLES:
         raise ValueError(f"{row.id}: {row.samples} samples in {row.size} bytes")
     if not isinstance(row.sha256, str) or not _HEX.fullmatch(row.sha256):
         raise ValueError(f"{row.id}: sha256 {row.sha256!r}")

@@ -9,40 +9,30 @@ import hashlib
 import heapq
 import json
 import os
-import re
-import shutil
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.collect import Progress
-from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, tidy, walk_folders
-from mlx_voxclone.data.entries import is_utf8 as is_text
+from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, walk_folders
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
-from mlx_voxclone.data.shards.fetch import expanded, fetch, hub_shards, is_remote
+from mlx_voxclone.data.shards.fetch import SCANNED, clear_left, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
+from mlx_voxclone.data.shards.recordings import Recording, recordings, speaker_of, unique_name
 from mlx_voxclone.data.shards.store import default_cache
-from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 
-_TEXTS = ("text", "sentence", "transcript", "transcription", "normalized_text")
-_SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")
-_LANGUAGES = ("language", "lang", "locale")
-_LARGEST_TEXT = 1 << 20
 _BLOCK = 1 << 22
-_STALE = 7 * 24 * 3600  # seconds
 
 
 def is_tar_source(source: str | Path) -> bool:
@@ -109,18 +99,6 @@ def scan(
     return found.rejected, found.finish()
 
 
-@dataclass(frozen=True)
-class _Recording:
-    """One audio file of a shard, with what was found beside it."""
-
-    key: str
-    member: Member
-    text: str | None
-    speaker: str
-    language: str | None
-    split: str | None
-
-
 class _Scan:
     """Rows go to a file first: which of them are held out is known at the end alone."""
 
@@ -129,6 +107,7 @@ class _Scan:
         self.rejected: list[dict[str, Any]] = []
         self.skipped: Counter = Counter()
         self._heldout = {kind: _Smallest(directory, MOST_HELDOUT) for kind in ("drawn", "chosen")}
+        self._speakers: set[str] = set()
         self._recordings, self._marked, self._seconds = 0, False, 0.0
         self._rows = directory / "rows.partial"
 
@@ -147,17 +126,18 @@ class _Scan:
         self._file.write(shard_line(shard))
         names: set[str] = set()
         with path.open("rb") as file:
-            recordings = list(_recordings(path, file, self.skipped, _speaker_of(place)))
+            found = list(recordings(path, file, self.skipped, speaker_of(place)))
             wanted = self.options.speaker
-            recordings = [one for one in recordings if wanted is None or one.speaker == wanted]
-            for one, outcome in zip(recordings, self._pool.map(lambda r: self._examined(file, r), recordings)):
+            self._speakers |= {one.speaker for one in found}
+            found = [one for one in found if wanted is None or one.speaker == wanted]
+            for one, outcome in zip(found, self._pool.map(lambda r: self._examined(file, r), found)):
                 if isinstance(outcome, AudioError):
                     line = {"audio": one.member.name, "where": place, "speaker": one.speaker, "seconds": None}
                     self.rejected.append({**line, "reason": outcome.reason, "detail": str(outcome)})
                     continue
-                self._take(one, f"{number:05d}-{_unique(one.key, names)}", outcome, file)
+                self._take(one, f"{number:05d}-{unique_name(one.key, names)}", outcome, file)
 
-    def _examined(self, file: Any, one: _Recording) -> AudioError | tuple[str, float, float, list[tuple[float, float]]]:
+    def _examined(self, file: Any, one: Recording) -> AudioError | tuple[str, float, float, list[tuple[float, float]]]:
         """SHA-256, seconds, gain and pieces of a recording."""
         if one.member.size > LARGEST_MEMBER:
             return AudioError("too-long", f"{one.member.name}: {one.member.size / 1e6:.0f} MB in one recording; cut it")
@@ -168,7 +148,7 @@ class _Scan:
             return e
         return hashlib.sha256(content).hexdigest()[:32], plan.seconds, plan.gain, plan.pieces
 
-    def _take(self, one: _Recording, name: str, outcome: tuple, file: Any) -> None:
+    def _take(self, one: Recording, name: str, outcome: tuple, file: Any) -> None:
         digest, seconds, gain, pieces = outcome
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
         total = round(seconds * SAMPLE_RATE)
@@ -193,6 +173,10 @@ class _Scan:
 
     def finish(self) -> dict[str, Any]:
         """Write the index; the counts."""
+        for wanted in filter(None, [self.options.speaker, *self.options.heldout_speakers]):
+            if wanted not in self._speakers:
+                there = ", ".join(sorted(self._speakers)[:8]) + (", ..." if len(self._speakers) > 8 else "")
+                raise DataError(f"no speaker {wanted!r} in the shards; found: {there or 'none'}")
         count = 0 if self._marked else round(self.options.heldout * self._recordings)
         if self.options.heldout and not self._marked and self._recordings > 1:
             count = max(1, count)
@@ -298,74 +282,6 @@ class _Counts:
         }
 
 
-def _recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterator[_Recording]:
-    """The audio files of a shard with what is told about them."""
-    audio: dict[str, Member] = {}
-    beside: dict[tuple[str, str], Member] = {}
-    for member in members(path, skipped):
-        name = PurePosixPath(member.name)
-        suffix, key = name.suffix.lower(), str(name.with_suffix("")) if name.name else ""
-        if suffix in AUDIO_SUFFIXES and not name.name.startswith("."):
-            if key in audio:
-                raise DataError(f"{path}: holds {key[:80]!r} twice; a shard has each recording once")
-            audio[key] = member
-        elif suffix in (".json", ".txt"):
-            beside[key, suffix] = member
-    for key, member in audio.items():
-        told = _json(file, beside.get((key, ".json")))
-        text = _first(told, _TEXTS) or _text(file, beside.get((key, ".txt")))
-        folder = PurePosixPath(key).parts[:-1]
-        folder = [part for part in folder if part not in ("/", ".", "..")]
-        own = folder[-1] if folder and is_text(folder[-1]) else speaker
-        split = told.get("split") if told.get("split") in (TRAIN, HELDOUT) else None
-        if told.get("split") == REFERENCE:
-            skipped["voice prompt"] += 1
-            continue
-        yield _Recording(key, member, text, _first(told, _SPEAKERS) or own, _first(told, _LANGUAGES), split)
-
-
-def _json(file: Any, member: Member | None) -> dict[str, Any]:
-    try:
-        found = json.loads(_text(file, member) or "{}")
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _text(file: Any, member: Member | None) -> str | None:
-    if member is None or member.size > _LARGEST_TEXT:
-        return None
-    content = os.pread(file.fileno(), member.size, member.offset)
-    return tidy(content.decode("utf-8-sig", errors="replace"))
-
-
-def _first(told: Mapping[str, Any], keys: Sequence[str]) -> str | None:
-    """The first that is told, as text of characters."""
-    for key in keys:
-        value = told.get(key)
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)
-        if isinstance(value, str) and "\0" not in value and is_text(value) and tidy(value):
-            return tidy(value)
-    return None
-
-
-def _unique(key: str, names: set[str]) -> str:
-    base = re.sub(r"[^\w.-]+", "_", key.encode("utf-8", "replace").decode())[-80:].strip("._") or "clip"
-    name, number = base, 1
-    while name.casefold() in names:
-        number += 1
-        name = f"{base}_{number}"
-    names.add(name.casefold())
-    return name
-
-
-def _speaker_of(place: str) -> str:
-    """Who speaks where nobody says so: named after the folder of the shards."""
-    folder = PurePosixPath(place.partition("://")[2] or place).parent.name
-    return folder if is_text(folder) and folder else "speaker"
-
-
 def _digest_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -405,10 +321,8 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
 
     if any(map(is_remote, places)):
         cache.mkdir(parents=True, exist_ok=True)
-        for left in cache.glob("scan-*"):  # by a process that was killed
-            if time.time() - left.stat().st_mtime > _STALE:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=cache if cache.is_dir() else None, prefix="scan-") as folder:
+        clear_left(cache)
+    with tempfile.TemporaryDirectory(dir=cache if cache.is_dir() else None, prefix=SCANNED) as folder:
         try:
             yield opened
         finally:

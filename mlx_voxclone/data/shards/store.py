@@ -20,9 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_voxclone.checkpoint.writer import atomic_file, free_bytes
-from mlx_voxclone.data.shards.fetch import Abandoned, fetch, is_remote, joined
+from mlx_voxclone.data.shards.fetch import Abandoned, clear_left, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
-from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.errors import ConfigError, DataError
 
 CACHE_GB = 50.0
 _OPEN_FILES = 32
@@ -56,7 +56,7 @@ class ShardStore:
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.shards, self._cache, self.budget, self._say = list(shards), cache or default_cache(), budget, say
-        self._places = [_resolved(shard.place, base) for shard in self.shards]
+        self._places = [resolved(shard.place, base) for shard in self.shards]
         self._files: OrderedDict[int, int] = OrderedDict()
         self._reading, self._changed = threading.Lock(), threading.Condition()
         self._urgent: deque[int] = deque()
@@ -335,6 +335,7 @@ class ShardStore:
 
     def _clear_stale(self) -> None:
         """Empty what processes that were killed have left half fetched."""
+        clear_left(self._cache)
         for path in self._cache.glob("*.partial"):
             with suppress(OSError), path.open("ab") as file:
                 if path.stat().st_size:
@@ -384,32 +385,6 @@ def _locked(path: Path, stop: threading.Event):
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def fetched_index(address: str, cache: Path) -> Path:
-    """The index of remote shards, fetched anew into the cache.
-
-    Raises:
-        DataError: see `fetch`.
-    """
-    target = cache / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.jsonl"
-    try:
-        with atomic_file(target, overwrite=True) as file:
-            fetch(address, file, None, None)
-    except CheckpointError as e:
-        raise DataError(f"{e}; set data.cache to a directory that can be written") from None
-    return target
-
-
-def _resolved(place: str, base: Path | str) -> Path | str:
-    """Raises DataError for a place that leads out of an address."""
-    if is_remote(place):
-        return place
-    if isinstance(base, str):
-        return joined(base, place)
-    if ".." in Path(place).parts:
-        raise DataError(f"{base}: its index lists {place!r}, which does not lie below it")
-    return base / place
 
 
 def _missing(place: Path | str) -> DataError:
