@@ -1,12 +1,16 @@
 """Causal per latent frame, independent of batch and padding, chunked equals whole, every awkward length works."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from golden import model_and_vectors, relative_error
+from mlx.utils import tree_flatten, tree_unflatten
 
+from mlx_voxclone.bench.encoder_step import preset_config
 from mlx_voxclone.model.attention import alibi_slopes, windowed_attention
-from mlx_voxclone.model.codec import LEFT_CONTEXT, decoder_windows, encoder_windows
+from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec, CodecTransformer, decoder_windows, encoder_windows
+from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
 
 FRAME = 1920
 # Of the RMS: float32 through 16 layers, where another length or batch makes the BLAS add up in another order.
@@ -199,3 +203,49 @@ def test_pieces_are_checked_before_the_first(codec):
     codes[0, 2] = -1
     with pytest.raises(ValueError, match="codebook 0, frame 2"):
         codec.decode_pieces(codes)
+
+
+def test_gradients_are_finite_differences():
+    """Of a smooth function of sound and latents, along a random direction of each kind of the encoder's parameters;
+    the decoder is folded, as in training."""
+    mx.random.seed(0)
+    codec = Codec(preset_config("tiny"), encoder=True)
+    freeze_all_but_encoder(codec)
+    for block in (*codec.encoder_blocks[::2], *codec.decoder_blocks[1::2]):
+        for layer in block.layers:  # a layer scale of 0.01 would hide what stands behind it
+            layer.attention_scale, layer.ffn_scale = (0.3 * mx.ones_like(layer.ffn_scale) for _ in range(2))
+    codec.fold_decoder()
+    wave = mx.array(noise(4 * FRAME + 300))[None]
+
+    def value() -> mx.array:
+        latents = codec.encode_latents(wave)
+        return mx.square(codec.decode_latents(mx.tanh(latents))).mean() + mx.square(latents).mean()
+
+    gradients = dict(tree_flatten(nn.value_and_grad(codec, value)()[1]))
+    start = dict(tree_flatten(codec.trainable_parameters()))
+    kinds = ("original0", "original1", "wq", "wk", "wv", "wo", "q_norm", "w1", "w2", "w3", "ffn_norm", "ffn_scale")
+    for kind in kinds:
+        names = [name for name in start if kind in name]
+        direction = {name: gradients[name] / mx.linalg.norm(gradients[name]) for name in names}
+        expected = sum((gradients[name] * direction[name]).sum().item() for name in names)
+        step, values = 2e-3, []
+        for sign in (1, -1):
+            codec.update(tree_unflatten([(name, start[name] + sign * step * direction[name]) for name in names]))
+            values.append(value().item())
+        codec.update(tree_unflatten([(name, start[name]) for name in names]))
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(expected, rel=0.02), kind
+
+
+def test_in_bfloat16_small_additions_are_not_lost():
+    """Each of eight layers adds a thousandth of what is there, which is less than BF16 can tell from nothing."""
+    mx.random.seed(0)
+    layers = CodecTransformer(preset_config("tiny"), 8, 4)
+    x = mx.random.normal((1, 20, 64)).astype(mx.bfloat16)
+    for layer in layers.layers:
+        layer.attention_scale, layer.ffn_scale = mx.full((64,), 0.005), mx.full((64,), 0.005)
+    layers.set_dtype(mx.bfloat16)
+    start = x.astype(mx.float32)
+    added = np.array(layers(start) - start)  # float32 throughout, of the same weights
+    kept = np.array(layers(x).astype(mx.float32) - start)
+    assert np.abs(added).mean() < 0.03 * np.abs(np.array(start)).mean()
+    assert np.sum(kept * added) / np.sum(added * added) == pytest.approx(1, abs=0.1)

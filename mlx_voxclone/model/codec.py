@@ -41,22 +41,29 @@ class CodecBlock(nn.Module):
         self.attention_scale = mx.full((config.dim,), config.layer_scale_init)
         self.ffn_scale = mx.full((config.dim,), config.layer_scale_init)
 
-    def __call__(self, x: mx.array) -> mx.array:
-        x = x + self.attention_scale * self.attention(self.attention_norm(x))
-        return x + self.ffn_scale * self.feed_forward(self.ffn_norm(x))
+    def __call__(self, x: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+        """`[B, T, dim]` -> `[B, T, dim]`, in x's dtype; what is added to x is computed in `dtype` (None: x's too)."""
+        dtype = dtype or x.dtype
+        x = x + self.attention_scale * self.attention(self.attention_norm(x).astype(dtype))
+        return x + self.ffn_scale * self.feed_forward(self.ffn_norm(x).astype(dtype))
 
 
 class CodecTransformer(nn.Module):
-    """A stage's transformer layers, all with one window."""
+    """A stage's transformer layers, all with one window.
+
+    In BF16 the sum that they add to stays float32, as under the server's autocast: of what a layer scale of 0.01
+    leaves, BF16 would keep a bit or two.
+    """
 
     def __init__(self, config: CodecConfig, n_layers: int, window: int):
         super().__init__()
         self.layers = [CodecBlock(config, window) for _ in range(n_layers)]
 
     def __call__(self, x: mx.array) -> mx.array:
+        dtype, x = x.dtype, x.astype(mx.float32)
         for layer in self.layers:
-            x = layer(x)
-        return x
+            x = layer(x, dtype)
+        return x.astype(dtype)
 
 
 def encoder_windows(config: CodecConfig) -> list[int]:
