@@ -46,13 +46,12 @@ class Tiny:
     """Fits `x * w` with dropout on rows of 1 to 8 numbers, padded to 4 or 8; the weight of its term changes."""
 
     name, metric, n_items = "tiny", "loss", 8
-    weights = {"mse": 1.0}
 
     def __init__(self):
         self.model, self.traces, self.dropout = nn.Module(), 0, nn.Dropout(0.5)
         self.model.w = mx.ones(1)
         self.model.dropout = self.dropout
-        self.fails = False
+        self.weights, self.fails = {"mse": 1.0}, False
 
     def weights_at(self, step):
         return {"mse": 1.0 + step}
