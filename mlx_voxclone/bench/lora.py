@@ -226,7 +226,7 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
             for name, module in _linears(layer):
                 inputs, outputs = _shape(module)
                 rows = sequences * (width if name in ("wk", "wv") else asking)
-                needs_input = i > first or (i == first and bool(_BEFORE[name] & targets))
+                needs_input = i > first or (i == first and bool(targets & set(_BEFORE[name].split())))
                 linears += 2 * rows * inputs * outputs * (forward + needs_input)
                 if "lora_a" in module:
                     rank = module.lora_a.shape[1]
@@ -256,10 +256,8 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
 
 
 # Linears of a layer that come before another: in the first adapted layer, only their gradients lead on.
-_BEFORE = dict.fromkeys(("wq", "wk", "wv"), set())
-_BEFORE |= {"wo": set(_BEFORE)}
-_BEFORE |= dict.fromkeys(("w1", "w3"), set(_BEFORE))
-_BEFORE |= {"w2": set(_BEFORE)}
+_BEFORE = {"wq": "", "wk": "", "wv": "", "wo": "wq wk wv", "w1": "wq wk wv wo", "w3": "wq wk wv wo"}
+_BEFORE["w2"] = "wq wk wv wo w1 w3"
 
 
 def _linears(layer: nn.Module) -> list[tuple[str, nn.Module]]:

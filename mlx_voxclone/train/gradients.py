@@ -88,11 +88,10 @@ class Gradients:
         if compiler is None and mx.default_device() == mx.gpu:
             compiler = mx.compile
         self.compiled = compiler is not None and isinstance(task, Padded)
-        self._value_and_grad: Callable = mx.value_and_grad(self._objective)
         if self.compiled:
             # Random numbers that are drawn in a compiled function are the same ones for ever, but with this.
             state = [mx.random.state]
-            self._value_and_grad = compiler(self._value_and_grad, inputs=state, outputs=state)
+            self._compiled = compiler(mx.value_and_grad(self._objective), inputs=state, outputs=state)
 
     def __call__(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
         """Of one group: the gradient (float32), loss sums per term, and the items whose loss is not finite: if there
@@ -121,22 +120,28 @@ class Gradients:
             raise ValueError(f"{task.name}: losses() gave {sorted(sums)}, the weights are of {sorted(task.weights)}")
         return sum((factor * sums[term] for term, factor in factors.items()), start=mx.array(0.0)), sums
 
-    def _factors(self, group: Group, step: int) -> dict[str, mx.array]:
-        """What a target of each term counts for."""
+    def _function(self, group: Group, step: int) -> Callable:
+        """Of (parameters, batch): ((objective, loss sums), gradients)."""
         weights = {term: w for term, w in weights_at(self._task, step).items() if w and group.targets[term]}
-        return {term: mx.array(weight / group.targets[term]) for term, weight in weights.items()}
+        factors = {term: weight / group.targets[term] for term, weight in weights.items()}
+        if self.compiled:
+            changing = {term: mx.array(factor) for term, factor in factors.items()}
+            return lambda parameters, batch: self._compiled(parameters, batch, changing)
 
-    def _of(self, micro: MicroBatch, factors: dict[str, mx.array]) -> tuple[dict[str, mx.array], dict[str, mx.array]]:
-        """Loss sums and gradients, not evaluated."""
-        batch = self._task.padded(micro.batch) if self.compiled else micro.batch
-        (_, sums), gradients = self._value_and_grad(self._masters.values, to_device(batch), factors)
-        return sums, gradients
+        def objective(parameters, batch):
+            return self._objective(parameters, batch, factors)
+
+        # Made anew for each group: one that is kept was seen to keep gradients of earlier micro-batches in memory.
+        return mx.value_and_grad(objective)
+
+    def _arrays(self, micro: MicroBatch) -> dict:
+        return to_device(self._task.padded(micro.batch) if self.compiled else micro.batch)
 
     def _alone(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
         totals, losses = None, dict.fromkeys(self._task.weights, 0.0)
-        factors = self._factors(group, step)
+        value_and_grad = self._function(group, step)
         for micro in group.batches:
-            sums, gradients = self._of(micro, factors)
+            (_, sums), gradients = value_and_grad(self._masters.values, self._arrays(micro))
             totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
             del gradients  # else they live on beside their own sum through the evaluation
             mx.eval(totals, sums)  # per micro-batch: the gradients of all of them must not be alive together
@@ -155,9 +160,9 @@ class Gradients:
         ranks, terms = self._ranks, self._task.weights
         totals, words = None, []
         losses_of = np.zeros((len(group.batches), len(terms)), np.float32)
-        factors = self._factors(group, step)
+        value_and_grad = self._function(group, step)
         for k, micro in enumerate(group.batches):
-            sums, gradients = self._of(micro, factors)
+            (_, sums), gradients = value_and_grad(self._masters.values, self._arrays(micro))
             if k % ranks.size == ranks.rank:
                 totals = gradients if totals is None else {name: totals[name] + gradients[name] for name in totals}
                 mx.eval(totals, sums)
