@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from dataclasses import replace
 
 import mlx.core as mx
@@ -32,8 +33,29 @@ def products(function, *inputs) -> int:
             assert left[-1] == right[-2]
             total += 2 * math.prod(out) * left[-1]
 
-    mx.export_function(look, function, *inputs)
+    with_deep_stack(lambda: mx.export_function(look, function, *inputs))
     return total
+
+
+def with_deep_stack(work) -> None:
+    """MLX walks a graph by recursion, thousands of nodes deep: more than a usual stack holds beside pytest's own."""
+    raised = []
+
+    def run():
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    before = threading.stack_size(1 << 28)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+    finally:
+        threading.stack_size(before)
+    if raised:
+        raise raised[0]
 
 
 def whole_step(codec):
