@@ -93,7 +93,8 @@ def test_codes_take_two_bytes_each_and_outlive_the_shard(made, config):
 
 def test_pairs_of_the_miniature(miniature, config, tmp_path):
     """What `voxclone pairs` writes: the audio is what the codes decode to, the codec is recognised."""
-    argv = ["pairs", "--model", miniature, "--output", tmp_path / "out", "--per-voice", 3, "--max-seconds", 0.8]
+    argv = ["pairs", "--model", miniature, "--output", tmp_path / "out", "--per-voice", 3, "--max-seconds", 1.6]
+    argv += ["--seed", 2]  # a miniature says noise, and ends where that leads it
     assert voxclone([str(a) for a in [*argv, "--voices", "casual_male", "--augment", "--quiet"]]) == 0
     digest = codec_digest(Release(miniature).tensors)
     data = PairData.load(tmp_path / "out", config, codec_digest=digest)
