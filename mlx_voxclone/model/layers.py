@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_voxclone.config import TransformerConfig
+from mlx_voxclone.model.products import sigmoid
 
 ROTATIONS = 256  # positions by which the table of rotations grows
 
@@ -121,8 +122,10 @@ class FeedForward(_OneProductModule):
 
     def __call__(self, x: mx.array) -> mx.array:
         weight = self._whole_weight()
-        gate, up = (self.w1(x), self.w3(x)) if weight is None else mx.split(x @ weight, 2, axis=-1)
-        return self.w2(nn.silu(gate) * up)
+        if weight is None:
+            return self.w2(nn.silu(self.w1(x)) * self.w3(x))
+        gate, up = mx.split(x @ weight, 2, axis=-1)
+        return self.w2(gate * sigmoid(gate) * up)
 
 
 class Attention(_OneProductModule):
