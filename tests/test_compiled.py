@@ -140,6 +140,24 @@ def test_a_trace_that_fails_leaves_the_generator_as_it_was():
     assert task.model.w.item() == 1  # and the model its parameters
 
 
+@pytest.mark.parametrize("where", ["trace", "run"])
+def test_what_cannot_be_compiled_runs_as_it_is(where):
+    """One warning, and the same numbers as if nobody had tried."""
+
+    def broken(function, inputs, outputs):
+        def compiled(*arguments):
+            if where == "run":
+                function(*arguments)  # random numbers are drawn before it fails
+            raise RuntimeError("[metal::Device] Unable to build metal library\nerror: no such type")
+
+        return compiled
+
+    expected = steps(Tiny(), None)
+    with pytest.warns(RuntimeWarning, match=r"could not be compiled \(\[metal::Device\] Unable to build") as caught:
+        assert steps(Tiny(), broken) == expected
+    assert len(caught) == 1
+
+
 def test_nothing_is_compiled_on_a_cpu(monkeypatch):
     task = Tiny()
     masters = Masters(task, "float32")

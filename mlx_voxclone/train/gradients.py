@@ -1,6 +1,7 @@
 """The float32 masters of what trains, and the gradient of one group of micro-batches with respect to them."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -73,7 +74,8 @@ class Gradients:
 
     Where the default device is a GPU, the loss of a micro-batch with its gradient is compiled for a task that says how
     its batches are padded to few shapes (`task.Padded`): once per shape. On a CPU that costs more than it brings (each
-    piece goes through a C++ compiler). MLX's own `MLX_DISABLE_COMPILE=1` switches it off.
+    piece goes through a C++ compiler). MLX's own `MLX_DISABLE_COMPILE=1` switches it off. Where MLX cannot do it, one
+    warning says so and the training goes on without.
 
     Args:
         task, masters: what trains.
@@ -103,13 +105,28 @@ class Gradients:
         before = get_rng() if self.compiled else None
         self._task.model.train()
         try:
-            return self._spread(group, step) if self._ranks.several else self._alone(group, step)
-        except BaseException:
-            if before is not None:  # else the generator may hold what was being traced, and never draw again
-                set_rng(before)
-            raise
+            return self._of_group(group, step)
+        except BaseException as error:
+            if before is None:
+                raise
+            set_rng(before)  # else the generator may hold what was being traced, and never draw again
+            if not isinstance(error, RuntimeError | ValueError):
+                raise
+            self.compiled = False
+            result = self._of_group(group, step)  # which fails likewise, if it was not for compiling
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"{self._task.name}: the step could not be compiled ({reason}); it runs uncompiled, which is slower. "
+                "MLX_DISABLE_COMPILE=1 in the environment switches compiling off.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return result
         finally:
             self._masters.restore()
+
+    def _of_group(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
+        return self._spread(group, step) if self._ranks.several else self._alone(group, step)
 
     def _objective(self, parameters: dict, batch: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
         """Weighted sum and loss sums. All that changes from step to step is an argument: it may be compiled."""
