@@ -152,7 +152,13 @@ class EncoderTask:
         return self.items.order(seed, epoch)
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
-        return self.items.collate(items)
+        """See `EncoderItems.collate`; recordings first, then pairs, so that there are few kinds of batches."""
+        return self.items.collate(sorted(items, key=_kind))
+
+    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Padded`. Crops are of one length; of the step, what counts is which terms it asks for."""
+        found = {key: value for key, value in batch.items() if key != "step"}
+        return found | {"asked": self._asked(batch)}
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
         """Recordings, then pairs."""
@@ -179,7 +185,10 @@ class EncoderTask:
         """Sums over the targets. A batch without `quantisation` (held-out data, or the noise switched off) is quantised
         throughout; a term without targets in it is 0 and costs nothing."""
         sums = dict.fromkeys(self.weights, mx.array(0.0))
-        return sums | self._terms(batch, [name for name, count in self.targets(batch).items() if count])
+        return sums | self._terms(batch, batch["asked"] if "asked" in batch else self._asked(batch))
+
+    def _asked(self, batch: Mapping[str, Any]) -> list[str]:
+        return [name for name, count in self.targets(batch).items() if count]
 
     # --- looking at it --------------------------------------------------------------------------------------------
 
@@ -249,6 +258,11 @@ class EncoderTask:
             **section,
             **self._identity,
         )
+
+
+def _kind(item: Mapping[str, Any]) -> tuple:
+    """What decides over an item's place in a batch: items of the same kinds make the same kind of batch."""
+    return "codes" in item, item.get("skip", 0), item.get("teacher") is not None, -len(item["waveform"])
 
 
 _AGREEMENT = ("pairs_semantic_agreement", "pairs_level_error", "pairs_levels_exact")

@@ -2,8 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +15,8 @@ from mlx_voxclone.train.distributed import ALONE, Ranks
 from mlx_voxclone.train.loader import Group, MicroBatch, to_device
 from mlx_voxclone.train.state import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.task import Padded, Task, weights_at
+
+MAX_COMPILED = 64  # functions of a task that are compiled
 
 
 class Masters:
@@ -73,7 +76,8 @@ class Gradients:
     """The gradient of a group's objective (see `task.py`).
 
     Where the default device is a GPU, the loss of a micro-batch with its gradient is compiled for a task that says how
-    its batches are padded to few shapes (`task.Padded`): once per shape. On a CPU that costs more than it brings (each
+    its batches are brought to few shapes (`task.Padded`): once per shape, and per value of what is no array in a batch
+    (up to `MAX_COMPILED` of these; a rarer one runs as it is). On a CPU that costs more than it brings (each
     piece goes through a C++ compiler). MLX's own `MLX_DISABLE_COMPILE=1` switches it off. Where MLX cannot do it, one
     warning says so and the training goes on without.
 
@@ -91,9 +95,7 @@ class Gradients:
             compiler = mx.compile
         self.compiled = compiler is not None and isinstance(task, Padded)
         if self.compiled:
-            # Random numbers that are drawn in a compiled function are the same ones for ever, but with this.
-            state = [mx.random.state]
-            self._compiled = compiler(mx.value_and_grad(self._objective), inputs=state, outputs=state)
+            self._compiler, self._functions = compiler, {}
 
     def __call__(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
         """Of one group: the gradient (float32), loss sums per term, and the items whose loss is not finite: if there
@@ -143,13 +145,31 @@ class Gradients:
         factors = {term: weight / group.targets[term] for term, weight in weights.items()}
         if self.compiled:
             changing = {term: mx.array(factor) for term, factor in factors.items()}
-            return lambda parameters, batch: self._compiled(parameters, batch, changing)
+            return lambda parameters, batch: self._compiled(batch)(parameters, _arrays_of(batch), changing)
 
         def objective(parameters, batch):
             return self._objective(parameters, batch, factors)
 
         # Made anew for each group: one that is kept was seen to keep gradients of earlier micro-batches in memory.
         return mx.value_and_grad(objective)
+
+    def _compiled(self, batch: Mapping[str, Any]) -> Callable:
+        """Of (parameters, the batch's arrays, factors); what else is in the batch is part of the function."""
+        arrays = _arrays_of(batch)
+        fixed = {key: value for key, value in batch.items() if key not in arrays}
+        key = repr(sorted(fixed.items()))
+        if key in self._functions:
+            return self._functions[key]
+
+        def objective(parameters: dict, arrays: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
+            return self._objective(parameters, {**fixed, **arrays}, factors)
+
+        function = mx.value_and_grad(objective)
+        if len(self._functions) < MAX_COMPILED:
+            # Random numbers that are drawn in a compiled function are the same ones for ever, but with this.
+            state = [mx.random.state]
+            function = self._functions[key] = self._compiler(function, inputs=state, outputs=state)
+        return function
 
     def _arrays(self, micro: MicroBatch) -> dict:
         return to_device(self._task.padded(micro.batch) if self.compiled else micro.batch)
@@ -196,6 +216,15 @@ class Gradients:
         if totals is None:  # the last group of an epoch may be too small for all
             totals = {name: mx.zeros_like(array) for name, array in self._masters.values.items()}
         return ranks.sum_all(totals), losses, []
+
+
+def _arrays_of(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries that are arrays, or dicts of arrays."""
+
+    def is_array(value: Any) -> bool:
+        return all(map(is_array, value.values())) if isinstance(value, dict) else isinstance(value, mx.array)
+
+    return {key: value for key, value in batch.items() if is_array(value)}
 
 
 def gradient_norms(gradients: dict[str, mx.array]) -> dict[str, float]:

@@ -102,10 +102,11 @@ class Scheduled(Protocol):
 @runtime_checkable
 class Padded(Protocol):
     """What a task may have beside `Task`, if its `losses` can be compiled: a function of the trainable parameters, the
-    batch and `mx.random` alone, without numpy, Python state that changes, or a look at a value."""
+    batch and `mx.random` alone, without Python state that changes, or a look at an array's value."""
 
     def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A collated (numpy) batch with the same losses, in one of few shapes: each new one is compiled anew."""
+        """A collated (numpy) batch with the same losses, in one of few shapes: each new one is compiled anew, and so is
+        each new value of an entry that is no array."""
         ...
 
 
