@@ -74,11 +74,18 @@ def _run(names: list[str], options) -> None:
     rows = []
     for name in names:
         message(f"{name}: {WORKS[name]}")
-        rows.append(measure(name, options.sizes, options.repeats, not options.no_peers))
+        rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers))
+        message(f"{row.name}: {number(row.speed)} {row.unit}")
         mx.clear_cache()
     print(render(rows))
     if options.json:
         write_text_atomic(options.json, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
+
+
+def on_cpu() -> bool:
+    import mlx.core as mx
+
+    return mx.default_device() == mx.cpu
 
 
 def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
@@ -92,11 +99,14 @@ def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
 
         return (measure_decode if name == "decode" else measure_encoder_step)(sizes, repeats=repeats, peers=peers)
     if name == "lora":
-        from mlx_voxclone.bench.lora import measure_lora_step
+        from mlx_voxclone.bench.lora import LENGTHS, measure_lora_step
         from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 
         params = params_json(PRESETS["full" if sizes == "release" else sizes], {})
-        return measure_lora_step(params | {"n_layers": min(LAYERS, params["n_layers"])}, repeats=repeats, peer=peers)
+        # On a CPU mlx-lm takes half a minute for the shortest of the sequences alone.
+        lengths = LENGTHS[:1] if sizes == "release" and on_cpu() else LENGTHS
+        params |= {"n_layers": min(LAYERS, params["n_layers"])}
+        return measure_lora_step(params, lengths=lengths, repeats=repeats, peer=peers)
     from mlx_voxclone.bench.speech import measure_say
 
     return measure_say("tiny" if sizes == "tiny" else "speaking", repeats=repeats, peers=peers)
