@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DESCRIPTION = """Say what this machine can train.
 
 Without a configuration: what the machine is. With one: real steps of its trainings in the small, and from them memory
-by part, time, disk, and a verdict. At the release's sizes that takes minutes on a CPU."""
+by part, time, disk, and a verdict. At the release's sizes a speaker's take a minute on a CPU."""
 TIGHT = 0.9  # of what is usable
 
 
