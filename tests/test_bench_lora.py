@@ -40,7 +40,7 @@ def products(function, *inputs) -> int:
 @pytest.mark.parametrize(
     ("layers", "targets"), [(None, None), (1, None), (1, ["wv", "w2"]), (2, ["wk", "w3"]), (1, ["w2"])]
 )
-@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_count_is_that_of_the_graph(layers, targets, batch_size):
     lora = {"rank": 3, "layers": layers} | ({"targets": targets} if targets else {})
     section = bench._allowing(SpeakerSection(quantise={"bits": 0}, lora=lora), SHORT)

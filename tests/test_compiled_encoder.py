@@ -35,7 +35,8 @@ def run(task, compiler, steps=STEPS):
     return np.array(found)
 
 
-@pytest.mark.parametrize("most", [64, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [64, 1])
 def test_the_same_numbers_from_a_function_for_each_kind_of_batch(task, most, monkeypatch):
     """Also where there are more kinds than are compiled."""
     monkeypatch.setattr(module, "MAX_COMPILED", most)

@@ -201,6 +201,7 @@ def test_the_teachers_states_are_made_once_and_belong_to_their_run(make, tmp_pat
     assert task.fingerprint() == again.fingerprint() != other.fingerprint()
 
 
+@pytest.mark.slow
 def test_it_learns(make, tmp_path):
     task = make([item(1), item(2), item(3)], [item(1)])
     settings = TrainSettings(steps=12, learning_rate=2e-2, accumulate=3, eval_every=6, save_every=0)

@@ -93,7 +93,7 @@ def lazy_codec(config) -> Codec:
     return codec
 
 
-@pytest.mark.parametrize("samples", [96000, 24001, 1920, 700])
+@pytest.mark.parametrize("samples", [*(pytest.param(n, marks=pytest.mark.slow) for n in (96000, 24001, 1920)), 700])
 def test_the_count_is_that_of_the_graph(samples, plain):
     codec = lazy_codec(preset_config("tiny"))
     counted, waveform = count_operations(codec, samples), mx.zeros((1, samples))

@@ -175,6 +175,7 @@ def test_the_fallback_has_a_name_of_its_own(outputs, tmp_path, capsys):
     assert "similarity" not in Evaluation.load(tmp_path / "out").summary
 
 
+@pytest.mark.slow
 def test_a_comparison_says_what_is_better(outputs, tmp_path, heard, capsys):
     worse = tmp_path / "worse"
     worse.mkdir()

@@ -108,6 +108,7 @@ def test_of_prepared_clips_those_held_out_are_not_heard(people, listening, tmp_p
     assert not set(heard) & {clip.path for clip in data.heldout}
 
 
+@pytest.mark.slow
 def test_another_encoder_makes_other_pairs(people, miniature, encoder_file, tmp_path, capsys, listening, monkeypatch):
     argv = arguments(miniature, tmp_path / "out", "--recordings", people, "--encoder", encoder_file, "--quiet")
     assert voxclone(argv) == 0

@@ -63,6 +63,7 @@ def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_
 
 
 @needs_whisper
+@pytest.mark.slow
 def test_a_guess_is_no_text(tmp_path):
     model = write_whisper(tmp_path / "guessing", sentence=None)
     folder = recordings(tmp_path / "r", 2)

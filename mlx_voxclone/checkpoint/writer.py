@@ -14,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -145,7 +145,9 @@ def write_safetensors(
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, str]:
-    """Stream tensors into a safetensors file, one in memory at a time, and read the file back before it gets its name.
+    """Stream tensors into a safetensors file and read the file back before it gets its name.
+
+    Two of them are in memory at a time: one is made while the one before it is written.
 
     Args:
         path: target file.
@@ -166,21 +168,31 @@ def write_safetensors(
     free_space_check(Path(path).parent, len(header) + sum(e.nbytes for e in entries))
     with atomic_file(path, overwrite=overwrite) as file:
         file.write(header)
-        digests = {}
-        with ThreadPoolExecutor(1) as hashing:
+        digests: dict[str, str] = {}
+        waiting: list[tuple[Entry, Future, Future]] = []
+
+        def settle() -> None:
+            entry, written, digest = waiting.pop()
+            written.result()
+            digests[entry.name] = digest.result()
+            if progress is not None:
+                progress(entry.nbytes)
+
+        with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as hashing:
             for entry in entries:
                 data = to_bytes(entry.produce())
                 if data.nbytes != entry.nbytes:
                     raise ValueError(f"{entry.name}: {data.nbytes} bytes for {entry.dtype} {list(entry.shape)}")
-                digest = hashing.submit(_sha256, data)  # while it is written
-                file.write(data)
-                digests[entry.name] = digest.result()
-                if progress is not None:
-                    progress(data.nbytes)
-                del data, digest
-        file.flush()
-        os.fsync(file.fileno())
-        _verify(Path(file.name), Path(path), entries, digests)
+                if waiting:
+                    settle()
+                waiting.append((entry, writing.submit(file.write, data), hashing.submit(_sha256, data)))
+                del data
+            if waiting:
+                settle()
+            file.flush()
+            synced = writing.submit(os.fsync, file.fileno())  # while it is read back
+            _verify(Path(file.name), Path(path), entries, digests)
+            synced.result()
     return digests
 
 
