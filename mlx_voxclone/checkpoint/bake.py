@@ -267,7 +267,7 @@ def _entries(inputs: _Inputs, dtypes: Mapping[str, str], folded: list[FoldedWeig
 
     entries = []
     for name in inputs.base_names():
-        info, produce = base.info(name), base.raw if name in unchanged else fold
+        info, produce = base.info(name), base.pieces if name in unchanged else fold
         dtype = dtypes.get(name, info.dtype)
         entries.append(Entry(name, dtype, info.shape, lambda name=name, produce=produce: produce(name)))
     if inputs.encoder is not None and inputs.target != "mlx-audio":

@@ -129,7 +129,7 @@ def unbake(
     sources, encoder = _sources(release, base, past)
     gone = sorted(past.voices & set(release.config.voices))
     entries = [
-        Entry(name, file.info(name).dtype, file.info(name).shape, lambda name=name, file=file: file.raw(name))
+        Entry(name, file.info(name).dtype, file.info(name).shape, lambda name=name, file=file: file.pieces(name))
         for name, file in sources.items()
     ]
     total = sum(entry.nbytes for entry in entries)

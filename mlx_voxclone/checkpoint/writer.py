@@ -22,7 +22,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes
-from mlx_voxclone.checkpoint.reader import MAX_HEADER, METADATA, TensorFile
+from mlx_voxclone.checkpoint.reader import MAX_HEADER, METADATA, StoredBytes, TensorFile
 from mlx_voxclone.errors import CheckpointError
 
 PARTIAL = ".partial"
@@ -31,7 +31,8 @@ _SPARE = 16 << 20  # bytes of the disk left free: directory entries, the file sy
 
 
 class Entry(NamedTuple):
-    """One tensor to write: `produce()` is called when its turn comes and returns its bytes or an array."""
+    """One tensor to write: `produce()` is called when its turn comes and returns its bytes, an array, or a
+    stretch of another file (`TensorFile.pieces`)."""
 
     name: str
     dtype: str
@@ -169,24 +170,24 @@ def write_safetensors(
     with atomic_file(path, overwrite=overwrite) as file:
         file.write(header)
         digests: dict[str, str] = {}
-        waiting: list[tuple[Entry, Future, Future]] = []
+        waiting: list[tuple[Entry, Future]] = []
 
         def settle() -> None:
-            entry, written, digest = waiting.pop()
-            written.result()
+            entry, digest = waiting.pop()
             digests[entry.name] = digest.result()
             if progress is not None:
                 progress(entry.nbytes)
 
         with ThreadPoolExecutor(1) as writing, ThreadPoolExecutor(1) as hashing:
             for entry in entries:
-                data = to_bytes(entry.produce())
+                made = entry.produce()
+                data = made if isinstance(made, StoredBytes) else to_bytes(made)
                 if data.nbytes != entry.nbytes:
                     raise ValueError(f"{entry.name}: {data.nbytes} bytes for {entry.dtype} {list(entry.shape)}")
                 if waiting:
                     settle()
-                waiting.append((entry, writing.submit(file.write, data), hashing.submit(_sha256, data)))
-                del data
+                waiting.append((entry, writing.submit(_put, file, data, hashing)))
+                del made, data
             if waiting:
                 settle()
             file.flush()
@@ -194,6 +195,16 @@ def write_safetensors(
             _verify(Path(file.name), Path(path), entries, digests)
             synced.result()
     return digests
+
+
+def _put(file: IO[bytes], data: memoryview | StoredBytes, hashing: ThreadPoolExecutor) -> str:
+    """Write all of it; returns its SHA-256 (hex)."""
+    digest = hashlib.sha256()
+    for piece in data if isinstance(data, StoredBytes) else (data,):
+        hashed = hashing.submit(digest.update, piece)  # while it is written
+        file.write(piece)
+        hashed.result()
+    return digest.hexdigest()
 
 
 def save_tensors(
