@@ -4,7 +4,7 @@ Value and gradient of the multi-resolution STFT loss, size by size, uncompiled, 
 `as_strided` frames, `rfft` and MLX's own gradient, which scatters. `ours`: `mlx_voxclone.losses`, on the Metal kernels
 where `VOXCLONE_SPECTRAL` and the machine choose them. Times are the least of the repeats, in milliseconds, of the
 process's CPU on a CPU, of the clock on a GPU. `gradients` is the RMS of the difference over the RMS: signs of the L1
-flip where two magnitudes are nearly equal.
+flip where two magnitudes are nearly equal. The last line: what is saved where losses and discriminators share spectra.
 """
 
 import argparse
@@ -15,9 +15,10 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.audio.spectral_choice import use_metal
 from mlx_voxclone.bench.spectral import plain_stft_loss
-from mlx_voxclone.losses import multi_resolution_stft_loss
+from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES
 
 SAMPLE_RATE = 24000
@@ -36,7 +37,30 @@ def main() -> None:
         times, error = compare(size, options.batch, round(options.seconds * SAMPLE_RATE), options.repeats)
         total += times
         print(f"{size:>6} {1e3 * times[0]:>9.1f} {1e3 * times[1]:>9.1f} {times[0] / times[1]:>6.2f}  {error:.1e}")
+    own, shared = compare_shared(options.batch, round(options.seconds * SAMPLE_RATE), options.repeats)
     print(f"   all {1e3 * total[0]:>9.1f} {1e3 * total[1]:>9.1f} {total[0] / total[1]:>6.2f}")
+    print(
+        f"losses and what discriminators see: {1e3 * own:.1f}, on shared spectra {1e3 * shared:.1f}, {own / shared:.2f}"
+    )
+
+
+def compare_shared(batch: int, samples: int, repeats: int) -> np.ndarray:
+    """Seconds with spectra of each reader's own, and with shared ones: the STFT and mel losses, and what discriminators
+    of the same eight sizes look at (without their convolutions), value and gradient."""
+    noise = np.random.default_rng(0).standard_normal((2, batch, samples))
+    pred, target = mx.array((0.1 * noise).astype(np.float32))
+
+    def terms(ours, theirs):
+        seen = zip(*([Spectra.of(x).pairs(size) for size in STFT_SIZES] for x in (ours, theirs)))
+        judged = sum(mx.square(a - mx.stop_gradient(b)).mean() for a, b in seen)
+        return multi_resolution_stft_loss(ours, theirs) + log_mel_loss(ours, theirs) + judged
+
+    ways = [
+        mx.value_and_grad(lambda x: terms(x, target)),
+        mx.value_and_grad(lambda x: terms(Spectra(x, paired=STFT_SIZES), Spectra(target, paired=STFT_SIZES))),
+    ]
+    mx.eval([way(pred) for way in ways])
+    return best_times([lambda way=way: mx.eval(way(pred)) for way in ways], repeats)
 
 
 def compare(size: int, batch: int, samples: int, repeats: int) -> tuple[np.ndarray, float]:
