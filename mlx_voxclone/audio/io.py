@@ -10,7 +10,6 @@ import math
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -252,7 +251,7 @@ def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | No
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _binary(path: Path | AudioBytes) -> Iterator[tuple[BinaryIO, int]]:
     """The bytes of an audio file, and how many they are."""
     if isinstance(path, AudioBytes):

@@ -1,8 +1,8 @@
 """The codec beside what else there is: a step of training its encoder, and decoding.
 
-The peers are the serving code's codec (vLLM-Omni on PyTorch, on the CPU) and mlx-audio's, in interpreters that the
-environment variables below name. Both have as many threads as this process, random weights of the same sizes, and the
-same clip or codes.
+The peers are the serving code's codec (vLLM-Omni on PyTorch, on the CPU) and mlx-audio's, in interpreters that
+`measure.SERVING` and `measure.MLX_AUDIO` name. Both have as many threads as this process, random weights of the same
+sizes, and the same clip or codes.
 """
 
 import json
@@ -27,6 +27,8 @@ from mlx_voxclone.bench.encoder_step import (
     preset_params,
 )
 from mlx_voxclone.bench.measure import (
+    MLX_AUDIO,
+    SERVING,
     PeerProcess,
     Row,
     beside,
@@ -39,8 +41,6 @@ from mlx_voxclone.bench.measure import (
 )
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.model.codec import Codec
-
-SERVING, MLX_AUDIO = "VOXCLONE_SERVING_PYTHON", "VOXCLONE_MLX_AUDIO_PYTHON"
 
 
 def measure_encoder_step(

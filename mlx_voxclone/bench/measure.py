@@ -22,6 +22,8 @@ from mlx_voxclone.errors import DataError
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
 PEERS = Path(__file__).parent / "peers"
+# Environment variables that name interpreters which have other programs: vLLM-Omni with PyTorch, mlx-audio.
+SERVING, MLX_AUDIO = "VOXCLONE_SERVING_PYTHON", "VOXCLONE_MLX_AUDIO_PYTHON"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from statistics import median
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.bench.measure import Peer, PeerProcess, Row, Sample, interpreter, sample
+from mlx_voxclone.bench.measure import MLX_AUDIO, Peer, PeerProcess, Row, Sample, interpreter, sample
 from mlx_voxclone.checkpoint.bake import bake
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import WEIGHTS
@@ -20,7 +20,6 @@ from mlx_voxclone.model.generation import spoken_frames
 from mlx_voxclone.synthesis import FIRST_PIECE, PIECE, Speaker
 
 TEXT = "Papa mino lesu tara koni, soma tiku la."  # with a full stop: mlx-audio would add one
-MLX_AUDIO = "VOXCLONE_MLX_AUDIO_PYTHON"
 PHASES = ("prefill", "frames", "audio")
 _SEMANTIC = "acoustic_transformer.semantic_codebook_output.weight"
 

@@ -145,7 +145,7 @@ class Gradients:
         factors = {term: weight / group.targets[term] for term, weight in weights.items()}
         if self.compiled:
             changing = {term: mx.array(factor) for term, factor in factors.items()}
-            return lambda parameters, batch: self._compiled(batch)(parameters, _arrays_of(batch), changing)
+            return lambda parameters, batch: self._compiled(parameters, batch, changing)
 
         def objective(parameters, batch):
             return self._objective(parameters, batch, factors)
@@ -153,13 +153,16 @@ class Gradients:
         # Made anew for each group: one that is kept was seen to keep gradients of earlier micro-batches in memory.
         return mx.value_and_grad(objective)
 
-    def _compiled(self, batch: Mapping[str, Any]) -> Callable:
-        """Of (parameters, the batch's arrays, factors); what else is in the batch is part of the function."""
+    def _compiled(self, parameters: dict, batch: Mapping[str, Any], factors: dict) -> tuple:
+        """The function's value; what is no array in the batch is part of the function."""
         arrays = _arrays_of(batch)
         fixed = {key: value for key, value in batch.items() if key not in arrays}
         key = repr(sorted(fixed.items()))
-        if key in self._functions:
-            return self._functions[key]
+        function = self._functions.get(key) or self._made(key, fixed)
+        return function(parameters, arrays, factors)
+
+    def _made(self, key: str, fixed: dict[str, Any]) -> Callable:
+        """Of (parameters, a batch's arrays, factors): compiled and kept, unless there are enough of them."""
 
         def objective(parameters: dict, arrays: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
             return self._objective(parameters, {**fixed, **arrays}, factors)
