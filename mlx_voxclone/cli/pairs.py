@@ -84,8 +84,8 @@ def _run(options) -> None:
 
     from mlx_voxclone.data.prompts import load_prompts
     from mlx_voxclone.errors import CheckpointError
-    from mlx_voxclone.pair_voices import recorded_voices
-    from mlx_voxclone.pairs import generate_pairs, read_texts, sentences
+    from mlx_voxclone.pairs.make import generate_pairs, read_texts, sentences
+    from mlx_voxclone.pairs.voices import recorded_voices
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker
 

@@ -6,8 +6,8 @@ DIR/audio/000000.flac        24-bit, 24 kHz; a float WAV where a peak exceeds fu
 DIR/audio/000000-augmented.flac  if asked for: the same as if recorded in a room, with noise, ...; the codes stay
 DIR/manifest.jsonl           the lines of all shards: id, audio, codes, frames, text, language, voice, ...
 
-A shard appears when all of its audio is written. `voxclone pairs` (`mlx_voxclone/pairs.py`) writes what the model says,
-`write_pairs` any other pairs; `pair_data.py` loads both.
+A shard appears when all of its audio is written. `voxclone pairs` (`mlx_voxclone/pairs/make.py`) writes what the model
+says, `write_pairs` any other pairs; `pair_data.py` loads both.
 """
 
 import hashlib

@@ -140,7 +140,7 @@ def generate_pairs(
         max_seconds: a sentence that the model has not ended by then is rejected.
         batch: sentences said at once.
         augmented: write every pair's audio a second time, as `audio.augment` changes it.
-        rows: `[N, dim]` of the voices that the checkpoint has not (`pair_voices.py`).
+        rows: `[N, dim]` of the voices that the checkpoint has not (`voices.py`).
         progress: hears of the number of sentences done, those of earlier sittings first.
 
     Raises:
