@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_schema import (
+    AUTO,
     BakeSection,
     DataSection,
     DistillSection,
@@ -91,16 +92,18 @@ class RunConfig(Section):
             given |= {f"distill.pairs[{k}]": path for k, path in enumerate(self.distill.pairs)}
         if "encoder" in self.stages:
             given["encoder.weights"] = self.encoder.weights
-            given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
+            if self.encoder.pairs.path == AUTO:
+                given["encoder.pairs.texts"] = self.encoder.pairs.texts
+            given |= _listed_paths("encoder.pairs.path", self.encoder.pairs.path)
         if "speaker" in self.stages:
             given |= {"speaker.encoder": self.speaker.encoder, "speaker.start": self.speaker.start}
-            given |= {f"speaker.preserve.path[{k}]": path for k, path in enumerate(self.speaker.preserve.path)}
+            given |= _listed_paths("speaker.preserve.path", self.speaker.preserve.path)
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
         for key, path in given.items():
             if isinstance(path, Path) and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-                asks = ".pairs" in key or ".preserve." in key
+                asks = key.endswith("]")
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
         return self
@@ -108,6 +111,11 @@ class RunConfig(Section):
     def dump(self) -> str:
         """The complete configuration as YAML; loading it again gives the same."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def _listed_paths(key: str, paths: list[Path] | str) -> dict[str, Path]:
+    """Dotted keys of a list's paths; of AUTO none."""
+    return {} if paths == AUTO else {f"{key}[{k}]": path for k, path in enumerate(paths)}
 
 
 def stages_of(task: str) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StringConstraints,
+    WrapValidator,
     model_validator,
 )
 
@@ -55,6 +57,14 @@ def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
 
 
+def _automatic(value: Any, paths: Any) -> Any:
+    return AUTO if value == AUTO else paths(value)
+
+
+def _plain(value: Any, info: Any) -> Any:
+    return value if value == AUTO or info.mode == "python" else [str(path) for path in value]
+
+
 def _ordered(pair: list[float]) -> list[float]:
     if pair[0] > pair[1]:
         raise ValueError(f"expected [low, high]; got {pair}")
@@ -68,12 +78,14 @@ def _unique(values: list[str]) -> list[str]:
     return values
 
 
+AUTO = "auto"  # in the place of paths: what the run makes itself, or finds made
 FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
 STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else asks for other ones
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
+AutoPaths = Annotated[Paths, WrapValidator(_automatic), PlainSerializer(_plain)]  # AUTO, or paths
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
@@ -209,9 +221,14 @@ class MelSection(Section):
 
 
 class PairsSection(Section):
-    """True codes and their audio, from `voxclone pairs`: `train/encoder_items.py`."""
+    """True codes and their audio: `pairs/auto.py` makes them, or `voxclone pairs`; `train/encoder_items.py` draws."""
 
-    path: Paths = []
+    path: AutoPaths = AUTO
+    per_voice: Count = 24
+    moves: WholeNumber = 2
+    texts: PathField | None = None
+    max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
+    batch: Count = 8
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
     augmented: Ratio = 0.5

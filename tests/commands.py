@@ -21,6 +21,7 @@ TINY_RUN = {
     "data": {"heldout": 0.2, "min_seconds": 0.5},
     "encoder": {
         "crop_seconds": 0.4,
+        "pairs": {"path": None},
         "stft_sizes": [256],
         "mel": {"n_mels": 20, "n_fft": 256},
         "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0, "eval_every": 2,

@@ -256,7 +256,7 @@ class EncoderTask:
             crop=self.crop,
             losses=self.weights,
             pairs=None if self.pairs is None else self.pairs.fingerprint(),
-            drawing=self.section.pairs.model_dump(exclude={"path"}),
+            drawing=self.section.pairs.model_dump(include=set(_DRAWING)),
             teacher=None if self._teacher is None else self._teacher.identity,
             seed=self.seed,
             **section,
@@ -278,6 +278,7 @@ def _kind(item: Mapping[str, Any]) -> tuple:
     return "codes" in item, item.get("skip", 0), item.get("teacher") is not None, -len(item["waveform"])
 
 
+_DRAWING = ("share", "alone_steps", "augmented", "dispersed", "heldout")  # of pairs; what they are is theirs to tell
 _AGREEMENT = ("pairs_semantic_agreement", "pairs_level_error", "pairs_levels_exact")
 
 

@@ -27,7 +27,7 @@ from mlx_voxclone.train import adaptation, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.finish import finish
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
-from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
+from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
@@ -114,6 +114,8 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
         return summary
+    if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
+        say(WITHOUT_PAIRS)
     data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
     summary.data = {

@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
+from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
@@ -39,24 +40,6 @@ from mlx_voxclone.train.trainer import Trainer
 
 CODES_FILE = "codes.safetensors"
 CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
-
-
-@dataclass(frozen=True)
-class Compute:
-    """Where and how precisely to compute, decided once per run."""
-
-    precision: str  # "float32" or "bf16"
-
-    @classmethod
-    def of(cls, config: RunConfig) -> "Compute":
-        """`auto` is bf16 on a GPU and float32 on the CPU, where bf16 is many times slower."""
-        if config.precision != "auto":
-            return cls(config.precision)
-        return cls("float32" if mx.default_device() == mx.cpu else "bf16")
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return mx.float32 if self.precision == "float32" else mx.bfloat16
 
 
 def trained(config: RunConfig) -> tuple[str, ...]:
@@ -225,7 +208,7 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     import yaml
 
     lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
-    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", *lengths)
+    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
     free += tuple(f"{stage}." for stage in open_stages)
     old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
