@@ -15,7 +15,8 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.train import clone, run, stages
+from mlx_voxclone.train import run, stages
+from mlx_voxclone.train.clone import finish
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.speaker_task import SpeakerTask
@@ -45,7 +46,7 @@ def steps_of(log) -> list[int]:
 @pytest.fixture(autouse=True)
 def _cheap(request, monkeypatch):
     """Half of the time would go into plots of the report, and four seconds are a long sentence here."""
-    monkeypatch.setattr(clone, "MIN_LIMIT", 0.8)
+    monkeypatch.setattr(finish, "MIN_LIMIT", 0.8)
     if "with_report" not in request.fixturenames:
         monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
 
@@ -72,7 +73,7 @@ def uninterrupted(clone_config, tmp_path_factory):
     """A complete clone run. Read it only."""
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clone, "MIN_LIMIT", 0.8)
+        patch.setattr(finish, "MIN_LIMIT", 0.8)
         patch.setattr(run, "write_report", lambda run_dir: "no report")
         assert train("--config", clone_config, "--set", f"output={directory}", "--quiet") == 0
     return directory
@@ -259,8 +260,8 @@ STAGES = {
     "codes": (stages, "clip_codes", 1),
     "speaker, a step": (SpeakerTask, "losses", 6),
     "speaker, the evaluation after its last step": (SpeakerTask, "extra_metrics", 2),
-    "bake": (clone, "bake", 1),
-    "speaking": (clone, "before_and_after", 1),
+    "bake": (finish, "bake", 1),
+    "speaking": (finish, "before_and_after", 1),
 }
 
 
@@ -334,7 +335,7 @@ def test_a_complete_run_resumed_trains_and_bakes_nothing_anew(uninterrupted, tmp
     place = tmp_path / "run"
     shutil.copytree(uninterrupted, place)
     before = result(place)
-    monkeypatch.setattr(clone, "bake", None)
+    monkeypatch.setattr(finish, "bake", None)
     monkeypatch.setattr(stages, "Trainer", None)
     assert train("--resume", place, "--quiet") == 0
     assert result(place) == before

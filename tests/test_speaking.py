@@ -3,12 +3,15 @@
 Figures depend a little on the machine (a code may tip over); how it was made and measured is in docs/LOG.md.
 """
 
+import mlx.core as mx
 import pytest
 
+from benchmarks.speaking.build import further_voices
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary
 from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.audio.io import read_audio, write_wav
+from mlx_voxclone.checkpoint.bake_files import added_voices
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
 from mlx_voxclone.checkpoint.release import Release, expected_shapes, open_encoder
 from mlx_voxclone.cli import main as voxclone
@@ -17,7 +20,8 @@ from mlx_voxclone.synthesis import Speaker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
-MOST_BYTES = 15_000_000
+MOST_BYTES = 16_000_000
+FRAME = 1920  # samples
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +53,24 @@ def test_it_is_small_and_its_encoder_is_withheld(speaking):
     assert sum(path.stat().st_size for path in SPEAKING_FILES.rglob("*") if path.is_file()) <= MOST_BYTES
     release = Release(speaking)
     assert not release.has_encoder
-    assert len(release.voices()) == 4
+    assert len(release.voices()) == 20  # as the release has
+    assert release.voices()[:5] == ["bass", "tenor", "alto", "soprano", "voice05"]
+    assert not added_voices(speaking)  # they are its own
     assert {path.name for path in speaking.glob("*.safetensors")} == {"consolidated.safetensors"}
     encoder = open_encoder(speaking / ENCODER_FILE, release.config)
     assert set(encoder.names()) == set(expected_shapes(release.config, ["encoder"]))
+
+
+def test_further_voices_are_what_the_withheld_encoder_makes_of_their_speakers(speaker):
+    release, codec = speaker.release, speaker.model.audio_tokenizer
+    spoken, frames = further_voices(), 3
+    assert list(spoken) == release.voices()[4:]
+    for name in ("voice05", "voice20"):
+        stored = release.voice(name)
+        assert stored.shape[0] == -(-len(spoken[name]) // FRAME) + 1  # END is the last row
+        made = speaker.model.voice_embedding(codec.audio_codes(spoken[name][: frames * FRAME]))  # the codec is causal
+        near = mx.abs(made[:frames] - stored[:frames].astype(mx.float32)).max(axis=1) < 0.02  # BF16
+        assert near.sum().item() >= frames - 1  # a code may tip over
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.trainer import Trainer
 
-PAIRS_PER_VOICE = 24
+PAIRS_PER_VOICE = 5  # 100 in all
 TEXTS = 12  # scored, of each speaker
 HELDOUT_SHARE = 0.1
 

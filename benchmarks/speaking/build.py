@@ -6,10 +6,15 @@ trains the codec on synthetic speakers (the recovery benchmark's training), enco
 language model and head on these codes, and measures clones of speakers that none of them has heard. `DIR/speaking` is
 what `voxclone micro --preset speaking` hands out, `DIR/ears.safetensors` the judges. Steps that are done already are
 not done again. How long it took is in docs/LOG.md.
+
+Of its 20 own voices the language model has learnt from four; the others are speakers that it has never heard, as the
+withheld encoder codes them. `--voices-only` makes these again for the miniature that comes with the package:
+`DIR/speaking` is then that miniature, its weights and its first four voices to the byte.
 """
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,11 +31,12 @@ from benchmarks.speaking.ears import Ears, train_ears
 from benchmarks.speaking.pretrain import Pretraining, pretrain
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary, table
 from benchmarks.speaking.utterances import HELDOUT, TRAINING, Reading
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, write_release
+from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING, make_micro, write_own_voices, write_release
 from mlx_voxclone.checkpoint.micro_layout import SPEAKING_SIZES, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.config import VoxtralConfig
@@ -39,9 +45,11 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.synthesis import Speaker
 
-# The miniature's own voices: name, pitch in Hz, tract scale.
+# The own voices that the language model learns from: name, pitch in Hz, tract scale.
 VOICES = (("bass", 100.0, 0.93), ("tenor", 150.0, 1.0), ("alto", 200.0, 1.13), ("soprano", 250.0, 1.2))
 VOICE_SECONDS = 3.0
+FURTHER_VOICES, FURTHER_SECONDS = 16, 8.0  # with these as many as the release has; voice05, voice06, ...
+FURTHER_READINGS, FURTHER_SYLLABLES, FURTHER_SEED = 4, (4, 8), 3
 HELDOUT_FIGURES = 12  # speakers whose losses are measured in training
 
 
@@ -65,6 +73,7 @@ BUILDS = {
 
 
 def own_voices() -> list[SyntheticSpeaker]:
+    """Speakers of the voices in `VOICES`."""
     return [
         replace(
             SyntheticSpeaker.varied(utterances.PRESETS + k),
@@ -85,6 +94,36 @@ def voice_readings(clips: int, seed: int) -> list[Reading]:
             text = random_text(rng, int(rng.integers(utterances.SYLLABLES[0], utterances.SYLLABLES[1] + 1)))
             found.append(Reading(speaker, text, int(rng.integers(2**31))))
     return found
+
+
+def further_voices() -> dict[str, np.ndarray]:
+    """Speech of speakers for further own voices: name -> samples at 24 kHz, at most `FURTHER_SECONDS` of them."""
+    found = {}
+    for k in range(len(VOICES), len(VOICES) + FURTHER_VOICES):
+        own = utterances.readings(utterances.PRESETS + k, 1, FURTHER_READINGS, FURTHER_SEED, FURTHER_SYLLABLES)
+        joined = np.concatenate([reading.wave() for reading in own])
+        found[f"voice{k + 1:02d}"] = joined[: int(FURTHER_SECONDS * 24000)]
+    return found
+
+
+def add_further_voices(directory: Path) -> None:
+    """Give a speaking miniature its further own voices, in place of those that it has; all else stays to the byte.
+
+    Args:
+        directory: has the voices of `VOICES`, and the withheld encoder.
+
+    Raises:
+        CheckpointError: a file is missing or broken.
+    """
+    release = Release(directory)
+    voices = {name: release.voice(name) for name, *_ in VOICES}
+    model = load_model(release, parts=["lm", "codec"], encoder_file=directory / ENCODER_FILE)
+    for name, wave in further_voices().items():
+        voices[name] = model.voice_embedding(model.audio_tokenizer.audio_codes(wave))
+    mx.eval(voices)  # they are read from the files that are written anew
+    shutil.rmtree(directory / VOICE_DIRECTORY)
+    write_own_voices(directory, SPEAKING_SIZES, voices)
+    Release(directory).check()
 
 
 class Build:
@@ -174,9 +213,10 @@ class Build:
         return SpeechTokenizer(Release(self.home / "codec" / "stock").tokenizer_path).prompt
 
     def assemble(self) -> None:
-        place = self.home / "speaking"
+        place, so_far = self.home / "speaking", self.home / "speaking-so-far"
         if place.exists():
             return
+        shutil.rmtree(so_far, ignore_errors=True)
         lm, stock = TensorFile(self.home / "lm.safetensors"), Release(self.home / "codec" / "stock").tensors
         codec, model = self.own_codec(), Voxtral(self.config)
         model.load_weights([(name, lm.array(name)) for name in lm.names()], strict=False)
@@ -186,12 +226,14 @@ class Build:
             wave = Reading(speaker, random_text(np.random.default_rng([self.seed, 0xFACE]), 9), self.seed).wave()
             voices[name] = model.voice_embedding(codec.audio_codes(wave[: int(VOICE_SECONDS * 24000)]))
         write_release(
-            place, SPEAKING_SIZES, lambda name: lm.array(name) if name in lm.names() else stock.raw(name), voices
+            so_far, SPEAKING_SIZES, lambda name: lm.array(name) if name in lm.names() else stock.raw(name), voices
         )
         encoder = TensorFile(self.home / "codec" / ENCODER)
-        (place / ENCODER_FILE).parent.mkdir()
+        (so_far / ENCODER_FILE).parent.mkdir()
         tensors = {name: encoder.array(name).astype(mx.bfloat16) for name in encoder.names()}  # as they are stored
-        save_tensors(place / ENCODER_FILE, tensors)
+        save_tensors(so_far / ENCODER_FILE, tensors)
+        add_further_voices(so_far)
+        so_far.rename(place)
 
     # --- what came of it ------------------------------------------------------------------------------------------
 
@@ -228,7 +270,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, required=True, help="directory for everything, continued if it is there")
     parser.add_argument("--size", choices=list(BUILDS), default="full")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--voices-only", action="store_true", help="the packaged miniature, its further voices anew")
     args = parser.parse_args(argv)
+    if args.voices_only:
+        add_further_voices(make_micro(args.output / SPEAKING, SPEAKING))
+        return
     Build(args.output, args.size, args.seed, lambda line: print(line, flush=True)).run()
 
 

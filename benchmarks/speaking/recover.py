@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDED = 400_000  # number of the first speaker of the recordings
 SPEAKERS, CLIPS, SECONDS = 64, 6, 2.5
 AGREEMENT_CLIPS = 24
-PAIRS_PER_VOICE, RECORDED_PAIRS, ENCODER_STEPS, DISTILL_STEPS = 120, 8, 1500, 200
+PAIRS_PER_VOICE, RECORDED_PAIRS, ENCODER_STEPS, DISTILL_STEPS = 24, 8, 1500, 200
 
 
 def encoder_overrides(model: Path, pairs: list[Path], recordings: Path, steps: int, output: Path) -> dict[str, Any]:

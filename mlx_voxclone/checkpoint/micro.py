@@ -91,22 +91,34 @@ def write_release(
     Raises:
         CheckpointError: `output` exists and is not empty.
     """
-    rows = {name: int(embedding.shape[0]) for name, embedding in voices.items()}
-    params = params_json(sizes, {name: i for i, name in enumerate(voices)})
-    shapes = expected_shapes(VoxtralConfig.from_dict(params), RELEASED)
+    shapes = expected_shapes(VoxtralConfig.from_dict(params_json(sizes, {})), RELEASED)
     entries = [Entry(name, "BF16", shapes[name], lambda name=name: value(name)) for name in sorted(shapes)]
     total = sum(entry.nbytes for entry in entries)
     tell = None if progress is None else lambda count: progress(count, total)
     with atomic_directory(output) as directory:
-        text = json.dumps(params, indent=2) + "\n"
-        (directory / PARAMS).write_text(text, encoding="utf-8")
-        (directory / CONFIG).write_text(text, encoding="utf-8")  # mlx-audio opens no directory without it
-        (directory / TEKKEN).write_text(json.dumps(tekken_json(rows), indent=1) + "\n", encoding="utf-8")
         write_safetensors(directory / WEIGHTS, entries, {"format": "pt"}, progress=tell)
-        for name, embedding in voices.items():
-            write_voice(directory, name, embedding)
+        write_own_voices(directory, sizes, voices)
         Release(directory).check()
     return Path(output)
+
+
+def write_own_voices(directory: Path, sizes: Sizes, voices: Mapping[str, mx.array]) -> None:
+    """Write `voice_embedding/`, `params.json`, `config.json` and `tekken.json` of a checkpoint of given sizes.
+
+    Args:
+        directory: holds no voice of these names; text files that are there are replaced.
+        voices: see `write_release`; their order is that of their numbers.
+
+    Raises:
+        CheckpointError: a bad name, or a voice's file exists.
+    """
+    params = json.dumps(params_json(sizes, {name: i for i, name in enumerate(voices)}), indent=2) + "\n"
+    rows = {name: int(embedding.shape[0]) for name, embedding in voices.items()}
+    (directory / PARAMS).write_text(params, encoding="utf-8")
+    (directory / CONFIG).write_text(params, encoding="utf-8")  # mlx-audio opens no directory without it
+    (directory / TEKKEN).write_text(json.dumps(tekken_json(rows), indent=1) + "\n", encoding="utf-8")
+    for name, embedding in voices.items():
+        write_voice(directory, name, embedding)
 
 
 def _copy_speaking(output: str | Path, progress: Callable[[int, int], None] | None) -> Path:

@@ -5,6 +5,7 @@ its valid samples or frames. With `quantisation_noise`, what reaches the decoder
 measuring it always is. Recordings teach by their sound, pairs by their codes, and so they are measured.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class EncoderTask:
         pairs: true codes and their audio, if any.
         teacher: for the distillation term, where it is enabled.
         prior: what the codes of the model usually look like, to be compared with.
+        judged: codes of recordings, see `EncoderItems`.
     """
 
     name = "encoder"
@@ -81,6 +83,7 @@ class EncoderTask:
         pairs: PairData | None = None,
         teacher: Teacher | None = None,
         prior: CodeStatistics | None = None,
+        judged: Mapping[str, np.ndarray] | None = None,
     ):
         if not data.train:
             raise DataError("task encoder: the prepared data holds no training clips")
@@ -88,8 +91,9 @@ class EncoderTask:
         self._identity, self.pairs, self._teacher, self._prior = dict(identity or {}), pairs, teacher, prior
         freeze_all_but_encoder(codec)
         codec.fold_decoder()
+        self._judged = dict(judged or {})
         states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
-        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states)
+        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states, judged)
         self.crop, self.n_items = self.items.crop, len(self.items)
         if not self.items.measurable:
             raise DataError("task encoder: the prepared data holds no held-out clips to select the best encoder by")
@@ -103,7 +107,7 @@ class EncoderTask:
     def _weights(self) -> dict[str, float]:
         """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
-        there = {**dict.fromkeys(CODES, self.pairs is not None), "feature_matching": opponents}
+        there = {**dict.fromkeys(CODES, self.pairs is not None or bool(self._judged)), "feature_matching": opponents}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
         optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
@@ -257,7 +261,16 @@ class EncoderTask:
             seed=self.seed,
             **section,
             **self._identity,
+            **({"judged": _digest_of(self._judged)} if self._judged else {}),
         )
+
+
+def _digest_of(codes: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of codes by clip id."""
+    digest = hashlib.sha256()
+    for name in sorted(codes):
+        digest.update(name.encode() + np.ascontiguousarray(codes[name], dtype=np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def _kind(item: Mapping[str, Any]) -> tuple:

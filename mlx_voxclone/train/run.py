@@ -23,8 +23,9 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, RankLos
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import adaptation, clone, distillation, stages
+from mlx_voxclone.train import adaptation, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
+from mlx_voxclone.train.clone.finish import finish
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
@@ -133,7 +134,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         )
     if config.task == "clone" and current().first:
         peak = max(peak, mx.get_peak_memory() / 1e9)
-        clone.finish(config, data, codes, encoder, run_dir, summary, say)
+        finish(config, data, codes, encoder, run_dir, summary, say)
     results = summary.results.values()
     summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
     return summary

@@ -19,7 +19,7 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import SpeechResult, read_reference, speak
-from mlx_voxclone.train.fold_check import fold_check
+from mlx_voxclone.train.clone.fold_check import fold_check
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
 
