@@ -130,7 +130,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         codes = _codes(config, encoder, data, run_dir, quiet, say)
         say(f"{config.adapts}: adapting the language model")
         summary.results[SPEAKER] = adaptation.train_speaker(
-            config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
+            config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet, say
         )
     if config.task == "clone" and current().first:
         peak = max(peak, mx.get_peak_memory() / 1e9)
