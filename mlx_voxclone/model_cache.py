@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.writer import free_space_check, write_text_atomic
+from mlx_voxclone.checkpoint.writer import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
 
 ROOT_VARIABLE = "VOXCLONE_CACHE"
@@ -115,11 +115,8 @@ class Entry:
         Raises:
             CheckpointError: it cannot be written, or its disk has no room.
         """
-        place = self.path
-        while not place.exists():
-            place = place.parent
         try:
-            with tempfile.TemporaryFile(dir=place):
+            with tempfile.TemporaryFile(dir=existing_parent(self.path)):
                 pass
         except OSError as e:
             raise unwritable(self.path, e) from None

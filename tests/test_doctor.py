@@ -12,7 +12,7 @@ from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import free_bytes
-from mlx_voxclone.cli.doctor import advice, main, table
+from mlx_voxclone.cli.doctor import Disk, advice, main, table
 from mlx_voxclone.machine import Machine, this_machine
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train import forecast as module
@@ -151,7 +151,8 @@ def test_what_is_too_large_is_said_with_what_to_change():
     config = load_run_config("configs/voxtral_speaker.yaml", {"encoder.discriminators.enabled": True})
     stages = [Forecast(name, {"activations": 15e9}, 2.0, 100) for name in ("encoder", "speaker")]
     machine = Machine("M9", 8, 16_000_000_000, 11_000_000_000, "gpu", "0", "macOS")
-    lines = "\n".join(advice(config, stages, machine, {"baked checkpoint": 8e9}, 5_000_000_000))
+    disks = [Disk("disk", "`output`", {"baked checkpoint": 8e9}, 5_000_000_000)]
+    lines = "\n".join(advice(config, stages, machine, disks))
     for change in ("encoder.discriminators.enabled=false", "encoder.train.batch_size=4", "encoder.train.accumulate=2"):
         assert f"--set {change}" in lines
     for change in ("speaker.recompute=true", "speaker.quantise.bits=4", "speaker.max_seconds=10"):
@@ -159,7 +160,7 @@ def test_what_is_too_large_is_said_with_what_to_change():
     assert "free 3.00 GB more" in lines
     assert "does not fit: 136%" in table(stages[0], machine)
     small = [Forecast("encoder", {"activations": 1e9}, 2.0, 100)]
-    assert advice(config, small, machine, {}, 0) == ["", "verdict: this machine can train it"]
+    assert advice(config, small, machine, []) == ["", "verdict: this machine can train it"]
     # What is advised is a configuration, and a smaller one.
     overrides = {
         key: json.loads(value)

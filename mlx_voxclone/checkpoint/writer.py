@@ -46,10 +46,20 @@ class Entry(NamedTuple):
 
 def free_bytes(place: str | Path) -> int:
     """Bytes free on the disk where `place` is, or would be."""
+    return shutil.disk_usage(existing_parent(place)).free
+
+
+def same_disk(place: str | Path, other: str | Path) -> bool:
+    """Whether two places are, or would be, on one disk."""
+    return existing_parent(place).stat().st_dev == existing_parent(other).stat().st_dev
+
+
+def existing_parent(place: str | Path) -> Path:
+    """The place itself, or the nearest directory above that exists."""
     place = Path(place).absolute()
     while not place.exists():
         place = place.parent
-    return shutil.disk_usage(place).free
+    return place
 
 
 def free_space_check(directory: str | Path, nbytes: int) -> None:

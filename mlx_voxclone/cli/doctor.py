@@ -1,7 +1,7 @@
 """`voxclone doctor`: what this machine can train, how long it takes, and what to change if it cannot."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import (
@@ -50,23 +50,55 @@ def main(argv: list[str]) -> None:
     if not options.config:
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return
-    from mlx_voxclone.checkpoint.writer import free_bytes
+    from mlx_voxclone.checkpoint.writer import free_bytes, same_disk
+    from mlx_voxclone.model_cache import ROOT_VARIABLE
     from mlx_voxclone.run_config import load_run_config, parse_set
     from mlx_voxclone.train.forecast import disk_needed, forecast
+    from mlx_voxclone.train.pairs_forecast import forecast_pairs, plan_pairs
 
     config = load_run_config(options.config, parse_set(options.set))
-    found = []
+    found, disks = [], [Disk("disk", "`output`", disk_needed(config), free_bytes(config.run_dir))]
+    plan = plan_pairs(config)
+    if plan is not None and plan.missing:
+        message("pairs: trying frames in the small")
+        found.append(forecast_pairs(config, plan))
+        need = {"automatic pairs": plan.nbytes(config.encoder.pairs.max_seconds)}
+        if same_disk(plan.place, config.run_dir):
+            disks[0].needed.update(need)
+        else:
+            disks.append(Disk(f"disk of {plan.place}", ROOT_VARIABLE, need, free_bytes(plan.place)))
     for stage in config.stages:
         message(f"{stage}: trying steps in the small")
         found.append(forecast(config, stage))
-    disk, free = disk_needed(config), free_bytes(config.run_dir)
+    cached = str(plan.place) if plan is not None and not plan.missing else None
     if options.json:
         stages = [asdict(stage) | {"peak": stage.peak} for stage in found]
-        print(json.dumps({"machine": asdict(machine), "stages": stages, "disk": disk, "free": free}, indent=1))
+        content = {"machine": asdict(machine), "stages": stages, "disk": disks[0].needed, "free": disks[0].free}
+        content |= {"pairs_cached": cached, "cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
+        print(json.dumps(content, indent=1))
         return
-    print("\n".join([describe(machine), *(table(stage, machine) for stage in found), _disk(disk, free)]))
-    for line in advice(config, found, machine, disk, free):
+    tables = [f"\npairs: cached in {cached}"] if cached else []
+    tables += [table(stage, machine) for stage in found]
+    print("\n".join([describe(machine), *tables, *map(_disk, disks)]))
+    for line in advice(config, found, machine, disks):
         print(line)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a run will write to a disk.
+
+    Attributes:
+        name: of the table.
+        chosen_by: the key or variable that decides which disk it is.
+        needed: bytes, by what they are for.
+        free: bytes.
+    """
+
+    name: str
+    chosen_by: str
+    needed: dict[str, float]
+    free: int
 
 
 def describe(machine: "Machine") -> str:
@@ -82,8 +114,9 @@ def table(stage: "Forecast", machine: "Machine") -> str:
     lines = [f"\n{stage.stage} ({stage.note})"]
     lines += [f"  {name:<32} {format_bytes(size):>8}" for name, size in stage.parts.items() if size]
     lines.append(f"  {'memory at its peak':<32} {format_bytes(stage.peak):>8}  {_verdict(stage.peak, machine)}")
-    whole = f", {stage.steps} steps: {format_seconds(stage.steps * stage.step_seconds)}" if stage.steps else ""
-    lines.append(f"  {'time of a step':<32} {format_seconds(stage.step_seconds):>8}{whole}")
+    seconds = format_seconds(stage.steps * stage.step_seconds)
+    whole = f", {stage.steps} {stage.unit}s: {seconds}" if stage.steps else ""
+    lines.append(f"  {f'time of a {stage.unit}':<32} {format_seconds(stage.step_seconds):>8}{whole}")
     return "\n".join(lines)
 
 
@@ -93,24 +126,30 @@ def _verdict(peak: float, machine: "Machine") -> str:
     return f"{word}: {share:.0%} of what is usable"
 
 
-def _disk(disk: dict[str, float], free: int) -> str:
-    lines = ["\ndisk"] + [f"  {name:<32} {format_bytes(size):>8}" for name, size in disk.items()]
-    return "\n".join([*lines, f"  {'needed / free':<32} {format_bytes(sum(disk.values()))} / {format_bytes(free)}"])
+def _disk(disk: Disk) -> str:
+    lines = [f"\n{disk.name}"] + [f"  {name:<32} {format_bytes(size):>8}" for name, size in disk.needed.items()]
+    total = format_bytes(sum(disk.needed.values()))
+    return "\n".join([*lines, f"  {'needed / free':<32} {total} / {format_bytes(disk.free)}"])
 
 
-def advice(
-    config: "RunConfig", stages: "list[Forecast]", machine: "Machine", disk: dict[str, float], free: int
-) -> list[str]:
+def advice(config: "RunConfig", stages: "list[Forecast]", machine: "Machine", disks: list[Disk]) -> list[str]:
     """The verdict, and what to change."""
-    lines = []
+    lines, may_change = [], {"pairs": _pairs_changes, "encoder": _encoder_changes, "speaker": _speaker_changes}
     for stage in stages:
         if stage.peak > TIGHT * machine.usable:
-            changes = _encoder_changes(config) if stage.stage == "encoder" else _speaker_changes(config)
+            changes = may_change[stage.stage](config)
             what = f"; try {', '.join(f'--set {change}' for change in changes)}" if changes else ""
             lines.append(f"{stage.stage}: too much memory for this machine{what or '; it needs a larger one'}")
-    if sum(disk.values()) > free:
-        lines.append(f"disk: free {format_bytes(sum(disk.values()) - free)} more, or set `output` to another disk")
+    for disk in disks:
+        missing = sum(disk.needed.values()) - disk.free
+        if missing > 0:
+            lines.append(f"{disk.name}: free {format_bytes(missing)} more, or set {disk.chosen_by} to another disk")
     return ["", *(lines or ["verdict: this machine can train it"])]
+
+
+def _pairs_changes(config: "RunConfig") -> list[str]:
+    batch = config.encoder.pairs.batch
+    return [f"encoder.pairs.batch={batch // 2}"] if batch > 1 else []
 
 
 def _encoder_changes(config: "RunConfig") -> list[str]:

@@ -225,7 +225,7 @@ def generate_batch(
     if speaking and max_frames > 0:
         model.merge()
         noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
-        hidden, cache = _read_prompts(model, prompts)
+        hidden, cache = read_prompts(model, prompts)
         queue = FrameQueue(model, cache, n_steps, cfg_alpha)
         present = queue.first(hidden, _next_noise(noise, speaking))
     for left in range(max_frames - 1 if speaking else -1, -1, -1):
@@ -254,8 +254,8 @@ def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) ->
     return mx.concatenate([next(noise[item]) for item in speaking])
 
 
-def _read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
-    """The last hidden states `[B, dim]` and a cache of the batch per layer."""
+def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
+    """The last hidden states `[B, dim]` of prompts `[T_i, dim]`, read one by one; a cache of the batch per layer."""
     hidden, caches = [], []
     for prompt in prompts:
         caches.append(model.new_cache())

@@ -102,15 +102,19 @@ class AutomaticPairs:
     def moved(self) -> Entry:
         return Entry(self.release.fingerprint(), MOVED, self.moved_from)
 
+    def missing(self, own_only: bool = False) -> tuple[list[make.Sentence], list[make.Sentence]]:
+        """What is still to be said, and what is still to be moved: sentences, each as often as it will be copied."""
+        said, copied = (self._left(entry) for entry in (self.pairs, self.moved))
+        return said, [] if own_only else copied * self.moves
+
+    def _left(self, entry: Entry) -> list[make.Sentence]:
+        there = len(list(entry.path.glob(SHARDS)))
+        return [] if entry.facts() is not None else list(self.listed[there * make.SHARD_SENTENCES :])
+
     def missing_bytes(self, own_only: bool = False) -> float:
         """About how much will still be written."""
-        missing, copies = 0.0, {self.pairs: 1} if own_only else {self.pairs: 1, self.moved: self.moves}
-        for entry, count in copies.items():
-            if entry.facts() is None:
-                there = len(list(entry.path.glob(SHARDS)))
-                left = self.listed[there * make.SHARD_SENTENCES :]
-                missing += count * BYTES_PER_SECOND * make.expected_seconds(left, self.max_seconds)
-        return missing
+        said, copied = self.missing(own_only)
+        return BYTES_PER_SECOND * make.expected_seconds([*said, *copied], self.max_seconds)
 
 
 def check_automatic(config: RunConfig, release: Release, own_only: bool = False) -> None:

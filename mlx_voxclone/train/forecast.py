@@ -47,11 +47,12 @@ class Forecast:
     """Of one stage.
 
     Args:
-        stage: `encoder` or `speaker`.
+        stage: `pairs`, `encoder` or `speaker`.
         parts: bytes by what they are for; they sum up to `peak`.
         step_seconds: of one optimiser step, with items of the greatest length.
         steps: of the training; 0 where epochs decide.
         note: what was tried.
+        unit: what `steps` counts.
     """
 
     stage: str
@@ -59,6 +60,7 @@ class Forecast:
     step_seconds: float
     steps: int
     note: str = ""
+    unit: str = "step"
 
     @property
     def peak(self) -> float:
