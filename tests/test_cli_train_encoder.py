@@ -222,6 +222,14 @@ def test_a_cache_that_cannot_be_written(config_file, refused, tmp_path, monkeypa
     refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
 
 
+def test_no_disk_for_the_pairs(config_file, refused, cache, tmp_path, monkeypatch):
+    usage = shutil.disk_usage("/")._replace(free=100_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage)
+    config = config_file("encoder", **encoder_section(pairs={**AUTOMATIC, "per_voice": 500, "max_seconds": 9.0}))
+    texts = (str(cache), "no space left: ", "or set VOXCLONE_CACHE to a directory on another disk")
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
+
+
 @pytest.mark.slow
 def test_a_model_that_does_not_speak(config_file, cache, tmp_path, monkeypatch, capsys):
     """Found out when the recordings are prepared; those are used again by the corrected command."""

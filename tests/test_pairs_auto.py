@@ -22,6 +22,7 @@ from mlx_voxclone.train import encoder_inputs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")
+slow = pytest.mark.slow
 # The miniature's language model is random: it ends about half of its sentences within a second.
 CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"
 FEW = {"per_voice": 4, "moves": 2, "max_seconds": 1.0, "batch": 4}
@@ -155,7 +156,7 @@ def test_voices_that_were_baked_in_are_not_asked(miniature, tmp_path, home):
     assert asked.pairs.path == AutomaticPairs.of(configured(miniature), Release(miniature)).pairs.path
 
 
-@pytest.mark.parametrize(("stop", "complete"), [(1, 0), (3, 1), (7, 3)])
+@pytest.mark.parametrize(("stop", "complete"), [pytest.param(1, 0, marks=slow), (3, 1), pytest.param(7, 3, marks=slow)])
 def test_interrupted_it_goes_on_after_the_last_shard(made, miniature, home, monkeypatch, stop, complete):
     """Batches of 4 in shards of 5 of 12 sentences: five calls; then three shards of copies."""
     calls, generate, move = [], Voxtral.generate_batch, auto.move_pairs
@@ -195,7 +196,16 @@ def test_one_voice_alone_is_not_moved(miniature, tmp_path, home):
 # --- what may be amiss ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["shard", "audio", "cut audio", "settings", "marker", "everything", "moved audio"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "shard",
+        "cut audio",
+        "marker",
+        "moved audio",
+        *(pytest.param(x, marks=slow) for x in ("audio", "settings", "all")),
+    ],
+)
 def test_what_is_damaged_or_gone_is_made_again(made, miniature, home, damage):
     shutil.copytree(made[0], home)
     pairs, moved = (next(home.glob(f"*/{kind}-*")) for kind in ("pairs", "moved"))
@@ -206,13 +216,30 @@ def test_what_is_damaged_or_gone_is_made_again(made, miniature, home, damage):
         "cut audio": lambda: first.write_bytes(first.read_bytes()[:-10]),
         "settings": lambda: (pairs / "settings.json").write_text("{"),
         "marker": lambda: (pairs / "complete.json").write_text("{}"),
-        "everything": lambda: shutil.rmtree(pairs),
+        "all": lambda: shutil.rmtree(pairs),
         "moved audio": sorted((moved / "audio").iterdir())[-1].unlink,
     }[damage]()
     lines = []
     run(miniature, lines.append)
     assert content(home) == content(made[0])
+    assert any("is damaged or of another model" in line for line in lines) == (damage == "settings")
     assert any("damaged shard" in line for line in lines) == (damage in ("shard", "audio", "cut audio", "moved audio"))
+
+
+def test_the_cache_of_another_model_is_not_taken_for_this_ones(made, miniature, home):
+    """As if it was copied to where this model's would be: complete, and said by another language model."""
+    shutil.copytree(made[0], home)
+    pairs = next(home.glob("*/pairs-*"))
+    settings = json.loads((pairs / "settings.json").read_text())
+    assert settings["model"] == Release(miniature).fingerprint()
+    text = json.dumps(settings | {"model": settings["model"][::-1]}, indent=1, ensure_ascii=False)
+    (pairs / "settings.json").write_text(text + "\n")
+    assert not AutomaticPairs.of(configured(miniature), Release(miniature)).pairs.damaged()  # all files are there
+    lines = []
+    assert cached_own_pairs(configured(miniature), Release(miniature)) is None
+    run(miniature, lines.append)
+    assert lines[0] == f"pairs: {pairs} is damaged or of another model, and is made again"
+    assert content(home) == content(made[0])
 
 
 def test_half_written_audio_and_temporary_files_do_no_harm(made, miniature, home):
@@ -229,6 +256,7 @@ def test_half_written_audio_and_temporary_files_do_no_harm(made, miniature, home
     assert content(home) == content(made[0])
 
 
+@slow
 def test_pairs_that_came_out_otherwise_have_copies_of_their_own(made, miniature, home):
     """Copies that were begun with pairs that are no more are not gone on with."""
     shutil.copytree(made[0], home)

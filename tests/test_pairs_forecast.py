@@ -40,6 +40,17 @@ def counts(config) -> tuple[int, int] | None:
     return None if plan is None else (len(plan.said), len(plan.copied))
 
 
+def complete(asked: AutomaticPairs, moved: bool = True) -> None:
+    """Entries that count as made."""
+    settings = {asked.pairs: asked.made_from}
+    if moved:
+        settings[asked.moved] = {"of": asked.pairs.path.name, "moves": asked.moves}
+    for entry, made_from in settings.items():
+        entry.path.mkdir(parents=True, exist_ok=True)
+        (entry.path / "settings.json").write_text(json.dumps(made_from))
+        entry.complete({"pairs": 3, "voices": 3})
+
+
 # --- what there is to make --------------------------------------------------------------------------------------------
 
 
@@ -61,12 +72,10 @@ def test_what_is_there_already(miniature):
     few = {"encoder.pairs.per_voice": 1, "encoder.pairs.max_seconds": 1.0}
     config = configured(miniature, **few)
     asked = AutomaticPairs.of(config, Release(miniature))
-    asked.pairs.path.mkdir(parents=True)
-    asked.pairs.complete({"pairs": 3, "voices": 3})
+    complete(asked, moved=False)
     plan = plan_pairs(config)
     assert (len(plan.said), len(plan.copied), plan.missing) == (0, 6, True)
-    asked.moved.path.mkdir(parents=True)
-    asked.moved.complete({"pairs": 6})
+    complete(asked)
     plan = plan_pairs(config)
     assert not plan.missing
     assert plan.place == asked.pairs.path.parent
@@ -163,9 +172,7 @@ def test_doctor_counts_time_and_disk_or_says_cached(untried, miniature, tmp_path
     assert not (tmp_path / "cache").exists()
     config = configured(miniature)
     asked = AutomaticPairs.of(config, Release(miniature))
-    for entry, facts in ((asked.pairs, {"pairs": 3, "voices": 3}), (asked.moved, {"pairs": 6})):
-        entry.path.mkdir(parents=True)
-        entry.complete(facts)
+    complete(asked)
     text = told(capsys, miniature, tmp_path)
     assert f"pairs: cached in {asked.home}" in text
     assert "pairs (n)" not in text

@@ -151,6 +151,15 @@ def test_a_copy_follows_from_its_pair_and_all_voices(codec, source, moved):
     assert not np.array_equal(other, stored(moved)[f"{line['id']}-0"][1])
 
 
+def test_every_copy_of_every_pair_has_a_voice_of_its_own(source, monkeypatch):
+    drawn, draw = [], VoiceSpread.draw
+    monkeypatch.setattr(VoiceSpread, "draw", lambda self, rng: drawn.append(draw(self, rng)) or drawn[-1])
+    mover = Mover(source, LEVELS)
+    for line, codes in (pair for shard in mover.shards for pair in shard):
+        mover.copies(line, codes, 2)
+    assert len({tuple(mean) for mean, _ in drawn}) == len(drawn) == 12
+
+
 def test_pairs_and_copies_are_read_together(miniature, source, moved):
     data = PairData.of_model([source, moved], Release(miniature), heldout=0.3)
     assert len(data.pairs) == 18

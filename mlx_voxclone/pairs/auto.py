@@ -102,6 +102,20 @@ class AutomaticPairs:
     def moved(self) -> Entry:
         return Entry(self.release.fingerprint(), MOVED, self.moved_from)
 
+    def facts(self, entry: Entry) -> dict[str, Any] | None:
+        """Of one of the two, if it is complete and what these pairs would be; else None."""
+        facts = entry.facts()
+        return facts if facts and "pairs" in facts and self.fits(entry) else None
+
+    def fits(self, entry: Entry) -> bool:
+        """Whether what lies at its place was made from what these pairs are made from, or can be gone on with."""
+        try:
+            settings = dict(json.loads((entry.path / SETTINGS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):  # killed before anything was there, or damaged
+            return False
+        expected = self.made_from if entry is self.pairs else {"of": self.pairs.path.name, "moves": self.moves}
+        return all(settings.get(key) == value for key, value in expected.items())
+
     def missing(self, own_only: bool = False) -> tuple[list[make.Sentence], list[make.Sentence]]:
         """What is still to be said, and what is still to be moved: sentences, each as often as it will be copied."""
         said, copied = (self._left(entry) for entry in (self.pairs, self.moved))
@@ -109,7 +123,7 @@ class AutomaticPairs:
 
     def _left(self, entry: Entry) -> list[make.Sentence]:
         there = len(list(entry.path.glob(SHARDS)))
-        return [] if entry.facts() is not None else list(self.listed[there * make.SHARD_SENTENCES :])
+        return [] if self.facts(entry) is not None else list(self.listed[there * make.SHARD_SENTENCES :])
 
     def missing_bytes(self, own_only: bool = False) -> float:
         """About how much will still be written."""
@@ -147,12 +161,12 @@ def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Calla
         CheckpointError: the cache cannot be written, is full, or was deleted meanwhile.
     """
     asked = AutomaticPairs.of(config, release)
-    found = asked.pairs.facts()
+    found = asked.facts(asked.pairs)
     facts = found or _made_pairs(asked, quiet, say)
     if asked.moves and facts["voices"] < 2:
         say("warning: pairs: moving mixes voices, and there is one: none is moved")
     moving = asked.moves > 0 and facts["voices"] > 1
-    moved = asked.moved.facts() if moving else None
+    moved = asked.facts(asked.moved) if moving else None
     if found and (moved or not moving):
         beside = f" + {moved['pairs']} moved" if moved else ""
         say(f"pairs: {found['pairs']}{beside}, from the cache {asked.home}")
@@ -166,7 +180,7 @@ def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Calla
 def own_pairs(config: RunConfig, release: Release, quiet: bool, say: Callable[[str], None]) -> Path:
     """Directory of what the model said with its own voices, found in the cache or made now; see `automatic_pairs`."""
     asked = AutomaticPairs.of(config, release)
-    if asked.pairs.facts() is None:
+    if asked.facts(asked.pairs) is None:
         _made_pairs(asked, quiet, say)
     return asked.pairs.path
 
@@ -176,14 +190,14 @@ def cached_own_pairs(config: RunConfig, release: Release) -> Path | None:
     if not own_voices(release):
         return None
     asked = AutomaticPairs.of(config, release)
-    return asked.pairs.path if asked.pairs.facts() is not None else None
+    return asked.pairs.path if asked.facts(asked.pairs) is not None else None
 
 
 def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Make what is missing; facts of the pairs."""
     entry, count = asked.pairs, len(asked.listed)
     with entry.locked(say):
-        if (facts := entry.facts()) is not None:  # another process has made them meanwhile
+        if (facts := asked.facts(entry)) is not None:  # another process has made them meanwhile
             return facts
         _clear_damaged(asked, entry, say)
         say(f"pairs: the model says {count} sentences, for this run and the next ones, in {entry.path}")
@@ -214,7 +228,7 @@ def _made_moved(asked: AutomaticPairs, pairs: int, quiet: bool, say: Callable[[s
     """Make the missing copies of complete pairs."""
     entry = asked.moved
     with entry.locked(say):
-        if entry.facts() is not None:
+        if asked.facts(entry) is not None:
             return
         _clear_damaged(asked, entry, say)
         bar = progress_bar(quiet=quiet, total=asked.moves * pairs, unit="pair", desc="moving pairs")
@@ -233,9 +247,9 @@ def _clear_damaged(asked: AutomaticPairs, entry: Entry, say: Callable[[str], Non
     """Delete the shards of an entry that are not whole, so that they are made again."""
     gone = set(entry.damaged())
     entry.reopen()
-    try:
-        json.loads((entry.path / SETTINGS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # killed before anything was there, or the file was damaged
+    if not asked.fits(entry):
+        if any(entry.path.glob(SHARDS)):
+            say(f"pairs: {entry.path} is damaged or of another model, and is made again")
         shutil.rmtree(entry.path, ignore_errors=True)
         return
     size = asked.release.config.codec.frame_size
