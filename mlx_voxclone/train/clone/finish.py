@@ -20,6 +20,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import SpeechResult, read_reference, speak
 from mlx_voxclone.train.clone.fold_check import fold_check
+from mlx_voxclone.train.clone.recover import Recovered
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
 
@@ -30,8 +31,7 @@ SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut
 def finish(
     config: RunConfig,
     data: PreparedData,
-    codes: Mapping[str, np.ndarray],
-    encoder: Path | None,
+    found: Recovered,
     run_dir: Path,
     summary: Any,
     say: Callable[[str], None],
@@ -42,6 +42,7 @@ def finish(
         CheckpointError: the directory holds something else than this run would bake.
     """
     release, adapters = Release(config.model), run_dir / "speaker" / BEST
+    encoder, codes = found.encoder, found.codes
     reference, reference_codes = choose_reference(config, data, codes, release, encoder)
     rows = load_model(release, parts=["lm"]).voice_embedding(reference_codes)
     if config.baked_dir.exists() and any(config.baked_dir.iterdir()):

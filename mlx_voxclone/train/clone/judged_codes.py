@@ -96,7 +96,7 @@ def judged_codes(
     prompts = {clip.id: voice_prompt(clip, data, codes, frames) for clip in clips}
     with progress_bar(quiet=quiet, total=2 * len(clips), unit="clip", desc="judging") as bar:
         gains = text_gains(judge, clips, codes, prompts, bar.update)
-        fitting, left_out = _fitting(clips, gains)
+        fitting, left_out = _fitting(clips, gains) if config.judge.check_texts else (clips, {})
         bar.update(len(left_out))
         judged = _judged(judge, fitting, prompts, bar.update)
     heldout = [judged[clip.id].raw_nats for clip in data.heldout if clip.id in judged]
@@ -106,7 +106,7 @@ def judged_codes(
         "left_out": len(left_out),
         "confidence": float(confidence.mean()),
         "changed_semantic": _changed(judged, codes),
-        "text_gain": float(np.median(list(gains.values()))),
+        "text_gain": float(np.median(list(gains.values()))) if gains else None,
     }
     result = JudgedCodes(
         {name: one.codes for name, one in judged.items()},
@@ -164,7 +164,7 @@ def _fitting(clips: Sequence[Clip], gains: Mapping[str, float]) -> tuple[list[Cl
         raise DataError(
             "the transcripts do not fit the recordings: behind its own text a clip is no likelier than behind another"
             f" clip's (median gain {median:.3f} nats per frame); check that texts and audio belong together and are in"
-            " a language of the model, or set judge.rounds to null"
+            " a language of the model (judge.check_texts: false goes on regardless)"
         )
     left_out = {name: gain for name, gain in gains.items() if gain < LEAST_SHARE * median}
     return [clip for clip in clips if clip.id not in left_out], left_out
