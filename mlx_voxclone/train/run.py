@@ -116,10 +116,10 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
         return summary
-    if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
-        say(WITHOUT_PAIRS)
     data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
+    if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
+        say(WITHOUT_PAIRS)
     summary.data = {
         "hours": data.hours,
         "train_clips": len(data.train),
