@@ -458,3 +458,4 @@ class BakeSection(Section):
     output: PathField | None = None
     reference: PathField | None = None
     target: Literal["vllm", "mlx-audio"] = "vllm"
+    deliver: Literal["best", "adapted", "zero-shot"] = "best"

@@ -109,7 +109,8 @@ class EncoderTask:
     def _weights(self) -> dict[str, float]:
         """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
-        there = {**dict.fromkeys(CODES, self.pairs is not None or bool(self._judged)), "feature_matching": opponents}
+        coded = self.pairs is not None or self.metric == JUDGED_LOSS
+        there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
         optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
@@ -167,10 +168,10 @@ class EncoderTask:
         return found | {"asked": self._asked(batch)}
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
-        """Recordings, then pairs."""
+        """Recordings, then pairs; without pairs recordings again, with their judged codes."""
         size = self.section.train.batch_size
         yield from self.items.heldout_clips(size)
-        yield from self.items.heldout_pairs(size)
+        yield from self.items.heldout_pairs(size) if self.pairs is not None else self.items.heldout_judged(size)
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Valid samples for what is heard, frames for codes and states; 0 for what is not looked at in this batch."""

@@ -47,6 +47,7 @@ class RunSummary:
     data: dict[str, Any] = field(default_factory=dict)
     results: dict[str, TrainResult] = field(default_factory=dict)
     rounds: list[dict[str, Any]] = field(default_factory=list)
+    delivered: dict[str, Any] | None = None
     baked: dict[str, Any] | None = None
     speech: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -138,7 +139,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, directory, quiet)
         if config.task == "clone" and current().first:
             peak = max(peak, mx.get_peak_memory() / 1e9)
-            finish(config, data, found, run_dir, summary, say)
+            finish(config, data, found, run_dir, summary, quiet, say)
     results = summary.results.values()
     summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
     return summary

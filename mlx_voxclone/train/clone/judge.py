@@ -21,12 +21,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.config import N_SPECIAL_CODES
+from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 ROUNDS = 4
 TEMPERATURE = 4.0  # of the encoder's softmax, in units of the median squared distance of neighbouring codebook rows
 NOISE = 0.35  # standard deviation of the encoder's acoustic error, in units of the flow's own noise at t = 0
+FLOW_DRAWS = 4  # points of the path per frame, by which acoustic codes are scored
 BATCH_TOKENS = 4096  # positions of a batch: bounds the memory of a forward pass
 
 
@@ -114,6 +116,28 @@ class CodeJudge:
             prior, _ = self._priors(prompts, [codes[k] for k in batch])
             for k, p in zip(batch, prior):
                 found[k] = _nats(p, codes[k])
+        return found
+
+    def flow_losses(self, evidence: Sequence[Evidence], codes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+        """Flow-matching loss of given acoustic codes behind each recording's voice and text: mean squared error of the
+        velocity at `FLOW_DRAWS` random points of the path, the same for equal seeds and lengths.
+
+        Returns:
+            float64 `[N]`.
+        """
+        head, found = self.model.acoustic_transformer, np.zeros(len(evidence))
+        for batch in self._batches(evidence):
+            hidden = self._hidden([self._embedded_prompt(evidence[k]) for k in batch], [codes[k] for k in batch])
+            for k, states in zip(batch, hidden):
+                values = levels_to_values(mx.array(np.ascontiguousarray(codes[k][1:].T)), self._levels)  # [T, 36]
+                rng, losses = np.random.default_rng([seed, len(values)]), []
+                for _ in range(FLOW_DRAWS):
+                    noise = mx.array(rng.standard_normal(values.shape).astype(np.float32))
+                    time = mx.array(rng.uniform(size=len(values)).astype(np.float32))
+                    x_t, velocity = flow_matching_targets(values, noise, time)
+                    predicted = head.velocity(x_t, time, states).astype(mx.float32)
+                    losses.append(float(mx.mean(mx.square(predicted - velocity))))
+                found[k] = np.mean(losses)
         return found
 
     def _batches(self, evidence: Sequence[Evidence]) -> Iterable[list[int]]:
