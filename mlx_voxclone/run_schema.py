@@ -373,7 +373,7 @@ class SpeakerLosses(Section):
 class PreserveSection(Section):
     """What the model said before, with its own voices, and should go on saying: `train/preservation.py`."""
 
-    path: Paths = []
+    path: AutoPaths = AUTO
     share: Fraction = 0.25
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 

@@ -34,6 +34,7 @@ TINY_RUN = {
     "bake": {"deliver": "adapted"},
     "speaker": {
         "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.1},
+        "preserve": {"path": None},
         "max_seconds": 0.8,
         "reference_seconds": [0.4, 0.8],
         "losses": {"flow": 1.0},

@@ -147,6 +147,7 @@ def last_weights(place, step=4) -> dict[str, bytes]:
     return {name: bytes(file.raw(name)) for name in file.names()}
 
 
+@pytest.mark.slow
 def test_a_run_makes_its_pairs_and_the_next_one_finds_them(config_file, cache, tmp_path, monkeypatch, capsys):
     config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
     places = [tmp_path / "one", tmp_path / "two"]
@@ -186,6 +187,31 @@ def test_pairs_that_are_deleted_during_the_run(config_file, cache, tmp_path, mon
     monkeypatch.setattr(Trainer, "_save", save)
     assert train(*command, "--set", f"output={place}", "--resume", place) == 0
     assert last_weights(place, 16) == last_weights(whole, 16)
+
+
+@pytest.mark.slow
+def test_what_the_pairs_of_an_encoder_keep(config_file, cache, tmp_path, monkeypatch, capsys):
+    """Task clone keeps the model's own voices by them, and so does a speaker after it, to the end of its training."""
+    speaker = {"speaker": TINY_RUN["speaker"] | {"preserve": {"path": "auto", "share": 0.5, "heldout": 0.3}}}
+    clone = config_file("clone", **encoder_section(pairs=AUTOMATIC), **speaker)
+    place, other = tmp_path / "clone", tmp_path / "speaker"
+    assert train("--config", clone, "--set", f"output={place}") == 0
+    assert "kept_semantic" in evaluations(place / "speaker")[0]
+    encoder = place / "encoder" / "best" / "encoder.safetensors"
+    again = ["--config", clone, "--set", "task=speaker", "--set", f"speaker.encoder={encoder}"]
+    again += ["--set", f"output={other}"]
+    assert train(*again, "--max-steps", "2") == 0
+    assert "kept_semantic" in evaluations(other)[0]
+    shutil.rmtree(cache)
+    assert train(*again, "--resume", other) == 0  # which makes them again
+    assert len(list(cache.glob("*/pairs-*"))) == 1
+    assert list(cache.glob("*/moved-*")) == []
+    shutil.rmtree(cache)
+    assert train(*again, "--set", f"output={tmp_path / 'new'}", "--max-steps", "2") == 0  # a new one does not
+    assert "kept_semantic" not in evaluations(tmp_path / "new")[0]
+    assert not cache.exists()
+    assert train(*again, "--set", f"output={tmp_path / 'new'}", "--resume", tmp_path / "new") == 0
+    assert "is not kept" not in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_cache_that_cannot_be_written(config_file, refused, tmp_path, monkeypatch):

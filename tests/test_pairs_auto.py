@@ -11,12 +11,14 @@ from commands import tree
 
 from mlx_voxclone.checkpoint.bake import bake
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import auto, make
 from mlx_voxclone.pairs.auto import AutomaticPairs, automatic_pairs, cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.train import encoder_inputs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")
@@ -104,6 +106,21 @@ def test_the_next_run_finds_them(made, miniature, monkeypatch):
     assert own_pairs(configured(miniature, moves=7), Release(miniature), True, no_model) == found[0]
     assert run(miniature, moves=0) == found[:1]
     assert tree(directory) == before
+
+
+def test_an_encoder_learns_from_all_of_them(made, miniature, monkeypatch):
+    """What codes usually look like is told by what the model said alone."""
+    monkeypatch.setenv("VOXCLONE_CACHE", str(made[0]))
+    release, counted = Release(miniature), []
+    config = configured(miniature)
+    data = encoder_inputs.load_pairs(config, release)
+    assert {pair.is_moved for pair in data.train} == {True, False}
+    assert encoder_inputs.load_pairs(configured(miniature, path=None), release) is None
+    prior = config.encoder.prior.model_copy(update={"presets": False})
+    config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"prior": prior})})
+    monkeypatch.setattr(CodeStatistics, "from_codes", lambda codes, config: counted.extend(codes))
+    encoder_inputs._prior(config, release, data, made[0], True, print)
+    assert len(counted) == sum(not pair.is_moved for pair in data.train)
 
 
 @pytest.mark.parametrize("changes", [{"per_voice": 5}, {"max_seconds": 2.0}, {"texts": "texts.txt"}])

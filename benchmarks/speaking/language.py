@@ -61,6 +61,7 @@ def overrides(adapting: Adapting, recordings: Path, steps: int, rate: float, out
         "speaker.quantise.bits": 0,  # quantised products are slow on a CPU
         "speaker.max_seconds": 4.0,
         "speaker.reference_seconds": [1.0, 3.0],
+        "speaker.preserve.path": None,
         "speaker.train": {
             "steps": steps,
             "batch_size": 16,

@@ -18,9 +18,10 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
-from mlx_voxclone.train.preservation import load_kept
+from mlx_voxclone.train.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
@@ -135,11 +136,17 @@ def adapter_writer(config: RunConfig, release: Release) -> Callable[[Path, dict[
 
 
 def train_speaker(
-    config: RunConfig, data: PreparedData, recovered: Recovered, directory: Path, quiet: bool
+    config: RunConfig,
+    data: PreparedData,
+    recovered: Recovered,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
     codes, judged = recovered.codes, recovered.judged.codes
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    kept = _kept(config, release, directory, quiet, say)
     size = release.config.codec.frame_size if section.silence_weight < 1 else 0
     anyone = config.adapts == "language"
     pairs = {name: utterances(getattr(data, name), data, codes, size, anyone, judged) for name in ("train", "heldout")}
@@ -155,11 +162,27 @@ def train_speaker(
         seed=config.seed,
         identity=identity,
         name=config.adapts,
-        kept=load_kept(config, release),
+        kept=kept,
         listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
+
+
+def _kept(
+    config: RunConfig, release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> KeptPairs | None:
+    """What rank 0 finds to be kept, on every rank."""
+    ranks = current()
+    begun = ranks.from_first(lambda: kept_before(directory))
+    found = []
+
+    def first() -> bool:
+        found.append(load_kept(config, release, begun=begun, quiet=quiet, say=say))
+        return found[0] is not None
+
+    keeps = ranks.from_first(first)
+    return found[0] if found else load_kept(config, release, begun=keeps)
 
 
 def listening(

@@ -136,7 +136,7 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         peak = max(peak, mx.get_peak_memory() / 1e9)
         say(f"{config.adapts}: adapting the language model")
         directory = _stage_dir(config, run_dir, SPEAKER)
-        summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, directory, quiet)
+        summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, directory, quiet, say)
         if config.task == "clone" and current().first:
             peak = max(peak, mx.get_peak_memory() / 1e9)
             finish(config, data, found, run_dir, summary, quiet, say)
