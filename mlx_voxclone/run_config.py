@@ -19,6 +19,7 @@ from mlx_voxclone.run_schema import (
     DataSection,
     DistillSection,
     EncoderSection,
+    JudgeSection,
     Name,
     PathField,
     Section,
@@ -43,6 +44,7 @@ class RunConfig(Section):
     voice: VoiceName = "clone"
     data: DataSection = DataSection()
     encoder: EncoderSection = EncoderSection()
+    judge: JudgeSection = JudgeSection()
     speaker: SpeakerSection = SpeakerSection()
     distill: DistillSection = DistillSection()
     bake: BakeSection = BakeSection()
@@ -96,7 +98,7 @@ class RunConfig(Section):
                 given["encoder.pairs.texts"] = self.encoder.pairs.texts
             given |= _listed_paths("encoder.pairs.path", self.encoder.pairs.path)
         if "speaker" in self.stages:
-            given |= {"speaker.encoder": self.speaker.encoder, "speaker.start": self.speaker.start}
+            given |= {"speaker.encoder": self.speaker.encoder_file, "speaker.start": self.speaker.start}
             given |= _listed_paths("speaker.preserve.path", self.speaker.preserve.path)
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
@@ -121,6 +123,12 @@ def _listed_paths(key: str, paths: list[Path] | str) -> dict[str, Path]:
 def stages_of(task: str) -> tuple[str, ...]:
     """The sections of the trainings that a task consists of, in order."""
     return {"clone": ("encoder", "speaker"), "language": ("speaker",), "distill": ("speaker",)}.get(task, (task,))
+
+
+def trainings_of(task: str) -> list[str]:
+    """The sections that say how long each training of a task takes."""
+    refine = ["encoder.refine"] if task == "clone" else []
+    return [*(f"{stage}.train" for stage in stages_of(task)), *refine]
 
 
 def load_run_config(
@@ -190,11 +198,11 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
     if max_steps is not None and epochs is not None:
         raise ConfigError("--max-steps and --epochs both say how long to train: give one of them")
     wanted: dict[str, Any] = {}
-    for stage in stages:
+    for training in trainings_of(task):
         if max_steps is not None:
-            wanted |= {f"{stage}.train.steps": max_steps, f"{stage}.train.epochs": 0}
+            wanted |= {f"{training}.steps": max_steps, f"{training}.epochs": 0}
         if epochs is not None:
-            wanted[f"{stage}.train.epochs"] = epochs
+            wanted[f"{training}.epochs"] = epochs
     if learning_rate is not None:
         wanted[f"{stages[-1]}.train.learning_rate"] = learning_rate
     if lora_rank is not None:
@@ -207,13 +215,15 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
 def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, int]:
     """Warm-ups of at most a tenth of the steps, where the file or the default says more."""
     found = {}
-    for stage in ("encoder", "speaker"):
+    for training in ("encoder.train", "encoder.refine", "speaker.train"):
+        stage, name = training.split(".")
         section = content.get(stage)
-        train = section.get("train") if isinstance(section, Mapping) else None
+        train = section.get(name) if isinstance(section, Mapping) else None
         given = train.get("warmup_steps") if isinstance(train, Mapping) else None
-        steps = RunConfig.model_fields[stage].default.train.warmup_steps if given is None else given
+        default = getattr(RunConfig.model_fields[stage].default, name).warmup_steps
+        steps = default if given is None else given
         if type(steps) is int and steps > max(0, max_steps) // 10:  # anything else the schema refuses
-            found[f"{stage}.train.warmup_steps"] = max(0, max_steps) // 10
+            found[f"{training}.warmup_steps"] = max(0, max_steps) // 10
     return found
 
 

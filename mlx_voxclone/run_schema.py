@@ -85,6 +85,7 @@ Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
+AutoPath = Annotated[PathField | Literal["auto"] | None, WrapValidator(_automatic)]
 AutoPaths = Annotated[Paths, WrapValidator(_automatic), PlainSerializer(_plain)]  # AUTO, or paths
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -196,6 +197,19 @@ class SpeakerTrain(TrainSection):
     patience: WholeNumber = 4
 
 
+class RefineTrain(TrainSection):
+    """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
+
+    steps: WholeNumber = 300
+    batch_size: Count = 8
+    learning_rate: Positive = 1e-4
+    warmup_steps: WholeNumber = 20
+    eval_every: WholeNumber = 100
+    save_every: WholeNumber = 100
+    log_every: Count = 10
+    sample_every: WholeNumber = 300
+
+
 class EncoderLosses(Section):
     l1: NonNegative = 1.0
     stft: NonNegative = 1.0
@@ -295,6 +309,7 @@ class EncoderSection(Section):
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
+    refine: RefineTrain = RefineTrain()
 
     @property
     def stft_windows(self) -> list[int]:
@@ -311,6 +326,14 @@ class EncoderSection(Section):
         if not any(getattr(losses, name) for name in codes):
             raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
         return self
+
+
+class JudgeSection(Section):
+    """Codes of transcribed clips, judged by the frozen language model: `train/clone/judge.py`."""
+
+    enabled: bool = True
+    rounds: WholeNumber = 2
+    check_texts: bool = True
 
 
 class LoraSection(Section):
@@ -382,7 +405,7 @@ class CodeNoiseSection(Section):
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
-    encoder: PathField | None = None
+    encoder: AutoPath = AUTO
     start: PathField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
@@ -398,6 +421,11 @@ class SpeakerSection(Section):
     listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
+
+    @property
+    def encoder_file(self) -> Path | None:
+        """The encoder's weights, where `encoder` names them."""
+        return None if self.encoder == AUTO else self.encoder
 
 
 class DistillLosses(SpeakerLosses):
@@ -430,3 +458,4 @@ class BakeSection(Section):
     output: PathField | None = None
     reference: PathField | None = None
     target: Literal["vllm", "mlx-audio"] = "vllm"
+    deliver: Literal["best", "adapted", "zero-shot"] = "best"

@@ -141,7 +141,7 @@ def test_another_number_or_way_of_moves_is_another_entry(miniature, monkeypatch)
     more = AutomaticPairs.of(configured(miniature, moves=3), Release(miniature))
     assert (asked.pairs.path, asked.moved.path) != (more.pairs.path, more.moved.path)
     assert asked.pairs.path == more.pairs.path
-    monkeypatch.setattr(auto, "SPREAD", 9.0)
+    monkeypatch.setattr(auto, "BEYOND", 9.0)
     assert AutomaticPairs.of(configured(miniature), Release(miniature)).moved.path != asked.moved.path
 
 

@@ -15,7 +15,7 @@ from mlx_voxclone.data import pair_files
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.pair_files import MOVED, SpokenPair, codec_digest, read_shard, write_pairs
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.pairs.moved import DEVIATIONS, SPREAD, UNCHANGED, Mover, VoiceSpread, move_pairs, moved_codes
+from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, UNCHANGED, Mover, VoiceSpread, move_pairs, moved_codes
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -107,16 +107,26 @@ def test_a_voice_is_mean_and_deviation_over_all_its_frames():
             assert np.exp(spread.log_deviations[row, book]) == pytest.approx(expected)
 
 
-def test_new_voices_spread_around_the_mean_of_those_at_hand():
+def test_new_voices_lie_on_the_lines_through_two_voices():
     rng = np.random.default_rng(2)
     spread = VoiceSpread(tuple("abcde"), rng.uniform(-0.3, 0.3, (5, 3)), np.log(rng.uniform(0.1, 0.4, (5, 3))))
-    draws = [spread.draw(np.random.default_rng(k)) for k in range(4000)]
-    means, deviations = (np.stack(part) for part in zip(*draws))
-    expected = SPREAD * spread.means.std(axis=0)  # sum of squares over V voices, weights of variance SPREAD^2 / V
-    np.testing.assert_allclose(means.mean(axis=0), spread.means.mean(axis=0), atol=4 * expected.max() / 4000**0.5)
-    np.testing.assert_allclose(means.std(axis=0), expected, rtol=0.05)
-    logs = np.log(deviations)
-    np.testing.assert_allclose(np.median(logs, axis=0), spread.log_deviations.mean(axis=0), atol=0.03)
+    places = []
+    for k in range(400):
+        mean, deviation = spread.draw(np.random.default_rng(k))
+        found = []
+        for a in range(5):
+            for b in range(5):
+                if a != b:
+                    across = spread.means[a] - spread.means[b]
+                    weight = (mean - spread.means[b]) @ across / (across @ across)
+                    line = weight * spread.log_deviations[a] + (1 - weight) * spread.log_deviations[b]
+                    off = np.abs(weight * across + spread.means[b] - mean).max()
+                    if off < 1e-9 and np.allclose(deviation, np.exp(line).clip(*DEVIATIONS)):
+                        found.append(weight)
+        assert found
+        places += found
+    assert -BEYOND <= min(places) < -0.9 * BEYOND
+    assert 1 + 0.9 * BEYOND < max(places) <= 1 + BEYOND
     wide = VoiceSpread(("a", "b"), np.zeros((2, 1)), np.array([[-9.0], [4.0]]))
     limits = [wide.draw(np.random.default_rng(k))[1][0] for k in range(50)]
     assert (min(limits), max(limits)) == DEVIATIONS
@@ -227,4 +237,4 @@ def test_other_pairs_or_settings_are_refused(codec, miniature, source, moved, tm
     fewer = write(miniature, codec, tmp_path / "fewer", 5)
     refused(DataError, "pairs changed", lambda: move_pairs(codec, fewer, moved, 2, settings={"of": "pairs"}))
     assert tree(moved) == before
-    assert json.loads((moved / "settings.json").read_text())["spread"] == SPREAD
+    assert json.loads((moved / "settings.json").read_text())["beyond"] == BEYOND

@@ -24,7 +24,7 @@ from mlx_voxclone.data.pair_files import SETTINGS, SHARDS, audio_of, read_shard
 from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneError
 from mlx_voxclone.model_cache import Entry, unwritable
 from mlx_voxclone.pairs import make
-from mlx_voxclone.pairs.moved import DEVIATIONS, SPREAD, move_pairs
+from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, move_pairs
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import Speaker
@@ -87,7 +87,7 @@ class AutomaticPairs:
     @cached_property
     def moved_from(self) -> dict[str, Any]:
         """What the moved pairs depend on, as JSON holds it."""
-        return {**self.made_from, "moves": self.moves, "spread": SPREAD, "deviations": list(DEVIATIONS)}
+        return {**self.made_from, "moves": self.moves, "beyond": BEYOND, "deviations": list(DEVIATIONS)}
 
     @property
     def home(self) -> Path:

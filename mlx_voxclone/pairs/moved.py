@@ -2,8 +2,9 @@
 
 A pair stays exact under any change of its codes. What makes a voice is, for a good part, where the acoustic values lie
 and how far they spread: each voice of the pairs has a mean and a standard deviation per acoustic dimension. A new voice
-is the mean over voices plus a random combination of how each differs from it (SPREAD says how far), and a pair is moved
-from its own voice's mean and deviation to the new ones. What is said and when, the semantic codes, stays.
+lies on the line through two voices, between them or a little beyond (BEYOND says how far), and a pair is moved from its
+own voice's mean and deviation to the new ones. What is said and when, the semantic codes, stays. Voices drawn around
+the mean of all voices instead taught an encoder much less (docs/LOG.md).
 """
 
 import json
@@ -30,7 +31,7 @@ from mlx_voxclone.data.pair_files import (
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
 
-SPREAD = 1.5  # of new voices, as a multiple of that of the voices at hand
+BEYOND = 0.4  # how far a new voice may lie beyond one of its two voices, as a share of their distance
 DEVIATIONS = (0.02, 0.8)  # least and greatest standard deviation of a new voice, of values in -1..1
 UNCHANGED = "unchanged"  # why a copy is left out: rounding made its codes those of the pair, or of an earlier copy
 _DRAWS = 8  # new voices that are tried before
@@ -65,9 +66,10 @@ class VoiceSpread:
 
     def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of a new voice, `[A]` each."""
-        weights = rng.standard_normal(len(self.names)) * SPREAD / np.sqrt(len(self.names))
+        first, second = rng.choice(len(self.names), 2, replace=False)
+        weight = rng.uniform(-BEYOND, 1 + BEYOND)
         mean, log_deviation = (
-            table.mean(axis=0) + weights @ (table - table.mean(axis=0)) for table in (self.means, self.log_deviations)
+            weight * table[first] + (1 - weight) * table[second] for table in (self.means, self.log_deviations)
         )
         return mean, np.exp(log_deviation).clip(*DEVIATIONS)
 
@@ -175,7 +177,7 @@ def move_pairs(
     """
     mover = Mover(source, codec.config.acoustic_codebook_size, seed)
     made_by = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
-    chosen = {"moves": moves, "spread": SPREAD, "deviations": list(DEVIATIONS), "seed": seed}
+    chosen = {"moves": moves, "beyond": BEYOND, "deviations": list(DEVIATIONS), "seed": seed}
     settle(output, {**settings, **chosen, "format": FORMAT, "codec": made_by["codec"], "pairs": mover.digest})
 
     def fill(number: int, writer: ShardWriter) -> None:

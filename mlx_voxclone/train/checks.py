@@ -32,8 +32,8 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         check_encoder(config, release)
     if "speaker" in config.stages:
         SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    if "speaker" in config.stages and config.speaker.encoder is not None:
-        open_encoder(config.speaker.encoder, release.config)
+    if "speaker" in config.stages and config.speaker.encoder_file is not None:
+        open_encoder(config.speaker.encoder_file, release.config)
     elif config.task != "clone" and "speaker" in config.stages and not release.has_encoder:
         raise CheckpointError(
             f"{config.model}: has no codec encoder, which task {config.task} needs; set speaker.encoder, bake one in,"

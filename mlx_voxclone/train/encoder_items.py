@@ -63,6 +63,7 @@ class EncoderItems:
         self._judged = judged or {}
         self._train, self._crops = train, cut_into_crops(train, self.crop)
         self._heldout = spread(cut_into_crops(heldout, self.crop), MAX_HELDOUT_CROPS)
+        self._heldout_judged = [(clip, place) for clip, place in self._heldout if clip.id in self._judged]
         self.pairs = pairs
         own = (pairs.train, pairs.heldout) if pairs is not None else ([], [])
         self._pair_crops, held = ([(p, k) for p in side for k in range(-(-p.frames // self.frames))] for side in own)
@@ -111,12 +112,12 @@ class EncoderItems:
             item["teacher"] = self._states(clip, start, self.config.n_frames(len(wave)))
         return item
 
-    def _judged_item(self, clip: Clip, place: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A crop of a recording with its judged codes, at its own level."""
+    def _judged_item(self, clip: Clip, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A crop of a recording with its judged codes, at its own level; without `rng` exactly at its place."""
         codes = self._judged[clip.id]
         cut, item = self._coded_crop(codes, place, rng)
         item |= {"id": clip.id, "waveform": clip.read()[cut]}
-        if self._states is not None:
+        if self._states is not None and rng is not None:
             item["teacher"] = self._states(clip, cut.start, item["codes"].shape[1])
         return item
 
@@ -186,6 +187,12 @@ class EncoderItems:
         """Batches of held-out pairs, clean, always the same; none without pairs."""
         for first in range(0, len(self._heldout_pairs), size):
             yield self.collate([self._pair_item(p, k, None) for p, k in self._heldout_pairs[first : first + size]])
+
+    def heldout_judged(self, size: int) -> Iterable[dict[str, Any]]:
+        """Batches of held-out recordings with their judged codes, always the same; none without these."""
+        for first in range(0, len(self._heldout_judged), size):
+            chosen = self._heldout_judged[first : first + size]
+            yield self.collate([self._judged_item(c, k, None) for c, k in chosen])
 
 
 def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, levels: int) -> dict[str, Any]:

@@ -44,7 +44,7 @@ CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
 
 def trained(config: RunConfig) -> tuple[str, ...]:
     """The stages that this configuration trains: `clone` with an encoder at hand leaves out the first."""
-    at_hand = config.speaker.encoder is not None or Release(config.model).has_encoder
+    at_hand = config.speaker.encoder_file is not None or Release(config.model).has_encoder
     return ("speaker",) if config.task == "clone" and at_hand else config.stages
 
 
@@ -131,9 +131,14 @@ def encoder_codec(
 
 
 def train_encoder(
-    config: RunConfig, data: PreparedData, inputs: EncoderInputs, directory: Path, quiet: bool
+    config: RunConfig,
+    data: PreparedData,
+    inputs: EncoderInputs,
+    directory: Path,
+    quiet: bool,
+    judged: Mapping[str, np.ndarray] | None = None,
 ) -> TrainResult:
-    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
+    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result. `judged`: see `EncoderItems`."""
     compute, section, release = Compute.of(config), config.encoder, Release(config.model)
     codec = encoder_codec(release, section, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
@@ -149,6 +154,7 @@ def train_encoder(
         pairs=inputs.pairs,
         teacher=inputs.teacher,
         prior=inputs.prior,
+        judged=judged,
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
@@ -207,7 +213,7 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     """
     import yaml
 
-    lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
+    lengths = (f"{s}.{k}" for s in ("encoder.train", "encoder.refine", "speaker.train") for k in _FREE)
     free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
     free += tuple(f"{stage}." for stage in open_stages)
     old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))

@@ -21,12 +21,14 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.config import N_SPECIAL_CODES
+from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 ROUNDS = 4
 TEMPERATURE = 4.0  # of the encoder's softmax, in units of the median squared distance of neighbouring codebook rows
 NOISE = 0.35  # standard deviation of the encoder's acoustic error, in units of the flow's own noise at t = 0
+FLOW_DRAWS = 4  # points of the path per frame, by which acoustic codes are scored
 BATCH_TOKENS = 4096  # positions of a batch: bounds the memory of a forward pass
 
 
@@ -52,13 +54,14 @@ class Judged:
     Attributes:
         codes: int32 `[37, T]`, 0-based.
         confidence: float32 `[T]`, posterior probability of the chosen semantic code.
-        text_nats: mean negative log-likelihood of the semantic codes under the language model (nats per frame). High
-            for a transcript that does not fit.
+        text_nats: mean negative log-likelihood of the semantic codes under the language model (nats per frame).
+        raw_nats: that of the encoder's own codes.
     """
 
     codes: np.ndarray
     confidence: np.ndarray
     text_nats: float
+    raw_nats: float
 
 
 class CodeJudge:
@@ -112,7 +115,29 @@ class CodeJudge:
             prompts = [self._embedded_prompt(evidence[k]) for k in batch]
             prior, _ = self._priors(prompts, [codes[k] for k in batch])
             for k, p in zip(batch, prior):
-                found[k] = -p[np.arange(len(p)), codes[k][0]].mean()
+                found[k] = _nats(p, codes[k])
+        return found
+
+    def flow_losses(self, evidence: Sequence[Evidence], codes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+        """Flow-matching loss of given acoustic codes behind each recording's voice and text: mean squared error of the
+        velocity at `FLOW_DRAWS` random points of the path, the same for equal seeds and lengths.
+
+        Returns:
+            float64 `[N]`.
+        """
+        head, found = self.model.acoustic_transformer, np.zeros(len(evidence))
+        for batch in self._batches(evidence):
+            hidden = self._hidden([self._embedded_prompt(evidence[k]) for k in batch], [codes[k] for k in batch])
+            for k, states in zip(batch, hidden):
+                values = levels_to_values(mx.array(np.ascontiguousarray(codes[k][1:].T)), self._levels)  # [T, 36]
+                rng, losses = np.random.default_rng([seed, len(values)]), []
+                for _ in range(FLOW_DRAWS):
+                    noise = mx.array(rng.standard_normal(values.shape).astype(np.float32))
+                    time = mx.array(rng.uniform(size=len(values)).astype(np.float32))
+                    x_t, velocity = flow_matching_targets(values, noise, time)
+                    predicted = head.velocity(x_t, time, states).astype(mx.float32)
+                    losses.append(float(mx.mean(mx.square(predicted - velocity))))
+                found[k] = np.mean(losses)
         return found
 
     def _batches(self, evidence: Sequence[Evidence]) -> Iterable[list[int]]:
@@ -132,16 +157,18 @@ class CodeJudge:
         acoustic = [np.tanh(e.latents[:, self._semantic_dim :]) for e in items]
         codes = [self._with(s.argmax(axis=1), a) for s, a in zip(semantic, acoustic)]
         prompts = [self._embedded_prompt(e) for e in items]
+        prior, hidden = self._priors(prompts, codes)
+        raw_nats = [_nats(p, c) for p, c in zip(prior, codes)]
         for _ in range(rounds):
-            posterior, hidden = self._posteriors(semantic, prompts, codes)
             values = self._denoised(acoustic, hidden)
-            codes = [self._with(p.argmax(axis=1), a) for p, a in zip(posterior, values)]
-        posterior, _ = self._posteriors(semantic, prompts, codes)
+            codes = [self._with((s + p).argmax(axis=1), a) for s, p, a in zip(semantic, prior, values)]
+            prior, hidden = self._priors(prompts, codes)
         found = []
-        for c, p, s in zip(codes, posterior, semantic):
-            rows = np.arange(c.shape[1])
-            confidence = np.exp(p - np.logaddexp.reduce(p, axis=1, keepdims=True))[rows, c[0]]
-            found.append(Judged(c, confidence.astype(np.float32), float(-(p - s)[rows, c[0]].mean())))
+        for c, p, s, raw in zip(codes, prior, semantic, raw_nats):
+            posterior = s + p
+            posterior -= np.logaddexp.reduce(posterior, axis=1, keepdims=True)
+            confidence = np.exp(posterior)[np.arange(len(p)), c[0]].astype(np.float32)
+            found.append(Judged(c, confidence, _nats(p, c), raw))
         return found
 
     # --- the encoder's side -----------------------------------------------------------------------------------------
@@ -176,13 +203,6 @@ class CodeJudge:
         hidden = self.model.hidden_states(batch)
         return [hidden[k, s.shape[0] - c.shape[1] : s.shape[0]] for k, (s, c) in enumerate(zip(sequences, codes))]
 
-    def _posteriors(
-        self, semantic: list[np.ndarray], prompts: list[mx.array], codes: list[np.ndarray]
-    ) -> tuple[list[np.ndarray], list[mx.array]]:
-        """Unnormalised log posteriors `[T, K]` per item, and the hidden states behind them."""
-        prior, hidden = self._priors(prompts, codes)
-        return [s + p for s, p in zip(semantic, prior)], hidden
-
     def _priors(self, prompts: list[mx.array], codes: list[np.ndarray]) -> tuple[list[np.ndarray], list[mx.array]]:
         """Log-probabilities `[T, K]` of the semantic codes per item, and the hidden states behind them."""
         hidden = self._hidden(prompts, codes)
@@ -199,6 +219,11 @@ class CodeJudge:
         velocity = self.model.acoustic_transformer.velocity(x_t, mx.full((x_t.shape[0],), time), mx.concatenate(hidden))
         values = np.array(x_t + (1.0 - time) * velocity.astype(mx.float32))
         return np.split(values, np.cumsum([len(a) for a in acoustic])[:-1])
+
+
+def _nats(prior: np.ndarray, codes: np.ndarray) -> float:
+    """Mean negative log-probability `[T, K]` of the semantic codes of `[37, T]`."""
+    return float(-prior[np.arange(len(prior)), codes[0]].mean())
 
 
 def neighbour_distance(codec: Codec, most: int = 1024) -> float:
