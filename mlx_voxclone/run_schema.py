@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_voxclone.checkpoint.hub import FORM, HubAddress, is_address
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.yaml_files import shown
 
 
@@ -51,6 +53,19 @@ def _place(value: Any) -> Any:
     return found
 
 
+def _file(value: Any) -> Any:
+    """A path, or an address of the hub as text."""
+    if is_address(value):
+        try:
+            HubAddress.parse(value)
+        except VoxcloneError as e:
+            raise ValueError(str(e)) from None
+        return value
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"expected a path or {FORM}; got {shown(value)}")
+    return _place(value)
+
+
 def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
 
@@ -73,6 +88,7 @@ STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else as
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
+FileField = Annotated[Path | str, BeforeValidator(_file)]  # or an address of the hub, as text
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -263,7 +279,7 @@ class PriorSection(Section):
 class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
-    weights: PathField | None = None
+    weights: FileField | None = None
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
@@ -365,8 +381,8 @@ class CodeNoiseSection(Section):
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
-    encoder: PathField | None = None
-    start: PathField | None = None
+    encoder: FileField | None = None
+    start: FileField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: _pair(Positive) = [3.0, 25.0]
