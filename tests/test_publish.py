@@ -385,6 +385,7 @@ def test_a_run_that_was_trained(logged_in, publish, config_file, tmp_path, monke
     assert voxclone(["train", "--resume", str(again), "--set", "speaker.train.steps=8", *more[2:]]) == 2
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own(hub, clone_run, tmp_path):
     """With nothing patched: the environment alone says where the hub is."""
     environment = os.environ | {
