@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_voxclone.checkpoint.hub import FORM, HubAddress, is_address
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.yaml_files import shown
 
 
@@ -53,6 +55,19 @@ def _place(value: Any) -> Any:
     return found
 
 
+def _file(value: Any) -> Any:
+    """A path, or an address of the hub as text."""
+    if is_address(value):
+        try:
+            HubAddress.parse(value)
+        except VoxcloneError as e:
+            raise ValueError(str(e)) from None
+        return value
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"expected a path or {FORM}; got {shown(value)}")
+    return _place(value)
+
+
 def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
 
@@ -84,8 +99,9 @@ STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else as
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
+FileField = Annotated[Path | str, BeforeValidator(_file)]  # or an address of the hub, as text
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
-AutoPath = Annotated[PathField | Literal["auto"] | None, WrapValidator(_automatic)]
+AutoFile = Annotated[FileField | None, WrapValidator(_automatic)]
 AutoPaths = Annotated[Paths, WrapValidator(_automatic), PlainSerializer(_plain)]  # AUTO, or paths
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -294,7 +310,7 @@ class PriorSection(Section):
 class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
-    weights: PathField | None = None
+    weights: FileField | None = None
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
@@ -405,8 +421,8 @@ class CodeNoiseSection(Section):
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
-    encoder: AutoPath = AUTO
-    start: PathField | None = None
+    encoder: AutoFile = AUTO
+    start: FileField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: _pair(Positive) = [3.0, 25.0]
@@ -423,8 +439,8 @@ class SpeakerSection(Section):
     train: SpeakerTrain = SpeakerTrain()
 
     @property
-    def encoder_file(self) -> Path | None:
-        """The encoder's weights, where `encoder` names them."""
+    def encoder_file(self) -> Path | str | None:
+        """The encoder's weights, where `encoder` names them; an address of the hub as text until it is fetched."""
         return None if self.encoder == AUTO else self.encoder
 
 

@@ -29,6 +29,7 @@ from mlx_voxclone.train.clone.finish import finish
 from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
+from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
@@ -87,7 +88,7 @@ def run(
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:
             _check_seen(run_dir, ranks)
-        summary = _carry_out(config, run_dir, quiet, say)
+        summary = _carry_out(fetched(config), run_dir, quiet, say)
         summary.seconds = time.perf_counter() - began
         if ranks.first:
             summary.save(run_dir)
@@ -183,7 +184,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
     new = [] if resuming else [place for place in (run_dir, *run_dir.parents) if not place.exists()]
     if resuming:
         _check_resumed(run_dir, config)
-    check_inputs(config, resuming=resuming)
+    check_inputs(fetched(config), resuming=resuming)
     if not resuming:
         refuse_used(run_dir, inputs=_MADE_AGAIN)  # what a start that was refused has made is used again
     try:

@@ -27,7 +27,7 @@ from mlx_voxclone.train.lora import quantise_backbone
 from mlx_voxclone.train.stages import Compute, codec_digest
 
 GROUP = 64  # clips whose latents are in memory at once
-LEAST_SHARE = 0.25  # of the median gain: below, a transcript does not fit
+LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
 LEAST_GAIN = 0.02  # nats per frame: where the median clip gains less, no transcript fits
 JUDGED, FACTS = "judged", "facts"  # metadata of the file
 
@@ -69,7 +69,6 @@ def judged_codes(
     codes: Mapping[str, np.ndarray],
     path: Path,
     quiet: bool,
-    say: Callable[[str], None],
 ) -> JudgedCodes:
     """Judge all clips that have a text and another clip of their speaker; kept in `path` and read from there next time.
 
@@ -116,10 +115,18 @@ def judged_codes(
     )
     _write(path, result, made_from)
     mx.clear_cache()
-    for name in sorted(left_out, key=left_out.get):
-        clip = next(clip for clip in clips if clip.id == name)
-        say(f"warning: {clip.source or clip.path}: its text does not fit what is said; left out ({clip.text[:40]!r})")
     return result
+
+
+def unfitting(judged: JudgedCodes, clips: Sequence[Clip]) -> list[str]:
+    """A line for each clip whose text does not fit, the worst first."""
+    by_id = {clip.id: clip for clip in clips}
+    lines = []
+    for name in sorted(judged.left_out, key=judged.left_out.get):
+        clip = by_id[name]
+        place, text = clip.source or clip.path, clip.text or ""
+        lines.append(f"{place}: its text does not fit what is said, so it is left out: {text[:60]!r}")
+    return lines
 
 
 def text_gains(

@@ -20,7 +20,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base
-from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes
+from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
 from mlx_voxclone.train.result import TrainResult
@@ -60,7 +60,7 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
     if ENCODER not in stages.trained(config):
         encoder = config.speaker.encoder_file
         codes = steps.encode(encoder, 1)
-        return Recovered(encoder, codes, steps.judge(encoder, codes, 1))
+        return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
     inputs = current().in_turn(lambda: encoder_inputs(config, release, data, run_dir, quiet, say))
     base = steps.base()
     say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
@@ -77,7 +77,14 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
             say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
             break
         best = new
-    return Recovered(best.encoder, best.codes, best.judged, found, rounds)
+    return _told(Recovered(best.encoder, best.codes, best.judged, found, rounds), data, say)
+
+
+def _told(found: Recovered, data: PreparedData, say: Callable[[str], None]) -> Recovered:
+    """The same, after a line for each clip that was left out."""
+    for line in unfitting(found.judged, data.clips):
+        say(f"warning: {line}")
+    return found
 
 
 def _figures(name: str, found: Recovered) -> dict[str, Any]:
@@ -135,7 +142,7 @@ class _Steps:
         if not self.config.judge.enabled:
             return JudgedCodes({})
         path = self._place("judged.safetensors", number)
-        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet, self.say)
+        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet)
         judged = current().in_turn(lambda: judged_codes(*arguments))
         if judged.facts:
             facts = judged.facts
