@@ -167,7 +167,7 @@ def test_every_copy_of_every_pair_has_a_voice_of_its_own(source, monkeypatch):
     mover = Mover(source, LEVELS)
     for line, codes in (pair for shard in mover.shards for pair in shard):
         mover.copies(line, codes, 2)
-    assert len({tuple(mean) for mean, _ in drawn}) == len(drawn) == 12
+    assert len({tuple(mean) for mean, _ in drawn}) == len(drawn) >= 12
 
 
 def test_pairs_and_copies_are_read_together(miniature, source, moved):

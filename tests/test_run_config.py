@@ -98,7 +98,7 @@ def _dotted(content, prefix=""):
         ("lora: {rank: 1}", "lora: unknown key; did you mean speaker.lora?"),
         (
             "data: {learning_rate: 1}",
-            "did you mean encoder.discriminators.learning_rate or encoder.train.learning_rate or speaker.train.",
+            "did you mean encoder.discriminators.learning_rate or encoder.train.learning_rate or encoder.refine.",
         ),
         ("bake: {zzz: 1}", "bake.zzz: unknown key; bake has output, reference, target"),
         ("zzz: 2", "zzz: unknown key; the top level has task, model"),

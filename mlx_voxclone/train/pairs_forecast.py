@@ -68,7 +68,7 @@ def plan_pairs(config: RunConfig) -> PairsPlan | None:
     """
     section, path = config.encoder.pairs, Path(config.model).expanduser()
     release = Release(path) if (path / WEIGHTS).is_file() else None
-    at_hand = config.speaker.encoder is not None or (release is not None and release.has_encoder)
+    at_hand = config.speaker.encoder_file is not None or (release is not None and release.has_encoder)
     for_encoder = config.task == "encoder" or (config.task == "clone" and not at_hand)
     keeps = config.task == "clone" and config.speaker.preserve.path == AUTO
     if section.path != AUTO or not (for_encoder or keeps):

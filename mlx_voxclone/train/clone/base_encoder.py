@@ -39,7 +39,7 @@ class PairSound:
 
     @property
     def id(self) -> str:
-        return self.pair.name
+        return self.pair.name.replace("/", "-")  # samples are named after it
 
     @property
     def samples(self) -> int:
