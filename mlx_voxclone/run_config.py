@@ -14,10 +14,12 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_schema import (
+    AUTO,
     BakeSection,
     DataSection,
     DistillSection,
     EncoderSection,
+    JudgeSection,
     Name,
     PathField,
     Section,
@@ -42,6 +44,7 @@ class RunConfig(Section):
     voice: VoiceName = "clone"
     data: DataSection = DataSection()
     encoder: EncoderSection = EncoderSection()
+    judge: JudgeSection = JudgeSection()
     speaker: SpeakerSection = SpeakerSection()
     distill: DistillSection = DistillSection()
     bake: BakeSection = BakeSection()
@@ -91,16 +94,18 @@ class RunConfig(Section):
             given |= {f"distill.pairs[{k}]": path for k, path in enumerate(self.distill.pairs)}
         if "encoder" in self.stages:
             given["encoder.weights"] = self.encoder.weights
-            given |= {f"encoder.pairs.path[{k}]": path for k, path in enumerate(self.encoder.pairs.path)}
+            if self.encoder.pairs.path == AUTO:
+                given["encoder.pairs.texts"] = self.encoder.pairs.texts
+            given |= _listed_paths("encoder.pairs.path", self.encoder.pairs.path)
         if "speaker" in self.stages:
-            given |= {"speaker.encoder": self.speaker.encoder, "speaker.start": self.speaker.start}
-            given |= {f"speaker.preserve.path[{k}]": path for k, path in enumerate(self.speaker.preserve.path)}
+            given |= {"speaker.encoder": self.speaker.encoder_file, "speaker.start": self.speaker.start}
+            given |= _listed_paths("speaker.preserve.path", self.speaker.preserve.path)
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
         for key, path in given.items():
             if isinstance(path, Path) and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
-                asks = ".pairs" in key or ".preserve." in key
+                asks = key.endswith("]")
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
         return self
@@ -110,9 +115,20 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
+def _listed_paths(key: str, paths: list[Path] | str) -> dict[str, Path]:
+    """Dotted keys of a list's paths; of AUTO none."""
+    return {} if paths == AUTO else {f"{key}[{k}]": path for k, path in enumerate(paths)}
+
+
 def stages_of(task: str) -> tuple[str, ...]:
     """The sections of the trainings that a task consists of, in order."""
     return {"clone": ("encoder", "speaker"), "language": ("speaker",), "distill": ("speaker",)}.get(task, (task,))
+
+
+def trainings_of(task: str) -> list[str]:
+    """The sections that say how long each training of a task takes."""
+    refine = ["encoder.refine"] if task == "clone" else []
+    return [*(f"{stage}.train" for stage in stages_of(task)), *refine]
 
 
 def load_run_config(
@@ -182,11 +198,11 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
     if max_steps is not None and epochs is not None:
         raise ConfigError("--max-steps and --epochs both say how long to train: give one of them")
     wanted: dict[str, Any] = {}
-    for stage in stages:
+    for training in trainings_of(task):
         if max_steps is not None:
-            wanted |= {f"{stage}.train.steps": max_steps, f"{stage}.train.epochs": 0}
+            wanted |= {f"{training}.steps": max_steps, f"{training}.epochs": 0}
         if epochs is not None:
-            wanted[f"{stage}.train.epochs"] = epochs
+            wanted[f"{training}.epochs"] = epochs
     if learning_rate is not None:
         wanted[f"{stages[-1]}.train.learning_rate"] = learning_rate
     if lora_rank is not None:
@@ -199,13 +215,15 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
 def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, int]:
     """Warm-ups of at most a tenth of the steps, where the file or the default says more."""
     found = {}
-    for stage in ("encoder", "speaker"):
+    for training in ("encoder.train", "encoder.refine", "speaker.train"):
+        stage, name = training.split(".")
         section = content.get(stage)
-        train = section.get("train") if isinstance(section, Mapping) else None
+        train = section.get(name) if isinstance(section, Mapping) else None
         given = train.get("warmup_steps") if isinstance(train, Mapping) else None
-        steps = RunConfig.model_fields[stage].default.train.warmup_steps if given is None else given
+        default = getattr(RunConfig.model_fields[stage].default, name).warmup_steps
+        steps = default if given is None else given
         if type(steps) is int and steps > max(0, max_steps) // 10:  # anything else the schema refuses
-            found[f"{stage}.train.warmup_steps"] = max(0, max_steps) // 10
+            found[f"{training}.warmup_steps"] = max(0, max_steps) // 10
     return found
 
 

@@ -12,10 +12,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     StringConstraints,
+    WrapValidator,
     model_validator,
 )
 
+from mlx_voxclone.checkpoint.hub import FORM, HubAddress, is_address
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.yaml_files import shown
 
 
@@ -51,8 +55,29 @@ def _place(value: Any) -> Any:
     return found
 
 
+def _file(value: Any) -> Any:
+    """A path, or an address of the hub as text."""
+    if is_address(value):
+        try:
+            HubAddress.parse(value)
+        except VoxcloneError as e:
+            raise ValueError(str(e)) from None
+        return value
+    if isinstance(value, str) and "://" in value:
+        raise ValueError(f"expected a path or {FORM}; got {shown(value)}")
+    return _place(value)
+
+
 def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
+
+
+def _automatic(value: Any, paths: Any) -> Any:
+    return AUTO if value == AUTO else paths(value)
+
+
+def _plain(value: Any, info: Any) -> Any:
+    return value if value == AUTO or info.mode == "python" else [str(path) for path in value]
 
 
 def _ordered(pair: list[float]) -> list[float]:
@@ -68,12 +93,16 @@ def _unique(values: list[str]) -> list[str]:
     return values
 
 
+AUTO = "auto"  # in the place of paths: what the run makes itself, or finds made
 FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
 STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else asks for other ones
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
+FileField = Annotated[Path | str, BeforeValidator(_file)]  # or an address of the hub, as text
 Paths = Annotated[list[PathField], BeforeValidator(_listed)]  # null: none
+AutoFile = Annotated[FileField | None, WrapValidator(_automatic)]
+AutoPaths = Annotated[Paths, WrapValidator(_automatic), PlainSerializer(_plain)]  # AUTO, or paths
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
@@ -184,6 +213,19 @@ class SpeakerTrain(TrainSection):
     patience: WholeNumber = 4
 
 
+class RefineTrain(TrainSection):
+    """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
+
+    steps: WholeNumber = 300
+    batch_size: Count = 8
+    learning_rate: Positive = 1e-4
+    warmup_steps: WholeNumber = 20
+    eval_every: WholeNumber = 100
+    save_every: WholeNumber = 100
+    log_every: Count = 10
+    sample_every: WholeNumber = 300
+
+
 class EncoderLosses(Section):
     l1: NonNegative = 1.0
     stft: NonNegative = 1.0
@@ -209,9 +251,14 @@ class MelSection(Section):
 
 
 class PairsSection(Section):
-    """True codes and their audio, from `voxclone pairs`: `train/encoder_items.py`."""
+    """True codes and their audio: `pairs/auto.py` makes them, or `voxclone pairs`; `train/encoder_items.py` draws."""
 
-    path: Paths = []
+    path: AutoPaths = AUTO
+    per_voice: Count = 24
+    moves: WholeNumber = 2
+    texts: PathField | None = None
+    max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
+    batch: Count = 8
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
     augmented: Ratio = 0.5
@@ -263,7 +310,7 @@ class PriorSection(Section):
 class EncoderSection(Section):
     """Training the codec's encoder into the frozen code space."""
 
-    weights: PathField | None = None
+    weights: FileField | None = None
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: _pair(Number) = [-6.0, 6.0]
@@ -278,6 +325,7 @@ class EncoderSection(Section):
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
+    refine: RefineTrain = RefineTrain()
 
     @property
     def stft_windows(self) -> list[int]:
@@ -294,6 +342,14 @@ class EncoderSection(Section):
         if not any(getattr(losses, name) for name in codes):
             raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
         return self
+
+
+class JudgeSection(Section):
+    """Codes of transcribed clips, judged by the frozen language model: `train/clone/judge.py`."""
+
+    enabled: bool = True
+    rounds: WholeNumber = 2
+    check_texts: bool = True
 
 
 class LoraSection(Section):
@@ -333,7 +389,7 @@ class SpeakerLosses(Section):
 class PreserveSection(Section):
     """What the model said before, with its own voices, and should go on saying: `train/preservation.py`."""
 
-    path: Paths = []
+    path: AutoPaths = AUTO
     share: Fraction = 0.25
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
@@ -365,8 +421,8 @@ class CodeNoiseSection(Section):
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
-    encoder: PathField | None = None
-    start: PathField | None = None
+    encoder: AutoFile = AUTO
+    start: FileField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: _pair(Positive) = [3.0, 25.0]
@@ -381,6 +437,11 @@ class SpeakerSection(Section):
     listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()
     train: SpeakerTrain = SpeakerTrain()
+
+    @property
+    def encoder_file(self) -> Path | str | None:
+        """The encoder's weights, where `encoder` names them; an address of the hub as text until it is fetched."""
+        return None if self.encoder == AUTO else self.encoder
 
 
 class DistillLosses(SpeakerLosses):
@@ -413,3 +474,4 @@ class BakeSection(Section):
     output: PathField | None = None
     reference: PathField | None = None
     target: Literal["vllm", "mlx-audio"] = "vllm"
+    deliver: Literal["best", "adapted", "zero-shot"] = "best"

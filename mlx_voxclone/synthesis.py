@@ -264,9 +264,10 @@ class Speaker:
         return self.model.config.codec.sampling_rate
 
     def voice_rows(
-        self, voice: str | None = None, reference: "np.ndarray | Sequence[np.ndarray] | None" = None
+        self, voice: str | mx.array | None = None, reference: "np.ndarray | Sequence[np.ndarray] | None" = None
     ) -> mx.array:
-        """The rows `[N, dim]` of a named voice, or of a reference clip (float32, 24 kHz mono) or several.
+        """The rows `[N, dim]` of a named voice (rows stay as they are), or of a reference clip (float32, 24 kHz mono)
+        or several.
 
         Raises:
             DataError: neither or both given, or a clip that cannot serve.
@@ -275,7 +276,7 @@ class Speaker:
         if (voice is None) == (reference is None):
             raise DataError("give either a voice or a reference clip")
         if voice is not None:
-            return self.release.voice(voice.lower())
+            return self.release.voice(voice.lower()) if isinstance(voice, str) else voice
         if not self.has_encoder:
             raise CheckpointError(
                 f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, give"
@@ -287,14 +288,14 @@ class Speaker:
         _check_together(clips)
         return self.model.voice_embedding(reference_codes(self.model.audio_tokenizer, clips))
 
-    def say(self, text: str, voice: str | None = None, reference=None, **options) -> SpeechResult:
+    def say(self, text: str, voice: str | mx.array | None = None, reference=None, **options) -> SpeechResult:
         """Speak a text to its end; arguments and errors are those of `stream`."""
         return self.stream(text, voice, reference, **options).result()
 
     def stream(
         self,
         text: str,
-        voice: str | None = None,
+        voice: str | mx.array | None = None,
         reference: "np.ndarray | Sequence[np.ndarray] | None" = None,
         *,
         seed: int = 0,

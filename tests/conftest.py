@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any library reads them.
@@ -29,6 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """Where all tests keep what a user's runs keep in the home directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        directory = tmp_path_factory.mktemp("cache")
+        patch.setenv("VOXCLONE_CACHE", str(directory))
+        yield directory
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.train import clone, run, stages
+from mlx_voxclone.train import run, stages
+from mlx_voxclone.train.clone import finish, recover
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.speaker_task import SpeakerTask
@@ -45,7 +46,7 @@ def steps_of(log) -> list[int]:
 @pytest.fixture(autouse=True)
 def _cheap(request, monkeypatch):
     """Half of the time would go into plots of the report, and four seconds are a long sentence here."""
-    monkeypatch.setattr(clone, "MIN_LIMIT", 0.8)
+    monkeypatch.setattr(finish, "MIN_LIMIT", 0.8)
     if "with_report" not in request.fixturenames:
         monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
 
@@ -72,7 +73,7 @@ def uninterrupted(clone_config, tmp_path_factory):
     """A complete clone run. Read it only."""
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(clone, "MIN_LIMIT", 0.8)
+        patch.setattr(finish, "MIN_LIMIT", 0.8)
         patch.setattr(run, "write_report", lambda run_dir: "no report")
         assert train("--config", clone_config, "--set", f"output={directory}", "--quiet") == 0
     return directory
@@ -149,17 +150,20 @@ def test_task_speaker_with_a_given_encoder(config_file, encoder_file, tmp_path, 
 
 def test_task_clone(uninterrupted, capsys):
     place = uninterrupted
-    expected = {"config.yaml", "summary.json", "data", "prior", "encoder", "codes", "speaker", "baked", "samples"}
-    assert names(place) == expected
-    stage = {"log.jsonl", "result.json", "checkpoints", "best"}
-    assert names(place / "encoder") == names(place / "speaker") == stage
+    trained = {"encoder", "encoder-2", "speaker"}  # a round of judging: the encoder is trained on judged codes
+    assert names(place) == {"config.yaml", "summary.json", "data", "prior", "codes", "baked", "samples"} | trained
+    for name in trained:
+        assert names(place / name) == {"log.jsonl", "result.json", "checkpoints", "best"}
     release = Release(place / "baked")
     release.check()
     assert release.has_encoder
     assert "clone" in release.voices()
     summary = json.loads((place / "summary.json").read_text())
     assert summary["baked"]["fold_error"] < 0.01
-    assert set(summary["results"]) == {"encoder", "speaker"}
+    assert set(summary["results"]) == trained
+    assert [one["encoder"] for one in summary["rounds"]] == ["encoder", "encoder-2"]
+    assert summary["delivered"]["name"] == "adapted"
+    assert {one["name"] for one in summary["delivered"]["measured"]} == {"zero-shot", "adapted"}
     assert [entry["text"] for entry in summary["speech"]] == ["papa mino.", "tara koni lesu."]
     said = {entry[when]["file"] for entry in summary["speech"] for when in ("before", "after")} - {None}
     assert {f"samples/{name}" for name in names(place / "samples")} == said
@@ -257,10 +261,14 @@ STAGES = {
     "encoder, a step": (EncoderTask, "collate", 3),  # on the loader's thread, which makes four of them in any case
     "encoder, an evaluation": (EncoderTask, "extra_metrics", 2),
     "codes": (stages, "clip_codes", 1),
+    "judging": (recover, "judged_codes", 1),
+    "encoder, a step on judged codes": (EncoderTask, "collate", 2),
+    "judging again": (recover, "judged_codes", 2),  # after the codes of the round before, found again
     "speaker, a step": (SpeakerTask, "losses", 6),
     "speaker, the evaluation after its last step": (SpeakerTask, "extra_metrics", 2),
-    "bake": (clone, "bake", 1),
-    "speaking": (clone, "before_and_after", 1),
+    "comparing": (finish, "deliver", 1),
+    "bake": (finish, "bake", 1),
+    "speaking": (finish, "before_and_after", 1),
 }
 
 
@@ -272,7 +280,7 @@ def result(directory) -> dict:
     )
     last = {
         stage: tensors(list_checkpoints(directory / stage)[-1][1] / "model.safetensors")
-        for stage in ("encoder", "speaker")
+        for stage in ("encoder", "encoder-2", "speaker")
     }
     baked = {str(path.relative_to(directory)): path.read_bytes() for path in files}
     return {"encoder": encoder, "adapters": adapters, "last": last, "baked": baked}
@@ -296,8 +304,8 @@ def test_a_clone_interrupted_in_every_stage_ends_as_if_it_had_not_been(
     assert train(*arguments, "--quiet") == 0
     assert result(place) == result(uninterrupted)
     assert names(place) == names(uninterrupted)
-    for part in ("encoder", "speaker"):
-        assert steps_of(place / part / "log.jsonl") == [1, 2, 3, 4]
+    for part, steps in (("encoder", 4), ("encoder-2", 2), ("speaker", 4)):
+        assert steps_of(place / part / "log.jsonl") == list(range(1, steps + 1))
     sounds = [{path.name: path.read_bytes() for path in (p / "samples").iterdir()} for p in (place, uninterrupted)]
     assert sounds[0] == sounds[1]
 
@@ -319,7 +327,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_its_stage_again(
     """SIGKILL leaves log and best/ of a training, and no checkpoint: nothing to continue, nothing in the way."""
     place = tmp_path / "run"
     shutil.copytree(uninterrupted, place)
-    for part in ("baked", "samples", "codes", "speaker"):
+    for part in ("baked", "samples", "codes", "speaker", "encoder-2"):
         shutil.rmtree(place / part)
     (place / "summary.json").unlink()
     (place / "encoder" / "result.json").unlink()
@@ -334,7 +342,7 @@ def test_a_complete_run_resumed_trains_and_bakes_nothing_anew(uninterrupted, tmp
     place = tmp_path / "run"
     shutil.copytree(uninterrupted, place)
     before = result(place)
-    monkeypatch.setattr(clone, "bake", None)
+    monkeypatch.setattr(finish, "bake", None)
     monkeypatch.setattr(stages, "Trainer", None)
     assert train("--resume", place, "--quiet") == 0
     assert result(place) == before

@@ -14,9 +14,11 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
+from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.train import encoder_inputs, run
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
+from mlx_voxclone.train.trainer import Trainer
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -127,6 +129,113 @@ def test_recordings_that_will_never_be_heard(config_file, pairs, tmp_path, capsy
         assert voxclone(["train", "--config", str(config), "--set", f"output={tmp_path / str(alone)}"]) == 0
         printed = "".join(capsys.readouterr())
         assert ("your recordings will not be heard" in printed) == warned
+
+
+# ---- pairs that the run makes itself ------------------------------------------------------------------------------
+
+AUTOMATIC = {"path": "auto", "per_voice": 4, "max_seconds": 1.0, "heldout": 0.2}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("VOXCLONE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def last_weights(place, step=4) -> dict[str, bytes]:
+    file = TensorFile(place / "checkpoints" / f"step-{step}" / "model.safetensors")
+    return {name: bytes(file.raw(name)) for name in file.names()}
+
+
+@pytest.mark.slow
+def test_a_run_makes_its_pairs_and_the_next_one_finds_them(config_file, cache, tmp_path, monkeypatch, capsys):
+    config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        assert voxclone(["train", "--config", str(config), "--set", f"output={place}"]) == 0
+        monkeypatch.setattr(Voxtral, "generate_batch", lambda *_, **__: pytest.fail("said again"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pairs: ")]
+    assert "the model says 12 sentences" in lines[0]
+    assert lines[-2].endswith(f", from the cache {next(cache.iterdir())}")
+    assert lines[-1] == lines[3]  # as many to learn from, as many held out
+    assert "path: auto" in (places[0] / "config.yaml").read_text()
+    assert "pairs_semantic_agreement" in evaluations(places[0])[-1]
+    assert last_weights(places[0]) == last_weights(places[1])  # making them left no trace in what is drawn
+
+
+@pytest.mark.slow
+def test_pairs_that_are_deleted_during_the_run(config_file, cache, tmp_path, monkeypatch, capsys):
+    """One line; going on makes the same ones again and ends as a run that nobody disturbed."""
+    config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
+    whole, place = tmp_path / "whole", tmp_path / "run"
+    command = ["--config", config, "--set", "encoder.train.steps=16"]
+    assert train(*command, "--set", f"output={whole}") == 0
+    save = Trainer._save
+
+    def deleting(trainer):
+        save(trainer)
+        shutil.rmtree(cache, ignore_errors=True)
+
+    monkeypatch.setattr(Trainer, "_save", deleting)
+    capsys.readouterr()
+    assert train(*command, "--set", f"output={place}") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert str(cache) in error
+    assert f"continue with --resume {place}" in error
+    monkeypatch.setattr(Trainer, "_save", save)
+    assert train(*command, "--set", f"output={place}", "--resume", place) == 0
+    assert last_weights(place, 16) == last_weights(whole, 16)
+
+
+@pytest.mark.slow
+def test_what_the_pairs_of_an_encoder_keep(config_file, cache, tmp_path, monkeypatch, capsys):
+    """Task clone keeps the model's own voices by them, and so does a speaker after it, to the end of its training."""
+    speaker = {"speaker": TINY_RUN["speaker"] | {"preserve": {"path": "auto", "share": 0.5, "heldout": 0.3}}}
+    clone = config_file("clone", **encoder_section(pairs=AUTOMATIC), **speaker)
+    place, other = tmp_path / "clone", tmp_path / "speaker"
+    assert train("--config", clone, "--set", f"output={place}") == 0
+    assert "kept_semantic" in evaluations(place / "speaker")[0]
+    encoder = place / "encoder" / "best" / "encoder.safetensors"
+    again = ["--config", clone, "--set", "task=speaker", "--set", f"speaker.encoder={encoder}"]
+    again += ["--set", f"output={other}"]
+    assert train(*again, "--max-steps", "2") == 0
+    assert "kept_semantic" in evaluations(other)[0]
+    shutil.rmtree(cache)
+    assert train(*again, "--resume", other) == 0  # which makes them again
+    assert len(list(cache.glob("*/pairs-*"))) == 1
+    assert list(cache.glob("*/moved-*")) == []
+    shutil.rmtree(cache)
+    assert train(*again, "--set", f"output={tmp_path / 'new'}", "--max-steps", "2") == 0  # a new one does not
+    assert "kept_semantic" not in evaluations(tmp_path / "new")[0]
+    assert not cache.exists()
+    assert train(*again, "--set", f"output={tmp_path / 'new'}", "--resume", tmp_path / "new") == 0
+    assert "is not kept" not in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_cache_that_cannot_be_written(config_file, refused, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VOXCLONE_CACHE", str(tmp_path / "file"))
+    config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
+    texts = ("the cache cannot be written (not a directory)", "VOXCLONE_CACHE")
+    refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_speak(config_file, cache, tmp_path, monkeypatch, capsys):
+    """Found out when the recordings are prepared; those are used again by the corrected command."""
+    generate = Voxtral.generate_batch
+    monkeypatch.setattr(Voxtral, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
+    config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
+    command = ["--config", config, "--set", f"output={tmp_path / 'run'}"]
+    assert train(*command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert "none of the first 12 sentences gave a pair (12 did not end within 1 s" in error
+    assert "encoder.pairs.path: null trains without pairs" in error
+    assert train(*command, "--set", "encoder.pairs.path=null") == 0
 
 
 # ---- refused before anything is prepared -------------------------------------------------------------------------

@@ -175,3 +175,19 @@ def test_held_out_batches_are_clean_and_whole(miniature, pairs):
 def test_spread_takes_from_the_whole_list():
     assert spread(list(range(5)), 8) == [0, 1, 2, 3, 4]
     assert spread(list(range(100)), 4) == [0, 25, 50, 75]
+
+
+def test_half_of_the_items_of_a_judged_recording_teach_its_codes(miniature):
+    config, recording = Release(miniature).config.codec, clip(0, 12 * FRAME)
+    codes = {recording.id: np.random.default_rng(0).integers(0, 21, (37, 12)).astype(np.int32)}
+    section = EncoderSection(crop_seconds=0.48, gain_db=[6.0, 6.0])
+    made = EncoderItems([recording, clip(1)], HELD, None, section, config, 3, judged=codes)
+    own = [item for item in drawn(made, epochs=100) if item["id"] == recording.id]
+    coded = [item for item in own if "codes" in item]
+    assert 0.4 < len(coded) / len(own) < 0.6
+    assert not any("codes" in item for item in drawn(made, epochs=5) if item["id"] != recording.id)
+    for item in coded:  # its own samples behind these codes, at their own level
+        frames = item["codes"].shape[1]
+        wave, whole = recording.read(), codes[recording.id]
+        starts = [k for k in range(13 - frames) if (whole[:, k : k + frames] == item["codes"]).all()]
+        assert [k for k in starts if (wave[k * FRAME : (k + frames) * FRAME] == item["waveform"]).all()]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,10 +33,10 @@ def speaker(number, zero_shot, delivered):
     return {
         "number": number,
         "speaker": {"formant_scale": 1.1},
-        "delivered": None,
+        "delivered": {"name": "adapted", "why": "nothing became worse"},
         "heard": {name: [asdict(one) for one in said] for name, said in heard.items()},
         "codes": {"withheld": {"semantic": 1.0, "levels": 0.0}, "recovered": {"semantic": 0.1 * number, "levels": 2.0}},
-        "seconds": {"encoder": 10.0 * number, "speaker": 5.0, "in all": 20.0},
+        "seconds": {"encoder": 10.0 * number, f"encoder-{number}": 4.0, "speaker": 5.0, "in all": 20.0},
     }
 
 
@@ -84,6 +85,7 @@ def test_tables_have_a_row_for_everything_that_all_speakers_have():
     assert report["codes"]["recovered"]["semantic_interval"] == pytest.approx([0.1, 0.3])
     assert report["voices"]["delivered"]["similarity_interval"] == pytest.approx([0.2, 0.9])  # over speakers
     assert report["seconds"]["encoder"] == pytest.approx(20)
+    assert report["seconds"]["encoder-3"] == pytest.approx(2)  # the first speaker had no such round
     assert report["delivered_gain"]["similarity_gain"] == pytest.approx(0)
     text = tables(report)
     assert all(f"| {title} |" in text for title in main_job_tables.VOICES.values())
@@ -94,7 +96,16 @@ def test_tables_have_a_row_for_everything_that_all_speakers_have():
 
 
 def test_the_profile_has_lengths_and_rates_alone():
-    allowed = ("train.", "lora.rank", "lora.alpha", "crop_seconds", "gain_db", "reference_seconds", "max_seconds")
+    allowed = (
+        "train.",
+        "refine.",
+        "lora.rank",
+        "lora.alpha",
+        "crop_seconds",
+        "gain_db",
+        "reference_seconds",
+        "max_seconds",
+    )
     for section in ("encoder", "speaker"):
         assert all(key.removeprefix(f"{section}.").startswith(allowed) for key in overrides(section))
     assert set(overrides("data")) == {"data.min_seconds", "data.trim_silence"}
@@ -116,20 +127,33 @@ def test_texts_for_pairs_are_the_same_every_time(tmp_path):
     assert len(set(lines)) == 4
 
 
+def test_the_round_that_a_run_has_kept():
+    """The last one that was better than all before; the rounds end with the first that is not."""
+    for nats, kept in (([], 1), ([3.0], 1), ([3.0, 2.5], 2), ([3.0, 3.1], 1), ([3.0, 2.5, 2.6], 2), ([NAN], 1)):
+        assert main_job.last_round({"rounds": [{"heldout_nats": one} for one in nats]}) == kept
+    path = Path("codes") / "judged.safetensors"
+    assert main_job.of_round(path, 1) == path
+    assert main_job.of_round(path, 3).name == "judged-3.safetensors"
+
+
 @pytest.mark.slow
 def test_the_job_in_the_small(tmp_path, monkeypatch):
     monkeypatch.setattr(main_job, "CLIPS", 12)
     monkeypatch.setattr(main_job, "TEXTS", 2)
     model, ears = make_micro(tmp_path / "model", "speaking"), Ears.load()
-    short = {
-        f"{stage}.train.{key}": n for stage in ("encoder", "speaker") for key, n in (("steps", 3), ("warmup_steps", 1))
-    }
-    short |= {"encoder.pairs.path": None, "encoder.prior.presets": False}
+    monkeypatch.setenv("VOXCLONE_CACHE", str(tmp_path / "cache"))
+    trainings = ("encoder.train", "encoder.refine", "speaker.train")
+    short = {f"{training}.{key}": n for training in trainings for key, n in (("steps", 3), ("warmup_steps", 1))}
+    short |= {"encoder.pairs.per_voice": 1, "encoder.pairs.moves": 1, "encoder.pairs.max_seconds": 3.0}
+    short |= {"encoder.prior.presets": False, "judge.rounds": 1, "judge.check_texts": False}
     job = main_job.MainJob(model, tmp_path, ears, overrides=short)
     found = job.measured(1)
     assert {name: len(said) for name, said in found["heard"].items()} == dict.fromkeys(main_job_tables.VOICES, 2)
     assert found["codes"]["withheld"] == {"semantic": 1.0, "levels": 0.0, "clips": 12}
     assert found["codes"]["recovered"]["semantic"] < 0.5
+    assert found["codes"]["judged"]["clips"] == 12
+    said = json.loads(next(tmp_path.glob("cache/**/manifest.jsonl")).read_text().splitlines()[0])["text"]
+    assert said in (tmp_path / "texts.txt").read_text().splitlines()
     report = results([found], 2)
     assert report["voices"]["codec"]["similarity"] > 0.9
     assert report["voices"]["withheld"]["similarity"] > report["voices"]["own"]["similarity"] + 0.2

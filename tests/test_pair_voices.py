@@ -13,7 +13,7 @@ from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.pair_voices import recorded_voices
+from mlx_voxclone.pairs.voices import recorded_voices
 from mlx_voxclone.synthesis import Speaker, speak
 
 pytest_plugins = ["commands"]
@@ -101,7 +101,7 @@ def test_of_prepared_clips_those_held_out_are_not_heard(people, listening, tmp_p
     assert data.heldout
     heard = []
     monkeypatch.setattr(
-        "mlx_voxclone.pair_voices.read_audio", lambda path, **part: heard.append(path) or read_audio(path, **part)
+        "mlx_voxclone.pairs.voices.read_audio", lambda path, **part: heard.append(path) or read_audio(path, **part)
     )
     recorded_voices(listening, tmp_path / "data", most=9)
     assert heard
@@ -116,7 +116,7 @@ def test_another_encoder_makes_other_pairs(people, miniature, encoder_file, tmp_
     (tmp_path / "out" / "pairs-00000.safetensors").unlink()
     assert voxclone(argv) == 0  # what is missing is made again
     assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == before
-    monkeypatch.setattr("mlx_voxclone.pair_voices.SECONDS", 3.0)  # other rows, as from another encoder
+    monkeypatch.setattr("mlx_voxclone.pairs.voices.SECONDS", 3.0)  # other rows, as from another encoder
     assert voxclone(argv) == 2
     assert "voice rows" in capsys.readouterr().err
 

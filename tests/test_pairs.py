@@ -9,13 +9,13 @@ import pytest
 import soundfile
 from commands import tree
 
-from mlx_voxclone import pairs
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.prompts import load_prompts
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.pairs import sentences
+from mlx_voxclone.pairs import make
+from mlx_voxclone.pairs.make import sentences
 from mlx_voxclone.synthesis import Speaker
 
 pytest_plugins = ["commands"]
@@ -27,7 +27,7 @@ PER_VOICE = 4  # of three voices: 12 sentences in three shards
 @pytest.fixture(scope="module")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "SHARD_SENTENCES", 5)
+        patch.setattr(make, "SHARD_SENTENCES", 5)
         yield
 
 

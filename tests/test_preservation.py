@@ -1,5 +1,6 @@
 """Preservation: the released model is the teacher, on the true rows of its voices, and drift is what is measured."""
 
+import shutil
 from dataclasses import replace
 
 import mlx.core as mx
@@ -17,10 +18,11 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.run_schema import SpeakerSection
+from mlx_voxclone.train import preservation
 from mlx_voxclone.train.gradients import Gradients, Masters
 from mlx_voxclone.train.loader import Group, MicroBatch
 from mlx_voxclone.train.lora import add_lora
-from mlx_voxclone.train.preservation import Kept, KeptPairs, load_kept, without_adapters
+from mlx_voxclone.train.preservation import Kept, KeptPairs, check_kept, kept_before, load_kept, without_adapters
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.speaker_task import SpeakerTask
 from mlx_voxclone.train.trainer import Trainer
@@ -223,6 +225,86 @@ def test_pairs_come_with_the_rows_of_their_voice(miniature, tmp_path):
     off = {"speaker.losses.kept_semantic": 0.0, "speaker.losses.kept_flow": 0.0}
     assert load_kept(configured(miniature, pairs, **off), release) is None
     assert load_kept(configured(miniature, None), release) is None
+
+
+@pytest.fixture
+def own(miniature, tmp_path, monkeypatch):
+    """In the place of the automatic pairs; `asked` counts how often they were asked for."""
+    directory, asked = write_some(miniature, tmp_path / "own", voice="casual_male"), []
+
+    def own_pairs(*arguments):
+        asked.append(arguments)
+        return directory
+
+    monkeypatch.setattr(preservation, "own_pairs", own_pairs)
+    return asked
+
+
+def automatic(miniature, task, **changes):
+    return configured(miniature, "auto", task=task, **{"speaker.preserve.heldout": 0.3, **changes})
+
+
+def test_task_clone_keeps_the_pairs_that_the_encoder_learns_from(miniature, tmp_path, own):
+    release = Release(miniature)
+    found = load_kept(automatic(miniature, "clone"), release)
+    assert len(found.train) + len(found.heldout) == 6
+    assert len(own) == 1
+    given = [tmp_path / "own", write_some(miniature, tmp_path / "strange", frames=(5, 7, 6), voice="moved/casual_male")]
+    same = load_kept(automatic(miniature, "clone", **{"encoder.pairs.path": [str(place) for place in given]}), release)
+    assert [item.text for item in same.heldout] == [item.text for item in found.heldout]
+    assert len(same.train) == len(found.train)  # of the other directory none is in a voice of the model
+    said = []
+    assert (
+        load_kept(automatic(miniature, "clone", **{"encoder.pairs.path": str(given[1])}), release, say=said.append)
+        is None
+    )
+    assert "too few pairs in its own voices" in said.pop()
+    assert load_kept(automatic(miniature, "clone", **{"encoder.pairs.path": None}), release, say=said.append) is None
+    assert "encoder.pairs.path is null" in said.pop()
+    assert load_kept(automatic(miniature, "clone", **{"speaker.preserve.share": 0.0}), release, say=said.append) is None
+    assert len(own) == 1
+    assert said == []
+
+
+@pytest.mark.parametrize("task", ["speaker", "language"])
+def test_other_tasks_keep_what_is_cached(miniature, tmp_path, own, monkeypatch, task):
+    """And go on as they began, whether or not it still is."""
+    release, config, said = Release(miniature), automatic(miniature, task), []
+    assert load_kept(config, release, say=said.append) is None
+    (line,) = said
+    assert "no run of task clone or encoder has made any with this model yet; run one" in line
+    assert load_kept(config, release, begun=True, say=said.append) is not None
+    assert len(own) == 1
+    monkeypatch.setattr(preservation, "cached_own_pairs", lambda config, release: tmp_path / "own")
+    assert load_kept(config, release, say=said.append) is not None
+    assert load_kept(config, release, begun=False, say=said.append) is None
+    assert (len(own), len(said)) == (1, 1)
+
+
+def test_a_model_without_voices_keeps_nothing(miniature, tmp_path, own):
+    model, said = shutil.copytree(miniature, tmp_path / "mute"), []
+    shutil.rmtree(model / "voice_embedding")
+    assert load_kept(automatic(model, "clone"), Release(model), say=said.append) is None
+    assert said == ["speaker.preserve: how the model speaks with its own voices is not kept: it has none"]
+    assert own == []
+    check_kept(automatic(model, "clone"), Release(model))
+
+
+def test_early_checks_make_nothing(miniature, own, monkeypatch):
+    asked = []
+    monkeypatch.setattr(preservation, "check_automatic", lambda *arguments, **options: asked.append(options))
+    for task in ("speaker", "clone"):
+        check_kept(automatic(miniature, task), Release(miniature))
+    assert asked == [{"own_only": True}]
+    assert own == []
+
+
+def test_whether_a_training_has_begun_to_keep(make, tmp_path):
+    assert kept_before(tmp_path) is None
+    for preserve in (True, False):
+        settings = TrainSettings(steps=1, batch_size=2, learning_rate=1e-3, eval_every=0, save_every=0)
+        Trainer(make(preserve=preserve), settings, run_dir=tmp_path / str(preserve), quiet=True).run()
+        assert kept_before(tmp_path / str(preserve)) is preserve
 
 
 def test_pairs_that_cannot_be_kept(miniature, tmp_path):

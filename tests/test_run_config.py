@@ -13,7 +13,7 @@ from mlx_voxclone.data.shards.data import MIX
 from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
-from mlx_voxclone.run_schema import DataSection, TrainSection
+from mlx_voxclone.run_schema import AUTO, DataSection, TrainSection
 from mlx_voxclone.train.settings import TrainSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -128,7 +128,7 @@ def _dotted(content, prefix=""):
         ("encoder: {stft_sizes: [512, 3]}", "encoder.stft_sizes[1]: must be at least 16; got 3"),
         ("encoder: {mel: {n_fft: 64}}", "encoder.mel: n_mels (80) must be at most half of n_fft (64)"),
         (
-            "encoder: {losses: {l1: 0, stft: 0, mel: 0}}",
+            "encoder: {pairs: {path: null}, losses: {l1: 0, stft: 0, mel: 0}}",
             "encoder: losses.l1, stft and mel are all 0 and there are no pairs",
         ),
         (
@@ -137,6 +137,9 @@ def _dotted(content, prefix=""):
         ),
         ("encoder: {pairs: {path: 3}}", "encoder.pairs.path: expected a list; got 3"),
         ("encoder: {pairs: {path: [a, '']}}", 'encoder.pairs.path[1]: expected a path; got ""'),
+        ("encoder: {pairs: {per_voice: 0}}", "encoder.pairs.per_voice: must be at least 1; got 0"),
+        ("encoder: {pairs: {moves: -1}}", "encoder.pairs.moves: must be at least 0; got -1"),
+        ("encoder: {pairs: {max_seconds: 0}}", "encoder.pairs.max_seconds: must be at least 0.08; got 0"),
         ("encoder: {pairs: {share: 1.5}}", "encoder.pairs.share: must be at most 1; got 1.5"),
         ("encoder: {pairs: {heldout: 0}}", "encoder.pairs.heldout: must be above 0; got 0"),
         ("encoder: {codes: {temperature: 0}}", "encoder.codes.temperature: must be above 0; got 0"),
@@ -323,6 +326,29 @@ def test_missing_paths_are_named(tmp_path, monkeypatch):
     assert config.check_paths() is config  # the encoder's task does not read speaker.encoder
     with pytest.raises(ConfigError, match=r"command line: data.path: missing; name a folder of audio"):
         load_run_config(path, {"data.path": None}).check_paths()
+
+
+def test_automatic_pairs_or_paths(tmp_path, monkeypatch):
+    """`auto` is no path; a directory of that name is, in a list."""
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    text = "task: clone\ndata: {path: here}\nencoder: {pairs: {path: %s}}"
+
+    def loaded(path):
+        config = load_run_config(write(tmp_path, text % path))
+        again = load_run_config(write(tmp_path, config.dump(), "again.yaml"))
+        assert again.model_dump() == config.model_dump()
+        return config
+
+    assert loaded("auto").check_paths().encoder.pairs.path == AUTO
+    assert loaded("null").encoder.pairs.path == []
+    assert loaded("here").check_paths().encoder.pairs.path == [Path("here")]
+    with pytest.raises(ConfigError, match=r"encoder.pairs.path\[0\]: auto does not exist"):
+        loaded("[auto]").check_paths()
+    missing = {"encoder.pairs.texts": "gone.txt"}
+    with pytest.raises(ConfigError, match="encoder.pairs.texts: gone.txt does not exist"):
+        load_run_config(write(tmp_path, text % "auto"), missing).check_paths()
+    load_run_config(write(tmp_path, text % "null"), missing).check_paths()
 
 
 def test_directories_of_a_run():

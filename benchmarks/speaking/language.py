@@ -47,6 +47,7 @@ def overrides(adapting: Adapting, recordings: Path, steps: int, rate: float, out
         "speaker.encoder": adapting.encoder,
         "speaker.lora": {"rank": 16, "alpha": 32.0},
         "speaker.quantise.bits": 0,
+        "speaker.preserve.path": None,
         "speaker.train.steps": steps,
         "speaker.train.batch_size": 16,
         "speaker.train.learning_rate": rate,

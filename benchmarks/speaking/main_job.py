@@ -38,16 +38,17 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import ConfigError, VoxcloneError
-from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
+from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set
 from mlx_voxclone.synthesis import Speaker
 from mlx_voxclone.train import stages
-from mlx_voxclone.train.run import CODES, CONFIG_FILE, DATA, SPEAKER, SUMMARY_FILE
+from mlx_voxclone.train.clone.recover import CODES
+from mlx_voxclone.train.run import CONFIG_FILE, DATA, SPEAKER, SUMMARY_FILE
 from mlx_voxclone.train.state import BEST
 
 CLIPS, PAIR_TEXTS = 120, 2000  # recordings of each speaker: 3.6 minutes; sentences for the automatic pairs
-PAIR_TEXTS_KEY = "encoder.pairs.texts"
 JUDGED_FILE = "judged.safetensors"
 VOICE = "clone"
+CEILING = {"task": "speaker", "judge.enabled": False}  # its codes are the true ones
 
 
 class MainJob:
@@ -75,11 +76,9 @@ class MainJob:
     ):
         self.model, self.home, self.ears, self.config, self.seed, self.say = model, home, ears, config, seed, say
         self.withheld = model / ENCODER_FILE
-        self.overrides = {"model": str(model), "voice": VOICE, "seed": seed}
         texts = home / "texts.txt"
-        if PAIR_TEXTS_KEY in schema_keys():
-            self.overrides[PAIR_TEXTS_KEY] = str(texts)
-        self.overrides |= overrides or {}
+        own = {"model": str(model), "voice": VOICE, "seed": seed, "encoder.pairs.texts": str(texts)}
+        self.overrides = {**own, **(overrides or {})}
         self.released = Speaker.load(model, encoder=self.withheld)
         self.codec = self.released.model.audio_tokenizer
         write_texts(texts, PAIR_TEXTS, seed)
@@ -91,7 +90,7 @@ class MainJob:
         case = heldout_cases(1, TEXTS, first=HELDOUT + number)[0]
         write_recordings(place / "recordings", readings(HELDOUT + number, 1, CLIPS, self.seed + 1))
         job = self.trained(place, "job", {})
-        ceiling = self.trained(place, "ceiling", {"task": "speaker", "speaker.encoder": str(self.withheld)})
+        ceiling = self.trained(place, "ceiling", CEILING | {"speaker.encoder": str(self.withheld)})
         if scores.is_file():
             return json.loads(scores.read_text(encoding="utf-8"))
         summary = json.loads((job / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -99,9 +98,9 @@ class MainJob:
         found = {
             "number": number,
             "speaker": asdict(case.speaker),
-            "delivered": summary.get("delivered"),
+            "delivered": {key: summary["delivered"][key] for key in ("name", "why")},
             "heard": {name: [asdict(one) for one in outputs] for name, outputs in heard.items()},
-            "codes": self.codes(job, ceiling),
+            "codes": self.codes(job, ceiling, last_round(summary)),
             "seconds": seconds_of(summary),
         }
         write_text_atomic(scores, json.dumps(found, indent=1) + "\n")
@@ -164,14 +163,14 @@ class MainJob:
     def adapted(self, adapters: Path, encoder: Path | None = None) -> Speaker:
         return Speaker.load(self.model, adapters=[AdapterSource(adapters)], encoder=encoder)
 
-    def codes(self, job: Path, ceiling: Path) -> dict[str, dict[str, float]]:
-        """Codes of the user's clips against the withheld encoder's: the ceiling's, the job's, and judged ones."""
+    def codes(self, job: Path, ceiling: Path, number: int) -> dict[str, dict[str, float]]:
+        """Codes of the user's clips against the withheld encoder's: the ceiling's, and the job's of a round."""
         clips = PreparedData.load(job / DATA).clips
         true = {clip.id: self.codec.audio_codes(clip.read()) for clip in clips}
         files = {
             "withheld": ceiling / CODES / stages.CODES_FILE,
-            "recovered": job / CODES / stages.CODES_FILE,
-            "judged": job / CODES / JUDGED_FILE,
+            "recovered": of_round(job / CODES / stages.CODES_FILE, number),
+            "judged": of_round(job / CODES / JUDGED_FILE, number),
         }
         found = {}
         for name, path in files.items():
@@ -182,6 +181,21 @@ class MainJob:
         return found
 
 
+def last_round(summary: Mapping[str, Any]) -> int:
+    """The round whose encoder and codes a run has kept: the last one that made held-out codes likelier."""
+    kept, nats = 1, [one["heldout_nats"] for one in summary["rounds"]]
+    for number in range(2, len(nats) + 1):
+        if not nats[number - 1] < nats[kept - 1]:
+            break
+        kept = number
+    return kept
+
+
+def of_round(path: Path, number: int) -> Path:
+    """`codes.safetensors` of the first round is `codes-2.safetensors` of the second."""
+    return path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+
+
 def read_codes(path: Path) -> dict[str, np.ndarray]:
     """Codes by clip, `[37, T]` each, of a file in a run's `codes/`."""
     file = TensorFile(path)
@@ -189,7 +203,7 @@ def read_codes(path: Path) -> dict[str, np.ndarray]:
 
 
 def seconds_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each training of a run, of all else in its last sitting, and in all."""
+    """Seconds of each training of a run, of all else (pairs and the base encoder too, if it made them), and in all."""
     found = {name: result["seconds"] for name, result in summary["results"].items()}
     trained = sum(found.values())
     total = max(summary["seconds"], trained)

@@ -56,7 +56,7 @@ def results(speakers: Sequence[Mapping[str, Any]], texts: int) -> dict[str, Any]
         "better": [one["number"] for one in each if one["verdict"] == "better"],
         "seconds": {
             stage: float(np.mean([speaker["seconds"].get(stage, 0.0) for speaker in speakers]))
-            for stage in speakers[0]["seconds"]
+            for stage in dict.fromkeys(stage for speaker in speakers for stage in speaker["seconds"])
         },
         "speakers": each,
     }
@@ -121,8 +121,8 @@ def _speakers(speakers: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         "| speaker (tract): similarity, unit error | "
         + " | ".join(VOICES[name] for name in names)
-        + " | delivered against zero-shot | delivered |",
-        "|---" * (len(names) + 3) + "|",
+        + " | delivered against zero-shot | delivered | seconds |",
+        "|---" * (len(names) + 4) + "|",
     ]
     for one in speakers:
         cells = []
@@ -134,7 +134,8 @@ def _speakers(speakers: Sequence[Mapping[str, Any]]) -> str:
             f"{one['verdict']}: {changed['similarity_gain']:+.3f}{_ends(changed['similarity_gain_interval'], '+.3f')},"
             f" {changed['unit_error_gain']:+.1%}{_ends(changed['unit_error_gain_interval'], '+.1%')}"
         )
-        lines.append(f"| {one['number']} ({one['tract']}) | " + " | ".join(cells) + f" | {one['delivered'] or ''} |")
+        cells += [one["delivered"]["name"], f"{one['seconds']['in all']:.0f}"]
+        lines.append(f"| {one['number']} ({one['tract']}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, load_adapters, modules
+from mlx_voxclone.checkpoint.hub import ADAPTERS, local
 from mlx_voxclone.errors import CheckpointError
 
 
@@ -41,10 +42,11 @@ class AdapterSource:
 
     @classmethod
     def parse(cls, text: str) -> "AdapterSource":
-        """`DIR` or `DIR=WEIGHT`; a directory whose whole name is `text` is taken as it is.
+        """`DIR` or `DIR=WEIGHT`, DIR a path or an address on the hub; a directory whose whole name is `text` is taken
+        as it is.
 
         Raises:
-            CheckpointError: a weight that is 0 or not finite.
+            CheckpointError: a weight that is 0 or not finite; nothing to be had from the hub.
         """
         directory, equals, weight = text.rpartition("=")
         try:
@@ -52,10 +54,10 @@ class AdapterSource:
         except ValueError:
             equals = ""
         if not equals or Path(text).is_dir():
-            return cls(Path(text))
+            return cls(local(text, ADAPTERS))
         if not math.isfinite(value) or value == 0:
             raise CheckpointError(f"{text}: the weight must be a finite number other than 0")
-        return cls(Path(directory), value)
+        return cls(local(directory, ADAPTERS), value)
 
     def __str__(self) -> str:
         return str(self.directory) if self.weight == 1 else f"{self.directory}={self.weight:g}"

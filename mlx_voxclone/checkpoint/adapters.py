@@ -41,6 +41,10 @@ class AdapterConfig:
     def scale(self) -> float:
         return self.alpha / self.rank
 
+    def text(self) -> str:
+        """The content of `adapter_config.json`."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
     def check_base(self, fingerprint: str, base: str | Path, where: str | Path) -> None:
         """Refuse a base that the adapters were not trained on: added to other weights they mean nothing.
 
@@ -83,8 +87,7 @@ def save_adapters(
     if not overwrite and (directory / CONFIG).exists():
         raise CheckpointError(f"{directory / CONFIG}: exists already; choose another directory")
     save_tensors(directory / TENSORS, tensors, overwrite=overwrite)
-    text = json.dumps(asdict(config), indent=2) + "\n"
-    write_text_atomic(directory / CONFIG, text, overwrite=overwrite)
+    write_text_atomic(directory / CONFIG, config.text(), overwrite=overwrite)
 
 
 def load_adapters(directory: str | Path) -> tuple[dict[str, mx.array], AdapterConfig]:

@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_voxclone import __version__
-from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS
+from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release
 from mlx_voxclone.checkpoint.voices import (
     EMBEDDING,
     VOICE_DIRECTORY,
@@ -129,6 +129,12 @@ def added_voices(directory: Path) -> set[str]:
     bakes = read_json(directory / HISTORY).get("bakes")
     records = [bake for bake in bakes if isinstance(bake, dict)] if isinstance(bakes, list) else []
     return {name for bake in records for name in (bake.get("voices") or ())}
+
+
+def own_voices(release: Release) -> list[str]:
+    """Names of the voices that a model came with, in order: those it has but for `added_voices`."""
+    added = added_voices(release.path)
+    return [name for name in release.voices() if name not in added]
 
 
 def add_notice(base: Path, directory: Path) -> None:

@@ -15,6 +15,7 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.dtypes import FLOATS
+from mlx_voxclone.checkpoint.hub import REPOSITORY, HubAddress, download, is_address
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
 from mlx_voxclone.config import VoxtralConfig
@@ -25,7 +26,6 @@ WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "te
 CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
 ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_blocks.")
 PARTS = ("lm", "head", "decoder", "encoder")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FINGERPRINTED = 4096  # bytes at each end of a tensor
 
 
@@ -39,7 +39,8 @@ def part_of(name: str) -> str:
 
 
 def resolve(model: str | Path) -> Path:
-    """The directory of a model: itself, or a hub id fetched with huggingface-hub (only the files that are used).
+    """The directory of a model: itself, or a hub id (`OWNER/NAME`, or `hf://OWNER/NAME[@REVISION]`) fetched with
+    huggingface-hub, only the files that are used.
 
     Raises:
         CheckpointError: neither a directory nor a model that the hub hands out.
@@ -49,18 +50,16 @@ def resolve(model: str | Path) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{path}: a file; give the directory that holds {WEIGHTS}")
-    if not _HUB_ID.fullmatch(str(model)):
-        raise CheckpointError(f"{path}: no such directory")
-    from huggingface_hub import snapshot_download
-
     patterns = [WEIGHTS, PARAMS, TEKKEN, CONFIG, f"{VOICE_DIRECTORY}/*", "*.md", "LICENSE*", "NOTICE*"]
-    try:
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
-    except Exception as e:  # network, authorisation, unknown name: a dozen classes of several libraries
-        reason = (str(e).strip().splitlines() or [""])[0][:160] or type(e).__name__
-        raise CheckpointError(
-            f"{model}: no directory of this name here, and not fetched from the hub ({reason})"
-        ) from e
+    if is_address(model):
+        address = HubAddress.parse(model)
+        if address.file:
+            raise CheckpointError(f"{model}: a model is a whole repository; leave out the file")
+        return download(address, patterns)
+    if not REPOSITORY.fullmatch(str(model)):
+        raise CheckpointError(f"{path}: no such directory")
+    failed = f"{model}: no directory of this name here, and not fetched from the hub"
+    return download(HubAddress(str(model)), patterns, failed)
 
 
 def file_sha256(path: str | Path) -> str:
@@ -173,6 +172,14 @@ class Release:
         if path is None:
             known = ", ".join(self.voices()) or "none"
             raise CheckpointError(f"{self.path}: no voice called {name!r}; there are: {known}")
+        return self.voice_of_file(path)
+
+    def voice_of_file(self, path: str | Path) -> mx.array:
+        """The rows of a voice in a `.pt` or `.safetensors` file, `[N, dim]` with the END row last.
+
+        Raises:
+            CheckpointError: unreadable, or not as wide as the model.
+        """
         rows = read_voice(path)
         if rows.shape[1] != self.config.backbone.dim:
             raise CheckpointError(f"{path}: rows of {rows.shape[1]}, but the model is {self.config.backbone.dim} wide")

@@ -15,6 +15,7 @@ COMMANDS = {
     "say": "text -> speech",
     "voices": "list, add and remove the voices of a checkpoint; recover the codes behind one",
     "evaluate": "how close a clone is, how well it is understood: figures, a page to listen to, comparisons",
+    "publish": "share an encoder, adapters, a voice or a baked checkpoint on the hub, with a model card",
     "prepare": "recordings -> clips, transcripts and a held-out split",
     "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
     "doctor": "what this machine can train: memory, time, disk, and what to change",

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
+    add_encoder,
     add_model,
     add_quiet,
     add_seed,
+    encoder_path,
     entry,
     format_bytes,
     message,
@@ -38,6 +40,7 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
     from mlx_voxclone.checkpoint.bake import bake
     from mlx_voxclone.checkpoint.fold import LOSSY
+    from mlx_voxclone.checkpoint.hub import VOICE, local
     from mlx_voxclone.progress import weight_bar
 
     adapters = [AdapterSource.parse(text) for text in options.adapters]
@@ -45,9 +48,9 @@ def main(argv: list[str]) -> None:
         report = bake(
             options.model,
             options.output,
-            encoder=options.encoder,
+            encoder=encoder_path(options.encoder),
             adapters=adapters,
-            voices=voices,
+            voices={name: [local(source, VOICE) for source in sources] for name, sources in voices.items()},
             target=options.target,
             rounding=options.rounding,
             folded_as=options.folded_as,
@@ -71,21 +74,22 @@ def _parser() -> Parser:
     parser = Parser("bake", _DESCRIPTION)
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    parser.add_argument("--encoder", metavar="FILE", help="safetensors file of a trained codec encoder")
+    add_encoder(parser, "a trained codec encoder")
     parser.add_argument(
         "--adapters",
         action="append",
         default=[],
         metavar="DIR[=WEIGHT]",
-        help="LoRA adapters trained on this model; several are added up, WEIGHT 0.5 takes half of a change",
+        help="LoRA adapters trained on this model, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
+        " takes half of a change",
     )
     parser.add_argument(
         "--voice",
         action="append",
         default=[],
         metavar="NAME=FILE",
-        help="add a voice from a recording, an embedding (.pt, .safetensors) or codes (.safetensors); may be"
-        " repeated, for several voices or, with one name, for several recordings of one",
+        help="add a voice from a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
+        " (.safetensors); may be repeated, for several voices or, with one name, for several recordings of one",
     )
     parser.add_argument(
         "--for",

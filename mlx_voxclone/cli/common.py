@@ -163,6 +163,22 @@ def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MOD
     parser.add_argument("--model", default=default, required=default is None, metavar="DIR_OR_ID", help=text)
 
 
+def add_encoder(parser: argparse.ArgumentParser, use: str = "encoder weights for a checkpoint that has none") -> None:
+    """`--encoder FILE`; hand the value to `encoder_path`."""
+    parser.add_argument("--encoder", metavar="FILE", help=f"{use}: .safetensors or hf://OWNER/NAME")
+
+
+def encoder_path(given: str | None) -> Path | None:
+    """The encoder file of `--encoder`, fetched from the hub where it is an address; None: none given.
+
+    Raises:
+        CheckpointError: not to be had from the hub.
+    """
+    from mlx_voxclone.checkpoint.hub import ENCODER, local
+
+    return local(given, ENCODER) if given is not None else None
+
+
 def add_quiet(parser: argparse.ArgumentParser) -> None:
     """`--quiet`; hand the value to `set_quiet`."""
     parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the result")

@@ -7,9 +7,11 @@ import time
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
+    add_encoder,
     add_model,
     add_quiet,
     add_seed,
+    encoder_path,
     entry,
     format_seconds,
     message,
@@ -38,7 +40,7 @@ def main(argv: list[str]) -> None:
         default=ENCODER,
         help="optimise needs no encoder, and starts from the encoder's latents where there is one",
     )
-    parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
+    add_encoder(parser)
     parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
     search = parser.add_argument_group("options of --method optimise")
     search.add_argument(
@@ -99,7 +101,7 @@ def _run(options: argparse.Namespace) -> None:
             f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE or a baked checkpoint,"
             " or do without one (--method optimise, slow)"
         )
-    model = load_model(release, parts=["lm", "codec"], encoder_file=options.encoder)
+    model = load_model(release, parts=["lm", "codec"], encoder_file=encoder_path(options.encoder))
     codec = model.audio_tokenizer
     latents = _encode(codec, wave, options) if codec.has_encoder else None
     if options.method == OPTIMISE:

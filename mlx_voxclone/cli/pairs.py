@@ -5,9 +5,11 @@ import math
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
+    add_encoder,
     add_model,
     add_quiet,
     add_seed,
+    encoder_path,
     entry,
     format_seconds,
     message,
@@ -34,7 +36,7 @@ def main(argv: list[str]) -> None:
         help="speak with the voices of these recordings as well, as far as the encoder hears them: folder, manifest or"
         " prepared clips, best of many speakers",
     )
-    parser.add_argument("--encoder", metavar="FILE", help="encoder for --recordings, where the checkpoint has none")
+    add_encoder(parser, "encoder for --recordings, where the checkpoint has none")
     parser.add_argument(
         "--max-voices",
         type=int,
@@ -80,19 +82,18 @@ def main(argv: list[str]) -> None:
 
 def _run(options) -> None:
     import time
-    from pathlib import Path
 
     from mlx_voxclone.data.prompts import load_prompts
     from mlx_voxclone.errors import CheckpointError
-    from mlx_voxclone.pair_voices import recorded_voices
-    from mlx_voxclone.pairs import generate_pairs, read_texts, sentences
+    from mlx_voxclone.pairs.make import generate_pairs, read_texts, sentences
+    from mlx_voxclone.pairs.voices import recorded_voices
     from mlx_voxclone.progress import progress_bar
     from mlx_voxclone.synthesis import Speaker
 
     texts = read_texts(options.texts) if options.texts else None
     if options.languages:
         texts = load_prompts(list(dict.fromkeys(options.languages)))
-    speaker = Speaker.load(options.model, encoder=Path(options.encoder) if options.encoder else None)
+    speaker = Speaker.load(options.model, encoder=encoder_path(options.encoder))
     own = options.voices or ([] if options.recordings else speaker.voices)
     voices, recorded = list(dict.fromkeys(name.lower() for name in own)), {}
     if options.recordings:

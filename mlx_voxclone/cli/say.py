@@ -8,10 +8,12 @@ from pathlib import Path
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
+    add_encoder,
     add_model,
     add_quiet,
     add_seed,
     check_wav_output,
+    encoder_path,
     entry,
     format_seconds,
     message,
@@ -33,7 +35,11 @@ def main(argv: list[str]) -> None:
     add_model(parser)
     parser.add_argument("--text", required=True, help="what to say")
     voice = parser.add_mutually_exclusive_group(required=True)
-    voice.add_argument("--voice", metavar="NAME", help="a voice of the checkpoint")
+    voice.add_argument(
+        "--voice",
+        metavar="NAME",
+        help="a voice of the checkpoint, or a voice kept apart: .safetensors, .pt or hf://OWNER/NAME",
+    )
     voice.add_argument(
         "--ref-audio",
         metavar="WAV",
@@ -51,9 +57,10 @@ def main(argv: list[str]) -> None:
         action="append",
         default=[],
         metavar="DIR[=WEIGHT]",
-        help="LoRA adapters to speak with, kept apart; several are added up, WEIGHT 0.5 takes half of a change",
+        help="LoRA adapters to speak with, kept apart, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
+        " takes half of a change",
     )
-    parser.add_argument("--encoder", metavar="FILE", help="encoder weights for a checkpoint that has none")
+    add_encoder(parser)
     parser.add_argument("--max-seconds", type=float, default=60.0, help="cut off there if the model does not end")
     parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
     parser.add_argument("--cfg-alpha", type=float, default=1.2, help="guidance; 1.0 is none")
@@ -86,14 +93,15 @@ def _run(options) -> None:
     for line in reference_warnings(reference) if reference else []:
         message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
-    encoder = Path(options.encoder) if options.encoder else None
-    speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder)
+    voice_file = _voice_file(options.voice)
+    speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
+    voice = options.voice if voice_file is None else speaker.release.voice_of_file(voice_file)
     began, first, rate = time.perf_counter(), 0.0, speaker.model.config.codec.frame_rate
     limit = round(options.max_seconds * rate)
     with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
         speech = speaker.stream(
             options.text,
-            options.voice,
+            voice,
             reference,
             seed=options.seed,
             max_seconds=options.max_seconds,
@@ -116,6 +124,15 @@ def _run(options) -> None:
     )
     if options.output != STDOUT:
         print(options.output)
+
+
+def _voice_file(voice: str | None) -> Path | None:
+    """The file of a voice that is kept apart; None: a voice of the checkpoint, or none."""
+    from mlx_voxclone.checkpoint.hub import VOICE, VOICE_SUFFIXES, is_address, local
+
+    if voice is None or not (is_address(voice) or Path(voice).suffix in VOICE_SUFFIXES):  # no voice's name has a dot
+        return None
+    return local(voice, VOICE)
 
 
 def _output(options) -> "contextlib.AbstractContextManager":

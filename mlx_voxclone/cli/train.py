@@ -129,11 +129,16 @@ def _print(summary) -> None:
             f"{name}: {result.steps} steps{early}; held-out {result.metric} {first:.4g} -> {result.best_metric:.4g}"
             f" (best at step {result.best_step}); training loss {result.first_loss:.4g} -> {result.smoothed_loss:.4g}"
         )
+    if summary.delivered is not None:
+        print(f"delivered: {summary.delivered['name']}; {summary.delivered['why']}")
     if summary.baked is not None:
-        print(
-            f"baked: {summary.baked['path']} with voice {summary.baked['voice']!r}; folded against adapter"
-            f" {summary.baked['fold_error']:.2%}, the adapter's effect {summary.baked['adapter_effect']:.2%} of the RMS"
-        )
+        fold = ""
+        if "fold_error" in summary.baked:
+            fold = (
+                f"; folded against adapter {summary.baked['fold_error']:.2%}, the adapter's effect"
+                f" {summary.baked['adapter_effect']:.2%} of the RMS"
+            )
+        print(f"baked: {summary.baked['path']} with voice {summary.baked['voice']!r}{fold}")
     files, size = disk_usage(Path(summary.run_dir))
     print(
         f"{summary.run_dir}: {files} files, {format_bytes(size)}; {format_seconds(summary.seconds)},"

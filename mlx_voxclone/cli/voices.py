@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
+    add_encoder,
     add_model,
     add_quiet,
     add_seed,
@@ -58,10 +59,17 @@ def _parser() -> Parser:
     invert = action("invert", "recover the codes behind a voice", _INVERT)
     for made in (add, remove):
         made.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    add.add_argument("--encoder", metavar="FILE", help="encoder for recordings where the model has none; baked in too")
-    add.add_argument("voices", nargs="+", metavar="NAME=SOURCE", help="SOURCE: a recording, an embedding or codes")
+    add_encoder(add, "encoder for recordings where the model has none, baked in too")
+    add.add_argument(
+        "voices",
+        nargs="+",
+        metavar="NAME=SOURCE",
+        help="SOURCE: a recording, an embedding or codes, or hf://OWNER/NAME",
+    )
     remove.add_argument("voices", nargs="+", metavar="NAME", help="as `voices list` shows it")
-    invert.add_argument("voice", metavar="VOICE", help="name of one of the model's voices, or a .pt or .safetensors")
+    invert.add_argument(
+        "voice", metavar="VOICE", help="name of one of the model's voices, a .pt, .safetensors or hf://OWNER/NAME"
+    )
     invert.add_argument("--output", metavar="X.safetensors", help="file to write the codes to; must not exist")
     invert.add_argument(
         "--tolerance",
@@ -178,6 +186,7 @@ def _invert(options) -> int:
     import mlx.core as mx
     import numpy as np
 
+    from mlx_voxclone.checkpoint.hub import VOICE, VOICE_SUFFIXES, is_address, local
     from mlx_voxclone.checkpoint.invert import EXACT, TABLE, CodeTable, invert
     from mlx_voxclone.checkpoint.release import Release
     from mlx_voxclone.checkpoint.voices import read_voice
@@ -190,8 +199,9 @@ def _invert(options) -> int:
         raise CheckpointError(f"{output}: exists already; choose another name or move it away")
     release = Release(options.model)
     release.check()
-    is_file = Path(options.voice).suffix in (".pt", ".safetensors")  # no voice's name has a dot
-    rows = np.array((read_voice(options.voice) if is_file else release.voice(options.voice)).astype(mx.float32))
+    is_file = is_address(options.voice) or Path(options.voice).suffix in VOICE_SUFFIXES  # no voice's name has a dot
+    stored = read_voice(local(options.voice, VOICE)) if is_file else release.voice(options.voice)
+    rows = np.array(stored.astype(mx.float32))
     try:
         with progress_bar(quiet=options.quiet, total=len(rows), unit="row") as bar:
             table = CodeTable(release.tensors.numpy(TABLE), release.config.codec.code_sizes)

@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
-from mlx_voxclone.data.pair_files import FORMAT, SETTINGS, SHARDS, STORED, codec_digest, read_shard
+from mlx_voxclone.data.pair_files import FORMAT, MOVED, SETTINGS, SHARDS, STORED, codec_digest, read_shard
 from mlx_voxclone.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Pair:
     @property
     def frames(self) -> int:
         return self.stored.shape[1]
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether nobody said it so: its codes are those of another pair, moved (`pairs/moved.py`)."""
+        return self.voice.startswith(MOVED)
 
     def read(self, augmented: bool = False) -> np.ndarray:
         """float32 `[T * 1920]`.

@@ -6,15 +6,15 @@ DIR/audio/000000.flac        24-bit, 24 kHz; a float WAV where a peak exceeds fu
 DIR/audio/000000-augmented.flac  if asked for: the same as if recorded in a room, with noise, ...; the codes stay
 DIR/manifest.jsonl           the lines of all shards: id, audio, codes, frames, text, language, voice, ...
 
-A shard appears when all of its audio is written. `voxclone pairs` (`mlx_voxclone/pairs.py`) writes what the model says,
-`write_pairs` any other pairs; `pair_data.py` loads both.
+A shard appears when all of its audio is written. `voxclone pairs` (`mlx_voxclone/pairs/make.py`) writes what the model
+says, `write_pairs` any other pairs; `pair_data.py` loads both.
 """
 
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,14 +25,16 @@ from mlx_voxclone.audio.io import write_flac, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
-from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.errors import CheckpointError, DataError
 
 SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"
 SHARDS = "pairs-*.safetensors"
 SHARD_SENTENCES = 64
 LINES = "pairs"  # a shard's metadata: {"kept": lines, "rejected": {reason: sentences}}
 FORMAT = "pairs 1"  # of what is written; another one is neither read nor gone on with
+MOVED = "moved/"  # begins the name of a voice that is moved in code space: no voice of a model is called so
 STORED = np.int16  # of codes, in the shards and in memory: 74 bytes a frame
+_CONSEQUENCES = ("voice rows", "texts")  # settings that change with others, then not named beside them
 _ID = re.compile(r"(?!.*-augmented$)[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes a file's name
 
 
@@ -146,6 +148,83 @@ def write_pairs(output: str | Path, pairs: Iterable[SpokenPair], settings: Mappi
     return len(lines)
 
 
+def settle(output: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a new directory, or compare them with those of one that is to be gone on with.
+
+    Raises:
+        DataError: it was made with other settings. CheckpointError: it holds something else, or cannot be written.
+    """
+    path = output / SETTINGS
+    if not path.exists():
+        if output.is_dir() and any(output.iterdir()):
+            raise CheckpointError(f"{output}: exists and holds no pairs; choose another output or move it away")
+        write_text_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
+        return
+    try:
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        raise CheckpointError(f"{path}: not readable; choose another output or move {output} away") from None
+    changed = [key for key, value in settings.items() if before.get(key) != value]
+    if changed:
+        causes = [key for key in changed if key not in _CONSEQUENCES] or changed
+        raise DataError(
+            f"{output}: holds pairs made otherwise: {', '.join(causes)} changed; choose another output or delete it"
+        )
+
+
+def fill_shards(
+    output: Path,
+    sizes: Sequence[int],
+    fill: Callable[[int, ShardWriter], None],
+    progress: Callable[[int], None],
+) -> Iterator[tuple[list[dict[str, Any]], dict[str, int]]]:
+    """Make the shards of a directory that are not there yet, in order; then its manifest holds their lines.
+
+    Args:
+        output: see `settle`.
+        sizes: of each shard, of which `progress` is told where the shard is there already.
+        fill: `fill(number, writer)` adds a shard's pairs, and tells of its own progress.
+
+    Yields:
+        Of every shard, also those that were there: the lines of its pairs, its rejected sentences by reason.
+
+    Raises:
+        CheckpointError: a damaged shard, audio that is missing, or what cannot be written.
+    """
+    lines: list[dict[str, Any]] = []
+    for number, size in enumerate(sizes):
+        path = shard_path(output, number)
+        if there := path.exists():
+            progress(size)
+        else:
+            writer = ShardWriter(path)
+            fill(number, writer)
+            writer.finish()
+        kept, rejected = read_whole_shard(path)
+        lines += kept
+        if not there or number == len(sizes) - 1:
+            write_manifest(output, lines)
+        yield kept, rejected
+
+
+def read_whole_shard(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The lines of a shard's pairs, all of whose audio is there, and its rejected sentences by reason.
+
+    Raises:
+        CheckpointError: as `read_shard`, or audio is missing.
+    """
+    _, kept, rejected = read_shard(path)
+    missing = [name for name in audio_of(kept) if not (path.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{path}: {missing[0]} is missing; delete the shard and run again, which makes it anew")
+    return kept, rejected
+
+
+def audio_of(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of the audio files of a shard's lines, seen from their directory."""
+    return [line[key] for line in lines for key in ("audio", "augmented") if key in line]
+
+
 def shard_path(output: Path, number: int) -> Path:
     return output / f"pairs-{number:05d}.safetensors"
 
@@ -167,8 +246,7 @@ def read_shard(path: str | Path) -> tuple[TensorFile, list[dict[str, Any]], dict
         document = json.loads(file.metadata[LINES])
         kept, rejected = list(document["kept"]), dict(document["rejected"])
         ids = [line["id"] for line in kept]
-        files = [line[key] for line in kept for key in ("audio", "augmented") if key in line]
-        plain = all(isinstance(name, str) and _lies_inside(name) for name in files)
+        plain = all(isinstance(name, str) and _lies_inside(name) for name in audio_of(kept))
         plain &= all("audio" in line and isinstance(line["id"], str) for line in kept)
         complete = len(ids) == len(set(ids)) and set(ids) == set(file.names())
     except (KeyError, TypeError, ValueError, RecursionError):

@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
+from mlx_voxclone.checkpoint.hub import reason
 from mlx_voxclone.errors import DataError
 
 MODEL = "Wespeaker/wespeaker-ecapa-tdnn512-LM"
@@ -153,5 +154,5 @@ def _onnx_file(name: str) -> Path:
     except DataError:
         raise
     except Exception as e:  # network, authorisation, unknown name: a dozen classes of several libraries
-        reason = (str(e).strip().splitlines() or [""])[0][:160] or type(e).__name__
-        raise DataError(f"{name}: not fetched from the hub ({reason}); --speaker-model {SPECTRAL} needs none") from None
+        why = reason(e)
+        raise DataError(f"{name}: not fetched from the hub ({why}); --speaker-model {SPECTRAL} needs none") from None

@@ -17,9 +17,11 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.lora import add_lora, quantise_backbone
-from mlx_voxclone.train.preservation import load_kept
+from mlx_voxclone.train.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
@@ -44,14 +46,27 @@ def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[
 
 
 def utterances(
-    clips: list[Clip], data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int = 0, anyone: bool = False
+    clips: list[Clip],
+    data: PreparedData,
+    codes: Mapping[str, np.ndarray],
+    frame_size: int = 0,
+    anyone: bool = False,
+    judged: Mapping[str, np.ndarray] | None = None,
 ) -> list[Utterance]:
-    """The usable clips as codes; with a frame size (samples) also which of their frames are silent."""
+    """The usable clips as codes; with a frame size (samples) also which of their frames are silent.
+
+    With `judged` codes these are what is to be said, and clips without any are left out. Voice prompts are the
+    encoder's own codes always, as they are when the model speaks: judged ones lie nearer to the voices that the model
+    knows, and further from the speaker's (docs/LOG.md).
+    """
     found = []
     for clip in usable(clips, data, anyone):
+        if judged and clip.id not in judged:
+            continue
         voices = tuple(codes[other.id] for other in references(clip, data, anyone))
-        silent = silent_frames(clip.read(), frame_size, codes[clip.id].shape[1]) if frame_size else None
-        found.append(Utterance(clip.id, clip.text, codes[clip.id], voices, silent))
+        own = judged[clip.id] if judged else codes[clip.id]
+        silent = silent_frames(clip.read(), frame_size, own.shape[1]) if frame_size else None
+        found.append(Utterance(clip.id, clip.text, own, voices, silent))
     return found
 
 
@@ -121,13 +136,20 @@ def adapter_writer(config: RunConfig, release: Release) -> Callable[[Path, dict[
 
 
 def train_speaker(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], directory: Path, quiet: bool
+    config: RunConfig,
+    data: PreparedData,
+    recovered: Recovered,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None] = lambda line: None,
 ) -> TrainResult:
     """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
+    codes, judged = recovered.codes, recovered.judged.codes
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    kept = _kept(config, release, directory, quiet, say)
     size = release.config.codec.frame_size if section.silence_weight < 1 else 0
     anyone = config.adapts == "language"
-    pairs = {name: utterances(getattr(data, name), data, codes, size, anyone) for name in ("train", "heldout")}
+    pairs = {name: utterances(getattr(data, name), data, codes, size, anyone, judged) for name in ("train", "heldout")}
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
     identity |= start_from(config, release, model)
@@ -140,11 +162,27 @@ def train_speaker(
         seed=config.seed,
         identity=identity,
         name=config.adapts,
-        kept=load_kept(config, release),
+        kept=kept,
         listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
+
+
+def _kept(
+    config: RunConfig, release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> KeptPairs | None:
+    """What rank 0 finds to be kept, on every rank."""
+    ranks = current()
+    begun = ranks.from_first(lambda: kept_before(directory))
+    found = []
+
+    def first() -> bool:
+        found.append(load_kept(config, release, begun=begun, quiet=quiet, say=say))
+        return found[0] is not None
+
+    keeps = ranks.from_first(first)
+    return found[0] if found else load_kept(config, release, begun=keeps)
 
 
 def listening(

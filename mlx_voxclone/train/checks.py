@@ -15,7 +15,7 @@ from mlx_voxclone.train.distillation import load_distill_pairs
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 from mlx_voxclone.train.listening import check_judges
-from mlx_voxclone.train.preservation import load_kept
+from mlx_voxclone.train.preservation import check_kept
 
 
 def check_inputs(config: RunConfig, *, resuming: bool) -> None:
@@ -32,8 +32,8 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         check_encoder(config, release)
     if "speaker" in config.stages:
         SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
-    if "speaker" in config.stages and config.speaker.encoder is not None:
-        open_encoder(config.speaker.encoder, release.config)
+    if "speaker" in config.stages and config.speaker.encoder_file is not None:
+        open_encoder(config.speaker.encoder_file, release.config)
     elif config.task != "clone" and "speaker" in config.stages and not release.has_encoder:
         raise CheckpointError(
             f"{config.model}: has no codec encoder, which task {config.task} needs; set speaker.encoder, bake one in,"
@@ -45,7 +45,7 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         if config.task == "distill":
             load_distill_pairs(config, release)
             return
-        load_kept(config, release)
+        check_kept(config, release)
         check_judges(config.speaker.listen)
     if config.task == "clone":
         _check_bake(config, release, resuming)

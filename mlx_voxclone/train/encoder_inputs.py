@@ -11,16 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.bake_files import added_voices
+from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
+from mlx_voxclone.pairs.auto import automatic_pairs, check_automatic
 from mlx_voxclone.progress import progress_bar, progress_over
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.run_schema import AUTO, EncoderSection
 from mlx_voxclone.train.asr_alignment import crop_states
 from mlx_voxclone.train.asr_cache import TeacherCache
 from mlx_voxclone.train.asr_teacher import LONGEST, AsrTeacher
@@ -29,6 +30,10 @@ from mlx_voxclone.train.encoder_losses import CODES
 from mlx_voxclone.train.encoder_task import Teacher
 
 TEACHER, PRIOR = "teacher", "prior"  # in the run directory
+WITHOUT_PAIRS = (
+    "warning: encoder.pairs.path is null: without pairs the encoder learns how speech sounds but not the codes that the"
+    " language model knows, and clones become unintelligible; auto makes pairs"
+)
 _KEPT_STATES = 64  # clips whose states stay in memory: 20 s of a small Whisper are 0.8 MB
 
 
@@ -63,7 +68,10 @@ def check_encoder(config: RunConfig, release: Release) -> None:
         DataError, ConfigError, CheckpointError: one line that names it.
     """
     section, codec = config.encoder, release.config.codec
-    load_pairs(config, release)
+    if section.pairs.path == AUTO:
+        check_automatic(config, release)
+    else:
+        load_pairs(config, release)
     if section.pairs.path and not any(getattr(section.losses, name) for name in CODES):
         raise ConfigError(
             f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would teach nothing; "
@@ -90,7 +98,7 @@ def encoder_inputs(
     Raises:
         VoxcloneError: see `check_encoder`; a clip that the recogniser cannot hear.
     """
-    pairs = load_pairs(config, release)
+    pairs = load_pairs(config, release, quiet, say)
     if pairs is not None:
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
         alone, steps = config.encoder.pairs.alone_steps, config.encoder.train.steps
@@ -103,12 +111,15 @@ def encoder_inputs(
     return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
 
 
-def load_pairs(config: RunConfig, release: Release) -> PairData | None:
-    """The pairs of the configuration; None without any."""
+def load_pairs(
+    config: RunConfig, release: Release, quiet: bool = True, say: Callable[[str], None] = lambda line: None
+) -> PairData | None:
+    """The pairs of the configuration, made now if they are automatic ones that are not there; None without any."""
     section = config.encoder.pairs
     if not section.path:
         return None
-    return PairData.of_model(section.path, release, heldout=section.heldout, seed=config.seed)
+    paths = automatic_pairs(config, release, quiet, say) if section.path == AUTO else section.path
+    return PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
 
 
 def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
@@ -158,10 +169,14 @@ def _prior(
     quiet: bool,
     say: Callable[[str], None],
 ) -> CodeStatistics | None:
-    """Codes of the pairs to learn from and of the model's own voices; those of the voices are kept in `directory`."""
+    """Codes of the pairs to learn from and of the model's own voices; those of the voices are kept in `directory`.
+
+    Those of moved pairs are not what the model says.
+    """
     found = None
     if pairs is not None:
-        found = CodeStatistics.from_codes((pair.codes for pair in pairs.train), release.config.codec)
+        said = (pair.codes for pair in pairs.train if not pair.is_moved)
+        found = CodeStatistics.from_codes(said, release.config.codec)
     presets = _preset_statistics(release, directory, quiet, say) if config.encoder.prior.presets else None
     if presets is None or not presets.frames:
         return found
@@ -171,8 +186,7 @@ def _prior(
 def _preset_statistics(
     release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
 ) -> CodeStatistics | None:
-    added = added_voices(release.path)  # spoken into some other encoder: nothing to learn what is usual from
-    voices = [name for name in release.voices() if name not in added]
+    voices = own_voices(release)  # others were spoken into some other encoder: nothing to learn what is usual from
     if not voices:
         return None
     key = hashlib.sha256(repr((release.fingerprint(), voices)).encode()).hexdigest()[:16]

@@ -22,6 +22,7 @@ MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops of each ki
 # Frames at the start of a crop from the middle of a pair that are not asked for their codes: the true ones depend on
 # what was said before, which the encoder does not hear. The influence reaches 21 frames back, most of it three.
 CONTEXT_FRAMES = 3
+JUDGED_SHARE = 0.5  # of the items of a recording with judged codes: these teach its codes, the others its sound
 
 States = Callable[[Clip | Pair, int, int], np.ndarray | None]
 """(recording or pair, first sample, frames) -> the teacher's states `[frames, D]` there, None where it understood
@@ -39,6 +40,8 @@ class EncoderItems:
         seed: of crops, gains, the choice between recordings and pairs, quantisation.
         states: of a speech recogniser, if one teaches.
         state_dim: their width.
+        judged: codes `[37, T]` of recordings by clip id, judged by the language model (`clone/judge.py`); half of the
+            items of such a recording teach these codes, the other half its sound.
     """
 
     def __init__(
@@ -51,13 +54,16 @@ class EncoderItems:
         seed: int,
         states: States | None = None,
         state_dim: int = 0,
+        judged: Mapping[str, np.ndarray] | None = None,
     ):
         self.section, self.config, self.seed = section, config, seed
         self.crop = crop_samples(section, config)
         self.frames = self.crop // config.frame_size
         self._states, self._state_dim = states, state_dim
+        self._judged = judged or {}
         self._train, self._crops = train, cut_into_crops(train, self.crop)
         self._heldout = spread(cut_into_crops(heldout, self.crop), MAX_HELDOUT_CROPS)
+        self._heldout_judged = [(clip, place) for clip, place in self._heldout if clip.id in self._judged]
         self.pairs = pairs
         own = (pairs.train, pairs.heldout) if pairs is not None else ([], [])
         self._pair_crops, held = ([(p, k) for p in side for k in range(-(-p.frames // self.frames))] for side in own)
@@ -85,7 +91,9 @@ class EncoderItems:
         if self._pair_crops and (rng.random() < pairs.share or step < pairs.alone_steps):
             item = self._pair_item(*self._pair_crops[rng.integers(len(self._pair_crops))], rng)
         else:
-            item = self._clip_item(*self._crops[index], rng)
+            clip, place = self._crops[index]
+            coded = clip.id in self._judged and rng.random() < JUDGED_SHARE
+            item = self._judged_item(clip, place, rng) if coded else self._clip_item(clip, place, rng)
         if self.section.quantisation_noise:
             frames = self.config.n_frames(len(item["waveform"]))
             sizes = (self.config.acoustic_dim, self.config.acoustic_codebook_size)
@@ -104,18 +112,33 @@ class EncoderItems:
             item["teacher"] = self._states(clip, start, self.config.n_frames(len(wave)))
         return item
 
-    def _pair_item(self, pair: Pair, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        first = place * self.frames
+    def _judged_item(self, clip: Clip, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """A crop of a recording with its judged codes, at its own level; without `rng` exactly at its place."""
+        codes = self._judged[clip.id]
+        cut, item = self._coded_crop(codes, place, rng)
+        item |= {"id": clip.id, "waveform": clip.read()[cut]}
+        if self._states is not None and rng is not None:
+            item["teacher"] = self._states(clip, cut.start, item["codes"].shape[1])
+        return item
+
+    def _coded_crop(
+        self, codes: np.ndarray, place: int, rng: np.random.Generator | None
+    ) -> tuple[slice, dict[str, Any]]:
+        """Samples of a crop of whole frames, shifted at random with `rng`; its `codes` and `skip`."""
+        first, frames = place * self.frames, codes.shape[1]
         if rng is not None:
-            first = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.frames), pair.frames - self.frames))
-        size, last = self.config.frame_size, min(first + self.frames, pair.frames)
-        cut = slice(first * size, last * size)
-        item = {"id": pair.name, "codes": pair.codes[:, first:last]}
-        item["skip"] = min(CONTEXT_FRAMES, last - first - 1) if first else 0
+            first = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.frames), frames - self.frames))
+        size, last = self.config.frame_size, min(first + self.frames, frames)
+        skip = min(CONTEXT_FRAMES, last - first - 1) if first else 0
+        return slice(first * size, last * size), {"codes": codes[:, first:last], "skip": skip}
+
+    def _pair_item(self, pair: Pair, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        cut, item = self._coded_crop(pair.codes, place, rng)
+        item["id"] = pair.name
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
         item["waveform"] = pair.read(augmented=as_recorded)[cut]
         if self._states is not None and rng is not None:
-            item["teacher"] = self._states(pair, first * size, last - first)
+            item["teacher"] = self._states(pair, cut.start, item["codes"].shape[1])
         if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:
             item["waveform"] = disperse(item["waveform"], rng)
         return item
@@ -164,6 +187,12 @@ class EncoderItems:
         """Batches of held-out pairs, clean, always the same; none without pairs."""
         for first in range(0, len(self._heldout_pairs), size):
             yield self.collate([self._pair_item(p, k, None) for p, k in self._heldout_pairs[first : first + size]])
+
+    def heldout_judged(self, size: int) -> Iterable[dict[str, Any]]:
+        """Batches of held-out recordings with their judged codes, always the same; none without these."""
+        for first in range(0, len(self._heldout_judged), size):
+            chosen = self._heldout_judged[first : first + size]
+            yield self.collate([self._judged_item(c, k, None) for c, k in chosen])
 
 
 def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, levels: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ its valid samples or frames. With `quantisation_noise`, what reaches the decoder
 measuring it always is. Recordings teach by their sound, pairs by their codes, and so they are measured.
 """
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -64,10 +65,11 @@ class EncoderTask:
         pairs: true codes and their audio, if any.
         teacher: for the distillation term, where it is enabled.
         prior: what the codes of the model usually look like, to be compared with.
+        judged: codes of recordings, see `EncoderItems`.
     """
 
     name = "encoder"
-    metric = "loss"
+    metric = "loss"  # with judged codes of held-out recordings their loss
     training_only = frozenset(OPPONENTS)
 
     def __init__(
@@ -81,6 +83,7 @@ class EncoderTask:
         pairs: PairData | None = None,
         teacher: Teacher | None = None,
         prior: CodeStatistics | None = None,
+        judged: Mapping[str, np.ndarray] | None = None,
     ):
         if not data.train:
             raise DataError("task encoder: the prepared data holds no training clips")
@@ -88,9 +91,12 @@ class EncoderTask:
         self._identity, self.pairs, self._teacher, self._prior = dict(identity or {}), pairs, teacher, prior
         freeze_all_but_encoder(codec)
         codec.fold_decoder()
+        self._judged = dict(judged or {})
         states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
-        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states)
+        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states, judged)
         self.crop, self.n_items = self.items.crop, len(self.items)
+        if self._judged and any(True for _ in self.items.heldout_judged(1)):
+            self.metric = JUDGED_LOSS
         if not self.items.measurable:
             raise DataError("task encoder: the prepared data holds no held-out clips to select the best encoder by")
         self.weights = self._weights()
@@ -103,7 +109,8 @@ class EncoderTask:
     def _weights(self) -> dict[str, float]:
         """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
-        there = {**dict.fromkeys(CODES, self.pairs is not None), "feature_matching": opponents}
+        coded = self.pairs is not None or self.metric == JUDGED_LOSS
+        there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
         optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
@@ -161,10 +168,10 @@ class EncoderTask:
         return found | {"asked": self._asked(batch)}
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
-        """Recordings, then pairs."""
+        """Recordings, then pairs; without pairs recordings again, with their judged codes."""
         size = self.section.train.batch_size
         yield from self.items.heldout_clips(size)
-        yield from self.items.heldout_pairs(size)
+        yield from self.items.heldout_pairs(size) if self.pairs is not None else self.items.heldout_judged(size)
 
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """Valid samples for what is heard, frames for codes and states; 0 for what is not looked at in this batch."""
@@ -198,9 +205,10 @@ class EncoderTask:
         codes = self._heldout_codes()
         if codes is None:  # a training that has blown up: there are no codes to count
             names = ("semantic_codes_used", "semantic_entropy_bits", "level_entropy_bits")
-            return dict.fromkeys((*names, *_AGREEMENT) if self.pairs is not None else names, math.nan)
+            names += _AGREEMENT if self.pairs is not None else ()
+            return dict.fromkeys((*names, JUDGED_LOSS) if self.metric == JUDGED_LOSS else names, math.nan)
         statistics = CodeStatistics.from_codes(codes, self.codec.config)
-        return statistics.metrics(self._prior) | self._agreement()
+        return statistics.metrics(self._prior) | self._agreement() | self._judged_loss()
 
     def _heldout_codes(self) -> list[np.ndarray] | None:
         """`[37, T]` of every held-out crop of the recordings; None if a latent is not finite."""
@@ -227,6 +235,18 @@ class EncoderTask:
         values = np.mean(wrong[0] == 0), np.mean(wrong[1:]), np.mean(wrong[1:] == 0)
         return dict(zip(_AGREEMENT, map(float, values), strict=True))
 
+    def _judged_loss(self) -> dict[str, float]:
+        """Of held-out recordings: cross-entropy of the judged semantic codes (nats) plus distance to the judged levels,
+        weighted as in training; {} without judged codes. It selects the best encoder: the sound says little about
+        which of many codes for it is the one that the language model knows."""
+        total, frames = 0.0, 0
+        for batch in self.items.heldout_judged(self.section.train.batch_size):
+            arrays = {k: mx.array(v) if isinstance(v, np.ndarray) else v for k, v in batch.items()}
+            sums = self._terms(arrays, [name for name in CODES if self.weights.get(name)])
+            total += float(sum(self.weights[name] * value for name, value in sums.items()))
+            frames += sum(batch["coded_frames"]) - sum(batch["skip"])
+        return {JUDGED_LOSS: total / frames} if frames else {}
+
     def write_samples(self, directory: Path, step: int) -> None:
         """Held-out clips as they are and through the codec, and how often each code occurs."""
         for clip in self.data.heldout[:SAMPLES_WRITTEN]:
@@ -252,12 +272,21 @@ class EncoderTask:
             crop=self.crop,
             losses=self.weights,
             pairs=None if self.pairs is None else self.pairs.fingerprint(),
-            drawing=self.section.pairs.model_dump(exclude={"path"}),
+            drawing=self.section.pairs.model_dump(include=set(_DRAWING)),
             teacher=None if self._teacher is None else self._teacher.identity,
             seed=self.seed,
             **section,
             **self._identity,
+            **({"judged": _digest_of(self._judged)} if self._judged else {}),
         )
+
+
+def _digest_of(codes: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 (hex) of codes by clip id."""
+    digest = hashlib.sha256()
+    for name in sorted(codes):
+        digest.update(name.encode() + np.ascontiguousarray(codes[name], dtype=np.int32).tobytes())
+    return digest.hexdigest()
 
 
 def _kind(item: Mapping[str, Any]) -> tuple:
@@ -265,6 +294,8 @@ def _kind(item: Mapping[str, Any]) -> tuple:
     return "codes" in item, item.get("skip", 0), item.get("teacher") is not None, -len(item["waveform"])
 
 
+_DRAWING = ("share", "alone_steps", "augmented", "dispersed", "heldout")  # of pairs; what they are is theirs to tell
+JUDGED_LOSS = "judged_loss"
 _AGREEMENT = ("pairs_semantic_agreement", "pairs_level_error", "pairs_levels_exact")
 
 

@@ -20,6 +20,7 @@ from mlx_voxclone.checkpoint.release import CODEC_PREFIX, PARAMS, TEKKEN, expect
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.pairs.make import LETTERS_PER_SECOND
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.distill_task import matched_layers
 from mlx_voxclone.train.distillation import HELDOUT_ITEMS
@@ -34,7 +35,6 @@ from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.task import Task, parameter_groups
 
 BUDGET, _PATIENCE = 10.0, 6  # seconds of trying, per stage; so many times it, if memory does not yet grow in a line
-LETTERS_PER_SECOND = 15  # of speech, spaces among them
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
 TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
 PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)

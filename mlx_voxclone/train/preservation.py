@@ -1,24 +1,33 @@
 """What the adapted model must not lose: how the released one speaks with its own voices.
 
-Items are pairs (`voxclone pairs`: what the released model said with its voices), each behind its voice's true rows. The
-same model without its adapters is the teacher, on the same inputs; nothing else is loaded for it. Two terms:
-the divergence of its semantic distribution from the adapted one's, and the distance of the flow head's velocities at
-the same points of the path. Measured on held-out pairs they say how far presets have drifted.
+Items are pairs (what the released model said with its voices), each behind its voice's true rows. The same model
+without its adapters is the teacher, on the same inputs; nothing else is loaded for it. Two terms: the divergence of its
+semantic distribution from the adapted one's, and the distance of the flow head's velocities at the same points of the
+path. Measured on held-out pairs they say how far presets have drifted.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.pair_data import Pair, PairData
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.pairs.auto import cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import AUTO
+from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
 
+KEPT_FIELD = "speaker.preserve.path"  # of a training's fingerprint: what is kept, where something is
+_NOT_KEPT = "speaker.preserve: how the model speaks with its own voices is not kept"
 TERMS = ("kept_semantic", "kept_flow")
 
 
@@ -41,16 +50,42 @@ class KeptPairs:
     identity: str
 
 
-def load_kept(config: RunConfig, release: Release) -> KeptPairs | None:
+def load_kept(
+    config: RunConfig,
+    release: Release,
+    *,
+    begun: bool | None = None,
+    quiet: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+) -> KeptPairs | None:
     """The pairs of `speaker.preserve`; None where there are none or their weights are 0.
 
+    Automatic ones are, in task `clone`, the encoder's own pairs in the model's own voices, made now where they are not
+    there; in other tasks those that some run has made before.
+
+    Args:
+        begun: whether the training that goes on keeps any (`kept_before`); None: one that begins.
+        quiet, say: of making pairs; `say` also receives why none are kept.
+
     Raises:
-        DataError, CheckpointError: pairs that cannot be read, of another codec, or with a voice the model has not.
+        DataError, CheckpointError: pairs that cannot be read, of another codec, or with a voice the model has not; see
+            `own_pairs`.
     """
-    section, losses = config.speaker.preserve, config.speaker.losses
-    if not section.path or not section.share or not (losses.kept_semantic or losses.kept_flow):
+    section = config.speaker.preserve
+    if not _is_on(config) or begun is False:
         return None
-    data = PairData.of_model(section.path, release, heldout=section.heldout, seed=config.seed)
+    automatic = section.path == AUTO
+    paths = _automatic_paths(config, release, bool(begun), quiet, say) if automatic else section.path
+    if not paths:
+        return None
+    data = PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
+    if automatic:
+        own = set(own_voices(release))
+        sides = ([pair for pair in side if pair.voice in own] for side in (data.train, data.heldout))
+        data = replace(data, **dict(zip(("train", "heldout"), sides)))
+        if not (data.train and data.heldout):
+            say(f"{_NOT_KEPT}: too few pairs in its own voices to hold some out")
+            return None
     data.check_voices(release)
     data.check_heldout()
     rows = {name: np.array(release.voice(name).astype(mx.float32)) for name in {pair.voice for pair in data.pairs}}
@@ -59,6 +94,52 @@ def load_kept(config: RunConfig, release: Release) -> KeptPairs | None:
         return [Kept(pair.name, pair.text, pair.codes, rows[pair.voice]) for pair in pairs]
 
     return KeptPairs(kept(data.train), kept(data.heldout), data.fingerprint())
+
+
+def check_kept(config: RunConfig, release: Release) -> None:
+    """Refuse early what `load_kept` would refuse late; makes no pairs."""
+    if config.speaker.preserve.path != AUTO:
+        load_kept(config, release)
+    elif _is_on(config) and config.task == "clone" and own_voices(release):
+        if config.encoder.pairs.path == AUTO:
+            check_automatic(config, release, own_only=True)
+        else:
+            load_kept(config, release)
+
+
+def kept_before(directory: Path) -> bool | None:
+    """Whether the training that has begun in a directory keeps anything; None if none has."""
+    for _, path in reversed(list_checkpoints(directory)):
+        with suppress(CheckpointError, ValueError):
+            return KEPT_FIELD in json.loads(load_checkpoint(path).document["fingerprint"])
+    return None
+
+
+def _is_on(config: RunConfig) -> bool:
+    section, losses = config.speaker.preserve, config.speaker.losses
+    return bool(section.path and section.share and (losses.kept_semantic or losses.kept_flow))
+
+
+def _automatic_paths(
+    config: RunConfig, release: Release, begun: bool, quiet: bool, say: Callable[[str], None]
+) -> list[Path]:
+    pairs = config.encoder.pairs.path
+    if not own_voices(release):
+        say(f"{_NOT_KEPT}: it has none")
+    elif not pairs:
+        say(f"{_NOT_KEPT}: encoder.pairs.path is null, and it would be learnt from pairs")
+    elif pairs != AUTO:
+        return pairs
+    elif config.task == "clone" or begun:
+        return [own_pairs(config, release, quiet, say)]
+    elif (found := cached_own_pairs(config, release)) is not None:
+        return [found]
+    else:
+        say(
+            f"{_NOT_KEPT}: it would be learnt from pairs, and no run of task clone or encoder has made any with this"
+            " model yet; run one, or name what `voxclone pairs` wrote in speaker.preserve.path"
+        )
+    return []
 
 
 @contextmanager

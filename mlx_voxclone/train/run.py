@@ -23,16 +23,19 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, RankLos
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import adaptation, clone, distillation, stages
+from mlx_voxclone.train import adaptation, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
+from mlx_voxclone.train.clone.finish import finish
+from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
-from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, encoder_inputs
+from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
+from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
-DATA, CODES, ENCODER, SPEAKER = "data", "codes", "encoder", "speaker"
+DATA, SPEAKER = "data", "speaker"
 _MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
 
 
@@ -44,6 +47,8 @@ class RunSummary:
     run_dir: str
     data: dict[str, Any] = field(default_factory=dict)
     results: dict[str, TrainResult] = field(default_factory=dict)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    delivered: dict[str, Any] | None = None
     baked: dict[str, Any] | None = None
     speech: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
@@ -83,7 +88,7 @@ def run(
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:
             _check_seen(run_dir, ranks)
-        summary = _carry_out(config, run_dir, quiet, say)
+        summary = _carry_out(fetched(config), run_dir, quiet, say)
         summary.seconds = time.perf_counter() - began
         if ranks.first:
             summary.save(run_dir)
@@ -109,29 +114,33 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
     summary, peak = RunSummary(config.task, str(run_dir)), 0.0
     if config.task == "distill":
         say("distill: teaching the language model the encoder's codes")
-        result = distillation.train_distill(config, config.speaker.encoder, run_dir, quiet, say)
+        result = distillation.train_distill(config, config.speaker.encoder_file, run_dir, quiet, say)
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
         return summary
     data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
+    if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
+        say(WITHOUT_PAIRS)
     summary.data = {
         "hours": data.hours,
         "train_clips": len(data.train),
         "heldout_clips": len(data.heldout),
         "speakers": data.speakers,
     }
-    encoder = _encoder(config, data, run_dir, summary, quiet, say)
-    if config.task != "encoder":
+    if config.task == "encoder":
+        _train_encoder(config, data, run_dir, summary, quiet, say)
+    else:
+        found = recover(config, data, run_dir, quiet, say)
+        summary.results |= found.results
+        summary.rounds = found.rounds
         peak = max(peak, mx.get_peak_memory() / 1e9)
-        codes = _codes(config, encoder, data, run_dir, quiet, say)
         say(f"{config.adapts}: adapting the language model")
-        summary.results[SPEAKER] = adaptation.train_speaker(
-            config, data, codes, _stage_dir(config, run_dir, SPEAKER), quiet
-        )
-    if config.task == "clone" and current().first:
-        peak = max(peak, mx.get_peak_memory() / 1e9)
-        clone.finish(config, data, codes, encoder, run_dir, summary, say)
+        directory = _stage_dir(config, run_dir, SPEAKER)
+        summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, directory, quiet, say)
+        if config.task == "clone" and current().first:
+            peak = max(peak, mx.get_peak_memory() / 1e9)
+            finish(config, data, found, run_dir, summary, quiet, say)
     results = summary.results.values()
     summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
     return summary
@@ -175,7 +184,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
     new = [] if resuming else [place for place in (run_dir, *run_dir.parents) if not place.exists()]
     if resuming:
         _check_resumed(run_dir, config)
-    check_inputs(config, resuming=resuming)
+    check_inputs(fetched(config), resuming=resuming)
     if not resuming:
         refuse_used(run_dir, inputs=_MADE_AGAIN)  # what a start that was refused has made is used again
     try:
@@ -219,28 +228,14 @@ def _stage_dir(config: RunConfig, run_dir: Path, stage: str) -> Path:
     return run_dir / stage if config.task == "clone" else run_dir
 
 
-def _encoder(
+def _train_encoder(
     config: RunConfig, data: PreparedData, run_dir: Path, summary: RunSummary, quiet: bool, say: Callable[[str], None]
-) -> Path | None:
-    """The encoder's weights for what follows; None: the model's own. Trains them where the task says so."""
-    if config.task != "encoder":
-        if config.speaker.encoder is not None:
-            return config.speaker.encoder
-        if Release(config.model).has_encoder:
-            return None
-    directory = _stage_dir(config, run_dir, ENCODER)
+) -> None:
+    """Task `encoder`: from the start, on recordings and pairs together."""
     say("encoder: training the codec's encoder")
     inputs = current().in_turn(lambda: encoder_inputs(config, Release(config.model), data, run_dir, quiet, say))
-    summary.results[ENCODER] = stages.train_encoder(config, data, inputs, directory, quiet)
+    summary.results[ENCODER] = stages.train_encoder(config, data, inputs, run_dir, quiet)
     mx.clear_cache()
-    return stages.best_encoder(directory)
-
-
-def _codes(config, encoder, data: PreparedData, run_dir: Path, quiet: bool, say) -> dict:
-    say(f"codes: encoding {data.hours:.2g} h of speech")
-    wrap = (lambda clips, total, what: clips) if quiet else progress_over
-    path = run_dir / CODES / stages.CODES_FILE
-    return current().in_turn(lambda: stages.clip_codes(Release(config.model), encoder, data, path, wrap))
 
 
 def disk_usage(directory: Path) -> tuple[int, int]:

@@ -23,8 +23,8 @@ from mlx_voxclone.train.buckets import padded_speech
 from mlx_voxclone.train.code_noise import disturbed
 from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.lora import lora_parameters
+from mlx_voxclone.train.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
-from mlx_voxclone.train.preservation import Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.task import fingerprint_of
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
@@ -361,5 +361,5 @@ class SpeakerTask:
         if self._listening is not None:
             fields["speaker.listen"] = self._listening.identity
         if self._kept is not None:
-            fields["speaker.preserve.path"] = self._kept.identity
+            fields[KEPT_FIELD] = self._kept.identity
         return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)

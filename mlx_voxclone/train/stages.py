@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
+from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder_inputs import EncoderInputs
@@ -41,27 +42,9 @@ CODES_FILE = "codes.safetensors"
 CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
 
 
-@dataclass(frozen=True)
-class Compute:
-    """Where and how precisely to compute, decided once per run."""
-
-    precision: str  # "float32" or "bf16"
-
-    @classmethod
-    def of(cls, config: RunConfig) -> "Compute":
-        """`auto` is bf16 on a GPU and float32 on the CPU, where bf16 is many times slower."""
-        if config.precision != "auto":
-            return cls(config.precision)
-        return cls("float32" if mx.default_device() == mx.cpu else "bf16")
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        return mx.float32 if self.precision == "float32" else mx.bfloat16
-
-
 def trained(config: RunConfig) -> tuple[str, ...]:
     """The stages that this configuration trains: `clone` with an encoder at hand leaves out the first."""
-    at_hand = config.speaker.encoder is not None or Release(config.model).has_encoder
+    at_hand = config.speaker.encoder_file is not None or Release(config.model).has_encoder
     return ("speaker",) if config.task == "clone" and at_hand else config.stages
 
 
@@ -148,9 +131,14 @@ def encoder_codec(
 
 
 def train_encoder(
-    config: RunConfig, data: PreparedData, inputs: EncoderInputs, directory: Path, quiet: bool
+    config: RunConfig,
+    data: PreparedData,
+    inputs: EncoderInputs,
+    directory: Path,
+    quiet: bool,
+    judged: Mapping[str, np.ndarray] | None = None,
 ) -> TrainResult:
-    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result."""
+    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result. `judged`: see `EncoderItems`."""
     compute, section, release = Compute.of(config), config.encoder, Release(config.model)
     codec = encoder_codec(release, section, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
@@ -166,6 +154,7 @@ def train_encoder(
         pairs=inputs.pairs,
         teacher=inputs.teacher,
         prior=inputs.prior,
+        judged=judged,
     )
     settings = train_settings(section.train, config, compute)
     return run_trainer(task, settings, directory, quiet=quiet)
@@ -224,8 +213,8 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     """
     import yaml
 
-    lengths = (f"{s}.train.{k}" for s in ("encoder", "speaker") for k in _FREE)
-    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", *lengths)
+    lengths = (f"{s}.{k}" for s in ("encoder.train", "encoder.refine", "speaker.train") for k in _FREE)
+    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
     free += tuple(f"{stage}." for stage in open_stages)
     old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]

@@ -23,6 +23,7 @@ from mlx_voxclone.checkpoint.writer import atomic_file, free_bytes
 from mlx_voxclone.data.shards.fetch import Abandoned, clear_left, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.model_cache import cache_root
 
 CACHE_GB = 50.0
 _OPEN_FILES = 32
@@ -33,7 +34,7 @@ _TOLD_AFTER = 2.0  # seconds of waiting
 
 def default_cache() -> Path:
     """`shards` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "voxclone" / "shards"
+    return cache_root() / "shards"
 
 
 class ShardStore:

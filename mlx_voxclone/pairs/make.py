@@ -5,37 +5,38 @@ audio is there, so it is what a resumed run counts. Every sentence has a seed of
 voice and its number: neither the size of the batch nor an interruption decides what is said.
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.pair_files import (
     FORMAT,
-    SETTINGS,
     SHARD_SENTENCES,
     ShardWriter,
     SpokenPair,
     codec_digest,
     digest_of,
-    read_shard,
-    shard_path,
-    write_manifest,
+    fill_shards,
+    settle,
 )
 from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
-from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.errors import DataError
 from mlx_voxclone.synthesis import Speaker
 
-_CONSEQUENCES = ("voice rows", "texts")  # settings that change with others, then not named beside them
+if TYPE_CHECKING:
+    from mlx_voxclone.checkpoint.release import Release
+    from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+    from mlx_voxclone.config import VoxtralConfig
+
 _AUGMENTATION = 1  # beside a sentence's seed: randomness of its own
+LETTERS_PER_SECOND = 15  # of speech, spaces among them
 RUNAWAY, EMPTY = "runaway", "empty"  # why a sentence gives no pair: no END within the limit, END at once
 _DEFAULT_LANGUAGE = "en"  # of a voice whose name does not begin with a language's code
 
@@ -59,6 +60,7 @@ class PairsReport:
     sentences: int
     kept: int = 0
     frames: int = 0
+    voices: int = 0  # that have pairs
     rejected: Counter = field(default_factory=Counter)  # reason -> sentences
     seconds: float = 0.0  # of audio kept
 
@@ -129,6 +131,7 @@ def generate_pairs(
     batch: int,
     augmented: bool = False,
     rows: Mapping[str, mx.array] | None = None,
+    remedy: str | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> PairsReport:
     """Let the model say all sentences; go on after the last complete shard where the directory holds some.
@@ -140,40 +143,43 @@ def generate_pairs(
         max_seconds: a sentence that the model has not ended by then is rejected.
         batch: sentences said at once.
         augmented: write every pair's audio a second time, as `audio.augment` changes it.
-        rows: `[N, dim]` of the voices that the checkpoint has not (`pair_voices.py`).
+        rows: `[N, dim]` of the voices that the checkpoint has not (`voices.py`).
+        remedy: what to advise where none of the first shard's sentences becomes a pair, which is then an error; None:
+            go on.
         progress: hears of the number of sentences done, those of earlier sittings first.
 
     Raises:
-        DataError: a text too long for the model's context; other settings than the directory's.
+        DataError: a text too long for the model's context; other settings than the directory's; no pairs in the
+            first shard (with `remedy`).
         CheckpointError: no such voice; a damaged shard; a directory that holds something else or cannot be written.
     """
     output, progress = Path(output), progress or (lambda n: None)
     config = speaker.model.config
-    max_frames = max(1, round(max_seconds * config.codec.frame_rate))
+    max_frames = _most_frames(config, max_seconds)
     given, voices = rows or {}, dict.fromkeys(s.voice for s in listed)
     rows = {voice: given[voice] if voice in given else speaker.voice_rows(voice) for voice in voices}
-    _check_context(speaker, listed, {v: r.shape[0] for v, r in rows.items()}, max_frames)
-    _settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **_identity(speaker, listed, rows)})
-    report, lines = PairsReport(output, len(listed)), []
-    for start in range(0, len(listed), SHARD_SENTENCES):
-        shard = listed[start : start + SHARD_SENTENCES]
-        path = shard_path(output, start // SHARD_SENTENCES)
-        if there := path.exists():
-            progress(len(shard))
-        else:
-            _say_shard(path, speaker, shard, rows, max_frames, batch, augmented, progress)
-        kept, rejected = _read_shard(path)
-        lines += kept
+    check_context(speaker.tokenizer, config, listed, rows, max_seconds)
+    made_from = identity(speaker.release, precision_of(speaker.model.norm.weight.dtype), listed, rows)
+    settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **made_from})
+    report, speaking = PairsReport(output, len(listed)), set()
+    shards = [listed[k : k + SHARD_SENTENCES] for k in range(0, len(listed), SHARD_SENTENCES)]
+
+    def say_shard(number: int, writer: ShardWriter) -> None:
+        _say_sentences(writer, speaker, shards[number], rows, max_frames, batch, augmented, progress)
+
+    for kept, rejected in fill_shards(output, [len(shard) for shard in shards], say_shard, progress):
+        report.kept += len(kept)
+        speaking.update(line["voice"] for line in kept)
+        report.frames += sum(line["frames"] for line in kept)
         report.rejected.update(rejected)
-        if not there or start + SHARD_SENTENCES >= len(listed):
-            write_manifest(output, lines)
-    report.kept, report.frames = len(lines), sum(line["frames"] for line in lines)
-    report.seconds = report.frames / config.codec.frame_rate
+        if remedy and not report.kept:
+            raise _nothing_said(speaker, report, max_seconds, remedy)
+    report.voices, report.seconds = len(speaking), report.frames / config.codec.frame_rate
     return report
 
 
-def _say_shard(
-    path: Path,
+def _say_sentences(
+    writer: ShardWriter,
     speaker: Speaker,
     shard: Sequence[Sentence],
     rows: dict[str, mx.array],
@@ -182,8 +188,7 @@ def _say_shard(
     augmented: bool,
     progress: Callable[[int], None],
 ) -> None:
-    """Say a shard's sentences and write them."""
-    writer = ShardWriter(path)
+    """Say a shard's sentences and add what became of them."""
     for start in range(0, len(shard), batch):
         part = shard[start : start + batch]
         prompts = []
@@ -200,24 +205,29 @@ def _say_shard(
             content = {key: value for key, value in asdict(sentence).items() if key != "number"}
             writer.add(SpokenPair(f"{sentence.number:06d}", result.codes, samples, augmented=recorded, **content))
         progress(len(part))
-    writer.finish()
 
 
-def _read_shard(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The lines of a shard's pairs, all of whose audio is there, and its rejected sentences by reason."""
-    _, kept, rejected = read_shard(path)
-    audio = [line[key] for line in kept for key in ("audio", "augmented") if key in line]
-    missing = [name for name in audio if not (path.parent / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{path}: {missing[0]} is missing; delete the shard and run again, which makes it anew")
-    return kept, rejected
+def _nothing_said(speaker: Speaker, report: PairsReport, max_seconds: float, remedy: str) -> DataError:
+    count = sum(report.rejected.values())
+    return DataError(
+        f"{speaker.release.path}: none of the first {count} sentences gave a pair ({report.rejected[RUNAWAY]} did not"
+        f" end within {max_seconds:g} s, {report.rejected[EMPTY]} were empty): this language model does not speak;"
+        f" {remedy}"
+    )
 
 
-def _check_context(speaker: Speaker, listed: Sequence[Sentence], rows: dict[str, int], max_frames: int) -> None:
-    limit = speaker.model.config.backbone.max_seq_len
-    longest = max(rows.values())
+def check_context(
+    tokenizer: "SpeechTokenizer",
+    config: "VoxtralConfig",
+    listed: Sequence[Sentence],
+    rows: Mapping[str, mx.array],
+    max_seconds: float,
+) -> None:
+    """Raise DataError if a text is too long for the model's context, answer included."""
+    limit, max_frames = config.backbone.max_seq_len, _most_frames(config, max_seconds)
+    longest = max(r.shape[0] for r in rows.values())
     for text in dict.fromkeys(s.text for s in listed):
-        tokens = len(speaker.tokenizer.prompt(text, longest))
+        tokens = len(tokenizer.prompt(text, longest))
         if tokens + max_frames > limit:
             raise DataError(
                 f"the text {text[:40]!r} is too long: {tokens} tokens and up to {max_frames} frames exceed the context"
@@ -225,33 +235,34 @@ def _check_context(speaker: Speaker, listed: Sequence[Sentence], rows: dict[str,
             )
 
 
-def _identity(speaker: Speaker, listed: Sequence[Sentence], rows: dict[str, mx.array]) -> dict[str, str]:
-    """What the pairs depend on beside the user's choices."""
+def _most_frames(config: "VoxtralConfig", max_seconds: float) -> int:
+    return max(1, round(max_seconds * config.codec.frame_rate))
+
+
+def expected_seconds(listed: Sequence[Sentence], max_seconds: float) -> float:
+    """Of the audio that sentences will give, by their length."""
+    return sum(min(max_seconds, len(s.text) / LETTERS_PER_SECOND) for s in listed)
+
+
+def identity(release: "Release", precision: str, listed: Sequence[Sentence], rows: Mapping[str, mx.array]) -> dict:
+    """What pairs depend on beside the user's choices.
+
+    Args:
+        release: the model.
+        precision: of its language model, `float32` or `bfloat16`.
+        listed: all sentences, in order.
+        rows: `[N, dim]` of their voices, by name.
+    """
     return {
         "format": FORMAT,
-        "model": speaker.release.fingerprint(),
-        "codec": codec_digest(speaker.release.tensors),
+        "model": release.fingerprint(),
+        "codec": codec_digest(release.tensors),
         "voice rows": digest_of(np.array(r.astype(mx.float32)) for r in rows.values()),
-        "precision": str(speaker.model.norm.weight.dtype).removeprefix("mlx.core."),
+        "precision": precision,
         "texts": digest_of(repr((s.text, s.language, s.voice)).encode() for s in listed),
     }
 
 
-def _settle(output: Path, settings: dict[str, Any]) -> None:
-    """Write the settings of a new directory, or compare them with those of one that is to be gone on with."""
-    path = output / SETTINGS
-    if not path.exists():
-        if output.is_dir() and any(output.iterdir()):
-            raise CheckpointError(f"{output}: exists and holds no pairs; choose another output or move it away")
-        write_text_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
-        return
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        raise CheckpointError(f"{path}: not readable; choose another output or move {output} away") from None
-    changed = [key for key, value in settings.items() if before.get(key) != value]
-    if changed:
-        causes = [key for key in changed if key not in _CONSEQUENCES] or changed
-        raise DataError(
-            f"{output}: holds pairs made otherwise: {', '.join(causes)} changed; choose another output or delete it"
-        )
+def precision_of(dtype: mx.Dtype) -> str:
+    """A type's name, such as `float32`."""
+    return str(dtype).removeprefix("mlx.core.")

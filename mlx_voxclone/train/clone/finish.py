@@ -1,6 +1,7 @@
 """The last steps of task `clone`: bake, check that the result is the adapter model, speak before and after."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,39 +12,45 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.adapters import TENSORS
 from mlx_voxclone.checkpoint.bake import bake
 from mlx_voxclone.checkpoint.bake_files import HISTORY, read_json
+from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.synthesis import SpeechResult, read_reference, speak
-from mlx_voxclone.train.fold_check import fold_check
+from mlx_voxclone.synthesis import SpeechResult, speak
+from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
+from mlx_voxclone.train.clone.fold_check import fold_check
+from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
 
-REFERENCE_TARGET = 12.0  # seconds; the model works best with 3 to 25 s of reference
+VOICE_FILE, DELIVERED = "voice.safetensors", "delivered"  # in codes/, and the key of its metadata
 SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut off well beyond any slow reader
 
 
 def finish(
     config: RunConfig,
     data: PreparedData,
-    codes: Mapping[str, np.ndarray],
-    encoder: Path | None,
+    found: Recovered,
     run_dir: Path,
     summary: Any,
+    quiet: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`; fills in `summary`.
+    """Choose what is delivered, bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`;
+    fills in `summary`.
 
     Raises:
         CheckpointError: the directory holds something else than this run would bake.
     """
-    release, adapters = Release(config.model), run_dir / "speaker" / BEST
-    reference, reference_codes = choose_reference(config, data, codes, release, encoder)
-    rows = load_model(release, parts=["lm"]).voice_embedding(reference_codes)
+    release, best = Release(config.model), run_dir / "speaker" / BEST
+    delivery = delivered(config, data, found, best, summary.results["speaker"], run_dir, quiet, say)
+    adapters, voice, encoder = best if delivery["name"] == ADAPTED else None, delivery["codes"], found.encoder
+    rows = load_model(release, parts=["lm"]).voice_embedding(voice)
     if config.baked_dir.exists() and any(config.baked_dir.iterdir()):
         _check_baked(config, rows, encoder, adapters)
     else:
@@ -58,27 +65,71 @@ def finish(
             voices={config.voice: embedding},
             target=config.bake.target,
         )
+    summary.delivered = {key: delivery[key] for key in ("name", "why", "measured")}
+    summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": delivery["voice"]}
     heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
-    fold = fold_check(release, Release(config.baked_dir), adapters, heldout.text, reference_codes, codes[heldout.id])
-    if fold["fold_error"] > fold["adapter_effect"] / 2:
-        say(
-            "warning: the adapters changed so little that folding them into BF16 loses most of it (the adapter's effect"
-            f" is {fold['adapter_effect']:.2%} of the hidden states' RMS, the folding error {fold['fold_error']:.2%});"
-            f" train longer, or speak with say --adapters {adapters}"
-        )
-    summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": reference, **fold}
+    if adapters is None:
+        say(f"the adapters are kept: say --adapters {best} speaks with them")
+    else:
+        codes = found.judged.codes.get(heldout.id, found.codes[heldout.id])
+        fold = fold_check(release, Release(config.baked_dir), adapters, heldout.text, voice, codes)
+        if fold["fold_error"] > fold["adapter_effect"] / 2:
+            say(
+                "warning: the adapters changed so little that folding them into BF16 loses most of it (the adapter's"
+                f" effect is {fold['adapter_effect']:.2%} of the hidden states' RMS, the folding error"
+                f" {fold['fold_error']:.2%}); train longer, or speak with say --adapters {adapters}"
+            )
+        summary.baked |= fold
     say("say: before and after")
-    summary.speech = before_and_after(config, release, reference_codes, run_dir, heldout.text)
+    summary.speech = before_and_after(config, release, voice, run_dir, heldout.text)
 
 
-def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path) -> None:
+def delivered(
+    config: RunConfig,
+    data: PreparedData,
+    found: Recovered,
+    adapters: Path,
+    result: TrainResult,
+    run_dir: Path,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What `deliver` chooses: `name`, `why`, `measured`, `voice` (its recordings) and `codes` `[37, N]` of it.
+
+    Kept in `codes/voice.safetensors`; a resumed run finds it there, as long as encoder and adapters are the same.
+    """
+    path = run_dir / "codes" / VOICE_FILE
+    made_from = {
+        "adapters": file_sha256(adapters / TENSORS),
+        "encoder": "" if found.encoder is None else file_sha256(found.encoder),
+        "reference": f"{config.bake.reference} {config.bake.deliver}",
+        "data": data.fingerprint(),
+    }
+    if path.is_file():
+        file = TensorFile(path)
+        if all(file.metadata.get(key) == value for key, value in made_from.items()):
+            return {**json.loads(file.metadata[DELIVERED]), "codes": file.numpy("codes").astype(np.int32)}
+    chosen = deliver(config, data, found, adapters, result, quiet, say)
+    document = {
+        "name": chosen.chosen.name,
+        "why": chosen.why,
+        "voice": chosen.chosen.voice.name,
+        "measured": [one.figures() for one in chosen.measured],
+    }
+    codes = chosen.chosen.voice.codes.astype(np.int32)
+    save_tensors(path, {"codes": codes}, {**made_from, DELIVERED: json.dumps(document)}, overwrite=True)
+    return {**document, "codes": codes}
+
+
+def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path | None) -> None:
     """Refuse a directory that was baked from other adapters, encoder or voice than this run's (it went on since)."""
     history = read_json(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
     last = (history.get("bakes") or [{}])[-1]
     with_encoder = encoder is not None and config.bake.target != "mlx-audio"
+    folded = [] if adapters is None else [file_sha256(adapters / TENSORS)]
     changed = {
         "bake.target": last.get("target") != config.bake.target,
-        "the adapters": [a["sha256"] for a in last.get("adapters", [])] != [file_sha256(adapters / TENSORS)],
+        "the adapters": [a["sha256"] for a in last.get("adapters", [])] != folded,
         "the encoder": with_encoder and (last.get("encoder") or {}).get("sha256") != file_sha256(encoder),
     }
     if not any(changed.values()):
@@ -89,21 +140,6 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
             f"{config.baked_dir}: exists already and was not baked from this run as it is now ({', '.join(differing)}"
             " differ); set bake.output to another directory, or move it away"
         )
-
-
-def choose_reference(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], release: Release, encoder: Path | None
-) -> tuple[str, np.ndarray]:
-    """Name and codes of the clip that becomes the voice: `bake.reference`, else the training clip nearest to 12 s."""
-    if config.bake.reference is not None:
-        wave = read_reference(config.bake.reference)
-        codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
-        return str(config.bake.reference), codec.audio_codes(wave)
-    clips: list[Clip] = data.train or data.heldout
-    if not clips:
-        raise DataError("there is no clip to take the voice from")
-    clip = min(clips, key=lambda c: (abs(c.seconds - REFERENCE_TARGET), c.id))
-    return str(clip.source), codes[clip.id]
 
 
 def before_and_after(

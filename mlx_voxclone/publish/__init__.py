@@ -1,0 +1,1 @@
+"""Sharing what was trained: which files go up, the model card, and the upload to the hub."""

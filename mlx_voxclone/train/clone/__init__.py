@@ -1,0 +1,1 @@
+"""Task `clone`: from an encoder to a voice that is delivered."""

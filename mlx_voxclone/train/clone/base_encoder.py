@@ -1,0 +1,140 @@
+"""The base encoder of a model: trained once on the automatic pairs alone, kept in the cache, refined for every voice.
+
+It depends on the model, the pairs and the recipe, never on a recording: no one's voice is in it. Training on pairs
+decodes nothing, so its steps are cheap. What it lacks is the sound of recordings, to which the run's own encoder is
+trained from here in a few hundred steps (`encoder.refine`).
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.pair_data import Pair, PairData
+from mlx_voxclone.model_cache import Entry
+from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.train import stages
+from mlx_voxclone.train.compute import Compute
+from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.train.state import CHECKPOINTS
+
+ENTRY = "encoder"  # kind of the cache's entry
+BASE = "base-encoder.safetensors"  # in the run directory
+
+
+@dataclass(frozen=True)
+class PairSound:
+    """A pair as a clip: its decoded audio alone."""
+
+    pair: Pair
+
+    @property
+    def id(self) -> str:
+        return self.pair.name
+
+    @property
+    def samples(self) -> int:
+        return self.pair.frames * self.pair.frame_size
+
+    def read(self) -> np.ndarray:
+        return self.pair.read()
+
+
+@dataclass(frozen=True)
+class PairSounds:
+    """The audio of pairs in the place of prepared recordings."""
+
+    pairs: PairData
+
+    @cached_property
+    def train(self) -> Sequence[PairSound]:
+        return [PairSound(pair) for pair in self.pairs.train]
+
+    @cached_property
+    def heldout(self) -> Sequence[PairSound]:
+        return [PairSound(pair) for pair in self.pairs.heldout]
+
+    def fingerprint(self) -> str:
+        return self.pairs.fingerprint()
+
+
+def base_entry(config: RunConfig, release: Release) -> Entry:
+    """The cache's entry of the base encoder that a configuration asks for, made or not."""
+    return Entry(release.fingerprint(), ENTRY, _made_from(config, release))
+
+
+def _made_from(config: RunConfig, release: Release) -> dict[str, Any]:
+    asked, section = AutomaticPairs.of(config, release), _base_section(config)
+    recipe = section.model_dump(mode="json", exclude={"weights", "refine"})
+    return {"pairs": asked.moved_from, "recipe": recipe, "precision": Compute.of(config).precision, "seed": SEED}
+
+
+def _base_section(config: RunConfig):
+    """The `encoder` section as it is for pairs alone: nothing is decoded, and codes alone select the best."""
+    defaults = type(config.encoder)()
+    pairs = config.encoder.pairs.model_copy(update={"share": 1.0, "alone_steps": 0, "path": []})
+    fixed = {"distillation": defaults.distillation, "discriminators": defaults.discriminators}
+    silent = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0, "usage": 0.0}
+    fixed |= {"losses": config.encoder.losses.model_copy(update=silent)}
+    fixed |= {"weights": None, "gain_db": [0.0, 0.0], "quantisation_noise": False}
+    return config.encoder.model_copy(update={"pairs": pairs, **fixed})
+
+
+def base_encoder(
+    config: RunConfig, release: Release, pairs: Sequence[Path], quiet: bool, say: Callable[[str], None]
+) -> Path:
+    """The base encoder's weights, found in the cache or trained there now from the directories of pairs.
+
+    Interrupted, the training goes on at its last checkpoint when it is called again.
+
+    Raises:
+        CheckpointError: the cache cannot be written, or is full.
+    """
+    entry = base_entry(config, release)
+    found = stages.best_encoder(entry.path)
+    if entry.facts() is not None:
+        say(f"encoder: from the model's base encoder, in the cache {entry.path}")
+        return found
+    with entry.locked(say):
+        if entry.facts() is not None:
+            return found
+        entry.reopen()
+        say(f"encoder: training the model's base encoder on pairs, for this run and the next ones, in {entry.path}")
+        section = _base_section(config)
+        data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
+        sounds, compute = PairSounds(data), Compute.of(config)
+        codec = stages.encoder_codec(release, section, sounds, SEED, compute.dtype)
+        identity = {"codec": stages.codec_digest(release)}
+        task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
+        settings = stages.train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
+        result = stages.run_trainer(task, settings, entry.path, quiet=quiet)
+        shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
+        shutil.rmtree(entry.path / "samples", ignore_errors=True)
+        digest = hashlib.sha256(found.read_bytes()).hexdigest()
+        entry.complete({"steps": result.steps, "metric": result.best_metric, "sha256": digest})
+    mx.clear_cache()
+    return found
+
+
+def keep_base(base: Path, run_dir: Path) -> Path:
+    """The run's own copy of the base encoder (a hard link where the disk allows it): the run goes on from it even when
+    the cache is deleted."""
+    kept = run_dir / BASE
+    if not kept.exists():
+        partial = kept.with_name(f".{BASE}.partial")
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(base, partial)
+        except OSError:
+            shutil.copyfile(base, partial)
+        partial.rename(kept)
+    return kept

@@ -1,0 +1,246 @@
+"""What a run delivers: the adapted model or the released one behind the same recordings, whichever measures better.
+
+Both speak held-out sentences, each behind the voice that suits it best (`voice.py`). Compared, sentence by sentence:
+
+- `code_loss`: of judged codes of held-out clips, how well the model predicts them (semantic cross-entropy plus flow);
+- `text_nats`: how unlikely what was said is under the released model, given the text. A model that mumbles or never
+  ends says codes that the released one does not expect;
+- `voice_distance`: of the acoustic values of what was said, heard by the run's encoder, from those of the recordings;
+- `ended`, and with judges in `speaker.listen` their similarity and error rate;
+- `drift` of the model's own voices, where they are kept.
+
+Adapters are delivered if they predict held-out clips better and nothing else is worse beyond noise: a mean difference
+of more than two standard errors over the sentences. Else the released model is, with the voice alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.adapter_mix import AdapterSource, mix_adapters
+from mlx_voxclone.checkpoint.release import Release, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.intelligibility import errors
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.progress import progress_bar
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.synthesis import read_reference
+from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
+from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, best_voice, candidates
+from mlx_voxclone.train.evaluation import spread
+from mlx_voxclone.train.listening import DRIFT, judges
+from mlx_voxclone.train.lora import apply_adapters
+from mlx_voxclone.train.preservation import without_adapters
+from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.stages import Compute
+
+ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
+SENTENCES = 16  # held-out texts that are spoken, again with other noise where there are fewer
+MORE_FRAMES, FEWEST = 2, 25  # a sentence is cut off at twice its recording's frames and two seconds
+WORSE = ("text_nats", "voice_distance", "not_ended", "error_rate", "dissimilarity")  # higher is worse
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One candidate.
+
+    Attributes:
+        name: `zero-shot` or `adapted`.
+        voice: behind which it speaks.
+        values: per sentence or clip, float64 `[N]`, by the name of the figure; those of WORSE, and `code_loss`.
+    """
+
+    name: str
+    voice: Voice
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """Means, for the summary."""
+        means = {name: float(np.nanmean(values)) for name, values in self.values.items() if len(values)}
+        return {"name": self.name, "voice": self.voice.name, **means}
+
+
+@dataclass(frozen=True, eq=False)
+class Delivery:
+    """What is delivered: `chosen`, why, and what was measured of all."""
+
+    chosen: Measured
+    why: str
+    measured: tuple[Measured, ...] = ()
+
+    @property
+    def adapted(self) -> bool:
+        return self.chosen.name == ADAPTED
+
+
+def worse(candidate: np.ndarray, other: np.ndarray) -> bool:
+    """Whether paired values are higher by more than two standard errors of their mean difference."""
+    difference = (candidate - other)[np.isfinite(candidate - other)]
+    if not len(difference):
+        return False
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+    return bool(difference.mean() > max(2 * error, 1e-9))
+
+
+def choose(zero_shot: Measured, adapted: Measured, drift: float | None, max_drift: float) -> tuple[Measured, str]:
+    """The candidate to deliver, and why, in a sentence."""
+    if drift is not None and drift > max_drift:
+        return zero_shot, f"adapting changed the model's own voices by {drift:.3f} nats (limit {max_drift:g})"
+    spoilt = [name for name in WORSE if name in adapted.values and worse(adapted.values[name], zero_shot.values[name])]
+    if spoilt:
+        what = ", ".join(f"{name} {_mean(zero_shot, name):.3g} -> {_mean(adapted, name):.3g}" for name in spoilt)
+        return zero_shot, f"adapting made it worse ({what})"
+    if "code_loss" in adapted.values:
+        before, after = _mean(zero_shot, "code_loss"), _mean(adapted, "code_loss")
+        change = f"({before:.4g} -> {after:.4g})"
+        if not after < before:
+            return zero_shot, f"adapting did not bring the held-out recordings nearer {change}"
+        return adapted, f"adapted, the model predicts the held-out recordings better {change}, and nothing became worse"
+    return adapted, "nothing became worse by adapting"
+
+
+def _mean(measured: Measured, name: str) -> float:
+    return float(np.nanmean(measured.values[name]))
+
+
+def deliver(
+    config: RunConfig,
+    data: PreparedData,
+    found: Recovered,
+    adapters: Path,
+    result: TrainResult,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> Delivery:
+    """Measure both candidates and choose.
+
+    Args:
+        found: codes of the clips, the encoder.
+        adapters: directory of the adapters.
+        result: of their training.
+
+    Raises:
+        DataError: there is no clip to take a voice from.
+    """
+    release = Release(config.model)
+    model = load_model(
+        release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=found.encoder
+    )
+    source = [AdapterSource(adapters)]
+    apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
+    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
+    voices = bench.voices()
+    with progress_bar(quiet=quiet, total=2 * (len(voices) + len(bench.texts)), unit="step", desc="comparing") as bar:
+        with without_adapters(model):
+            zero_shot = bench.measure(ZERO_SHOT, voices, bar.update)
+        adapted = bench.measure(ADAPTED, voices, bar.update)
+    drift = _best_metrics(result).get(DRIFT)
+    chosen, why = choose(zero_shot, adapted, drift, config.speaker.listen.max_drift)
+    if (asked := config.bake.deliver) != BEST:
+        verdict = f"{chosen.name} measures better: {why}" if asked != chosen.name else why
+        chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[asked], f"bake.deliver asks for it ({verdict})"
+    del model
+    mx.clear_cache()
+    say(f"delivered: {chosen.name}; {why}")
+    return Delivery(chosen, why, (zero_shot, adapted))
+
+
+def _best_metrics(result: TrainResult) -> Mapping[str, float]:
+    """Held-out metrics of the state that `best/` holds."""
+    return next((e["metrics"] for e in result.evaluations if e["step"] == result.best_step), {})
+
+
+class _Bench:
+    """Measures a model, with its adapters as they are switched at the moment."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        found: Recovered,
+        model: Voxtral,
+        judge: CodeJudge,
+        tokenizer: SpeechTokenizer,
+    ):
+        self.config, self.data, self.codes, self.model = config, data, found.codes, model
+        self.judge, self.prompt = judge, tokenizer.prompt
+        self._judges = judges(config.speaker.listen)
+        judged = found.judged.codes or found.codes
+        clips = [clip for clip in data.heldout if clip.text and clip.id in judged] or [
+            clip for clip in data.train if clip.text and clip.id in judged
+        ]
+        clips = spread(clips, SENTENCES)
+        self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
+        self.texts: list[Clip] = [clips[k % len(clips)] for k in range(SENTENCES)] if clips else []
+        recorded = [self._profile(found.codes[clip.id]) for clip in [*data.train, *data.heldout]]
+        self._recorded = np.mean(recorded, axis=0), np.std(recorded, axis=0) + 1e-3
+
+    def voices(self) -> list[Voice]:
+        """The candidates: `bake.reference` alone, where it is set."""
+        if self.config.bake.reference is not None:
+            path = self.config.bake.reference
+            return [Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))]
+        clips = self.data.train or self.data.heldout
+        if not clips:
+            raise DataError("there is no clip to take the voice from")
+        rate, longest = self.model.config.codec.frame_rate, self.config.speaker.reference_seconds[1]
+        return candidates(clips, self.codes, rate, longest, self.config.seed)
+
+    def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
+        losses = self.config.speaker.losses
+        voice, code_loss = best_voice(self.judge, voices, self.scored, losses.semantic, losses.flow, progress)
+        rows = self.model.voice_embedding(voice.codes)
+        prompts, limits = [], []
+        for clip in self.texts:
+            prompts.append(self.model.embed_prompt(self.prompt(clip.text, rows.shape[0]), rows)[0])
+            limits.append(MORE_FRAMES * self.codes[clip.id].shape[1] + FEWEST)
+        seeds = [self.config.seed + k for k in range(len(prompts))]
+        said = self.model.generate_batch(prompts, max_frames=max(limits), seeds=seeds) if prompts else []
+        ended = [one.ended and one.codes.shape[1] <= limit for one, limit in zip(said, limits)]
+        codes = [one.codes[:, :limit] for one, limit in zip(said, limits)]
+        values = {"code_loss": code_loss, "not_ended": 1.0 - np.array(ended, dtype=float)}
+        values |= self._heard(voice, codes)
+        progress(len(prompts))
+        return Measured(name, voice, values)
+
+    def _heard(self, voice: Voice, codes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Of what was said, per sentence; NaN where nothing was."""
+        codec, none = self.model.audio_tokenizer, np.zeros((0, 0), np.float32)
+        names = ["text_nats", "voice_distance"]
+        names += [] if self._judges is None else ["dissimilarity"] + ["error_rate"] * (self._judges[1] is not None)
+        found = {name: np.full(len(codes), np.nan) for name in names}
+        spoken = [k for k, one in enumerate(codes) if one.shape[1]]
+        evidence = [Evidence(str(k), self.texts[k].text, none, voice.codes) for k in spoken]
+        with without_adapters(self.model):
+            found["text_nats"][spoken] = self.judge.nats(evidence, [codes[k] for k in spoken])
+        mean, deviation = self._recorded
+        for k in spoken:
+            samples = codec.decode_audio(codes[k])
+            distance = (self._profile(codec.audio_codes(samples)) - mean) / deviation
+            found["voice_distance"][k] = np.sqrt(np.mean(np.square(distance)))
+            if self._judges is not None:
+                self._judged_sound(found, k, samples)
+        return found
+
+    def _judged_sound(self, found: dict[str, np.ndarray], k: int, samples: np.ndarray) -> None:
+        speaker, ears = self._judges
+        clip = self.texts[k]
+        try:
+            found["dissimilarity"][k] = 1 - float(np.dot(speaker.embed(samples), speaker.embed(clip.read())))
+        except DataError:  # too short to be judged
+            found["dissimilarity"][k] = 1.0
+        if ears is not None:
+            heard = errors(clip.text, ears.understand(samples))
+            found["error_rate"][k] = heard.letter_edits / max(1, heard.letters)
+
+    def _profile(self, codes: np.ndarray) -> np.ndarray:
+        """Mean acoustic values `[36]` of codes `[37, T]`."""
+        return 2.0 * codes[1:].mean(axis=1) / (self.model.config.codec.acoustic_codebook_size - 1) - 1.0

@@ -1,0 +1,158 @@
+"""From recordings to codes: the run's encoder, its codes of all clips, and those that the language model judges right.
+
+Expectation and maximisation in turns. The encoder gives evidence, the language model judges the codes of transcribed
+clips (`judge.py`), and the encoder is trained on them beside pairs; `judge.rounds` says how often. A round counts only
+if the new encoder's own codes of held-out clips are likelier under the language model than those of the one before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.progress import progress_over
+from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import AUTO
+from mlx_voxclone.train import stages
+from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base
+from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
+from mlx_voxclone.train.distributed import current
+from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
+from mlx_voxclone.train.result import TrainResult
+
+CODES, ENCODER = "codes", "encoder"  # in the run directory
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What the recordings are in codes.
+
+    Attributes:
+        encoder: the weights; None: the model's own.
+        codes: the encoder's codes of every clip, int32 `[37, T]` by clip id.
+        judged: codes of transcribed clips, judged by the language model.
+        results: of the trainings, by the name of their directory.
+        rounds: figures of each encoder that was tried, in order.
+    """
+
+    encoder: Path | None
+    codes: dict[str, np.ndarray]
+    judged: JudgedCodes
+    results: dict[str, TrainResult] = field(default_factory=dict)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> Recovered:
+    """Train the encoder (unless one is given, or the model has its own), encode all clips, judge the transcribed ones.
+
+    Interrupted, it goes on where it was when it is called again.
+
+    Raises:
+        VoxcloneError: whatever a stage refuses.
+    """
+    release = Release(config.model)
+    steps = _Steps(config, release, data, run_dir, quiet, say)
+    if ENCODER not in stages.trained(config):
+        encoder = config.speaker.encoder_file
+        codes = steps.encode(encoder, 1)
+        return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
+    inputs = current().in_turn(lambda: encoder_inputs(config, release, data, run_dir, quiet, say))
+    base = steps.base()
+    say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
+    found = {ENCODER: steps.train(ENCODER, base, inputs)}
+    best = steps.recovered(stages.best_encoder(run_dir / ENCODER), 1)
+    rounds = [_figures(ENCODER, best)]
+    for number in range(2, config.judge.rounds + 2 if best.judged.codes else 2):
+        name = f"{ENCODER}-{number}"
+        say(f"{name}: training it on the judged codes")
+        found[name] = steps.train(name, best.encoder, inputs, best.judged)
+        new = steps.recovered(stages.best_encoder(run_dir / name), number)
+        rounds.append(_figures(name, new))
+        if not new.judged.raw_nats < best.judged.raw_nats:
+            say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
+            break
+        best = new
+    return _told(Recovered(best.encoder, best.codes, best.judged, found, rounds), data, say)
+
+
+def _told(found: Recovered, data: PreparedData, say: Callable[[str], None]) -> Recovered:
+    """The same, after a line for each clip that was left out."""
+    for line in unfitting(found.judged, data.clips):
+        say(f"warning: {line}")
+    return found
+
+
+def _figures(name: str, found: Recovered) -> dict[str, Any]:
+    return {"encoder": name, "heldout_nats": found.judged.raw_nats, **found.judged.facts}
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of a round, each kept in the run directory."""
+
+    config: RunConfig
+    release: Release
+    data: PreparedData
+    run_dir: Path
+    quiet: bool
+    say: Callable[[str], None]
+
+    def base(self) -> Path | None:
+        """The model's base encoder, where the pairs are automatic; None: the run trains its own from the start."""
+        section = self.config.encoder
+        asked = section.pairs.path == AUTO and section.weights is None and self.config.speaker.encoder == AUTO
+        if not asked or current().several:  # several processes train one encoder together, from the start
+            return None
+        from mlx_voxclone.pairs.auto import automatic_pairs
+
+        pairs = automatic_pairs(self.config, self.release, self.quiet, lambda line: None)
+        return keep_base(base_encoder(self.config, self.release, pairs, self.quiet, self.say), self.run_dir)
+
+    def train(
+        self, name: str, start: Path | None, inputs: EncoderInputs, judged: JudgedCodes | None = None
+    ) -> TrainResult:
+        """Train from `start` by `encoder.refine`, or from the start by `encoder.train`."""
+        config = self.config
+        if start is not None:
+            section = config.encoder
+            pairs = section.pairs.model_copy(update={"alone_steps": 0})
+            refined = {"weights": start, "train": section.refine, "pairs": pairs}
+            config = config.model_copy(update={"encoder": section.model_copy(update=refined)})
+        codes = None if judged is None else judged.codes
+        result = stages.train_encoder(config, self.data, inputs, self.run_dir / name, self.quiet, codes)
+        mx.clear_cache()
+        return result
+
+    def recovered(self, encoder: Path, number: int) -> Recovered:
+        codes = self.encode(encoder, number)
+        return Recovered(encoder, codes, self.judge(encoder, codes, number))
+
+    def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
+        self.say(f"codes: encoding {self.data.hours:.2g} h of speech")
+        wrap = (lambda clips, total, what: clips) if self.quiet else progress_over
+        path = self._place(stages.CODES_FILE, number)
+        return current().in_turn(lambda: stages.clip_codes(self.release, encoder, self.data, path, wrap))
+
+    def judge(self, encoder: Path | None, codes: dict[str, np.ndarray], number: int) -> JudgedCodes:
+        if not self.config.judge.enabled:
+            return JudgedCodes({})
+        path = self._place("judged.safetensors", number)
+        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet)
+        judged = current().in_turn(lambda: judged_codes(*arguments))
+        if judged.facts:
+            facts = judged.facts
+            self.say(
+                f"judge: {facts['clips']} clips, {facts['changed_semantic']:.0%} of the semantic codes changed, mean"
+                f" confidence {facts['confidence']:.0%}"
+            )
+        return judged
+
+    def _place(self, name: str, number: int) -> Path:
+        """The file of a round: `codes.safetensors`, `codes-2.safetensors`, ..."""
+        path = self.run_dir / CODES / name
+        return path if number == 1 else path.with_stem(f"{path.stem}-{number}")

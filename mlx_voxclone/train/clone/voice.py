@@ -1,0 +1,101 @@
+"""The rows that become the voice, chosen among candidates by held-out likelihood.
+
+A voice is a voice prompt: codes of some recorded speech of the speaker. Clips differ in how well the model can take the
+voice from them. Each candidate is scored by how well the model, behind it, predicts the judged codes of held-out clips:
+cross-entropy of the semantic codes plus the flow's loss, weighted as in the speaker stage.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_voxclone.data.clips import Clip
+from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
+
+SECONDS = (6.0, 12.0, 20.0)  # of joined clips; the model works best with 3 to 25 s of reference
+DRAWS = 4  # joined candidates of each length
+SINGLES = 8  # clips alone, the longest ones up to the greatest length
+SCORED = 12  # held-out clips
+
+
+@dataclass(frozen=True, eq=False)
+class Voice:
+    """A candidate.
+
+    Attributes:
+        name: the recordings that it is made of.
+        codes: int32 `[37, N]`.
+        source: the recording, where there is one alone.
+    """
+
+    name: str
+    codes: np.ndarray
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A held-out clip with its judged codes, to score by."""
+
+    text: str
+    codes: np.ndarray
+
+
+def candidates(
+    clips: Sequence[Clip], codes: Mapping[str, np.ndarray], frame_rate: float, longest: float, seed: int = 0
+) -> list[Voice]:
+    """Single clips and several joined, at most `longest` seconds, drawn by the seed.
+
+    Args:
+        clips: of the one speaker, to take the voice from.
+        codes: the encoder's own, by clip id: judged codes lie nearer to voices that the model knows already.
+        longest: seconds of a voice prompt that the model was adapted with.
+    """
+    limit = max(1, round(longest * frame_rate))
+    whole = [clip for clip in clips if codes[clip.id].shape[1] <= limit] or list(clips)
+    singles = sorted(whole, key=lambda clip: (-codes[clip.id].shape[1], clip.id))[:SINGLES]
+    found = [Voice(_name(clip), codes[clip.id][:, :limit], _name(clip)) for clip in singles]
+    rng, frames = np.random.default_rng([seed, 0xF01CE]), [clip_codes.shape[1] for clip_codes in codes.values()]
+    lengths = sorted({min(limit, round(seconds * frame_rate)) for seconds in SECONDS})
+    for length in lengths:
+        for _ in range(DRAWS if sum(frames) > length else 1):
+            taken, count = [], 0
+            for k in rng.permutation(len(clips)):
+                taken.append(clips[k])
+                count += codes[clips[k].id].shape[1]
+                if count >= length:
+                    break
+            joined = np.concatenate([codes[clip.id] for clip in taken], axis=1)[:, :length]
+            if len(taken) > 1:
+                found.append(Voice(" + ".join(_name(clip) for clip in taken), joined))
+    return found
+
+
+def _name(clip: Clip) -> str:
+    return str(clip.source or clip.path)
+
+
+def voice_losses(judge: CodeJudge, voice: Voice, heldout: Sequence[Scored], semantic: float, flow: float) -> np.ndarray:
+    """Weighted loss of each held-out clip behind a voice, float64 `[N]`; lower is better."""
+    none = np.zeros((0, 0), np.float32)
+    evidence = [Evidence(str(k), one.text, none, voice.codes) for k, one in enumerate(heldout)]
+    codes = [one.codes for one in heldout]
+    return semantic * judge.nats(evidence, codes) + flow * judge.flow_losses(evidence, codes)
+
+
+def best_voice(
+    judge: CodeJudge,
+    found: Sequence[Voice],
+    heldout: Sequence[Scored],
+    semantic: float,
+    flow: float,
+    progress: Callable[[int], object] = lambda n: None,
+) -> tuple[Voice, np.ndarray]:
+    """The candidate with the lowest mean loss over the held-out clips, and its losses `[N]`."""
+    losses = []
+    for voice in found:
+        losses.append(voice_losses(judge, voice, heldout, semantic, flow))
+        progress(1)
+    best = int(np.argmin([one.mean() for one in losses]))
+    return found[best], losses[best]

@@ -1,0 +1,8 @@
+"""Share what was trained on the hub; the same as `voxclone publish`."""
+
+import sys
+
+from mlx_voxclone.cli.publish import main
+
+if __name__ == "__main__":
+    sys.exit(main())
