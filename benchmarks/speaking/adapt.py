@@ -21,8 +21,9 @@ import numpy as np
 
 from benchmarks.speaking.build import score_checkpoint
 from benchmarks.speaking.ears import Ears
+from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, gain, heldout_cases, score_model, summary, table
-from benchmarks.speaking.utterances import HELDOUT, UNLIKE, Reading, readings
+from benchmarks.speaking.utterances import HELDOUT, UNLIKE, Reading, readings, write_texts
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
@@ -31,11 +32,10 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.data.synth import random_text
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.drift import measure_drift
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_config import RunConfig, load_run_config
 from mlx_voxclone.run_schema import PreserveSection, SpeakerSection
 from mlx_voxclone.synthesis import Speaker
 from mlx_voxclone.train.listening import Limits, Listening, Sentence
@@ -48,16 +48,17 @@ from mlx_voxclone.train.trainer import Trainer
 PAIRS_PER_VOICE = 5  # 100 in all
 TEXTS = 12  # scored, of each speaker
 HELDOUT_SHARE = 0.1
+LENGTHS = load_run_config(PROFILE).speaker
 
 
 @dataclass(frozen=True)
 class Setting:
     """One way to adapt."""
 
-    rank: int = 8
-    steps: int = 240
-    batch: int = 8
-    learning_rate: float = 1e-3
+    rank: int = LENGTHS.lora.rank
+    steps: int = LENGTHS.train.steps
+    batch: int = LENGTHS.train.batch_size
+    learning_rate: float = LENGTHS.train.learning_rate
     preserve: float = 0.25  # share of the items; 0: none
     clips: int = 160
     wrong_semantic: float = 0.1  # of the codes that are heard
@@ -138,9 +139,7 @@ class Adapting:
         self.cases = heldout_cases(speakers, TEXTS, first=self.first)
         self.pairs = home / "pairs"
         if not self.pairs.exists():
-            rng = np.random.default_rng([seed, 0xBA12])
-            texts = [random_text(rng, int(rng.integers(4, 9))) for _ in range(per_voice)]
-            (home / "texts.txt").write_text("\n".join(texts))
+            write_texts(home / "texts.txt", per_voice, seed)
             self.make_pairs(self.pairs, per_voice)
 
     def make_pairs(self, output: Path, per_voice: int, *options: Any) -> Path:
@@ -177,7 +176,7 @@ class Adapting:
         model = load_model(self.release)
         add_lora(model, rank=setting.rank, alpha=2.0 * setting.rank, seed=self.seed)
         section = SpeakerSection(
-            reference_seconds=[1.0, 3.0],
+            reference_seconds=LENGTHS.reference_seconds,
             preserve=PreserveSection(path=[self.pairs] if setting.preserve else [], share=setting.preserve),
             train={"batch_size": setting.batch},
             code_noise={"semantic": setting.wrong_semantic, "acoustic": setting.moved_acoustic},
@@ -273,15 +272,20 @@ def parser_of(name: str, about: str, speakers: int) -> argparse.ArgumentParser:
     return parser
 
 
-def opened(
-    args: argparse.Namespace, per_voice: int = PAIRS_PER_VOICE, **options: Any
-) -> tuple[Adapting, dict[str, dict]]:
-    """What the options (and those of `Adapting`) ask for, and the figures before anything is trained."""
+def at_hand(args: argparse.Namespace) -> tuple[Path, Ears]:
+    """The miniature and its judges that the options ask for; makes the output directory."""
     args.output.mkdir(parents=True, exist_ok=True)
     model = args.model or args.output / "model"
     if not model.exists():
         make_micro(model, "speaking")
-    ears = Ears.load(args.ears) if args.ears else Ears.load()
+    return model, Ears.load(args.ears) if args.ears else Ears.load()
+
+
+def opened(
+    args: argparse.Namespace, per_voice: int = PAIRS_PER_VOICE, **options: Any
+) -> tuple[Adapting, dict[str, dict]]:
+    """What the options (and those of `Adapting`) ask for, and the figures before anything is trained."""
+    model, ears = at_hand(args)
     adapting = Adapting(model, args.output, ears, args.speakers, args.seed, per_voice, **options)
     return adapting, score_checkpoint(model, ears, adapting.cases, args.seed)
 

@@ -13,14 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speaking import profile
 from benchmarks.speaking.adapt import PAIRS_PER_VOICE, TEXTS, Adapting, opened, parser_of
-from benchmarks.speaking.recover import CONFIGS
 from benchmarks.speaking.score import Case, Heard, gain, summary, table
-from benchmarks.speaking.utterances import HELDOUT, readings
-from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.writer import atomic_directory, write_text_atomic
+from benchmarks.speaking.utterances import HELDOUT, readings, write_recordings
+from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.data.synth import MANIFEST
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
 
@@ -35,44 +33,26 @@ def spelt(text: str) -> str:
     return text.translate(SPELT)
 
 
-def write_recordings(directory: Path, first: int, speakers: int, clips: int, seed: int) -> None:
-    """Recordings in the second language, with a manifest; nothing is done where they are."""
-    if directory.exists():
-        return
-    lines = []
-    with atomic_directory(directory) as place:
-        for reading in readings(first, speakers, clips, seed):
-            audio = f"{len(lines):05d}.wav"
-            write_wav(place / audio, reading.wave())
-            lines.append(json.dumps({"audio": audio, "text": spelt(reading.text), "speaker": reading.speaker.name}))
-        (place / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
 def overrides(adapting: Adapting, recordings: Path, steps: int, rate: float, output: Path) -> dict[str, Any]:
     """Of the shipped configurations, in the lengths and rates of a miniature."""
     return {
+        **profile.overrides("data", "speaker"),
         "model": str(adapting.directory),
         "output": output,
         "seed": adapting.seed,
         "precision": "float32",
-        "data": {"path": recordings, "min_seconds": 0.3, "heldout": 0.05, "trim_silence": False},
+        "data.path": recordings,
+        "data.min_seconds": 0.3,
+        "data.heldout": 0.05,
         "speaker.encoder": adapting.encoder,
         "speaker.lora": {"rank": 16, "alpha": 32.0},
-        "speaker.quantise.bits": 0,  # quantised products are slow on a CPU
-        "speaker.max_seconds": 4.0,
-        "speaker.reference_seconds": [1.0, 3.0],
+        "speaker.quantise.bits": 0,
         "speaker.preserve.path": None,
-        "speaker.train": {
-            "steps": steps,
-            "batch_size": 16,
-            "accumulate": 1,
-            "learning_rate": rate,
-            "warmup_steps": steps // 20,
-            "eval_every": steps // 4,
-            "save_every": 0,
-            "sample_every": 0,
-            "patience": 0,
-        },
+        "speaker.train.steps": steps,
+        "speaker.train.batch_size": 16,
+        "speaker.train.learning_rate": rate,
+        "speaker.train.warmup_steps": steps // 20,
+        "speaker.train.eval_every": steps // 4,
     }
 
 
@@ -87,7 +67,7 @@ class SecondLanguage:
         place, began = self.adapting.home / name, time.perf_counter()
         if not place.exists():
             changes = overrides(self.adapting, recordings, steps, rate, place) | more
-            run(load_run_config(CONFIGS / config, changes), quiet=True, say=lambda line: None)
+            run(load_run_config(profile.CONFIGS / config, changes), quiet=True, say=lambda line: None)
             self.say(f"{name}: {time.perf_counter() - began:.0f} s")
         return place / "best"
 
@@ -104,7 +84,7 @@ class SecondLanguage:
             rows[f"{_LANGUAGES[second]}, as released"] = summary(before[second])
         self.say(table(rows))
         recordings = home / "language-recordings"
-        write_recordings(recordings, FIRST, SPEAKERS, CLIPS, self.adapting.seed)
+        write_recordings(recordings, readings(FIRST, SPEAKERS, CLIPS, self.adapting.seed), spelt)
         language = self.trained("language", "voxtral_language.yaml", recordings, self.steps, 2e-3)
         after = {}
         for second in (False, True):
@@ -116,7 +96,7 @@ class SecondLanguage:
         own = []
         for number, case in enumerate(cases):
             recordings = home / f"recordings-{number}"
-            write_recordings(recordings, HELDOUT + number, 1, OWN_CLIPS, self.adapting.seed + 1)
+            write_recordings(recordings, readings(HELDOUT + number, 1, OWN_CLIPS, self.adapting.seed + 1), spelt)
             more = {"task": "speaker", "speaker.start": language, "data.speaker": case.speaker.name}
             own += self.heard(
                 self.trained(f"speaker-{number}", "voxtral_speaker.yaml", recordings, OWN_STEPS, 1e-3, **more),

@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.recovery.recipes import LAST_RATE
+from benchmarks.speaking import profile
 from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_of
-from benchmarks.speaking.score import gain, summary, table
+from benchmarks.speaking.score import agreement, gain, summary, table
 from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
@@ -28,7 +26,6 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 RECORDED = 400_000  # number of the first speaker of the recordings
 SPEAKERS, CLIPS, SECONDS = 64, 6, 2.5
 AGREEMENT_CLIPS = 24
@@ -38,62 +35,38 @@ PAIRS_PER_VOICE, RECORDED_PAIRS, ENCODER_STEPS, DISTILL_STEPS = 24, 8, 1500, 200
 def encoder_overrides(model: Path, pairs: list[Path], recordings: Path, steps: int, output: Path) -> dict[str, Any]:
     """The shipped recipe in the lengths and rates of a miniature."""
     return {
+        **profile.overrides("data", "encoder"),
         "model": str(model),
         "output": output,
         "precision": "float32",
-        "data": {"path": recordings, "min_seconds": 0.5, "heldout": 0.05, "trim_silence": False},
-        "encoder.crop_seconds": 1.04,
-        "encoder.gain_db": [-4.0, 4.0],
+        "data.path": recordings,
+        "data.heldout": 0.05,
         "encoder.pairs.path": pairs,
         "encoder.pairs.alone_steps": steps // 4,
-        "encoder.train": {
-            "steps": steps,
-            "batch_size": 8,
-            "accumulate": 1,
-            "learning_rate": 2e-3,
-            "min_lr_ratio": LAST_RATE,
-            "warmup_steps": steps // 30,
-            "betas": [0.8, 0.98],
-            "eval_every": steps // 3,
-            "save_every": 0,
-            "sample_every": 0,
-        },
+        "encoder.train.steps": steps,
+        "encoder.train.warmup_steps": steps // 30,
+        "encoder.train.eval_every": steps // 3,
     }
 
 
 def distill_overrides(model: Path, pairs: list[Path], encoder: Path, steps: int, output: Path) -> dict[str, Any]:
     return {
+        **profile.overrides("speaker"),
         "model": str(model),
         "output": output,
         "precision": "float32",
         "distill": {"pairs": pairs, "items": 4 * steps, "presets": False},
         "speaker.encoder": encoder,
-        "speaker.lora": {"rank": 8, "alpha": 16.0},
-        "speaker.max_seconds": 4.0,
-        "speaker.reference_seconds": [1.0, 3.0],
-        "speaker.train": {
-            "steps": steps,
-            "batch_size": 8,
-            "accumulate": 1,
-            "learning_rate": 1e-3,
-            "warmup_steps": steps // 20,
-            "eval_every": steps // 4,
-            "save_every": 0,
-            "sample_every": 0,
-            "patience": 0,
-        },
+        "speaker.train.steps": steps,
+        "speaker.train.warmup_steps": steps // 20,
+        "speaker.train.eval_every": steps // 4,
     }
 
 
-def agreement(true: Codec, other: Codec) -> dict[str, float]:
-    """How two encoders code clips of unseen speakers: share of equal semantic codes, mean distance of levels."""
-    same = total = 0
-    distances = []
-    for reading in readings(HELDOUT + 500, AGREEMENT_CLIPS, 1, 5):
-        a, b = true.audio_codes(reading.wave()), other.audio_codes(reading.wave())
-        same, total = same + int((a[0] == b[0]).sum()), total + a.shape[1]
-        distances.append(np.abs(a[1:] - b[1:]).mean(axis=0))
-    return {"semantic": same / total, "levels": float(np.concatenate(distances).mean())}
+def unseen_agreement(true: Codec, other: Codec) -> dict[str, float]:
+    """How two encoders code clips of unseen speakers: see `agreement`."""
+    clips = [reading.wave() for reading in readings(HELDOUT + 500, AGREEMENT_CLIPS, 1, 5)]
+    return agreement((true.audio_codes(wave), other.audio_codes(wave)) for wave in clips)
 
 
 def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], None]) -> dict[str, dict]:
@@ -111,18 +84,18 @@ def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], No
         place = home / f"encoder-{k}"
         if not place.exists():
             overrides = encoder_overrides(adapting.directory, pairs, recordings, steps, place)
-            run(load_run_config(CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=lambda line: None)
+            run(load_run_config(profile.CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=lambda line: None)
             say(f"{place.name}: {time.perf_counter() - began:.0f} s")
         encoder = place / "best" / "encoder.safetensors"
         before = adapting.score(adapting.cases, encoder=encoder)
-        found = summary(before) | agreement(adapting.codec(), adapting.codec(encoder))
+        found = summary(before) | unseen_agreement(adapting.codec(), adapting.codec(encoder))
         rows[f"encoder, round {k}"] = found | (gain(former, before, TEXTS) if former else {})
         former = before
         say(f"{table({place.name: found})}\n{found['semantic']:.1%} semantic, {found['levels']:.2f} levels")
     place, began = home / "distill", time.perf_counter()
     if not place.exists():
         overrides = distill_overrides(adapting.directory, pairs, encoder, DISTILL_STEPS, place)
-        run(load_run_config(CONFIGS / "voxtral_distill.yaml", overrides), quiet=True, say=say)
+        run(load_run_config(profile.CONFIGS / "voxtral_distill.yaml", overrides), quiet=True, say=say)
         say(f"distill: {time.perf_counter() - began:.0f} s")
     after = adapting.score(adapting.cases, place / "best", encoder)
     changed = gain(before, after, TEXTS) | {"drift": adapting.drift(place / "best")}

@@ -4,7 +4,7 @@ Every speaker's truth is known, so errors are errors and not opinions: the unit 
 of the pitch in semitones, of the vocal tract's scale, and the cosine of a small speaker encoder's embeddings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -70,48 +70,69 @@ def judge(ears: Ears, samples: np.ndarray, case: Case, text: str, voice: np.ndar
     return Heard(edits(wanted, ears.recogniser.hear(samples)), len(wanted), similarity, away, tract, ended)
 
 
-def summary(heard: Sequence[Heard]) -> dict[str, float]:
-    """Unit error rate over all units, means of the rest, each with a 95 % bootstrap interval over outputs."""
-    units = np.array([one.units for one in heard], float)
-    wrong = np.array([one.edits for one in heard], float)
-    drawn = np.random.default_rng(0).integers(len(heard), size=(RESAMPLES, len(heard)))
+def interval(values: np.ndarray) -> list[float]:
+    """95 % bootstrap interval of the mean of values `[n]`."""
+    drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
+    return np.quantile(values[drawn].mean(axis=1), [0.025, 0.975]).tolist()
+
+
+def summary(heard: Sequence[Heard], each: int = 1) -> dict[str, float]:
+    """Unit error rate over all units, means of the rest, each with a 95 % bootstrap interval.
+
+    Intervals are over outputs, or with `each` texts of each speaker in a row over speakers.
+    """
+    units = np.array([one.units for one in heard], float).reshape(-1, each).sum(axis=1)
+    wrong = np.array([one.edits for one in heard], float).reshape(-1, each).sum(axis=1)
+    drawn = np.random.default_rng(0).integers(len(units), size=(RESAMPLES, len(units)))
     rates = wrong[drawn].sum(axis=1) / units[drawn].sum(axis=1)
     found = {
         "unit_error": wrong.sum() / units.sum(),
         "unit_error_interval": np.quantile(rates, [0.025, 0.975]).tolist(),
     }
     for name in ("similarity", "pitch", "tract"):
-        values = np.array([getattr(one, name) for one in heard])
-        usable = values[np.isfinite(values)]
+        usable = group_means([getattr(one, name) for one in heard], each)
         found[name] = float(usable.mean()) if len(usable) else float("nan")
         if len(usable):
-            means = usable[np.random.default_rng(0).integers(len(usable), size=(RESAMPLES, len(usable)))].mean(axis=1)
-            found[f"{name}_interval"] = np.quantile(means, [0.025, 0.975]).tolist()
+            found[f"{name}_interval"] = interval(usable)
     found["pitch_right"] = float(np.mean([one.pitch < 1 for one in heard]))
     found["ended"] = float(np.mean([one.ended for one in heard]))
     return found
+
+
+def group_means(values: Sequence[float], each: int) -> np.ndarray:
+    """Means of every `each` values in a row, of those that are finite; groups without any are left out."""
+    groups = [group[np.isfinite(group)] for group in np.reshape(np.array(values, float), (-1, each))]
+    return np.array([group.mean() for group in groups if len(group)])
 
 
 def gain(before: Sequence[Heard], after: Sequence[Heard], each: int) -> dict[str, float]:
     """What changed from `before` to `after`, the same texts of the same speakers, `each` texts of each in a row.
 
     Differences of unit error rate and mean similarity, each with a 95 % interval, drawn over speakers: what one of them
-    says is not independent of what else he says.
+    says is not independent of what else he says. Of a single speaker, `each=1` draws over the texts.
     """
     shape = (len(before) // each, each)
     drawn = np.random.default_rng(0).integers(shape[0], size=(RESAMPLES, shape[0]))
     units = np.array([one.units for one in before], float).reshape(shape).sum(axis=1)
     more = np.array([b.edits - a.edits for a, b in zip(before, after, strict=True)], float).reshape(shape).sum(axis=1)
-    closer = np.array([b.similarity - a.similarity for a, b in zip(before, after, strict=True)]).reshape(shape)
-    closer = np.nanmean(closer, axis=1)
+    closer = group_means([b.similarity - a.similarity for a, b in zip(before, after, strict=True)], each)
     return {
         "unit_error_gain": more.sum() / units.sum(),
         "unit_error_gain_interval": np.quantile(
             more[drawn].sum(axis=1) / units[drawn].sum(axis=1), [0.025, 0.975]
         ).tolist(),
-        "similarity_gain": float(closer.mean()),
-        "similarity_gain_interval": np.quantile(closer[drawn].mean(axis=1), [0.025, 0.975]).tolist(),
+        "similarity_gain": float(closer.mean()) if len(closer) else float("nan"),
+        "similarity_gain_interval": interval(closer) if len(closer) else [float("nan")] * 2,
     }
+
+
+def agreement(pairs: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """Of codes of the same clips, 0-based `[37, T]` each: share of equal semantic codes, mean distance of levels."""
+    same, distances = [], []
+    for a, b in pairs:
+        same.append(a[0] == b[0])
+        distances.append(np.abs(a[1:].astype(int) - b[1:]).mean(axis=0))
+    return {"semantic": float(np.concatenate(same).mean()), "levels": float(np.concatenate(distances).mean())}
 
 
 def speaker_voice(ears: Ears, codec: Codec, case: Case) -> np.ndarray:
@@ -170,15 +191,21 @@ def score_model(
     return found
 
 
-def table(rows: dict[str, dict[str, float]]) -> str:
-    """Markdown."""
+def table(rows: dict[str, dict[str, float]], intervals: bool = False) -> str:
+    """Markdown of summaries; `intervals`: with those of unit error, similarity, pitch and tract."""
+
+    def figure(row: dict, name: str, form: str) -> str:
+        ends = row.get(f"{name}_interval") if intervals else None
+        return f"{row[name]:{form}}" + (f" ({ends[0]:{form}}..{ends[1]:{form}})" if ends else "")
+
     lines = [
         "| voice | unit error | similarity | pitch, semitones | pitch right | tract | ended |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, s in rows.items():
+        pitch_of = f"{figure(s, 'pitch', '.2f')} | {s['pitch_right']:.0%}"
         lines.append(
-            f"| {name} | {s['unit_error']:.1%} | {s['similarity']:.3f} | {s['pitch']:.2f} | {s['pitch_right']:.0%}"
-            f" | {s['tract']:.3f} | {s['ended']:.0%} |"
+            f"| {name} | {figure(s, 'unit_error', '.1%')} | {figure(s, 'similarity', '.3f')} | {pitch_of}"
+            f" | {figure(s, 'tract', '.3f')} | {s['ended']:.0%} |"
         )
     return "\n".join(lines)

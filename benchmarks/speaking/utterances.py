@@ -4,6 +4,7 @@ Speakers are `SyntheticSpeaker.varied(n)`; those for training, for measuring and
 From number `UNLIKE` on there are others, whose voices are breathier than any of these.
 """
 
+import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,8 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.writer import atomic_file
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
+from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.checkpoint.writer import atomic_directory, atomic_file, write_text_atomic
+from mlx_voxclone.data.synth import MANIFEST, SyntheticSpeaker, random_text, synthesise
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
 
@@ -88,6 +90,32 @@ def spoken(
         if tell is not None and len(found) % 1000 == 0:
             tell(len(found))
     return found
+
+
+def write_recordings(directory: Path, wanted: Sequence[Reading], written: Callable[[str], str] = str) -> None:
+    """Recordings as a user brings them, with a manifest; nothing is done where they are.
+
+    Args:
+        directory: to make.
+        wanted: what is heard.
+        written: spells what is said, for the manifest.
+    """
+    if directory.exists():
+        return
+    lines = []
+    with atomic_directory(directory) as place:
+        for reading in wanted:
+            audio = f"{len(lines):05d}.wav"
+            write_wav(place / audio, reading.wave())
+            lines.append(json.dumps({"audio": audio, "text": written(reading.text), "speaker": reading.speaker.name}))
+        (place / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_texts(path: Path, count: int, seed: int) -> None:
+    """`count` sentences in the miniature's language, one a line: what its own voices are to say in pairs."""
+    rng = np.random.default_rng([seed, 0xBA12])
+    texts = [random_text(rng, int(rng.integers(4, 9))) for _ in range(count)]
+    write_text_atomic(path, "\n".join(texts) + "\n")
 
 
 def save(path: Path, utterances: Iterable[Spoken]) -> None:
