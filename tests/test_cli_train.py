@@ -151,7 +151,8 @@ def test_task_speaker_with_a_given_encoder(config_file, encoder_file, tmp_path, 
 def test_task_clone(uninterrupted, capsys):
     place = uninterrupted
     trained = {"encoder", "encoder-2", "speaker"}  # a round of judging: the encoder is trained on judged codes
-    assert names(place) == {"config.yaml", "summary.json", "data", "prior", "codes", "baked", "samples"} | trained
+    made = {"config.yaml", "summary.json", "data", "prior", "codes", "encoder.safetensors", "baked", "samples"}
+    assert names(place) == made | trained
     for name in trained:
         assert names(place / name) == {"log.jsonl", "result.json", "checkpoints", "best"}
     release = Release(place / "baked")

@@ -1,6 +1,7 @@
 """`encoder.pairs.path: auto`: made once for a model, found again, gone on with, made anew where something is amiss."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -363,3 +364,26 @@ def test_a_cache_that_is_deleted_meanwhile(miniature, home, monkeypatch):
 
     monkeypatch.setattr(Voxtral, "generate_batch", deleting)
     refused(lambda: run(miniature), "was deleted while it was being made; run again")
+
+
+def test_nothing_is_deleted_that_another_process_may_be_making(made, miniature, home, monkeypatch):
+    """Two runs that find no pairs wait for each other; the second must not clear what the first goes on to make."""
+    shutil.copytree(made[0], home)
+    pairs, moved = AutomaticPairs.of(configured(miniature), Release(miniature)).pairs, shards(home)
+    pairs.reopen()
+    for path in [*moved, *home.glob("*/moved-*/complete.json")]:
+        if path.parent.name.startswith("moved"):
+            path.unlink()
+    deleted, delete = [], shutil.rmtree
+
+    def guarded(path, **keywords):
+        lock = Path(path).with_name(f".{Path(path).name}.lock")
+        with lock.open("a+") as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        deleted.append(path)
+        delete(path, **keywords)
+
+    monkeypatch.setattr(auto.shutil, "rmtree", guarded)
+    run(miniature)
+    assert {Path(path).name.split("-")[0] for path in deleted} == {"moved"}
+    assert content(home) == content(made[0])

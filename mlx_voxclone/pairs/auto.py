@@ -171,9 +171,7 @@ def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Calla
         beside = f" + {moved['pairs']} moved" if moved else ""
         say(f"pairs: {found['pairs']}{beside}, from the cache {asked.home}")
     elif moving and not moved:
-        if not found:
-            shutil.rmtree(asked.moved.path, ignore_errors=True)  # begun with pairs that are no more
-        _made_moved(asked, facts["pairs"], quiet, say)
+        _made_moved(asked, facts["pairs"], quiet, say, anew=not found)
     return [asked.pairs.path, asked.moved.path] if moving else [asked.pairs.path]
 
 
@@ -224,12 +222,14 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
     return facts
 
 
-def _made_moved(asked: AutomaticPairs, pairs: int, quiet: bool, say: Callable[[str], None]) -> None:
-    """Make the missing copies of complete pairs."""
+def _made_moved(asked: AutomaticPairs, pairs: int, quiet: bool, say: Callable[[str], None], *, anew: bool) -> None:
+    """Make the missing copies of complete pairs; `anew`: all of them, as the pairs have just been made."""
     entry = asked.moved
     with entry.locked(say):
-        if asked.facts(entry) is not None:
+        if asked.facts(entry) is not None:  # another process has made them meanwhile
             return
+        if anew:
+            shutil.rmtree(entry.path, ignore_errors=True)  # begun with pairs that are no more
         _clear_damaged(asked, entry, say)
         bar = progress_bar(quiet=quiet, total=asked.moves * pairs, unit="pair", desc="moving pairs")
         with _explained(entry), separate_rng(SEED), bar:

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.writer import PARTIAL, atomic_file
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.model_cache import Entry
 from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
@@ -29,6 +30,14 @@ from mlx_voxclone.train.state import CHECKPOINTS
 
 ENTRY = "encoder"  # kind of the cache's entry
 BASE = "base-encoder.safetensors"  # in the run directory
+# Keys of the section `encoder` that decide nothing about the base encoder, or through the pairs alone.
+_NO_RECIPE = {
+    "weights": True,
+    "refine": True,
+    "prior": True,
+    "pairs": {"path", "texts", "per_voice", "moves", "max_seconds", "batch"},
+    "train": {"save_every", "log_every", "sample_every", "keep", "max_skipped"},
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def base_entry(config: RunConfig, release: Release) -> Entry:
 
 def _made_from(config: RunConfig, release: Release) -> dict[str, Any]:
     asked, section = AutomaticPairs.of(config, release), _base_section(config)
-    recipe = section.model_dump(mode="json", exclude={"weights", "refine"})
+    recipe = section.model_dump(mode="json", exclude=_NO_RECIPE)
     return {"pairs": asked.moved_from, "recipe": recipe, "precision": Compute.of(config).precision, "seed": SEED}
 
 
@@ -126,15 +135,26 @@ def base_encoder(
 
 
 def keep_base(base: Path, run_dir: Path) -> Path:
-    """The run's own copy of the base encoder (a hard link where the disk allows it): the run goes on from it even when
-    the cache is deleted."""
+    """The run's own copy of the base encoder: the run goes on from it even when the cache is deleted."""
     kept = run_dir / BASE
-    if not kept.exists():
-        partial = kept.with_name(f".{BASE}.partial")
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(base, partial)
-        except OSError:
-            shutil.copyfile(base, partial)
-        partial.rename(kept)
-    return kept
+    return kept if kept.exists() else linked(base, kept)
+
+
+def linked(source: Path, target: Path) -> Path:
+    """Make `target` the same file as `source`, by a hard link where the disk allows it, else by a copy; returns it.
+
+    An older target is replaced.
+
+    Raises:
+        CheckpointError: the copy cannot be written.
+    """
+    partial = target.with_name(f".{target.name}{PARTIAL}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:  # another disk, or one without links
+        with source.open("rb") as content, atomic_file(target, overwrite=True) as file:
+            shutil.copyfileobj(content, file)
+        return target
+    partial.replace(target)
+    return target

@@ -19,10 +19,11 @@ from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages
-from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base
+from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked
 from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
+from mlx_voxclone.train.encoder_task import ENCODER_FILE
 from mlx_voxclone.train.result import TrainResult
 
 CODES, ENCODER = "codes", "encoder"  # in the run directory
@@ -77,6 +78,8 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
             say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
             break
         best = new
+    if current().first:
+        linked(best.encoder, run_dir / ENCODER_FILE)  # where a user looks for it, whichever round it is of
     return _told(Recovered(best.encoder, best.codes, best.judged, found, rounds), data, say)
 
 

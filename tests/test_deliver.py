@@ -1,0 +1,102 @@
+"""What a run delivers: candidates compared clip by clip, voices by likelihood."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from mlx_voxclone.train.clone.deliver import ADAPTED, ZERO_SHOT, Measured, choose, worse
+from mlx_voxclone.train.clone.voice import Scored, Voice, best_voice, candidates
+
+VOICE = Voice("a.wav", np.zeros((37, 3), np.int32))
+N = 12
+
+
+def measured(name: str, seed: int = 0, **shift: float) -> Measured:
+    rng = np.random.default_rng(seed)
+    figures = ("code_loss", "text_nats", "voice_distance", "not_ended")
+    return Measured(name, VOICE, {f: rng.normal(1.0, 0.02, N) + shift.get(f, 0.0) for f in figures})
+
+
+def test_worse_needs_more_than_two_standard_errors():
+    base, noise = np.zeros(N), np.random.default_rng(1).normal(0, 1, N)
+    noise -= noise.mean()
+    error = noise.std(ddof=1) / np.sqrt(N)
+    assert not worse(base + noise + 1.9 * error, base)
+    assert worse(base + noise + 2.1 * error, base)
+    assert not worse(base - 5, base)
+    assert not worse(base, base)
+    assert not worse(np.full(N, np.nan), base)
+
+
+@pytest.mark.parametrize("figure", ["text_nats", "voice_distance", "not_ended"])
+def test_adapters_that_spoil_something_are_not_delivered(figure):
+    chosen, why = choose(measured(ZERO_SHOT), measured(ADAPTED, 1, code_loss=-0.5, **{figure: 0.3}), 0.0, 0.1)
+    assert chosen.name == ZERO_SHOT
+    assert figure in why
+
+
+def test_adapters_that_predict_the_recordings_better_are_delivered():
+    chosen, why = choose(measured(ZERO_SHOT), measured(ADAPTED, 0, code_loss=-0.5), 0.05, 0.1)
+    assert chosen.name == ADAPTED
+    assert "better" in why
+
+
+def test_adapters_that_bring_nothing_or_change_the_models_voices_are_not_delivered():
+    assert choose(measured(ZERO_SHOT), measured(ADAPTED, 0, code_loss=0.01), None, 0.1)[0].name == ZERO_SHOT
+    chosen, why = choose(measured(ZERO_SHOT), measured(ADAPTED, 0, code_loss=-0.5), 0.2, 0.1)
+    assert chosen.name == ZERO_SHOT
+    assert "0.200 nats (limit 0.1)" in why
+
+
+@dataclass
+class Source:
+    id: str
+
+    @property
+    def source(self) -> str:
+        return f"{self.id}.wav"
+
+
+def test_candidates_are_clips_alone_and_joined_up_to_the_longest_prompt():
+    codes = {str(k): np.full((37, 10 + k), k, np.int32) for k in range(30)}
+    clips = [Source(name) for name in codes]
+    found = candidates(clips, codes, 12.5, 6.0, seed=3)
+    assert max(voice.codes.shape[1] for voice in found) <= 75
+    alone = [voice for voice in found if voice.source]
+    assert alone
+    for voice in alone:
+        assert (voice.codes == codes[voice.source.removesuffix(".wav")]).all()
+    joined = [voice for voice in found if voice.source is None]
+    assert all(voice.codes.shape[1] == 75 for voice in joined)
+    assert len({voice.codes.tobytes() for voice in joined}) > 1
+    again = candidates(clips, codes, 12.5, 6.0, seed=3)
+    assert [voice.name for voice in again] == [voice.name for voice in found]
+
+
+def test_one_short_clip_is_a_candidate():
+    codes = {"a": np.zeros((37, 5), np.int32)}
+    assert [voice.codes.shape[1] for voice in candidates([Source("a")], codes, 12.5, 25.0)] == [5]
+
+
+class Likelihoods:
+    """A judge to which the voice's first code is the loss of every clip."""
+
+    def nats(self, evidence, codes):
+        return np.array([float(one.voice[0, 0]) for one in evidence])
+
+    def flow_losses(self, evidence, codes):
+        return np.array([float(one.voice[1, 0]) for one in evidence])
+
+
+def test_the_voice_behind_which_held_out_clips_are_likeliest_is_chosen():
+    heldout = [Scored("papa", np.zeros((37, 4), np.int32))] * 3
+    voices = []
+    for semantic, flow in ((3, 0), (1, 2), (2, 1)):
+        codes = np.zeros((37, 2), np.int32)
+        codes[0], codes[1] = semantic, flow
+        voices.append(Voice(f"{semantic}{flow}", codes))
+    assert best_voice(Likelihoods(), voices, heldout, 1.0, 0.0)[0].name == "12"
+    voice, losses = best_voice(Likelihoods(), voices, heldout, 1.0, 10.0)
+    assert voice.name == "30"
+    assert losses.tolist() == [3.0] * 3
