@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache(tmp_path_factory) -> Iterator[Path]:
+def users_cache(tmp_path_factory) -> Iterator[Path]:
     """Where all tests keep what a user's runs keep in the home directory."""
     with pytest.MonkeyPatch.context() as patch:
         directory = tmp_path_factory.mktemp("cache")

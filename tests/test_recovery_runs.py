@@ -172,7 +172,10 @@ def test_recipes_say_all_that_the_encoder_section_knows():
     """Else a change of a default would change what is compared."""
     said = {*dotted(COMMON), *(f"encoder.{key}" for recipe in RECIPES.values() for key in recipe.changes)}
     said |= {"encoder.crop_seconds", "encoder.pairs.path"}  # always given
-    judges = ("encoder.discriminators.", "encoder.distillation.", "encoder.train.")
+    said |= {
+        f"encoder.pairs.{key}" for key in ("per_voice", "moves", "texts", "max_seconds", "batch")
+    }  # of automatic ones
+    judges = ("encoder.discriminators.", "encoder.distillation.", "encoder.train.", "encoder.refine.")
     leaves = {key for key in schema_keys() if key.startswith("encoder.") and not key.startswith(judges)}
     leaves -= {key.rpartition(".")[0] for key in leaves} | {name.removesuffix(".") for name in judges}
     assert leaves <= said
