@@ -217,7 +217,8 @@ class RefineTrain(TrainSection):
     """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
 
     steps: WholeNumber = 300
-    batch_size: Count = 8
+    batch_size: Count = 4
+    accumulate: Count = 2
     learning_rate: Positive = 1e-4
     warmup_steps: WholeNumber = 20
     eval_every: WholeNumber = 100

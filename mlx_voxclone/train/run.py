@@ -84,6 +84,13 @@ def run(
         ranks.check_alike("configuration", {**facts, "code": code_digest(), "--resume": resume})
         for stage in stages.trained(config):
             check_share(getattr(config, stage).train.accumulate, ranks, f"{stage}.train.")
+        if (
+            config.task == "clone"
+            and ENCODER in stages.trained(config)
+            and config.judge.enabled
+            and config.judge.rounds
+        ):
+            check_share(config.encoder.refine.accumulate, ranks, "encoder.refine.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:

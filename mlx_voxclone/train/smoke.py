@@ -34,14 +34,12 @@ OVERRIDES: dict[str, Any] = {
     "encoder.train": {"steps": 40, "epochs": 0, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3,
                       "warmup_steps": 4, "eval_every": 20, "save_every": 20, "log_every": 1, "sample_every": 40,
                       "patience": 0},
-    "encoder.refine": {"steps": 10, "epochs": 0, "batch_size": 4, "accumulate": 1, "warmup_steps": 0, "eval_every": 5,
-                       "save_every": 10, "log_every": 1, "sample_every": 0, "patience": 0},
     "speaker": {"encoder": None, "reference_seconds": [1.0, 2.0]},
     "speaker.train": {"steps": 10, "epochs": 0, "batch_size": 2, "accumulate": 2, "learning_rate": 5e-3,
                       "warmup_steps": 1, "eval_every": 5, "save_every": 5, "log_every": 1, "sample_every": 10,
                       "patience": 0},
-    # Its language model is random: to it no text fits, and no voice is better than another.
-    "judge": {"enabled": True, "rounds": 1, "check_texts": False},
+    # Its language model is random: to it no text fits, its judged codes teach nothing, no voice is better than another.
+    "judge": {"enabled": True, "rounds": 0, "check_texts": False},
     "bake": {"output": None, "reference": None, "target": "vllm", "deliver": "adapted"},
 }  # fmt: skip
 
