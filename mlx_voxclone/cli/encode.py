@@ -1,4 +1,7 @@
-"""`voxclone encode`: audio to codes, latents and voice embedding, by an encoder or by optimising without one."""
+"""`voxclone encode`: audio to codes, latents and voice embedding, by an encoder or by optimising without one.
+
+With a text the language model corrects the encoder's codes (`train/clone/judge.py`).
+"""
 
 import argparse
 import math
@@ -29,7 +32,13 @@ def main(argv: list[str]) -> None:
         "Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and\n"
         "`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).\n"
         "Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,\n"
-        "and its codes sound like the recording without being those an encoder would give.",
+        "and its codes sound like the recording without being those an encoder would give.\n\n"
+        "With --text, `codes` are judged: the encoder's, corrected by the frozen language model, which predicts the\n"
+        "codes of these words. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes:\n"
+        "rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`\n"
+        "float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,\n"
+        "`changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how\n"
+        "unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).",
     )
     parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
     add_model(parser)
@@ -42,6 +51,15 @@ def main(argv: list[str]) -> None:
     )
     add_encoder(parser)
     parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
+    judged = parser.add_argument_group("judged codes")
+    judged.add_argument("--text", help="the words of the recording (at most 60 s): judge its codes")
+    judged.add_argument(
+        "--voice-audio",
+        metavar="WAV",
+        action="append",
+        help="another recording of the speaker, 1 to 60 s, as the voice prompt of --text; several are taken together"
+        " (default: the first 12 s of AUDIO itself, which is less good)",
+    )
     search = parser.add_argument_group("options of --method optimise")
     search.add_argument(
         "--steps", type=int, metavar="N", help="most optimiser steps for each piece of 4 s (default: 300)"
@@ -66,6 +84,12 @@ def main(argv: list[str]) -> None:
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
+    if options.text is None and options.voice_audio:
+        parser.error("--voice-audio is for --text")
+    if options.text is not None and options.method != ENCODER:
+        parser.error("--text is for --method encoder: only an encoder's latents say which other codes are likely")
+    if options.text is not None and not options.text.strip():
+        parser.error("--text is empty; give the words of the recording, or leave it out")
     given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
     for name, value in given.items():
         if value is None:
@@ -93,14 +117,15 @@ def _run(options: argparse.Namespace) -> None:
     if output.exists():
         raise CheckpointError(f"{output}: exists already; choose another name or move it away")
     wave = read_audio(options.audio)
-    if options.normalise:
-        wave = normalise_level(wave)
     release = Release(options.model)
     if options.method == ENCODER and not release.has_encoder and options.encoder is None:
         raise CheckpointError(
             f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE or a baked checkpoint,"
             " or do without one (--method optimise, slow)"
         )
+    judging = None if options.text is None else _Judging(release, wave, options)
+    if options.normalise:
+        wave = normalise_level(wave)
     model = load_model(release, parts=["lm", "codec"], encoder_file=encoder_path(options.encoder))
     codec = model.audio_tokenizer
     latents = _encode(codec, wave, options) if codec.has_encoder else None
@@ -108,16 +133,77 @@ def _run(options: argparse.Namespace) -> None:
         latents = _optimise(codec, wave, latents, options)
     codes = np.array(codec.quantize(latents[None])[0])
     embedding = model.voice_embedding(codes).astype(mx.float32)
-    save_tensors(output, {"codes": codes, "latents": latents, "embedding": embedding})
+    found, metadata = {"codes": codes, "latents": latents, "embedding": embedding}, None
+    if judging is not None:
+        changes, metadata = judging.judge(codec, np.array(latents), codes)
+        found |= changes
+    save_tensors(output, found, metadata)
     message(f"{len(wave) / codec.config.sampling_rate:.2f} s -> {codes.shape[1]} frames of {codes.shape[0]} codes")
     print(output)
 
 
+class _Judging:
+    """`--text`: everything that can be refused is refused at the start, before weights are read.
+
+    Args:
+        wave: the recording `[samples]` at its own level.
+    """
+
+    def __init__(self, release, wave, options: argparse.Namespace):
+        from mlx_voxclone.audio.io import normalise_level
+        from mlx_voxclone.errors import DataError
+        from mlx_voxclone.synthesis import read_references, reference_warnings
+        from mlx_voxclone.train.clone.judged_recording import RecordingJudge, check_recording, own_voice_frames
+
+        self.options, codec = options, release.config.codec
+        clips = read_references(options.voice_audio or [])
+        for line in reference_warnings(clips) if clips else []:
+            message(f"warning: {line}")
+        self.clips = [normalise_level(clip) for clip in clips] if options.normalise else clips
+        frames = codec.n_frames(len(wave))
+        self.own_frames = own_voice_frames(codec, frames)
+        voice_frames = sum(codec.n_frames(len(clip)) for clip in clips) or self.own_frames
+        try:
+            check_recording(wave, codec.sampling_rate)
+            self.judging = RecordingJudge(release)
+            self.judging.check_text(options.text, frames, voice_frames)
+        except DataError as e:
+            raise DataError(f"{options.audio}: {e}") from None
+
+    def judge(self, codec, latents, codes):
+        """The tensors that replace or join the encoder's, and the metadata."""
+        from mlx_voxclone.progress import progress_bar
+        from mlx_voxclone.synthesis import reference_codes
+        from mlx_voxclone.train.clone.judged_recording import PASSES, judged_facts
+
+        voice = reference_codes(codec, self.clips) if self.clips else codes[:, : self.own_frames]
+        with progress_bar(quiet=self.options.quiet, total=PASSES, unit="pass", desc="judging") as bar:
+            judged = self.judging.judge(self.options.text, latents, voice, on_pass=bar.update)
+        facts = judged_facts(judged, codes)
+        message(
+            f"judged: {100 * facts['changed_semantic']:.1f} % of the semantic codes changed, mean confidence"
+            f" {facts['mean_confidence']:.3f}, {facts['text_nats']:.3f} nats per frame behind the text"
+            f" (the encoder's own codes: {facts['raw_nats']:.3f})"
+        )
+        metadata = {"text": self.options.text} | {name: f"{value:.6g}" for name, value in facts.items()}
+        return {"codes": judged.codes, "confidence": judged.confidence}, metadata
+
+
 def _encode(codec, wave, options: argparse.Namespace):
+    """The encoder's latents `[T, D]`."""
+    import mlx.core as mx
+
+    from mlx_voxclone.errors import CheckpointError
     from mlx_voxclone.progress import progress_bar
 
     with progress_bar(quiet=options.quiet, total=codec.config.n_frames(len(wave)), unit="frame") as bar:
-        return codec.encode_audio(wave, on_frames=bar.update)
+        latents = codec.encode_audio(wave, on_frames=bar.update)
+    if not mx.all(mx.isfinite(latents)).item():
+        raise CheckpointError(
+            f"{options.encoder or options.model}: latents are not finite: the encoder's weights are damaged;"
+            " take another encoder"
+        )
+    return latents
 
 
 def _optimise(codec, wave, start, options: argparse.Namespace):

@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.config import N_SPECIAL_CODES
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
@@ -90,12 +91,22 @@ class CodeJudge:
         self.temperature = temperature
 
     def judge(
-        self, evidence: Sequence[Evidence], *, rounds: int = ROUNDS, progress: Callable[[int], object] = lambda n: None
+        self,
+        evidence: Sequence[Evidence],
+        *,
+        rounds: int = ROUNDS,
+        progress: Callable[[int], object] = lambda n: None,
+        on_pass: Callable[[], object] = lambda: None,
     ) -> list[Judged]:
-        """Judge all recordings; `progress` is called with the number of recordings done."""
+        """Judge all recordings; `progress` is called with the number of recordings done, `on_pass` after each of the
+        `rounds + 1` passes of a batch through the language model.
+
+        Raises:
+            CheckpointError: numbers of the language model or the flow head that are not finite.
+        """
         found: dict[int, Judged] = {}
         for batch in self._batches(evidence):
-            for k, judged in zip(batch, self._judge_batch([evidence[k] for k in batch], rounds)):
+            for k, judged in zip(batch, self._judge_batch([evidence[k] for k in batch], rounds, on_pass)):
                 found[k] = judged
             progress(len(batch))
         return [found[k] for k in range(len(evidence))]
@@ -152,17 +163,19 @@ class CodeJudge:
         if batch:
             yield batch
 
-    def _judge_batch(self, items: list[Evidence], rounds: int) -> list[Judged]:
+    def _judge_batch(self, items: list[Evidence], rounds: int, on_pass: Callable[[], object]) -> list[Judged]:
         semantic = [self.encoder_log_probabilities(e.latents) for e in items]
         acoustic = [np.tanh(e.latents[:, self._semantic_dim :]) for e in items]
         codes = [self._with(s.argmax(axis=1), a) for s, a in zip(semantic, acoustic)]
         prompts = [self._embedded_prompt(e) for e in items]
         prior, hidden = self._priors(prompts, codes)
+        on_pass()
         raw_nats = [_nats(p, c) for p, c in zip(prior, codes)]
         for _ in range(rounds):
             values = self._denoised(acoustic, hidden)
             codes = [self._with((s + p).argmax(axis=1), a) for s, p, a in zip(semantic, prior, values)]
             prior, hidden = self._priors(prompts, codes)
+            on_pass()
         found = []
         for c, p, s, raw in zip(codes, prior, semantic, raw_nats):
             posterior = s + p
@@ -209,6 +222,7 @@ class CodeJudge:
         logits = self.model.acoustic_transformer.masked_semantic_logits(mx.concatenate(hidden))
         speech = logits[:, N_SPECIAL_CODES : N_SPECIAL_CODES + self._codes]  # END is no code of a frame
         prior = np.array(speech - mx.logsumexp(speech, axis=-1, keepdims=True))
+        _check_finite(prior, "language model")
         ends = np.cumsum([h.shape[0] for h in hidden])[:-1]
         return np.split(prior, ends), hidden
 
@@ -218,7 +232,14 @@ class CodeJudge:
         x_t = mx.array(np.concatenate(acoustic).astype(np.float32)) * time
         velocity = self.model.acoustic_transformer.velocity(x_t, mx.full((x_t.shape[0],), time), mx.concatenate(hidden))
         values = np.array(x_t + (1.0 - time) * velocity.astype(mx.float32))
+        _check_finite(values, "flow head")
         return np.split(values, np.cumsum([len(a) for a in acoustic])[:-1])
+
+
+def _check_finite(values: np.ndarray, source: str) -> None:
+    """Codes made from such numbers lie outside their codebooks, and looking these up reads foreign memory."""
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"the {source}'s numbers are not finite: the weights are damaged; get the model again")
 
 
 def _nats(prior: np.ndarray, codes: np.ndarray) -> float:
