@@ -28,7 +28,7 @@ from mlx_voxclone.train.stages import Compute, codec_digest
 
 GROUP = 64  # clips whose latents are in memory at once
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
-LEAST_GAIN = 0.02  # nats per frame: where the median clip gains less, no transcript fits
+LEAST_GAIN = 0.2  # nats per frame: where the median clip gains less, no transcript fits
 JUDGED, FACTS = "judged", "facts"  # metadata of the file
 
 
