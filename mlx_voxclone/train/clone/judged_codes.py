@@ -28,7 +28,7 @@ from mlx_voxclone.train.stages import Compute, codec_digest
 
 GROUP = 64  # clips whose latents are in memory at once
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
-LEAST_GAIN = 0.2  # nats per frame: where the median clip gains less, no transcript fits
+LEAST_GAIN = 0.12  # where the median clip gains less, no transcript fits: 0.3 to 0.5 with right ones, 0.08 with wrong
 JUDGED, FACTS = "judged", "facts"  # metadata of the file
 
 
@@ -38,7 +38,7 @@ class JudgedCodes:
 
     Attributes:
         codes: int32 `[37, T]` by clip id; clips without a text, or with one that does not fit, are not there.
-        left_out: ids of clips whose text does not fit, with the gain of their own text (nats per frame).
+        left_out: ids of clips whose text does not fit, with the gain of their own text (see `text_gains`).
         raw_nats: of the held-out clips, how unlikely the encoder's own codes are under the language model (nats per
             frame): the better the encoder, the lower.
         facts: figures for the summary.
@@ -136,7 +136,8 @@ def text_gains(
     prompts: Mapping[str, np.ndarray],
     progress: Callable[[int], object] = lambda n: None,
 ) -> dict[str, float]:
-    """How much likelier each clip's codes are behind its own text than behind another clip's (nats per frame).
+    """How much likelier each clip's codes are behind its own text than behind another clip's: 1 - own / other, of the
+    mean negative log-likelihoods. 0: the text makes no difference.
 
     The other text is that of the clip nearest in length among those with different words. Empty with fewer than two
     different texts: there is nothing to compare with.
@@ -156,7 +157,7 @@ def text_gains(
             evidence.append(Evidence(clip.id, clip.text, none, prompts[clip.id]))
             foreign.append(Evidence(clip.id, nearest.text, none, prompts[clip.id]))
         own = [codes[clip.id] for clip in group]
-        gains = judge.nats(foreign, own) - judge.nats(evidence, own)
+        gains = 1.0 - judge.nats(evidence, own) / judge.nats(foreign, own)
         found |= {clip.id: float(gain) for clip, gain in zip(group, gains)}
         progress(len(group))
     return found
@@ -170,8 +171,8 @@ def _fitting(clips: Sequence[Clip], gains: Mapping[str, float]) -> tuple[list[Cl
     if median < LEAST_GAIN:
         raise DataError(
             "the transcripts do not fit the recordings: behind its own text a clip is no likelier than behind another"
-            f" clip's (median gain {median:.3f} nats per frame); check that texts and audio belong together and are in"
-            " a language of the model (judge.check_texts: false goes on regardless)"
+            f" clip's (median gain {median:.1%}, {LEAST_GAIN:.0%} expected); check that texts and audio belong together"
+            " and are in a language of the model (judge.check_texts: false goes on regardless)"
         )
     left_out = {name: gain for name, gain in gains.items() if gain < LEAST_SHARE * median}
     return [clip for clip in clips if clip.id not in left_out], left_out
