@@ -28,7 +28,8 @@ from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute
 from mlx_voxclone.train.state import BEST
 
-VOICE_FILE, DELIVERED = "voice.safetensors", "delivered"  # in codes/, and the key of its metadata
+VOICE_FILE, DELIVERED = "delivered.safetensors", "delivered"  # in codes/, and the key of its metadata
+ROWS_FILE = "voice-rows.safetensors"  # in codes/: what becomes the voice, as `bake` takes it
 SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut off well beyond any slow reader
 
 
@@ -55,7 +56,7 @@ def finish(
         _check_baked(config, rows, encoder, adapters)
     else:
         say(f"bake: writing {config.baked_dir}")
-        embedding = run_dir / "codes" / f"{config.voice}.safetensors"
+        embedding = run_dir / "codes" / ROWS_FILE
         save_tensors(embedding, {"embedding": rows}, overwrite=True)
         bake(
             release,
@@ -96,7 +97,7 @@ def delivered(
 ) -> dict[str, Any]:
     """What `deliver` chooses: `name`, `why`, `measured`, `voice` (its recordings) and `codes` `[37, N]` of it.
 
-    Kept in `codes/voice.safetensors`; a resumed run finds it there, as long as encoder and adapters are the same.
+    Kept in `codes/delivered.safetensors`; a resumed run finds it there, as long as encoder and adapters are the same.
     """
     path = run_dir / "codes" / VOICE_FILE
     made_from = {
