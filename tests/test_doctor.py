@@ -17,8 +17,10 @@ from mlx_voxclone.machine import Machine, this_machine
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train import forecast as module
 from mlx_voxclone.train.adaptation import lora_model
+from mlx_voxclone.train.disk_forecast import disk_needed
+from mlx_voxclone.train.encoder_plan import plan_encoders
 from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.forecast import Forecast, disk_needed, forecast
+from mlx_voxclone.train.forecast import Forecast, forecast
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
 from mlx_voxclone.train.stages import Compute, encoder_codec, run_trainer, train_settings
 
@@ -141,7 +143,8 @@ def test_both_stages_of_a_clone_disk_and_verdict(capsys, small, tmp_path):
     options = ["--config", "configs/voxtral_speaker.yaml", "--set", f"model={small}", "--set", f"output={tmp_path}/run"]
     options += ["--set", "encoder.crop_seconds=0.5", "--set", "speaker.max_seconds=2"]
     text = told(capsys, *options, "--set", "speaker.reference_seconds=[1, 2]")
-    for part in ("encoder (", "speaker (", "flow head", "activations", "time of a step", "baked checkpoint", "verdict"):
+    parts = ["base encoder (once per model", "\nencoder (up to 3 trainings", "speaker (", "flow head", "activations"]
+    for part in (*parts, "time of a step", "baked checkpoint", "verdict"):
         assert part in text
     assert "to be fetched" not in text
     assert not (tmp_path / "run").exists()
@@ -149,7 +152,9 @@ def test_both_stages_of_a_clone_disk_and_verdict(capsys, small, tmp_path):
 
 def test_what_is_too_large_is_said_with_what_to_change():
     config = load_run_config("configs/voxtral_speaker.yaml", {"encoder.discriminators.enabled": True})
-    stages = [Forecast(name, {"activations": 15e9}, 2.0, 100) for name in ("encoder", "speaker")]
+    stages = [
+        Forecast(name, {"activations": 15e9}, 2.0, 100, settings=f"{name}.train") for name in ("encoder", "speaker")
+    ]
     machine = Machine("M9", 8, 16_000_000_000, 11_000_000_000, "gpu", "0", "macOS")
     disks = [Disk("disk", "`output`", {"baked checkpoint": 8e9}, 5_000_000_000)]
     lines = "\n".join(advice(config, stages, machine, disks))
@@ -173,11 +178,11 @@ def test_what_is_too_large_is_said_with_what_to_change():
 def test_the_true_sizes_are_known_without_the_model(monkeypatch):
     """A hub id that was not fetched yet: memory and disk of the release, by its manifest."""
     config = load_run_config("configs/voxtral_speaker.yaml", {})
-    parts = module._speaker_weights(module.model_params(config.model), config, Compute("bf16"))
+    parts = module.speaker_weights(module.model_params(config.model), config, Compute("bf16"))
     assert parts["flow head"] == pytest.approx(0.78e9, rel=0.05)
     assert parts["language model's linears"] == pytest.approx(3.2e9, rel=0.05)
     assert parts["embeddings"] == pytest.approx(0.86e9, rel=0.05)
-    disk = disk_needed(config)
+    disk = disk_needed(config, plan_encoders(config))
     assert disk["model, to be fetched"] == pytest.approx(8.0e9, rel=0.02)
     assert disk["baked checkpoint"] == pytest.approx(8.3e9, rel=0.02)
 
@@ -193,10 +198,12 @@ def test_mistakes(capsys, tmp_path):
 def test_the_teachers_states_of_a_distillation_need_disk(small):
     """What they really take is what is foretold, but for shorter items."""
     config = load_run_config("configs/voxtral_distill.yaml", {"model": str(small), "distill.items": 100})
-    states = disk_needed(config)["teacher's states"]
+    none = plan_encoders(config)
+    assert not none.trainings
+    states = disk_needed(config, none)["teacher's states"]
     twice = load_run_config("configs/voxtral_distill.yaml", {"model": str(small), "distill.items": 232})
-    assert disk_needed(twice)["teacher's states"] == pytest.approx(2 * states)  # 32 are held out in either case
+    assert disk_needed(twice, none)["teacher's states"] == pytest.approx(2 * states)  # 32 are held out in either case
     dim, kept = Release(small).config.backbone.dim, 3 + 1  # a quarter, half, three quarters; the last
     longest = states / (132 * kept * dim * 4)
     assert 125 < longest < 400  # positions: 10 s of frames and their text
-    assert "baked checkpoint" not in disk_needed(config)
+    assert "baked checkpoint" not in disk_needed(config, none)

@@ -199,6 +199,79 @@ def test_a_summary_that_is_none(content, tmp_path):
     assert "Stage: training" in Page(write_report(tmp_path)).words
 
 
+# --- what is delivered ------------------------------------------------------------------------------------------------
+
+MEASURED = [
+    {"name": "zero-shot", "voice": "a.wav", "code_loss": 3.5, "not_ended": 0.25, "text_nats": 1.25}
+    | {"voice_distance": 0.5, "dissimilarity": 0.125, "error_rate": 0.0625},
+    {"name": "adapted", "voice": "b.wav + c.wav", "code_loss": 3.25, "not_ended": 0.0, "text_nats": float("nan")}
+    | {"voice_distance": 0.75, "dissimilarity": 0.25},
+]
+ROUND = {"encoder": "encoder", "heldout_nats": 2.5, "clips": 40, "left_out": 1, "confidence": 0.75}
+ROUND |= {"changed_semantic": 0.5, "text_gain": None}
+
+
+def summarised(directory, **entries):
+    (directory / "summary.json").write_text(json.dumps(entries))
+    return Page(write_report(directory))
+
+
+def test_what_was_delivered_and_why(tmp_path):
+    delivered = {"name": "adapted", "why": "nothing <became> worse", "measured": MEASURED}
+    page = summarised(tmp_path, task="clone", delivered=delivered, rounds=[ROUND, ROUND | {"encoder": "encoder-2"}])
+    assert "Delivered: adapted; nothing <became> worse." in page.words
+    assert page.words.index("Delivered") < page.words.index("Figures")
+    rows = {row[0].split(" (")[0]: row[1:] for row in page.rows}
+    assert rows["measured on held-out sentences"] == ["better", "zero-shot", "adapted (delivered)"]
+    assert rows["loss of the codes of held-out recordings"] == ["lower", "3.5", "3.25"]
+    assert rows["sentences that did not end"] == ["lower", "25", "0"]
+    assert rows["how unlikely what was said is, given its text"] == ["lower", "1.25", "not measured"]
+    assert rows["voice distance to the recordings"] == ["lower", "0.5", "0.75"]
+    assert rows["similarity to the recordings"] == ["higher", "0.875", "0.75"]
+    assert rows["characters misheard"] == ["lower", "6.25", "not measured"]
+    assert page.rows[-2:] == [
+        ["encoder", "2.5", "40", "1", "75", "50", "not measured"],
+        ["encoder-2", "2.5", "40", "1", "75", "50", "not measured"],
+    ]
+
+
+def test_figures_that_need_judges_are_left_out_without_them(tmp_path):
+    plain = [{key: value for key, value in one.items() if key in ("name", "code_loss")} for one in MEASURED]
+    page = summarised(tmp_path, delivered={"name": "zero-shot", "measured": plain})
+    assert "Delivered: zero-shot." in page.words
+    assert "similarity" not in page.words
+    assert "misheard" not in page.words
+    assert "recordings of the voice prompt" not in page.words
+
+
+@pytest.mark.parametrize(
+    "delivered",
+    [None, 3, [], {}, {"name": 3}, {"name": ""}, {"why": "x", "measured": MEASURED}],
+)
+def test_a_delivery_that_is_none(delivered, tmp_path):
+    assert "Delivered" not in summarised(tmp_path, delivered=delivered, rounds={"encoder": 1}).words
+
+
+@pytest.mark.parametrize("measured", [None, 3, {"name": "adapted"}, [3, None, {}, {"name": 3}]])
+def test_measurements_that_are_none(measured, tmp_path):
+    page = summarised(tmp_path, delivered={"name": "adapted", "why": 3, "measured": measured}, rounds=[3, {}])
+    assert "Delivered: adapted." in page.words
+    assert "code loss" not in page.words
+    assert page.rows[-1] == ["not measured"] * 6  # a round without figures, behind an empty cell
+    odd = {"name": "adapted", "measured": [{"name": "adapted", "code_loss": "x", "not_ended": [1], "voice": 3}]}
+    assert "not measured" in summarised(tmp_path, delivered=odd).words
+
+
+def test_all_rounds_of_the_encoder_are_stages_in_order(tmp_path, no_plots):
+    for name in ("speaker", "encoder-10", "encoder-2", "encoder", "encoder-x"):
+        write_log(tmp_path / name, ["l1"])
+    (tmp_path / "encoder-3").mkdir()  # nothing trained there yet
+    page = Page(write_report(tmp_path))
+    stages = [text.removeprefix("Stage: ") for text in page.text if text.startswith("Stage: ")]
+    assert stages == ["encoder", "encoder-2", "encoder-10", "speaker"]
+    assert page.words.count("Use of the codes") == 3  # of every encoder
+
+
 @pytest.mark.parametrize(
     "lines", [[], ['{"event": "start", "step": 0}'], ['{"event": "start", "step": 0}', '{"step": 1, "lo']]
 )

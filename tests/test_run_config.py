@@ -407,6 +407,10 @@ def test_shipped_files_load_and_say_how_paths_are_read(path):
     section = "encoder" if task == "encoder" else "speaker"
     ours, theirs = (getattr(c, section).train for c in (config, main))
     assert ours.batch_size * ours.accumulate == theirs.batch_size * theirs.accumulate
+    if task == "clone":  # both trainings of the encoder fit into the same memory
+        refine = config.encoder.refine
+        assert refine.batch_size <= config.encoder.train.batch_size
+        assert refine.batch_size * refine.accumulate == main.encoder.refine.batch_size * main.encoder.refine.accumulate
 
 
 def test_train_section_has_the_trainers_settings():

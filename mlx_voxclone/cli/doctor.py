@@ -17,6 +17,8 @@ from mlx_voxclone.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlx_voxclone.machine import Machine
     from mlx_voxclone.run_config import RunConfig
     from mlx_voxclone.train.forecast import Forecast
@@ -53,31 +55,39 @@ def main(argv: list[str]) -> None:
     from mlx_voxclone.checkpoint.writer import free_bytes, same_disk
     from mlx_voxclone.model_cache import ROOT_VARIABLE
     from mlx_voxclone.run_config import load_run_config, parse_set
-    from mlx_voxclone.train.forecast import disk_needed, forecast
+    from mlx_voxclone.train.disk_forecast import disk_needed
+    from mlx_voxclone.train.encoder_plan import BASE, ENCODER, plan_encoders
+    from mlx_voxclone.train.forecast import forecast
     from mlx_voxclone.train.pairs_forecast import forecast_pairs, plan_pairs
 
     config = load_run_config(options.config, parse_set(options.set))
-    found, disks = [], [Disk("disk", "`output`", disk_needed(config), free_bytes(config.run_dir))]
-    plan = plan_pairs(config)
-    if plan is not None and plan.missing:
-        message("pairs: trying frames in the small")
-        found.append(forecast_pairs(config, plan))
-        need = {"automatic pairs": plan.nbytes(config.encoder.pairs.max_seconds)}
-        if same_disk(plan.place, config.run_dir):
-            disks[0].needed.update(need)
-        else:
-            disks.append(Disk(f"disk of {plan.place}", ROOT_VARIABLE, need, free_bytes(plan.place)))
+    pairs, encoders, found = plan_pairs(config), plan_encoders(config), []
+    disks = [Disk("disk", "`output`", disk_needed(config, encoders), free_bytes(config.run_dir))]
+    if pairs is not None:
+        shared = same_disk(pairs.place, config.run_dir)
+        need = encoders.cache_bytes(config, shared=shared)
+        if pairs.missing:
+            message("pairs: trying frames in the small")
+            found.append(forecast_pairs(config, pairs))
+            need = {"automatic pairs": pairs.nbytes(config.encoder.pairs.max_seconds)} | need
+        disks[0].needed.update(need if shared else encoders.copy_bytes(config))
+        if need and not shared:
+            disks.append(Disk(f"disk of {pairs.place}", ROOT_VARIABLE, need, free_bytes(pairs.place)))
     for stage in config.stages:
+        if stage == ENCODER and not encoders.trainings:
+            continue  # there is one already
         message(f"{stage}: trying steps in the small")
-        found.append(forecast(config, stage))
-    cached = str(plan.place) if plan is not None and not plan.missing else None
+        found += encoders.forecasts(config, forecast) if stage == ENCODER else [forecast(config, stage)]
+    cached = {"pairs": pairs.place} if pairs is not None and not pairs.missing else {}
+    cached |= {BASE: encoders.cached} if encoders.cached is not None else {}
     if options.json:
         stages = [asdict(stage) | {"peak": stage.peak} for stage in found]
         content = {"machine": asdict(machine), "stages": stages, "disk": disks[0].needed, "free": disks[0].free}
-        content |= {"pairs_cached": cached, "cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
+        content |= {f"{name.replace(' ', '_')}_cached": _text(cached.get(name)) for name in ("pairs", BASE)}
+        content |= {"cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
         print(json.dumps(content, indent=1))
         return
-    tables = [f"\npairs: cached in {cached}"] if cached else []
+    tables = [f"\n{name}: cached in {place}" for name, place in cached.items()]
     tables += [table(stage, machine) for stage in found]
     print("\n".join([describe(machine), *tables, *map(_disk, disks)]))
     for line in advice(config, found, machine, disks):
@@ -120,6 +130,10 @@ def table(stage: "Forecast", machine: "Machine") -> str:
     return "\n".join(lines)
 
 
+def _text(place: "Path | None") -> str | None:
+    return None if place is None else str(place)
+
+
 def _verdict(peak: float, machine: "Machine") -> str:
     share = peak / machine.usable if machine.usable else float("inf")
     word = "fits" if share <= TIGHT else "tight" if share <= 1 else "does not fit"
@@ -134,10 +148,10 @@ def _disk(disk: Disk) -> str:
 
 def advice(config: "RunConfig", stages: "list[Forecast]", machine: "Machine", disks: list[Disk]) -> list[str]:
     """The verdict, and what to change."""
-    lines, may_change = [], {"pairs": _pairs_changes, "encoder": _encoder_changes, "speaker": _speaker_changes}
+    lines = []
     for stage in stages:
         if stage.peak > TIGHT * machine.usable:
-            changes = may_change[stage.stage](config)
+            changes = _changes(config, stage)
             what = f"; try {', '.join(f'--set {change}' for change in changes)}" if changes else ""
             lines.append(f"{stage.stage}: too much memory for this machine{what or '; it needs a larger one'}")
     for disk in disks:
@@ -147,18 +161,27 @@ def advice(config: "RunConfig", stages: "list[Forecast]", machine: "Machine", di
     return ["", *(lines or ["verdict: this machine can train it"])]
 
 
+def _changes(config: "RunConfig", stage: "Forecast") -> list[str]:
+    """Assignments that make a stage need less memory."""
+    if stage.stage == "pairs":
+        return _pairs_changes(config)
+    return _speaker_changes(config) if stage.stage == "speaker" else _encoder_changes(config, stage)
+
+
 def _pairs_changes(config: "RunConfig") -> list[str]:
     batch = config.encoder.pairs.batch
     return [f"encoder.pairs.batch={batch // 2}"] if batch > 1 else []
 
 
-def _encoder_changes(config: "RunConfig") -> list[str]:
-    section, changes = config.encoder, []
-    if section.discriminators.enabled:
+def _encoder_changes(config: "RunConfig", stage: "Forecast") -> list[str]:
+    from mlx_voxclone.train.encoder_plan import BASE
+
+    section, changes, key = config.encoder, [], stage.settings
+    train = getattr(section, key.split(".")[1])
+    if section.discriminators.enabled and stage.stage != BASE:
         changes.append("encoder.discriminators.enabled=false")
-    if section.train.batch_size > 1:
-        half = section.train.batch_size // 2
-        changes += [f"encoder.train.batch_size={half}", f"encoder.train.accumulate={2 * section.train.accumulate}"]
+    if train.batch_size > 1:
+        changes += [f"{key}.batch_size={train.batch_size // 2}", f"{key}.accumulate={2 * train.accumulate}"]
     if section.crop_seconds > 2:
         changes.append(f"encoder.crop_seconds={section.crop_seconds / 2:g}")
     return changes

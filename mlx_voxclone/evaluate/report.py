@@ -3,9 +3,10 @@
 It reads what is there and says what is missing, so that it also serves a run that was stopped half way:
 
 - `log.jsonl` and `samples/step-N/` (sounds, and of an encoder `code_usage.safetensors`) of the run directory, or of its
-  `encoder/` and `speaker/`;
+  `encoder/`, `encoder-2/`, ... and `speaker/`;
 - `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
   list of `{"text": text, "before": {"file": wav, "ended": bool}, "after": {...}}`, files relative to the run directory;
+  of task `clone` also `delivered` and `rounds` (`report_delivery.py`);
 - `config.yaml`, shown as it is.
 """
 
@@ -20,10 +21,10 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.evaluate.page import ORIGINAL, escaped, html_page, image, is_number, missing, players, table
 from mlx_voxclone.evaluate.plots import Series, curves_figure, png, usage_figure
+from mlx_voxclone.evaluate.report_delivery import delivered_parts, rounds_parts
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, read_log
 
-_ENCODER, _REPORT = "encoder", "report"
-STAGES = ("", _ENCODER, "speaker")  # directories of a run that may hold a log
+_ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
 _REFERENCE_LIMIT = 60.0  # seconds
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
 _ROLES = {ORIGINAL: "original", "reconstructed": "through the codec"}
@@ -40,10 +41,12 @@ def write_report(run_dir: str | Path) -> Path:
         raise DataError(f"{run_dir}: no such run directory, nothing to report")
     summary = _read_json(run_dir / "summary.json")
     title = _title(summary, run_dir)
-    parts = _figures(summary)
+    parts = delivered_parts(summary.get("delivered"))
+    parts += _figures(summary)
     parts += _reference(summary.get("baked"), run_dir)
     parts += _speech(summary.get("speech"), run_dir)
-    stages = [name for name in STAGES if (run_dir / name / LOG_NAME).is_file()]
+    parts += rounds_parts(summary.get("rounds"))
+    stages = _stages(run_dir)
     if not stages:
         parts.append(missing("No training log here: nothing was trained in this directory."))
     for name in stages:
@@ -91,6 +94,13 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
 # ---- a stage of training ---------------------------------------------------------------------------------------------
 
 
+def _stages(run_dir: Path) -> list[str]:
+    """Directories of a run that hold a log, in the order of the trainings; "" is the run directory itself."""
+    rounds = _numbered(run_dir, f"{_ENCODER}-")
+    names = ["", _ENCODER, *(path.name for path in rounds), _SPEAKER]
+    return [name for name in names if (run_dir / name / LOG_NAME).is_file()]
+
+
 def _stage(directory: Path, name: str, run_dir: Path) -> list[str]:
     records = read_log(directory / LOG_NAME)
     steps = [record for record in records if "event" not in record]
@@ -105,7 +115,7 @@ def _stage(directory: Path, name: str, run_dir: Path) -> list[str]:
         parts.append(image(png(curves_figure(panels, best)), f"curves of stage {name}"))
     parts += _heldout_table(evaluations, best)
     started = [record.get("task") for record in records if record.get("event") == "start"]
-    if name == _ENCODER or _ENCODER in started:
+    if name.partition("-")[0] == _ENCODER or _ENCODER in started:
         parts += _code_usage(directory / "samples")
     parts += _samples(directory / "samples", run_dir)
     return parts
@@ -179,8 +189,7 @@ def _code_usage(directory: Path) -> list[str]:
 
 def _sample_steps(directory: Path) -> list[Path]:
     """The directories `step-N`, in the order of N."""
-    found = (path for path in directory.glob("step-*") if path.name[5:].isdecimal())
-    return sorted(found, key=lambda path: int(path.name[5:]))
+    return _numbered(directory, "step-")
 
 
 def _samples(directory: Path, run_dir: Path) -> list[str]:
@@ -229,6 +238,12 @@ def _configuration(path: Path) -> list[str]:
         return []
     content = escaped(path.read_text(encoding="utf-8", errors="replace"))
     return [f"<h2>Configuration</h2><details><summary>{path.name}</summary><pre>{content}</pre></details>"]
+
+
+def _numbered(directory: Path, prefix: str) -> list[Path]:
+    """Entries named by the prefix and a number, in the order of the numbers."""
+    found = (path for path in directory.glob(f"{prefix}*") if path.name.removeprefix(prefix).isdecimal())
+    return sorted(found, key=lambda path: int(path.name.removeprefix(prefix)))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

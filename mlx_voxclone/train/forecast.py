@@ -16,14 +16,13 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, PARAMS, TEKKEN, expected_shapes, part_of
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.make import LETTERS_PER_SECOND
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.distill_task import matched_layers
-from mlx_voxclone.train.distillation import HELDOUT_ITEMS
+from mlx_voxclone.run_schema import EncoderSection, TrainSection
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.gradients import Gradients, Masters
 from mlx_voxclone.train.loader import Loader
@@ -47,12 +46,13 @@ class Forecast:
     """Of one stage.
 
     Args:
-        stage: `pairs`, `encoder` or `speaker`.
+        stage: `pairs`, `speaker` or one of `encoder_plan.py`.
         parts: bytes by what they are for; they sum up to `peak`.
         step_seconds: of one optimiser step, with items of the greatest length.
         steps: of the training; 0 where epochs decide.
         note: what was tried.
         unit: what `steps` counts.
+        settings: dotted key of the section that says how a training goes, such as `encoder.refine`.
     """
 
     stage: str
@@ -61,6 +61,7 @@ class Forecast:
     steps: int
     note: str = ""
     unit: str = "step"
+    settings: str = ""
 
     @property
     def peak(self) -> float:
@@ -209,12 +210,17 @@ def _encoder(config: RunConfig, params: dict, compute: Compute, budget: float) -
     trained = weights.pop("trained")
     parts = {**weights, "encoder, gradients, optimiser": (4 + (train.accumulate > 1)) * 4.0 * trained}
     parts["activations and the rest"] = max(0.0, peak - sum(parts.values()))
-    share = section.pairs.share if section.pairs.path else 0.0
-    seconds *= train.accumulate * (1 - share * (1 - PAIR_COST))
+    seconds *= train.accumulate * share_cost(section)
     note = f"tried up to {trials[-1].size:g} s of the {whole:g} s of audio in a batch"
     if section.distillation.enabled:
         note += "; without the Whisper, which is heard before the training and then unloaded"
-    return Forecast("encoder", parts, seconds, _steps(train), note)
+    return Forecast("encoder", parts, seconds, planned_steps(train), note, settings="encoder.train")
+
+
+def share_cost(section: EncoderSection) -> float:
+    """Time of a step, as a share of that of a step on recordings alone: pairs are not decoded."""
+    share = section.pairs.share if section.pairs.path else 0.0
+    return 1 - share * (1 - PAIR_COST)
 
 
 def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: float, batch: int) -> Trial:
@@ -234,6 +240,11 @@ def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: floa
     clips = [_Clip(str(k), round(crop * SAMPLE_RATE)) for k in range(count)]
     task = EncoderTask(codec, _Data(clips, clips[:1]), section, compute_dtype=compute.dtype)
     return _try(task, _settings(section.train, compute, batch), crop * batch)
+
+
+def encoder_size(model: str | Path) -> float:
+    """Parameters of a model's encoder."""
+    return _encoder_weights(model_params(model), Compute("bf16"))["trained"]
 
 
 def _encoder_weights(params: dict, compute: Compute) -> dict[str, float]:
@@ -258,7 +269,7 @@ def _speaker(config: RunConfig, params: dict, compute: Compute, budget: float) -
     trials = [_speaker_trial(config, params, compute, n, **plan) for n in sizes]
     if len(trials) == 1:
         trials.insert(0, Trial(0.0, trials[0].peak, trials[0].moving_peak, 0.0))
-    parts = _speaker_weights(params, config, compute)
+    parts = speaker_weights(params, config, compute)
     own = parts["language model's linears"] / layers
     # Layers below the adapted ones have weights, and a forward pass alone: a third of the time, and nothing is kept.
     below = layers - adapted
@@ -274,7 +285,8 @@ def _speaker(config: RunConfig, params: dict, compute: Compute, budget: float) -
     parts["activations and the rest"] = max(0.0, peak - known)
     tokens = sum(longest_sequence(config)[key] for key in ("text", "voice", "frames"))
     note = f"tried with {trials[-1].size} of {layers} layers, sequences of up to {tokens} positions"
-    return Forecast("speaker", parts, seconds * section.train.accumulate, _steps(section.train), note)
+    seconds *= section.train.accumulate
+    return Forecast("speaker", parts, seconds, planned_steps(section.train), note, settings="speaker.train")
 
 
 def _table_rows(params: dict) -> int:
@@ -282,7 +294,8 @@ def _table_rows(params: dict) -> int:
     return VoxtralConfig.from_dict(params).codec.table_rows
 
 
-def _steps(train) -> int:
+def planned_steps(train: TrainSection) -> int:
+    """Steps of a training; 0 where epochs decide."""
     return 0 if train.epochs else train.steps
 
 
@@ -316,7 +329,8 @@ def _speaker_trial(
     return _try(task, settings, layers, steps)
 
 
-def _speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[str, float]:
+def speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[str, float]:
+    """Bytes of what an adaptation holds, by part."""
     shapes = expected_shapes(VoxtralConfig.from_dict(params), ["lm", "head", "decoder"])
     width = 4.0 if compute.precision == "float32" else 2.0
     section, parts = config.speaker, dict.fromkeys(("language model's linears", "embeddings", "flow head"), 0.0)
@@ -335,29 +349,3 @@ def _speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[
         else:
             parts["flow head" if part_of(name) == "head" else "embeddings"] += width * count
     return parts
-
-
-def disk_needed(config: RunConfig) -> dict[str, float]:
-    """Bytes that a run will write, by what they are for, and those of a model that has to be fetched first."""
-    params = model_params(config.model)
-    shapes = expected_shapes(VoxtralConfig.from_dict(params), ["lm", "head", "decoder", "encoder"])
-    encoder = sum(float(np.prod(shape)) for name, shape in shapes.items() if part_of(name) == "encoder")
-    total = sum(float(np.prod(shape)) for shape in shapes.values())
-    needed = {}
-    if not (Path(config.model).expanduser() / PARAMS).is_file():
-        needed["model, to be fetched"] = 2 * (total - encoder)
-    if "encoder" in config.stages:
-        # value and two moments per checkpoint, float32; one more while it is written; best/ twice for the same reason
-        needed["encoder's checkpoints"] = 4 * encoder * (3 * (config.encoder.train.keep + 1) + 2)
-    if "speaker" in config.stages:
-        lora = _speaker_weights(params, config, Compute("bf16"))["adapters, gradients, optimiser"] / 5
-        needed["adapters' checkpoints"] = lora * (3 * (config.speaker.train.keep + 1) + 2)
-    if config.task == "distill":
-        lengths, layers = longest_sequence(config), matched_layers(config.distill.layers, params["n_layers"])
-        width = 4 if Compute.of(config).precision == "float32" else 2
-        positions = lengths["text"] + lengths["frames"]  # of the longest; half of the items are texts alone
-        states = (len(layers) + 1) * params["dim"] * width * positions
-        needed["teacher's states"] = states * (config.distill.items + HELDOUT_ITEMS)
-    if config.task == "clone":
-        needed["baked checkpoint"] = 2 * total
-    return needed

@@ -23,6 +23,7 @@ from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.model_cache import Entry
 from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.encoder_task import EncoderTask
@@ -74,6 +75,12 @@ class PairSounds:
 
     def fingerprint(self) -> str:
         return self.pairs.fingerprint()
+
+
+def uses_base(config: RunConfig) -> bool:
+    """Whether task `clone` starts from a base encoder, unless the model has an encoder of its own."""
+    pairs, weights = config.encoder.pairs.path, config.encoder.weights
+    return pairs == AUTO and weights is None and config.speaker.encoder == AUTO
 
 
 def base_entry(config: RunConfig, release: Release) -> Entry:

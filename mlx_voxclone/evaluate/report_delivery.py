@@ -1,0 +1,86 @@
+"""The parts of a run's report on what it delivers, and on the rounds of its encoder.
+
+Both come from `summary.json` (`delivered`, `rounds`; see `train/run.py: RunSummary`). What is missing there, or is not
+what it should be, is left out or shown as not measured.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_voxclone.evaluate.page import escaped, is_number, table
+
+_NOT_MEASURED = "not measured"
+_LOWER, _HIGHER = "lower", "higher"
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A figure of the summary as the page shows it: `offset + scale * value`."""
+
+    key: str
+    title: str
+    better: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def of(self, entry: Mapping[str, Any]) -> float | int | str:
+        value = entry.get(self.key)
+        if not is_number(value):
+            return _NOT_MEASURED
+        return value if (self.scale, self.offset) == (1.0, 0.0) else self.offset + self.scale * value
+
+
+_DELIVERED = (
+    _Figure("code_loss", "loss of the codes of held-out recordings (code loss, weighted)", _LOWER),
+    _Figure("not_ended", "sentences that did not end (%)", _LOWER, 100.0),
+    _Figure("text_nats", "how unlikely what was said is, given its text (nats per frame)", _LOWER),
+    _Figure("voice_distance", "voice distance to the recordings (standard deviations)", _LOWER),
+    _Figure("dissimilarity", "similarity to the recordings (1 = the same voice)", _HIGHER, -1.0, 1.0),
+    _Figure("error_rate", "characters misheard (%)", _LOWER, 100.0),
+)
+_ALWAYS = ("code_loss", "not_ended", "text_nats", "voice_distance")  # the others need models of their own
+_ROUNDS = (
+    _Figure("heldout_nats", "held-out codes (nats per frame)"),
+    _Figure("clips", "clips judged"),
+    _Figure("left_out", "left out"),
+    _Figure("confidence", "mean confidence (%)", scale=100.0),
+    _Figure("changed_semantic", "semantic codes changed (%)", scale=100.0),
+    _Figure("text_gain", "gain by the text (nats per frame)"),
+)
+
+
+def delivered_parts(delivered: Any) -> list[str]:
+    """HTML of the section "Delivered": the candidate, the reason, the figures of all candidates beside each other."""
+    name = delivered.get("name") if isinstance(delivered, Mapping) else None
+    if not isinstance(name, str) or not name:
+        return []
+    why = delivered.get("why")
+    sentence = f"Delivered: {name}" + (f"; {why}." if isinstance(why, str) and why else ".")
+    parts = ["<h2>Delivered</h2>", f"<p>{escaped(sentence)}</p>"]
+    candidates = [one for one in _mappings(delivered.get("measured")) if isinstance(one.get("name"), str)]
+    if not candidates:
+        return parts
+    titles = [one["name"] + (" (delivered)" if one["name"] == name else "") for one in candidates]
+    shown = [f for f in _DELIVERED if f.key in _ALWAYS or any(is_number(one.get(f.key)) for one in candidates)]
+    rows = [[f.title, f.better, *(f.of(one) for one in candidates)] for f in shown]
+    if any(one.get("voice") for one in candidates):
+        rows.append(["recordings of the voice prompt", "", *(str(one.get("voice") or "") for one in candidates)])
+    return [*parts, table(["measured on held-out sentences", "better", *titles], rows)]
+
+
+def rounds_parts(rounds: Any) -> list[str]:
+    """HTML of the section "Rounds": a row for each encoder that the run has trained on its recordings."""
+    rounds = _mappings(rounds)
+    if not rounds:
+        return []
+    rows = [[str(one.get("encoder") or ""), *(f.of(one) for f in _ROUNDS)] for one in rounds]
+    about = (
+        "After the first, each encoder is trained on the codes that the language model judged in the round before. The"
+        " fewer nats its own codes of held-out recordings have, the better; a round that brings none down is the last."
+    )
+    return ["<h2>Rounds</h2>", f"<p>{about}</p>", table(["encoder", *(f.title for f in _ROUNDS)], rows)]
+
+
+def _mappings(entries: Any) -> list[Mapping[str, Any]]:
+    return [entry for entry in entries if isinstance(entry, Mapping)] if isinstance(entries, list) else []
