@@ -155,6 +155,8 @@ def linked(source: Path, target: Path) -> Path:
     Raises:
         CheckpointError: the copy cannot be written.
     """
+    if target.exists() and target.samefile(source):
+        return target  # renaming a link to the same file would do nothing and leave both
     partial = target.with_name(f".{target.name}{PARTIAL}")
     partial.unlink(missing_ok=True)
     try:
