@@ -31,8 +31,8 @@ OVERRIDES: dict[str, Any] = {
     # The miniature's decoder says what it says by hand-made filters; its transformers are noise, not worth mirroring.
     "encoder": {"weights": None, "start": "random", "crop_seconds": 1.04, "stft_sizes": [1024, 256]},
     "encoder.pairs": {"path": []},  # the miniature's language model does not speak
-    "encoder.train": {"steps": 40, "epochs": 0, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3,
-                      "warmup_steps": 4, "eval_every": 20, "save_every": 20, "log_every": 1, "sample_every": 40,
+    "encoder.train": {"steps": 20, "epochs": 0, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3,
+                      "warmup_steps": 4, "eval_every": 10, "save_every": 10, "log_every": 1, "sample_every": 20,
                       "patience": 0},
     "speaker": {"encoder": None, "reference_seconds": [1.0, 2.0]},
     "speaker.train": {"steps": 10, "epochs": 0, "batch_size": 2, "accumulate": 2, "learning_rate": 5e-3,

@@ -42,7 +42,7 @@ from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
-SENTENCES = 16  # held-out texts that are spoken, again with other noise where there are fewer
+SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise
 MORE_FRAMES, FEWEST = 2, 25  # a sentence is cut off at twice its recording's frames and two seconds
 WORSE = ("text_nats", "voice_distance", "not_ended", "error_rate", "dissimilarity")  # higher is worse
 
@@ -179,7 +179,7 @@ class _Bench:
         ]
         clips = spread(clips, SENTENCES)
         self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
-        self.texts: list[Clip] = [clips[k % len(clips)] for k in range(SENTENCES)] if clips else []
+        self.texts: list[Clip] = (AGAIN * clips)[:SENTENCES]
         recorded = [self._profile(found.codes[clip.id]) for clip in [*data.train, *data.heldout]]
         self._recorded = np.mean(recorded, axis=0), np.std(recorded, axis=0) + 1e-3
 
