@@ -103,3 +103,12 @@ def test_neighbour_distance_is_the_codebooks_scale(model):
     rows = np.array(codec.quantizer.semantic_codebook.embedding)
     nearest = [np.partition(np.square(rows - row).sum(axis=1), 1)[1] for row in rows]
     assert neighbour_distance(codec) == pytest.approx(np.median(nearest), rel=1e-4)
+
+
+def test_a_language_that_is_to_be_learnt_is_not_judged(miniature, tmp_path):
+    from mlx_voxclone.run_config import RunConfig
+    from mlx_voxclone.train.clone.recover import _Steps
+
+    config = RunConfig(task="language", model=str(miniature))
+    steps = _Steps(config, Release(miniature), None, tmp_path, True, print)
+    assert steps.judge(None, {}, 1).codes == {}

@@ -172,7 +172,7 @@ def _fitting(clips: Sequence[Clip], gains: Mapping[str, float]) -> tuple[list[Cl
         raise DataError(
             "the transcripts do not fit the recordings: behind its own text a clip is no likelier than behind another"
             f" clip's (median gain {median:.1%}, {LEAST_GAIN:.0%} expected); check that texts and audio belong together"
-            " and are in a language of the model (judge.check_texts: false goes on regardless)"
+            " and are in a language of the model (judge.enabled: false goes on with the encoder's own codes)"
         )
     left_out = {name: gain for name, gain in gains.items() if gain < LEAST_SHARE * median}
     return [clip for clip in clips if clip.id not in left_out], left_out

@@ -141,8 +141,8 @@ class _Steps:
         return current().in_turn(lambda: stages.clip_codes(self.release, encoder, self.data, path, wrap))
 
     def judge(self, encoder: Path | None, codes: dict[str, np.ndarray], number: int) -> JudgedCodes:
-        if not self.config.judge.enabled:
-            return JudgedCodes({})
+        if not self.config.judge.enabled or self.config.adapts == "language":
+            return JudgedCodes({})  # a language that is still to be learnt is none that the model could judge by
         path = self._place("judged.safetensors", number)
         arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet)
         judged = current().in_turn(lambda: judged_codes(*arguments))
