@@ -228,9 +228,9 @@ class RefineTrain(TrainSection):
 
 
 class EncoderLosses(Section):
-    l1: NonNegative = 1.0
-    stft: NonNegative = 1.0
-    mel: NonNegative = 1.0
+    l1: NonNegative = 3.0
+    stft: NonNegative = 3.0
+    mel: NonNegative = 3.0
     commitment: NonNegative = 0.1
     semantic_code: NonNegative = 1.0
     acoustic_code: NonNegative = 1.0
