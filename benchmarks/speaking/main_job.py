@@ -61,7 +61,7 @@ class MainJob:
         config: configuration of the job.
         overrides: further keys of it, dotted.
         seed: of the recordings, the job and what is generated.
-        say: hears of every step.
+        say: called with a line per step.
     """
 
     def __init__(

@@ -167,7 +167,7 @@ def move_pairs(
         moves: copies of each pair.
         settings: what identifies the source, for `settings.json`; its codec and format are added here.
         seed: see `Mover`.
-        progress: hears of the number of copies dealt with.
+        progress: called with the number of copies that are done.
 
     Returns:
         The number of copies that are there.
