@@ -1,11 +1,13 @@
 """What a run delivers: candidates compared clip by clip, voices by likelihood."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mlx_voxclone.train.clone.deliver import ADAPTED, ZERO_SHOT, Measured, choose, worse
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.clone.deliver import ADAPTED, ZERO_SHOT, Measured, choose, main_speaker, worse
 from mlx_voxclone.train.clone.voice import Scored, Voice, best_voice, candidates
 
 VOICE = Voice("a.wav", np.zeros((37, 3), np.int32))
@@ -100,3 +102,16 @@ def test_the_voice_behind_which_held_out_clips_are_likeliest_is_chosen():
     voice, losses = best_voice(Likelihoods(), voices, heldout, 1.0, 10.0)
     assert voice.name == "30"
     assert losses.tolist() == [3.0] * 3
+
+
+@dataclass
+class Spoken:
+    speaker: str
+    seconds: float
+
+
+def test_a_voice_is_that_of_the_speaker_with_most_speech():
+    data = SimpleNamespace(train=[Spoken("bob", 3.0), Spoken("ann", 2.0), Spoken("ann", 2.0)], heldout=[])
+    assert main_speaker(data) == "ann"
+    with pytest.raises(DataError, match="no clip to take the voice from"):
+        main_speaker(SimpleNamespace(train=[], heldout=[]))

@@ -138,6 +138,11 @@ def deliver(
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = bench.voices()
+    if len(data.speakers) > 1 and config.bake.reference is None:
+        say(
+            f"warning: the recordings are of {len(data.speakers)} speakers; the voice is that of {bench.speaker}, who"
+            " speaks most of them; data.speaker names another one"
+        )
     with progress_bar(quiet=quiet, total=2 * (len(voices) + len(bench.texts)), unit="step", desc="comparing") as bar:
         with without_adapters(model):
             zero_shot = bench.measure(ZERO_SHOT, voices, bar.update)
@@ -151,6 +156,16 @@ def deliver(
     mx.clear_cache()
     say(f"delivered: {chosen.name}; {why}")
     return Delivery(chosen, why, (zero_shot, adapted))
+
+
+def main_speaker(data: PreparedData) -> str:
+    """The speaker with the most to learn from: a voice is that of one person, never joined from several."""
+    seconds: dict[str, float] = {}
+    for clip in data.train or data.heldout:
+        seconds[clip.speaker] = seconds.get(clip.speaker, 0.0) + clip.seconds
+    if not seconds:
+        raise DataError("there is no clip to take the voice from")
+    return min(seconds, key=lambda name: (-seconds[name], name))
 
 
 def _best_metrics(result: TrainResult) -> Mapping[str, float]:
@@ -174,13 +189,14 @@ class _Bench:
         self.judge, self.prompt = judge, tokenizer.prompt
         self._judges = judges(config.speaker.listen)
         judged = found.judged.codes or found.codes
-        clips = [clip for clip in data.heldout if clip.text and clip.id in judged] or [
-            clip for clip in data.train if clip.text and clip.id in judged
-        ]
-        clips = spread(clips, SENTENCES)
+        self.speaker = main_speaker(data)
+        sides = ([c for c in side if c.text and c.id in judged] for side in (data.heldout, data.train))
+        heldout, train = ([clip for clip in side if clip.speaker == self.speaker] for side in sides)
+        clips = spread(heldout or train, SENTENCES)
         self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
         self.texts: list[Clip] = (AGAIN * clips)[:SENTENCES]
-        recorded = [self._profile(found.codes[clip.id]) for clip in [*data.train, *data.heldout]]
+        own = [clip for clip in (*data.train, *data.heldout) if clip.speaker == self.speaker]
+        recorded = [self._profile(found.codes[clip.id]) for clip in own]
         self._recorded = np.mean(recorded, axis=0), np.std(recorded, axis=0) + 1e-3
 
     def voices(self) -> list[Voice]:
@@ -188,7 +204,7 @@ class _Bench:
         if self.config.bake.reference is not None:
             path = self.config.bake.reference
             return [Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))]
-        clips = self.data.train or self.data.heldout
+        clips = [clip for clip in self.data.train or self.data.heldout if clip.speaker == self.speaker]
         if not clips:
             raise DataError("there is no clip to take the voice from")
         rate, longest = self.model.config.codec.frame_rate, self.config.speaker.reference_seconds[1]
