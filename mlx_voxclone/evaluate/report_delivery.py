@@ -76,8 +76,8 @@ def rounds_parts(rounds: Any) -> list[str]:
         return []
     rows = [[str(one.get("encoder") or ""), *(f.of(one) for f in _ROUNDS)] for one in rounds]
     about = (
-        "After the first, each encoder is trained on the codes that the language model judged in the round before. The"
-        " fewer nats its own codes of held-out recordings have, the better; a round that brings none down is the last."
+        "After the first, each encoder is trained on the codes that the language model judged in the round before. Its"
+        " own codes of held-out recordings are to have fewer nats than those before; a round without that is the last."
     )
     return ["<h2>Rounds</h2>", f"<p>{about}</p>", table(["encoder", *(f.title for f in _ROUNDS)], rows)]
 
