@@ -96,7 +96,8 @@ def test_a_base_encoder_in_the_cache_is_not_trained_again(miniature):
 
 def test_time_of_both_trainings_from_one_trial(miniature):
     """A base encoder learns from pairs alone, which cost less; the run's own from as many as `share` says."""
-    config, tried = configured(miniature, **{"encoder.pairs.share": 0.25}), Tried()
+    alike = {"encoder.refine.batch_size": 8, "encoder.refine.accumulate": 1}  # as the base encoder's
+    config, tried = configured(miniature, **{"encoder.pairs.share": 0.25}, **alike), Tried()
     base, own = plan_encoders(config).forecasts(config, tried)
     assert len(tried.configs) == 1
     assert (base.steps, own.steps) == (500, 3 * 70)
@@ -215,5 +216,5 @@ def test_what_to_change_is_a_key_of_the_training_that_is_too_large():
     _, base, own = doctor.advice(config, large, machine, [])
     assert "encoder.train.batch_size=4, --set encoder.train.accumulate=2" in base
     assert "discriminators" not in base
-    assert "encoder.refine.batch_size=4, --set encoder.refine.accumulate=2" in own
+    assert "encoder.refine.batch_size=2, --set encoder.refine.accumulate=4" in own
     assert "encoder.discriminators.enabled=false" in own
