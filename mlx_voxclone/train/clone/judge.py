@@ -25,6 +25,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.train.encoder_losses import nearest_distance
 
 ROUNDS = 4
 TEMPERATURE = 4.0  # of the encoder's softmax, in units of the median squared distance of neighbouring codebook rows
@@ -247,12 +248,8 @@ def _nats(prior: np.ndarray, codes: np.ndarray) -> float:
     return float(-prior[np.arange(len(prior)), codes[0]].mean())
 
 
-def neighbour_distance(codec: Codec, most: int = 1024) -> float:
-    """Median squared distance from a codebook row to its nearest neighbour, over up to `most` rows."""
-    rows = np.array(codec.quantizer.semantic_codebook.embedding).astype(np.float64)
-    used = rows[np.array(codec.quantizer.semantic_codebook.cluster_usage.astype(mx.float32)) > 0]
-    rows = used if len(used) > 1 else rows
-    chosen = rows[:: max(1, len(rows) // most)]
-    squares = np.square(rows).sum(axis=1)
-    distances = np.square(chosen).sum(axis=1)[:, None] + squares - 2 * chosen @ rows.T  # [most, K]
-    return float(np.median(np.partition(distances, 1, axis=1)[:, 1]))
+def neighbour_distance(codec: Codec) -> float:
+    """Median squared distance from a codebook row that is in use to the nearest other one."""
+    book = codec.quantizer.semantic_codebook
+    used = np.flatnonzero(np.array(book.cluster_usage.astype(mx.float32)) > 0)
+    return nearest_distance(book.embedding[mx.array(used)] if len(used) > 1 else book.embedding)
