@@ -30,6 +30,7 @@ ROOT_VARIABLE = "VOXCLONE_CACHE"
 COMPLETE = "complete.json"
 _ELSEWHERE = f"set {ROOT_VARIABLE} to a directory"
 _DIGITS = 16  # of fingerprints and digests, in names
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _POLL = 0.5  # seconds between two looks at a lock
 
 
@@ -60,6 +61,11 @@ class Entry:
         """What `complete` was given; None if the entry is not complete, or lacks what was there when it was."""
         marker = self._marker()
         return None if marker is None or self.damaged() else marker["facts"]
+
+    def recorded(self) -> dict[str, Any] | None:
+        """What `complete` was given, whatever has become of the files since; None if the entry is not complete."""
+        marker = self._marker()
+        return None if marker is None else marker["facts"]
 
     def damaged(self) -> list[str]:
         """Files of a complete entry that are gone or have another size now; of one that is not complete none."""
@@ -146,7 +152,7 @@ def _try_lock(file, path: Path) -> bool:
 
 def unwritable(path: Path, error: OSError) -> CheckpointError:
     """What to tell of an entry that the operating system does not let be written."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_SPACE:
         return CheckpointError(f"{path}: no space left on its disk; free some, or {_ELSEWHERE} on another disk")
     reason = (error.strerror or str(error)).lower()
     return CheckpointError(f"{path}: the cache cannot be written ({reason}); {_ELSEWHERE} that can be written")

@@ -25,6 +25,7 @@ from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
+from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.clone.finish import finish
 from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
@@ -201,9 +202,10 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         yield
     except BaseException as e:
         written = {path.name for path in run_dir.glob("*")}
-        refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, *_MADE_AGAIN}
+        refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, BASE, *_MADE_AGAIN}
         if not resuming and (refused or written <= {CONFIG_FILE}):
-            (run_dir / CONFIG_FILE).unlink(missing_ok=True)
+            for name in (CONFIG_FILE, BASE):  # the base encoder's copy: its original is in the cache
+                (run_dir / name).unlink(missing_ok=True)
             with suppress(OSError):  # prepared data, or somebody else has put something there meanwhile
                 for place in new:
                     place.rmdir()

@@ -5,10 +5,10 @@ decodes nothing, so its steps are cheap. What it lacks is the sound of recording
 trained from here in a few hundred steps (`encoder.refine`).
 """
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,20 +17,24 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.release import Release, file_sha256, open_encoder
 from mlx_voxclone.checkpoint.writer import PARTIAL, atomic_file
 from mlx_voxclone.data.pair_data import Pair, PairData
-from mlx_voxclone.model_cache import Entry
+from mlx_voxclone.errors import CheckpointError, VoxcloneError
+from mlx_voxclone.model_cache import NO_SPACE, Entry, unwritable
 from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.compute import Compute
+from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.state import CHECKPOINTS
 
 ENTRY = "encoder"  # kind of the cache's entry
 BASE = "base-encoder.safetensors"  # in the run directory
+SHA256 = "sha256"  # fact of a complete entry: the digest of its weights
 # Keys of the section `encoder` that decide nothing about the base encoder, or through the pairs alone.
 _NO_RECIPE = {
     "weights": True,
@@ -83,6 +87,14 @@ def uses_base(config: RunConfig) -> bool:
     return pairs == AUTO and weights is None and config.speaker.encoder == AUTO
 
 
+def starts_from_base(config: RunConfig) -> bool:
+    """Whether this run's encoder is refined from a base encoder; `encoder.train` is then the base encoder's training.
+
+    Several processes train one encoder together, from the start.
+    """
+    return config.task == "clone" and uses_base(config) and not current().several
+
+
 def base_entry(config: RunConfig, release: Release) -> Entry:
     """The cache's entry of the base encoder that a configuration asks for, made or not."""
     return Entry(release.fingerprint(), ENTRY, _made_from(config, release))
@@ -117,28 +129,81 @@ def base_encoder(
     """
     entry = base_entry(config, release)
     found = stages.best_encoder(entry.path)
-    if entry.facts() is not None:
+    if _is_whole(entry, found):
         say(f"encoder: from the model's base encoder, in the cache {entry.path}")
         return found
     with entry.locked(say):
-        if entry.facts() is not None:
+        if _is_whole(entry, found):
             return found
-        entry.reopen()
+        _clear_damaged(entry, release, say)
         say(f"encoder: training the model's base encoder on pairs, for this run and the next ones, in {entry.path}")
-        section = _base_section(config)
-        data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
-        sounds, compute = PairSounds(data), Compute.of(config)
-        codec = stages.encoder_codec(release, section, sounds, SEED, compute.dtype)
-        identity = {"codec": stages.codec_digest(release)}
-        task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
-        settings = stages.train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
-        result = stages.run_trainer(task, settings, entry.path, quiet=quiet)
-        shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
-        shutil.rmtree(entry.path / "samples", ignore_errors=True)
-        digest = hashlib.sha256(found.read_bytes()).hexdigest()
-        entry.complete({"steps": result.steps, "metric": result.best_metric, "sha256": digest})
+        with _explained(entry, pairs):
+            result = _trained(config, release, pairs, entry.path, quiet)
+            shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
+            shutil.rmtree(entry.path / "samples", ignore_errors=True)
+            facts = {"steps": result.steps, "metric": result.best_metric, SHA256: file_sha256(found)}
+            entry.complete(facts)
     mx.clear_cache()
     return found
+
+
+def _trained(config: RunConfig, release: Release, pairs: Sequence[Path], directory: Path, quiet: bool) -> TrainResult:
+    """Train it in `directory`, or go on there."""
+    section = _base_section(config)
+    data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
+    sounds, compute = PairSounds(data), Compute.of(config)
+    codec = stages.encoder_codec(release, section, sounds, SEED, compute.dtype)
+    identity = {"codec": stages.codec_digest(release)}
+    task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
+    settings = stages.train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
+    return stages.run_trainer(task, settings, directory, quiet=quiet)
+
+
+def _is_whole(entry: Entry, found: Path) -> bool:
+    """Whether the entry is complete and its weights are those that were trained; nothing else in it is needed."""
+    facts = entry.recorded()
+    return facts is not None and found.is_file() and facts.get(SHA256) == file_sha256(found)
+
+
+def _clear_damaged(entry: Entry, release: Release, say: Callable[[str], None]) -> None:
+    """Delete an entry whose training ended and whose weights are damaged or gone: there is nothing to go on with.
+
+    Weights whose training ended without the entry being declared complete (killed in between) stay if they can be read.
+    """
+    declared = entry.recorded() is not None
+    entry.reopen()
+    if not declared and _can_be_continued(entry, release):
+        return
+    say(f"encoder: the base encoder in {entry.path} is damaged, and is trained again")
+    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _can_be_continued(entry: Entry, release: Release) -> bool:
+    """Whether the training has not ended, or its weights can be read."""
+    try:
+        done = TrainResult.load(entry.path)
+        if done is not None and done.complete:
+            open_encoder(stages.best_encoder(entry.path), release.config)
+    except VoxcloneError:
+        return False
+    return True
+
+
+@contextmanager
+def _explained(entry: Entry, pairs: Sequence[Path]) -> Iterator[None]:
+    """What goes wrong with the cache's disk, or when it is deleted meanwhile, as one line that says what to do."""
+    try:
+        yield
+    except (OSError, VoxcloneError) as e:
+        cause = e if isinstance(e, OSError) else e.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_SPACE:
+            raise unwritable(entry.path, cause) from e
+        gone = [path for path in (*pairs, entry.path) if not path.is_dir()]
+        if gone:
+            raise CheckpointError(
+                f"{gone[0]}: was deleted while the base encoder was being trained; run again, which makes it anew"
+            ) from e
+        raise
 
 
 def keep_base(base: Path, run_dir: Path) -> Path:

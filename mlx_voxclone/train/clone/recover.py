@@ -18,7 +18,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
-from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, uses_base
+from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
@@ -106,9 +106,7 @@ class _Steps:
 
     def base(self) -> Path | None:
         """The model's base encoder, where the pairs are automatic; None: the run trains its own from the start."""
-        if (
-            not uses_base(self.config) or current().several
-        ):  # several processes train one encoder together, from the start
+        if not starts_from_base(self.config):
             return None
         from mlx_voxclone.pairs.auto import automatic_pairs
 
