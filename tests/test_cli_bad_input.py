@@ -16,6 +16,7 @@ import yaml
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.errors import DataError
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.encoder_task import EncoderTask
 
@@ -135,6 +136,22 @@ def test_data_that_the_speaker_stage_cannot_use_is_refused_before_any_training(
     assert text in captured.err
     assert captured.out == ""
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"data"}  # which the corrected command uses
+
+
+def test_what_is_doubtful_is_said_before_any_training(config_file, corpus, tmp_path, capsys, monkeypatch):
+    def stop(*_):
+        raise DataError("stopped")
+
+    monkeypatch.setattr(run_module, "recover", stop)
+    shutil.copytree(corpus, tmp_path / "recordings")
+    lines = [json.loads(line) for line in (corpus / "manifest.jsonl").read_text().splitlines()]
+    lines[0]["text"] *= 40
+    (tmp_path / "recordings" / "manifest.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    values = [f"data.path={tmp_path / 'recordings'}", f"output={tmp_path / 'run'}"]
+    assert voxclone_code("train", "--config", config_file("clone"), *[p for v in values for p in ("--set", v)]) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert "s of speech to learn from; 5 to 30 minutes" in said[0]
+    assert "is too long for" in said[1]
 
 
 # ---- models --------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from mlx_voxclone.data.entries import (
     read_lines,
     read_text,
     shared,
-    tidy,
     walk_folders,
+    words,
 )
 from mlx_voxclone.errors import DataError
 
@@ -72,7 +72,7 @@ def _libri(folder: Path) -> Listing | None:
             corpus, found = "LibriSpeech", _transcript(directory / table, own)
         else:
             found = {
-                name.removesuffix(suffix): (directory / name, 0, tidy(read_text(directory / name)))
+                name.removesuffix(suffix): (directory / name, 0, words(read_text(directory / name)))
                 for suffix in reversed(_LIBRI_TEXTS)
                 for name in others
                 if name.endswith(suffix) and own.fullmatch(name.removesuffix(suffix))
@@ -193,7 +193,7 @@ def _unquoted(text: str) -> str | None:
     inner = text[1:-1]
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', ""):
         text = inner.replace('""', '"')
-    return tidy(text)
+    return words(text)
 
 
 def _clip_file(folder: Path, name: str) -> str:

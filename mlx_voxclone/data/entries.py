@@ -139,6 +139,11 @@ def tidy(text: str) -> str | None:
     return " ".join(text.split()) or None
 
 
+def words(text: str) -> str | None:
+    """What is said, `tidy`; None for a text without any letter or digit, such as `...` or an invisible space."""
+    return tidy(text) if any(character.isalnum() for character in text) else None
+
+
 def is_utf8(name: str) -> bool:
     """Whether UTF-8 can hold a name; a file system can hold others, which Python reads as lone surrogates."""
     try:

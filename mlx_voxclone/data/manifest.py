@@ -30,6 +30,7 @@ from mlx_voxclone.data.entries import (
     shared,
     tidy,
     walk_folders,
+    words,
 )
 from mlx_voxclone.errors import DataError
 
@@ -124,7 +125,7 @@ def read_jsonl(path: str | Path) -> list[Entry]:
         entry = Entry(
             file=os.path.expanduser(content["audio"]),
             speaker=shared(tidy(content.get("speaker") or "")) or speaker,
-            text=tidy(content.get("text") or ""),
+            text=words(content.get("text") or ""),
             language=shared(tidy(content.get("language") or "")),
             ref_file=shared(os.path.expanduser(reference)) if reference else None,
             folder=folder,
@@ -161,7 +162,7 @@ def read_metadata_csv(path: str | Path) -> list[Entry]:
         if len(columns) not in (2, 3) or not columns[0].strip() or "\0" in columns[0]:
             found = f"found {len(columns)} columns"
             raise DataError(f"{path}:{number}: expected `id|text` or `id|text|normalised text`, {found}")
-        text = next((t for t in map(tidy, reversed(columns[1:])) if t), None)
+        text = next((t for t in map(words, reversed(columns[1:])) if t), None)
         audio = _find_audio(path.parent, columns[0].strip())
         entry = Entry(str(audio), speaker, text, listing=str(path), line=number)
         repetitions.refuse(entry)
@@ -207,4 +208,4 @@ def _find_audio(base: Path, name: str) -> Path:
 
 def _text_beside(audio: Path) -> str | None:
     path = audio.with_suffix(".txt")
-    return tidy(read_text(path)) if path.is_file() else None
+    return words(read_text(path)) if path.is_file() else None

@@ -25,6 +25,7 @@ from mlx_voxclone.train.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
 from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
+from mlx_voxclone.train.text_checks import is_sayable
 
 ANYONES = 8  # clips of other speakers, where one has no other clip of his own
 
@@ -41,8 +42,9 @@ def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Cli
 
 
 def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[Clip]:
-    """The clips that have a text and another clip of their speaker (or of `anyone`) as reference."""
-    return [clip for clip in clips if clip.text and references(clip, data, anyone)]
+    """The clips that have a text, not too long to be said in them, and another clip of their speaker (or of `anyone`)
+    as reference."""
+    return [clip for clip in clips if clip.text and is_sayable(clip) and references(clip, data, anyone)]
 
 
 def utterances(

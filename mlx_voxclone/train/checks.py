@@ -9,13 +9,16 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import register_voice
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.pairs.auto import AutomaticPairs
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, stages
+from mlx_voxclone.train.clone.base_encoder import starts_from_base
 from mlx_voxclone.train.distillation import load_distill_pairs
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 from mlx_voxclone.train.listening import check_judges
 from mlx_voxclone.train.preservation import check_kept
+from mlx_voxclone.train.text_checks import check_same
 
 
 def check_inputs(config: RunConfig, *, resuming: bool) -> None:
@@ -82,11 +85,21 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
         DataError: no texts, or no clip with a text and another clip of its speaker to learn from or to measure by.
         ConfigError: fewer such clips than the stage's settings ask for.
     """
+    if "speaker" in config.stages:
+        usable = _check_usable(config, data)
     if "encoder" in stages.trained(config):
-        crop = crop_samples(config.encoder, Release(config.model).config.codec)
-        _check_length(config, "encoder", len(cut_into_crops(data.train, crop)))
-    if "speaker" not in config.stages:
-        return
+        _check_encoder_length(config, data)
+    if "speaker" in config.stages:
+        _check_length(config, "speaker.train", usable)
+        longest, low = max(clip.seconds for clip in data.clips), config.speaker.reference_seconds[0]
+        if longest < low:
+            raise ConfigError(
+                f"speaker.reference_seconds: from {low:g} s on, but the longest clip has {longest:.1f} s; lower it"
+            )
+
+
+def _check_usable(config: RunConfig, data: PreparedData) -> int:
+    """How many clips the speaker stage can learn from."""
     if not any(clip.text for clip in data.train):
         raise DataError(
             f"task {config.adapts} needs texts, and none of the clips has one: put them into the manifest,"
@@ -98,20 +111,38 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
     for name, clips in found.items():
         if not clips:
             raise DataError(
-                f"task {config.adapts}: no {name} clip has a text and another clip of its speaker; add transcripts"
-                " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
+                f"task {config.adapts}: no {name} clip has a text and another clip of its speaker ({_counted(data)});"
+                " at least two to learn from and one held out are needed: add transcripts (manifest, metadata.csv, .txt"
+                " beside the audio, or prepare --transcribe) or more clips"
             )
-    _check_length(config, "speaker", len(found["training"]))
-    longest, low = max(clip.seconds for clip in data.clips), config.speaker.reference_seconds[0]
-    if longest < low:
-        raise ConfigError(
-            f"speaker.reference_seconds: from {low:g} s on, but the longest clip has {longest:.1f} s; lower it"
-        )
+    check_same([*data.train, *data.heldout])
+    return len(found["training"])
 
 
-def _check_length(config: RunConfig, stage: str, n_items: int) -> None:
+def _counted(data: PreparedData) -> str:
+    texts = sum(clip.text is not None for clip in (*data.train, *data.heldout))
+    return f"{len(data.train)} training, {len(data.heldout)} held out, {texts} of them with a text"
+
+
+def _check_encoder_length(config: RunConfig, data: PreparedData) -> None:
+    """The trainings of an encoder against what each learns from: recordings, or (a base encoder) pairs."""
+    release = Release(config.model)
+    crops = len(cut_into_crops(data.train, crop_samples(config.encoder, release.config.codec)))
+    from_base = starts_from_base(config)
+    if not from_base:
+        _check_length(config, "encoder.train", crops)
+    elif not config.encoder.train.epochs:  # how long passes over pairs are is not known before these are made
+        pairs = len(AutomaticPairs.of(config, release).listed) * (1 + config.encoder.pairs.moves)
+        _check_length(config, "encoder.train", pairs)
+    if from_base or (config.task == "clone" and config.judge.enabled and config.judge.rounds):
+        _check_length(config, "encoder.refine", crops)
+
+
+def _check_length(config: RunConfig, key: str, n_items: int) -> None:
+    """Refuse batches or a warm-up that are too long for the items of an epoch; `key` names the section."""
+    stage, name = key.split(".")
     try:
-        section = getattr(config, stage).train
+        section = getattr(getattr(config, stage), name)
         stages.train_settings(section, config, stages.Compute.of(config)).total_steps(n_items)
     except ConfigError as e:
-        raise ConfigError(f"{stage}.train: {e}") from None
+        raise ConfigError(f"{key}: {e}") from None

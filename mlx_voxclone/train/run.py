@@ -34,9 +34,11 @@ from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.text_checks import doubtful
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, SPEAKER = "data", "speaker"
+LITTLE = 60.0  # seconds of speech to learn from
 _MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
 
 
@@ -128,6 +130,11 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         return summary
     data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
+    if SPEAKER in config.stages:
+        if (seconds := sum(clip.seconds for clip in data.train)) < LITTLE:
+            say(f"warning: {seconds:.0f} s of speech to learn from; 5 to 30 minutes are what this is made for")
+        for line in doubtful([*data.train, *data.heldout]):
+            say(f"warning: {line}")
     if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
         say(WITHOUT_PAIRS)
     summary.data = {

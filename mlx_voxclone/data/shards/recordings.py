@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN, tidy
+from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN, tidy, words
 from mlx_voxclone.data.entries import is_utf8 as is_text
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
@@ -48,7 +48,7 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
             beside[key, suffix] = member
     for key, member in audio.items():
         told = _json(file, beside.get((key, ".json")))
-        text = _first(told, _TEXTS) or _text(file, beside.get((key, ".txt")))
+        text = words(_first(told, _TEXTS) or _text(file, beside.get((key, ".txt"))) or "")
         folder = PurePosixPath(key).parts[:-1]
         folder = [part for part in folder if part not in ("/", ".", "..")]
         own = folder[-1] if folder and is_text(folder[-1]) else speaker

@@ -25,6 +25,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence, Judged
 from mlx_voxclone.train.lora import quantise_backbone
 from mlx_voxclone.train.stages import Compute, codec_digest
+from mlx_voxclone.train.text_checks import is_sayable
 
 GROUP = 64  # clips whose latents are in memory at once
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
@@ -83,7 +84,7 @@ def judged_codes(
     made_from = {"codec": codec_digest(release, encoder), "data": data.fingerprint(), "model": release.fingerprint()}
     if (found := _read(path, made_from)) is not None:
         return found
-    clips = [clip for clip in data.clips if clip.text and clip.samples and data.references(clip)]
+    clips = [clip for clip in data.clips if clip.text and is_sayable(clip) and clip.samples and data.references(clip)]
     if not clips:
         return JudgedCodes({})
     frames = round(config.speaker.reference_seconds[1] * release.config.codec.frame_rate)
