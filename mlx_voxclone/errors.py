@@ -13,6 +13,10 @@ class DataError(VoxcloneError):
     """Audio, text or a manifest that cannot be used."""
 
 
+class TranscriptError(DataError):
+    """Transcripts that are not of their recordings: mended ones are other data, with which a run cannot be resumed."""
+
+
 class TrainingError(VoxcloneError):
     """A training that cannot go on: its losses or gradients are not finite."""
 

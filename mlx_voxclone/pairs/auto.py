@@ -20,6 +20,7 @@ from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.pair_files import SETTINGS, SHARDS, audio_of, read_shard
 from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneError
 from mlx_voxclone.model_cache import Entry, unwritable
@@ -28,12 +29,15 @@ from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, move_pairs
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.train.clone.judge import CodeJudge
+from mlx_voxclone.train.clone.text_gain import pairs_gain
 from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.state import separate_rng
 
 PAIRS, MOVED = "pairs", "moved"  # kinds of entries
 SEED = 0  # of what is said and how it is moved
 BYTES_PER_SECOND = 50_000  # of audio: 44 kB as 24-bit FLAC, over 24 recordings; and its codes
+TEXT_GAIN = "text_gain"  # fact of complete pairs: how much their texts explain of what was said (`pairs_gain`)
 NONE = "encoder.pairs.path: null trains without pairs"
 
 
@@ -183,6 +187,12 @@ def own_pairs(config: RunConfig, release: Release, quiet: bool, say: Callable[[s
     return asked.pairs.path
 
 
+def said_gain(config: RunConfig, release: Release) -> float | None:
+    """How much their texts explain of the automatic pairs; None if these are not there, or it was not measured."""
+    asked = AutomaticPairs.of(config, release)
+    return (asked.facts(asked.pairs) or {}).get(TEXT_GAIN)
+
+
 def cached_own_pairs(config: RunConfig, release: Release) -> Path | None:
     """What `own_pairs` gives, if it is there."""
     if not own_voices(release):
@@ -201,8 +211,9 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
         say(f"pairs: the model says {count} sentences, for this run and the next ones, in {entry.path}")
         bar = progress_bar(quiet=quiet, total=count, unit="sentence", desc="pairs")
         with _explained(entry), separate_rng(SEED), bar:
+            speaker = Speaker.load(asked.release.path, dtype=asked.dtype)
             report = make.generate_pairs(
-                Speaker.load(asked.release.path, dtype=asked.dtype),
+                speaker,
                 entry.path,
                 asked.listed,
                 settings=asked.choices,
@@ -212,6 +223,8 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
                 progress=bar.update,
             )
             facts = {"pairs": report.kept, "voices": report.voices, "seconds": report.seconds}
+            said = PairData.of_model([entry.path], asked.release, heldout=0.0).train
+            facts[TEXT_GAIN] = pairs_gain(CodeJudge(speaker.model, speaker.tokenizer.prompt), said)
             entry.complete(facts)
         mx.clear_cache()
     runaways, empty = report.rejected[make.RUNAWAY], report.rejected[make.EMPTY]

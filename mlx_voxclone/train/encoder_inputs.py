@@ -19,6 +19,7 @@ from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
 from mlx_voxclone.pairs.auto import automatic_pairs, check_automatic
+from mlx_voxclone.pairs.code_usage import foreign_codec
 from mlx_voxclone.progress import progress_bar, progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO, EncoderSection
@@ -101,6 +102,8 @@ def encoder_inputs(
     pairs = load_pairs(config, release, quiet, say)
     if pairs is not None:
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
+        if (doubt := foreign_codec(release, pairs.train)) is not None:
+            say(f"warning: {doubt}")
         alone, steps = config.encoder.pairs.alone_steps, config.encoder.train.steps
         if config.encoder.pairs.share < 1 and 0 < steps <= alone:
             say(

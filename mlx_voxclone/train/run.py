@@ -19,7 +19,14 @@ from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
-from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, RankLostError, VoxcloneError
+from mlx_voxclone.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RankLostError,
+    TranscriptError,
+    VoxcloneError,
+)
 from mlx_voxclone.evaluate.report import write_report
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
@@ -220,7 +227,9 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
             raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
         elif isinstance(e, RankLostError):
             raise RankLostError(f"{e}; continue with --resume {run_dir}") from None
-        elif isinstance(e, DataError) and any(list_checkpoints(_stage_dir(config, run_dir, s)) for s in config.stages):
+        elif isinstance(e, TranscriptError) and _begun(config, run_dir):
+            raise TranscriptError(f"{e} (with --resume {run_dir})") from None
+        elif isinstance(e, DataError) and _begun(config, run_dir):
             raise DataError(f"{e}; when that is mended, continue with --resume {run_dir}") from None
         raise
 
@@ -229,14 +238,20 @@ def _check_resumed(run_dir: Path, config: RunConfig) -> None:
     saved = run_dir / CONFIG_FILE
     if not saved.is_file():
         raise CheckpointError(f"cannot resume: {run_dir} is not a run directory (it has no {CONFIG_FILE})")
-    begun = [s for s in config.stages if list_checkpoints(_stage_dir(config, run_dir, s))]
-    text = saved.read_text(encoding="utf-8")
-    if differences := stages.config_differences(text, config, open_stages=set(config.stages) - set(begun)):
+    text, still_open = saved.read_text(encoding="utf-8"), set(config.stages) - _begun(config, run_dir)
+    if SPEAKER in still_open and not (run_dir / f"{ENCODER}-2").exists():
+        still_open.add("judge")  # nothing has learnt from judged codes yet
+    if differences := stages.config_differences(text, config, open_stages=still_open):
         raise CheckpointError(
             f"cannot resume {run_dir}: it was started with another configuration ({'; '.join(differences)})"
         )
     if stages.config_differences(text, config):  # of a stage still to come: from here on the run is this one
         write_text_atomic(saved, config.dump())
+
+
+def _begun(config: RunConfig, run_dir: Path) -> set[str]:
+    """Stages that have a checkpoint."""
+    return {stage for stage in config.stages if list_checkpoints(_stage_dir(config, run_dir, stage))}
 
 
 def _stage_dir(config: RunConfig, run_dir: Path, stage: str) -> Path:

@@ -19,17 +19,18 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.data.pair_data import Pair
+from mlx_voxclone.errors import TranscriptError
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence, Judged
+from mlx_voxclone.train.clone.text_gain import GROUP, LEAST_GAIN, text_gains, why_none_fits
 from mlx_voxclone.train.lora import quantise_backbone
 from mlx_voxclone.train.stages import Compute, codec_digest
 from mlx_voxclone.train.text_checks import is_sayable
 
-GROUP = 64  # clips whose latents are in memory at once
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
-LEAST_GAIN = 0.12  # where the median clip gains less, no transcript fits: 0.3 to 0.5 with right ones, 0.08 with wrong
+NAMED = 3  # clips in a refusal
 JUDGED, FACTS = "judged", "facts"  # metadata of the file
 
 
@@ -70,6 +71,7 @@ def judged_codes(
     codes: Mapping[str, np.ndarray],
     path: Path,
     quiet: bool,
+    pairs: Callable[[], Sequence[Pair]] = tuple,
 ) -> JudgedCodes:
     """Judge all clips that have a text and another clip of their speaker; kept in `path` and read from there next time.
 
@@ -77,11 +79,14 @@ def judged_codes(
         encoder: encoder file; None: the release's own.
         codes: of the clips, by that encoder.
         path: `.safetensors` file.
+        pairs: gives what the model said, if it is there; asked where no transcript fits.
 
     Raises:
-        DataError: no transcript fits what is said.
+        TranscriptError: no transcript fits what is said, or too few do.
+        DataError, CheckpointError: the encoder or the model is what does not fit.
     """
     made_from = {"codec": codec_digest(release, encoder), "data": data.fingerprint(), "model": release.fingerprint()}
+    made_from["check_texts"] = str(config.judge.check_texts)
     if (found := _read(path, made_from)) is not None:
         return found
     clips = [clip for clip in data.clips if clip.text and is_sayable(clip) and clip.samples and data.references(clip)]
@@ -96,7 +101,9 @@ def judged_codes(
     prompts = {clip.id: voice_prompt(clip, data, codes, frames) for clip in clips}
     with progress_bar(quiet=quiet, total=2 * len(clips), unit="clip", desc="judging") as bar:
         gains = text_gains(judge, clips, codes, prompts, bar.update)
-        fitting, left_out = _fitting(clips, gains) if config.judge.check_texts else (clips, {})
+        fitting, left_out = (
+            _fitting(config, judge, data, clips, gains, pairs) if config.judge.check_texts else (clips, {})
+        )
         bar.update(len(left_out))
         judged = _judged(judge, fitting, prompts, bar.update)
     heldout = [judged[clip.id].raw_nats for clip in data.heldout if clip.id in judged]
@@ -130,53 +137,46 @@ def unfitting(judged: JudgedCodes, clips: Sequence[Clip]) -> list[str]:
     return lines
 
 
-def text_gains(
+def _fitting(
+    config: RunConfig,
     judge: CodeJudge,
+    data: PreparedData,
     clips: Sequence[Clip],
-    codes: Mapping[str, np.ndarray],
-    prompts: Mapping[str, np.ndarray],
-    progress: Callable[[int], object] = lambda n: None,
-) -> dict[str, float]:
-    """How much likelier each clip's codes are behind its own text than behind another clip's: 1 - own / other, of the
-    mean negative log-likelihoods. 0: the text makes no difference.
-
-    The other text is that of the clip nearest in length among those with different words. Empty with fewer than two
-    different texts: there is nothing to compare with.
-    """
-    words = {clip.id: " ".join(clip.text.casefold().split()) for clip in clips}
-    if len(set(words.values())) < 2:
-        progress(len(clips))
-        return {}
-    none = np.zeros((0, 0), np.float32)
-    found: dict[str, float] = {}
-    for first in range(0, len(clips), GROUP):
-        group = clips[first : first + GROUP]
-        evidence, foreign = [], []
-        for clip in group:
-            others = (other for other in clips if words[other.id] != words[clip.id])
-            nearest = min(others, key=lambda other: (abs(len(other.text) - len(clip.text)), other.id))
-            evidence.append(Evidence(clip.id, clip.text, none, prompts[clip.id]))
-            foreign.append(Evidence(clip.id, nearest.text, none, prompts[clip.id]))
-        own = [codes[clip.id] for clip in group]
-        gains = 1.0 - judge.nats(evidence, own) / judge.nats(foreign, own)
-        found |= {clip.id: float(gain) for clip, gain in zip(group, gains)}
-        progress(len(group))
-    return found
-
-
-def _fitting(clips: Sequence[Clip], gains: Mapping[str, float]) -> tuple[list[Clip], dict[str, float]]:
+    gains: Mapping[str, float],
+    pairs: Callable[[], Sequence[Pair]],
+) -> tuple[list[Clip], dict[str, float]]:
     """Clips whose text fits, and the gains of the others."""
     if not gains:
         return list(clips), {}
     median = float(np.median(list(gains.values())))
     if median < LEAST_GAIN:
-        raise DataError(
-            "the transcripts do not fit the recordings: behind its own text a clip is no likelier than behind another"
-            f" clip's (median gain {median:.1%}, {LEAST_GAIN:.0%} expected); check that texts and audio belong together"
-            " and are in a language of the model (judge.enabled: false goes on with the encoder's own codes)"
-        )
+        raise why_none_fits(judge, config.model, median, pairs())
     left_out = {name: gain for name, gain in gains.items() if gain < LEAST_SHARE * median}
-    return [clip for clip in clips if clip.id not in left_out], left_out
+    fitting = [clip for clip in clips if clip.id not in left_out]
+    _check_enough(config, data, clips, left_out)
+    return fitting, left_out
+
+
+def _check_enough(config: RunConfig, data: PreparedData, clips: Sequence[Clip], left_out: Mapping[str, float]) -> None:
+    """Refuse what is left where the adapters could not be trained or measured with it.
+
+    Raises:
+        TranscriptError: names some of the clips that were left out.
+    """
+    tried = {clip.id for clip in clips}
+    batch = config.speaker.train.batch_size
+    for side, own, least in (("training", data.train, batch), ("held-out", data.heldout, 1)):
+        there = [clip for clip in own if clip.id in tried]
+        left = len([clip for clip in there if clip.id not in left_out])
+        if there and left < least and left < len(there):
+            wrong = [clip for clip in there if clip.id in left_out]
+            some = ", ".join(f"{clip.source or clip.path} {clip.text[:30]!r}" for clip in wrong[:NAMED])
+            more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+            raise TranscriptError(
+                f"the texts of {len(wrong)} of {len(there)} {side} clips do not fit what is said ({some}{more}), and"
+                f" {least} that fit are needed; correct them and start a new run: pairs and base encoder are kept in"
+                " the cache; or judge.check_texts: false goes on with all of them"
+            )
 
 
 def _judged(

@@ -15,11 +15,15 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.pair_data import Pair, PairData
+from mlx_voxclone.pairs.auto import automatic_pairs, cached_own_pairs, said_gain
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
+from mlx_voxclone.train.clone.text_gain import PAIRS, check_model
 from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
 from mlx_voxclone.train.encoder_task import ENCODER_FILE
@@ -62,6 +66,8 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
         codes = steps.encode(encoder, 1)
         return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
     inputs = current().in_turn(lambda: encoder_inputs(config, release, data, run_dir, quiet, say))
+    if steps.judges and config.judge.check_texts and config.encoder.pairs.path == AUTO:
+        check_model(config.model, said_gain(config, release))
     base = steps.base()
     say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
     found = {ENCODER: steps.train(ENCODER, base, inputs)}
@@ -108,8 +114,6 @@ class _Steps:
         """The model's base encoder, where the pairs are automatic; None: the run trains its own from the start."""
         if not starts_from_base(self.config):
             return None
-        from mlx_voxclone.pairs.auto import automatic_pairs
-
         pairs = automatic_pairs(self.config, self.release, self.quiet, lambda line: None)
         return keep_base(base_encoder(self.config, self.release, pairs, self.quiet, self.say), self.run_dir)
 
@@ -138,11 +142,30 @@ class _Steps:
         path = self._place(stages.CODES_FILE, number)
         return current().in_turn(lambda: stages.clip_codes(self.release, encoder, self.data, path, wrap))
 
+    @property
+    def judges(self) -> bool:
+        """A language that is still to be learnt is none that the model could judge by."""
+        return self.config.judge.enabled and self.config.adapts != "language"
+
+    def said(self) -> list[Pair]:
+        """What the model said, if there are pairs; held-out ones alone where these are many."""
+        section = self.config.encoder.pairs
+        paths = section.path or []
+        if paths == AUTO:
+            cached = cached_own_pairs(self.config, self.release)
+            paths = [] if cached is None else [cached]
+        if not paths:
+            return []
+        data = PairData.of_model(paths, self.release, heldout=section.heldout, seed=self.config.seed)
+        sides = ([pair for pair in side if not pair.is_moved] for side in (data.heldout, data.train))
+        heldout, train = sides
+        return heldout if len(heldout) >= PAIRS else [*heldout, *train]
+
     def judge(self, encoder: Path | None, codes: dict[str, np.ndarray], number: int) -> JudgedCodes:
-        if not self.config.judge.enabled or self.config.adapts == "language":
-            return JudgedCodes({})  # a language that is still to be learnt is none that the model could judge by
+        if not self.judges:
+            return JudgedCodes({})
         path = self._place("judged.safetensors", number)
-        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet)
+        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet, self.said)
         judged = current().in_turn(lambda: judged_codes(*arguments))
         if judged.facts:
             facts = judged.facts
