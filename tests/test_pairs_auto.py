@@ -96,6 +96,14 @@ def test_pairs_and_copies_of_all_own_voices(made, miniature):
     assert lines[2].startswith(f"pairs: {2 * len(own)} moved")
 
 
+def test_how_much_the_texts_explain_is_known_with_them(made, miniature, home, monkeypatch):
+    """Nothing: the miniature's language model is random."""
+    config, release = configured(miniature), Release(miniature)
+    assert auto.said_gain(config, release) is None  # none are made
+    monkeypatch.setenv("VOXCLONE_CACHE", str(made[0]))
+    assert abs(auto.said_gain(config, release)) < 0.12
+
+
 def test_the_next_run_finds_them(made, miniature, monkeypatch):
     directory, _ = made
     monkeypatch.setenv("VOXCLONE_CACHE", str(directory))

@@ -224,7 +224,8 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
             )
             facts = {"pairs": report.kept, "voices": report.voices, "seconds": report.seconds}
             said = PairData.of_model([entry.path], asked.release, heldout=0.0).train
-            facts[TEXT_GAIN] = pairs_gain(CodeJudge(speaker.model, speaker.tokenizer.prompt), said)
+            gain = pairs_gain(CodeJudge(speaker.model, speaker.tokenizer.prompt), said)
+            facts[TEXT_GAIN] = None if gain is None else round(gain, 3)  # the last bits depend on what was run before
             entry.complete(facts)
         mx.clear_cache()
     runaways, empty = report.rejected[make.RUNAWAY], report.rejected[make.EMPTY]
