@@ -1,8 +1,13 @@
-"""`voxclone encode --text`: codes that the language model corrects, from file to file."""
+"""`voxclone encode --text` and `--transcribe`: codes that the language model corrects, from file to file."""
+
+import importlib.util
+import sys
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from tiny_whisper import LANGUAGE, SENTENCE, write_whisper
 
 from mlx_voxclone.audio.io import normalise_level, read_audio, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -10,6 +15,8 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.data import transcribe
+from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.train.clone import judged_recording
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
 
@@ -147,6 +154,80 @@ def test_the_file_decodes_and_speaks(encode, model, whole, clip, tmp_path):
     np.testing.assert_array_equal(np.array(rows), found["embedding"])
 
 
+# ---- without a text ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """A Whisper's stand-in: what it was asked; `heard.text` is what it understands."""
+    asked = SimpleNamespace(text=TEXT, models=[], clips=[], freed=0)
+
+    class Whisper:
+        def __init__(self, model):
+            asked.models.append(model)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            asked.freed += 1
+
+        def transcribe(self, path, language=None):
+            asked.clips.append((str(path), language))
+            return asked.text, language or "it"
+
+    monkeypatch.setattr(transcribe, "Transcriber", Whisper)
+    return asked
+
+
+def test_what_a_whisper_understands_is_the_text(encode, clip, other, heard):
+    given, metadata, _ = encode(clip, "--text", TEXT, "--voice-audio", other, name="given.safetensors")
+    found, own, said = encode(clip, "--transcribe", "--voice-audio", other)
+    assert sorted(found) == sorted(given)
+    for name in given:
+        np.testing.assert_array_equal(found[name], given[name])
+    assert own == metadata | {"transcribed_by": WHISPER_MODEL}
+    assert "transcribed_by" not in metadata
+    assert f"transcribed (it): {TEXT}\n" in said
+    assert (heard.models, heard.clips, heard.freed) == ([WHISPER_MODEL], [(str(clip), None)], 1)
+    _, named, _ = encode(clip, "--transcribe", "--whisper", "tiny", "--language", "pt", name="named.safetensors")
+    assert named["transcribed_by"] == heard.models[-1] == "tiny"
+    assert heard.clips[-1] == (str(clip), "pt")
+
+
+def test_nothing_understood_is_no_text(refused, whole, clip, tmp_path, heard):
+    heard.text = None
+    argv = ["encode", clip, "--model", whole, "--output", tmp_path / "x.safetensors", "--transcribe"]
+    refused(argv, f"{clip}: {WHISPER_MODEL} understood nothing", "--text")
+    assert heard.freed == 1
+
+
+@pytest.mark.parametrize(("seconds", "level", "text"), [(30.1, 0.1, "up to 30 s"), (1.0, 0.0, "silent")])
+def test_recordings_that_are_not_heard_at_all(refused, whole, tmp_path, heard, seconds, level, text):
+    write_wav(tmp_path / "a.wav", np.full(round(seconds * 24_000), level), float32=True)
+    argv = ["encode", tmp_path / "a.wav", "--model", whole, "--output", tmp_path / "x.safetensors", "--transcribe"]
+    refused(argv, f"{tmp_path / 'a.wav'}: ", text)
+    assert heard.models == []
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlx_whisper") is None, reason="the extra `transcribe` is not installed")
+def test_by_mlx_whisper_itself(encode, clip, tmp_path):
+    whisper = write_whisper(tmp_path / "whisper")
+    given, _, _ = encode(clip, "--text", SENTENCE, name="given.safetensors")
+    found, metadata, said = encode(clip, "--transcribe", "--whisper", whisper)
+    assert metadata["text"] == SENTENCE
+    assert f"transcribed ({LANGUAGE}): {SENTENCE}" in said
+    np.testing.assert_array_equal(found["codes"], given["codes"])
+    np.testing.assert_array_equal(found["confidence"], given["confidence"])
+
+
+def test_without_the_extra(refused, whole, clip, tmp_path, monkeypatch):
+    for name in ("mlx_whisper", "mlx_whisper.transcribe"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+    argv = ["encode", clip, "--model", whole, "--output", tmp_path / "x.safetensors", "--transcribe"]
+    refused(argv, "transcribing needs mlx-whisper", "mlx-voxclone[transcribe]")
+
+
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +237,11 @@ def test_the_file_decodes_and_speaks(encode, model, whole, clip, tmp_path):
         (["--text", " \n "], ["--text is empty"]),
         (["--text", ""], ["--text is empty"]),
         (["--text", "papa " * 70_000], ["clip.wav: the text is too long", "exceed the context of 65536"]),
-        (["--voice-audio", "clip.wav"], ["--voice-audio is for --text"]),
+        (["--voice-audio", "clip.wav"], ["--voice-audio is for --text and --transcribe"]),
+        (["--whisper", "tiny"], ["--whisper is for --transcribe"]),
+        (["--text", "pa", "--language", "en"], ["--language is for --transcribe"]),
+        (["--text", "pa", "--transcribe"], ["--transcribe: not allowed with argument --text"]),
+        (["--transcribe", "--method", "optimise"], ["--transcribe is for --method encoder"]),
         (["--text", "pa", "--method", "optimise"], ["--text is for --method encoder"]),
         (["--text", "pa", "--voice-audio", "gone.wav"], ["gone.wav: no such audio file"]),
     ],

@@ -15,7 +15,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.train import encoder_inputs, run
+from mlx_voxclone.train import code_prior, encoder_inputs, run
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.trainer import Trainer
@@ -98,7 +98,7 @@ def test_everything_at_once_and_going_on_after_a_stop(config_file, pairs, whispe
     assert train("--config", config, "--set", f"output={other}") == 130
     monkeypatch.setattr(EncoderTask, "losses", losses)
     monkeypatch.setattr(encoder_inputs.AsrTeacher, "states", lambda *_: pytest.fail("heard again"))
-    monkeypatch.setattr(encoder_inputs, "preset_statistics", lambda *_, **__: pytest.fail("recovered again"))
+    monkeypatch.setattr(code_prior, "preset_statistics", lambda *_, **__: pytest.fail("recovered again"))
     assert train("--config", config, "--set", f"output={other}", "--resume", other) == 0
     a, b = (TensorFile(where / "checkpoints" / "step-4" / "model.safetensors") for where in (place, other))
     assert all(bytes(a.raw(name)) == bytes(b.raw(name)) for name in a.names())

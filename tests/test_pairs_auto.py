@@ -19,7 +19,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import auto, make
 from mlx_voxclone.pairs.auto import AutomaticPairs, automatic_pairs, cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import encoder_inputs
+from mlx_voxclone.train import code_prior, encoder_inputs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")
@@ -129,7 +129,7 @@ def test_an_encoder_learns_from_all_of_them(made, miniature, monkeypatch):
     prior = config.encoder.prior.model_copy(update={"presets": False})
     config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"prior": prior})})
     monkeypatch.setattr(CodeStatistics, "from_codes", lambda codes, config: counted.extend(codes))
-    encoder_inputs._prior(config, release, data, made[0], True, print)
+    code_prior.code_prior(config, release, data, made[0], True, print)
     assert len(counted) == sum(not pair.is_moved for pair in data.train)
 
 

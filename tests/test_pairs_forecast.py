@@ -18,7 +18,7 @@ from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train import forecast as trainings
 from mlx_voxclone.train import pairs_forecast
 from mlx_voxclone.train.forecast import Forecast
-from mlx_voxclone.train.pairs_forecast import PairsPlan, _Trial, forecast_pairs, plan_pairs
+from mlx_voxclone.train.pairs_forecast import FramesTrial, PairsPlan, forecast_pairs, plan_pairs
 
 pytest_plugins = ["commands"]
 CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"
@@ -98,10 +98,10 @@ def test_frames_of_a_batch_and_of_the_decoder(miniature, monkeypatch):
 
     def trial(params, dtype, layers, batch, budget):
         tried.append((layers, batch))
-        return _Trial(layers, 0.5 + 0.25 * layers, 1.0 + 0.5 * layers, 7.0)
+        return FramesTrial(layers, 0.5 + 0.25 * layers, 1.0 + 0.5 * layers, 7.0)
 
-    monkeypatch.setattr(pairs_forecast, "_try", trial)
-    monkeypatch.setattr(pairs_forecast, "_try_codec", lambda config: 0.125)
+    monkeypatch.setattr(pairs_forecast, "try_frames", trial)
+    monkeypatch.setattr(pairs_forecast, "time_decoding", lambda config: 0.125)
     params = trainings.model_params(miniature) | {"n_layers": 10}
     monkeypatch.setattr(pairs_forecast, "model_params", lambda model: params)
     config = configured(miniature, **{"encoder.pairs.batch": 2})

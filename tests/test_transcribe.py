@@ -11,13 +11,22 @@ import pytest
 from tiny_whisper import DIMS, LANGUAGE, SENTENCE, write_whisper
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data import prepare as prepare_module
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.train.checks import check_data
+from mlx_voxclone.train.clone.judged_codes import judged_codes
+from mlx_voxclone.train.run import prepared_data
+from mlx_voxclone.train.stages import clip_codes
 
+pytest_plugins = ["commands"]
+CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"
 needs_whisper = pytest.mark.skipif(
     importlib.util.find_spec("mlx_whisper") is None, reason="the extra `transcribe` is not installed"
 )
@@ -124,3 +133,56 @@ def test_silence_too_short_for_a_window_has_no_text(talking_whisper, tmp_path):
     write_wav(tmp_path / "a.wav", np.zeros(SAMPLE_RATE // 100, np.float32))
     with Transcriber(str(talking_whisper)) as transcriber:
         assert transcriber.transcribe(tmp_path / "a.wav", "en") == (None, "en")
+
+
+# --- what becomes of them in a run ------------------------------------------------------------------------------------
+
+
+def judged_of(model, source: Path, place: Path, **settings):
+    """Clips and judged codes as task `clone` makes them of recordings."""
+    given = {"model": str(model), "data.path": str(source), "encoder.pairs.path": None, "judge.check_texts": False}
+    given |= {"data.min_seconds": 0.5, "speaker.reference_seconds": [1.0, 3.0], "speaker.preserve.path": None}
+    config = load_run_config(CONFIG, given | settings)
+    data, release = prepared_data(config, place, True, lambda line: None), Release(model)
+    check_data(config, data)
+    codes = clip_codes(release, None, data, place / "codes.safetensors")
+    found = judged_codes(config, release, None, data, codes, place / "judged.safetensors", quiet=True)
+    return data, codes, found
+
+
+def test_transcribed_clips_are_judged_like_others(whole, tmp_path, monkeypatch):
+    """With texts beside the audio, and with the same texts by a Whisper: the same codes. A clip in which it understood
+    nothing is encoded and not judged."""
+    texts = {"0": "mana lomi nalu wera.", "1": "papa mino.", "2": "tara koni lesu.", "3": "nalu papa."}
+    given, bare = recordings(tmp_path / "given", 4), recordings(tmp_path / "bare", 4)
+    for name, text in texts.items():
+        (given / f"{name}.txt").write_text(text)
+
+    class Whisper:
+        def __init__(self, model):
+            assert model == "tiny"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def transcribe(self, path, language=None):
+            return texts[path.stem], "de"
+
+    monkeypatch.setattr(prepare_module, "Transcriber", Whisper)
+    whisper = {"data.transcribe": True, "data.whisper_model": "tiny"}
+    _, _, expected = judged_of(whole, given, tmp_path / "run-given")
+    data, _, found = judged_of(whole, bare, tmp_path / "run-heard", **whisper)
+    assert {clip.id: (clip.text, clip.language) for clip in data.clips} == {k: (t, "de") for k, t in texts.items()}
+    assert sorted(found.codes) == sorted(expected.codes) == sorted(texts)
+    for name in texts:
+        np.testing.assert_array_equal(found.codes[name], expected.codes[name])
+    assert found.facts == expected.facts
+    assert found.raw_nats == expected.raw_nats
+    quiet = data.train[0].id
+    texts[quiet] = None
+    data, codes, found = judged_of(whole, bare, tmp_path / "run-quiet", **whisper)
+    assert sorted(codes) == sorted(texts)
+    assert sorted(found.codes) == sorted(set(texts) - {quiet})

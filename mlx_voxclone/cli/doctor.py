@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """Say what this machine can train.
 
-Without a configuration: what the machine is. With one: real steps of its trainings in the small, and from them memory
-by part, time, disk, and a verdict. At the release's sizes a speaker's take a minute on a CPU."""
+Without a configuration: what the machine is. With one: real pieces of its stages in the small, and from them memory by
+part, time, disk, and a verdict. At the release's sizes that takes some minutes on a CPU."""
 TIGHT = 0.9  # of what is usable
 
 
@@ -38,30 +38,35 @@ def main(argv: list[str]) -> None:
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_device(parser)
+    add_device(parser, default=None)
     add_quiet(parser)
     options = parser.parse_args(argv)
     set_quiet(options.quiet)
-    set_device(options.device)
     if options.set and not options.config:
         parser.error("--set changes a configuration; name one with --config")
 
     from mlx_voxclone.machine import this_machine
 
-    machine = this_machine()
     if not options.config:
+        set_device(options.device or "auto")
+        machine = this_machine()
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return
     from mlx_voxclone.checkpoint.writer import free_bytes, same_disk
     from mlx_voxclone.model_cache import ROOT_VARIABLE
     from mlx_voxclone.run_config import load_run_config, parse_set
+    from mlx_voxclone.train.clone.forecast import forecast_clips, in_order, plan_clips
     from mlx_voxclone.train.disk_forecast import disk_needed
     from mlx_voxclone.train.encoder_plan import BASE, ENCODER, plan_encoders
     from mlx_voxclone.train.forecast import forecast
     from mlx_voxclone.train.pairs_forecast import forecast_pairs, plan_pairs
 
-    config = load_run_config(options.config, parse_set(options.set))
+    given = {} if options.device is None else {"device": options.device}
+    config = load_run_config(options.config, parse_set(options.set) | given)
+    set_device(config.device)
+    machine = this_machine()
     pairs, encoders, found = plan_pairs(config), plan_encoders(config), []
+    clips = plan_clips(config, trains_encoder=bool(encoders.trainings))
     disks = [Disk("disk", "`output`", disk_needed(config, encoders), free_bytes(config.run_dir))]
     if pairs is not None:
         shared = same_disk(pairs.place, config.run_dir)
@@ -78,18 +83,22 @@ def main(argv: list[str]) -> None:
             continue  # there is one already
         message(f"{stage}: trying steps in the small")
         found += encoders.forecasts(config, forecast) if stage == ENCODER else [forecast(config, stage)]
+    if clips is not None:
+        message("codes, judging, voice: trying clips in the small")
+        found = in_order(found, forecast_clips(config, *clips))
     cached = {"pairs": pairs.place} if pairs is not None and not pairs.missing else {}
     cached |= {BASE: encoders.cached} if encoders.cached is not None else {}
     if options.json:
-        stages = [asdict(stage) | {"peak": stage.peak} for stage in found]
-        content = {"machine": asdict(machine), "stages": stages, "disk": disks[0].needed, "free": disks[0].free}
+        stages = [asdict(stage) | {"peak": stage.peak, "seconds": stage.seconds} for stage in found]
+        content = {"machine": asdict(machine), "stages": stages, "seconds": sum(stage.seconds for stage in found)}
+        content |= {"disk": disks[0].needed, "free": disks[0].free}
         content |= {f"{name.replace(' ', '_')}_cached": _text(cached.get(name)) for name in ("pairs", BASE)}
         content |= {"cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
         print(json.dumps(content, indent=1))
         return
     tables = [f"\n{name}: cached in {place}" for name, place in cached.items()]
     tables += [table(stage, machine) for stage in found]
-    print("\n".join([describe(machine), *tables, *map(_disk, disks)]))
+    print("\n".join([describe(machine), *tables, time_table(found), *map(_disk, disks)]))
     for line in advice(config, found, machine, disks):
         print(line)
 
@@ -124,10 +133,18 @@ def table(stage: "Forecast", machine: "Machine") -> str:
     lines = [f"\n{stage.stage} ({stage.note})"]
     lines += [f"  {name:<32} {format_bytes(size):>8}" for name, size in stage.parts.items() if size]
     lines.append(f"  {'memory at its peak':<32} {format_bytes(stage.peak):>8}  {_verdict(stage.peak, machine)}")
-    seconds = format_seconds(stage.steps * stage.step_seconds)
-    whole = f", {stage.steps} {stage.unit}s: {seconds}" if stage.steps else ""
+    whole = f", {stage.steps} {stage.unit}s: {format_seconds(stage.seconds)}" if stage.steps else ""
     lines.append(f"  {f'time of a {stage.unit}':<32} {format_seconds(stage.step_seconds):>8}{whole}")
     return "\n".join(lines)
+
+
+def time_table(stages: "list[Forecast]") -> str:
+    """The stages together."""
+    lines = [f"  {stage.stage:<32} {format_seconds(stage.seconds):>12}" for stage in stages if stage.steps]
+    without = [stage.stage for stage in stages if not stage.steps]
+    beside = f" and {', '.join(without)}, as long as epochs decide" if without else ""
+    total = format_seconds(sum(stage.seconds for stage in stages))
+    return "\n".join(["\ntime", *lines, f"  {'in all, about':<32} {total:>12}{beside}"])
 
 
 def _text(place: "Path | None") -> str | None:
@@ -165,6 +182,11 @@ def _changes(config: "RunConfig", stage: "Forecast") -> list[str]:
     """Assignments that make a stage need less memory."""
     if stage.stage == "pairs":
         return _pairs_changes(config)
+    if stage.stage == "judging":
+        bits = config.speaker.quantise.bits
+        return [f"speaker.quantise.bits={8 if bits == 0 else 4}"] if bits != 4 else []
+    if not stage.settings:  # nothing decides how much it takes
+        return []
     return _speaker_changes(config) if stage.stage == "speaker" else _encoder_changes(config, stage)
 
 

@@ -1,6 +1,6 @@
 """`voxclone encode`: audio to codes, latents and voice embedding, by an encoder or by optimising without one.
 
-With a text the language model corrects the encoder's codes (`train/clone/judge.py`).
+With a text, given or transcribed, the language model corrects the encoder's codes (`train/clone/judge.py`).
 """
 
 import argparse
@@ -21,6 +21,7 @@ from mlx_voxclone.cli.common import (
     set_device,
     set_quiet,
 )
+from mlx_voxclone.data.options import WHISPER_MODEL
 
 ENCODER, OPTIMISE = "encoder", "optimise"
 
@@ -38,7 +39,8 @@ def main(argv: list[str]) -> None:
         "rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`\n"
         "float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,\n"
         "`changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how\n"
-        "unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).",
+        "unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).\n"
+        "With --transcribe a Whisper writes the text, which is printed; `transcribed_by` names it in the metadata.",
     )
     parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
     add_model(parser)
@@ -52,12 +54,26 @@ def main(argv: list[str]) -> None:
     add_encoder(parser)
     parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
     judged = parser.add_argument_group("judged codes")
-    judged.add_argument("--text", help="the words of the recording (at most 60 s): judge its codes")
+    words = judged.add_mutually_exclusive_group()
+    words.add_argument("--text", help="the words of the recording (at most 60 s): judge its codes")
+    words.add_argument(
+        "--transcribe",
+        action="store_true",
+        help="judge them by what mlx-whisper (extra transcribe) understands in the recording (at most 30 s)",
+    )
+    judged.add_argument(
+        "--whisper",
+        metavar="MODEL",
+        help=f"of --transcribe: Whisper in MLX format, directory or hub id (default: {WHISPER_MODEL})",
+    )
+    judged.add_argument(
+        "--language", metavar="CODE", help="of --transcribe: what is spoken, such as en (default: Whisper finds out)"
+    )
     judged.add_argument(
         "--voice-audio",
         metavar="WAV",
         action="append",
-        help="another recording of the speaker, 1 to 60 s, as the voice prompt of --text; several are taken together"
+        help="another recording of the speaker, 1 to 60 s, as the voice prompt of the judge; several are taken together"
         " (default: the first 12 s of AUDIO itself, which is less good)",
     )
     search = parser.add_argument_group("options of --method optimise")
@@ -84,10 +100,14 @@ def main(argv: list[str]) -> None:
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
-    if options.text is None and options.voice_audio:
-        parser.error("--voice-audio is for --text")
-    if options.text is not None and options.method != ENCODER:
-        parser.error("--text is for --method encoder: only an encoder's latents say which other codes are likely")
+    asked = "--transcribe" if options.transcribe else "--text" if options.text is not None else None
+    if asked is None and options.voice_audio:
+        parser.error("--voice-audio is for --text and --transcribe")
+    for name, value in {"--whisper": options.whisper, "--language": options.language}.items():
+        if value is not None and not options.transcribe:
+            parser.error(f"{name} is for --transcribe")
+    if asked is not None and options.method != ENCODER:
+        parser.error(f"{asked} is for --method encoder: only an encoder's latents say which other codes are likely")
     if options.text is not None and not options.text.strip():
         parser.error("--text is empty; give the words of the recording, or leave it out")
     given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
@@ -123,6 +143,7 @@ def _run(options: argparse.Namespace) -> None:
             f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE or a baked checkpoint,"
             " or do without one (--method optimise, slow)"
         )
+    by = _transcribe(wave, options) if options.transcribe else {}
     judging = None if options.text is None else _Judging(release, wave, options)
     if options.normalise:
         wave = normalise_level(wave)
@@ -136,10 +157,42 @@ def _run(options: argparse.Namespace) -> None:
     found, metadata = {"codes": codes, "latents": latents, "embedding": embedding}, None
     if judging is not None:
         changes, metadata = judging.judge(codec, np.array(latents), codes)
-        found |= changes
+        found, metadata = found | changes, metadata | by
     save_tensors(output, found, metadata)
     message(f"{len(wave) / codec.config.sampling_rate:.2f} s -> {codes.shape[1]} frames of {codes.shape[0]} codes")
     print(output)
+
+
+def _transcribe(wave, options: argparse.Namespace) -> dict[str, str]:
+    """`--transcribe`: puts into `options.text` what a Whisper understands; which one it is, for the metadata.
+
+    Args:
+        wave: the recording `[samples]` at 24 kHz.
+    """
+    from mlx_voxclone.audio.io import SAMPLE_RATE
+    from mlx_voxclone.data.transcribe import LONGEST_SECONDS, Transcriber
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.train.clone.judged_recording import check_recording
+
+    seconds, model = len(wave) / SAMPLE_RATE, options.whisper or WHISPER_MODEL
+    if seconds > LONGEST_SECONDS:
+        raise DataError(
+            f"{options.audio}: {seconds:.6g} s of audio, but --transcribe is for up to {LONGEST_SECONDS:g} s; cut it"
+            " into sentences (voxclone prepare), or give its words with --text"
+        )
+    try:
+        check_recording(wave, SAMPLE_RATE)  # in silence, too, a Whisper hears words
+    except DataError as e:
+        raise DataError(f"{options.audio}: {e}") from None
+    with Transcriber(model) as transcriber:
+        text, language = transcriber.transcribe(options.audio, options.language)
+    if text is None:
+        raise DataError(
+            f"{options.audio}: {model} understood nothing in it; give its words with --text, or leave out --transcribe"
+        )
+    message(f"transcribed ({language}): {text}")
+    options.text = text
+    return {"transcribed_by": model}
 
 
 class _Judging:

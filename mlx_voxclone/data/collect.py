@@ -45,7 +45,7 @@ class Collector:
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
         """Examine and write every recording on threads; the outcome is in the order of the entries."""
-        names = _unique_names(entries)
+        names = unique_names(entries)
         references = self._ingest_references(entries, names, progress)
 
         def one(job: tuple[Entry, str]) -> tuple[Plan, list[Written]] | AudioError:
@@ -72,7 +72,7 @@ class Collector:
         owners = {entry.ref_audio: entry for entry in reversed(entries) if entry.ref_audio is not None}
         paths = sorted(owners)
         taken = [Entry(str(path), owners[path].speaker) for path in paths]
-        jobs = list(zip(paths, _unique_names(taken, "ref-", names)))
+        jobs = list(zip(paths, unique_names(taken, "ref-", names)))
         found: dict[Path | None, Any] = {}
 
         def one(job: tuple[Path, str]) -> tuple[Plan, list[Written]] | AudioError:
@@ -232,7 +232,7 @@ def _on_threads(
         pool.shutdown(wait=True, cancel_futures=True)  # after Ctrl-C nobody may write any more
 
 
-def _unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str] = ()) -> list[str]:
+def unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str] = ()) -> list[str]:
     """A file name per entry: the audio's, after the speaker's if there are several; unique also without case."""
     several = len({entry.speaker for entry in entries}) > 1
     used, names = {name.casefold() for name in taken}, []

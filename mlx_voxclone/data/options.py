@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlx_voxclone.errors import DataError
 
 WHISPER_MODEL = "mlx-community/whisper-large-v3-turbo"
+LETTERS_PER_SECOND = 15  # of speech, spaces among them
 LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
 

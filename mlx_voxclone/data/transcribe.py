@@ -13,6 +13,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 
 WHISPER_RATE = 16_000
+LONGEST_SECONDS = 30.0  # that a Whisper hears at once
 # Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
 MAX_COMPRESSION_RATIO = 2.4
 MIN_LOG_PROBABILITY = -1.0

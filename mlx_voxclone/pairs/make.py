@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
+from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.data.pair_files import (
     FORMAT,
     SHARD_SENTENCES,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mlx_voxclone.config import VoxtralConfig
 
 _AUGMENTATION = 1  # beside a sentence's seed: randomness of its own
-LETTERS_PER_SECOND = 15  # of speech, spaces among them
 RUNAWAY, EMPTY = "runaway", "empty"  # why a sentence gives no pair: no END within the limit, END at once
 _DEFAULT_LANGUAGE = "en"  # of a voice whose name does not begin with a language's code
 

@@ -3,7 +3,6 @@
 `check_encoder` refuses early what `encoder_inputs` would refuse after hours of preparation.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,21 +10,21 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
+from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.discriminator import available_memory, check_memory
 from mlx_voxclone.pairs.auto import automatic_pairs, check_automatic
 from mlx_voxclone.pairs.code_usage import foreign_codec
-from mlx_voxclone.progress import progress_bar, progress_over
+from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO, EncoderSection
 from mlx_voxclone.train.asr_alignment import crop_states
 from mlx_voxclone.train.asr_cache import TeacherCache
 from mlx_voxclone.train.asr_teacher import LONGEST, AsrTeacher
+from mlx_voxclone.train.code_prior import code_prior
 from mlx_voxclone.train.encoder_items import crop_samples
 from mlx_voxclone.train.encoder_losses import CODES
 from mlx_voxclone.train.encoder_task import Teacher
@@ -111,7 +110,7 @@ def encoder_inputs(
                 "recordings will not be heard; a quarter of the steps is usual"
             )
     teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
-    return EncoderInputs(pairs, teacher, _prior(config, release, pairs, directory / PRIOR, quiet, say))
+    return EncoderInputs(pairs, teacher, code_prior(config, release, pairs, directory / PRIOR, quiet, say))
 
 
 def load_pairs(
@@ -162,44 +161,3 @@ def whisper_teacher(
         return None if whole is None else crop_states(whole, start, frames)
 
     return Teacher(states, recogniser.dim, cache.identity)
-
-
-def _prior(
-    config: RunConfig,
-    release: Release,
-    pairs: PairData | None,
-    directory: Path,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> CodeStatistics | None:
-    """Codes of the pairs to learn from and of the model's own voices; those of the voices are kept in `directory`.
-
-    Those of moved pairs are not what the model says.
-    """
-    found = None
-    if pairs is not None:
-        said = (pair.codes for pair in pairs.train if not pair.is_moved)
-        found = CodeStatistics.from_codes(said, release.config.codec)
-    presets = _preset_statistics(release, directory, quiet, say) if config.encoder.prior.presets else None
-    if presets is None or not presets.frames:
-        return found
-    return presets if found is None else found + presets
-
-
-def _preset_statistics(
-    release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
-) -> CodeStatistics | None:
-    voices = own_voices(release)  # others were spoken into some other encoder: nothing to learn what is usual from
-    if not voices:
-        return None
-    key = hashlib.sha256(repr((release.fingerprint(), voices)).encode()).hexdigest()[:16]
-    path = directory / f"voices-{key}.safetensors"
-    if path.is_file():
-        return CodeStatistics.load(path, release.config.codec)
-    with progress_bar(quiet=quiet, total=len(voices), unit="voice", desc="prior") as bar:
-        recovered = preset_statistics(release, voices, progress=bar.update)
-    say(
-        f"prior: {recovered.statistics.frames} frames of {len(recovered.explained)} of the model's {len(voices)} voices"
-    )
-    recovered.statistics.save(path)
-    return recovered.statistics

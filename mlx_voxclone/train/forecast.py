@@ -19,8 +19,8 @@ from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.pairs.make import LETTERS_PER_SECOND
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
 from mlx_voxclone.train.encoder_task import EncoderTask
@@ -46,7 +46,7 @@ class Forecast:
     """Of one stage.
 
     Args:
-        stage: `pairs`, `speaker` or one of `encoder_plan.py`.
+        stage: `pairs`, `speaker`, one of `encoder_plan.py` or of `clone/forecast.py`.
         parts: bytes by what they are for; they sum up to `peak`.
         step_seconds: of one optimiser step, with items of the greatest length.
         steps: of the training; 0 where epochs decide.
@@ -67,6 +67,11 @@ class Forecast:
     def peak(self) -> float:
         """Bytes of MLX's memory at the worst moment."""
         return sum(self.parts.values())
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole stage; 0 where epochs decide."""
+        return self.steps * self.step_seconds
 
 
 @dataclass(frozen=True)
@@ -304,10 +309,11 @@ def longest_sequence(config: RunConfig) -> dict[str, int]:
     section = config.speaker
     frames, voice = (int(seconds * 12.5) for seconds in (section.max_seconds, section.reference_seconds[1]))
     letters = section.max_seconds * LETTERS_PER_SECOND
-    return {"text": int(letters * _tokens_per_letter(config.model)), "voice": voice + 1, "frames": frames}
+    return {"text": int(letters * tokens_per_letter(config.model)), "voice": voice + 1, "frames": frames}
 
 
-def _tokens_per_letter(model: str | Path) -> float:
+def tokens_per_letter(model: str | Path) -> float:
+    """Of a model's tokenizer in English text."""
     path = Path(model).expanduser()
     if not (path / TEKKEN).is_file():
         return TOKENS_PER_LETTER

@@ -6,6 +6,7 @@ the further layers add, each of the others adds too. What will be said is known,
 
 import math
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,11 +95,11 @@ def forecast_pairs(config: RunConfig, plan: PairsPlan, budget: float = BUDGET) -
     whole, dtype = VoxtralConfig.from_dict(params), Compute.of(config).dtype
     layers, rate = whole.backbone.n_layers, whole.codec.frame_rate
     with separate_rng(0):
-        trials = [_try(params, dtype, min(n, layers), section.batch, budget) for n in LAYERS]
-        decoding = _try_codec(whole)
+        trials = [try_frames(params, dtype, min(n, layers), section.batch, budget) for n in LAYERS]
+        decoding = time_decoding(whole)
         parts = _parts(whole, dtype, section.batch, round(section.max_seconds * rate))
     mx.clear_cache()
-    prompt, frame = (_extrapolated(name, trials, layers) for name in ("prompt_seconds", "frame_seconds"))
+    prompt, frame = (extrapolated(name, trials, layers) for name in ("prompt_seconds", "frame_seconds"))
     audio = plan.seconds(section.max_seconds) * rate
     total = len(plan.said) * prompt + _rounds(plan.said, section.batch, section.max_seconds, rate) * frame
     parts["activations and the rest"] = max(trial.rest for trial in trials)
@@ -109,19 +110,32 @@ def forecast_pairs(config: RunConfig, plan: PairsPlan, budget: float = BUDGET) -
 
 
 @dataclass(frozen=True)
-class _Trial:
+class FramesTrial:
+    """What `try_frames` found."""
+
     layers: int
     prompt_seconds: float  # of one prompt
     frame_seconds: float  # of a frame of all sentences of a batch
     rest: float  # bytes beside weights and cache
 
 
-def _try(params: dict, dtype: mx.Dtype, layers: int, batch: int, budget: float) -> _Trial:
-    """A batch of prompts, and frames behind them, by a model of so many layers whose weights are zeros."""
+def try_frames(
+    params: dict,
+    dtype: mx.Dtype,
+    layers: int,
+    batch: int,
+    budget: float,
+    change: Callable[[Voxtral], object] = lambda model: None,
+) -> FramesTrial:
+    """A batch of prompts, and frames behind them, by a model of so many layers whose weights are zeros.
+
+    `change` makes of that model the one that will speak.
+    """
     few = params | {"n_layers": layers, "vocab_size": min(params["vocab_size"], 64)}
     model = Voxtral(VoxtralConfig.from_dict(few))
     del model.audio_tokenizer
     model.update(tree_map(lambda p: mx.zeros(p.shape, dtype), model.parameters()))
+    change(model)
     model.merge()
     mx.eval(model.parameters())
     weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))
@@ -149,10 +163,10 @@ def _try(params: dict, dtype: mx.Dtype, layers: int, batch: int, budget: float) 
         durations.append(time.perf_counter() - began)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache)
     rest = max(0.0, mx.get_peak_memory() - weights - held)
-    return _Trial(layers, seconds * PROMPT / length, float(np.median(durations)), rest)
+    return FramesTrial(layers, seconds * PROMPT / length, float(np.median(durations)), rest)
 
 
-def _try_codec(config: VoxtralConfig) -> float:
+def time_decoding(config: VoxtralConfig) -> float:
     """Seconds of decoding a frame."""
     codec = Voxtral(config).audio_tokenizer
     codec.update(tree_map(lambda p: mx.zeros(p.shape, mx.float32), codec.parameters()))
@@ -168,8 +182,8 @@ def _try_codec(config: VoxtralConfig) -> float:
     return seconds
 
 
-def _extrapolated(name: str, trials: list[_Trial], layers: int) -> float:
-    """A time with all layers."""
+def extrapolated(name: str, trials: Sequence, layers: int) -> float:
+    """What trials of few layers say of a time of theirs with all layers: attribute `name`, beside `layers`."""
     few, more = trials[0], trials[-1]
     if more.layers == few.layers:
         return getattr(more, name)

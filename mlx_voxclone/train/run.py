@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.prepare import PrepareOptions, is_prepared, prepare
+from mlx_voxclone.data.prepare import is_prepared, prepare
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.errors import (
     CheckpointError,
@@ -178,15 +178,11 @@ def prepared_data(
     if is_prepared(section.path):
         say(f"data: {section.path} is prepared already")
         return PreparedData.load(section.path)
-    options = PrepareOptions(**section.model_dump(exclude={"path", *_OF_SHARDS}), seed=config.seed)
-    progress = None if quiet else progress_over
+    options, progress = stages.prepare_options(config), None if quiet else progress_over
     report = current().in_turn(lambda: prepare(section.path, run_dir / DATA, options, progress=progress))
     for line in report.lines():
         say(f"data: {line}")
     return _sharded(config, run_dir / DATA, say) if is_sharded(run_dir / DATA) else PreparedData.load(run_dir / DATA)
-
-
-_OF_SHARDS = ("cache", "cache_gb", "mix_shards")
 
 
 def _sharded(config: RunConfig, place: Path | str, say: Callable[[str], None]) -> ShardData:

@@ -20,6 +20,7 @@ from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, 
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
+from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
@@ -46,6 +47,12 @@ def trained(config: RunConfig) -> tuple[str, ...]:
     """The stages that this configuration trains: `clone` with an encoder at hand leaves out the first."""
     at_hand = config.speaker.encoder_file is not None or Release(config.model).has_encoder
     return ("speaker",) if config.task == "clone" and at_hand else config.stages
+
+
+def prepare_options(config: RunConfig) -> PrepareOptions:
+    """How a configuration's recordings are prepared."""
+    of_shards = {"path", "cache", "cache_gb", "mix_shards"}
+    return PrepareOptions(**config.data.model_dump(exclude=of_shards), seed=config.seed)
 
 
 def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -> TrainSettings:

@@ -13,7 +13,7 @@ Adapters are delivered if they predict held-out clips better and nothing else is
 of more than two standard errors over the sentences. Else the released model is, with the voice alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -168,6 +168,18 @@ def main_speaker(data: PreparedData) -> str:
     return min(seconds, key=lambda name: (-seconds[name], name))
 
 
+def measured_clips(data: PreparedData, coded: Container[str]) -> list[Clip]:
+    """Up to SENTENCES clips of the main speaker to measure by: held-out ones, or those to learn from without any.
+
+    Args:
+        coded: ids of the clips that have judged codes.
+    """
+    speaker = main_speaker(data)
+    sides = ([clip for clip in side if clip.text and clip.id in coded] for side in (data.heldout, data.train))
+    heldout, train = ([clip for clip in side if clip.speaker == speaker] for side in sides)
+    return spread(heldout or train, SENTENCES)
+
+
 def _best_metrics(result: TrainResult) -> Mapping[str, float]:
     """Held-out metrics of the state that `best/` holds."""
     return next((e["metrics"] for e in result.evaluations if e["step"] == result.best_step), {})
@@ -190,9 +202,7 @@ class _Bench:
         self._judges = judges(config.speaker.listen)
         judged = found.judged.codes or found.codes
         self.speaker = main_speaker(data)
-        sides = ([c for c in side if c.text and c.id in judged] for side in (data.heldout, data.train))
-        heldout, train = ([clip for clip in side if clip.speaker == self.speaker] for side in sides)
-        clips = spread(heldout or train, SENTENCES)
+        clips = measured_clips(data, judged)
         self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
         self.texts: list[Clip] = (AGAIN * clips)[:SENTENCES]
         own = [clip for clip in (*data.train, *data.heldout) if clip.speaker == self.speaker]

@@ -153,16 +153,8 @@ class CodeJudge:
         return found
 
     def _batches(self, evidence: Sequence[Evidence]) -> Iterable[list[int]]:
-        """Recordings of similar length together, at most `BATCH_TOKENS` positions or one recording each."""
         lengths = [len(e.latents) + e.voice.shape[1] + len(e.text) for e in evidence]  # close enough to sort by
-        batch: list[int] = []
-        for k in sorted(range(len(evidence)), key=lambda k: lengths[k]):
-            if batch and (len(batch) + 1) * lengths[k] > BATCH_TOKENS:
-                yield batch
-                batch = []
-            batch.append(k)
-        if batch:
-            yield batch
+        return batches(lengths)
 
     def _judge_batch(self, items: list[Evidence], rounds: int, on_pass: Callable[[], object]) -> list[Judged]:
         semantic = [self.encoder_log_probabilities(e.latents) for e in items]
@@ -235,6 +227,18 @@ class CodeJudge:
         values = np.array(x_t + (1.0 - time) * velocity.astype(mx.float32))
         _check_finite(values, "flow head")
         return np.split(values, np.cumsum([len(a) for a in acoustic])[:-1])
+
+
+def batches(lengths: Sequence[int]) -> Iterable[list[int]]:
+    """Places of recordings of similar length together, at most `BATCH_TOKENS` positions or one recording each."""
+    batch: list[int] = []
+    for k in sorted(range(len(lengths)), key=lambda k: lengths[k]):
+        if batch and (len(batch) + 1) * lengths[k] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch
 
 
 def _check_finite(values: np.ndarray, source: str) -> None:

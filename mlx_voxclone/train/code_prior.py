@@ -1,0 +1,125 @@
+"""What codes usually look like: those of the pairs and those behind the model's own voices.
+
+The codes of voices are recovered from their rows, which takes a minute for the release's twenty. They depend on the
+model alone, so they are kept in the cache (`model_cache`) for every run after. A run also keeps its own copy: from that
+it goes on when the cache is deleted, and the processes of a shared training find it.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.checkpoint.bake_files import own_voices
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data.code_statistics import CodeStatistics, PresetStatistics, preset_statistics
+from mlx_voxclone.data.pair_data import PairData
+from mlx_voxclone.data.pair_files import digest_of
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.model_cache import Entry
+from mlx_voxclone.progress import progress_bar
+from mlx_voxclone.run_config import RunConfig
+
+ENTRY, FILE = "voices", "statistics.safetensors"  # kind of the cache's entry, and its file
+_RECOVERY = 1  # to be counted up when `preset_statistics` finds other codes behind the same rows
+
+
+def code_prior(
+    config: RunConfig,
+    release: Release,
+    pairs: PairData | None,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None],
+) -> CodeStatistics | None:
+    """Codes of the pairs to learn from, without the moved ones, which the model did not say, and of its own voices.
+
+    Args:
+        directory: of the run, for its copy of what the voices hold.
+
+    Raises:
+        CheckpointError: an audio table that cannot be used; the run's copy is damaged, or cannot be written.
+    """
+    found = None
+    if pairs is not None:
+        said = (pair.codes for pair in pairs.train if not pair.is_moved)
+        found = CodeStatistics.from_codes(said, release.config.codec)
+    presets = _of_voices(release, directory, quiet, say) if config.encoder.prior.presets else None
+    if presets is None or not presets.frames:
+        return found
+    return presets if found is None else found + presets
+
+
+def prior_entry(release: Release) -> Entry:
+    """The cache's entry of what a model's own voices hold, made or not."""
+    voices = own_voices(release)
+    rows = digest_of(_rows(release, name) for name in voices)
+    return Entry(release.fingerprint(), ENTRY, {"recovery": _RECOVERY, "voices": voices, "voice rows": rows})
+
+
+def _rows(release: Release, name: str) -> np.ndarray | bytes:
+    try:
+        return np.array(release.voice(name).astype(mx.float32))
+    except CheckpointError:  # nothing is recovered from it, until it can be read
+        return b""
+
+
+def _of_voices(release: Release, directory: Path, quiet: bool, say: Callable[[str], None]) -> CodeStatistics | None:
+    """From the run's copy, else from the cache, else recovered now; None without own voices."""
+    voices = own_voices(release)  # others were spoken into some other encoder: nothing to learn what is usual from
+    if not voices:
+        return None
+    entry = prior_entry(release)
+    copy = directory / f"{entry.path.name}.safetensors"
+    if copy.is_file():
+        return CodeStatistics.load(copy, release.config.codec)
+
+    def recover() -> PresetStatistics:
+        with progress_bar(quiet=quiet, total=len(voices), unit="voice", desc="prior") as bar:
+            found = preset_statistics(release, voices, progress=bar.update)
+        say(f"prior: {found.statistics.frames} frames of {len(found.explained)} of the model's {len(voices)} voices")
+        return found
+
+    statistics = _cached(entry, release, say) or _made(entry, release, recover, say)
+    statistics.save(copy)
+    return statistics
+
+
+def _cached(entry: Entry, release: Release, say: Callable[[str], None]) -> CodeStatistics | None:
+    """What a complete entry holds; None if there is none, or a damaged one."""
+    facts = entry.facts()
+    try:
+        found = None if facts is None else CodeStatistics.load(entry.path / FILE, release.config.codec)
+    except CheckpointError:
+        return None
+    if found is not None:
+        say(f"prior: {found.frames} frames of {facts['voices']} of the model's voices, from the cache {entry.path}")
+    return found
+
+
+def _made(
+    entry: Entry, release: Release, recover: Callable[[], PresetStatistics], say: Callable[[str], None]
+) -> CodeStatistics:
+    """Recovered, and kept in the cache where that can be written: a run does not end for what the next one lacks."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(entry.locked(say))
+        except CheckpointError as e:
+            _not_kept(e, say)
+            return recover().statistics
+        if (found := _cached(entry, release, say)) is not None:  # another process has made it meanwhile
+            return found
+        recovered = recover()
+        try:
+            entry.reopen()
+            recovered.statistics.save(entry.path / FILE)
+            entry.complete({"voices": len(recovered.explained), "frames": recovered.statistics.frames})
+        except (CheckpointError, OSError) as e:
+            _not_kept(e, say)
+    return recovered.statistics
+
+
+def _not_kept(error: Exception, say: Callable[[str], None]) -> None:
+    say(f"warning: prior: kept for this run alone, the next one recovers the voices again ({error})")
