@@ -144,6 +144,7 @@ class EncoderSection(Section):
     gain_db: pair_of(Number) = [-6.0, 6.0]
     quantisation_noise: bool = False
     reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] | None = None
     mel: MelSection = MelSection()

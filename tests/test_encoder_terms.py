@@ -58,7 +58,7 @@ def make(miniature, pairs=None, teacher=None, prior=None, drawing=None, **sectio
 @pytest.fixture
 def full(miniature, pairs, prior):
     codes = {"learn_temperature": True}
-    return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=JUDGES, codes=codes)
+    return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=JUDGES, codes=codes, sound_teaches="all")
 
 
 def batch_of(task, *indices, epoch=0, step=0):
@@ -92,7 +92,10 @@ def gradients(task, batch, term):
 def test_a_term_is_there_when_its_source_is(miniature, pairs, prior):
     plain = {"l1", "stft", "mel", "commitment"}
     assert set(make(miniature).weights) == plain
-    assert set(make(miniature, pairs).weights) == plain | {"semantic_code", "acoustic_code"}
+    assert set(make(miniature, pairs, sound_teaches="all").weights) == plain | {"semantic_code", "acoustic_code"}
+    assert set(make(miniature, pairs).weights) == plain - {"commitment"} | {"semantic_code", "acoustic_code"}
+    untaught = make(miniature, pairs, losses={"semantic_code": 0.0})
+    assert set(untaught.weights) == plain | {"semantic_code", "acoustic_code"}
     assert set(make(miniature, discriminators=JUDGES).weights) == plain | {"feature_matching", "discriminator"}
     assert set(make(miniature, teacher=TEACHER).weights) == plain | {"distillation"}
     assert set(make(miniature, prior=prior, losses={"usage": 0.1}).weights) == plain | {"usage"}
@@ -128,6 +131,21 @@ def test_every_term_moves_the_encoder(full, term):
     assert np.abs(found[LAST]).max() > 0
     judged = max(np.abs(value).max() for name, value in found.items() if name.startswith("discriminators."))
     assert judged == 0
+
+
+@pytest.mark.parametrize("teaches", ["acoustic", "all"])
+@pytest.mark.parametrize("term", ["l1", "stft", "mel", "feature_matching"])
+def test_beside_pairs_the_sound_moves_the_acoustic_latents_alone(miniature, pairs, term, teaches):
+    task = make(miniature, pairs, discriminators=JUDGES, sound_teaches=teaches)
+    found, semantic = gradients(task, mixed(task), term)[LAST], task.codec.config.semantic_dim
+    assert np.abs(found[semantic:]).max() > 0
+    assert (np.abs(found[:semantic]).max() > 0) == (teaches == "all")
+
+
+def test_without_pairs_the_sound_moves_all_latents(miniature):
+    task = make(miniature)
+    found = gradients(task, batch_of(task, 0, 1), "mel")[LAST]
+    assert np.abs(found[: task.codec.config.semantic_dim]).max() > 0
 
 
 def test_pairs_tell_the_projection_what_their_codes_mean(miniature, pairs):
@@ -195,7 +213,7 @@ def test_recordings_teach_by_their_sound_and_pairs_by_their_codes(miniature, pai
     heard = [k for k in range(4) if k not in batch["coded"]]
     assert decoded == [len(heard)]
     samples, frames = sum(batch["lengths"][k] for k in heard), sum(batch["coded_frames"]) - sum(batch["skip"])
-    expected = dict.fromkeys(("l1", "stft", "mel", "commitment"), samples)
+    expected = dict.fromkeys(("l1", "stft", "mel"), samples)
     assert task.targets(batch) == expected | {"semantic_code": frames, "acoustic_code": frames}
     assert all(only.targets(alone)[name] == 0 == sums[name].item() for name in expected)
 
@@ -267,7 +285,8 @@ def test_the_scale_of_a_codebook():
 
 def test_weights_over_time(miniature, pairs):
     judges = JUDGES | {"start_step": 10, "warmup_steps": 5}
-    task = make(miniature, pairs, losses={"mel": 1.0}, discriminators=judges, reconstruction_decay=0.9999)
+    section = {"losses": {"mel": 1.0}, "discriminators": judges, "sound_teaches": "all"}
+    task = make(miniature, pairs, reconstruction_decay=0.9999, **section)
     assert task.weights_at(0)["mel"] == 1.0
     assert task.weights_at(1000)["mel"] == pytest.approx(0.9999**1000)
     assert task.weights_at(1000)["commitment"] == task.weights["commitment"]

@@ -4,6 +4,10 @@ On recordings, reconstruction (L1, multi-resolution STFT magnitude, log-mel) thr
 the commitment loss of the semantic one (arXiv 2603.25551, SPEC section 4). On pairs, whose true codes are known, the
 codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching, a
 speech recogniser's states and the usage of codes where they are configured.
+
+Many codes give nearly one sound. Where pairs tell the semantic codes, the sound of recordings therefore teaches the
+acoustic ones alone (`encoder.sound_teaches`): what it taught the semantic latents of the speaking miniature made
+fewer of their codes right (docs/LOG.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -74,6 +78,7 @@ class EncoderTerms:
         crop: samples of a batch's items.
         compute_dtype: of the encoder's activations; the frozen decoder computes in the dtype of its weights.
         prior: probabilities of the semantic codes `[K]` and of the levels `[A, L]`, for the usage term.
+        semantic_from_sound: whether the sound of recordings moves their semantic latents.
     """
 
     def __init__(
@@ -83,9 +88,11 @@ class EncoderTerms:
         crop: int,
         compute_dtype: mx.Dtype = mx.float32,
         prior: tuple[np.ndarray, np.ndarray] | None = None,
+        semantic_from_sound: bool = True,
     ):
         self.model, self.section, self.crop, self._dtype = model, section, crop, compute_dtype
         self._prior = None if prior is None else tuple(mx.array(p.astype(np.float32)) for p in prior)
+        self._semantic_from_sound = semantic_from_sound
         self._codebook = model.codec.quantizer.semantic_codebook.embedding
         self._scale = nearest_distance(self._codebook)
 
@@ -127,7 +134,7 @@ class EncoderTerms:
             frames = [codec.config.n_frames(n) for n in lengths]
             sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
         if set(names) & {*SOUND, *OPPONENTS}:
-            heard = quantised[place]
+            heard = quantised[place] if self._semantic_from_sound else self._acoustic_alone(quantised[place])
             decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
             judged = self.section.discriminators.sizes if set(names) & set(OPPONENTS) else ()
             ours, theirs = (Spectra(x, lengths, judged) for x in (decoded, target))
@@ -137,6 +144,11 @@ class EncoderTerms:
                 opponents = self._opponents(ours, theirs)
                 sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
         return sums
+
+    def _acoustic_alone(self, quantised: mx.array) -> mx.array:
+        """The same `[B, T, D]`, with gradients to the acoustic part alone."""
+        dim = self.model.codec.config.semantic_dim
+        return mx.concatenate([mx.stop_gradient(quantised[..., :dim]), quantised[..., dim:]], axis=-1)
 
     def _sound(self, ours: Spectra, theirs: Spectra) -> dict[str, Callable[[], mx.array]]:
         section, lengths = self.section, ours.lengths

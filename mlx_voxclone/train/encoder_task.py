@@ -102,7 +102,9 @@ class EncoderTask:
         self.weights = self._weights()
         self.model = self._model()
         self.groups = self._groups()
-        self._terms = EncoderTerms(self.model, section, self.crop, compute_dtype, self._prior_shares())
+        self._terms = EncoderTerms(
+            self.model, section, self.crop, compute_dtype, self._prior_shares(), self.semantic_from_sound
+        )
 
     # --- what trains, and by which terms --------------------------------------------------------------------------
 
@@ -110,11 +112,17 @@ class EncoderTask:
         """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
         coded = self.pairs is not None or self.metric == JUDGED_LOSS
-        there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents}
+        there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents, "commitment": self.semantic_from_sound}
         there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
         optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
         found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
         return found | ({"discriminator": 1.0} if opponents else {})
+
+    @property
+    def semantic_from_sound(self) -> bool:
+        """Whether recordings without codes move the semantic latents; where no pairs do, nothing else does."""
+        section = self.section
+        return self.pairs is None or not section.losses.semantic_code or section.sound_teaches == "all"
 
     def _model(self) -> EncoderModel:
         """Draws what is trained beside the encoder from `seed`, and leaves MLX's random state to be seeded anew."""
