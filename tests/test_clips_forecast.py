@@ -25,7 +25,7 @@ from mlx_voxclone.train.clone.forecast import forecast_clips, in_order, plan_cli
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
 from mlx_voxclone.train.clone.judged_codes import judged_codes
 from mlx_voxclone.train.clone.trials import Passes
-from mlx_voxclone.train.clone.voice import SCORED, Scored, best_voice, candidates
+from mlx_voxclone.train.clone.voice import SCORED, Scored, candidates, ranked_voices
 from mlx_voxclone.train.clone.work import Work, positions
 from mlx_voxclone.train.forecast import Forecast
 from mlx_voxclone.train.pairs_forecast import FramesTrial
@@ -213,7 +213,7 @@ def test_it_takes_as_long_as_was_foretold(tmp_path, recordings, monkeypatch):
     scored = [Scored(clip.text, found.codes[clip.id]) for clip in data.heldout if clip.id in found.codes]
     mx.eval(loaded.parameters())
     began = time.process_time()
-    best_voice(judge, candidates(data.train, codes, 12.5, 3.0), scored, 1.0, 1.0)
+    ranked_voices(judge, candidates(data.train, codes, 12.5, 3.0), scored, 1.0, 1.0)
     times.append(2 * (time.process_time() - began))
     for told, took in zip((codes_told, judging, voice), times, strict=True):
         assert took / 2 < told.seconds < 2 * took, told.stage

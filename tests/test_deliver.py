@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.train.clone import deliver
 from mlx_voxclone.train.clone.deliver import ADAPTED, ZERO_SHOT, Measured, choose, main_speaker, worse
-from mlx_voxclone.train.clone.voice import Scored, Voice, best_voice, candidates
+from mlx_voxclone.train.clone.voice import Scored, Voice, candidates, ranked_voices
 
 VOICE = Voice("a.wav", np.zeros((37, 3), np.int32))
 N = 12
@@ -16,7 +17,7 @@ N = 12
 
 def measured(name: str, seed: int = 0, **shift: float) -> Measured:
     rng = np.random.default_rng(seed)
-    figures = ("code_loss", "text_nats", "voice_distance", "not_ended")
+    figures = ("code_loss", "unexplained", "voice_distance", "not_ended")
     return Measured(name, VOICE, {f: rng.normal(1.0, 0.02, N) + shift.get(f, 0.0) for f in figures})
 
 
@@ -31,7 +32,7 @@ def test_worse_needs_more_than_two_standard_errors():
     assert not worse(np.full(N, np.nan), base)
 
 
-@pytest.mark.parametrize("figure", ["text_nats", "voice_distance", "not_ended"])
+@pytest.mark.parametrize("figure", ["unexplained", "voice_distance", "not_ended"])
 def test_adapters_that_spoil_something_are_not_delivered(figure):
     chosen, why = choose(measured(ZERO_SHOT), measured(ADAPTED, 1, code_loss=-0.5, **{figure: 0.3}), 0.0, 0.1)
     assert chosen.name == ZERO_SHOT
@@ -91,17 +92,52 @@ class Likelihoods:
         return np.array([float(one.voice[1, 0]) for one in evidence])
 
 
-def test_the_voice_behind_which_held_out_clips_are_likeliest_is_chosen():
+def test_voices_are_ordered_by_how_likely_held_out_clips_are_behind_them():
     heldout = [Scored("papa", np.zeros((37, 4), np.int32))] * 3
     voices = []
     for semantic, flow in ((3, 0), (1, 2), (2, 1)):
         codes = np.zeros((37, 2), np.int32)
         codes[0], codes[1] = semantic, flow
         voices.append(Voice(f"{semantic}{flow}", codes))
-    assert best_voice(Likelihoods(), voices, heldout, 1.0, 0.0)[0].name == "12"
-    voice, losses = best_voice(Likelihoods(), voices, heldout, 1.0, 10.0)
-    assert voice.name == "30"
-    assert losses.tolist() == [3.0] * 3
+    names = [voice.name for voice, _ in ranked_voices(Likelihoods(), voices, heldout, 1.0, 0.0)]
+    assert names == ["12", "21", "30"]
+    ranked = ranked_voices(Likelihoods(), voices, heldout, 1.0, 10.0)
+    assert [voice.name for voice, _ in ranked] == ["30", "21", "12"]
+    assert ranked[0][1].tolist() == [3.0] * 3
+
+
+def test_of_the_likeliest_voices_the_one_whose_speech_follows_its_text_is_taken(monkeypatch):
+    """The likeliest is first; the last one would speak best, but held-out clips are too unlikely behind it."""
+    explained = [0.3, 0.2, 0.4, 0.25, 0.1]
+    voices = [Voice(str(k), np.zeros((37, 3), np.int32)) for k in range(5)]
+    ranked = [(voice, np.full(3, float(k))) for k, voice in enumerate(voices)]
+    monkeypatch.setattr(deliver, "ranked_voices", lambda *args: ranked)
+    bench = object.__new__(deliver._Bench)
+    section = SimpleNamespace(losses=SimpleNamespace(semantic=1.0, flow=10.0))
+    bench.config, bench.judge, bench.scored, bench.texts = SimpleNamespace(speaker=section), None, [], ["a", "b"]
+    spoken, done = [], []
+    bench._spoken = lambda voice: spoken.append(voice.name) or {"unexplained": np.full(2, explained[int(voice.name)])}
+    chosen = bench.measure(ADAPTED, voices, done.append)
+    assert spoken == ["0", "1", "2", "3"]
+    assert (chosen.voice.name, chosen.name, sum(done)) == ("1", ADAPTED, 8)
+    assert chosen.values["code_loss"].tolist() == [1.0] * 3
+    assert chosen.figures() == {"name": ADAPTED, "voice": "1", "code_loss": 1.0, "unexplained": 0.2}
+
+
+@pytest.mark.parametrize("texts", [["papa", "mino lesu", "kake"], ["papa"] * 3])
+def test_what_a_text_does_not_explain_is_measured_against_another_text(texts):
+    class Judge:
+        def nats(self, evidence, codes):
+            return np.array([1.0 if one.text == texts[int(one.id)] else 4.0 for one in evidence])
+
+    bench = object.__new__(deliver._Bench)
+    bench.judge, bench.model = Judge(), SimpleNamespace(modules=list)
+    codes = [np.zeros((37, n), np.int32) for n in (3, 0, 2)]
+    share = bench._unexplained(VOICE, texts, codes)
+    if len(set(texts)) == 1:
+        assert share is None  # there is nothing to compare with
+    else:
+        assert share.tolist() == [0.25, 1.0, 0.25]  # nothing was said: nothing is explained
 
 
 @dataclass

@@ -202,9 +202,9 @@ def test_a_summary_that_is_none(content, tmp_path):
 # --- what is delivered ------------------------------------------------------------------------------------------------
 
 MEASURED = [
-    {"name": "zero-shot", "voice": "a.wav", "code_loss": 3.5, "not_ended": 0.25, "text_nats": 1.25}
+    {"name": "zero-shot", "voice": "a.wav", "code_loss": 3.5, "not_ended": 0.25, "unexplained": 0.125}
     | {"voice_distance": 0.5, "dissimilarity": 0.125, "error_rate": 0.0625},
-    {"name": "adapted", "voice": "b.wav + c.wav", "code_loss": 3.25, "not_ended": 0.0, "text_nats": float("nan")}
+    {"name": "adapted", "voice": "b.wav + c.wav", "code_loss": 3.25, "not_ended": 0.0, "unexplained": float("nan")}
     | {"voice_distance": 0.75, "dissimilarity": 0.25},
 ]
 ROUND = {"encoder": "encoder", "heldout_nats": 2.5, "clips": 40, "left_out": 1, "confidence": 0.75}
@@ -225,7 +225,7 @@ def test_what_was_delivered_and_why(tmp_path):
     assert rows["measured on held-out sentences"] == ["better", "zero-shot", "adapted (delivered)"]
     assert rows["loss of the codes of held-out recordings"] == ["lower", "3.5", "3.25"]
     assert rows["sentences that did not end"] == ["lower", "25", "0"]
-    assert rows["how unlikely what was said is, given its text"] == ["lower", "1.25", "not measured"]
+    assert rows["of what was said, not explained by its text"] == ["lower", "12.5", "not measured"]
     assert rows["voice distance to the recordings"] == ["lower", "0.5", "0.75"]
     assert rows["similarity to the recordings"] == ["higher", "0.875", "0.75"]
     assert rows["characters misheard"] == ["lower", "6.25", "not measured"]

@@ -34,19 +34,19 @@ class _Figure:
 _DELIVERED = (
     _Figure("code_loss", "loss of the codes of held-out recordings (code loss, weighted)", _LOWER),
     _Figure("not_ended", "sentences that did not end (%)", _LOWER, 100.0),
-    _Figure("text_nats", "how unlikely what was said is, given its text (nats per frame)", _LOWER),
+    _Figure("unexplained", "of what was said, not explained by its text (%)", _LOWER, 100.0),
     _Figure("voice_distance", "voice distance to the recordings (standard deviations)", _LOWER),
     _Figure("dissimilarity", "similarity to the recordings (1 = the same voice)", _HIGHER, -1.0, 1.0),
     _Figure("error_rate", "characters misheard (%)", _LOWER, 100.0),
 )
-_ALWAYS = ("code_loss", "not_ended", "text_nats", "voice_distance")  # the others need models of their own
+_ALWAYS = ("code_loss", "not_ended", "unexplained", "voice_distance")  # the others need models of their own
 _ROUNDS = (
     _Figure("heldout_nats", "held-out codes (nats per frame)"),
     _Figure("clips", "clips judged"),
     _Figure("left_out", "left out"),
     _Figure("confidence", "mean confidence (%)", scale=100.0),
     _Figure("changed_semantic", "semantic codes changed (%)", scale=100.0),
-    _Figure("text_gain", "gain by the text (nats per frame)"),
+    _Figure("text_gain", "explained by the texts (%)", scale=100.0),
 )
 
 

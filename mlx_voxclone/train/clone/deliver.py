@@ -1,10 +1,11 @@
 """What a run delivers: the adapted model or the released one behind the same recordings, whichever measures better.
 
-Both speak held-out sentences, each behind the voice that suits it best (`voice.py`). Compared, sentence by sentence:
+Both speak held-out sentences, each behind the voice that suits it best: of the likeliest few (`voice.py`) the one
+behind which what is said follows its text most closely. Compared, sentence by sentence:
 
 - `code_loss`: of judged codes of held-out clips, how well the model predicts them (semantic cross-entropy plus flow);
-- `text_nats`: how unlikely what was said is under the released model, given the text. A model that mumbles or never
-  ends says codes that the released one does not expect;
+- `unexplained`: how unlikely what was said is under the released model behind its text, as a share of how unlikely it
+  is behind another text. A model that mumbles or says other words says codes that its text does not explain;
 - `voice_distance`: of the acoustic values of what was said, heard by the run's encoder, from those of the recordings;
 - `ended`, and with judges in `speaker.listen` their similarity and error rate;
 - `drift` of the model's own voices, where they are kept.
@@ -33,7 +34,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import read_reference
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
 from mlx_voxclone.train.clone.recover import Recovered
-from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, best_voice, candidates
+from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices
 from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.listening import DRIFT, judges
 from mlx_voxclone.train.lora import apply_adapters
@@ -43,8 +44,10 @@ from mlx_voxclone.train.stages import Compute
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
 SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise
+FINALISTS = 4  # voices that speak, the likeliest ones
 MORE_FRAMES, FEWEST = 2, 25  # a sentence is cut off at twice its recording's frames and two seconds
-WORSE = ("text_nats", "voice_distance", "not_ended", "error_rate", "dissimilarity")  # higher is worse
+UNEXPLAINED = "unexplained"
+WORSE = (UNEXPLAINED, "voice_distance", "not_ended", "error_rate", "dissimilarity")  # higher is worse
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +146,8 @@ def deliver(
             f"warning: the recordings are of {len(data.speakers)} speakers; the voice is that of {bench.speaker}, who"
             " speaks most of them; data.speaker names another one"
         )
-    with progress_bar(quiet=quiet, total=2 * (len(voices) + len(bench.texts)), unit="step", desc="comparing") as bar:
+    total = 2 * (len(voices) + min(FINALISTS, len(voices)) * len(bench.texts))
+    with progress_bar(quiet=quiet, total=total, unit="step", desc="comparing") as bar:
         with without_adapters(model):
             zero_shot = bench.measure(ZERO_SHOT, voices, bar.update)
         adapted = bench.measure(ADAPTED, voices, bar.update)
@@ -221,10 +225,16 @@ class _Bench:
         return candidates(clips, self.codes, rate, longest, self.config.seed)
 
     def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
-        losses = self.config.speaker.losses
-        voice, code_loss = best_voice(self.judge, voices, self.scored, losses.semantic, losses.flow, progress)
-        rows = self.model.voice_embedding(voice.codes)
-        prompts, limits = [], []
+        losses, found = self.config.speaker.losses, []
+        ranked = ranked_voices(self.judge, voices, self.scored, losses.semantic, losses.flow, progress)
+        for voice, code_loss in ranked[:FINALISTS]:
+            found.append(Measured(name, voice, {"code_loss": code_loss, **self._spoken(voice)}))
+            progress(len(self.texts))
+        return min(found, key=lambda one: _mean(one, UNEXPLAINED) if UNEXPLAINED in one.values else 0.0)
+
+    def _spoken(self, voice: Voice) -> dict[str, np.ndarray]:
+        """Figures of the sentences, said behind a voice."""
+        rows, prompts, limits = self.model.voice_embedding(voice.codes), [], []
         for clip in self.texts:
             prompts.append(self.model.embed_prompt(self.prompt(clip.text, rows.shape[0]), rows)[0])
             limits.append(MORE_FRAMES * self.codes[clip.id].shape[1] + FEWEST)
@@ -232,29 +242,42 @@ class _Bench:
         said = self.model.generate_batch(prompts, max_frames=max(limits), seeds=seeds) if prompts else []
         ended = [one.ended and one.codes.shape[1] <= limit for one, limit in zip(said, limits)]
         codes = [one.codes[:, :limit] for one, limit in zip(said, limits)]
-        values = {"code_loss": code_loss, "not_ended": 1.0 - np.array(ended, dtype=float)}
-        values |= self._heard(voice, codes)
-        progress(len(prompts))
-        return Measured(name, voice, values)
+        return {"not_ended": 1.0 - np.array(ended, dtype=float), **self._heard(voice, codes)}
 
     def _heard(self, voice: Voice, codes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Of what was said, per sentence; NaN where nothing was."""
-        codec, none = self.model.audio_tokenizer, np.zeros((0, 0), np.float32)
-        names = ["text_nats", "voice_distance"]
+        """Of what was said, per sentence; where nothing was, nothing is explained, and the rest is NaN."""
+        codec = self.model.audio_tokenizer
+        names = ["voice_distance"]
         names += [] if self._judges is None else ["dissimilarity"] + ["error_rate"] * (self._judges[1] is not None)
         found = {name: np.full(len(codes), np.nan) for name in names}
-        spoken = [k for k, one in enumerate(codes) if one.shape[1]]
-        evidence = [Evidence(str(k), self.texts[k].text, none, voice.codes) for k in spoken]
-        with without_adapters(self.model):
-            found["text_nats"][spoken] = self.judge.nats(evidence, [codes[k] for k in spoken])
+        if (share := self._unexplained(voice, [clip.text for clip in self.texts], codes)) is not None:
+            found = {UNEXPLAINED: share, **found}
         mean, deviation = self._recorded
-        for k in spoken:
+        for k in (k for k, one in enumerate(codes) if one.shape[1]):
             samples = codec.decode_audio(codes[k])
             distance = (self._profile(codec.audio_codes(samples)) - mean) / deviation
             found["voice_distance"][k] = np.sqrt(np.mean(np.square(distance)))
             if self._judges is not None:
                 self._judged_sound(found, k, samples)
         return found
+
+    def _unexplained(self, voice: Voice, texts: Sequence[str], codes: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Nats of codes behind their texts, as shares of those behind other texts, under the released model: `[N]`, 1.0
+        where nothing was said; None where all texts are the same."""
+        if len(set(texts)) < 2:
+            return None
+        others = [min((t for t in texts if t != own), key=lambda t: abs(len(t) - len(own))) for own in texts]
+        none, share = np.zeros((0, 0), np.float32), np.ones(len(codes))
+        spoken = [k for k, one in enumerate(codes) if one.shape[1]]
+        with without_adapters(self.model):
+            own, foreign = (
+                self.judge.nats(
+                    [Evidence(str(k), said[k], none, voice.codes) for k in spoken], [codes[k] for k in spoken]
+                )
+                for said in (texts, others)
+            )
+        share[spoken] = own / foreign
+        return share
 
     def _judged_sound(self, found: dict[str, np.ndarray], k: int, samples: np.ndarray) -> None:
         speaker, ears = self._judges

@@ -12,6 +12,7 @@ from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.data.expected import expected_data
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
+from mlx_voxclone.train.clone.deliver import FINALISTS
 from mlx_voxclone.train.clone.judge import ROUNDS
 from mlx_voxclone.train.clone.judged_codes import GROUP
 from mlx_voxclone.train.clone.trials import FLOW, JUDGE, NATS, Passes, time_encoding, try_passes, with_adapters
@@ -124,7 +125,8 @@ def _delivery(
     weights: dict[str, float],
     budget: float,
 ) -> Forecast:
-    """All sentences are said in one batch, which goes on until the last one has ended."""
+    """All sentences of a voice are said in one batch, which goes on until the last one has ended; what was said is read
+    behind its text and behind another one."""
     layers, count, whole = params["n_layers"], len(work.said), VoxtralConfig.from_dict(params)
     trials = [
         try_frames(params, compute.dtype, min(n, layers), count, budget, lambda model: with_adapters(model, config))
@@ -132,15 +134,16 @@ def _delivery(
     ]
     prompt, frame = (extrapolated(name, trials, layers) for name in ("prompt_seconds", "frame_seconds"))
     longest, frames = max(one.frames for one in work.said), sum(one.frames for one in work.said)
-    seconds = count * prompt + longest * frame + positions(work.said) * passes.nats
+    seconds = count * prompt + longest * frame + 2 * positions(work.said) * passes.nats
     seconds += frames * (time_decoding(whole) + encoding)
     held = whole.backbone.n_kv_heads * whole.backbone.head_dim * layers
     longest_prompt = max(one.text + one.voice for one in work.said)
     kept = 2.0 * compute.dtype.size * held * count * (longest_prompt + longest)
     parts = {**weights, "keys and values": kept}
     parts["activations and the rest"] = max(passes.rest, *(trial.rest for trial in trials))
-    note = f"{count} sentences as long as their recordings, said and heard with and without adapters"
-    return Forecast(DELIVERY, parts, seconds / count, CANDIDATES * count, note, "sentence")
+    voices = min(FINALISTS, work.candidates)
+    note = f"{count} sentences as long as their recordings, behind {voices} voices, with and without adapters"
+    return Forecast(DELIVERY, parts, seconds / count, CANDIDATES * voices * count, note, "sentence")
 
 
 def _decoder_size(params: dict, config: RunConfig) -> float:

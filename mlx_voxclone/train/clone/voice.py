@@ -1,8 +1,9 @@
-"""The rows that become the voice, chosen among candidates by held-out likelihood.
+"""The rows that become the voice: candidates, and their order by held-out likelihood.
 
 A voice is a voice prompt: codes of some recorded speech of the speaker. Clips differ in how well the model can take the
 voice from them. Each candidate is scored by how well the model, behind it, predicts the judged codes of held-out clips:
-cross-entropy of the semantic codes plus the flow's loss, weighted as in the speaker stage.
+cross-entropy of the semantic codes plus the flow's loss, weighted as in the speaker stage. That keeps bad ones out; the
+first ones of the order then speak (`deliver.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,18 +85,18 @@ def voice_losses(judge: CodeJudge, voice: Voice, heldout: Sequence[Scored], sema
     return semantic * judge.nats(evidence, codes) + flow * judge.flow_losses(evidence, codes)
 
 
-def best_voice(
+def ranked_voices(
     judge: CodeJudge,
     found: Sequence[Voice],
     heldout: Sequence[Scored],
     semantic: float,
     flow: float,
     progress: Callable[[int], object] = lambda n: None,
-) -> tuple[Voice, np.ndarray]:
-    """The candidate with the lowest mean loss over the held-out clips, and its losses `[N]`."""
+) -> list[tuple[Voice, np.ndarray]]:
+    """The candidates by mean loss over the held-out clips, the lowest first, each with its losses `[N]`."""
     losses = []
     for voice in found:
         losses.append(voice_losses(judge, voice, heldout, semantic, flow))
         progress(1)
-    best = int(np.argmin([one.mean() for one in losses]))
-    return found[best], losses[best]
+    order = np.argsort([one.mean() for one in losses], kind="stable")
+    return [(found[k], losses[k]) for k in order]
