@@ -35,7 +35,7 @@ def speaker(number, zero_shot, delivered):
         "speaker": {"formant_scale": 1.1},
         "delivered": {"name": "adapted", "why": "nothing became worse"},
         "heard": {name: [asdict(one) for one in said] for name, said in heard.items()},
-        "codes": {"withheld": {"semantic": 1.0, "levels": 0.0}, "recovered": {"semantic": 0.1 * number, "levels": 2.0}},
+        "codes": {"recovered": {"semantic": 0.1 * number, "levels": 2.0}},
         "seconds": {"encoder": 10.0 * number, f"encoder-{number}": 4.0, "speaker": 5.0, "in all": 20.0},
     }
 
@@ -99,6 +99,7 @@ def test_the_profile_has_lengths_and_rates_alone():
     allowed = (
         "train.",
         "refine.",
+        "pairs.per_voice",  # so many minutes of speech; its sentences are short
         "lora.rank",
         "lora.alpha",
         "crop_seconds",
@@ -149,8 +150,8 @@ def test_the_job_in_the_small(tmp_path, monkeypatch):
     job = main_job.MainJob(model, tmp_path, ears, overrides=short)
     found = job.measured(1)
     assert {name: len(said) for name, said in found["heard"].items()} == dict.fromkeys(main_job_tables.VOICES, 2)
-    assert found["codes"]["withheld"] == {"semantic": 1.0, "levels": 0.0, "clips": 12}
-    assert found["codes"]["recovered"]["semantic"] < 0.5
+    assert found["codes"]["recovered"]["clips"] == 12
+    assert 0 < found["codes"]["recovered"]["semantic"] < 0.5
     assert found["codes"]["judged"]["clips"] == 12
     said = json.loads(next(tmp_path.glob("cache/**/manifest.jsonl")).read_text().splitlines()[0])["text"]
     assert said in (tmp_path / "texts.txt").read_text().splitlines()

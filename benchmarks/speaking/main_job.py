@@ -62,6 +62,7 @@ class MainJob:
         overrides: further keys of it, dotted.
         seed: of the recordings, the job and what is generated.
         say: called with a line per step.
+        ceiling: train adapters behind the withheld encoder, too.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class MainJob:
         overrides: Mapping[str, Any] | None = None,
         seed: int = 0,
         say: Callable[[str], None] = lambda line: None,
+        ceiling: bool = True,
     ):
         self.model, self.home, self.ears, self.config, self.seed, self.say = model, home, ears, config, seed, say
+        self.with_ceiling = ceiling
         self.withheld = model / ENCODER_FILE
         texts = home / "texts.txt"
         own = {"model": str(model), "voice": VOICE, "seed": seed, "encoder.pairs.texts": str(texts)}
@@ -90,7 +93,9 @@ class MainJob:
         case = heldout_cases(1, TEXTS, first=HELDOUT + number)[0]
         write_recordings(place / "recordings", readings(HELDOUT + number, 1, CLIPS, self.seed + 1))
         job = self.trained(place, "job", {})
-        ceiling = self.trained(place, "ceiling", CEILING | {"speaker.encoder": str(self.withheld)})
+        ceiling = None
+        if self.with_ceiling:
+            ceiling = self.trained(place, "ceiling", CEILING | {"speaker.encoder": str(self.withheld)})
         if scores.is_file():
             return json.loads(scores.read_text(encoding="utf-8"))
         summary = json.loads((job / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -100,7 +105,7 @@ class MainJob:
             "speaker": asdict(case.speaker),
             "delivered": {key: summary["delivered"][key] for key in ("name", "why")},
             "heard": {name: [asdict(one) for one in outputs] for name, outputs in heard.items()},
-            "codes": self.codes(job, ceiling, last_round(summary)),
+            "codes": self.codes(job, last_round(summary)),
             "seconds": seconds_of(summary),
         }
         write_text_atomic(scores, json.dumps(found, indent=1) + "\n")
@@ -137,7 +142,7 @@ class MainJob:
             )
 
     def heard(
-        self, case: Case, number: int, job: Path, ceiling: Path, baked: Mapping[str, Any]
+        self, case: Case, number: int, job: Path, ceiling: Path | None, baked: Mapping[str, Any]
     ) -> dict[str, list[Heard]]:
         """What is said of the texts, by all that is compared."""
         delivered = Speaker.load(baked["path"])
@@ -151,7 +156,8 @@ class MainJob:
             self.say(f"speaker {number}: {name}")
 
         score("withheld", self.released)
-        score("withheld_adapted", self.adapted(ceiling / BEST, self.withheld))
+        if ceiling is not None:
+            score("withheld_adapted", self.adapted(ceiling / BEST, self.withheld))
         codes = delivered.model.audio_tokenizer.audio_codes(case.reference_wave())  # the encoder is baked in
         score("zero_shot", self.released, self.released.model.voice_embedding(codes))
         if (job / SPEAKER / BEST).is_dir():
@@ -163,12 +169,11 @@ class MainJob:
     def adapted(self, adapters: Path, encoder: Path | None = None) -> Speaker:
         return Speaker.load(self.model, adapters=[AdapterSource(adapters)], encoder=encoder)
 
-    def codes(self, job: Path, ceiling: Path, number: int) -> dict[str, dict[str, float]]:
-        """Codes of the user's clips against the withheld encoder's: the ceiling's, and the job's of a round."""
+    def codes(self, job: Path, number: int) -> dict[str, dict[str, float]]:
+        """Codes of the user's clips of a round against the withheld encoder's."""
         clips = PreparedData.load(job / DATA).clips
         true = {clip.id: self.codec.audio_codes(clip.read()) for clip in clips}
         files = {
-            "withheld": ceiling / CODES / stages.CODES_FILE,
             "recovered": of_round(job / CODES / stages.CODES_FILE, number),
             "judged": of_round(job / CODES / JUDGED_FILE, number),
         }
@@ -215,13 +220,14 @@ def main(argv: list[str]) -> None:
     """Clone, score, print."""
     parser = parser_of("main_job", __doc__, speakers=8)
     parser.add_argument("--skip", type=int, default=0, help="speakers to leave out, the first ones")
+    parser.add_argument("--no-ceiling", action="store_true", help="train no adapters behind the withheld encoder")
     parser.add_argument("--config", type=Path, default=PROFILE, help="of the job (%(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="any key of it, repeatable")
     args: argparse.Namespace = parser.parse_args(argv)
     model, ears = at_hand(args)
     os.environ.setdefault("VOXCLONE_CACHE", str((args.output / "cache").resolve()))
     say = lambda line: print(line, flush=True)  # noqa: E731
-    job = MainJob(model, args.output, ears, args.config, parse_set(args.set), args.seed, say)
+    job = MainJob(model, args.output, ears, args.config, parse_set(args.set), args.seed, say, not args.no_ceiling)
     found = [job.measured(args.skip + k) for k in range(args.speakers)]
     report = results(found, TEXTS)
     write_text_atomic(args.output / "results.json", json.dumps(report, indent=1) + "\n")

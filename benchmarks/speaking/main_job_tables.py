@@ -17,7 +17,7 @@ VOICES = {
     "delivered": "what the job delivers",
     "own": "an own voice",
 }
-CODES = {"withheld": "withheld encoder", "recovered": "the job's encoder", "judged": "judged codes"}
+CODES = {"recovered": "the job's encoder", "judged": "judged codes"}
 
 
 def results(speakers: Sequence[Mapping[str, Any]], texts: int) -> dict[str, Any]:
