@@ -87,7 +87,8 @@ def optimise_codes(
             codebook's spread (RMS distance of its entries from their mean) and of the acoustic latents before tanh.
         patience: a piece ends after this many steps without a gain of 0.1 %.
         seed: of the start where none is given; the same gives the same codes on the same device.
-        losses: weights, STFT sizes and mel as in a configuration's section `encoder`; None: its defaults.
+        losses: weights, STFT sizes and mel as in a configuration's section `encoder`; None: its defaults, with
+            all weights 1.
         piece_frames: latent frames optimised at once; memory is proportional to it.
         progress: hears of the steps done, `steps` for each piece in all; what an early end saved counts as done.
 
@@ -160,9 +161,9 @@ class _Objective:
 
     def __init__(self, codec: Codec, section: "EncoderSection | None"):
         if section is None:
-            from mlx_voxclone.run_schema import EncoderSection  # pydantic: not for --help
+            from mlx_voxclone.run_schema import EncoderLosses, EncoderSection  # pydantic: not for --help
 
-            section = EncoderSection()
+            section = EncoderSection(losses=EncoderLosses(l1=1.0, stft=1.0, mel=1.0))
         self.codec, self.section = codec, section
         self.weights = {name: getattr(section.losses, name) for name in ("l1", "stft", "mel")}
         rows = codec.quantizer.semantic_codebook.embedding

@@ -155,8 +155,8 @@ def test_the_sums(miniature, recordings, measured):
     assert judging.steps == 6
     assert voice.seconds == pytest.approx(2 * 8 * 12 * (0.25 + 0.125))
     assert voice.steps == 8
-    assert delivery.seconds == pytest.approx(2 * (5 * 8.0 + 20 * 16.0 + 150 * 0.25 + 100 * 3.0))
-    assert delivery.steps == 10
+    assert delivery.seconds == pytest.approx(2 * 4 * (5 * 8.0 + 20 * 16.0 + 2 * 150 * 0.25 + 100 * 3.0))
+    assert delivery.steps == 2 * 4 * 5
     assert "up to 3 times" in judging.note
     alone = forecast_clips(config, Work([10], 1, [Length(5, 10, 15)], [], 0, []), "n")
     assert [s.stage for s in alone] == ["codes", "judging"]

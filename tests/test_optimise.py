@@ -14,7 +14,9 @@ from mlx_voxclone.optimise import TOTAL, optimise_codes, reconstruction_loss
 from mlx_voxclone.run_schema import EncoderLosses, EncoderSection, MelSection
 
 FRAME = 1920
-QUICK = EncoderSection(stft_sizes=[256], mel=MelSection(n_fft=512, n_mels=40))
+QUICK = EncoderSection(
+    stft_sizes=[256], mel=MelSection(n_fft=512, n_mels=40), losses=EncoderLosses(l1=1.0, stft=1.0, mel=1.0)
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -92,6 +94,11 @@ def test_the_loss_is_that_of_the_decoded_codes(codec, wave, found):
     }
     assert found.loss == pytest.approx(expected | {TOTAL: sum(expected.values())}, rel=1e-5)
     assert reconstruction_loss(codec, found.codes, wave, QUICK) == found.loss
+
+
+def test_without_a_section_all_weights_are_1(codec, wave, found):
+    loss = reconstruction_loss(codec, found.codes, wave)
+    assert loss[TOTAL] == pytest.approx(loss["l1"] + loss["stft"] + loss["mel"])
 
 
 def test_weights_are_the_sections(codec, wave, found):

@@ -21,6 +21,7 @@ COMMON = {
     "encoder.gain_db": [-6.0, 6.0],
     "encoder.quantisation_noise": False,
     "encoder.reconstruction_decay": 1.0,
+    "encoder.sound_teaches": "all",
     "encoder.losses": {
         "l1": 1.0,
         "stft": 1.0,
@@ -108,6 +109,7 @@ RECIPES = {
     "c-margin-0": Recipe("both, acoustic levels to their centres", {"codes.margin": 0.0}),
     "c-levels": Recipe("both, cross-entropy over levels too", {"losses.level_code": 0.2}),
     "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
+    "c-acoustic": Recipe("both, the sound teaching the acoustic codes alone", {"sound_teaches": "acoustic"}),
     "c-decay": Recipe("both, reconstruction fading out", {"reconstruction_decay": 0.999}),
     "c-usage": Recipe("both, usage term", {"losses.usage": 0.1}),
     "c-sound-3": Recipe("both, sound weighted 3", _sound(3.0)),
