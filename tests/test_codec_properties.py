@@ -195,8 +195,8 @@ def test_decoding_piece_by_piece(codec):
         assert sum(map(len, codec.decode_pieces(codes[:, :frames], chunk_frames=20))) == frames * FRAME
         return mx.get_peak_memory() - before
 
-    # On a busy machine MLX frees late: the least of several is what it needs.
-    assert min(peak(200) for _ in range(5)) < 1.2 * min(peak(80) for _ in range(5))
+    # On a busy machine MLX frees late, sometimes after `before` was read, sometimes after the next chunk has begun.
+    assert np.median([peak(200) for _ in range(7)]) < 1.2 * np.median([peak(80) for _ in range(7)])
 
 
 def test_pieces_are_checked_before_the_first(codec):
