@@ -124,6 +124,12 @@ def test_of_the_likeliest_voices_the_one_whose_speech_follows_its_text_is_taken(
     assert chosen.figures() == {"name": ADAPTED, "voice": "1", "code_loss": 1.0, "unexplained": 0.2}
 
 
+@pytest.mark.parametrize(("longest", "expected"), [(10.0, (25.0, 10.0)), (30.0, (30.0, 30.0))])
+def test_without_adapters_a_voice_may_be_longer_than_those_that_adapters_learnt_from(longest, expected):
+    config = SimpleNamespace(speaker=SimpleNamespace(reference_seconds=[3.0, longest]))
+    assert tuple(deliver.longest_prompt(config, adapted) for adapted in (False, True)) == expected
+
+
 @pytest.mark.parametrize("texts", [["papa", "mino lesu", "kake"], ["papa"] * 3])
 def test_what_a_text_does_not_explain_is_measured_against_another_text(texts):
     class Judge:

@@ -45,6 +45,7 @@ from mlx_voxclone.train.stages import Compute
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
 SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise
 FINALISTS = 4  # voices that speak, the likeliest ones
+LONGEST = 25.0  # seconds of a voice prompt: the released model works best with 3 to 25
 MORE_FRAMES, FEWEST = 2, 25  # a sentence is cut off at twice its recording's frames and two seconds
 UNEXPLAINED = "unexplained"
 WORSE = (UNEXPLAINED, "voice_distance", "not_ended", "error_rate", "dissimilarity")  # higher is worse
@@ -140,17 +141,17 @@ def deliver(
     apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
-    voices = bench.voices()
+    voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
     if len(data.speakers) > 1 and config.bake.reference is None:
         say(
             f"warning: the recordings are of {len(data.speakers)} speakers; the voice is that of {bench.speaker}, who"
             " speaks most of them; data.speaker names another one"
         )
-    total = 2 * (len(voices) + min(FINALISTS, len(voices)) * len(bench.texts))
+    total = sum(len(found) + min(FINALISTS, len(found)) * len(bench.texts) for found in voices.values())
     with progress_bar(quiet=quiet, total=total, unit="step", desc="comparing") as bar:
         with without_adapters(model):
-            zero_shot = bench.measure(ZERO_SHOT, voices, bar.update)
-        adapted = bench.measure(ADAPTED, voices, bar.update)
+            zero_shot = bench.measure(ZERO_SHOT, voices[ZERO_SHOT], bar.update)
+        adapted = bench.measure(ADAPTED, voices[ADAPTED], bar.update)
     drift = _best_metrics(result).get(DRIFT)
     chosen, why = choose(zero_shot, adapted, drift, config.speaker.listen.max_drift)
     if (asked := config.bake.deliver) != BEST:
@@ -184,6 +185,13 @@ def measured_clips(data: PreparedData, coded: Container[str]) -> list[Clip]:
     return spread(heldout or train, SENTENCES)
 
 
+def longest_prompt(config: RunConfig, adapted: bool) -> float:
+    """Seconds of the longest candidate for the voice. Of those that are too long for a model held-out clips are much
+    less likely, and they are not taken."""
+    longest = config.speaker.reference_seconds[1]
+    return longest if adapted else max(longest, LONGEST)
+
+
 def _best_metrics(result: TrainResult) -> Mapping[str, float]:
     """Held-out metrics of the state that `best/` holds."""
     return next((e["metrics"] for e in result.evaluations if e["step"] == result.best_step), {})
@@ -213,16 +221,17 @@ class _Bench:
         recorded = [self._profile(found.codes[clip.id]) for clip in own]
         self._recorded = np.mean(recorded, axis=0), np.std(recorded, axis=0) + 1e-3
 
-    def voices(self) -> list[Voice]:
-        """The candidates: `bake.reference` alone, where it is set."""
+    def voices(self, adapted: bool) -> list[Voice]:
+        """The candidates, as long as the model takes them; adapted, as long as those that it was adapted with.
+        `bake.reference` alone, where it is set."""
         if self.config.bake.reference is not None:
             path = self.config.bake.reference
             return [Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))]
         clips = [clip for clip in self.data.train or self.data.heldout if clip.speaker == self.speaker]
         if not clips:
             raise DataError("there is no clip to take the voice from")
-        rate, longest = self.model.config.codec.frame_rate, self.config.speaker.reference_seconds[1]
-        return candidates(clips, self.codes, rate, longest, self.config.seed)
+        longest = longest_prompt(self.config, adapted)
+        return candidates(clips, self.codes, self.model.config.codec.frame_rate, longest, self.config.seed)
 
     def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
         losses, found = self.config.speaker.losses, []

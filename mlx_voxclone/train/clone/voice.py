@@ -51,7 +51,7 @@ def candidates(
     Args:
         clips: of the one speaker, to take the voice from.
         codes: the encoder's own, by clip id: judged codes lie nearer to voices that the model knows already.
-        longest: seconds of a voice prompt that the model was adapted with.
+        longest: seconds of the longest candidate.
     """
     limit = max(1, round(longest * frame_rate))
     whole = [clip for clip in clips if codes[clip.id].shape[1] <= limit] or list(clips)

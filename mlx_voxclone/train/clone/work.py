@@ -12,7 +12,7 @@ import numpy as np
 from mlx_voxclone.config import CodecConfig
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.clone.deliver import AGAIN, SENTENCES, main_speaker, measured_clips
+from mlx_voxclone.train.clone.deliver import AGAIN, SENTENCES, longest_prompt, main_speaker, measured_clips
 from mlx_voxclone.train.clone.judge import batches
 from mlx_voxclone.train.clone.judged_codes import voice_prompt
 from mlx_voxclone.train.clone.voice import SCORED, candidates
@@ -83,16 +83,17 @@ def planned_work(
     scored, said, found = [], [], []
     if config.task == "clone":
         clips = measured_clips(data, judged or lengths)
-        found = _candidate_frames(config, data, codes, codec, longest)
+        found = _candidate_frames(config, data, codes, codec)
         scored = [sequence(clip, rows) for rows in found for clip in clips[:SCORED]]
         said = [sequence(clip, round(np.mean(found))) for clip in (AGAIN * clips)[:SENTENCES]]
     return Work(list(lengths.values()), encoders, list(judged.values()), scored, len(found), said)
 
 
 def _candidate_frames(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], codec: CodecConfig, longest: float
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], codec: CodecConfig
 ) -> list[int]:
     """Frames of each candidate for the voice; of `bake.reference` as many as a voice prompt has at most."""
+    longest = longest_prompt(config, adapted=False)
     if config.bake.reference is not None:
         return [round(longest * codec.frame_rate)]
     speaker = main_speaker(data)
