@@ -153,7 +153,7 @@ def test_the_sums(miniature, recordings, measured):
     assert (codes.seconds, codes.steps) == (3 * 30 * 2.0, 6)
     assert judging.seconds == pytest.approx(3 * (60 * (0.5 + 2 * 0.25) + 30 * 2.0))
     assert judging.steps == 6
-    assert voice.seconds == pytest.approx(2 * 8 * 12 * (0.25 + 0.125))
+    assert voice.seconds == pytest.approx(2 * 8 * 12 * (0.25 + 0.25 + 0.125))
     assert voice.steps == 8
     assert delivery.seconds == pytest.approx(2 * 4 * (5 * 8.0 + 20 * 16.0 + 2 * 150 * 0.25 + 100 * 3.0))
     assert delivery.steps == 2 * 4 * 5
@@ -213,7 +213,7 @@ def test_it_takes_as_long_as_was_foretold(tmp_path, recordings, monkeypatch):
     scored = [Scored(clip.text, found.codes[clip.id]) for clip in data.heldout if clip.id in found.codes]
     mx.eval(loaded.parameters())
     began = time.process_time()
-    ranked_voices(judge, candidates(data.train, codes, 12.5, 3.0), scored, 1.0, 1.0)
+    ranked_voices(judge, candidates(data.train, codes, 12.5, 3.0), scored)
     times.append(2 * (time.process_time() - began))
     for told, took in zip((codes_told, judging, voice), times, strict=True):
         assert took / 2 < told.seconds < 2 * took, told.stage

@@ -9,7 +9,7 @@ import pytest
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.clone import deliver
 from mlx_voxclone.train.clone.deliver import ADAPTED, ZERO_SHOT, Measured, choose, main_speaker, worse
-from mlx_voxclone.train.clone.voice import Scored, Voice, candidates, ranked_voices
+from mlx_voxclone.train.clone.voice import Scored, Voice, candidates, ranked_voices, voice_losses
 
 VOICE = Voice("a.wav", np.zeros((37, 3), np.int32))
 N = 12
@@ -99,23 +99,23 @@ def test_voices_are_ordered_by_how_likely_held_out_clips_are_behind_them():
         codes = np.zeros((37, 2), np.int32)
         codes[0], codes[1] = semantic, flow
         voices.append(Voice(f"{semantic}{flow}", codes))
-    names = [voice.name for voice, _ in ranked_voices(Likelihoods(), voices, heldout, 1.0, 0.0)]
-    assert names == ["12", "21", "30"]
-    ranked = ranked_voices(Likelihoods(), voices, heldout, 1.0, 10.0)
-    assert [voice.name for voice, _ in ranked] == ["30", "21", "12"]
-    assert ranked[0][1].tolist() == [3.0] * 3
+    done = []
+    assert [voice.name for voice in ranked_voices(Likelihoods(), voices, heldout, done.append)] == ["12", "21", "30"]
+    assert done == [1, 1, 1]
+    assert voice_losses(Likelihoods(), voices[1], heldout, 1.0, 10.0).tolist() == [21.0] * 3
 
 
 def test_of_the_likeliest_voices_the_one_whose_speech_follows_its_text_is_taken(monkeypatch):
     """The likeliest is first; the last one would speak best, but held-out clips are too unlikely behind it."""
     explained = [0.3, 0.2, 0.4, 0.25, 0.1]
     voices = [Voice(str(k), np.zeros((37, 3), np.int32)) for k in range(5)]
-    ranked = [(voice, np.full(3, float(k))) for k, voice in enumerate(voices)]
-    monkeypatch.setattr(deliver, "ranked_voices", lambda *args: ranked)
+    heard = [Scored("papa", np.zeros((37, 4), np.int32))]
+    monkeypatch.setattr(deliver, "ranked_voices", lambda judge, found, by, progress: voices if by is heard else [])
+    monkeypatch.setattr(deliver, "voice_losses", lambda judge, voice, *args: np.full(3, float(voice.name)))
     bench = object.__new__(deliver._Bench)
     section = SimpleNamespace(losses=SimpleNamespace(semantic=1.0, flow=10.0))
     bench.config, bench.judge, bench.scored, bench.texts = SimpleNamespace(speaker=section), None, [], ["a", "b"]
-    spoken, done = [], []
+    bench.heard, spoken, done = heard, [], []
     bench._spoken = lambda voice: spoken.append(voice.name) or {"unexplained": np.full(2, explained[int(voice.name)])}
     chosen = bench.measure(ADAPTED, voices, done.append)
     assert spoken == ["0", "1", "2", "3"]

@@ -34,7 +34,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import read_reference
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
 from mlx_voxclone.train.clone.recover import Recovered
-from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices
+from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices, voice_losses
 from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.listening import DRIFT, judges
 from mlx_voxclone.train.lora import apply_adapters
@@ -216,6 +216,7 @@ class _Bench:
         self.speaker = main_speaker(data)
         clips = measured_clips(data, judged)
         self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
+        self.heard = [Scored(clip.text, found.codes[clip.id]) for clip in clips[:SCORED]]
         self.texts: list[Clip] = (AGAIN * clips)[:SENTENCES]
         own = [clip for clip in (*data.train, *data.heldout) if clip.speaker == self.speaker]
         recorded = [self._profile(found.codes[clip.id]) for clip in own]
@@ -235,8 +236,8 @@ class _Bench:
 
     def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
         losses, found = self.config.speaker.losses, []
-        ranked = ranked_voices(self.judge, voices, self.scored, losses.semantic, losses.flow, progress)
-        for voice, code_loss in ranked[:FINALISTS]:
+        for voice in ranked_voices(self.judge, voices, self.heard, progress)[:FINALISTS]:
+            code_loss = voice_losses(self.judge, voice, self.scored, losses.semantic, losses.flow)
             found.append(Measured(name, voice, {"code_loss": code_loss, **self._spoken(voice)}))
             progress(len(self.texts))
         return min(found, key=lambda one: _mean(one, UNEXPLAINED) if UNEXPLAINED in one.values else 0.0)

@@ -108,7 +108,9 @@ def _times(work: Work) -> str:
 
 def _voice(work: Work, passes: Passes, weights: dict[str, float]) -> Forecast:
     clips, steps = len(work.scored) // work.candidates, CANDIDATES * work.candidates
-    seconds = CANDIDATES * positions(work.scored, clips) * (passes.nats + passes.flow)
+    speaking = min(FINALISTS, work.candidates) / work.candidates  # share of them
+    each = passes.nats + speaking * (passes.nats + passes.flow)
+    seconds = CANDIDATES * positions(work.scored, clips) * each
     note = f"{work.candidates} candidates scored with {clips} held-out clips, by the model with and without adapters"
     return Forecast(
         VOICE, {**weights, "activations and the rest": passes.rest}, seconds / steps, steps, note, "candidate"

@@ -1,9 +1,9 @@
 """The rows that become the voice: candidates, and their order by held-out likelihood.
 
 A voice is a voice prompt: codes of some recorded speech of the speaker. Clips differ in how well the model can take the
-voice from them. Each candidate is scored by how well the model, behind it, predicts the judged codes of held-out clips:
-cross-entropy of the semantic codes plus the flow's loss, weighted as in the speaker stage. That keeps bad ones out; the
-first ones of the order then speak (`deliver.py`).
+voice from them. They are ordered by how well the model, behind each, predicts the codes that the encoder gives held-out
+clips: its own ones, as the model pulls judged codes towards voices that it knows. The first ones then speak
+(`deliver.py`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +37,7 @@ class Voice:
 
 @dataclass(frozen=True)
 class Scored:
-    """A held-out clip with its judged codes, to score by."""
+    """A held-out clip with codes to score by."""
 
     text: str
     codes: np.ndarray
@@ -89,14 +89,16 @@ def ranked_voices(
     judge: CodeJudge,
     found: Sequence[Voice],
     heldout: Sequence[Scored],
-    semantic: float,
-    flow: float,
     progress: Callable[[int], object] = lambda n: None,
-) -> list[tuple[Voice, np.ndarray]]:
-    """The candidates by mean loss over the held-out clips, the lowest first, each with its losses `[N]`."""
-    losses = []
+) -> list[Voice]:
+    """The candidates by how likely the semantic codes of held-out clips are behind them, the likeliest first.
+
+    Args:
+        heldout: with the encoder's own codes. Judged ones are likeliest behind voices that the model knows already.
+    """
+    nats, none = [], np.zeros((0, 0), np.float32)
     for voice in found:
-        losses.append(voice_losses(judge, voice, heldout, semantic, flow))
+        evidence = [Evidence(str(k), one.text, none, voice.codes) for k, one in enumerate(heldout)]
+        nats.append(judge.nats(evidence, [one.codes for one in heldout]).mean())
         progress(1)
-    order = np.argsort([one.mean() for one in losses], kind="stable")
-    return [(found[k], losses[k]) for k in order]
+    return [found[k] for k in np.argsort(nats, kind="stable")]
