@@ -134,7 +134,8 @@ def test_without_adapters_a_voice_may_be_longer_than_those_that_adapters_learnt_
 def test_what_a_text_does_not_explain_is_measured_against_another_text(texts):
     class Judge:
         def nats(self, evidence, codes):
-            return np.array([1.0 if one.text == texts[int(one.id)] else 4.0 for one in evidence])
+            own = {3: texts[0], 2: texts[2]}  # by the length of what was said
+            return np.array([1.0 if one.text == own[c.shape[1]] else 4.0 for one, c in zip(evidence, codes)])
 
     bench = object.__new__(deliver._Bench)
     bench.judge, bench.model = Judge(), SimpleNamespace(modules=list)

@@ -16,6 +16,7 @@ of more than two standard errors over the sentences. Else the released model is,
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import read_reference
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
+from mlx_voxclone.train.clone.judge import CodeJudge
 from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.clone.text_gain import unexplained
 from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices, voice_losses
 from mlx_voxclone.train.evaluation import spread
 from mlx_voxclone.train.listening import DRIFT, judges
@@ -226,13 +228,17 @@ class _Bench:
         """The candidates, as long as the model takes them; adapted, as long as those that it was adapted with.
         `bake.reference` alone, where it is set."""
         if self.config.bake.reference is not None:
-            path = self.config.bake.reference
-            return [Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))]
+            return [self._reference]
         clips = [clip for clip in self.data.train or self.data.heldout if clip.speaker == self.speaker]
         if not clips:
             raise DataError("there is no clip to take the voice from")
         longest = longest_prompt(self.config, adapted)
         return candidates(clips, self.codes, self.model.config.codec.frame_rate, longest, self.config.seed)
+
+    @cached_property
+    def _reference(self) -> Voice:
+        path = self.config.bake.reference
+        return Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))
 
     def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
         losses, found = self.config.speaker.losses, []
@@ -277,16 +283,10 @@ class _Bench:
         if len(set(texts)) < 2:
             return None
         others = [min((t for t in texts if t != own), key=lambda t: abs(len(t) - len(own))) for own in texts]
-        none, share = np.zeros((0, 0), np.float32), np.ones(len(codes))
-        spoken = [k for k, one in enumerate(codes) if one.shape[1]]
+        share, spoken = np.ones(len(codes)), [k for k, one in enumerate(codes) if one.shape[1]]
+        of_spoken = ([values[k] for k in spoken] for values in (codes, texts, others))
         with without_adapters(self.model):
-            own, foreign = (
-                self.judge.nats(
-                    [Evidence(str(k), said[k], none, voice.codes) for k in spoken], [codes[k] for k in spoken]
-                )
-                for said in (texts, others)
-            )
-        share[spoken] = own / foreign
+            share[spoken] = unexplained(self.judge, *of_spoken, [voice.codes] * len(spoken))
         return share
 
     def _judged_sound(self, found: dict[str, np.ndarray], k: int, samples: np.ndarray) -> None:

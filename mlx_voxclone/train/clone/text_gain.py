@@ -38,21 +38,39 @@ def text_gains(
     if len(set(words.values())) < 2:
         progress(len(clips))
         return {}
-    none = np.zeros((0, 0), np.float32)
     found: dict[str, float] = {}
     for first in range(0, len(clips), GROUP):
-        group = clips[first : first + GROUP]
-        evidence, foreign = [], []
+        group, nearest = clips[first : first + GROUP], []
         for clip in group:
             others = (other for other in clips if words[other.id] != words[clip.id])
-            nearest = min(others, key=lambda other: (abs(len(other.text) - len(clip.text)), other.id))
-            evidence.append(Evidence(clip.id, clip.text, none, prompts[clip.id]))
-            foreign.append(Evidence(clip.id, nearest.text, none, prompts[clip.id]))
-        own = [codes[clip.id] for clip in group]
-        gains = 1.0 - judge.nats(evidence, own) / judge.nats(foreign, own)
-        found |= {clip.id: float(gain) for clip, gain in zip(group, gains)}
+            nearest.append(min(others, key=lambda other: (abs(len(other.text) - len(clip.text)), other.id)).text)
+        own, voices = [codes[clip.id] for clip in group], [prompts[clip.id] for clip in group]
+        shares = unexplained(judge, own, [clip.text for clip in group], nearest, voices)
+        found |= {clip.id: float(1.0 - share) for clip, share in zip(group, shares)}
         progress(len(group))
     return found
+
+
+def unexplained(
+    judge: CodeJudge,
+    codes: Sequence[np.ndarray],
+    texts: Sequence[str],
+    others: Sequence[str],
+    voices: Sequence[np.ndarray],
+) -> np.ndarray:
+    """Mean negative log-likelihoods of codes behind their texts, as shares of those behind other texts: float64 `[N]`.
+
+    Args:
+        codes: int32 `[37, T]` of each.
+        texts, others: its own text, and the one to compare with.
+        voices: its voice prompt, `[37, N]`.
+    """
+    none = np.zeros((0, 0), np.float32)
+    own, foreign = (
+        judge.nats([Evidence(str(k), text, none, voices[k]) for k, text in enumerate(said)], codes)
+        for said in (texts, others)
+    )
+    return own / foreign
 
 
 def pairs_gain(judge: CodeJudge, pairs: Sequence[Pair], *, heard: bool = False) -> float | None:
@@ -91,7 +109,7 @@ def check_model(place: object, said: float | None) -> None:
         raise CheckpointError(
             f"{place}: this language model does not follow its text: what it said itself is as likely behind another"
             f" one (median gain {said:.1%}, {LEAST_GAIN:.0%} expected), so it cannot judge what others say; get the"
-            " model again, or judge.enabled: false goes on with the encoder's own codes"
+            f" model again, or {_WITHOUT}"
         )
 
 

@@ -77,11 +77,15 @@ def _name(clip: Clip) -> str:
     return str(clip.source or clip.path)
 
 
+def _behind(voice: Voice, heldout: Sequence[Scored]) -> tuple[list[Evidence], list[np.ndarray]]:
+    """Held-out clips behind a voice, and their codes, as the judge takes them to score."""
+    none = np.zeros((0, 0), np.float32)
+    return [Evidence(str(k), one.text, none, voice.codes) for k, one in enumerate(heldout)], [c.codes for c in heldout]
+
+
 def voice_losses(judge: CodeJudge, voice: Voice, heldout: Sequence[Scored], semantic: float, flow: float) -> np.ndarray:
     """Weighted loss of each held-out clip behind a voice, float64 `[N]`; lower is better."""
-    none = np.zeros((0, 0), np.float32)
-    evidence = [Evidence(str(k), one.text, none, voice.codes) for k, one in enumerate(heldout)]
-    codes = [one.codes for one in heldout]
+    evidence, codes = _behind(voice, heldout)
     return semantic * judge.nats(evidence, codes) + flow * judge.flow_losses(evidence, codes)
 
 
@@ -96,9 +100,8 @@ def ranked_voices(
     Args:
         heldout: with the encoder's own codes. Judged ones are likeliest behind voices that the model knows already.
     """
-    nats, none = [], np.zeros((0, 0), np.float32)
+    nats = []
     for voice in found:
-        evidence = [Evidence(str(k), one.text, none, voice.codes) for k, one in enumerate(heldout)]
-        nats.append(judge.nats(evidence, [one.codes for one in heldout]).mean())
+        nats.append(judge.nats(*_behind(voice, heldout)).mean())
         progress(1)
     return [found[k] for k in np.argsort(nats, kind="stable")]
