@@ -14,7 +14,7 @@ class DataError(VoxcloneError):
 
 
 class TranscriptError(DataError):
-    """Transcripts that are not of their recordings: mended ones are other data, with which a run cannot be resumed."""
+    """Transcripts that are not of their recordings. Corrected ones are other data: a run cannot go on with them."""
 
 
 class TrainingError(VoxcloneError):

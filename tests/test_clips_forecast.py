@@ -194,7 +194,7 @@ def test_real_trials_leave_random_numbers_alone(miniature, recordings):
 
 
 @pytest.mark.slow
-def test_it_takes_as_long_as_was_foretold(tmp_path, recordings, monkeypatch):
+def test_it_takes_as_long_as_was_predicted(tmp_path, recordings, monkeypatch):
     """Encoding, judging and scoring candidates, in the processor's own time: others may be busy beside."""
     monkeypatch.setattr(time, "perf_counter", time.process_time)
     model = make_micro(tmp_path / "speaking", "speaking")

@@ -81,7 +81,7 @@ def ended(config, place, monkeypatch, error, *made: str) -> Exception:
     return caught.value
 
 
-def test_mended_transcripts_are_other_data(miniature, tmp_path, monkeypatch):
+def test_corrected_transcripts_are_other_data(miniature, tmp_path, monkeypatch):
     """So nobody is told to go on with them."""
     place, made = tmp_path / "run", "encoder/checkpoints/step-2"
     found = ended(configured(miniature), place, monkeypatch, TranscriptError("or judge.enabled: false"), made)

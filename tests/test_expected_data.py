@@ -1,4 +1,4 @@
-"""What a run's clips will be, foretold from headers, against what `prepare` makes of the same recordings."""
+"""What a run's clips will be, predicted from headers, against what `prepare` makes of the same recordings."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Time and memory of what a run does with its clips beside the trainings: real pieces in the small, and their sum.
+"""Time and memory of what a run does with its clips beside the trainings: small real trials, added up.
 
 Encoding the clips, judging them, scoring candidates for the voice, speaking what is compared. As for an adaptation, two
 models with few layers at their true widths do it (`trials.py`), and what the further layers add, each of the others
