@@ -101,15 +101,20 @@ def test_real_speech_is_split_as_said(corpus, tmp_path, monkeypatch):
         _write(speech / f"{name}.flac", wave)
     with pytest.raises(DataError, match="more than 2"):
         build_corpus(tmp_path / "too-few", "full", 0, speech)
-    for name in ("ljspeech/c", "president"):
+    many = [f"libri/{number}/a" for number in range(10, 21)]
+    for name in ("ljspeech/c", "president", *many):
+        (speech / name).parent.mkdir(parents=True, exist_ok=True)
         _write(speech / f"{name}.flac", wave)
     real = [clip for clip in build_corpus(tmp_path / "corpus", "full", 0, speech).clips if clip.kind == "real"]
-    split = [(clip.id, clip.split) for clip in real]
-    assert split[:2] == [("ljspeech-a", "train"), ("ljspeech-b", "train")]
-    assert split[2:] == [("ljspeech-c", "heldout"), ("president-000", "heldout")]
+    split = {clip.id: clip.split for clip in real}
+    assert len(real) == 15
+    heldout = {"libri-10-a", "libri-20-a", "ljspeech-c", "president-000"}
+    assert {clip for clip, part in split.items() if part == "heldout"} == heldout
     assert all(clip.units is None for clip in real)
-    seen = {"ljspeech"}
-    assert [gates.group_of(clip, seen) for clip in real[2:]] == [gates.SEEN_REAL, gates.UNSEEN_REAL]
+    seen = {clip.speaker for clip in real if clip.split == "train"}
+    groups = {clip.id: gates.group_of(clip, seen) for clip in real if clip.split == "heldout"}
+    assert {clip for clip, group in groups.items() if group == gates.SEEN_REAL} == {"ljspeech-c"}
+    assert set(groups.values()) == {gates.SEEN_REAL, gates.UNSEEN_REAL}
 
 
 def _write(path, wave):

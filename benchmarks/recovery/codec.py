@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="directory of the codec, replaced if there is one")
     parser.add_argument("--size", choices=list(RUNS), default="full")
     parser.add_argument(
-        "--speech", type=Path, help="directory of real speech: ljspeech/*.flac and other speakers' *.flac"
+        "--speech", type=Path, help="directory of real speech: READER/*.flac, CORPUS/SPEAKER/*.flac, *.flac"
     )
     parser.add_argument("--corpus", type=Path, help="directory of the corpus, used if it is there (OUTPUT-corpus)")
     parser.add_argument("--seed", type=int, default=0)

@@ -3,8 +3,8 @@
 Synthetic speakers (`mlx_voxclone.data.synth`) come with exact labels; flite's voices, where it is installed, with the
 segments that it prints itself; espeak-ng's and real recordings without any. A label is the sound at the centre of a
 latent frame, one of `UNITS`: the synthesiser's letters and the pause. Held-out clips are of speakers that no training
-clip has, but for the reader of LJ Speech: the only real speaker with enough clips to train on, she has both kinds, and
-her held-out clips are counted beside those of a real speaker who is unseen.
+clip has, but for readers with many clips: they have both kinds, and their held-out clips are counted beside those of
+real speakers who are unseen.
 """
 
 import json
@@ -28,6 +28,7 @@ FRAME = 1920  # samples of a latent frame
 TRACK_HOP = 240  # samples between the values of a label track: crops may start anywhere on this grid
 CLIPS, TRACKS, ABOUT = "corpus.jsonl", "units.npz", "about.json"
 KINDS = ("synthetic", "flite", "espeak", "real")
+HELDOUT_EVERY = 10  # of the real speakers with a folder each, every so many is held out
 
 # flite's phones (its US English set) as the letter of the synthesiser that sounds most alike.
 FLITE_PHONES = {
@@ -73,7 +74,8 @@ class CorpusSize:
     flite_clips: int = 0  # per training voice
     espeak_clips: int = 0
     external_heldout: int = 0  # per held-out voice of either engine
-    real_train: int = 0  # recordings of the directory `ljspeech`; those after them are held out
+    real_train: int = 0  # recordings of a reader with many
+    real_heldout: int = 8  # recordings of such a reader after these
     speaker: Callable[[int], SyntheticSpeaker] = SyntheticSpeaker.sample  # the synthetic speaker of a number
 
 
@@ -169,8 +171,9 @@ def build_corpus(directory: str | Path, size: str = "full", seed: int = 0, speec
         directory: to be made.
         size: "quick" (a few synthetic speakers) or "full" (everything that is at hand).
         seed: of speakers, texts and readings.
-        speech: with "full": a directory of real speech; `ljspeech/*.flac` are of one reader, the first 24 for training
-            and the rest held out, every other file in it is a held-out recording of a speaker of its own.
+        speech: with "full": a directory of real speech. A folder of FLAC files is of one reader: the first 24 are for
+            training and the next 8 held out. A folder of such folders has a speaker in each: every tenth is held out.
+            A file without a folder is a held-out recording of a speaker of its own.
 
     Raises:
         DataError: unknown size, `speech` without recordings. CheckpointError: the directory exists and is not empty.
@@ -267,17 +270,25 @@ class _Builder:
                 self.add(CorpusClip(f"{i:03d}", Path(), name, "espeak", split), _taken(wav, i))
 
     def real(self, speech: Path, size: CorpusSize) -> None:
-        read = sorted((speech / "ljspeech").glob("*.flac"))
-        others = sorted(path for path in speech.glob("*.flac"))
-        if len(read) <= size.real_train:
-            raise DataError(f"{speech}: needs more than {size.real_train} recordings ljspeech/*.flac")
-        for i, path in enumerate(read):
-            split = "train" if i < size.real_train else "heldout"
-            clip = CorpusClip(path.stem, Path(), "ljspeech", "real", split)
-            self.add(clip, normalise_level(read_audio(path)))
-        for path in others:
-            clip = CorpusClip("000", Path(), path.stem, "real", "heldout")
-            self.add(clip, normalise_level(read_audio(path)))
+        found = 0
+        for folder in sorted(path for path in speech.iterdir() if path.is_dir()):
+            read = sorted(folder.glob("*.flac"))[: size.real_train + size.real_heldout]
+            found += len(read)
+            for i, path in enumerate(read):
+                self.recording(path, path.stem, folder.name, "train" if i < size.real_train else "heldout")
+            speakers = sorted(path for path in folder.iterdir() if path.is_dir())
+            for k, speaker in enumerate(speakers):
+                split = "heldout" if k % HELDOUT_EVERY == 0 else "train"
+                for path in sorted(speaker.glob("*.flac")):
+                    self.recording(path, path.stem, f"{folder.name}-{speaker.name}", split)
+                    found += 1
+        if found <= size.real_train:
+            raise DataError(f"{speech}: needs more than {size.real_train} recordings in folders, such as ljspeech/*.flac")
+        for path in sorted(speech.glob("*.flac")):
+            self.recording(path, "000", path.stem, "heldout")
+
+    def recording(self, path: Path, name: str, speaker: str, split: str) -> None:
+        self.add(CorpusClip(name, Path(), speaker, "real", split), normalise_level(read_audio(path)))
 
 
 def flite_alignment(printed: str) -> list[Unit]:

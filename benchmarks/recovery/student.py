@@ -22,7 +22,7 @@ from mlx_voxclone.train.encoder_items import draw_quantisation
 
 STFT_SCALES = (1024, 512, 256, 128)
 MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))
-SHARES = dict(zip(KINDS, (0.4, 0.2, 0.15, 0.25)))  # of a batch's crops; kinds that are not at hand leave theirs
+SHARES = dict(zip(KINDS, (0.35, 0.15, 0.1, 0.4)))  # of a batch's crops; kinds that are not at hand leave theirs
 PHASE_FFT, PHASE_POWER, PHASE_FLOOR = 1024, 0.4, 1e-3
 PITCHES = (100.0, 150.0, 200.0, 250.0)  # Hz, of `SyntheticSpeaker.varied`
 VOICED = [k for k, unit in enumerate(UNITS) if unit and PHONES[unit].voice > 0.4]
