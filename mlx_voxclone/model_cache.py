@@ -41,6 +41,20 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "voxclone"
 
 
+@contextmanager
+def cache_in(root: Path) -> Iterator[None]:
+    """Keep everything in `root` for a while: what is made for a throw-away model is not worth keeping."""
+    before = os.environ.get(ROOT_VARIABLE)
+    os.environ[ROOT_VARIABLE] = str(root)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ROOT_VARIABLE]
+        else:
+            os.environ[ROOT_VARIABLE] = before
+
+
 class Entry:
     """One entry of a model; nothing is made before `locked` is entered.
 

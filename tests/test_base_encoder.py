@@ -122,7 +122,6 @@ def test_a_disk_that_fills_up(asked, tmp_path, monkeypatch):
 @pytest.mark.parametrize("gone", ["pairs", "cache"])
 def test_what_is_deleted_while_it_is_trained(asked, tmp_path, monkeypatch, gone):
     def deleting(config, release, pairs, directory, quiet):
-        directory.mkdir(parents=True)
         shutil.rmtree(tmp_path / gone)
         raise DataError("audio/000001.flac: no such audio file")
 
@@ -132,7 +131,6 @@ def test_what_is_deleted_while_it_is_trained(asked, tmp_path, monkeypatch, gone)
 
 def test_what_fails_for_another_reason_says_so(asked, monkeypatch):
     def failing(config, release, pairs, directory, quiet):
-        directory.mkdir(parents=True)
         raise DataError("something else")
 
     monkeypatch.setattr(module, "_trained", failing)

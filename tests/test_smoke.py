@@ -94,7 +94,8 @@ def test_silence_fails(summary):
 
 
 @pytest.mark.slow
-def test_the_whole_smoke_test(tmp_path, capsys):
+def test_the_whole_smoke_test(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VOXCLONE_CACHE", str(tmp_path / "cache"))
     argv = ["train", "--config", str(CONFIG), "--smoke-test", "--set", f"output={tmp_path / 'smoke'}"]
     assert voxclone(argv) == 0
     out = capsys.readouterr().out
@@ -104,6 +105,9 @@ def test_the_whole_smoke_test(tmp_path, capsys):
         assert row in out
     assert (tmp_path / "smoke-1" / "run" / "baked" / "consolidated.safetensors").is_file()
     assert (tmp_path / "smoke-1" / "run" / "samples" / "after-1.wav").is_file()
+    made = {path.parent.name.split("-")[0] for path in (tmp_path / "smoke-1" / "cache").glob("*/*/complete.json")}
+    assert {"pairs", "moved", "encoder"} <= made
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_run_without_a_bake_fails(summary):

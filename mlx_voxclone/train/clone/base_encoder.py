@@ -139,6 +139,7 @@ def base_encoder(
         _clear_damaged(entry, release, say)
         say(f"encoder: training the model's base encoder on pairs, for this run and the next ones, in {entry.path}")
         with _explained(entry, pairs):
+            entry.path.mkdir(parents=True, exist_ok=True)
             result = _trained(config, release, pairs, entry.path, quiet)
             shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
             shutil.rmtree(entry.path / "samples", ignore_errors=True)
