@@ -5,9 +5,9 @@ the commitment loss of the semantic one (arXiv 2603.25551, SPEC section 4). On p
 codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching, a
 speech recogniser's states and the usage of codes where they are configured.
 
-Many codes give nearly one sound. Where pairs tell the semantic codes, the sound of recordings therefore teaches the
-acoustic ones alone (`encoder.sound_teaches`): what it taught the semantic latents of the speaking miniature made
-fewer of their codes right (docs/LOG.md).
+Many codes give nearly one sound. To an encoder that has learnt them from pairs, the sound of a voice therefore teaches
+the acoustic ones alone (`encoder.sound_teaches`): what it taught the semantic latents of the speaking miniature made
+fewer of their codes right. A long training on pairs and many recordings lets it teach both (docs/LOG.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
