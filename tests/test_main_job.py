@@ -29,7 +29,8 @@ def outputs(edits, similarity):
 def speaker(number, zero_shot, delivered):
     """What `MainJob.measured` finds, made up: everything but the two is right."""
     perfect = outputs([0] * len(zero_shot), [1.0] * len(zero_shot))
-    heard = dict.fromkeys(main_job_tables.VOICES, perfect) | {"zero_shot": zero_shot, "delivered": delivered}
+    heard = dict.fromkeys(main_job_tables.VOICES, perfect)
+    heard |= {"zero_shot": zero_shot, "blind": zero_shot[::-1], "delivered": delivered}
     return {
         "number": number,
         "speaker": {"formant_scale": 1.1},
@@ -49,10 +50,10 @@ def test_a_clone_is_worse_or_better_only_beyond_noise():
         "worse": outputs([4] * 12, 0.9 + noise),  # nearer, but not to be understood
     }
     for verdict, after in verdicts.items():
-        assert speaker_figures(speaker(1, before, after))["verdict"] == verdict
-    assert speaker_figures(speaker(1, before, outputs([1] * 12, 0.7 + noise)))["verdict"] == "worse"
+        assert speaker_figures(speaker(1, before, after))["verdicts"]["zero_shot"] == verdict
+    assert speaker_figures(speaker(1, before, outputs([1] * 12, 0.7 + noise)))["verdicts"]["zero_shot"] == "worse"
     silent = [Heard(10, 10, NAN, 24.0, NAN, True)] * 12
-    assert speaker_figures(speaker(1, before, silent))["verdict"] == "worse"
+    assert speaker_figures(speaker(1, before, silent))["verdicts"]["zero_shot"] == "worse"
 
 
 def test_intervals_are_over_speakers():
@@ -79,18 +80,18 @@ def test_agreement_counts_frames():
 def test_tables_have_a_row_for_everything_that_all_speakers_have():
     good, bad = outputs([1] * 4, [0.9] * 4), outputs([9] * 4, [0.2] * 4)
     report = results([speaker(1, good, bad), speaker(3, bad, good)], 4)
-    assert report["worse"] == [1]
-    assert report["better"] == [3]
+    assert report["worse"] == {"zero_shot": [1], "blind": [1]}
+    assert report["better"] == {"zero_shot": [3], "blind": [3]}
     assert report["codes"]["recovered"]["semantic"] == pytest.approx(0.2)
     assert report["codes"]["recovered"]["semantic_interval"] == pytest.approx([0.1, 0.3])
     assert report["voices"]["delivered"]["similarity_interval"] == pytest.approx([0.2, 0.9])  # over speakers
     assert report["seconds"]["encoder"] == pytest.approx(20)
     assert report["seconds"]["encoder-3"] == pytest.approx(2)  # the first speaker had no such round
-    assert report["delivered_gain"]["similarity_gain"] == pytest.approx(0)
+    assert report["gains"]["zero_shot"]["similarity_gain"] == pytest.approx(0)
     text = tables(report)
     assert all(f"| {title} |" in text for title in main_job_tables.VOICES.values())
     assert "judged codes" not in text
-    assert "worse than zero-shot: 1 of 2 speakers; better: 1" in text
+    assert "worse than zero-shot behind the user's clips: 1 of 2 speakers; better: 1" in text
     for table in text.split("\n\n")[:3]:  # markdown wants as many cells in each row
         assert len({line.count("|") for line in table.splitlines()}) == 1
 

@@ -5,7 +5,8 @@
 The miniature as Voxtral was released (20 own voices, its encoder withheld) clones speakers that nothing has heard, each
 from four minutes of transcribed recordings, by the shipped configuration in the lengths and rates of a miniature
 (`configs/profiles/speaking-miniature.yaml`). Scored are texts that are not among the recordings: zero-shot behind the
-job's encoder, with the job's adapters, and by what the job delivers; beside them the ceiling (the codec itself, and the
+job's encoder (behind five seconds that are not among the recordings, and behind as much of the recordings, taken
+blindly), with the job's adapters, and by what the job delivers; beside them the ceiling (the codec itself, and the
 withheld encoder, zero-shot and adapted by the same settings) and the floor (an own voice). Codes of the recordings are
 compared with the withheld encoder's. What is done already is not done again; several processes may share an output
 directory if they have no speaker in common (`--skip`). The automatic pairs of all speakers stay in `DIR/cache`, unless
@@ -38,6 +39,7 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set
 from mlx_voxclone.synthesis import Speaker
 from mlx_voxclone.train import stages
@@ -48,6 +50,7 @@ from mlx_voxclone.train.state import BEST
 CLIPS, PAIR_TEXTS = 120, 2000  # recordings of each speaker: 3.6 minutes; sentences for the automatic pairs
 JUDGED_FILE = "judged.safetensors"
 VOICE = "clone"
+BLIND_SECONDS = 5.0  # of recordings as a user would take them for a voice, without looking
 CEILING = {"task": "speaker", "judge.enabled": False}  # its codes are the true ones
 
 
@@ -160,10 +163,26 @@ class MainJob:
             score("withheld_adapted", self.adapted(ceiling / BEST, self.withheld))
         codes = delivered.model.audio_tokenizer.audio_codes(case.reference_wave())  # the encoder is baked in
         score("zero_shot", self.released, self.released.model.voice_embedding(codes))
+        blind = self.blind_voices(job, delivered.model.audio_tokenizer, len(case.said))
+        found["blind"] = score_model(self.ears, self.codec, self.released, [case], lambda case: blind, seed=self.seed)
         if (job / SPEAKER / BEST).is_dir():
             score("adapted", self.adapted(job / SPEAKER / BEST), voice)
         score("delivered", delivered, voice)
         score("own", self.released, own)
+        return found
+
+    def blind_voices(self, job: Path, codec: Codec, count: int) -> list[mx.array]:
+        """`count` voices, each of other recordings of the user's: BLIND_SECONDS, from evenly spaced places on."""
+        clips = PreparedData.load(job / DATA).clips
+        frames = round(BLIND_SECONDS * codec.config.frame_rate)
+        found = []
+        for k in range(count):
+            taken, first = np.zeros((len(codec.config.code_sizes), 0), np.int32), k * len(clips) // count
+            for clip in (*clips[first:], *clips[:first]):
+                if taken.shape[1] >= frames:
+                    break
+                taken = np.concatenate([taken, codec.audio_codes(clip.read())], axis=1)
+            found.append(self.released.model.voice_embedding(taken[:, :frames]).astype(mx.float32))
         return found
 
     def adapted(self, adapters: Path, encoder: Path | None = None) -> Speaker:

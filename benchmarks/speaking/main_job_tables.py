@@ -13,9 +13,14 @@ VOICES = {
     "withheld": "withheld encoder, zero-shot",
     "withheld_adapted": "withheld encoder, adapted",
     "zero_shot": "the job's encoder, zero-shot",
+    "blind": "the same behind the user's clips, taken blindly",
     "adapted": "the job's adapters and voice",
     "delivered": "what the job delivers",
     "own": "an own voice",
+}
+BEFORE = {  # what delivered clones are held against
+    "zero_shot": "zero-shot behind other recordings",
+    "blind": "zero-shot behind the user's clips",
 }
 CODES = {"recovered": "the job's encoder", "judged": "judged codes"}
 
@@ -28,8 +33,9 @@ def results(speakers: Sequence[Mapping[str, Any]], texts: int) -> dict[str, Any]
         texts: scored, of each.
 
     Returns:
-        `voices`, `codes`: figures with 95 % intervals over speakers; `delivered_gain`: from zero-shot to delivered;
-        `worse`, `better`: numbers of the speakers whose delivered clone is so against zero-shot beyond noise;
+        `voices`, `codes`: figures with 95 % intervals over speakers; `gains`: from each of BEFORE to delivered;
+        `worse`, `better`: for each of BEFORE, the numbers of the speakers whose delivered clone is so against it beyond
+        noise;
         `seconds`: mean of each stage; `speakers`: each one's figures.
     """
     each = [speaker_figures(speaker) for speaker in speakers]
@@ -44,16 +50,15 @@ def results(speakers: Sequence[Mapping[str, Any]], texts: int) -> dict[str, Any]
             for figure in ("semantic", "levels"):
                 values = np.array([speaker["codes"][name][figure] for speaker in speakers])
                 codes[name] |= {figure: float(values.mean()), f"{figure}_interval": interval(values)}
-    before, after = (
-        [one for speaker in speakers for one in heard(speaker, name)] for name in ("zero_shot", "delivered")
-    )
+    before = [name for name in BEFORE if name in voices]
+    outputs = {name: [one for speaker in speakers for one in heard(speaker, name)] for name in (*before, "delivered")}
     return {
         "texts": texts,
         "voices": voices,
         "codes": codes,
-        "delivered_gain": gain(before, after, texts),
-        "worse": [one["number"] for one in each if one["verdict"] == "worse"],
-        "better": [one["number"] for one in each if one["verdict"] == "better"],
+        "gains": {name: gain(outputs[name], outputs["delivered"], texts) for name in before},
+        "worse": {name: [one["number"] for one in each if one["verdicts"][name] == "worse"] for name in before},
+        "better": {name: [one["number"] for one in each if one["verdicts"][name] == "better"] for name in before},
         "seconds": {
             stage: float(np.mean([speaker["seconds"].get(stage, 0.0) for speaker in speakers]))
             for stage in dict.fromkeys(stage for speaker in speakers for stage in speaker["seconds"])
@@ -68,24 +73,27 @@ def heard(speaker: Mapping[str, Any], name: str) -> list[Heard]:
 
 
 def speaker_figures(speaker: Mapping[str, Any]) -> dict[str, Any]:
-    """One speaker: unit error and similarity of everything, and whether the delivered clone beats zero-shot.
+    """One speaker: unit error and similarity of everything, and whether the delivered clone beats each of BEFORE.
 
-    `verdict` is "worse" where unit error rises or similarity falls beyond a 95 % interval drawn over the same texts,
+    A verdict is "worse" where unit error rises or similarity falls beyond a 95 % interval drawn over the same texts,
     "better" where one of them improves so and none becomes worse, else "alike".
     """
-    changed = gain(heard(speaker, "zero_shot"), heard(speaker, "delivered"), each=1)
-    error, similarity = changed["unit_error_gain_interval"], changed["similarity_gain_interval"]
-    worse = error[0] > 0 or similarity[1] < 0
-    better = error[1] < 0 or similarity[0] > 0
     voices = {name: summary(heard(speaker, name)) for name in VOICES if name in speaker["heard"]}
+    gains, verdicts = {}, {}
+    for name in (name for name in BEFORE if name in voices):
+        changed = gains[name] = gain(heard(speaker, name), heard(speaker, "delivered"), each=1)
+        error, similarity = changed["unit_error_gain_interval"], changed["similarity_gain_interval"]
+        worse = error[0] > 0 or similarity[1] < 0
+        better = error[1] < 0 or similarity[0] > 0
+        verdicts[name] = "worse" if worse else "better" if better else "alike"
     return {
         "number": speaker["number"],
         "tract": speaker["speaker"]["formant_scale"],
         "delivered": speaker["delivered"],
         "voices": voices,
         "codes": speaker["codes"],
-        "delivered_gain": changed,
-        "verdict": "worse" if worse else "better" if better else "alike",
+        "gains": gains,
+        "verdicts": verdicts,
         "seconds": speaker["seconds"],
     }
 
@@ -117,23 +125,26 @@ def _codes(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _speakers(speakers: Sequence[Mapping[str, Any]]) -> str:
-    names = ("withheld", "withheld_adapted", "zero_shot", "adapted", "delivered")
+    names = [name for name in VOICES if name not in ("codec", "own") and any(name in s["voices"] for s in speakers)]
+    before = [name for name in BEFORE if name in names]
     lines = [
         "| speaker (tract): similarity, unit error | "
-        + " | ".join(VOICES[name] for name in names)
-        + " | delivered against zero-shot | delivered | seconds |",
-        "|---" * (len(names) + 4) + "|",
+        + " | ".join([VOICES[name] for name in names] + [f"delivered against {BEFORE[name]}" for name in before])
+        + " | delivered | seconds |",
+        "|---" * (len(names) + len(before) + 3) + "|",
     ]
     for one in speakers:
         cells = []
         for name in names:
             row = one["voices"].get(name)
             cells.append(f"{row['similarity']:.3f}, {row['unit_error']:.1%}" if row else "")
-        changed = one["delivered_gain"]
-        cells.append(
-            f"{one['verdict']}: {changed['similarity_gain']:+.3f}{_ends(changed['similarity_gain_interval'], '+.3f')},"
-            f" {changed['unit_error_gain']:+.1%}{_ends(changed['unit_error_gain_interval'], '+.1%')}"
-        )
+        for name in before:
+            changed, verdict = one["gains"][name], one["verdicts"][name]
+            similarity, error = changed["similarity_gain_interval"], changed["unit_error_gain_interval"]
+            cells.append(
+                f"{verdict}: {changed['similarity_gain']:+.3f}{_ends(similarity, '+.3f')},"
+                f" {changed['unit_error_gain']:+.1%}{_ends(error, '+.1%')}"
+            )
         cells += [one["delivered"]["name"], f"{one['seconds']['in all']:.0f}"]
         lines.append(f"| {one['number']} ({one['tract']}) | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -144,9 +155,11 @@ def _ends(ends: Sequence[float], form: str) -> str:
 
 
 def _verdict(report: Mapping[str, Any]) -> str:
-    return (
-        f"Delivered clones beyond noise worse than zero-shot: {len(report['worse'])} of {len(report['speakers'])}"
-        f" speakers; better: {len(report['better'])}."
+    count = len(report["speakers"])
+    return " ".join(
+        f"Delivered clones beyond noise worse than {BEFORE[name]}: {len(worse)} of {count} speakers; better:"
+        f" {len(report['better'][name])}."
+        for name, worse in report["worse"].items()
     )
 
 

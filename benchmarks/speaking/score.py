@@ -158,7 +158,7 @@ def score_model(
     codec: Codec,
     speaker: Speaker,
     cases: Sequence[Case],
-    rows: Callable[[Case], mx.array] | None = None,
+    rows: Callable[[Case], mx.array | list[mx.array]] | None = None,
     *,
     seed: int = 0,
     written: Callable[[str], str] = str,
@@ -168,7 +168,8 @@ def score_model(
     Args:
         codec: with the true encoder, for the speaker's own sound.
         speaker: the model, its adapters, and the encoder that hears references.
-        rows: gives the voice of a case, `[N, dim]`; None: what the speaker's encoder makes of the reference.
+        rows: gives the voice of a case, `[N, dim]`, or a list with one for each of its texts; None: what the speaker's
+            encoder makes of the reference.
         seed: of what is generated.
         written: what the model is given to read of a text.
     """
@@ -176,8 +177,8 @@ def score_model(
     rows = rows or (lambda case: speaker.voice_rows(reference=case.reference_wave()))
     prompts, limits, owners = [], [], []
     for case in cases:
-        voice = rows(case)
-        for reading in case.said:
+        given = rows(case)
+        for reading, voice in zip(case.said, given if isinstance(given, list) else [given] * len(case.said)):
             prompts.append(model.embed_prompt(prompt(written(reading.text), voice.shape[0]), voice)[0])
             limits.append(LEAST_FRAMES + FRAMES_PER_UNIT * len(said(reading.text)))
             owners.append((case, reading))
