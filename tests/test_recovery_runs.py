@@ -22,6 +22,7 @@ from benchmarks.recovery.teacher import taught_units
 from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.data.pair_data import PairData
+from mlx_voxclone.data.pair_files import SpokenPair, write_pairs
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.run_config import schema_keys
 from mlx_voxclone.train import encoder_inputs
@@ -95,6 +96,24 @@ def test_pairs_are_of_half_of_the_speakers_and_decode_to_their_audio(corpus, min
     assert materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0) == 0
 
 
+def test_moved_pairs_are_beside_the_others(corpus, miniature, tmp_path):
+    hidden, release = scratch_codec(miniature), Release(miniature)
+    rng, made = np.random.default_rng(0), []
+    for k, low in enumerate((0, 0, 12)):  # an untrained encoder gives all voices the same codes
+        codes = np.stack([rng.integers(low, low + 8, 6) for _ in range(37)]).astype(np.int32)
+        made.append(SpokenPair(f"{k:06d}", codes, hidden.decode_audio(codes), text="", voice=f"voice-{low}"))
+    (tmp_path / "pairs").mkdir()
+    count = write_pairs(tmp_path / "pairs", made, {"codec": materials.codec_digest(release.tensors)})
+    materials.move(hidden, tmp_path / "pairs", tmp_path / "moved", seed=0)
+    places = [tmp_path / "pairs", tmp_path / "moved"]
+    both = PairData.of_model(places, release, heldout=0.25)
+    assert count < len(both.pairs) <= (1 + materials.MOVES) * count
+    copy = next(pair for pair in both.pairs if pair.is_moved)
+    np.testing.assert_allclose(copy.read(), hidden.decode_audio(copy.codes), atol=2**-22)
+    config = configuration("s-moved", places=Materials(Path("stock"), Path("speech"), places[0], moved=places[1]))
+    assert config.pairs.path == places
+
+
 def test_the_oracle_has_the_recordings_themselves(corpus, miniature, tmp_path):
     hidden, release = scratch_codec(miniature), Release(miniature)
     materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0, recorded=True)
@@ -155,8 +174,8 @@ def test_the_baseline_takes_one_clip_of_each_kind_first(corpus):
 # --- recipes -------------------------------------------------------------------------------------------------------
 
 
-def configuration(name, **settings):
-    places = Materials(Path("stock"), Path("speech"), Path("pairs"))
+def configuration(name, places=None, **settings):
+    places = places or Materials(Path("stock"), Path("speech"), Path("pairs"), moved=Path("moved"))
     return recipe_config(RECIPES[name], SCALES["quick"], places, **{"seed": 1, "steps": 40, **settings}).encoder
 
 

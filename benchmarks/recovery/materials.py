@@ -22,7 +22,9 @@ from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.data.pair_files import SpokenPair, codec_digest, write_pairs
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.pairs.moved import move_pairs
 
+MOVES = 2  # copies of each pair
 TRAINERS_HELDOUT = 8  # clips of training speakers for the trainer's own measurements: enough to notice a blow-up
 
 
@@ -101,6 +103,13 @@ def make_pairs(
     settings = {"codec": codec_digest(release.tensors), "speakers": sorted(speakers), "seed": seed}
     with atomic_directory(directory) as home:
         return write_pairs(home, _pairs(hidden, clips, seed, recorded), settings)
+
+
+def move(codec: Codec, pairs: Path, directory: Path, seed: int) -> None:
+    """Write copies of the pairs in voices that nobody has; what is there stays."""
+    if not directory.exists():
+        with atomic_directory(directory) as home:
+            move_pairs(codec, pairs, home, MOVES, settings={"of": pairs.name}, seed=seed)
 
 
 def pair_speakers(corpus: Corpus, share: float) -> set[str]:

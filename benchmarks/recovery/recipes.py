@@ -58,6 +58,7 @@ class Recipe:
     pairs: bool = True
     common: bool = True  # False: over the shipped configuration as it is
     taught: bool = False  # a teacher of the spoken units, standing in for the recogniser (teacher.py)
+    moved: bool = False  # with copies of the pairs in voices that nobody has, as automatic pairs have them
     oracle: bool = False  # pairs of the recordings themselves and their true codes, which no user has
 
     def alone_steps(self, steps: int) -> int:
@@ -124,6 +125,13 @@ RECIPES = {
     "s-alone-10": Recipe("shipped, a tenth of pairs alone", alone=0.1, common=False),
     "s-alone-50": Recipe("shipped, half of pairs alone", alone=0.5, common=False),
     "s-random": Recipe("shipped, random start", {"start": "random"}, alone=0.25, common=False),
+    "s-acoustic": Recipe(
+        "shipped, the sound teaching the acoustic codes alone",
+        {"sound_teaches": "acoustic"},
+        alone=0.25,
+        common=False,
+    ),
+    "s-moved": Recipe("shipped, with moved pairs", alone=0.25, common=False, moved=True),
     "s-no-commitment": Recipe("shipped, no commitment", {"losses.commitment": 0.0}, alone=0.25, common=False),
 }
 
@@ -159,6 +167,15 @@ class Materials:
     speech: Path  # prepared recordings of the training speakers
     pairs: Path  # directory of pairs
     oracle: Path | None = None  # directory of pairs for a recipe that has the true codes of recordings
+    moved: Path | None = None  # directory of copies of the pairs for a recipe that has them
+
+    def pairs_of(self, recipe: Recipe) -> str | list[str] | None:
+        """Where a recipe's pairs are; None: it has none."""
+        if not recipe.pairs:
+            return None
+        if recipe.moved:
+            return [str(self.pairs), str(self.moved)]
+        return str(self.oracle if recipe.oracle else self.pairs)
 
 
 def recipe_config(
@@ -187,7 +204,7 @@ def recipe_config(
         "seed": seed,
         "precision": "float32",
         "encoder.crop_seconds": scale.crop_seconds,
-        "encoder.pairs.path": str(materials.oracle if recipe.oracle else materials.pairs) if recipe.pairs else None,
+        "encoder.pairs.path": materials.pairs_of(recipe),
         "encoder.train": {
             "steps": steps,
             "batch_size": scale.batch_size,

@@ -142,11 +142,13 @@ def benchmark(
     hidden, *classifier = load_codec(codec)
     units = UnitClassifier(*classifier)
     say("materials: recordings and pairs")
-    inputs = Materials(stock.path, home / "speech", home / "pairs", home / "oracle")
+    inputs = Materials(stock.path, home / "speech", home / "pairs", home / "oracle", home / "moved")
     materials.prepare_speech(speakers, inputs.speech)
     materials.make_pairs(hidden, stock, speakers, inputs.pairs, scale.pair_speakers, seed=0)
     if any(RECIPES[name].oracle for name in names):
         materials.make_pairs(hidden, stock, speakers, inputs.oracle, scale.pair_speakers, seed=0, recorded=True)
+    if any(RECIPES[name].moved for name in names):
+        materials.move(hidden, inputs.pairs, inputs.moved, seed=0)
     clips = materials.scored_clips(speakers, scale.score_seconds)
     say(f"reference: the hidden encoder on {len(clips)} held-out clips")
     reference = Reference(hidden, units, clips, apart={SEEN_REAL})
