@@ -410,6 +410,20 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_training_goes_on_with_what_another_left(trained, corpus, tmp_path):
+    """It starts with the other's weights, and with its codebook, which k-means would replace."""
+    training = CodecTraining(corpus, SMALL, CONFIG, seed=2, start=trained[0])
+    old, new = load_codec(trained[0])[0].quantizer.semantic_codebook, training.student.codec.quantizer.semantic_codebook
+    assert {value.dtype for _, value in tree_flatten(training.student.parameters())} == {mx.float32}
+    assert mx.abs(new.embedding - old.embedding).max().item() < 1e-6
+    assert "cycle_semantic" in training.step(5, 6)
+    stayed = mx.abs(new.embedding - old.embedding).max(axis=1) < 1e-3  # all but those that were hit
+    assert stayed.mean().item() > 0.5
+    result = train_codec(corpus, tmp_path / "two", "quick", run=SMALL, start=trained[0], first=4, say=lambda _: None)
+    assert (result["first"], result["steps"]) == (4, 6)
+
+
+@pytest.mark.slow
 def test_command_reports_and_refuses_in_one_line(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(codecs.RUNS, "quick", SMALL)
     arguments = ["--output", str(tmp_path / "codec"), "--size", "quick"]

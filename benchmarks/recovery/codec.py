@@ -17,14 +17,14 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map
 
 from benchmarks.recovery import gates
 from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus, build_corpus
@@ -95,16 +95,16 @@ def learning_rate(progress: float) -> float:
 class CodecTraining:
     """One run's state: student, codebook, optimiser; `step` is one step of it."""
 
-    def __init__(self, corpus: Corpus, run: CodecRun, config: CodecConfig, seed: int):
+    def __init__(self, corpus: Corpus, run: CodecRun, config: CodecConfig, seed: int, start: Path | None = None):
         self.run, self.config = run, config
-        self.student = new_student(corpus, config, run.layer_scale, seed)
+        self.student = new_student(corpus, config, run.layer_scale, seed) if start is None else old_student(start)
         self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid)
         self.book = CodebookTrainer(self.student.codec.quantizer.semantic_codebook, seed=seed)
         self.optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.8, 0.98], weight_decay=0.01)
         self._gradient = nn.value_and_grad(self.student, losses)
         self._recent: list[mx.array] = []
-        self._quantises = False
-        self._temperature = 1.0
+        self._quantises = start is not None
+        self._temperature = 1.0 if start is None else nearest_distance(self.book.codebook.embedding)
         self.revived = 0
 
     def step(self, number: int, steps: int) -> dict[str, float]:
@@ -145,6 +145,8 @@ def train_codec(
     *,
     minutes: float | None = None,
     run: CodecRun | None = None,
+    start: Path | None = None,
+    first: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Train, write the codec's directory, measure the gates on what was written.
@@ -158,6 +160,8 @@ def train_codec(
         size: "quick" or "full": of codec, run and thresholds.
         minutes: train for about so long in place of the size's number of steps; the result then depends on the machine.
         run: in place of the size's.
+        start: go on with the codec that a training has left in this directory, as at step `first`, which quantises
+            already; the optimiser starts anew.
         say: hears of the progress.
 
     Returns:
@@ -171,9 +175,9 @@ def train_codec(
     untrained = output.with_name(output.name + ".untrained")
     shutil.rmtree(untrained, ignore_errors=True)
     config = Release(make_micro(untrained, run.preset, seed)).config.codec
-    training = CodecTraining(corpus, run, config, seed)
+    training = CodecTraining(corpus, run, config, seed, start)
     steps, began = run.steps, time.perf_counter()
-    saved, means, number = began, {}, 0
+    saved, means, number = began, {}, first
     while number < steps:
         values = training.step(number, steps)
         means = {name: means.get(name, value) * 0.98 + value * 0.02 for name, value in values.items()}
@@ -183,11 +187,12 @@ def train_codec(
             steps = max(2 * TIMED_STEPS, int(minutes * 60 / ((now - began) / TIMED_STEPS * 1.3)))
         if number % 100 == 0:
             terms = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-            say(f"{number}/{steps}  {(now - began) / number * 1e3:.0f} ms  {terms}  revived {training.revived}")
+            ms = (now - began) / (number - first) * 1e3
+            say(f"{number}/{steps}  {ms:.0f} ms  {terms}  revived {training.revived}")
         if now - saved > SAVE_SECONDS and number < steps:
             save_codec(training.student, untrained, output)
             saved = now
-            say(gates.table(gates.measure(*load_codec(output), corpus)))
+            say(f"{number}/{steps}  saved in {output}")
     seconds = time.perf_counter() - began
     save_codec(training.student, untrained, output)
     shutil.rmtree(untrained)
@@ -196,7 +201,8 @@ def train_codec(
         "size": size,
         "seed": seed,
         "steps": steps,
-        "ms_per_step": round(seconds / steps * 1e3, 1),
+        "first": first,
+        "ms_per_step": round(seconds / (steps - first) * 1e3, 1),
         "peak_gb": round(_peak_gb(), 2),
         "faults": gates.judge(figures, gates.THRESHOLDS[size]),
         "figures": figures,
@@ -237,6 +243,15 @@ def save_codec(student: Student, untrained: Path, output: Path) -> None:
     new.rename(output)
 
 
+def old_student(directory: Path) -> Student:
+    """The student that `save_codec` wrote; the classifier of pitch, which is not kept, starts anew."""
+    model = load_model(Release(directory / STOCK), parts={"codec"}, encoder_file=directory / ENCODER)
+    student = Student(model.audio_tokenizer)
+    student.codec.update(tree_map(lambda value: value.astype(mx.float32), student.codec.parameters()))
+    student.classifier.load_weights(list(mx.load(str(directory / CLASSIFIER)).items()))
+    return student
+
+
 def load_codec(directory: str | Path) -> tuple[Codec, np.ndarray, np.ndarray]:
     """What `train_codec` wrote: the codec with its own encoder; the classifier's weight [units, D] and bias [units]."""
     directory = Path(directory)
@@ -255,12 +270,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--corpus", type=Path, help="directory of the corpus, used if it is there (OUTPUT-corpus)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="optimiser steps (default: the size's)")
+    parser.add_argument("--start", type=Path, help="go on with a codec that a training has left in this directory")
+    parser.add_argument("--first-step", type=int, default=0, help="with --start: the step that it had come to")
     parser.add_argument("--minutes", type=float, help="train for about so long instead of the size's number of steps")
     args = parser.parse_args(argv)
+    run = replace(RUNS[args.size], steps=args.steps or RUNS[args.size].steps)
+    if args.start and not run.quantise_from * run.steps <= args.first_step < run.steps:
+        parser.error(f"--first-step must be from {run.quantise_from * run.steps:.0f} to below {run.steps}")
     home = args.corpus or args.output.with_name(args.output.name + "-corpus")
     try:
         corpus = Corpus.load(home) if home.exists() else build_corpus(home, args.size, args.seed, args.speech)
-        result = train_codec(corpus, args.output, args.size, args.seed, minutes=args.minutes)
+        how = {"minutes": args.minutes, "run": run, "start": args.start, "first": args.first_step if args.start else 0}
+        result = train_codec(corpus, args.output, args.size, args.seed, **how)
     except VoxcloneError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
