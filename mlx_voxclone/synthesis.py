@@ -10,7 +10,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 MAX_SECONDS = 60.0
@@ -106,7 +106,7 @@ class SpeechStream:
                 if self._on_frame is not None:
                     self._on_frame(self.frames)
             if self.frames - heard == size or (self.ended is not None and self.frames > heard):
-                first = max(0, heard - LEFT_CONTEXT)
+                first = max(0, heard - self._codec.left_context)
                 codes = np.stack(self._frames[first:], axis=1)
                 yield self._codec.decode_audio(codes)[(heard - first) * self._codec.config.frame_size :]
                 heard, size = self.frames, PIECE

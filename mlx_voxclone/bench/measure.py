@@ -19,6 +19,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
 PEERS = Path(__file__).parent / "peers"
@@ -208,7 +209,7 @@ class PeerProcess:
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         try:
-            return json.loads(line)
+            return parse_json(line)
         except json.JSONDecodeError:
             self._process.wait(timeout=30) if not line else self._process.kill()
             self._said.seek(0)

@@ -11,12 +11,12 @@ Three forms are read:
   list, with the outputs as `OUTPUTS/id.wav`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[Case]:
             continue
         where = f"{path}:{number}"
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             raise DataError(f"{where}: not JSON") from None
         if not isinstance(entry, dict) or not isinstance(entry.get("output"), str):

@@ -31,6 +31,7 @@ from mlx_voxclone.data.shards.store import default_cache
 from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 _BLOCK = 1 << 22
 
@@ -185,7 +186,7 @@ class _Scan:
         counts = _Counts()
         with (self.directory / INDEX).open("w", encoding="utf-8") as index, self._rows.open(encoding="utf-8") as rows:
             shard = None
-            for line in map(json.loads, rows):
+            for line in map(parse_json, rows):
                 if "shard" in line:
                     shard = line
                 elif not (line["forced"] or line["recording"] in names or line["sha256"] in digests):
