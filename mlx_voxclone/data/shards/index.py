@@ -28,7 +28,7 @@ import numpy as np
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, INDEX, TRAIN
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.plain_files import open_plain, parse_json
 
 __all__ = ["INDEX", "Row", "Shard", "ShardIndex", "row_line", "shard_line"]
 SPLITS = (TRAIN, HELDOUT, REFERENCE)
@@ -157,7 +157,7 @@ class ShardIndex:
         """Number (from 1), offset and content of each line that is not blank."""
         number = offset = 0
         try:
-            with self.path.open("rb") as stream:
+            with open_plain(self.path) as stream:
                 while line := stream.readline(LONGEST_LINE + 1):
                     number += 1
                     if len(line) > LONGEST_LINE:

@@ -85,13 +85,15 @@ def _first(told: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     return None
 
 
-def unique_name(key: str, names: set[str]) -> str:
+def unique_name(key: str, names: dict[str, int]) -> str:
+    """A file name made of a key, unlike all before; `names`: those, with the last number that was put behind each."""
     base = re.sub(r"[^\w.-]+", "_", key.encode("utf-8", "replace").decode())[-80:].strip("._") or "clip"
-    name, number = base, 1
+    name, number = base, names.get(base.casefold(), 1)
     while name.casefold() in names:
         number += 1
         name = f"{base}_{number}"
-    names.add(name.casefold())
+    names[base.casefold()] = number
+    names.setdefault(name.casefold(), 1)
     return name
 
 
