@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.plain_files import parse_json, read_plain
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
@@ -137,6 +137,8 @@ def _list(path: Path, outputs: Path) -> Iterator[Case]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_plain(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    except ValueError as e:
+        raise DataError(f"{path}: not a list to evaluate ({e})") from None
