@@ -93,4 +93,4 @@ def _check_depth(content: Any) -> None:
 
 
 def _too_deep() -> ValueError:
-    return ValueError(f"nested too deeply, more than {MAX_DEPTH} levels")
+    return ValueError("nested too deeply")

@@ -3,7 +3,6 @@
 Ratios are of runs that take turns, so that what else the machine does meets all of them alike.
 """
 
-import json
 import os
 import resource
 import shutil
@@ -210,7 +209,7 @@ class PeerProcess:
         line = self._process.stdout.readline()
         try:
             return parse_json(line)
-        except json.JSONDecodeError:
+        except ValueError:
             self._process.wait(timeout=30) if not line else self._process.kill()
             self._said.seek(0)
             said = (self._said.read().decode(errors="replace") or line).strip().splitlines()
