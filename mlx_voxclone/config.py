@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.plain_files import read_json, reason_of
 
 # Absent from params.json; defaults of the released serving code (vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`
 # for the encoder's shape, `voxtral_tts_audio_generation.py` for the flow head).
@@ -163,13 +164,11 @@ class VoxtralConfig:
         path = Path(path)
         path = path / "params.json" if path.is_dir() else path
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
         except FileNotFoundError:
             raise ConfigError(f"{path}: not found; a Voxtral directory holds params.json") from None
-        except RecursionError:
-            raise ConfigError(f"{path}: not readable as JSON (nested too deeply)") from None
         except (OSError, ValueError) as e:
-            raise ConfigError(f"{path}: not readable as JSON ({e})") from None
+            raise ConfigError(f"{path}: not readable as JSON ({reason_of(e)})") from None
         return cls.from_dict(raw, str(path))
 
     @classmethod
@@ -368,6 +367,14 @@ def _check_codec(codec: CodecConfig, tokenizer: _Section) -> None:
         raise tokenizer.fault("n_heads", f"{found} must be dim ({codec.dim})")
     if codec.n_heads & (codec.n_heads - 1):
         raise tokenizer.fault("n_heads", f"is {codec.n_heads}; ALiBi needs a power of two here")
+    shortest = codec.window >> sum(stride > 1 for stride in codec.encoder_strides)
+    if codec.halve_window and shortest < 2 and shortest != codec.window:
+        fault = f"({codec.window}) is halved to {shortest} by encoder_convs_strides_str; servers take no less than 2"
+        raise tokenizer.fault("attn_sliding_window_size", fault)
+    rate = codec.sampling_rate / codec.frame_size  # in floats, as servers compute it and test it
+    if codec.sampling_rate % rate:
+        fault = f"({codec.sampling_rate}) over {codec.frame_size} samples gives no frame rate that servers take"
+        raise tokenizer.fault("sampling_rate", fault)
     key = "decoder_convs_strides_str"
     if codec.decoder_strides[0] != 1:
         raise tokenizer.fault(key, "must begin with 1: the decoder's first convolution keeps the rate")
@@ -379,5 +386,13 @@ def _check_codec(codec: CodecConfig, tokenizer: _Section) -> None:
         lengths, kernels, strides = (getattr(codec, f"{side}_{part}") for part in ("lengths", "kernels", "strides"))
         if not len(lengths) == len(kernels) == len(strides):
             raise tokenizer.fault(key, f"and the {side}'s lengths and strides differ in number")
+        # The first one of the decoder and the last one of the encoder are built whatever they are.
+        inner = list(zip(kernels, strides))[:-1] if side == "encoder" else list(zip(kernels, strides))[1:]
+        if (1, 1) in inner:
+            fault = f"{kernels}: servers leave out a convolution of kernel and stride 1"
+            raise tokenizer.fault(key, f"{fault}, and count the blocks otherwise; give it 3")
+        if codec.halve_window and not set(strides) <= {1, 2}:
+            fault = f"{strides}: servers halve the attention window for strides of 2 alone"
+            raise tokenizer.fault(f"{side}_convs_strides_str", f"{fault}; take 1 and 2, or do not halve it")
         if any(k % s for k, s in zip(kernels, strides)):
             raise tokenizer.fault(key, f"{kernels}: each kernel must be a multiple of its stride {strides}")

@@ -15,15 +15,19 @@ from mlx_voxclone.run_fields import (
     FileField,
     Fraction,
     Name,
-    NonNegative,
     Number,
     PathField,
     Positive,
     Ratio,
+    Seconds,
     Section,
+    StepItems,
+    Steps,
     TrainSection,
+    Weight,
     WholeNumber,
     WindowSize,
+    at_most,
     pair_of,
 )
 
@@ -31,8 +35,8 @@ STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else as
 
 
 class EncoderTrain(TrainSection):
-    steps: WholeNumber = 5000
-    batch_size: Count = 8
+    steps: Steps = 5000
+    batch_size: StepItems = 8
     learning_rate: Positive = 2e-4
     warmup_steps: WholeNumber = 200
     eval_every: WholeNumber = 250
@@ -44,9 +48,9 @@ class EncoderTrain(TrainSection):
 class RefineTrain(EncoderTrain):
     """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
 
-    steps: WholeNumber = 300
-    batch_size: Count = 4
-    accumulate: Count = 2
+    steps: Steps = 300
+    batch_size: StepItems = 4
+    accumulate: StepItems = 2
     learning_rate: Positive = 1e-4
     warmup_steps: WholeNumber = 20
     eval_every: WholeNumber = 100
@@ -55,20 +59,20 @@ class RefineTrain(EncoderTrain):
 
 
 class EncoderLosses(Section):
-    l1: NonNegative = 3.0
-    stft: NonNegative = 3.0
-    mel: NonNegative = 3.0
-    commitment: NonNegative = 0.1
-    semantic_code: NonNegative = 1.0
-    acoustic_code: NonNegative = 1.0
-    level_code: NonNegative = 0.0
-    feature_matching: NonNegative = 1.0
-    distillation: NonNegative = 1.0
-    usage: NonNegative = 0.0
+    l1: Weight = 3.0
+    stft: Weight = 3.0
+    mel: Weight = 3.0
+    commitment: Weight = 0.1
+    semantic_code: Weight = 1.0
+    acoustic_code: Weight = 1.0
+    level_code: Weight = 0.0
+    feature_matching: Weight = 1.0
+    distillation: Weight = 1.0
+    usage: Weight = 0.0
 
 
 class MelSection(Section):
-    n_mels: Count = 80
+    n_mels: at_most(1024) = 80
     n_fft: WindowSize = 1024
 
     @model_validator(mode="after")
@@ -82,11 +86,11 @@ class PairsSection(Section):
     """True codes and their audio: `pairs/auto.py` makes them, or `voxclone pairs`; `train/encoder_items.py` draws."""
 
     path: AutoPaths = AUTO
-    per_voice: Count = 24
-    moves: WholeNumber = 2
+    per_voice: at_most(100_000) = 24
+    moves: at_most(1000, 0) = 2
     texts: PathField | None = None
-    max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
-    batch: Count = 8
+    max_seconds: Seconds = 20.0
+    batch: at_most(1024) = 8
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
     augmented: Ratio = 0.5
@@ -97,7 +101,7 @@ class PairsSection(Section):
 class CodesSection(Section):
     """The losses on true codes: `losses/codes.py`."""
 
-    temperature: Positive = 1.0
+    temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
     learn_temperature: bool = False
     margin: Ratio = 0.5
 
@@ -106,8 +110,8 @@ class DiscriminatorsSection(Section):
     """Opponents that hear what is unlike speech: `model/discriminator.py`."""
 
     enabled: bool = False
-    sizes: Annotated[list[WindowSize], Field(min_length=1)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
-    channels: Count = 32
+    sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
+    channels: at_most(1024) = 32
     learning_rate: Positive = 2e-4
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
     start_step: WholeNumber = 0
@@ -120,7 +124,7 @@ class DistillationSection(Section):
     enabled: bool = False
     whisper_model: Name = "mlx-community/whisper-small-mlx"
     heads: Literal["published", "dtw"] = "published"
-    median: Annotated[int, Field(ge=1)] = 7
+    median: at_most(999) = 7
 
     @model_validator(mode="after")
     def _odd(self):
@@ -141,12 +145,12 @@ class EncoderSection(Section):
     weights: FileField | None = None
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
-    gain_db: pair_of(Number) = [-6.0, 6.0]
+    gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
     quantisation_noise: bool = False
     reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
-    stft_sizes: Annotated[list[WindowSize], Field(min_length=1)] | None = None
+    stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
     mel: MelSection = MelSection()
     pairs: PairsSection = PairsSection()
     codes: CodesSection = CodesSection()

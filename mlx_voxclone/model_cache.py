@@ -25,6 +25,7 @@ from typing import Any
 
 from mlx_voxclone.checkpoint.writer import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json
 
 ROOT_VARIABLE = "VOXCLONE_CACHE"
 COMPLETE = "complete.json"
@@ -147,7 +148,7 @@ class Entry:
 
     def _marker(self) -> dict[str, Any] | None:
         try:
-            marker = json.loads((self.path / COMPLETE).read_text(encoding="utf-8"))
+            marker = read_json(self.path / COMPLETE)
             usable = isinstance(marker["facts"], dict) and isinstance(marker["sizes"], dict)
         except (OSError, ValueError, TypeError, KeyError):
             return None

@@ -18,7 +18,7 @@ import numpy as np
 from mlx_voxclone.audio.spectra import Spectra
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
-from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.train.schedule import learning_rate as scheduled
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Piece:
     def __init__(self, objective: _Objective, waveform: np.ndarray, latents: np.ndarray, place: slice):
         codec, frame = objective.codec, objective.codec.config.frame_size
         self.objective, self.codec, self.frame, self.place = objective, codec, frame, place
-        begin, self.heard = max(0, place.start - LEFT_CONTEXT), min(place.start, _SEAM)
+        begin, self.heard = max(0, place.start - codec.left_context), min(place.start, _SEAM)
         self.skip = (place.start - self.heard - begin) * frame
         self.target = mx.array(waveform[None, (place.start - self.heard) * frame : place.stop * frame])
         self.past = None

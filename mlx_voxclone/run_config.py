@@ -230,6 +230,12 @@ def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, i
 def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any) -> None:
     """Set the dotted `key` inside the nested `content`."""
     *sections, name = key.split(".")
+    model: type[BaseModel] | None = RunConfig
+    for part in (*sections, name) if value is None else ():
+        model = _section(model, part) if model is not None and part in model.model_fields else None
+    if value is None and model is not None:  # of a file it would mean "nothing said here"; said aloud, it is a slip
+        hint = f"set one of its keys, such as {key}.{next(iter(model.model_fields))}"
+        raise ConfigError(f"{COMMAND_LINE}: {key}: a section cannot be null; {hint}")
     place = content
     for i, section in enumerate(sections):
         if place.get(section) is None:

@@ -93,7 +93,8 @@ def unique(values: list[str]) -> list[str]:
 
 AUTO = "auto"  # in the place of paths: what the run makes itself, or finds made
 FRAME_SECONDS = 0.08  # of the codec: nothing shorter can be learnt from
-Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+MOST = 2**53  # of a whole number where nothing else bounds it: beyond, JSON and floats lose digits
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False, ge=-1e30, le=1e30)]  # of float32
 PathField = Annotated[Path, BeforeValidator(_path)]
 PlaceField = Annotated[Path | str, BeforeValidator(_place)]
 FileField = Annotated[Path | str, BeforeValidator(_file)]  # or an address of the hub, as text
@@ -104,12 +105,22 @@ Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
 Ratio = Annotated[Number, Field(ge=0, le=1)]
 Fraction = Annotated[Number, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-WholeNumber = Annotated[int, Field(ge=0)]
-WindowSize = Annotated[int, Field(ge=16)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]  # of a loss
+Seconds = Annotated[Number, Field(ge=FRAME_SECONDS, le=600)]  # of one clip: ten minutes are 7,500 positions
+Count = Annotated[int, Field(ge=1, le=MOST)]
+WholeNumber = Annotated[int, Field(ge=0, le=MOST)]
+Steps = Annotated[int, Field(ge=0, le=100_000_000)]  # of a training, or passes; a second each takes three years
+MOST_ITEMS = 16_384  # of a step, which are made ready together
+StepItems = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
+WindowSize = Annotated[int, Field(ge=16, le=65536)]  # samples: up to 2.7 s
 Name = Annotated[str, StringConstraints(min_length=1)]
 VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+
+
+def at_most(most: int, least: int = 1) -> Any:
+    """The type of a whole number within bounds."""
+    return Annotated[int, Field(ge=least, le=most)]
 
 
 def pair_of(item: Any) -> Any:
@@ -126,16 +137,16 @@ class Section(BaseModel):
 class TrainSection(Section):
     """The trainer's settings, the same for every task: `train/settings.py: TrainSettings` by the same names."""
 
-    steps: WholeNumber = 1000
-    epochs: WholeNumber = 0
-    batch_size: Count = 1
-    accumulate: Count = 1
+    steps: Steps = 1000
+    epochs: Steps = 0
+    batch_size: StepItems = 1
+    accumulate: StepItems = 1
     learning_rate: Positive = 1e-4
     min_lr_ratio: Ratio = 0.1
     warmup_steps: WholeNumber = 0
-    weight_decay: NonNegative = 0.01
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01
     betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.99]
-    eps: Positive = 1e-8
+    eps: Annotated[Number, Field(gt=0, le=1)] = 1e-8
     grad_clip: NonNegative = 1.0
     eval_every: WholeNumber = 100
     save_every: WholeNumber = 100
@@ -156,6 +167,11 @@ class TrainSection(Section):
     def _end(self):
         if not (self.steps or self.epochs):
             raise ValueError("steps and epochs are both 0: there is nothing to train")
+        if self.batch_size * self.accumulate > MOST_ITEMS:
+            raise ValueError(
+                f"batch_size ({self.batch_size}) times accumulate ({self.accumulate}) is more than {MOST_ITEMS}: the "
+                "items of a step are made ready together; lower one of them"
+            )
         if self.steps and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
         return self

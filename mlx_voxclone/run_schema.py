@@ -14,10 +14,8 @@ from mlx_voxclone.encoder_schema import EncoderSection as EncoderSection
 from mlx_voxclone.encoder_schema import MelSection as MelSection
 from mlx_voxclone.run_fields import (
     AUTO,
-    FRAME_SECONDS,
     AutoFile,
     AutoPaths,
-    Count,
     FileField,
     Fraction,
     Name,
@@ -28,10 +26,15 @@ from mlx_voxclone.run_fields import (
     PlaceField,
     Positive,
     Ratio,
+    Seconds,
     Section,
+    StepItems,
+    Steps,
     Target,
     TrainSection,
+    Weight,
     WholeNumber,
+    at_most,
     pair_of,
     unique,
 )
@@ -46,18 +49,18 @@ class DataSection(Section):
     speaker: Name | None = None
     language: Name | None = None
     min_seconds: Positive = 1.0
-    max_seconds: Annotated[Number, Field(ge=1)] = 20.0
+    max_seconds: Annotated[Number, Field(ge=1, le=600)] = 20.0
     heldout: Fraction = 0.1
     heldout_speakers: list[Name] = []
     normalise: bool = False
     trim_silence: bool = True
-    min_sampling_rate: Count = 16000
+    min_sampling_rate: at_most(768_000) = 16000
     max_clipped: Ratio = 0.01
     transcribe: bool = False
     whisper_model: Name = "mlx-community/whisper-large-v3-turbo"
     cache: PathField | None = None
-    cache_gb: Positive = 50.0
-    mix_shards: Count = 4
+    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
+    mix_shards: at_most(10_000) = 4
 
     @model_validator(mode="after")
     def _lengths(self):
@@ -67,8 +70,8 @@ class DataSection(Section):
 
 
 class SpeakerTrain(TrainSection):
-    steps: WholeNumber = 300
-    accumulate: Count = 8
+    steps: Steps = 300
+    accumulate: StepItems = 8
     learning_rate: Positive = 2e-5
     warmup_steps: WholeNumber = 20
     eval_every: WholeNumber = 25
@@ -81,13 +84,13 @@ class JudgeSection(Section):
     """Codes of transcribed clips, judged by the frozen language model: `train/clone/judge.py`."""
 
     enabled: bool = True
-    rounds: WholeNumber = 2
+    rounds: at_most(100, 0) = 2
     check_texts: bool = True
 
 
 class LoraSection(Section):
-    rank: Count = 16
-    alpha: Positive = 32.0
+    rank: at_most(1024) = 16
+    alpha: Annotated[Number, Field(gt=0, le=1e6)] = 32.0
     targets: Annotated[list[Target], Field(min_length=1), AfterValidator(unique)] = [
         "wq",
         "wk",
@@ -97,7 +100,7 @@ class LoraSection(Section):
         "w2",
         "w3",
     ]
-    layers: Count | None = None
+    layers: at_most(1000) | None = None
     dropout: Fraction = 0.0
 
 
@@ -107,10 +110,10 @@ class QuantiseSection(Section):
 
 
 class SpeakerLosses(Section):
-    semantic: NonNegative = 1.0
-    flow: NonNegative = 10.0
-    kept_semantic: NonNegative = 1.0
-    kept_flow: NonNegative = 1.0
+    semantic: Weight = 1.0
+    flow: Weight = 10.0
+    kept_semantic: Weight = 1.0
+    kept_flow: Weight = 1.0
 
     @model_validator(mode="after")
     def _some(self):
@@ -133,7 +136,7 @@ class ListenSection(Section):
 
     speaker_model: Name | None = None
     whisper_model: Name | None = None
-    texts: Count = 4
+    texts: at_most(10_000) = 4
     max_error_rate: NonNegative = 0.3
     max_drift: NonNegative = 0.1
 
@@ -158,14 +161,14 @@ class SpeakerSection(Section):
     start: FileField | None = None
     lora: LoraSection = LoraSection()
     quantise: QuantiseSection = QuantiseSection()
-    reference_seconds: pair_of(Positive) = [3.0, 25.0]
-    max_seconds: Annotated[Number, Field(ge=FRAME_SECONDS)] = 20.0
+    reference_seconds: pair_of(Annotated[Number, Field(gt=0, le=600)]) = [3.0, 25.0]
+    max_seconds: Seconds = 20.0
     hidden_dropout: Fraction = 0.1
     recompute: bool = False
     label_smoothing: Fraction = 0.0
     silence_weight: Ratio = 1.0
     code_noise: CodeNoiseSection = CodeNoiseSection()
-    acoustic_weights: list[NonNegative] | None = None
+    acoustic_weights: list[Weight] | None = None
     preserve: PreserveSection = PreserveSection()
     listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()
@@ -178,8 +181,8 @@ class SpeakerSection(Section):
 
 
 class DistillLosses(SpeakerLosses):
-    hidden: NonNegative = 1.0
-    flow: NonNegative = 1.0
+    hidden: Weight = 1.0
+    flow: Weight = 1.0
 
     @model_validator(mode="after")
     def _some(self):
@@ -195,8 +198,8 @@ class DistillSection(Section):
     pairs: Paths = []
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     presets: bool = True
-    items: Count = 500
-    layers: Annotated[list[Count], Field(min_length=1)] | None = None
+    items: at_most(10_000_000) = 500
+    layers: Annotated[list[at_most(1000)], Field(min_length=1, max_length=1000)] | None = None
     kept: Fraction = 0.25
     losses: DistillLosses = DistillLosses()
 

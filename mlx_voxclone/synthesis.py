@@ -10,7 +10,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
 MAX_SECONDS = 60.0
@@ -106,7 +106,7 @@ class SpeechStream:
                 if self._on_frame is not None:
                     self._on_frame(self.frames)
             if self.frames - heard == size or (self.ended is not None and self.frames > heard):
-                first = max(0, heard - LEFT_CONTEXT)
+                first = max(0, heard - self._codec.left_context)
                 codes = np.stack(self._frames[first:], axis=1)
                 yield self._codec.decode_audio(codes)[(heard - first) * self._codec.config.frame_size :]
                 heard, size = self.frames, PIECE
@@ -138,9 +138,14 @@ def check_reference(samples: np.ndarray, sampling_rate: int) -> None:
     """Refuse a reference clip that no voice can be taken from.
 
     Raises:
-        DataError: under 1 s, over 60 s, or silent.
+        DataError: no waveform of floats, under 1 s, over 60 s, not finite, or silent.
     """
+    if not isinstance(samples, np.ndarray) or samples.ndim != 1 or samples.dtype.kind != "f":
+        found = f"{samples.dtype} {list(samples.shape)}" if isinstance(samples, np.ndarray) else type(samples).__name__
+        raise DataError(f"a reference clip is a path, or float samples [S] at {sampling_rate} Hz, mono; got {found}")
     _check_length(len(samples) / sampling_rate)
+    if not np.isfinite(samples).all():
+        raise DataError("the reference clip holds infinite or undefined numbers; record it again or take another")
     if np.abs(samples).max() < 1e-4:
         raise DataError("the reference clip is silent; record it again or take another")
 
@@ -166,13 +171,13 @@ def read_reference(path: str | Path) -> np.ndarray:
     return samples
 
 
-def read_references(paths: Sequence[str | Path]) -> list[np.ndarray]:
-    """Several clips of one voice, each as `read_reference` reads it.
+def read_references(paths: str | Path | Sequence[str | Path]) -> list[np.ndarray]:
+    """One or several clips of one voice, each as `read_reference` reads it.
 
     Raises:
         DataError: one that is refused, or together more than 60 s.
     """
-    clips = [read_reference(path) for path in paths]
+    clips = [read_reference(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
     _check_together(clips)
     return clips
 
@@ -209,6 +214,9 @@ def _check_length(seconds: float) -> None:
         )
 
 
+Reference = str | Path | np.ndarray | mx.array  # one clip: where it lies, or its samples
+
+
 class Speaker:
     """A checkpoint ready to speak.
 
@@ -223,7 +231,7 @@ class Speaker:
         cls,
         model: str | Path,
         *,
-        adapters: Sequence[AdapterSource | str | Path] = (),
+        adapters: AdapterSource | str | Path | Sequence[AdapterSource | str | Path] = (),
         encoder: Path | None = None,
         dtype: mx.Dtype | None = None,
     ) -> "Speaker":
@@ -231,7 +239,7 @@ class Speaker:
 
         Args:
             model: Voxtral directory or hub id.
-            adapters: directories of LoRA kept apart, added up unfolded.
+            adapters: a directory of LoRA kept apart, or several, added up unfolded.
             encoder: encoder weights for a checkpoint that has none.
             dtype: of the LM and the head; None: bfloat16 on a GPU, float32 on the CPU. The codec is float32 always.
 
@@ -246,6 +254,8 @@ class Speaker:
         release = Release(model)
         dtype = dtype or (mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16)
         loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
+        if isinstance(adapters, AdapterSource | str | Path):
+            adapters = [adapters]
         if adapters:
             apply_adapters(loaded, mix_adapters(adapters, release.fingerprint(), release.path).changes)
         tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
@@ -264,10 +274,11 @@ class Speaker:
         return self.model.config.codec.sampling_rate
 
     def voice_rows(
-        self, voice: str | mx.array | None = None, reference: "np.ndarray | Sequence[np.ndarray] | None" = None
+        self, voice: str | mx.array | None = None, reference: "Reference | Sequence[Reference] | None" = None
     ) -> mx.array:
-        """The rows `[N, dim]` of a named voice (rows stay as they are), or of a reference clip (float32, 24 kHz mono)
-        or several.
+        """The rows `[N, dim]` of a named voice (rows stay as they are), or of a reference clip or several.
+
+        A clip is the path of a recording, or float32 samples `[S]`, 24 kHz mono.
 
         Raises:
             DataError: neither or both given, or a clip that cannot serve.
@@ -282,11 +293,18 @@ class Speaker:
                 f"{self.release.path}: has no codec encoder, so it cannot take a reference clip; bake one in, give"
                 f" one (--encoder FILE), or use a voice: {', '.join(self.voices)}"
             )
-        clips = [reference] if isinstance(reference, np.ndarray) else list(reference)
-        for clip in clips:
-            check_reference(clip, self.sampling_rate)
+        clips = [self._clip(one) for one in (reference if isinstance(reference, list | tuple) else [reference])]
+        if not clips:
+            raise DataError("no reference clip given; give at least one")
         _check_together(clips)
         return self.model.voice_embedding(reference_codes(self.model.audio_tokenizer, clips))
+
+    def _clip(self, reference: "Reference") -> np.ndarray:
+        if isinstance(reference, str | Path):
+            return read_reference(reference)
+        samples = np.array(reference) if isinstance(reference, mx.array) else reference
+        check_reference(samples, self.sampling_rate)
+        return samples
 
     def say(self, text: str, voice: str | mx.array | None = None, reference=None, **options) -> SpeechResult:
         """Speak a text to its end; arguments and errors are those of `stream`."""
@@ -296,7 +314,7 @@ class Speaker:
         self,
         text: str,
         voice: str | mx.array | None = None,
-        reference: "np.ndarray | Sequence[np.ndarray] | None" = None,
+        reference: "Reference | Sequence[Reference] | None" = None,
         *,
         seed: int = 0,
         max_seconds: float = MAX_SECONDS,

@@ -12,7 +12,10 @@ from typing import Any
 import yaml
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.plain_files import read_plain, reason_of
 
+MAX_YAML = 1 << 18  # bytes of a configuration; the longest of ours has 14,000
+MAX_PARTS = 20_000  # values of a configuration, what aliases repeat counted each time
 _KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # `<<: *anchor` merges
 
 
@@ -41,11 +44,11 @@ def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[di
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_plain(path, MAX_YAML).decode("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: not readable as text ({getattr(e, 'strerror', None) or e})") from None
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"{path}: not readable as text ({reason_of(e)})") from None
     content = parse_yaml(text, lambda line: str(path) if line is None else f"{path}:{line}")
     if content is None:
         raise ConfigError(f"{path}: the file is empty; it must hold at least `task:`")
@@ -59,11 +62,16 @@ def parse_yaml(text: str, place: Callable[[int | None], str]) -> Any:
 
     Raises:
         ConfigError: broken YAML, a value YAML cannot make, a key that is no text or stands there twice, a part that
-            contains itself.
+            contains itself, aliases that repeat parts without measure.
     """
     try:
-        _check_keys(yaml.compose(text, Loader=yaml.SafeLoader), place, set(), ())
-        return yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check_keys(node, place, {}, ())
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.YAMLError as e:
         mark, problem = getattr(e, "problem_mark", None), getattr(e, "problem", None)
         reason = " ".join(str(problem or e).split())
@@ -75,18 +83,20 @@ def parse_yaml(text: str, place: Callable[[int | None], str]) -> Any:
 
 
 def _check_keys(
-    node: yaml.Node | None, place: Callable[[int | None], str], seen: set[int], above: tuple[int, ...]
-) -> None:
-    """Keys are text; and YAML keeps the last of two equal keys without a word, but the first was surely meant too."""
+    node: yaml.Node | None, place: Callable[[int | None], str], sizes: dict[int, int], above: tuple[int, ...]
+) -> int:
+    """Keys are text; and YAML keeps the last of two equal keys without a word, but the first was surely meant too.
+
+    Returns the number of values in the part, which twenty lines of aliases to aliases bring to a million; `sizes` holds
+    those of the parts seen already.
+    """
     if id(node) in above:
         raise ConfigError(f"{place(node.start_mark.line + 1)}: this part contains itself")
-    if node is None or id(node) in seen:
-        return
-    seen.add(id(node))
-    above = (*above, id(node))
+    if node is None or id(node) in sizes:
+        return sizes.get(id(node), 0)
+    above, size = (*above, id(node)), 1
     if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_keys(item, place, seen, above)
+        size += sum(_check_keys(item, place, sizes, above) for item in node.value)
     elif isinstance(node, yaml.MappingNode):
         keys = set()
         for key, value in node.value:
@@ -97,7 +107,14 @@ def _check_keys(
             if key.value in keys:
                 raise ConfigError(f"{here}: {key.value}: this key stands here twice")
             keys.add(key.value)
-            _check_keys(value, place, seen, above)
+            size += 1 + _check_keys(value, place, sizes, above)
+    if size > MAX_PARTS:
+        raise ConfigError(
+            f"{place(node.start_mark.line + 1)}: more than {MAX_PARTS} values begin here, those that aliases (*name)"
+            " repeat counted each time"
+        )
+    sizes[id(node)] = size
+    return size
 
 
 def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
@@ -122,5 +139,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 def shown(value: Any) -> str:
     """A value for a message: as YAML writes it, cut to one short line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python writes out no number of more than 4300 digits
+        text = "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -48,6 +48,16 @@ def test_nothing_is_inferred(tmp_path, key):
         load_adapters(tmp_path)
 
 
+@pytest.mark.parametrize("alpha", ["1" + "0" * 400, "1e308", "-1e7", "1e400", "NaN", "Infinity", "true", '"8"', "[8]"])
+def test_an_alpha_that_float32_cannot_follow(tmp_path, alpha):
+    save_adapters(tmp_path, tensors(), CONFIG)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace("8.0", alpha))
+    with pytest.raises(CheckpointError, match="wrong type or size") as error:
+        load_adapters(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def without(made, name):
     return {k: v for k, v in made.items() if k != name}
 

@@ -130,3 +130,34 @@ def test_missing_file_and_missing_tensor(tmp_path):
     safetensors.numpy.save_file({"x": np.zeros(1, np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match="no tensor called y"):
         TensorFile(tmp_path / "a.safetensors").array("y")
+
+
+CODES = np.arange(6, dtype=np.int16).reshape(2, 3)
+NO_CODES = {
+    "a number": np.array(3, dtype=np.int32),
+    "a row": np.arange(3),
+    "a cube": np.zeros((2, 3, 1), dtype=np.int32),
+    "nothing": np.zeros((2, 0), dtype=np.int32),
+    "floats": CODES.astype(np.float32),
+    "flags": CODES > 2,
+    "below": CODES.astype(np.int64) - 1,
+    "above": CODES + 1,
+    "beyond 32 bits": CODES.astype(np.int64) + (1 << 40),
+    "another count": np.zeros((3, 3), dtype=np.int32),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.int32, np.int64, np.uint32])
+def test_codes_of_any_integers(tmp_path, dtype):
+    safetensors.numpy.save_file({"x": CODES.astype(dtype)}, tmp_path / "a.safetensors")
+    found = TensorFile(tmp_path / "a.safetensors").codes("x", [3, 6])
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, CODES)
+
+
+@pytest.mark.parametrize("kind", NO_CODES)
+def test_what_is_no_codes_is_one_line(tmp_path, kind):
+    safetensors.numpy.save_file({"x": NO_CODES[kind]}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"a.safetensors: x") as error:
+        TensorFile(tmp_path / "a.safetensors").codes("x", [3, 6])
+    assert "\n" not in str(error.value)

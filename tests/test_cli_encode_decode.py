@@ -256,6 +256,8 @@ def with_code(book: int, frame: int, value: int) -> np.ndarray:
         ({"codes": good_codes()[None]}, "codes must be integers [37, T]"),
         ({"codes": good_codes().astype(np.float32)}, "codes must be integers [37, T], got float32"),
         ({"codes": good_codes(0)}, "0 frames"),
+        ({"codes": np.array(3, np.int32)}, "codes must be integers [37, T], got int32 ()"),
+        ({"codes": np.zeros(37, np.int32)}, "codes must be integers [37, T], got int32 (37,)"),
         ({"code": good_codes()}, "holds no tensor `codes`"),
     ],
 )

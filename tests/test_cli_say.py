@@ -121,7 +121,7 @@ def test_adapters_kept_apart_speak_as_the_folded_ones(whole, adapters, tmp_path,
 
     bake(whole, tmp_path / "folded", adapters=adapters)
     apart, folded, base = (
-        Speaker.load(whole, adapters=[adapters]),
+        Speaker.load(whole, adapters=str(adapters)),
         Speaker.load(tmp_path / "folded"),
         Speaker.load(whole),
     )

@@ -21,6 +21,7 @@ from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
 from mlx_voxclone.train.speaker_task import SpeakerTask
 from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.state_schema import CHECKSUM
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -379,10 +380,16 @@ def test_no_stage_of_a_clone_is_left_behind_by_an_earlier_one(uninterrupted, tmp
     for stage in ("encoder", "speaker"):
         for state in (place / stage / "checkpoints").glob("*/state.json"):
             content = json.loads(state.read_text())
-            content["state"]["best"]["value"] = 1e9
+            del content[CHECKSUM]
+            best, measured = content["state"]["best"], content["state"]["evaluations"]
+            for metrics in (best["metrics"], *(evaluation["metrics"] for evaluation in measured)):
+                metrics[best["metric"]] = 1e9
+            best |= {"value": 1e9, "step": measured[0]["step"]}
             state.write_text(json.dumps(content))
         info = place / stage / "best" / "info.json"
-        info.write_text(json.dumps(json.loads(info.read_text()) | {"value": 1e9}))
+        best = json.loads(info.read_text())
+        best["value"] = best["metrics"][best["metric"]] = 1e9
+        info.write_text(json.dumps(best))
     before = (place / "baked" / "consolidated.safetensors").read_bytes()
     capsys.readouterr()
     assert train("--resume", place, "--set", setting, "--quiet") == 2

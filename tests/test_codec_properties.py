@@ -1,15 +1,19 @@
 """Causal per latent frame, independent of batch and padding, chunked equals whole, every awkward length works."""
 
+import copy
+import dataclasses
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from golden import model_and_vectors, relative_error
+from golden import RELEASE_PARAMS, model_and_vectors, relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_voxclone.bench.encoder_step import preset_config
+from mlx_voxclone.config import CodecConfig, VoxtralConfig
 from mlx_voxclone.model.attention import alibi_slopes, windowed_attention
-from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec, CodecTransformer, decoder_windows, encoder_windows
+from mlx_voxclone.model.codec import Codec, CodecTransformer, decoder_windows, encoder_windows, left_context
 from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
 
 FRAME = 1920
@@ -59,10 +63,10 @@ def test_a_minute_and_a_second(codec):
 def test_chunked_with_21_frames_of_context_equals_whole_and_with_4_it_does_not(codec, monkeypatch):
     wave, codes = noise(90 * FRAME + 17), random_codes(codec, 90)
     latents, audio = encode_alone(codec, wave), np.array(codec.decode(mx.array(codes)[None])[0])
-    assert LEFT_CONTEXT == 21
+    assert left_context(codec.config) == codec.left_context == 21
     assert relative_error(codec.encode_audio(wave, chunk_frames=30), latents) < ROUNDING
     assert relative_error(codec.decode_audio(codes, chunk_frames=30), audio) < ROUNDING
-    monkeypatch.setattr("mlx_voxclone.model.codec.LEFT_CONTEXT", 4)
+    monkeypatch.setattr(Codec, "left_context", 4)
     assert relative_error(codec.encode_audio(wave, chunk_frames=30), latents) > 1e-4
     assert relative_error(codec.decode_audio(codes, chunk_frames=30), audio) > 1e-4
 
@@ -121,6 +125,62 @@ def test_decoder_items_are_independent(codec):
 def test_windows(codec):
     assert encoder_windows(codec.config) == [16, 8, 4, 2]
     assert decoder_windows(codec.config) == [2, 4, 8, 16]
+
+
+# What the serving code builds: the decoder begins with what is left behind the encoder's last convolution.
+SERVED_WINDOWS = [
+    ("2,2,2,1", "1,2,2,2", 16, True, [16, 8, 4, 2], [2, 4, 8, 16]),
+    ("1,2,2,2", "1,2,2,2", 16, True, [16, 16, 8, 4], [2, 4, 8, 16]),
+    ("2,1,2,2", "1,2,2,2", 32, True, [32, 16, 16, 8], [4, 8, 16, 32]),
+    ("2,2,2,1", "1,1,2,4", 16, False, [16] * 4, [16] * 4),
+    ("2,2,2,2", "1,2,2,2,2", 64, True, [64, 32, 16, 8], [4, 8, 16, 32, 64]),
+    ("1,1", "1,1", 1, True, [1, 1], [1, 1]),
+]
+
+
+def with_strides(encoder: str, decoder: str, window: int, halved: bool) -> CodecConfig:
+    """The release's codec with other convolutions, each of twice its stride (and 3 where it has none)."""
+    params = copy.deepcopy(RELEASE_PARAMS)
+    codec = params["multimodal"]["audio_tokenizer_args"]
+    codec |= {"attn_sliding_window_size": window, "half_attn_window_upon_downsampling": halved}
+    for side, strides in (("encoder", encoder), ("decoder", decoder)):
+        kernels = [3 if stride == "1" else 2 * int(stride) for stride in strides.split(",")]
+        codec[f"{side}_convs_strides_str"] = strides
+        codec[f"{side}_convs_kernels_str"] = ",".join(map(str, kernels))
+        codec[f"{side}_transformer_lengths_str"] = ",".join("1" for _ in kernels)
+    return VoxtralConfig.from_dict(params).codec
+
+
+@pytest.mark.parametrize(("encoder", "decoder", "window", "halved", "encoding", "decoding"), SERVED_WINDOWS)
+def test_windows_are_the_servers(encoder, decoder, window, halved, encoding, decoding):
+    config = with_strides(encoder, decoder, window, halved)
+    assert (encoder_windows(config), decoder_windows(config)) == (encoding, decoding)
+
+
+@pytest.mark.parametrize("which", [1, 2, 4])
+def test_the_left_context_of_any_codec_is_what_its_frames_depend_on(which):
+    """A change that many frames ago changes nothing, one that lies one frame later may."""
+    encoder, decoder, window, halved = SERVED_WINDOWS[which][:4]
+    small = {"dim": 32, "hidden_dim": 32, "head_dim": 16, "n_heads": 2, "patch_size": 8, "semantic_dim": 8}
+    small |= {"semantic_codebook_size": 16, "acoustic_dim": 4, "layer_scale_init": 1.0}
+    small["window"] = window // 4 if halved else 2  # less than servers take, for a short context
+    config = dataclasses.replace(with_strides(encoder, decoder, window, halved), **small)
+    mx.random.seed(0)
+    codec, context = Codec(config, encoder=True), left_context(config)
+    frames = context + 3
+    codes = np.random.default_rng(0).integers(0, 16, (config.n_codebooks, frames))
+    wave = noise(frames * config.frame_size)
+
+    def changed(frame: int) -> tuple[float, float]:
+        other, beginning = codes.copy(), wave.copy()
+        other[:, : frame + 1] = (codes[:, : frame + 1] + 7) % 16
+        beginning[: (frame + 1) * config.frame_size] *= -3
+        sounds = [np.array(codec.decode(mx.array(c)[None])[0])[-config.frame_size :] for c in (codes, other)]
+        latents = [encode_alone(codec, w)[-1] for w in (wave, beginning)]
+        return tuple(float(np.abs(a - b).max()) for a, b in (sounds, latents))
+
+    assert max(changed(frames - 1 - context - 1)) < 1e-6
+    assert max(changed(frames - 1 - context)) > 0
 
 
 @pytest.mark.parametrize(("length", "window"), [(1, 2), (5, 2), (16, 16), (17, 16), (70, 4), (200, 16), (33, 8)])

@@ -116,6 +116,12 @@ def test_nested_too_deeply(tmp_path):
         ((*TOKENIZER, "decoder_convs_strides_str"), "2,1,2,2", "decoder_convs_strides_str must begin with 1"),
         ((*TOKENIZER, "decoder_convs_strides_str"), "1,2,2,1", "multiplies to 4, the encoder's to 8"),
         ((*TOKENIZER, "channels"), "\n" * 999, r"channels is "),
+        ((*TOKENIZER, "attn_sliding_window_size"), 15, "(15) is halved to 1 by encoder_convs_strides_str"),
+        ((*TOKENIZER, "attn_sliding_window_size"), 1, "(1) is halved to 0 by encoder_convs_strides_str"),
+        ((*TOKENIZER, "encoder_convs_strides_str"), "4,2,1,1", "servers halve the attention window for strides of 2"),
+        ((*TOKENIZER, "decoder_convs_strides_str"), "1,4,2,1", "servers halve the attention window for strides of 2"),
+        ((*TOKENIZER, "decoder_convs_kernels_str"), "3,1,4,4", "each kernel must be a multiple of its stride"),
+        ((*TOKENIZER, "pretransform_patch_size"), 7, "sampling_rate (24000) over 56 samples gives no frame rate"),
     ],
 )
 def test_refusals_name_the_key_and_what_was_expected(path, value, said):
@@ -126,6 +132,29 @@ def test_refusals_name_the_key_and_what_was_expected(path, value, said):
 @pytest.mark.parametrize("key", ["encoder_transformer_lengths_str", "decoder_transformer_lengths_str"])
 def test_lists_in_a_text(key, value):
     assert f"{key} must be whole numbers above 0" in refusal(changed((*TOKENIZER, key), value))
+
+
+@pytest.mark.parametrize(("side", "place"), [("encoder", 0), ("encoder", 2), ("decoder", 1), ("decoder", 3)])
+def test_convolutions_that_servers_leave_out(side, place):
+    """They build none of kernel and stride 1 there, so all later blocks have other numbers in the checkpoint."""
+    strides, kernels = (["2", "2", "2", "1"], ["4"] * 4) if side == "encoder" else (["1", "2", "2", "2"], ["4"] * 4)
+    strides.insert(place, "1")
+    kernels.insert(place, "1")
+    raw = changed((*TOKENIZER, f"{side}_convs_strides_str"), ",".join(strides))
+    raw["multimodal"]["audio_tokenizer_args"] |= {
+        f"{side}_convs_kernels_str": ",".join(kernels),
+        f"{side}_transformer_lengths_str": "1,1,1,1,1",
+    }
+    assert "servers leave out a convolution of kernel and stride 1" in refusal(raw)
+    raw["multimodal"]["audio_tokenizer_args"][f"{side}_convs_kernels_str"] = ",".join(kernels).replace("1", "3")
+    assert VoxtralConfig.from_dict(raw).raw is raw
+
+
+def test_the_shortest_window_that_servers_take():
+    assert VoxtralConfig.from_dict(changed((*TOKENIZER, "attn_sliding_window_size"), 16)).codec.window == 16
+    raw = changed((*TOKENIZER, "attn_sliding_window_size"), 1)
+    raw["multimodal"]["audio_tokenizer_args"]["half_attn_window_upon_downsampling"] = False
+    assert VoxtralConfig.from_dict(raw).codec.window == 1
 
 
 def test_spaces_in_a_list_are_allowed():

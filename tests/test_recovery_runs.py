@@ -297,9 +297,10 @@ def test_a_checkpoints_encoder_is_found_among_all_that_trains(miniature, tmp_pat
     own = {k: v for k, v in tree_flatten(codec.parameters()) if k.startswith(("input_proj.", "encoder_blocks."))}
     beside = {"projection.weight": mx.ones((2, 2)), "log_temperature": mx.array(1.0)}
     parameters = {f"codec.{name}": value for name, value in own.items()} | beside
-    identity = {"task": "", "metric": "", "settings": {}, "schedule": {}, "fingerprint": ""}
+    schedule = {"kind": "", "total_steps": 8}
+    identity = {"task": "", "metric": "", "settings": {"steps": 8}, "schedule": schedule, "fingerprint": ""}
     for step in (4, 8):
-        save_checkpoint(tmp_path, RunState(step=step), parameters, {"x": mx.array(0)}, identity)
+        save_checkpoint(tmp_path, RunState(step=step, skipped=step), parameters, {"x": mx.array(0)}, identity)
     found = training.checkpoint_codec(Release(miniature), tmp_path, 4)
     baked = load_model(Release(miniature), parts=["codec"], encoder_file=tmp_path / "encoder-4.safetensors")
     wave = np.random.default_rng(0).standard_normal(5000).astype(np.float32) / 10

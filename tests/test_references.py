@@ -56,6 +56,44 @@ def test_several_clips_are_one_voice(clips, whole):
         read_references([clips / "both.wav"] * 7)
 
 
+def test_a_path_is_a_clip_and_no_list_of_letters(clips, whole):
+    speaker = Speaker.load(whole)
+    path = clips / "low.wav"
+    (samples,) = read_references(path)
+    expected = speaker.voice_rows(reference=samples)
+    for reference in (str(path), path, [str(path)], (path,), mx.array(samples), [samples], samples.astype(np.float64)):
+        assert mx.array_equal(speaker.voice_rows(reference=reference), expected), reference
+    mixed = speaker.voice_rows(reference=[path, samples])
+    assert mx.array_equal(mixed, speaker.voice_rows(reference=[samples, samples]))
+    spoken = speaker.say("pa", reference=str(path), max_seconds=0.3)
+    assert np.array_equal(spoken.codes, speaker.say("pa", reference=samples, max_seconds=0.3).codes)
+    assert np.array_equal(read_references(str(path))[0], samples)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [
+        ("gone.wav", "gone.wav"),
+        (["gone.wav"], "gone.wav"),
+        ([], "no reference clip given"),
+        ([0.1] * 48_000, "got float"),
+        (np.zeros((48_000, 2), np.float32), r"got float32 \[48000, 2\]"),
+        (np.zeros(48_000, np.int16), "got int16"),
+        (np.float32(3), "got float32"),
+        (7, "got int"),
+        (b"a.wav", "got bytes"),
+        (np.full(48_000, np.nan, np.float32), "infinite or undefined"),
+        (np.full(48_000, np.inf), "infinite or undefined"),
+        (np.zeros(48_000), "is silent"),
+    ],
+)
+def test_what_is_no_clip_is_one_line(whole, reference, text):
+    speaker = Speaker.load(whole)
+    with pytest.raises(DataError, match=text) as error:
+        speaker.voice_rows(reference=reference)
+    assert "\n" not in str(error.value)
+
+
 def test_say_takes_several_and_warns_of_two_people(clips, whole, tmp_path, capsys):
     argv = ["say", "--model", whole, "--text", "pa", "--max-seconds", "0.3", "--output", tmp_path / "o.wav"]
     both = ["--ref-audio", clips / "low.wav", "--ref-audio", clips / "high.wav"]

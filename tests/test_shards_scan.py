@@ -249,6 +249,11 @@ def raw_header(size_field: bytes, kind: bytes = b"0", name: bytes = b"a.flac") -
     return bytes(block)
 
 
+def pax(records: bytes, kind: bytes = b"x") -> bytes:
+    """A header of another header."""
+    return raw_header(b"%011o\0" % len(records), kind) + records.ljust(512, b"\0")
+
+
 HUGE = b"\x80" + (1 << 50).to_bytes(11, "big")
 NEGATIVE = b"\xff" * 10 + b"\xf0\x00"
 
@@ -266,6 +271,12 @@ NEGATIVE = b"\xff" * 10 + b"\xf0\x00"
         (b"", "no tar file"),
         (b"RIFF" + bytes(3000), "no tar file"),
         (bytes(10240), "no tar file, or an empty one"),
+        (pax(b"0 a=b\n") + bytes(1024), "no tar file"),
+        (pax(b"-1 a=b\n") + bytes(1024), "no tar file"),
+        (pax(b"6 a=b\n") * 3000 + bytes(1024), "headers of headers without end"),
+        (pax(b"6 a=b\n", b"g") * 3000 + bytes(1024), "headers of headers without end"),
+        (raw_header(b"%011o\0" % 8, b"L") * 3000 + bytes(1024), "no tar file|headers of headers|circles|cut off"),
+        (pax(b"15 size=-51200\n") + raw_header(b"%011o\0" % 0) + bytes(1024), "no tar file|run in circles|cut off"),
         (b"\x1f\x8b" + bytes(2000), "no tar file"),
     ],
 )

@@ -394,9 +394,16 @@ def test_ranges_of_names():
     assert expanded("x-{08..10}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar"]
     assert expanded("{0..1}/{2..3}.tar") == ["0/2.tar", "0/3.tar", "1/2.tar", "1/3.tar"]
     assert expanded("x.tar") == ["x.tar"]
-    for wrong in ("{3..1}.tar", "{0..99999999}.tar"):
-        with pytest.raises(DataError, match="names no files, or too many"):
-            expanded(wrong)
+    assert expanded("x{1..1}{1..2}y{3..3}.tar") == ["x11y3.tar", "x12y3.tar"]
+    assert len(expanded("{0..99}{00..99}/{0..9}.tar")) == 100_000
+    wrong = ["{3..1}.tar", "{0..99999999}.tar", "{0..9999999999}.tar", "{0..99}" * 9, "{0..999999999999999999}" * 50]
+    for pattern in (*wrong, "{3..1}{0..9999999999}.tar", "{0..1}" * 2000):
+        with pytest.raises(DataError, match="names no files, or too many") as caught:
+            expanded(pattern)
+        assert len(str(caught.value)) < 500
+    assert len(expanded("{0..0}" * 2000)) == 1
+    long = "{0.." + "9" * 5000 + "}.tar"  # no number at all: a name like any other
+    assert expanded(long) == [long]
 
 
 # ---- the hub ---------------------------------------------------------------------------------------------------------

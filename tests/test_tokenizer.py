@@ -85,6 +85,21 @@ def test_bad_tokenizer_files(tmp_path, miniature):
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["default_num_special_tokens", "default_vocab_size"])
+@pytest.mark.parametrize("value", [10**9, 10**400, -1, 0, 2.5, None, "40", True, [], float("nan")], ids=repr)
+def test_numbers_of_tokens_that_nobody_could_make(tmp_path, miniature, key, value):
+    good = json.loads((miniature / "tekken.json").read_text())
+    path = tmp_path / "tekken.json"
+    path.write_text(json.dumps(good | {"config": good["config"] | {key: value}}))
+    with pytest.raises(CheckpointError, match="default_num_special_tokens are") as caught:
+        SpeechTokenizer(path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+    path.write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="nested too deeply"):
+        SpeechTokenizer(path)
+
+
 def test_ids_beyond_the_model(miniature):
     assert SpeechTokenizer(miniature / "tekken.json", vocab_size=320).vocab_size == 320
     with pytest.raises(CheckpointError, match="320 ids, but the model embeds only 319"):

@@ -214,9 +214,11 @@ def test_best_between_two_renames_is_mended(tmp_path, present):
     for name in ("old", "new"):
         if name in present:
             (tmp_path / f".best.{name}").mkdir()
-            (tmp_path / f".best.{name}" / "info.json").write_text(json.dumps({"value": 1.0, "which": name}))
+            (tmp_path / f".best.{name}" / "info.json").write_text(
+                json.dumps({"step": 1, "metric": name, "value": 1.0, "metrics": {name: 1.0}})
+            )
     recover_all(tmp_path)
-    assert state.read_best(tmp_path)["which"] == ("new" if "new" in present else "old")
+    assert state.read_best(tmp_path)["metric"] == ("new" if "new" in present else "old")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 

@@ -12,6 +12,7 @@ import pytest
 from mlx_voxclone.checkpoint import torch_file
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.voices import read_pt, read_voice, register_voice, write_pt, write_voice
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -220,6 +221,100 @@ def test_other_zip_tricks(tmp_path):
     refused(tmp_path / "t.pt", "not a torch zip")
     refused(tmp_path / "none.pt", "no such file")
     refused(tmp_path, "cannot be read")
+
+
+def rewritten(path, change=lambda info: None, names=lambda name: name, **extra):
+    """A voice that is honest but for what `change` does to the entries, `names` to their names; `extra` members."""
+    write_pt(path.with_name("honest.pt"), mx.ones((3, 8)), overwrite=True)
+    with zipfile.ZipFile(path.with_name("honest.pt")) as honest:
+        members = {info.filename: honest.read(info) for info in honest.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, **{f"honest/{key}": value for key, value in extra.items()}}.items():
+            info = zipfile.ZipInfo(names(name))
+            change(info)
+            archive.writestr(info, content)
+    return path
+
+
+OUTSIDE = [
+    "../x",
+    "/x",
+    "honest/../../x",
+    "honest/./x",
+    "honest//x",
+    "honest/..\\x",
+    "honest/C:/x",
+    "honest/a\nb",
+    "honest/",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_members_that_lead_out_of_their_folder(tmp_path, name):
+    path = rewritten(tmp_path / "x.pt")
+    assert read_pt(path).shape == (3, 8)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(name), b"")
+    refused(path, "leads out of its folder")
+
+
+@pytest.mark.parametrize("folder", ["..", ".", "", "a\\b", "C:"])
+def test_a_folder_that_is_none(tmp_path, folder):
+    refused(
+        rewritten(tmp_path / "x.pt", names=lambda name: name.replace("honest", folder, 1)), "leads out of its folder"
+    )
+
+
+@pytest.mark.parametrize("member", ["data.pkl", "byteorder", "data/0", "version"])
+@pytest.mark.parametrize("flag", [0x1, 0x40, 0x2041])
+def test_encrypted_members_are_refused_whether_read_or_not(tmp_path, member, flag):
+    path = rewritten(tmp_path / "x.pt")
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    while content[entry + 46 : entry + 46 + len(f"honest/{member}")] != f"honest/{member}".encode():
+        entry = content.index(b"PK\x01\x02", entry + 1)
+    content[entry + 8 : entry + 10] = flag.to_bytes(2, "little")
+    path.write_bytes(content)
+    refused(path, "encrypted")
+
+
+def test_links_and_rare_packings_are_refused(tmp_path):
+    def link(info):
+        info.external_attr = 0o120777 << 16
+
+    def packed(info):
+        info.compress_type = zipfile.ZIP_LZMA
+
+    refused(rewritten(tmp_path / "x.pt", link), "no plain file")
+    refused(rewritten(tmp_path / "y.pt", packed), "does not use")
+
+
+@pytest.mark.parametrize("name", ["version", ".format_version", ".storage_alignment"])
+@pytest.mark.parametrize("text", [b"-3", b"3.5", b"", b"nan", b"9" * 30, b"99999999", b"0", b"3" * 100])
+def test_numbers_that_torch_cannot_mean(tmp_path, name, text):
+    refused(rewritten(tmp_path / "x.pt", **{name: text}), name)
+
+
+def test_members_that_torch_writes_and_nothing_reads(tmp_path):
+    beside = {
+        ".format_version": b"1",
+        ".storage_alignment": b"64",
+        ".data/serialization_id": b"0" * 40,
+        "version": b"3\n",
+    }
+    assert read_pt(rewritten(tmp_path / "x.pt", **beside)).shape == (3, 8)
+    refused(rewritten(tmp_path / "y.pt", **{"data/1": b"\0" * 8}), "data/1 belongs to no tensor")
+
+
+@pytest.mark.parametrize("largest", [3e38, -3e38, 2e4])
+def test_a_voice_of_absurd_numbers(tmp_path, largest):
+    for dtype in (mx.bfloat16, mx.float32):
+        write_pt(tmp_path / "x.pt", mx.array([[1.0, 2.0], [largest, 1.0]]).astype(dtype), overwrite=True)
+        with pytest.raises(CheckpointError, match="holds numbers up to"):
+            read_voice(tmp_path / "x.pt")
+    save_tensors(tmp_path / "x.safetensors", {"embedding": mx.array([[1.0, 2.0], [largest, 1.0]])})
+    with pytest.raises(CheckpointError, match="holds numbers up to"):
+        read_voice(tmp_path / "x.safetensors")
 
 
 def test_a_zip_bomb_is_not_unpacked(tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 Ratios are of runs that take turns, so that what else the machine does meets all of them alike.
 """
 
-import json
 import os
 import resource
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
 PEERS = Path(__file__).parent / "peers"
@@ -208,8 +208,8 @@ class PeerProcess:
     def _answer(self) -> dict:
         line = self._process.stdout.readline()
         try:
-            return json.loads(line)
-        except json.JSONDecodeError:
+            return parse_json(line)
+        except ValueError:
             self._process.wait(timeout=30) if not line else self._process.kill()
             self._said.seek(0)
             said = (self._said.read().decode(errors="replace") or line).strip().splitlines()

@@ -15,7 +15,6 @@ from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.model.codec import LEFT_CONTEXT
 from mlx_voxclone.model.generation import spoken_frames
 from mlx_voxclone.synthesis import FIRST_PIECE, PIECE, Speaker
 
@@ -72,7 +71,9 @@ class Speech:
         def audio() -> None:
             start, stop = 0, FIRST_PIECE
             while start < self.frames:
-                model.audio_tokenizer.decode_audio(heard[0][:, max(0, start - LEFT_CONTEXT) : stop])
+                model.audio_tokenizer.decode_audio(
+                    heard[0][:, max(0, start - model.audio_tokenizer.left_context) : stop]
+                )
                 start, stop = stop, stop + PIECE
 
         samples = {"prefill": sample(prefill), "frames": sample(frames)}

@@ -16,8 +16,10 @@ from mlx_voxclone.checkpoint.dtypes import FLOATS
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
 
 TENSORS, CONFIG = "adapters.safetensors", "adapter_config.json"
+MAX_ALPHA = 1e6  # far above any; float32 must hold what it does to a weight
 _SUFFIXES = (".lora_a", ".lora_b")
 
 
@@ -120,19 +122,19 @@ def modules(names: "Mapping[str, object] | list[str]") -> list[str]:
 
 def _read_config(path: Path) -> AdapterConfig:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; a directory of adapters holds {TENSORS} and {CONFIG}") from None
     except (OSError, ValueError) as e:
-        raise CheckpointError(f"{path}: not readable as JSON ({e})") from None
+        raise CheckpointError(f"{path}: not readable as JSON ({reason_of(e)})") from None
     try:
         rank, alpha, targets, base = (raw[key] for key in ("rank", "alpha", "targets", "base_fingerprint"))
     except (KeyError, TypeError) as e:
         raise CheckpointError(f"{path}: {e} is missing; rank and alpha are never guessed") from None
-    numbers = type(rank) is int and rank > 0 and type(alpha) in (int, float) and np.isfinite(alpha)
+    numbers = type(rank) is int and rank > 0 and type(alpha) in (int, float) and abs(alpha) <= MAX_ALPHA
     texts = isinstance(base, str) and isinstance(targets, list) and all(isinstance(t, str) for t in targets)
     if not numbers or not texts:
-        raise CheckpointError(f"{path}: rank, alpha, targets or base_fingerprint has a value of the wrong type")
+        raise CheckpointError(f"{path}: rank, alpha, targets or base_fingerprint has a value of the wrong type or size")
     return AdapterConfig(rank, float(alpha), tuple(targets), base)
 
 

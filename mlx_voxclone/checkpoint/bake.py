@@ -22,7 +22,7 @@ from mlx_voxclone.checkpoint.bake_files import (
     complete_voices,
     copy_files,
     files_to_copy,
-    read_json,
+    read_object,
 )
 from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.fold import LOSSY, ROUNDINGS, FoldedWeight, Folding
@@ -191,7 +191,7 @@ def _read_inputs(
     rounding: str,
 ) -> _Inputs:
     release.check()
-    params, tekken = read_json(release.path / PARAMS), read_json(release.path / TEKKEN)
+    params, tekken = read_object(release.path / PARAMS), read_object(release.path / TEKKEN)
     for name in voices:  # before any voice is made, which takes time
         _refuse_left_over_voice(release, check_voice_name(name))
         register_voice(params, tekken, name, rows=1)
@@ -305,7 +305,7 @@ def _verify(inputs: _Inputs, directory: Path) -> str:
     new.check()  # its tensors are what was produced, by the hashes that were taken while they were written
     for file in filter(None, (inputs.release.tensors, inputs.encoder)):
         file.check_unchanged()
-    counts = read_json(directory / TEKKEN).get("audio", {}).get("voice_num_audio_tokens") or {}
+    counts = read_object(directory / TEKKEN).get("audio", {}).get("voice_num_audio_tokens") or {}
     for name, rows in inputs.voices.items():
         place = directory / VOICE_DIRECTORY
         stored = [read_voice(place / f"{name}{suffix}") for suffix in (".pt", ".safetensors")]

@@ -22,6 +22,7 @@ from mlx_voxclone.checkpoint.voices import (
 )
 from mlx_voxclone.checkpoint.writer import refuse_existing_directory, save_tensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
 WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}
@@ -45,14 +46,14 @@ def check_places(base: Path, output: Path) -> None:
         raise CheckpointError(f"{output}: lies inside the model directory {base}; choose a place outside it")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint directory, or CheckpointError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: not found; the model directory is not complete") from None
-    except (OSError, ValueError, RecursionError) as e:
-        raise CheckpointError(f"{path}: not readable as JSON ({e})") from None
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: not readable as JSON ({reason_of(e)})") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return content
@@ -104,7 +105,7 @@ def add_voices(base: Path, directory: Path, voices: Mapping[str, mx.array]) -> N
     for name in (PARAMS, TEKKEN):
         shutil.copyfile(base / name, directory / name)
     if voices:
-        params, tekken = read_json(base / PARAMS), read_json(base / TEKKEN)
+        params, tekken = read_object(base / PARAMS), read_object(base / TEKKEN)
         for name, rows in voices.items():
             write_voice(directory, name, rows)
             register_voice(params, tekken, name, rows.shape[0])
@@ -115,7 +116,7 @@ def add_voices(base: Path, directory: Path, voices: Mapping[str, mx.array]) -> N
 
 def add_history(base: Path, directory: Path, record: dict[str, Any]) -> None:
     """Write `voxclone.json`: a list of all bakes that led here, the newest last."""
-    history = read_json(base / HISTORY) if (base / HISTORY).exists() else {}
+    history = read_object(base / HISTORY) if (base / HISTORY).exists() else {}
     earlier = history.get("bakes", [])
     if not isinstance(earlier, list):
         raise CheckpointError(f"{base / HISTORY}: 'bakes' is not a list")
@@ -126,7 +127,7 @@ def added_voices(directory: Path) -> set[str]:
     """Names of the voices that bakes have put into a directory, by its record: none of them is the model's own."""
     if not (directory / HISTORY).is_file():
         return set()
-    bakes = read_json(directory / HISTORY).get("bakes")
+    bakes = read_object(directory / HISTORY).get("bakes")
     records = [bake for bake in bakes if isinstance(bake, dict)] if isinstance(bakes, list) else []
     return {name for bake in records for name in (bake.get("voices") or ())}
 

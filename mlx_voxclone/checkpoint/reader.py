@@ -4,11 +4,10 @@ Layout (https://github.com/huggingface/safetensors): 8 bytes header length, JSON
 holes. A file is untrusted input: every statement of the header is checked against the file before a byte is used.
 """
 
-import json
 import math
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import DTYPES, decode, to_mlx
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import open_plain, parse_json, reason_of
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 METADATA = "__metadata__"
@@ -98,6 +98,26 @@ class TensorFile:
         """A tensor as float32 (integers as they are), in memory of its own where a conversion needs it."""
         return decode(self.stored(name), self.info(name).dtype)
 
+    def codes(self, name: str, sizes: Sequence[int] | None = None) -> np.ndarray:
+        """A tensor of codes, int32 `[codebooks, T]` with T of at least 1.
+
+        Args:
+            sizes: of each codebook, special codes not counted; None: any.
+
+        Raises:
+            CheckpointError: another type or shape, or a code outside its codebook.
+        """
+        codes, where = self.stored(name), f"{self.path}: {name}"
+        if codes.dtype.kind not in "iu" or codes.ndim != 2 or not codes.size or self.info(name).dtype == "BF16":
+            kind = f"{self.info(name).dtype} {list(codes.shape)}"
+            raise CheckpointError(f"{where} is {kind}; codes are whole numbers [codebooks, frames]")
+        if sizes is not None and len(sizes) != len(codes):
+            raise CheckpointError(f"{where}: {len(codes)} codebooks where this model has {len(sizes)}")
+        most = np.iinfo(np.int32).max if sizes is None else np.array(sizes)[:, None] - 1
+        if (codes < 0).any() or (codes > most).any():
+            raise CheckpointError(f"{where} holds codes outside the codebooks of this model; it is damaged")
+        return codes.astype(np.int32)
+
     def array(self, name: str) -> mx.array:
         """A tensor as an MLX array of its own type, copied into memory now."""
         return to_mlx(self.stored(name), self.info(name).dtype)
@@ -143,7 +163,7 @@ def _state(of: os.stat_result) -> tuple[int, ...]:
 
 def _open(path: Path) -> tuple[mmap.mmap, tuple[int, ...]]:
     try:
-        with open(path, "rb") as file:
+        with open_plain(path) as file:
             state = _state(os.fstat(file.fileno()))
             if (size := state[0]) < 8:
                 raise CheckpointError(f"{path}: not a safetensors file ({size} bytes); copy or download it again")
@@ -151,7 +171,7 @@ def _open(path: Path) -> tuple[mmap.mmap, tuple[int, ...]]:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read ({e.strerror})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(e)})") from None
 
 
 def _parse(data: mmap.mmap, size: int, where: str) -> tuple[dict[str, str], dict[str, TensorInfo]]:
@@ -161,10 +181,10 @@ def _parse(data: mmap.mmap, size: int, where: str) -> tuple[dict[str, str], dict
     if 8 + length > size:
         raise CheckpointError(f"{where}: truncated inside its header ({size} bytes); copy or download it again")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        header = parse_json(data[8 : 8 + length].decode("utf-8"), _unique)
     except _DuplicateName as e:
         raise CheckpointError(f"{where}: the header names {e} twice") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON)") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{where}: not a safetensors file (its header is no JSON object)")

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.plain_files import read_json, reason_of
+from mlx_voxclone.yaml_files import shown
 
 BEGIN, AUDIO, BEGIN_AUDIO = "<s>", "[AUDIO]", "[BEGIN_AUDIO]"
+MOST_TOKENS = 1_000_000
 NEXT_TEXT, REPEAT_TEXT = "[NEXT_AUDIO_TEXT]", "[REPEAT_AUDIO_TEXT]"
 
 
@@ -25,6 +28,7 @@ class SpeechTokenizer:
         self.path = Path(path)
         if not self.path.is_file():
             raise CheckpointError(f"{self.path}: not found; a Voxtral directory holds tekken.json")
+        self._check_sizes()
         try:
             self._tekken = Tekkenizer.from_file(self.path)
             self._special = {
@@ -37,6 +41,22 @@ class SpeechTokenizer:
         self.vocab_size = self._tekken.n_words
         if vocab_size is not None and self.vocab_size > vocab_size:
             raise CheckpointError(f"{self.path}: {self.vocab_size} ids, but the model embeds only {vocab_size}")
+
+    def _check_sizes(self) -> None:
+        """Refuse numbers of tokens that the library would take minutes and gigabytes to make."""
+        try:
+            content = read_json(self.path)
+            sizes = [content["config"][name] for name in ("default_vocab_size", "default_num_special_tokens")]
+        except (OSError, ValueError) as e:
+            reason = f"not readable as JSON: {reason_of(e)}"
+            raise CheckpointError(f"{self.path}: not a tokenizer of a speech model ({reason})") from None
+        except (KeyError, TypeError):
+            raise CheckpointError(f"{self.path}: not a tokenizer of a speech model (config without sizes)") from None
+        if any(type(size) is not int or not 0 < size <= MOST_TOKENS for size in sizes):
+            raise CheckpointError(
+                f"{self.path}: not a tokenizer of a speech model (default_vocab_size and default_num_special_tokens are"
+                f" {shown(sizes)}; up to {MOST_TOKENS} are possible)"
+            )
 
     def special(self, name: str) -> int:
         """The id of one of the speech prompt's special tokens, such as `[AUDIO]`."""

@@ -9,6 +9,7 @@ import io
 import math
 import pickletools
 import re
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -21,10 +22,15 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes, to_mlx
 from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import open_plain, reason_of
 
 MAX_PROGRAM = 1 << 16  # bytes of data.pkl; one tensor needs under 200
 MAX_STORAGE = 256 << 20  # bytes; ten minutes of voice rows of the release are 46 MB
 MAX_MEMBERS = 64
+_ENCRYPTED = 0x1 | 0x40 | 0x2000  # of a member's flags: encrypted, strongly, or its header hidden
+_INSIDE = re.compile(r"(?!\.{1,2}$|[A-Za-z]:$)[^\\\x00-\x1f]+")  # a part of a path that leads nowhere else
+# Members that hold a number, and the largest that torch can mean: its own reader stops at version 10.
+_NUMBERS = {"version": 10, ".format_version": 10, ".storage_alignment": 1 << 20}
 
 _STORAGES = {"torch BFloat16Storage": "BF16", "torch FloatStorage": "F32", "torch HalfStorage": "F16"}
 _STORAGE_OF = {dtype: name for name, dtype in _STORAGES.items()}
@@ -81,11 +87,10 @@ def read_pt(path: str | Path) -> mx.array:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_plain(path) as file, zipfile.ZipFile(file) as archive:
             members = _members(archive)
             tensor = _run(_read(archive, members, "data.pkl", MAX_PROGRAM))
-            if "byteorder" in members and _read(archive, members, "byteorder", 16) != b"little":
-                raise _Refused("not little-endian")
+            _check_rest(archive, members, f"data/{tensor.storage.key}")
             data = _read(archive, members, f"data/{tensor.storage.key}", MAX_STORAGE)
         return _build(tensor, data)
     except FileNotFoundError:
@@ -95,7 +100,7 @@ def read_pt(path: str | Path) -> mx.array:
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as e:
         raise CheckpointError(f"{path}: damaged or not a torch zip file ({e})") from None
     except OSError as e:
-        raise CheckpointError(f"{path}: cannot be read ({e.strerror or e})") from None
+        raise CheckpointError(f"{path}: cannot be read ({reason_of(e)})") from None
 
 
 def write_pt(path: str | Path, array: "mx.array | np.ndarray", *, overwrite: bool = False) -> None:
@@ -125,15 +130,39 @@ def write_pt(path: str | Path, array: "mx.array | np.ndarray", *, overwrite: boo
 
 
 def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    """Members by their name inside the archive's one folder."""
+    """Members by their name inside the archive's one folder; also those that nothing reads are what torch writes."""
     infos = archive.infolist()
-    names = [info.filename for info in infos]
+    names = [info.orig_filename for info in infos]
     if len(infos) > MAX_MEMBERS or len(set(names)) != len(names):
         raise _Refused("too many members, or two of one name")
+    for info in infos:
+        name = info.orig_filename
+        if not all(map(_INSIDE.fullmatch, name.split("/"))):
+            raise _Refused(f"a member called {name[:60]!r}, which leads out of its folder")
+        if info.flag_bits & _ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _Refused(f"{name[:60]} is encrypted or packed in a way that torch does not use")
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise _Refused(f"{name[:60]} is no plain file")
+    if sum(info.file_size for info in infos) > MAX_STORAGE + MAX_PROGRAM:
+        largest = max(infos, key=lambda info: info.file_size)
+        raise _Refused(f"{largest.filename[:60]} of {largest.file_size} bytes")
     folders = {name.partition("/")[0] for name in names}
     if len(folders) != 1:
         raise _Refused("not one folder")
-    return {info.filename.partition("/")[2]: info for info in infos}
+    return {name.partition("/")[2]: info for name, info in zip(names, infos)}
+
+
+def _check_rest(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], storage: str) -> None:
+    """Refuse what stands beside the tensor and contradicts a file of one tensor as torch writes it."""
+    if "byteorder" in members and _read(archive, members, "byteorder", 16) != b"little":
+        raise _Refused("not little-endian")
+    if other := sorted(name for name in members if name.startswith("data/") and name != storage):
+        raise _Refused(f"{other[0][:60]} belongs to no tensor")
+    for name, most in _NUMBERS.items():
+        if name in members:
+            text = _read(archive, members, name, 32).strip()
+            if not text.isdigit() or not 1 <= int(text) <= most:
+                raise _Refused(f"{name} is {text[:20]!r}")
 
 
 def _read(archive: zipfile.ZipFile, members: dict[str, zipfile.ZipInfo], name: str, limit: int) -> bytes:

@@ -16,7 +16,7 @@ from mlx_voxclone.checkpoint.bake_files import (
     copy_files,
     files_to_copy,
     notice_of_base,
-    read_json,
+    read_object,
 )
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, part_of
@@ -75,7 +75,7 @@ class _Past:
             raise CheckpointError(
                 f"{release.path}: was not baked here, it has no {HISTORY}; `voxclone diff` compares it"
             )
-        bakes = read_json(path).get("bakes")
+        bakes = read_object(path).get("bakes")
         try:
             first, encoders = bakes[0], [bake["encoder"] for bake in bakes]
             return cls(
@@ -148,7 +148,7 @@ def unbake(
         copy_files(release.path, directory, copied)
         for name in (PARAMS, TEKKEN, CONFIG):
             if (release.path / name).is_file():
-                content = read_json(release.path / name)
+                content = read_object(release.path / name)
                 (directory / name).write_bytes(without_voices(release.path / name, content, gone))
         if notice := notice_of_base(release.path):
             (directory / NOTICE).write_text(notice, encoding="utf-8")

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, check_places, copy_files, files_to_copy, read_json
+from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, check_places, copy_files, files_to_copy, read_object
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import atomic_directory, free_space_check
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import parse_json
 
 VOICE_SUFFIXES = (".pt", ".safetensors")
 # Where each file of a checkpoint keeps its voices, by name. config.json is a copy of params.json for mlx-audio.
@@ -58,7 +59,7 @@ def remove_voices(release: Release, output: str | Path, names: Sequence[str]) ->
     output, base = Path(output), release.path
     check_places(base, output)
     files = voice_files(base)
-    registers = {name: read_json(base / name) for name in REGISTERS if name != CONFIG or (base / CONFIG).is_file()}
+    registers = {name: read_object(base / name) for name in REGISTERS if name != CONFIG or (base / CONFIG).is_file()}
     known = set(files).union(*(registered(content, REGISTERS[name]) for name, content in registers.items()))
     for name in names:
         if name not in known:
@@ -98,6 +99,6 @@ def _cut(text: str, name: str, wanted: dict[str, Any]) -> str:
     for pattern in (rf",\s*{entry}(?=\s*[,}}])", rf"{entry}\s*,\s*", rf"\s*{entry}\s*(?=}})"):
         for match in re.finditer(pattern, text):
             candidate = text[: match.start()] + text[match.end() :]
-            if json.loads(candidate) == wanted:
+            if parse_json(candidate) == wanted:
                 return candidate
     return json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"

@@ -22,6 +22,7 @@ __all__ = ["check_voice_name", "is_voice_name", "read_pt", "read_voice", "regist
 
 VOICE_DIRECTORY = "voice_embedding"
 EMBEDDING = "embedding"
+MOST = 1e4  # of a row: those of a release stay below ten
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
@@ -48,7 +49,7 @@ def read_voice(path: str | Path) -> mx.array:
         `[N, dim]` in the file's own type.
 
     Raises:
-        CheckpointError: unreadable, or not a matrix of finite numbers with at least two rows (a frame and END).
+        CheckpointError: unreadable, or not a matrix of numbers up to `MOST` with at least two rows (a frame and END).
     """
     path = Path(path)
     if path.suffix == ".pt":
@@ -62,6 +63,8 @@ def read_voice(path: str | Path) -> mx.array:
         raise CheckpointError(f"{path}: shape {list(array.shape)}; a voice is [rows, dim] with an END row last")
     if not mx.all(mx.isfinite(array)).item():
         raise CheckpointError(f"{path}: holds infinite or undefined numbers; make this voice again")
+    if (largest := mx.abs(array.astype(mx.float32)).max().item()) > MOST:
+        raise CheckpointError(f"{path}: holds numbers up to {largest:.3g}, and a voice's are small; make it again")
     return array
 
 

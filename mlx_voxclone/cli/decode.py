@@ -43,14 +43,15 @@ def _run(options) -> None:
         raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
     codec = load_model(Release(options.model), parts=["codec"]).audio_tokenizer
     codes = file.numpy("codes")
-    with progress_bar(quiet=options.quiet, total=codes.shape[-1], unit="frame") as bar:
-        try:
-            pieces = codec.decode_pieces(codes, on_frames=bar.update)
-        except ValueError as e:
-            raise CheckpointError(f"{options.codes}: {e}") from None
-        samples = codes.shape[1] * codec.config.frame_size
-        if not samples:
-            raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
+    try:
+        codec.check_codes(codes)
+    except ValueError as e:
+        raise CheckpointError(f"{options.codes}: {e}") from None
+    samples = codes.shape[1] * codec.config.frame_size
+    if not samples:
+        raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
+    with progress_bar(quiet=options.quiet, total=codes.shape[1], unit="frame") as bar:
+        pieces = codec.decode_pieces(codes, on_frames=bar.update)
         with wav_file(output, float32=options.float32) as write:
             for piece in pieces:
                 write(piece)

@@ -99,14 +99,14 @@ def _positive(text: str) -> float:
 
 
 def _list(options) -> None:
-    from mlx_voxclone.checkpoint.bake_files import read_json
+    from mlx_voxclone.checkpoint.bake_files import read_object
     from mlx_voxclone.checkpoint.invert import TABLE, end_row
     from mlx_voxclone.checkpoint.release import TEKKEN, Release
     from mlx_voxclone.checkpoint.voice_removal import REGISTERS, registered, voice_files
 
     release = Release(options.model)
     release.check()
-    counts = registered(read_json(release.path / TEKKEN), REGISTERS[TEKKEN])
+    counts = registered(read_object(release.path / TEKKEN), REGISTERS[TEKKEN])
     numbers, files = release.config.voices, voice_files(release.path)
     end = end_row(release.tensors.numpy(TABLE), release.config.codec.code_sizes)
     names = sorted(numbers, key=numbers.__getitem__) + sorted((files.keys() | counts.keys()) - numbers.keys())

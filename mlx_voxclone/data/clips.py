@@ -1,7 +1,6 @@
 """Prepared clips: what `prepare` wrote, as training and evaluation read it."""
 
 import hashlib
-import json
 import os
 import zlib
 from collections import defaultdict
@@ -15,6 +14,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.data.entries import HELDOUT, MANIFEST, TRAIN, read_lines
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 CLIP_KEYS = ("id", "audio", "samples", "text", "speaker", "language", "split", "reference", "source", "start")
 _values = itemgetter(*CLIP_KEYS)
@@ -165,7 +165,7 @@ class PreparedData:
 
 def _clip(line: str, directory: Path, path: Path, number: int) -> Clip:
     try:
-        id_, audio, samples, text, speaker, language, split, reference, source, start = _values(json.loads(line))
+        id_, audio, samples, text, speaker, language, split, reference, source, start = _values(parse_json(line))
         if not isinstance(audio, str):
             raise TypeError(f"audio is {audio!r}")
         clip = Clip(

@@ -33,6 +33,7 @@ from mlx_voxclone.data.entries import (
     words,
 )
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 __all__ = ["CLIPS", "MANIFEST", "SUMMARY", "Entry", "Listing", "is_prepared", "is_utf8", "read_listing", "read_source"]
 _KEYS = ("audio", "text", "speaker", "language", "ref_audio", "split")
@@ -175,7 +176,7 @@ def read_metadata_csv(path: str | Path) -> list[Entry]:
 def _checked(line: str, where: str) -> dict:
     """The object in a line, of known keys that hold texts or nothing, and audio."""
     try:
-        content = json.loads(line)
+        content = parse_json(line)
     except ValueError as e:
         raise DataError(f"{where}: not JSON ({e}); one object per line is expected") from None
     if not isinstance(content, dict):

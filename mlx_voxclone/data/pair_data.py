@@ -18,6 +18,7 @@ from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.data.pair_files import FORMAT, MOVED, SETTINGS, SHARDS, STORED, codec_digest, read_shard
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import read_json
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
@@ -189,8 +190,8 @@ def _settings(directory: Path, codec_digest: str | None) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{directory}: holds no pairs ({SETTINGS} is missing); make them with `voxclone pairs`")
     try:
-        settings = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+        settings = dict(read_json(path))
+    except (OSError, ValueError, TypeError):
         raise DataError(f"{path}: not readable; {_AGAIN}") from None
     if settings.get("format") != FORMAT:
         raise DataError(f"{path}: format {settings.get('format')!r}, {FORMAT!r} is read here; {_AGAIN}")

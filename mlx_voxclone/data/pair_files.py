@@ -26,6 +26,7 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.plain_files import parse_json, read_json
 
 SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"
 SHARDS = "pairs-*.safetensors"
@@ -161,7 +162,7 @@ def settle(output: Path, settings: Mapping[str, Any]) -> None:
         write_text_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         return
     try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
+        before = dict(read_json(path))
     except (OSError, ValueError, TypeError):
         raise CheckpointError(f"{path}: not readable; choose another output or move {output} away") from None
     changed = [key for key, value in settings.items() if before.get(key) != value]
@@ -243,13 +244,13 @@ def read_shard(path: str | Path) -> tuple[TensorFile, list[dict[str, Any]], dict
     """
     file = TensorFile(path)
     try:
-        document = json.loads(file.metadata[LINES])
+        document = parse_json(file.metadata[LINES])
         kept, rejected = list(document["kept"]), dict(document["rejected"])
         ids = [line["id"] for line in kept]
         plain = all(isinstance(name, str) and _lies_inside(name) for name in audio_of(kept))
         plain &= all("audio" in line and isinstance(line["id"], str) for line in kept)
         complete = len(ids) == len(set(ids)) and set(ids) == set(file.names())
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError):
         plain = complete = False
     if not plain:
         raise CheckpointError(f"{path}: not a shard of pairs; move it away and run again")

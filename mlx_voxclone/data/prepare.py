@@ -28,6 +28,7 @@ from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
 from mlx_voxclone.data.shards.write import write_shards
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import read_json
 
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
@@ -206,7 +207,7 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
 def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
     """The report of what is there already, if it is what would be written."""
     try:
-        summary = json.loads((output / SUMMARY).read_text(encoding="utf-8"))
+        summary = read_json(output / SUMMARY)
         before, version = summary["identity"], summary["version"]
         report = _report(output, summary, reused=True)
         options = before["options"]

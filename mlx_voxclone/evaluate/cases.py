@@ -11,12 +11,12 @@ Three forms are read:
   list, with the outputs as `OUTPUTS/id.wav`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json, read_plain
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
@@ -107,7 +107,7 @@ def _lines(path: Path) -> Iterator[Case]:
             continue
         where = f"{path}:{number}"
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             raise DataError(f"{where}: not JSON") from None
         if not isinstance(entry, dict) or not isinstance(entry.get("output"), str):
@@ -137,6 +137,8 @@ def _list(path: Path, outputs: Path) -> Iterator[Case]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_plain(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8 text") from None
+    except ValueError as e:
+        raise DataError(f"{path}: not a list to evaluate ({e})") from None

@@ -21,6 +21,7 @@ from mlx_voxclone.evaluate.fidelity import fidelity
 from mlx_voxclone.evaluate.intelligibility import Errors, errors
 from mlx_voxclone.evaluate.prosody import pitch, semitones, spoken_seconds
 from mlx_voxclone.evaluate.speakers import SpeakerModel, similarity
+from mlx_voxclone.plain_files import read_json
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 HIGHER, LOWER, NEITHER = "higher", "lower", ""
@@ -117,7 +118,7 @@ class Evaluation:
         path = Path(path)
         path = path / "evaluation.json" if path.is_dir() else path
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json(path)
             cases = [
                 Measured(
                     case["id"],

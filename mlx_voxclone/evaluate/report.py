@@ -10,7 +10,6 @@ It reads what is there and says what is missing, so that it also serves a run th
 - `config.yaml`, shown as it is.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.evaluate.page import ORIGINAL, escaped, html_page, image, is_number, missing, players, table
 from mlx_voxclone.evaluate.plots import Series, curves_figure, png, usage_figure
 from mlx_voxclone.evaluate.report_delivery import delivered_parts, rounds_parts
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, read_log
 
 _ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
@@ -248,7 +248,7 @@ def _numbered(directory: Path, prefix: str) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

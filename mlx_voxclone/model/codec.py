@@ -5,6 +5,8 @@ the encoder is what this project trains. (Source: vLLM-Omni 0.30, `voxtral_tts_a
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from math import ceil, prod
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,8 +18,6 @@ from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
 from mlx_voxclone.model.layers import FeedForward
 from mlx_voxclone.model.products import linear, swiglu
 from mlx_voxclone.model.quantizer import Quantizer
-
-LEFT_CONTEXT = 21  # latent frames: exact left context of encoder and decoder alike
 
 
 class CodecFeedForward(FeedForward):
@@ -68,20 +68,46 @@ class CodecTransformer(nn.Module):
 
 def encoder_windows(config: CodecConfig) -> list[int]:
     """Attention window of each encoder stage: halved after every conv that shortens the sequence."""
-    windows, window = [], config.window
-    for stride in config.encoder_strides:
-        windows.append(window)
-        window = window // 2 if config.halve_window and stride > 1 else window
-    return windows
+    return _halved_windows(config)[:-1]
 
 
 def decoder_windows(config: CodecConfig) -> list[int]:
-    """Attention window of each decoder stage: from the encoder's last one, doubled by every conv that lengthens."""
-    windows, window = [], encoder_windows(config)[-1]
+    """Attention window of each decoder stage: doubled by every conv that lengthens.
+
+    The first is the one that would follow the encoder's last conv, as servers have it.
+    """
+    windows, window = [], _halved_windows(config)[-1]
     for stride in config.decoder_strides:
         window = window * 2 if config.halve_window and stride > 1 else window
         windows.append(window)
     return windows
+
+
+def _halved_windows(config: CodecConfig) -> list[int]:
+    """Of each encoder stage, and the one that a further stage would have."""
+    windows = [config.window]
+    for stride in config.encoder_strides:
+        windows.append(windows[-1] // 2 if config.halve_window and stride > 1 else windows[-1])
+    return windows
+
+
+def left_context(config: CodecConfig) -> int:
+    """Latent frames before a frame on which its latents, or its audio, depend: 21 in the release.
+
+    Each stage adds what its layers' windows and its convolution's kernel reach back, at the rate where they stand.
+    """
+    rate = prod(config.encoder_strides)  # of the patches, per latent frame
+    encoder = decoder = Fraction(config.patch_kernel - 1, rate)
+    layers = zip(config.encoder_lengths, config.encoder_kernels, config.encoder_strides, encoder_windows(config))
+    for n_layers, kernel, stride, window in layers:
+        encoder += Fraction(n_layers * window + kernel - stride, rate)
+        rate //= stride
+    layers = zip(config.decoder_lengths, config.decoder_kernels, config.decoder_strides, decoder_windows(config))
+    for i, (n_layers, kernel, stride, window) in enumerate(layers):
+        decoder += Fraction(kernel // stride - 1 if i else kernel - 1, rate)
+        rate *= stride
+        decoder += Fraction(n_layers * window, rate)
+    return ceil(max(encoder, decoder))
 
 
 class Codec(nn.Module):
@@ -123,6 +149,11 @@ class Codec(nn.Module):
     @property
     def config(self) -> CodecConfig:
         return self._config
+
+    @property
+    def left_context(self) -> int:
+        """Latent frames of exact left context, of encoder and decoder alike."""
+        return left_context(self._config)
 
     @property
     def has_encoder(self) -> bool:
@@ -179,7 +210,7 @@ class Codec(nn.Module):
         total = self.config.n_frames(samples.shape[0])
         latents = []
         for start in range(0, total, chunk_frames):
-            first = max(0, start - LEFT_CONTEXT)
+            first = max(0, start - self.left_context)
             piece = samples[first * frame : (start + chunk_frames) * frame]
             latents.append(self.encode_latents(piece[None])[0, start - first :])
             mx.eval(latents[-1])
@@ -257,7 +288,7 @@ class Codec(nn.Module):
     ) -> Iterator[np.ndarray]:
         frame = self.config.frame_size
         for start in range(0, codes.shape[1], chunk_frames):
-            first = max(0, start - LEFT_CONTEXT)
+            first = max(0, start - self.left_context)
             audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
             yield np.array(audio.astype(mx.float32))
             if on_frames is not None:

@@ -5,7 +5,6 @@ The stock model says sentences with each of the voices it came with (`make`), an
 finds them. They depend on the model, the sentences and the settings of `encoder.pairs`, and on no run's seed.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneError
 from mlx_voxclone.model_cache import Entry, unwritable
 from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, move_pairs
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import Speaker
@@ -114,7 +114,7 @@ class AutomaticPairs:
     def fits(self, entry: Entry) -> bool:
         """Whether what lies at its place was made from what these pairs are made from, or can be gone on with."""
         try:
-            settings = dict(json.loads((entry.path / SETTINGS).read_text(encoding="utf-8")))
+            settings = dict(read_json(entry.path / SETTINGS))
         except (OSError, ValueError, TypeError):  # killed before anything was there, or damaged
             return False
         expected = self.made_from if entry is self.pairs else {"of": self.pairs.path.name, "moves": self.moves}

@@ -7,7 +7,6 @@ own voice's mean and deviation to the new ones. What is said and when, the seman
 the mean of all voices instead taught an encoder much less (docs/LOG.md).
 """
 
-import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from mlx_voxclone.data.pair_files import (
 )
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.plain_files import read_json
 
 BEYOND = 0.4  # how far a new voice may lie beyond one of its two voices, as a share of their distance
 DEVIATIONS = (0.02, 0.8)  # least and greatest standard deviation of a new voice, of values in -1..1
@@ -117,7 +117,7 @@ class Mover:
         self.shards: list[list[tuple[dict[str, Any], np.ndarray]]] = []
         for path in sorted(source.glob(SHARDS)):
             file, lines, _ = read_shard(path)
-            self.shards.append([(line, file.stored(line["id"]).astype(np.int32)) for line in lines])
+            self.shards.append([(line, file.codes(line["id"])) for line in lines])
         voices: dict[str, list[np.ndarray]] = {}
         for line, codes in (pair for shard in self.shards for pair in shard):
             voices.setdefault(line["voice"], []).append(codes)
@@ -176,7 +176,7 @@ def move_pairs(
         DataError: see `Mover`; other settings than the directory's. CheckpointError: see `fill_shards`.
     """
     mover = Mover(source, codec.config.acoustic_codebook_size, seed)
-    made_by = json.loads((source / SETTINGS).read_text(encoding="utf-8"))
+    made_by = read_json(source / SETTINGS)
     chosen = {"moves": moves, "beyond": BEYOND, "deviations": list(DEVIATIONS), "seed": seed}
     settle(output, {**settings, **chosen, "format": FORMAT, "codec": made_by["codec"], "pairs": mover.digest})
 

@@ -1,6 +1,5 @@
 """Nothing of this machine is published: paths in texts, in JSON and in the headers of tensor files are refused."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
 
 # Absolute paths of at least two parts, paths from home, Windows' drives; not the paths of web addresses and HTML tags.
 _PATH = re.compile(
@@ -40,9 +40,9 @@ def check_file(path: Path, name: str) -> None:
     """
     if name.endswith(".json"):
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as e:
-            raise CheckpointError(f"{path}: not readable as JSON ({e})") from None
+            content = read_json(path)
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"{path}: not readable as JSON ({reason_of(e)})") from None
         for key, text in _texts(content):
             check_text(text, f"{path}: {key}")
     elif name.endswith(".safetensors"):

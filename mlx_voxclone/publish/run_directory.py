@@ -1,6 +1,5 @@
 """What a run directory has to tell: its configuration, the figures of `summary.json`, and generated speech."""
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
 from mlx_voxclone.publish.publication import Sample
 from mlx_voxclone.run_config import RunConfig, load_run_config
 
@@ -33,14 +33,14 @@ class Run:
         self.config: RunConfig = load_run_config(directory / CONFIG)
         path = directory / SUMMARY
         try:
-            self.summary = json.loads(path.read_text(encoding="utf-8"))
+            self.summary = read_json(path)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{directory}: this run has not ended, it has no {SUMMARY}; finish it (voxclone train --resume"
                 f" {directory}), or name one of its best/ directories"
             ) from None
-        except (OSError, ValueError, RecursionError) as e:
-            raise CheckpointError(f"{path}: not readable as JSON ({e})") from None
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"{path}: not readable as JSON ({reason_of(e)})") from None
         if not isinstance(self.summary, dict):
             raise CheckpointError(f"{path}: not a JSON object")
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.adapters import CONFIG as ADAPTER_CONFIG
 from mlx_voxclone.checkpoint.adapters import TENSORS, load_adapters
-from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, added_voices, read_json
+from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, added_voices, read_object
 from mlx_voxclone.checkpoint.dtypes import FLOATS
 from mlx_voxclone.checkpoint.hub import ENCODER_FILE, REPOSITORY
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -154,7 +154,7 @@ def last_bake(directory: Path) -> dict:
 
 
 def _bakes(directory: Path) -> list[dict]:
-    bakes = read_json(directory / HISTORY).get("bakes")
+    bakes = read_object(directory / HISTORY).get("bakes")
     if not isinstance(bakes, list) or not bakes or not all(isinstance(bake, dict) for bake in bakes):
         raise CheckpointError(f"{directory / HISTORY}: not the record of a bake; bake again")
     return bakes

@@ -1,11 +1,11 @@
 """The upload: one commit into a repository that is new, empty, or holds what voxclone has published before."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_voxclone.checkpoint.hub import hub_errors, library_output
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.publish.publication import CARD, LIST, Publication, listed_files
 
 GIT_FILES = {".gitattributes"}  # what the hub puts into a new repository
@@ -141,16 +141,15 @@ def _stale(api, there, publication: Publication, replace: bool) -> list[str]:
 def _earlier(api, there) -> set[str] | None:
     path = api.hf_hub_download(there.id, LIST, revision=there.sha)
     try:
-        with open(path, encoding="utf-8") as file:
-            listed = listed_files(json.load(file))
-    except (ValueError, RecursionError):
+        listed = listed_files(read_json(path))
+    except ValueError:
         return None
     return None if listed is None else set(listed)
 
 
 def _verify(api, repository: str, commit: str, publication: Publication) -> None:
     """Compare sizes, and SHA-256 where the hub has them, with what was to be uploaded."""
-    listed = listed_files(json.loads(publication.files[LIST].read_text(encoding="utf-8"))) or {}
+    listed = listed_files(read_json(publication.files[LIST])) or {}
     info = api.model_info(repository, revision=commit, files_metadata=True)
     found = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     for name, path in publication.files.items():

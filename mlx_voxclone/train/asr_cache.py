@@ -22,6 +22,7 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import free_space_check, save_tensors, write_text_atomic
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.train.asr_alignment import latent_frames
 from mlx_voxclone.train.asr_teacher import N_HEADS, AsrTeacher, Head, choose_heads_by_dtw
 
@@ -170,7 +171,7 @@ class TeacherCache:
         fields = [_FORMAT, teacher.files.digest, teacher.median, teacher.language, N_HEADS, contents]
         path = self.directory / f"heads-{_hash(json.dumps(fields))[:16]}.json"
         try:
-            heads = json.loads(path.read_text(encoding="utf-8"))
+            heads = read_json(path)
             teacher.use_heads(heads)
             return teacher.heads
         except (OSError, ValueError, ConfigError):

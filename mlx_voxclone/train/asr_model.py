@@ -6,7 +6,6 @@ seconds of imports) is needed only to run it.
 
 import hashlib
 import importlib
-import json
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +13,7 @@ from typing import Any
 
 from mlx_voxclone.checkpoint.release import file_sha256
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.train.asr_alignment import CONTEXT_FRAMES
 
 CONFIG = "config.json"
@@ -64,7 +64,7 @@ class WhisperFiles:
         """
         path = self.directory / CONFIG
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             sizes = {name: config[name] for name in _SIZES}
             if any(type(size) is not int or size < 0 for size in sizes.values()):
                 raise ValueError("sizes must be whole numbers")

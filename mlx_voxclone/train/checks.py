@@ -3,7 +3,7 @@
 `check_inputs` looks at files, `check_data` at the prepared clips. The stages check again what they need themselves.
 """
 
-from mlx_voxclone.checkpoint.bake_files import check_places, read_json
+from mlx_voxclone.checkpoint.bake_files import check_places, read_object
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import register_voice
@@ -71,7 +71,7 @@ def _check_bake(config: RunConfig, release: Release, resuming: bool) -> None:
         raise CheckpointError(f"{config.baked_dir}: exists already; set bake.output to another directory")
     if not config.baked_dir.exists():
         check_places(release.path, config.baked_dir)
-    register_voice(read_json(release.path / PARAMS), read_json(release.path / TEKKEN), config.voice, rows=1)
+    register_voice(read_object(release.path / PARAMS), read_object(release.path / TEKKEN), config.voice, rows=1)
     if config.bake.reference is not None:
         from mlx_voxclone.synthesis import read_reference
 

@@ -21,6 +21,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import ConfigError, RankLostError, VoxcloneError
+from mlx_voxclone.plain_files import parse_json
 
 BUCKET = 8 << 20  # float32 numbers that are added up at once: 32 MB
 WAIT_VARIABLE, WAIT_MINUTES = "VOXCLONE_RANK_WAIT_MINUTES", 30.0
@@ -131,7 +132,7 @@ class Ranks:
                 answer = {"stopped": True} if isinstance(error, KeyboardInterrupt) else {"refused": str(error)}
             finally:
                 self._interruptible = False
-        answer = json.loads(self._told(json.dumps(answer, default=float)))
+        answer = parse_json(self._told(json.dumps(answer, default=float)))
         self.stopping = self.stopping or "stopped" in answer
         if raised is not None:
             raise raised
@@ -159,7 +160,7 @@ class Ranks:
         """Raises ConfigError on every rank, naming rank and facts, if some rank has others than rank 0."""
         if not self.several:
             return
-        every = [json.loads(text) for text in self.texts(json.dumps(facts, default=str))]
+        every = [parse_json(text) for text in self.texts(json.dumps(facts, default=str))]
         for rank, other in enumerate(every):
             keys = [key for key in {**every[0], **other} if every[0].get(key) != other.get(key)]
             if keys:
@@ -278,7 +279,7 @@ def _hosts(path: Path) -> int:
     """Ranks in a hostfile; `mlx.launch` leaves it empty for one."""
     try:
         text = path.read_text(encoding="utf-8").strip()
-        return len(json.loads(text)) if text else 0
+        return len(parse_json(text)) if text else 0
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"MLX_HOSTFILE {path} cannot be read: {error}") from error
 
@@ -327,7 +328,7 @@ def facts_of(identity: Mapping[str, Any], masters: Mapping[str, mx.array]) -> di
     """What must be the same on all ranks of a training, by names to tell a user."""
     shapes = zlib.crc32(repr([(name, array.shape) for name, array in masters.items()]).encode())
     try:
-        fields = dict(json.loads(identity["fingerprint"]))
+        fields = dict(parse_json(identity["fingerprint"]))
     except ValueError:
         fields = {"fingerprint": identity["fingerprint"]}
     rest = {key: value for key, value in identity.items() if key not in ("settings", "fingerprint")}

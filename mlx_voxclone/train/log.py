@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlx_voxclone.plain_files import parse_json
+
 LOG_NAME = "log.jsonl"
 # Keys of a step line that no loss term may be called.
 RESERVED = frozenset(
@@ -50,8 +52,10 @@ def read_log(path: Path) -> list[dict]:
     records: list[dict] = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError:
+            continue
+        if not isinstance(record, dict):
             continue
         if record.get("event") == "resume":
             records = [old for old in records if old.get("step", 0) <= record["step"]]

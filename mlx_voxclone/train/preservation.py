@@ -6,7 +6,6 @@ semantic distribution from the adapted one's, and the distance of the flow head'
 path. Measured on held-out pairs they say how far presets have drifted.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.auto import cached_own_pairs, check_automatic, own_pairs
+from mlx_voxclone.plain_files import parse_json
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
@@ -110,8 +110,8 @@ def check_kept(config: RunConfig, release: Release) -> None:
 def kept_before(directory: Path) -> bool | None:
     """Whether the training that has begun in a directory keeps anything; None if none has."""
     for _, path in reversed(list_checkpoints(directory)):
-        with suppress(CheckpointError, ValueError):
-            return KEPT_FIELD in json.loads(load_checkpoint(path).document["fingerprint"])
+        with suppress(CheckpointError, ValueError, TypeError):
+            return KEPT_FIELD in parse_json(load_checkpoint(path).document["fingerprint"])
     return None
 
 

@@ -4,8 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
 from mlx_voxclone.train.state import RunState
 
 RESULT_NAME = "result.json"
@@ -14,6 +17,8 @@ RESULT_NAME = "result.json"
 @dataclass(frozen=True)
 class TrainResult:
     """Figures of a run over all its sittings. A loss is the weighted sum of its terms, each a mean over its targets."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     steps: int  # complete, out of `total_steps`
     total_steps: int
@@ -64,6 +69,14 @@ class TrainResult:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} cannot be read ({error}): delete it and resume the run") from error
+            return _SCHEMA.validate_json(json.dumps(read_json(path)), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+            raise CheckpointError(f"{path} cannot be read ({reason}): delete it and resume the run") from None
+        except (OSError, ValueError) as error:
+            reason = reason_of(error)
+            raise CheckpointError(f"{path} cannot be read ({reason}): delete it and resume the run") from error
+
+
+_SCHEMA = TypeAdapter(TrainResult)

@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.train.settings import TrainSettings, changed
 from mlx_voxclone.train.state import Checkpoint, list_checkpoints, load_checkpoint
-from mlx_voxclone.train.task import fingerprint_changes
+from mlx_voxclone.train.task import Task, fingerprint_changes
 
 
 def newest_whole(run_dir: Path, candidates: list[Path]) -> tuple[Checkpoint, list[str]]:
@@ -28,8 +28,11 @@ def newest_whole(run_dir: Path, candidates: list[Path]) -> tuple[Checkpoint, lis
     raise CheckpointError(f"cannot resume: {reason}{hint}")
 
 
-def check_same_run(checkpoint: Checkpoint, identity: dict, master: dict[str, mx.array]) -> list[str]:
-    """Raises CheckpointError naming what differs if the checkpoint is of another run than `identity` and `master`.
+def check_same_run(
+    checkpoint: Checkpoint, identity: dict, master: dict[str, mx.array], slots: dict[str, mx.array]
+) -> list[str]:
+    """Raises CheckpointError naming what differs if the checkpoint is of another run than `identity`, its trainable
+    parameters `master` and its optimiser's state `slots`.
 
     Only the length of the run may change; that gives a warning, as the schedule spans it.
     """
@@ -39,10 +42,16 @@ def check_same_run(checkpoint: Checkpoint, identity: dict, master: dict[str, mx.
     ]
     differences += fingerprint_changes(document["fingerprint"], identity["fingerprint"])
     differences += changed(document["settings"], identity["settings"])
-    here = {name: tuple(array.shape) for name, array in master.items()}
-    there = {name: tuple(array.shape) for name, array in checkpoint.parameters.items()}
-    if names := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
-        differences.append(f"trainable parameters: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
+    if document["schedule"]["kind"] != identity["schedule"]["kind"]:
+        differences.append(f"schedule: {document['schedule']['kind']} -> {identity['schedule']['kind']}")
+    stored = {
+        "trainable parameters": (master, checkpoint.parameters),
+        "optimiser's state": (slots, checkpoint.optimizer),
+    }
+    for what, sides in stored.items():
+        here, there = ({name: (array.shape, array.dtype) for name, array in side.items()} for side in sides)
+        if names := sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name)):
+            differences.append(f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}")
     if differences:
         raise CheckpointError(
             f"cannot resume {checkpoint.path}: it is of a run with another configuration ({'; '.join(differences)})"
@@ -51,6 +60,21 @@ def check_same_run(checkpoint: Checkpoint, identity: dict, master: dict[str, mx.
     if before == now:
         return []
     return [f"the run has {now} steps now, {before} before: the learning rates still to come differ"]
+
+
+def check_position(checkpoint: Checkpoint, settings: TrainSettings, task: Task) -> None:
+    """Raises CheckpointError unless the items that are used up are those of the checkpoint's steps, and the terms since
+    the last logged step are the task's."""
+    state, n_items = checkpoint.state, task.n_items
+    if unknown := sorted(state.window.get("targets", {}).keys() - task.weights.keys()):
+        raise CheckpointError(f"checkpoint {checkpoint.path} is damaged: {task.name} has no loss term {unknown[0]}")
+    epoch, groups = divmod(state.step, settings.steps_per_epoch(n_items))
+    expected = (epoch, groups * settings.batch_size * settings.accumulate)
+    if state.position != expected:
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is damaged: its position is {state.position}, step {state.step} of "
+            f"{n_items} items ends at {expected}"
+        )
 
 
 def check_unfinished(checkpoint: Checkpoint, run_dir: Path, stop: int, settings: TrainSettings) -> None:

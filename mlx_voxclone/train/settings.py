@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 
 from mlx_voxclone.errors import ConfigError
 
+_MOST = 1e30  # of any number: NaN and infinity are above it, and so is what no run can mean
 PRECISIONS = ("float32", "bf16")
 
 # These may differ between a run and its continuation: they decide what is written and when, not how the weights move.
@@ -96,20 +97,27 @@ def _typed(name: str, value, kind):
     """`value` as the field's type; a number written as text (YAML reads 2e-5 so) is refused, not guessed at."""
     if kind is str:
         if not isinstance(value, str):
-            raise ConfigError(f"{name} must be text, not {value!r}")
+            raise ConfigError(f"{name} must be text, not {_shown(value)}")
         return value
     if name == "betas":
         if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ConfigError(f"betas must be two numbers, not {value!r}")
+            raise ConfigError(f"betas must be two numbers, not {_shown(value)}")
         return tuple(_typed("each of betas", beta, float) for beta in value)
     if isinstance(value, str):
-        raise ConfigError(f"{name} must be a number, not the text {value!r} (YAML needs a point: 2.0e-5, not 2e-5)")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigError(f"{name} must be a finite number, not {value!r}")
+        raise ConfigError(
+            f"{name} must be a number, not the text {_shown(value)} (YAML needs a point: 2.0e-5, not 2e-5)"
+        )
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST:
+        raise ConfigError(f"{name} must be a finite number, not {_shown(value)}")
     if kind is int and value != int(value):
-        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+        raise ConfigError(f"{name} must be a whole number, not {_shown(value)}")
     _require(name, value, value >= 0, "0 or more")
     return kind(value)
+
+
+def _shown(value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _require(name: str, value, good: bool, wanted: str) -> None:

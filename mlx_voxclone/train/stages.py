@@ -18,6 +18,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
 from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
+from mlx_voxclone.config import N_SPECIAL_CODES
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.data.options import PrepareOptions
@@ -38,6 +39,7 @@ from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import BEST, CHECKPOINTS, list_checkpoints, load_checkpoint
 from mlx_voxclone.train.task import Task, fingerprint_changes
 from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.yaml_files import parse_yaml
 
 CODES_FILE = "codes.safetensors"
 CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
@@ -189,7 +191,11 @@ def clip_codes(
     if path.is_file():
         file = TensorFile(path)
         if all(file.metadata.get(k) == v for k, v in made_from.items()):
-            return {name: file.numpy(name).astype(np.int32) for name in file.names()}
+            sizes = [size - N_SPECIAL_CODES for size in release.config.codec.code_sizes]
+            kept = {name: file.codes(name, sizes) for name in file.names()}
+            if kept.keys() != {clip.id for clip in data.clips}:
+                raise CheckpointError(f"{path}: holds codes of other clips than the data has; delete it, run again")
+            return kept
     codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
     codes = {}
     for clip in progress(data.clips, len(data.clips), "encoding"):
@@ -218,12 +224,13 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     What may change between sittings (lengths, intervals, device, where results go) is left out, and so are the sections
     of `open_stages`, those that have not begun.
     """
-    import yaml
-
     lengths = (f"{s}.{k}" for s in ("encoder.train", "encoder.refine", "speaker.train") for k in _FREE)
     free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
     free += tuple(f"{stage}." for stage in open_stages)
-    old, new = flat(yaml.safe_load(saved) or {}), flat(config.model_dump(mode="json"))
+    old, new = (
+        flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
+        flat(config.model_dump(mode="json")),
+    )
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 

@@ -1,9 +1,10 @@
 """What a run is at a step, and how it survives: checkpoints that are complete or absent, and `best/`.
 
 `checkpoints/step-N/` holds `model.safetensors` (the trainable parameters, float32), `optimizer.safetensors` and
-`state.json` (everything else, with size and CRC-32 of the other two). A directory gets its name only when all of it is
-on the disk, so whatever stops the run leaves the previous checkpoint whole. `best/` is replaced the same way; a stop in
-the short moment between the two renames of a replacement is mended by `recover` at the next start.
+`state.json` (everything else, with size and CRC-32 of the other two, and a checksum; see `state_schema.py`). A
+directory gets its name only when all of it is on the disk, so whatever stops the run leaves the previous checkpoint
+whole. `best/` is replaced the same way; a stop in the short moment between the two renames of a replacement is mended
+by `recover` at the next start.
 """
 
 import json
@@ -23,10 +24,12 @@ import mlx.core as mx
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import PARTIAL, atomic_directory, save_tensors, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import read_json, reason_of
+from mlx_voxclone.train.state_schema import CHECKSUM, Best, check_document, checksum
+from mlx_voxclone.yaml_files import shown
 
 FORMAT = 1
 CHECKPOINTS, BEST = "checkpoints", "best"
-_IDENTITY = {"task", "metric", "settings", "schedule", "fingerprint"}  # what `identity` holds, see resume.py
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -74,8 +77,8 @@ def save_checkpoint(
 ) -> Path:
     """Writes `checkpoints/step-N/` (N = state.step) and returns its path; nothing is there until all of it is.
 
-    `identity` is added to state.json (settings, fingerprint, schedule). A checkpoint of the same step, left over from
-    before a resume, is replaced.
+    `identity` is added to state.json: task, metric, settings, schedule, fingerprint. A checkpoint of the same step,
+    left over from before a resume, is replaced.
     """
     path = Path(run_dir) / CHECKPOINTS / f"step-{state.step}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +88,7 @@ def save_checkpoint(
             save_tensors(directory / name, tensors, {"step": str(state.step)})
             files[name] = {"bytes": (directory / name).stat().st_size, "crc32": _crc32(directory / name)}
         document = {"format": FORMAT, **identity, "state": asdict(state), "files": files}
+        document[CHECKSUM] = checksum(document)
         write_text_atomic(directory / "state.json", json.dumps(document, indent=1))
     return path
 
@@ -93,20 +97,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads and verifies a checkpoint directory. Raises CheckpointError that names what is wrong with it."""
     path = Path(path)
     try:
-        document = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if document["format"] != FORMAT:
-            raise CheckpointError(f"checkpoint {path} has format {document['format']}, this version reads {FORMAT}")
-        if missing := _IDENTITY - document.keys():
-            raise KeyError(*missing)
-        state = RunState.of(document["state"])
-        tensors = {name: _verified(path / name, facts) for name, facts in document["files"].items()}
-        return Checkpoint(path, state, document, tensors["model.safetensors"], tensors["optimizer.safetensors"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: state.json cannot be used ({error})") from error
+        document = read_json(path / "state.json")
+        version = document.get("format") if isinstance(document, dict) else None
+        if type(version) is int and version != FORMAT:
+            raise CheckpointError(f"checkpoint {path} has format {shown(version)}, this version reads {FORMAT}")
+        check_document(document)
+    except (OSError, ValueError) as error:
+        reason = reason_of(error)
+        raise CheckpointError(f"checkpoint {path} is damaged: state.json cannot be used ({reason})") from error
+    state = RunState.of(document["state"])
+    tensors = {name: _verified(path / name, facts, state.step) for name, facts in document["files"].items()}
+    return Checkpoint(path, state, document, tensors["model.safetensors"], tensors["optimizer.safetensors"])
 
 
-def _verified(path: Path, facts: dict) -> dict[str, mx.array]:
-    """The tensors of a file whose size and CRC-32 are as recorded when it was written."""
+def _verified(path: Path, facts: dict, step: int) -> dict[str, mx.array]:
+    """The tensors of a file whose size, CRC-32 and step are as recorded when it was written."""
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path.parent} is damaged: {path.name} is missing")
     if (size := path.stat().st_size) != facts["bytes"]:
@@ -116,6 +121,10 @@ def _verified(path: Path, facts: dict) -> dict[str, mx.array]:
     if _crc32(path) != facts["crc32"]:
         raise CheckpointError(f"checkpoint {path.parent} is damaged: the checksum of {path.name} does not match")
     file = TensorFile(path)
+    if (own := file.metadata.get("step", str(step))) != str(step):
+        raise CheckpointError(
+            f"checkpoint {path.parent} is damaged: {path.name} is of step {own}, state.json of {step}"
+        )
     return {name: file.array(name) for name in file.names()}
 
 
@@ -174,9 +183,8 @@ def find_resume(path: Path) -> tuple[Path, list[Path]]:
 def read_best(run_dir: Path) -> dict | None:
     """`best/info.json` ({"step", "metric", "value", "metrics"}), or None if there is no usable `best/`."""
     try:
-        info = json.loads((Path(run_dir) / BEST / "info.json").read_text(encoding="utf-8"))
-        return info if isinstance(info.get("value"), (int, float)) else None
-    except (OSError, ValueError, AttributeError):
+        return Best.model_validate(read_json(Path(run_dir) / BEST / "info.json")).model_dump()
+    except (OSError, ValueError):
         return None
 
 

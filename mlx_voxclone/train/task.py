@@ -17,6 +17,8 @@ from typing import Any, Protocol, runtime_checkable
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_voxclone.plain_files import parse_json
+
 
 @runtime_checkable
 class Task(Protocol):
@@ -170,7 +172,7 @@ def fingerprint_changes(old: str, new: str) -> list[str]:
     if old == new:
         return []
     try:
-        before, after = json.loads(old), json.loads(new)
+        before, after = parse_json(old), parse_json(new)
         names = sorted(before.keys() | after.keys())
     except (ValueError, AttributeError):  # free text: all that can be said is that it changed
         return [f"task: {_short(old)} -> {_short(new)}"]

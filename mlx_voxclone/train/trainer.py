@@ -24,7 +24,14 @@ from mlx_voxclone.train.loader import Group, Loader
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
 from mlx_voxclone.train.optimizers import Optimizers
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
-from mlx_voxclone.train.resume import check_same_run, check_unfinished, how_to_go_on, newest_whole, refuse_used
+from mlx_voxclone.train.resume import (
+    check_position,
+    check_same_run,
+    check_unfinished,
+    how_to_go_on,
+    newest_whole,
+    refuse_used,
+)
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import RunState, uninterrupted
 from mlx_voxclone.train.task import Task, parameter_groups
@@ -321,7 +328,8 @@ class Trainer:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
         self.run_dir, candidates = states.find_resume(path)
         checkpoint, self.warnings = newest_whole(self.run_dir, candidates)
-        self.warnings += check_same_run(checkpoint, self.identity, self.masters.values)
+        self.warnings += check_same_run(checkpoint, self.identity, self.masters.values, self.optimizers.slots())
+        check_position(checkpoint, self.settings, self.task)
         if TrainResult.load(self.run_dir) is not None:  # else it was stopped after its last step, before its end
             check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
         self.masters.replace(checkpoint.parameters)

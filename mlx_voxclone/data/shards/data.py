@@ -12,7 +12,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
 from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
-from mlx_voxclone.data.shards.fetch import fetch, is_remote
+from mlx_voxclone.data.shards.fetch import MOST_OF_INDEX, fetch, is_remote
 from mlx_voxclone.data.shards.index import INDEX, SPLITS, Row, ShardIndex
 from mlx_voxclone.data.shards.order import ShardOrder
 from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache
@@ -274,7 +274,7 @@ def _fetched_index(address: str, cache: Path) -> Path:
     target = cache / f"{hashlib.sha256(address.encode()).hexdigest()[:32]}.jsonl"
     try:
         with atomic_file(target, overwrite=True) as file:
-            fetch(address, file, None, None)
+            fetch(address, file, None, None, most=MOST_OF_INDEX)
     except CheckpointError as e:
         raise DataError(f"{e}; set data.cache to a directory that can be written") from None
     return target

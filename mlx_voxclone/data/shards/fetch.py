@@ -6,6 +6,8 @@ what will not (no such file, no access) is not.
 
 import hashlib
 import http.client
+import itertools
+import math
 import re
 import shutil
 import ssl
@@ -15,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
@@ -28,8 +31,42 @@ _LEFT = 7 * 24 * 3600  # seconds: no download takes as long
 _BLOCK = 1 << 20
 _PASSING = frozenset({408, 425, 429})
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MOST_NAMES = 1_000_000
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")
+_MOST_NAMES = 100_000
+
+
+@dataclass(frozen=True)
+class Most:
+    """Bytes that are taken of a file whose size only the server knows, by whether it states a length.
+
+    A server of files states it. Whatever states none may go on for ever: of that, little is taken.
+    """
+
+    stated: int
+    unstated: int
+
+    def limit(self, address: str, length: int | None, file: BinaryIO) -> int:
+        """Of a file that comes from `address` into `file`.
+
+        Raises:
+            DataError: the length is more than is taken, or than there is room for.
+        """
+        if length is None:
+            return self.unstated
+        if length > self.stated:
+            most = self.stated / 1e9
+            raise DataError(f"{address}: the server states {length / 1e9:.3g} GB; up to {most:.3g} GB are taken")
+        free = shutil.disk_usage(Path(file.name).parent).free
+        if length > free:
+            folder = Path(file.name).parent
+            raise DataError(
+                f"{folder}: no space left for {length / 1e9:.3g} GB of {address}; {free / 1e9:.3g} are free"
+            )
+        return length
+
+
+MOST_OF_INDEX = Most(4 << 30, 64 << 20)  # ten million clips; without a length, two hundred thousand
+MOST_OF_SHARD = Most(256 << 30, 512 << 20)
 
 
 class Abandoned(Exception):
@@ -84,15 +121,17 @@ def resolved(place: str, base: Path | str) -> Path | str:
 
 def expanded(pattern: str) -> list[str]:
     """`x-{000..012}.tar` as the names it stands for, as they are usual for sharded data; else the name itself."""
-    match = _RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, last = match.groups()
-    if not int(first) <= int(last) < int(first) + _MOST_NAMES:
-        raise DataError(f"{pattern}: a range from {first} to {last} names no files, or too many")
-    rest = expanded(pattern[match.end() :])
-    numbers = (str(n).zfill(len(first)) for n in range(int(first), int(last) + 1))
-    return [pattern[: match.start()] + number + after for number in numbers for after in rest]
+    texts = _RANGE.split(pattern)  # text, first, last, text, first, last, ..., text
+    ranges = list(zip(texts[1::3], texts[2::3]))
+    count = math.prod(max(0, int(last) - int(first) + 1) for first, last in ranges)
+    if not 0 < count <= _MOST_NAMES:
+        named = ", ".join(f"from {first} to {last}" for first, last in ranges[:3])
+        raise DataError(f"{pattern[:200]}: a range {named} names no files, or too many (up to {_MOST_NAMES} are taken)")
+    parts = ([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] for first, last in ranges)
+    return [
+        texts[0] + "".join(number + text for number, text in zip(numbers, texts[3::3]))
+        for numbers in itertools.product(*parts)
+    ]
 
 
 def hub_shards(address: str) -> list[str]:
@@ -124,16 +163,24 @@ def clear_left(cache: Path) -> None:
 
 
 def fetch(
-    address: str, file: BinaryIO, size: int | None, digest: str | None, stop: threading.Event | None = None
+    address: str,
+    file: BinaryIO,
+    size: int | None,
+    digest: str | None,
+    stop: threading.Event | None = None,
+    *,
+    most: Most | None = None,
 ) -> None:
     """Write a file from a server into an open, empty one.
 
     Args:
         size, digest: bytes and SHA-256 (hex) that it must have; None: not known.
         stop: gives up when it is set.
+        most: bytes that are taken where the size is not known.
 
     Raises:
-        DataError: not there, no access, not what it should be, or not to be had after several attempts; one line.
+        DataError: larger than `most`, or than what the disk has room for; not there, no access, not what it should be,
+            or not to be had after several attempts; one line.
         Abandoned: `stop` was set.
     """
     stop = stop or threading.Event()
@@ -143,7 +190,7 @@ def fetch(
         file.seek(0)
         file.truncate()
         try:
-            found, count = (_from_hub if address.startswith("hf://") else _from_http)(address, file, size, stop)
+            found, count = (_from_hub if address.startswith("hf://") else _from_http)(address, file, size, stop, most)
         except _Passing as failure:
             reason = str(failure)
             continue
@@ -162,19 +209,28 @@ def _remedy(reason: str) -> str:
     return "check network and server, then run again"
 
 
-def _from_http(address: str, file: BinaryIO, size: int | None, stop: threading.Event) -> tuple[str, int]:
+def _from_http(
+    address: str, file: BinaryIO, size: int | None, stop: threading.Event, most: Most | None
+) -> tuple[str, int]:
     """SHA-256 and length of what was written."""
     digest, count = hashlib.sha256(), 0
     try:
         request = urllib.request.Request(address, headers={"User-Agent": "mlx-voxclone"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             stated = answer.headers.get("Content-Length")
+            length = int(stated) if stated is not None and stated.isdigit() else None
+            limit = None if most is None else most.limit(address, length, file)
             while block := answer.read(_BLOCK):
                 if stop.is_set():
                     raise Abandoned
                 count += len(block)
                 if size is not None and count > size:
                     return "", count
+                if limit is not None and count > limit:
+                    raise DataError(
+                        f"{address}: over {limit / 1e6:.0f} MB came without an end, more than is taken of a server that"
+                        " does not state a length; mend the server or the address"
+                    )
                 digest.update(block)
                 file.write(block)
     except urllib.error.HTTPError as e:
@@ -192,12 +248,14 @@ def _from_http(address: str, file: BinaryIO, size: int | None, stop: threading.E
         raise _Passing(_first_line(e)) from None
     except ValueError as e:
         raise DataError(f"{address}: no address to fetch from ({e})") from None
-    if stated is not None and stated.isdigit() and int(stated) != count:
+    if length is not None and length != count:
         raise _Passing(f"the connection broke after {count} of {stated} bytes")
     return digest.hexdigest(), count
 
 
-def _from_hub(address: str, file: BinaryIO, size: int | None, stop: threading.Event) -> tuple[str, int]:
+def _from_hub(
+    address: str, file: BinaryIO, size: int | None, stop: threading.Event, most: Most | None
+) -> tuple[str, int]:
     """By the hub's own library, which knows tokens and storage; into a folder of its own beside the file."""
     repository, revision, name = _HUB.fullmatch(address).groups()
     from huggingface_hub import hf_hub_download
@@ -224,6 +282,8 @@ def _from_hub(address: str, file: BinaryIO, size: int | None, stop: threading.Ev
             raise _Passing(_first_line(e)) from None
         if stop.is_set():
             raise Abandoned
+        if most is not None:
+            most.limit(address, Path(path).stat().st_size, file)
         digest, count = hashlib.sha256(), 0
         with open(path, "rb") as source:
             while block := source.read(_BLOCK):

@@ -28,6 +28,7 @@ import numpy as np
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, INDEX, TRAIN
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import open_plain, parse_json
 
 __all__ = ["INDEX", "Row", "Shard", "ShardIndex", "row_line", "shard_line"]
 SPLITS = (TRAIN, HELDOUT, REFERENCE)
@@ -145,7 +146,7 @@ class ShardIndex:
             length *= 8
             line = os.pread(self._file, length, start)
         try:
-            row = _row(json.loads(line.partition(b"\n")[0]))
+            row = _row(parse_json(line.partition(b"\n")[0]))
         except (ValueError, KeyError, TypeError):
             row = None
         if row is None or row.samples != self.samples[number]:
@@ -156,7 +157,7 @@ class ShardIndex:
         """Number (from 1), offset and content of each line that is not blank."""
         number = offset = 0
         try:
-            with self.path.open("rb") as stream:
+            with open_plain(self.path) as stream:
                 while line := stream.readline(LONGEST_LINE + 1):
                     number += 1
                     if len(line) > LONGEST_LINE:
@@ -169,7 +170,7 @@ class ShardIndex:
 
     def _parsed(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            content = json.loads(line)
+            content = parse_json(line)
         except ValueError as e:
             raise self._damaged(number, str(e)) from None
         if not isinstance(content, dict):

@@ -1,6 +1,5 @@
 """What a tar shard that somebody else has made tells: audio files, beside them `.json` or `.txt` of the same name."""
 
-import json
 import os
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN, tidy, word
 from mlx_voxclone.data.entries import is_utf8 as is_text
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 _SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")
@@ -61,8 +61,8 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
 
 def _json(file: Any, member: Member | None) -> dict[str, Any]:
     try:
-        found = json.loads(_text(file, member) or "{}")
-    except (ValueError, RecursionError):
+        found = parse_json(_text(file, member) or "{}")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -85,13 +85,15 @@ def _first(told: Mapping[str, Any], keys: Sequence[str]) -> str | None:
     return None
 
 
-def unique_name(key: str, names: set[str]) -> str:
+def unique_name(key: str, names: dict[str, int]) -> str:
+    """A file name made of a key, unlike all before; `names`: those, with the last number that was put behind each."""
     base = re.sub(r"[^\w.-]+", "_", key.encode("utf-8", "replace").decode())[-80:].strip("._") or "clip"
-    name, number = base, 1
+    name, number = base, names.get(base.casefold(), 1)
     while name.casefold() in names:
         number += 1
         name = f"{base}_{number}"
-    names.add(name.casefold())
+    names[base.casefold()] = number
+    names.setdefault(name.casefold(), 1)
     return name
 
 

@@ -24,13 +24,14 @@ from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN,
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
-from mlx_voxclone.data.shards.fetch import SCANNED, clear_left, expanded, fetch, hub_shards, is_remote
+from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, SCANNED, clear_left, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
 from mlx_voxclone.data.shards.recordings import Recording, recordings, speaker_of, unique_name
 from mlx_voxclone.data.shards.store import default_cache
 from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 _BLOCK = 1 << 22
 
@@ -124,7 +125,7 @@ class _Scan:
         """Examine all recordings of a shard."""
         shard = Shard(place, path.stat().st_size, _digest_of(path))
         self._file.write(shard_line(shard))
-        names: set[str] = set()
+        names: dict[str, int] = {}
         with path.open("rb") as file:
             found = list(recordings(path, file, self.skipped, speaker_of(place)))
             wanted = self.options.speaker
@@ -183,9 +184,14 @@ class _Scan:
         held = [*self._heldout["chosen"].smallest(MOST_HELDOUT), *self._heldout["drawn"].smallest(count)][:MOST_HELDOUT]
         names, digests = {name for name, _, _ in held}, {rows[0]["sha256"] for _, _, rows in held}
         counts = _Counts()
-        with (self.directory / INDEX).open("w", encoding="utf-8") as index, self._rows.open(encoding="utf-8") as rows:
+        place = self.directory / INDEX
+        # What is no character of a file's name becomes an escape, which JSON reads back.
+        with (
+            place.open("w", encoding="utf-8", errors="backslashreplace") as index,
+            self._rows.open(encoding="utf-8") as rows,
+        ):
             shard = None
-            for line in map(json.loads, rows):
+            for line in map(parse_json, rows):
                 if "shard" in line:
                     shard = line
                 elif not (line["forced"] or line["recording"] in names or line["sha256"] in digests):
@@ -298,7 +304,7 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
     def get(number: int, folder: str) -> Path:
         path = Path(folder) / f"{number}.tar"
         with path.open("wb") as file:
-            fetch(places[number], file, None, None)
+            fetch(places[number], file, None, None, most=MOST_OF_SHARD)
         return path
 
     @contextmanager

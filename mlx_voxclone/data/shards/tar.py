@@ -10,7 +10,7 @@ from typing import BinaryIO
 from mlx_voxclone.errors import DataError
 
 _LARGEST_HEADER = 1 << 20  # bytes: what an honest header takes is a few hundred
-_MOST_MEMBERS = 1_000_000
+_MOST_MEMBERS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,22 @@ def members(path: Path, skipped: Counter | None = None) -> Iterator[Member]:
                 if found is None:
                     break
                 # Negative sizes lead backwards, in Pythons that let them.
-                if tar.offset <= last or count == _MOST_MEMBERS:
-                    raise DataError(f"{path}: damaged: its headers run in circles, or are too many")
+                if tar.offset <= last:
+                    raise DataError(f"{path}: damaged: its headers run in circles")
+                if count == _MOST_MEMBERS:
+                    raise DataError(f"{path}: more than {_MOST_MEMBERS} files in one shard; make several of it")
                 last, tar.members = tar.offset, []  # else all of them stay in memory
                 if not found.isreg() or found.issparse():
                     skipped[_kind(found)] += 1
                     continue
                 if found.size < 0 or found.offset_data + found.size > size:
                     raise DataError(f"{path}: cut off, {found.name[:80]!r} in it reaches beyond its end; copy it again")
-                yield Member(found.name, found.offset_data, found.size)
-        except (tarfile.TarError, ValueError, OverflowError) as e:
+                # Bytes that are no UTF-8 are written out: the name is a label, and goes into files of text.
+                name = found.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+                yield Member(name, found.offset_data, found.size)
+        except RecursionError:
+            raise DataError(f"{path}: damaged: headers of headers without end; copy it again") from None
+        except (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError) as e:
             raise DataError(f"{path}: no tar file that can be read ({e}); shards are uncompressed .tar") from None
         if last < 0:
             raise DataError(f"{path}: no tar file, or an empty one; shards are uncompressed .tar")

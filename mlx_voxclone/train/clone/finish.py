@@ -11,7 +11,7 @@ import numpy as np
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.adapters import TENSORS
 from mlx_voxclone.checkpoint.bake import bake
-from mlx_voxclone.checkpoint.bake_files import HISTORY, read_json
+from mlx_voxclone.checkpoint.bake_files import HISTORY, read_object
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -19,6 +19,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.plain_files import parse_json
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import SpeechResult, speak
 from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
@@ -109,7 +110,12 @@ def delivered(
     if path.is_file():
         file = TensorFile(path)
         if all(file.metadata.get(key) == value for key, value in made_from.items()):
-            return {**json.loads(file.metadata[DELIVERED]), "codes": file.numpy("codes").astype(np.int32)}
+            try:
+                return {**parse_json(file.metadata[DELIVERED]), "codes": file.codes("codes")}
+            except (KeyError, TypeError, ValueError):
+                raise CheckpointError(
+                    f"{path}: its description of the voice is damaged; delete it, run again"
+                ) from None
     chosen = deliver(config, data, found, adapters, result, quiet, say)
     document = {
         "name": chosen.chosen.name,
@@ -124,7 +130,7 @@ def delivered(
 
 def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path | None) -> None:
     """Refuse a directory that was baked from other adapters, encoder or voice than this run's (it went on since)."""
-    history = read_json(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
+    history = read_object(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
     last = (history.get("bakes") or [{}])[-1]
     with_encoder = encoder is not None and config.bake.target != "mlx-audio"
     folded = [] if adapters is None else [file_sha256(adapters / TENSORS)]

@@ -20,7 +20,8 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.pair_data import Pair
-from mlx_voxclone.errors import TranscriptError
+from mlx_voxclone.errors import CheckpointError, TranscriptError
+from mlx_voxclone.plain_files import parse_json
 from mlx_voxclone.progress import progress_bar
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence, Judged
@@ -211,6 +212,9 @@ def _read(path: Path, made_from: Mapping[str, str]) -> JudgedCodes | None:
     file = TensorFile(path)
     if any(file.metadata.get(key) != value for key, value in made_from.items()):
         return None
-    document = json.loads(file.metadata[JUDGED])
-    codes = {name: file.numpy(name).astype(np.int32) for name in file.names()}
-    return JudgedCodes(codes, document["left_out"], document["raw_nats"], document[FACTS])
+    try:
+        document = parse_json(file.metadata[JUDGED])
+        left_out, raw_nats, facts = dict(document["left_out"]), float(document["raw_nats"]), dict(document[FACTS])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path}: its description of the codes is damaged; delete it, run again") from None
+    return JudgedCodes({name: file.codes(name) for name in file.names()}, left_out, raw_nats, facts)
