@@ -248,6 +248,7 @@ class Speaker:
         loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
         if adapters:
             apply_adapters(loaded, mix_adapters(adapters, release.fingerprint(), release.path).changes)
+        loaded.speaks_only = True
         tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
         return cls(release, loaded, tokenizer)
 

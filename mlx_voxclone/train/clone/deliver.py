@@ -140,6 +140,7 @@ def deliver(
         release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=found.encoder
     )
     source = [AdapterSource(adapters)]
+    model.speaks_only = True
     apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)

@@ -155,6 +155,7 @@ def before_and_after(
     spoken: list[dict[str, Any]] = [{"text": text} for text in sentences]
     for when, source in (("before", release), ("after", Release(config.baked_dir))):
         model = load_model(source, dtype=dtype)
+        model.speaks_only = True
         tokenizer = SpeechTokenizer(source.tokenizer_path, model.config.backbone.vocab_size)
         rows = source.voice(config.voice) if when == "after" else model.voice_embedding(reference_codes)
         for i, entry in enumerate(spoken):
