@@ -23,6 +23,7 @@ from mlx_voxclone.model.layers import KVCache
 if TYPE_CHECKING:
     from mlx_voxclone.model.voxtral import Voxtral
 
+READ_AT_ONCE = 2048  # positions of a prompt: a longer one is read in pieces, so that its activations stay small
 NOISE_FRAMES = 64  # drawn at once; part of what a seed stands for
 
 
@@ -93,7 +94,7 @@ def generate(
         return False
     join_products(model)
     cache = model.new_cache()
-    hidden = model.hidden_states(prompt, cache)[:, -1]
+    hidden = read_prompt(model, prompt, cache)
     return (yield from spoken_frames(model, hidden, cache, max_frames, seed, n_steps, cfg_alpha))
 
 
@@ -264,12 +265,27 @@ def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) ->
     return mx.concatenate([next(noise[item]) for item in speaking])
 
 
+def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
+    """The last hidden state `[1, dim]` of a prompt `[1, T, dim]`, whose keys and values the cache then holds.
+
+    Memory beside the cache does not grow with T beyond `READ_AT_ONCE` positions.
+    """
+    length = prompt.shape[1]
+    for layer in cache if length > READ_AT_ONCE else ():
+        layer.expected = length
+    for start in range(0, length, READ_AT_ONCE):
+        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]
+        if start + READ_AT_ONCE < length:
+            mx.eval(hidden, [(layer.keys, layer.values) for layer in cache])
+    return hidden
+
+
 def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
     """The last hidden states `[B, dim]` of prompts `[T_i, dim]`, read one by one; a cache of the batch per layer."""
     hidden, caches = [], []
     for prompt in prompts:
         caches.append(model.new_cache())
-        hidden.append(model.hidden_states(prompt[None], caches[-1])[:, -1])
+        hidden.append(read_prompt(model, prompt[None], caches[-1]))
         mx.eval(hidden[-1], [(c.keys, c.values) for c in caches[-1]])  # the activations of one prompt at a time
     batch: list[BatchCache] = []
     for layer in zip(*caches):
