@@ -1,5 +1,6 @@
 """What differs between checkpoints, and the way back from a baked one."""
 
+import itertools
 import json
 import shutil
 
@@ -206,7 +207,7 @@ def test_every_notice_stays_and_ours_is_added_once(theirs, tmp_path):
         place.mkdir()
     if theirs is not None:
         (places[0] / "NOTICE").write_bytes(theirs)
-    for old, new in zip(places, places[1:]):
+    for old, new in itertools.pairwise(places):
         add_notice(old, new)
     once = (places[1] / "NOTICE").read_bytes()
     assert once.startswith(theirs or b"")

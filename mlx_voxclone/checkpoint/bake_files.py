@@ -162,7 +162,7 @@ def add_notice(base: Path, directory: Path) -> None:
 
 
 def notice_of_base(directory: Path) -> bytes | None:
-    """The base's own notice, byte for byte, of a baked directory: what stands around ours; None where there was none."""
+    """The base's own notice, byte for byte, of a baked directory: what stands around ours; None: there was none."""
     content = _bytes_of(directory / NOTICE)
     if content is None or (ours := _OURS_THERE.search(content)) is None:
         return content

@@ -25,6 +25,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
 CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
 ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_blocks.")
+LEGAL_TEXTS = ("LICEN[CS]E*", "[Ll]icen[cs]e*", "NOTICE*", "[Nn]otice*", "COPYING*", "THIRD*PARTY*")  # names of files
 PARTS = ("lm", "head", "decoder", "encoder")
 _FINGERPRINTED = 4096  # bytes at each end of a tensor
 
