@@ -13,7 +13,7 @@ import shutil
 import signal
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,7 +116,16 @@ def _verified(path: Path, facts: dict) -> dict[str, mx.array]:
     if _crc32(path) != facts["crc32"]:
         raise CheckpointError(f"checkpoint {path.parent} is damaged: the checksum of {path.name} does not match")
     file = TensorFile(path)
-    return {name: file.array(name) for name in file.names()}
+    tensors = {name: file.array(name) for name in file.names()}
+    if (name := not_finite(tensors)) is not None:
+        raise CheckpointError(f"checkpoint {path.parent} is of a training that diverged: {name} is not finite")
+    return tensors
+
+
+def not_finite(tensors: Mapping[str, mx.array]) -> str | None:
+    """The first of some tensors that holds infinite or undefined numbers; None if all are finite."""
+    finite = mx.stack([mx.isfinite(array).all() for array in tensors.values()]) if tensors else mx.array([])
+    return next((name for name, fine in zip(tensors, finite.tolist()) if not fine), None)
 
 
 def _crc32(path: Path) -> int:
