@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -20,7 +21,9 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.say import main as say
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model import generation, layers
+from mlx_voxclone.pairs.make import Sentence, check_context
 from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.train import checks
 from mlx_voxclone.train.lora import add_lora
 from mlx_voxclone.train.preservation import Kept, KeptPairs
 from mlx_voxclone.train.speaker_task import SpeakerTask
@@ -135,6 +138,16 @@ def test_a_speaker_says_beforehand_what_it_would_refuse(miniature):
             speaker.prompt(text, rows)
     with pytest.raises(DataError, match="is too long"):  # before the clip is looked at
         speaker.stream("q" * 65_000, reference=np.zeros(24_000, np.float32))
+
+
+def test_a_run_refuses_its_sentences_before_anything_is_trained(miniature):
+    release, book = Release(miniature), "q" * 65_000
+    with pytest.raises(DataError, match=r"^say: sentence 2 \('qqq.*it has 65000 tokens"):
+        checks._check_sentences(SimpleNamespace(say=["hello", book]), release)
+    checks._check_sentences(SimpleNamespace(say=["hello", "q" * 60_000]), release)
+    listed = [Sentence(0, "hello", None, "a", 0), Sentence(1, book, None, "a", 1)]
+    with pytest.raises(DataError, match=r"^sentence 'qqq.*it has 65000 tokens"):
+        check_context(SpeechTokenizer.of(release), release.config, listed, {"a": mx.zeros((400, 64))}, 30.0)
 
 
 def test_a_voice_that_leaves_no_room_is_refused(miniature, tmp_path):

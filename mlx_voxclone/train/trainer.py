@@ -317,6 +317,8 @@ class Trainer:
                 f"{self.task.name}: the training has diverged: after step {self.state.step} the model's numbers are not"
                 f" finite, so it was not saved; lower the learning rate and start again{self._left()}"
             )
+        else:
+            self._warn(f"step {self.state.step} is not saved: what the model makes of held-out data is not finite")
 
     def _left(self) -> str:
         """What a training that has come to nothing leaves, as the end of a message."""
