@@ -117,7 +117,7 @@ def step(model: Path, options) -> dict:
     """One optimiser step through the trainer."""
     config, release, lm = ready(model, options.tokens)
     begun = anonymous()
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     rng, sizes = np.random.default_rng(0), [n - 2 for n in release.config.codec.code_sizes]
     longest = longest_sequence(config)
     letters = int(config.speaker.max_seconds * LETTERS_PER_SECOND)

@@ -27,3 +27,7 @@ class RankLostError(TrainingError):
 
 class CheckpointError(VoxcloneError):
     """A checkpoint, adapter, voice or run directory that cannot be read or written."""
+
+
+class NotFiniteError(CheckpointError):
+    """Numbers of a model that are not finite: damaged weights, or those of a training that has diverged."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.config import CFG_ALPHA
-from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 
@@ -99,7 +99,7 @@ class SpeechStream:
             except StopIteration as stop:
                 self.ended = bool(stop.value)
             except FloatingPointError as e:
-                raise CheckpointError(
+                raise NotFiniteError(
                     f"{e} at frame {self.frames}: the weights are damaged, or the guidance is far too strong"
                 ) from None
             else:
@@ -258,7 +258,8 @@ class Speaker:
             adapters = [adapters]
         if adapters:
             apply_adapters(loaded, mix_adapters(adapters, release.fingerprint(), release.path).changes)
-        tokenizer = SpeechTokenizer(release.tokenizer_path, loaded.config.backbone.vocab_size)
+        loaded.speaks_only = True
+        tokenizer = SpeechTokenizer.of(release)
         return cls(release, loaded, tokenizer)
 
     @property
@@ -306,6 +307,18 @@ class Speaker:
         check_reference(samples, self.sampling_rate)
         return samples
 
+    def prompt(self, text: str, rows: mx.array, max_seconds: float = MAX_SECONDS) -> list[int]:
+        """Ids of the prompt by which a text is said with a voice's rows `[N, dim]`: all that is refused about a text is
+        refused here, before anything is computed.
+
+        Raises:
+            DataError: an empty text; more tokens than the model's context has room for beside the voice and the speech.
+        """
+        return self.tokenizer.prompt(text, rows.shape[0], self._most_frames(max_seconds))
+
+    def _most_frames(self, seconds: float) -> int:
+        return max(1, round(seconds * self.model.config.codec.frame_rate))
+
     def say(self, text: str, voice: str | mx.array | None = None, reference=None, **options) -> SpeechResult:
         """Speak a text to its end; arguments and errors are those of `stream`."""
         return self.stream(text, voice, reference, **options).result()
@@ -330,18 +343,13 @@ class Speaker:
         Raises:
             DataError: an empty text, or one that does not fit the model's context.
         """
+        self.tokenizer.prompt(text, 1, self._most_frames(max_seconds))  # before a reference clip is encoded
         rows = self.voice_rows(voice, reference)
-        ids = self.tokenizer.prompt(text, rows.shape[0])
-        max_frames = max(1, round(max_seconds * self.model.config.codec.frame_rate))
-        limit = self.model.config.backbone.max_seq_len
-        if len(ids) + max_frames > limit:
-            raise DataError(
-                f"the text is too long: {len(ids)} tokens and up to {max_frames} frames exceed the context of {limit}"
-            )
+        ids = self.prompt(text, rows, max_seconds)
         return SpeechStream(
             self.model,
             self.model.embed_prompt(ids, rows),
-            max_frames=max_frames,
+            max_frames=self._most_frames(max_seconds),
             seed=seed,
             n_steps=n_steps,
             cfg_alpha=cfg_alpha,

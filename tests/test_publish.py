@@ -111,11 +111,15 @@ def test_a_baked_checkpoint(logged_in, publish, clone_run, tmp_path, capsys):
     baked = tmp_path / "baked"
     shutil.copytree(clone_run / "baked", baked)
     (baked / "my notes.txt").write_text("mine")
+    legal = {"LICENSE": b"Theirs.", "licence.txt": b"\xe9", "NOTICE.third-party": b"", "COPYING": b"Copy.\r\n"}
+    for name, content in legal.items():
+        (baked / name).write_bytes(content)
     publish(baked)
     assert (baked / "README.md").read_bytes() == b"the model card"
     files = published(logged_in)
     assert b"the model card" not in files["README.md"]
     assert "my notes.txt" not in files
+    assert {name: files[name] for name in legal} == legal
     assert "encoder/encoder.safetensors" not in files
     assert files["consolidated.safetensors"] == (baked / "consolidated.safetensors").read_bytes()
     assert front_matter(files["README.md"])["base_model_relation"] == "finetune"

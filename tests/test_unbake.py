@@ -1,5 +1,6 @@
 """What differs between checkpoints, and the way back from a baked one."""
 
+import itertools
 import json
 import shutil
 
@@ -7,7 +8,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_voxclone import __version__
 from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.checkpoint.bake_files import add_notice, notice_of_base
 from mlx_voxclone.checkpoint.compare import compare
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, part_of
@@ -186,13 +189,65 @@ def test_an_encoder_that_the_base_had_comes_back(with_encoder, encoder, base, tm
     assert same_weights(with_encoder, tmp_path / "voice-back")
 
 
-def test_the_notice_of_the_base_is_its_own_again(base, encoder, tmp_path):
+THIRD_PARTY = [
+    b"Theirs.\n",
+    b"No end of line",
+    b"",
+    "Weights \u00a9 Some Lab, CC BY-NC 4.0 as the model's.\r\n\r\n\r\n".encode(),
+    b"Not UTF-8: \xe9\xff, nor one line: \x00\n\n",
+    b"Made with voxclone, says somebody who adds a word of his own.\n",
+]
+
+
+@pytest.mark.parametrize("theirs", [None, *THIRD_PARTY])
+def test_every_notice_stays_and_ours_is_added_once(theirs, tmp_path):
+    """However often a checkpoint is baked again; and the way back has the base's own bytes."""
+    places = [tmp_path / name for name in ("base", "once", "twice", "thrice")]
+    for place in places:
+        place.mkdir()
+    if theirs is not None:
+        (places[0] / "NOTICE").write_bytes(theirs)
+    for old, new in itertools.pairwise(places):
+        add_notice(old, new)
+    once = (places[1] / "NOTICE").read_bytes()
+    assert once.startswith(theirs or b"")
+    assert once.count(b"Made with voxclone 0") == once.count(b"inherit that\nlicence") == 1
+    for place in places[1:]:
+        assert (place / "NOTICE").read_bytes() == once
+        assert notice_of_base(place) == theirs
+    # What another project writes below ours is kept, too, and ends up below theirs.
+    (places[2] / "NOTICE").write_bytes(once + b"A fork's own.\n")
+    add_notice(places[2], places[3])
+    assert (places[3] / "NOTICE").read_bytes() == once + b"A fork's own.\n"
+    assert notice_of_base(places[3]) == (theirs or b"") + b"A fork's own.\n"
+
+
+def test_a_notice_that_an_earlier_version_wrote_is_known(tmp_path):
+    """It put ours first, and another version's number stands in it."""
+    (tmp_path / "none").mkdir()
+    (tmp_path / "new").mkdir()
+    add_notice(tmp_path / "none", tmp_path / "new")
+    ours = (tmp_path / "new" / "NOTICE").read_text().replace(__version__, "0.0.7")
+    for text in (ours, f"{ours}\nTheirs.\n", f"{ours}\nTheirs.\n".replace("\n", "\r\n")):
+        (tmp_path / "none" / "NOTICE").write_bytes(text.encode())
+        add_notice(tmp_path / "none", tmp_path / "new")
+        assert (tmp_path / "new" / "NOTICE").read_bytes() == text.encode()
+        theirs = (notice_of_base(tmp_path / "new") or b"").replace(b"\r\n", b"\n")
+        assert theirs == (b"" if text == ours else b"Theirs.\n")
+
+
+def test_texts_of_the_base_come_back_from_two_bakes_as_they_were(base, encoder, recording, tmp_path):
+    texts = {name: THIRD_PARTY[k] for k, name in enumerate(("NOTICE", "LICENSE", "NOTICE.txt", "README.md", "COPYING"))}
+    texts["NOTICE"] = THIRD_PARTY[3]
     shutil.copytree(base, tmp_path / "base")
-    (tmp_path / "base" / "NOTICE").write_text("Theirs.\n")
-    bake(tmp_path / "base", tmp_path / "baked", encoder=encoder)
-    assert "CC BY-NC 4.0" in (tmp_path / "baked" / "NOTICE").read_text()
-    unbake(tmp_path / "baked", tmp_path / "back")
-    assert (tmp_path / "back" / "NOTICE").read_text() == "Theirs.\n"
+    for name, content in texts.items():
+        (tmp_path / "base" / name).write_bytes(content)
+    bake(tmp_path / "base", tmp_path / "once", encoder=encoder)
+    bake(tmp_path / "once", tmp_path / "twice", voices={"anna": recording})
+    unbake(tmp_path / "twice", tmp_path / "back")
+    for name, content in texts.items():
+        assert (tmp_path / "twice" / name).read_bytes().startswith(content)
+        assert (tmp_path / "back" / name).read_bytes() == content
 
 
 def test_a_dry_run_writes_nothing(base, baked, tmp_path, capsys):

@@ -15,7 +15,7 @@ from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.model.generation import spoken_frames
+from mlx_voxclone.model.generation import read_prompt, spoken_frames
 from mlx_voxclone.synthesis import FIRST_PIECE, PIECE, Speaker
 
 TEXT = "Papa mino lesu tara koni, soma tiku la."  # with a full stop: mlx-audio would add one
@@ -61,7 +61,7 @@ class Speech:
         model, cache, heard = self.model, self.model.new_cache(), []
 
         def prefill() -> None:
-            heard.append(model.hidden_states(self.prompt, cache)[:, -1])
+            heard.append(read_prompt(model, self.prompt, cache))
             mx.eval(heard, [(layer.keys, layer.values) for layer in cache])
 
         def frames() -> None:

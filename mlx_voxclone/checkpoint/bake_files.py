@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,17 +27,25 @@ from mlx_voxclone.plain_files import read_json, reason_of
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
 WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}
-_OURS = "Made with voxclone"
-_LAST_LINE = "Use a cloned voice only as the person whose voice it is has agreed to."
-_LICENCE = f"""{_OURS} {__version__}.
+_LICENCE = f"""Made with voxclone {__version__}.
 
 Voxtral-4B-TTS-2603 and its preset voices are published by Mistral AI under Creative Commons
 Attribution-NonCommercial 4.0 (CC BY-NC 4.0, https://creativecommons.org/licenses/by-nc/4.0/).
 Weights and voices in this directory that derive from them have been changed ({HISTORY} says how) and inherit that
 licence: name the source, and do not use them commercially.
 
-{_LAST_LINE}
+Use a cloned voice only as the person whose voice it is has agreed to.
 """
+
+
+def _any_version(text: str) -> re.Pattern[bytes]:
+    """Finds this notice, whichever version wrote it and whichever ends of lines it has been given since."""
+    version = re.escape(__version__).encode()
+    lines = [re.escape(line).encode().replace(version, rb"[^\r\n]*", 1) for line in text.splitlines()]
+    return re.compile(rb"^" + rb"\r?\n".join(lines) + rb"(?:\r?\n|\Z)", re.MULTILINE)
+
+
+_OURS_THERE = _any_version(_LICENCE)
 
 
 def check_places(base: Path, output: Path) -> None:
@@ -139,20 +148,33 @@ def own_voices(release: Release) -> list[str]:
 
 
 def add_notice(base: Path, directory: Path) -> None:
-    """Write `NOTICE`: the licence that derived weights inherit, then what the base's own notice says beside it."""
-    path = base / NOTICE
-    theirs = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    keep = theirs and "CC BY-NC 4.0" not in theirs
-    (directory / NOTICE).write_text(f"{_LICENCE}\n{theirs}" if keep else _LICENCE, encoding="utf-8")
+    """Write `NOTICE`: the base's own, byte for byte, and behind it the licence that derived weights inherit.
+
+    That stands there once, however often a checkpoint is baked again.
+    """
+    theirs = _bytes_of(base / NOTICE)
+    if theirs is None:
+        content = _LICENCE.encode()
+    elif _OURS_THERE.search(theirs):
+        content = theirs
+    else:
+        content = theirs + b"\n" + _LICENCE.encode()
+    (directory / NOTICE).write_bytes(content)
 
 
-def notice_of_base(directory: Path) -> str:
-    """What the base's own notice said, of a baked directory: what follows ours; empty where there was none."""
-    path = directory / NOTICE
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    if not text.startswith(_OURS):
-        return text
-    return text.partition(_LAST_LINE)[2].lstrip("\n")
+def notice_of_base(directory: Path) -> bytes | None:
+    """The base's own notice, byte for byte, of a baked directory: what stands around ours; None: there was none."""
+    content = _bytes_of(directory / NOTICE)
+    if content is None or (ours := _OURS_THERE.search(content)) is None:
+        return content
+    before, after = content[: ours.start()], content[ours.end() :]
+    if ours.start():
+        return before.removesuffix(b"\n") + after
+    return re.sub(rb"\A\r?\n", b"", after) or None  # earlier versions put theirs behind ours
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

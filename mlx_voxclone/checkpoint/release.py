@@ -25,6 +25,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
 CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
 ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_blocks.")
+LEGAL_TEXTS = ("LICEN[CS]E*", "[Ll]icen[cs]e*", "NOTICE*", "[Nn]otice*", "COPYING*", "THIRD*PARTY*")  # names of files
 PARTS = ("lm", "head", "decoder", "encoder")
 _FINGERPRINTED = 4096  # bytes at each end of a tensor
 
@@ -50,7 +51,7 @@ def resolve(model: str | Path) -> Path:
         return path
     if path.exists():
         raise CheckpointError(f"{path}: a file; give the directory that holds {WEIGHTS}")
-    patterns = [WEIGHTS, PARAMS, TEKKEN, CONFIG, f"{VOICE_DIRECTORY}/*", "*.md", "LICENSE*", "NOTICE*"]
+    patterns = [WEIGHTS, PARAMS, TEKKEN, CONFIG, f"{VOICE_DIRECTORY}/*", "*.md", *LEGAL_TEXTS]
     if is_address(model):
         address = HubAddress.parse(model)
         if address.file:
@@ -181,9 +182,19 @@ class Release:
             CheckpointError: unreadable, or not as wide as the model.
         """
         rows = read_voice(path)
-        if rows.shape[1] != self.config.backbone.dim:
-            raise CheckpointError(f"{path}: rows of {rows.shape[1]}, but the model is {self.config.backbone.dim} wide")
+        self.check_voice_rows(path, *rows.shape)
         return rows
+
+    def check_voice_rows(self, source: str | Path, rows: int, width: int) -> None:
+        """Raise CheckpointError for rows of a voice that are not as wide as the model, or leave no room for a text."""
+        backbone = self.config.backbone
+        if width != backbone.dim:
+            raise CheckpointError(f"{source}: rows of {width}, but the model is {backbone.dim} wide")
+        if rows > (most := backbone.max_seq_len // 2):
+            raise CheckpointError(
+                f"{source}: a voice of {rows} rows, {most} are possible: half of the model's context of"
+                f" {backbone.max_seq_len}; take 3 to 25 s of speech (12.5 rows a second)"
+            )
 
     def _voice_file(self, name: str) -> Path | None:
         files = (self.path / VOICE_DIRECTORY / f"{name}{suffix}" for suffix in (".pt", ".safetensors"))

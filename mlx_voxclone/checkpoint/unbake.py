@@ -150,8 +150,8 @@ def unbake(
             if (release.path / name).is_file():
                 content = read_object(release.path / name)
                 (directory / name).write_bytes(without_voices(release.path / name, content, gone))
-        if notice := notice_of_base(release.path):
-            (directory / NOTICE).write_text(notice, encoding="utf-8")
+        if (notice := notice_of_base(release.path)) is not None:
+            (directory / NOTICE).write_bytes(notice)
         new = Release(directory)
         new.check()
         for file in {id(file): file for file in sources.values()}.values():

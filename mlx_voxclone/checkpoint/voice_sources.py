@@ -62,9 +62,7 @@ class VoiceMaker:
             rows = self._recorded(sources)
         else:
             rows = read_voice(source) if source.suffix == ".pt" else self._stored(source)
-        dim = self.release.config.backbone.dim
-        if rows.shape[1] != dim:
-            raise CheckpointError(f"{source}: rows of {rows.shape[1]}, but the model is {dim} wide")
+        self.release.check_voice_rows(source, *rows.shape)
         rows = rows.astype(mx.bfloat16)
         mx.eval(rows)
         return rows
@@ -78,6 +76,8 @@ class VoiceMaker:
         codes = file.stored(CODES)
         if codes.ndim == 2 and codes.shape[1] == 0:
             raise CheckpointError(f"{source}: holds no frames")
+        if codes.ndim == 2:
+            self.release.check_voice_rows(source, codes.shape[1] + 1, self.release.config.backbone.dim)
         try:
             return self._loaded().voice_embedding(codes)
         except ValueError as e:

@@ -73,6 +73,8 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
             return EXIT_BROKEN_PIPE
         except VoxcloneError as e:
             return _report(f"error: {e}", EXIT_BAD_INPUT)
+        except FloatingPointError as e:  # of a model: see `acoustic.checked_frames` and `Codec.audio_codes`
+            return _report(f"error: {e}: its weights are damaged; take another file, or get it again", EXIT_BAD_INPUT)
         except OSError as e:
             line = describe_os_error(e)
             if line is None:

@@ -59,7 +59,7 @@ def measure_drift(
         chosen = [chosen[k] for k in sorted(drawn)]
     dtype = mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
     model = load_model(base, parts=["lm", "head"], dtype=dtype)
-    tokenizer = SpeechTokenizer(base.tokenizer_path, base.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(base)
     rows = {name: base.voice(name) for name in {pair.voice for pair in chosen}}
     before = [_heard(model, tokenizer, pair, rows[pair.voice], seed + k, progress) for k, pair in enumerate(chosen)]
     del model

@@ -223,8 +223,15 @@ class Codec(nn.Module):
         return self.quantizer.encode(latents)
 
     def audio_codes(self, samples: np.ndarray | mx.array) -> np.ndarray:
-        """0-based codes of one waveform of any length, heard by `encode_audio`: `[S] -> [37, ceil(S / 1920)]` int32."""
-        return np.array(self.quantize(self.encode_audio(samples)[None])[0])
+        """0-based codes of one waveform of any length, heard by `encode_audio`: `[S] -> [37, ceil(S / 1920)]` int32.
+
+        Raises:
+            FloatingPointError: the encoder's numbers are not finite, so that there are no codes for them.
+        """
+        latents = self.encode_audio(samples)
+        if not mx.isfinite(latents).all().item():
+            raise FloatingPointError("the encoder's numbers are not finite")
+        return np.array(self.quantize(latents[None])[0])
 
     # --- decoding -------------------------------------------------------------------------------------------------
 

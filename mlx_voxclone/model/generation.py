@@ -23,6 +23,7 @@ from mlx_voxclone.model.layers import KVCache
 if TYPE_CHECKING:
     from mlx_voxclone.model.voxtral import Voxtral
 
+READ_AT_ONCE = 2048  # positions of a prompt: a longer one is read in pieces, so that its activations stay small
 NOISE_FRAMES = 64  # drawn at once; part of what a seed stands for
 
 
@@ -40,7 +41,7 @@ class FrameQueue:
     """Submits frames to the device, one after the other.
 
     Args:
-        model: its products of one input are joined (`Voxtral.merge`).
+        model: faster where its products of one input are joined (`Voxtral.merge`).
         cache: of the prompts, one per layer, extended by every frame.
         n_steps: Euler steps of the flow, None: the configuration's.
         cfg_alpha: guidance strength.
@@ -69,6 +70,16 @@ class FrameQueue:
         return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
 
 
+def join_products(model: "Voxtral") -> None:
+    """Fewer and larger products per frame, in a model that nothing trains.
+
+    Joined products round otherwise than separate ones, and stay joined: a training whose model had spoken would not be
+    the training of a model that had not.
+    """
+    if model.speaks_only:
+        model.merge()
+
+
 def generate(
     model: "Voxtral",
     prompt: mx.array,
@@ -81,9 +92,9 @@ def generate(
     """Speak one prompt; see `Voxtral.generate`."""
     if max_frames < 1:
         return False
-    model.merge()
+    join_products(model)
     cache = model.new_cache()
-    hidden = model.hidden_states(prompt, cache)[:, -1]
+    hidden = read_prompt(model, prompt, cache)
     return (yield from spoken_frames(model, hidden, cache, max_frames, seed, n_steps, cfg_alpha))
 
 
@@ -223,7 +234,7 @@ def generate_batch(
     ended = [False] * len(prompts)
     speaking = list(range(len(prompts)))
     if speaking and max_frames > 0:
-        model.merge()
+        join_products(model)
         noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
         hidden, cache = read_prompts(model, prompts)
         queue = FrameQueue(model, cache, n_steps, cfg_alpha)
@@ -254,12 +265,27 @@ def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) ->
     return mx.concatenate([next(noise[item]) for item in speaking])
 
 
+def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
+    """The last hidden state `[1, dim]` of a prompt `[1, T, dim]`, whose keys and values the cache then holds.
+
+    Memory beside the cache does not grow with T beyond `READ_AT_ONCE` positions.
+    """
+    length = prompt.shape[1]
+    for layer in cache if length > READ_AT_ONCE else ():
+        layer.expected = length
+    for start in range(0, length, READ_AT_ONCE):
+        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]
+        if start + READ_AT_ONCE < length:
+            mx.eval(hidden, [(layer.keys, layer.values) for layer in cache])
+    return hidden
+
+
 def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
     """The last hidden states `[B, dim]` of prompts `[T_i, dim]`, read one by one; a cache of the batch per layer."""
     hidden, caches = [], []
     for prompt in prompts:
         caches.append(model.new_cache())
-        hidden.append(model.hidden_states(prompt[None], caches[-1])[:, -1])
+        hidden.append(read_prompt(model, prompt[None], caches[-1]))
         mx.eval(hidden[-1], [(c.keys, c.values) for c in caches[-1]])  # the activations of one prompt at a time
     batch: list[BatchCache] = []
     for layer in zip(*caches):

@@ -11,6 +11,7 @@ from mlx_voxclone.config import TransformerConfig
 from mlx_voxclone.model.products import sigmoid
 
 ROTATIONS = 256  # positions by which the table of rotations grows
+MAX_SCORES = 1 << 26  # of attention that are in memory at once: 256 MB in float32
 
 
 class KVCache:
@@ -22,6 +23,7 @@ class KVCache:
         self.keys: mx.array | None = None
         self.values: mx.array | None = None
         self.offset = 0
+        self.expected = 0  # positions that will come, if that is known: room is made for them at once
 
     @property
     def positions(self) -> int | mx.array:
@@ -44,6 +46,7 @@ class KVCache:
 
     def _grown(self, store: mx.array | None, new: mx.array) -> mx.array:
         batch, heads, length, dim = new.shape
+        length = max(length, self.expected - self.offset)
         room = mx.zeros((batch, heads, -(-length // self.step) * self.step, dim), dtype=new.dtype)
         return room if store is None else mx.concatenate([store[:, :, : self.offset], room], axis=2)
 
@@ -51,6 +54,35 @@ class KVCache:
 def causal_mask(length: int) -> str | None:
     """Mask for `length` new tokens at the end of a sequence; a single one sees all there is."""
     return "causal" if length > 1 else None
+
+
+def attended(q: mx.array, k: mx.array, v: mx.array, mask: str | mx.array | None, *, in_pieces: bool) -> mx.array:
+    """Scaled dot-product attention, whose scores take at most `MAX_SCORES` numbers at a time.
+
+    Args:
+        q: queries `[B, heads, L, D]`; in a causal block those of the last L positions.
+        k, v: keys and values `[B, kv_heads, T, D]`.
+        mask: None, `causal`, or what may be seen.
+        in_pieces: a causal block with more scores is computed query by query. Backward all of them are kept anyway.
+
+    Returns:
+        `[B, heads, L, D]`.
+    """
+    batch, heads, length, dim = q.shape
+    rows = max(1, MAX_SCORES // (batch * heads * k.shape[2]))
+    if not in_pieces or length <= rows or not isinstance(mask, str):
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=dim**-0.5, mask=mask)
+    found: list[mx.array] = []
+    for start in range(0, length, rows):
+        part = q[:, :, start : start + rows]
+        if found:  # one after the other, or the scores of all would be there at once
+            part = mx.depends(part, found[-1])
+        seen = k.shape[2] - length + start + part.shape[2]
+        piece = mx.fast.scaled_dot_product_attention(
+            part, k[:, :, :seen], v[:, :, :seen], scale=dim**-0.5, mask=causal_mask(part.shape[2])
+        )
+        found.append(piece)
+    return mx.concatenate(found, axis=2)
 
 
 class OneProduct:
@@ -160,7 +192,7 @@ class Attention(_OneProductModule):
             mask = causal_mask(q.shape[2]) if cache is None else cache.mask(q.shape[2])
         if cache is not None:
             k, v = cache.update(k, v)
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.head_dim**-0.5, mask=mask)
+        out = attended(q, k, v, mask, in_pieces=not self.training)
         return self.wo(out.swapaxes(1, 2).reshape(x.shape[0], -1, self.n_heads * self.head_dim))
 
     def _heads(

@@ -86,6 +86,10 @@ class Voxtral(Backbone):
     Args:
         config: from `params.json`.
         encoder: also build the codec encoder's 114 tensors (release shape).
+
+    Attributes:
+        speaks_only: nothing trains this model, so speaking may join its products for good (`merge`). Otherwise speaking
+            leaves it as it was, to the bit.
     """
 
     def __init__(self, config: VoxtralConfig, encoder: bool = False):
@@ -95,6 +99,7 @@ class Voxtral(Backbone):
         self._code_offsets = mx.array(config.codec.code_offsets)
         self.acoustic_transformer = FlowMatchingHead(config.acoustic, config.codec)
         self.audio_tokenizer = Codec(config.codec, encoder)
+        self.speaks_only = False
 
     @property
     def config(self) -> VoxtralConfig:

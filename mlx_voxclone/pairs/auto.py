@@ -143,7 +143,7 @@ def check_automatic(config: RunConfig, release: Release, own_only: bool = False)
         CheckpointError: the cache cannot be written, or its disk has no room.
     """
     asked = AutomaticPairs.of(config, release)
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     make.check_context(tokenizer, release.config, asked.listed, asked.rows, asked.max_seconds)
     if needed := asked.missing_bytes(own_only):
         asked.pairs.check_place(needed)

@@ -224,15 +224,12 @@ def check_context(
     max_seconds: float,
 ) -> None:
     """Raise DataError if a text is too long for the model's context, answer included."""
-    limit, max_frames = config.backbone.max_seq_len, _most_frames(config, max_seconds)
-    longest = max(r.shape[0] for r in rows.values())
+    longest, frames = max(r.shape[0] for r in rows.values()), _most_frames(config, max_seconds)
     for text in dict.fromkeys(s.text for s in listed):
-        tokens = len(tokenizer.prompt(text, longest))
-        if tokens + max_frames > limit:
-            raise DataError(
-                f"the text {text[:40]!r} is too long: {tokens} tokens and up to {max_frames} frames exceed the context"
-                f" of {limit}"
-            )
+        try:
+            tokenizer.prompt(text, longest, frames)
+        except DataError as e:
+            raise DataError(f"sentence {text[:40]!r}: {e}") from None
 
 
 def _most_frames(config: "VoxtralConfig", max_seconds: float) -> int:

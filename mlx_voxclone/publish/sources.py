@@ -11,7 +11,7 @@ from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, added_voices, re
 from mlx_voxclone.checkpoint.dtypes import FLOATS
 from mlx_voxclone.checkpoint.hub import ENCODER_FILE, REPOSITORY
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, part_of
+from mlx_voxclone.checkpoint.release import CONFIG, LEGAL_TEXTS, PARAMS, TEKKEN, WEIGHTS, Release, part_of
 from mlx_voxclone.checkpoint.voice_removal import voice_files
 from mlx_voxclone.checkpoint.voices import EMBEDDING, VOICE_DIRECTORY, check_voice_name, read_voice
 from mlx_voxclone.errors import CheckpointError
@@ -132,6 +132,8 @@ def add_baked(publication: Publication, directory: Path) -> None:
     for name in (WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE):
         if (directory / name).is_file():
             publication.files[name] = directory / name
+    for pattern in LEGAL_TEXTS:  # of the model that it was made of
+        publication.files |= {path.name: path for path in sorted(directory.glob(pattern)) if path.is_file()}
     known = set(release.config.voices)
     for voice, paths in voice_files(directory).items():
         for path in paths if voice in known else ():

@@ -152,7 +152,7 @@ def train_speaker(
     size = release.config.codec.frame_size if section.silence_weight < 1 else 0
     anyone = config.adapts == "language"
     pairs = {name: utterances(getattr(data, name), data, codes, size, anyone, judged) for name in ("train", "heldout")}
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
     identity |= start_from(config, release, model)
     task = SpeakerTask(

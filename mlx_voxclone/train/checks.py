@@ -11,6 +11,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.pairs.auto import AutomaticPairs
 from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.synthesis import MAX_SECONDS
 from mlx_voxclone.train import adaptation, stages
 from mlx_voxclone.train.clone.base_encoder import starts_from_base
 from mlx_voxclone.train.distillation import load_distill_pairs
@@ -34,7 +35,7 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
     if "encoder" in stages.trained(config):
         check_encoder(config, release)
     if "speaker" in config.stages:
-        SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+        _check_sentences(config, release)
     if "speaker" in config.stages and config.speaker.encoder_file is not None:
         open_encoder(config.speaker.encoder_file, release.config)
     elif config.task != "clone" and "speaker" in config.stages and not release.has_encoder:
@@ -52,6 +53,17 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         check_judges(config.speaker.listen)
     if config.task == "clone":
         _check_bake(config, release, resuming)
+
+
+def _check_sentences(config: RunConfig, release: Release) -> None:
+    """Refuse a sentence of `say` that the model has no room for behind the longest voice."""
+    tokenizer = SpeechTokenizer.of(release)
+    frames = round(MAX_SECONDS * release.config.codec.frame_rate)
+    for number, text in enumerate(config.say, 1):
+        try:
+            tokenizer.prompt(text, frames + 1, frames)
+        except DataError as e:
+            raise DataError(f"say: sentence {number} ({text[:40]!r}): {e}") from None
 
 
 def _check_lora(config: RunConfig, release: Release) -> None:

@@ -26,6 +26,7 @@ from mlx_voxclone.train.distributed import current
 from mlx_voxclone.train.encoder_inputs import TEACHER
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
+from mlx_voxclone.train.text_checks import check_said
 
 HELDOUT_ITEMS = 32
 
@@ -41,6 +42,8 @@ def load_distill_pairs(config: RunConfig, release: Release) -> PairData:
         raise ConfigError("distill.pairs: missing; make pairs with `voxclone pairs` and name their directory")
     pairs = PairData.of_model(section.pairs, release, heldout=section.heldout, seed=config.seed)
     pairs.check_heldout()
+    for pair in pairs.pairs:
+        check_said(f"distill: pair {pair.name}", pair.text, pair.frames / release.config.codec.frame_rate)
     matched_layers(section.layers, release.config.backbone.n_layers)
     return pairs
 
@@ -68,7 +71,7 @@ def train_distill(
         f"distill: {len(voices['train'])} voices ({shares['train']} frames) to learn from, {len(voices['heldout'])}"
         f" held out; {counts['train']} items"
     )
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     identity = {"base": release.fingerprint(), "encoder": None if encoder is None else file_sha256(encoder)}
     identity["quantised"] = section.quantise.model_dump()
     model = lora_model(release, config, compute)

@@ -1,15 +1,16 @@
 """Held-out metrics of a task, and the directory of its best model."""
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import DataError, NotFiniteError
 from mlx_voxclone.train.loader import check_host, to_device
-from mlx_voxclone.train.state import BEST, read_best, replaced_directory
+from mlx_voxclone.train.state import BEST, RunState, not_finite, read_best, replaced_directory
 from mlx_voxclone.train.task import Task, derived_metrics, training_only
 
 
@@ -43,11 +44,45 @@ def heldout_metrics(task: Task) -> dict[str, float]:
         raise DataError(f"{task.name}: the held-out data holds no targets for {', '.join(missing)}")
     terms = {term: sums[term] / count for term, count in targets.items() if count}
     loss = sum(measured[term] * value for term, value in terms.items())
-    metrics = {"loss": loss, **terms, **{name: float(value) for name, value in task.extra_metrics().items()}}
+    metrics = {"loss": loss, **terms}
+    if (found := _extra(task)) is None:
+        return {**metrics, task.metric: metrics.get(task.metric, math.nan)}
+    metrics |= found
     metrics |= derived_metrics(task, metrics)
     if task.metric not in metrics:
         raise ValueError(f"{task.name}: metric {task.metric!r} is none of {', '.join(metrics)}")
     return metrics
+
+
+def _extra(task: Task) -> dict[str, float] | None:
+    """The task's own metrics; None of a model that has blown up and has nothing more to be measured."""
+    try:
+        return {name: float(value) for name, value in task.extra_metrics().items()}
+    except (FloatingPointError, NotFiniteError):
+        return None
+
+
+def is_sound(task: Task, state: RunState, tensors: Mapping[str, mx.array]) -> bool:
+    """Whether a state may take the place of earlier ones: its numbers are finite, and so is what the model makes of
+    held-out data (a rate that is far too high leaves numbers that are finite and of no use).
+
+    Args:
+        task: its model holds the present parameters, for inference.
+        state: of the run; an evaluation of this very step tells it all.
+        tensors: parameters and optimiser state.
+    """
+    if not_finite(tensors) is not None:
+        return False
+    if state.evaluated == state.step:
+        metrics = state.evaluations[-1]["metrics"]
+        return math.isfinite(metrics["loss"]) and math.isfinite(metrics[task.metric])
+    try:
+        batch = next(iter(task.heldout_batches()))
+    except DataError:  # a server that is gone
+        return not state.skipped_in_row
+    asked = [term for term, count in task.targets(batch).items() if count and term not in training_only(task)]
+    losses = task.losses(to_device(batch))
+    return all(math.isfinite(losses[term].item()) for term in asked)
 
 
 def write_best(task: Task, run_dir: Path, parameters: dict[str, mx.array], info: dict) -> None:

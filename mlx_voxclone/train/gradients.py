@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.distributed import ALONE, Ranks
 from mlx_voxclone.train.loader import Group, MicroBatch, to_device
-from mlx_voxclone.train.state import get_rng, separate_rng, set_rng
+from mlx_voxclone.train.state import get_rng, not_finite, separate_rng, set_rng
 from mlx_voxclone.train.task import Padded, Task, weights_at
 
 MAX_COMPILED = 64  # functions of a task that are compiled
@@ -27,7 +27,7 @@ class Masters:
         precision: `float32`, or `bf16` to compute with rounded copies of the masters; what is frozen stays as it is.
 
     Raises:
-        DataError: nothing is trainable, or something that cannot be (quantised weights are integers).
+        DataError: nothing is trainable, or something that cannot be (quantised weights are integers; NaN).
     """
 
     def __init__(self, task: Task, precision: str):
@@ -40,6 +40,11 @@ class Masters:
                 raise DataError(f"{task.name}: {name} is {array.dtype}, which cannot be trained: freeze it")
         self.values = {name: array.astype(mx.float32) for name, array in found.items()}
         mx.eval(self.values)
+        if (name := not_finite(self.values)) is not None:
+            raise DataError(
+                f"{task.name}: {name} holds numbers that are not finite before any training: the weights that it starts"
+                " from are damaged; take others"
+            )
         self.restore()
 
     def restore(self) -> None:

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.train.settings import TrainSettings, changed
-from mlx_voxclone.train.state import Checkpoint, list_checkpoints, load_checkpoint
+from mlx_voxclone.train.state import BEST, Checkpoint, list_checkpoints, load_checkpoint, read_best
 from mlx_voxclone.train.task import Task, fingerprint_changes
 
 
@@ -97,6 +97,13 @@ def how_to_go_on(run_dir: Path, hint: bool) -> str:
     if not checkpoints:
         return "there is no checkpoint yet"
     return f"the last checkpoint is {checkpoints[-1][1]}" + (f"; continue with --resume {run_dir}" if hint else "")
+
+
+def what_is_left(run_dir: Path) -> str:
+    """What there is of a run that has come to nothing."""
+    best = read_best(run_dir)
+    kept = "" if best is None else f", and {run_dir / BEST} holds step {best['step']}"
+    return how_to_go_on(run_dir, hint=False) + kept
 
 
 # What earlier stages of a run put into its directory before a training starts there.

@@ -5,6 +5,7 @@ checkpoint: prepare -> encoder (or a given one) -> codes -> speaker -> bake -> s
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -43,7 +44,7 @@ from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
 from mlx_voxclone.train.text_checks import doubtful
 
-CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+CONFIG_FILE, SUMMARY_FILE, SPENT_FILE = "config.yaml", "summary.json", "spent.json"
 DATA, SPEAKER = "data", "speaker"
 LITTLE = 60.0  # seconds of speech to learn from
 _MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
@@ -87,7 +88,7 @@ def run(
         CheckpointError: the run directory is in use, or `resume` is of another configuration.
         VoxcloneError: whatever a stage refuses.
     """
-    began, run_dir, ranks = time.perf_counter(), resume or config.run_dir, current()
+    run_dir, ranks = resume or config.run_dir, current()
     if ranks.several:
         quiet = quiet or not ranks.first
         facts = stages.flat(config.model_dump(mode="json", exclude={"device"}))
@@ -105,12 +106,55 @@ def run(
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:
             _check_seen(run_dir, ranks)
-        summary = _carry_out(fetched(config), run_dir, quiet, say)
-        summary.seconds = time.perf_counter() - began
+        with _Sitting(run_dir, ranks.first) as sitting:
+            summary = _carry_out(fetched(config), run_dir, quiet, say)
+            summary.seconds = sitting.seconds()
+            summary.peak_memory_gb = max(summary.peak_memory_gb, sitting.peak_memory_gb)
+            if ranks.first:
+                summary.save(run_dir)
         if ranks.first:
-            summary.save(run_dir)
             say(f"report: {write_report(run_dir)}")
     return summary
+
+
+class _Sitting:
+    """Adds up the time of all sittings of a run. What it has taken so far lies in `spent.json` as long as it is not
+    finished, and in its summary then.
+
+    Attributes:
+        peak_memory_gb: the most of the earlier ones.
+    """
+
+    def __init__(self, run_dir: Path, keeps: bool):
+        self._file, self._keeps, self._began = run_dir / SPENT_FILE, keeps, time.perf_counter()
+        earlier = _figures(self._file) or _figures(run_dir / SUMMARY_FILE)  # runs of earlier versions have that alone
+        self._before, self.peak_memory_gb = earlier or (0.0, 0.0)
+
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.perf_counter() - self._began
+
+    def __enter__(self) -> "_Sitting":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._keeps and error[0] is None:
+            self._file.unlink(missing_ok=True)
+        elif self._keeps and self._file.parent.is_dir():
+            peak = max(self.peak_memory_gb, mx.get_peak_memory() / 1e9)
+            content = {"seconds": self.seconds(), "peak_memory_gb": peak}
+            with suppress(OSError):  # what ended the sitting is what is to be told
+                write_text_atomic(self._file, json.dumps(content))
+
+
+def _figures(path: Path) -> tuple[float, float] | None:
+    """Seconds and peak memory (GB) that a file of a run tells of; None where it does not."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = float(content["seconds"]), float(content["peak_memory_gb"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if all(0 <= number < math.inf for number in found) else None
 
 
 def _check_seen(run_dir: Path, ranks: Ranks) -> None:
@@ -211,10 +255,10 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
             write_text_atomic(run_dir / CONFIG_FILE, config.dump())
         yield
     except BaseException as e:
-        written = {path.name for path in run_dir.glob("*")}
+        written = {path.name for path in run_dir.glob("*")} - {SPENT_FILE}
         refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, BASE, *_MADE_AGAIN}
         if not resuming and (refused or written <= {CONFIG_FILE}):
-            for name in (CONFIG_FILE, BASE):  # the base encoder's copy: its original is in the cache
+            for name in (CONFIG_FILE, SPENT_FILE, BASE):  # the base encoder's copy: its original is in the cache
                 (run_dir / name).unlink(missing_ok=True)
             with suppress(OSError):  # prepared data, or somebody else has put something there meanwhile
                 for place in new:

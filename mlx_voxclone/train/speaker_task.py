@@ -26,6 +26,7 @@ from mlx_voxclone.train.lora import lora_parameters
 from mlx_voxclone.train.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.preservation import TERMS as KEPT_TERMS
 from mlx_voxclone.train.task import fingerprint_of
+from mlx_voxclone.train.text_checks import check_said
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 _PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions
@@ -145,6 +146,8 @@ class SpeakerTask:
                     model.audio_tokenizer.check_codes(codes)
             except ValueError as e:  # an embedding look-up out of range would go unnoticed
                 raise DataError(f"clip {utterance.id}: {e}") from None
+        for one in [*self._train, *self._heldout, *([] if kept is None else [*kept.train, *kept.heldout])]:
+            check_said(f"clip {one.id}", one.text, one.codes.shape[1] / codec.frame_rate)
 
     # --- batches --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -125,7 +125,16 @@ def _verified(path: Path, facts: dict, step: int) -> dict[str, mx.array]:
         raise CheckpointError(
             f"checkpoint {path.parent} is damaged: {path.name} is of step {own}, state.json of {step}"
         )
-    return {name: file.array(name) for name in file.names()}
+    tensors = {name: file.array(name) for name in file.names()}
+    if (name := not_finite(tensors)) is not None:
+        raise CheckpointError(f"checkpoint {path.parent} is of a training that diverged: {name} is not finite")
+    return tensors
+
+
+def not_finite(tensors: Mapping[str, mx.array]) -> str | None:
+    """The first of some tensors that holds infinite or undefined numbers; None if all are finite."""
+    finite = mx.stack([mx.isfinite(array).all() for array in tensors.values()]) if tensors else mx.array([])
+    return next((name for name, fine in zip(tensors, finite.tolist()) if not fine), None)
 
 
 def _crc32(path: Path) -> int:

@@ -13,12 +13,32 @@ from mlx_voxclone.errors import DataError
 
 FASTEST = 50.0  # letters a second: 15 are usual, 25 are fast
 FEWEST, LEAST_SPREAD = 10, 0.1  # clips, and deviation over mean of their lengths, to compare lengths by
+MOST_CHARACTERS = 2 * FASTEST  # a second, of every kind: a text of signs alone has no letter
 LEAST_CORRELATION = 0.3  # of ranks: above 0.8 with right transcripts, about 0 with those of other recordings
 
 
 def is_sayable(clip: Clip) -> bool:
     """Whether a clip's text could be said within the clip (and a second more)."""
-    return clip.text is not None and _letters(clip.text) <= FASTEST * (clip.seconds + 1.0)
+    return clip.text is not None and can_be_said(clip.text, clip.seconds)
+
+
+def can_be_said(text: str, seconds: float) -> bool:
+    """Whether a text could be said within so many seconds (and one more)."""
+    fits = len(text) <= MOST_CHARACTERS * (seconds + 1.0)  # first: it may be a whole book
+    return fits and _letters(text) <= FASTEST * (seconds + 1.0)
+
+
+def check_said(name: str, text: str, seconds: float) -> None:
+    """Refuse a text that cannot be what is said: as part of a sequence it would take any amount of memory.
+
+    Raises:
+        DataError: with the name of what it belongs to.
+    """
+    if not can_be_said(text, seconds):
+        raise DataError(
+            f"{name}: its text is too long: it has {len(text)} characters, {MOST_CHARACTERS * (seconds + 1):.0f} are"
+            f" possible in {seconds:.1f} s of speech ({FASTEST:.0f} letters a second): {text[:40]!r}"
+        )
 
 
 def check_same(clips: Sequence[Clip]) -> None:
@@ -38,7 +58,7 @@ def doubtful(clips: Sequence[Clip]) -> list[str]:
     """A line for each text that is too long for its clip, and one if lengths of texts and clips do not go together."""
     texted = [clip for clip in clips if clip.text]
     lines = [
-        f"{clip.source or clip.path}: its text ({_letters(clip.text)} letters) is too long for {clip.seconds:.1f} s, so"
+        f"{clip.source or clip.path}: its text ({_length(clip.text)}) is too long for {clip.seconds:.1f} s, so"
         f" it is left out: {clip.text[:60]!r}"
         for clip in texted
         if not is_sayable(clip)
@@ -58,6 +78,11 @@ def length_correlation(clips: Sequence[Clip]) -> float | None:
     if len(pairs) < FEWEST or (pairs.std(axis=0) < LEAST_SPREAD * pairs.mean(axis=0)).any():
         return None
     return float(np.corrcoef(pairs.argsort(axis=0).argsort(axis=0).T)[0, 1])
+
+
+def _length(text: str) -> str:
+    letters = _letters(text)
+    return f"{letters} letters" if 2 * letters >= len(text) else f"{len(text)} characters"
 
 
 def _letters(text: str) -> int:

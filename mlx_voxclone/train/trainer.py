@@ -15,11 +15,12 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError, RankLostError, TrainingError
+from mlx_voxclone.errors import DataError, NotFiniteError, RankLostError, TrainingError
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
 from mlx_voxclone.train.distributed import ALONE, Mute, Ranks, check_share, facts_of
 from mlx_voxclone.train.gradients import Gradients, Masters, gradient_norms
+from mlx_voxclone.train.keeper import Keeper
 from mlx_voxclone.train.loader import Group, Loader
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
 from mlx_voxclone.train.optimizers import Optimizers
@@ -31,6 +32,7 @@ from mlx_voxclone.train.resume import (
     how_to_go_on,
     newest_whole,
     refuse_used,
+    what_is_left,
 )
 from mlx_voxclone.train.settings import TrainSettings
 from mlx_voxclone.train.state import RunState, uninterrupted
@@ -98,7 +100,8 @@ class Trainer:
             with states.separate_rng(settings.seed):
                 silent = sorted(self.masters.values.keys() - self.optimizers.late())
                 self.state = RunState(rng=states.get_rng(), silent=silent)
-            self._saved = -1
+        self.keeper = Keeper(task, settings, self.masters, self.optimizers, self.identity, self.run_dir)
+        self.keeper.saved = self.state.step if resume is not None else -1
         self._share()
         self.resumed = resume is not None
         self._config_text = None if self.resumed else config_text
@@ -131,18 +134,14 @@ class Trainer:
                 except KeyboardInterrupt:
                     self.ranks.at_the_end(self._save_after_interrupt)
                     raise
-                except DataError as error:  # e.g. a server that is gone: the steps so far are not lost
-                    if not self.state.step:
+                except (DataError, RankLostError) as error:  # e.g. a server that is gone: the steps are not lost
+                    lost = isinstance(error, RankLostError)
+                    if not lost and not self.state.step:
                         raise
-                    if self.ranks.first and self._saved != self.state.step:
-                        self._save()
-                    words = self._last_words()
-                    raise DataError(f"{error}; {words}" if words else str(error)) from error
-                except RankLostError as error:
-                    if self.ranks.first and self._saved != self.state.step:
-                        self._save()
-                    words = self._last_words()
-                    raise RankLostError(f"{error}; {words}" if words else str(error)) from error
+                    if self.ranks.first:
+                        self._save_before_the_end()
+                    words, kind = self._last_words(), RankLostError if lost else DataError
+                    raise kind(f"{error}; {words}" if words else str(error)) from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -158,16 +157,14 @@ class Trainer:
                 last = state.step >= self.stop
                 if state.evaluated != state.step and (last or _due(state.step, settings.eval_every)):
                     self._evaluate()
-                    self._saved = -1  # a checkpoint that Ctrl-C left of this step lacks the evaluation
+                    self.keeper.saved = -1  # a checkpoint that Ctrl-C left of this step lacks the evaluation
                 ended = last or self._patience_is_out()
                 sampling = settings.sample_every and (ended or _due(state.step, settings.sample_every))
                 if sampling and state.sampled != state.step:
                     self._sample()
-                if self._saved != state.step and (ended or (state.step and _due(state.step, settings.save_every))):
-                    self._share()  # other processors round differently: from here on all are what is saved
-                    if self.ranks.first:
-                        self._save()
-                    self._saved = state.step
+                due = ended or (state.step > 0 and _due(state.step, settings.save_every))
+                if self.keeper.wants(state, due) and (ended or not state.skipped_in_row):
+                    self._checkpoint(ended)
                 if ended:
                     return
                 self._step(loader.next())
@@ -196,7 +193,7 @@ class Trainer:
             raise TrainingError(
                 f"{self.task.name}: loss or gradient not finite in {self.state.skipped_in_row} consecutive steps, the "
                 f"last at step {self.state.step} with {', '.join(culprits)}: check these items, or lower the learning "
-                "rate and start again"
+                f"rate and start again{self._left()}"
             )
 
     def _update(self, gradients: dict[str, mx.array], norms: dict[str, float]) -> None:
@@ -268,6 +265,7 @@ class Trainer:
         if not math.isfinite(value) and not state.evaluations:
             raise DataError(
                 f"{self.task.name}: held-out {self.task.metric} is {value} before any training: check the held-out data"
+                " and the weights of the model"
             )
         better = math.isfinite(value) and (state.best is None or value < state.best["value"])
         best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
@@ -302,27 +300,59 @@ class Trainer:
 
     def _write_samples(self) -> None:
         directory = self.run_dir / "samples" / f"step-{self.state.step}"
-        with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
-            self.task.write_samples(building, self.state.step)
+        try:
+            with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
+                self.task.write_samples(building, self.state.step)
+        except (FloatingPointError, NotFiniteError) as error:
+            self._warn(f"no samples of step {self.state.step}: {error}")
 
-    def _save(self) -> None:
+    def _checkpoint(self, ended: bool) -> None:
+        """Saves what is sound. What is not waits for a step that is, so that no ruin takes the place of a good one."""
+        self._share()  # other processors round differently: from here on all are what is saved
+        if self.ranks.from_first(lambda: self.keeper.sound(self.state)):
+            if self.ranks.first:
+                self._save()
+            self.keeper.done(self.state)
+        elif ended:
+            raise TrainingError(
+                f"{self.task.name}: the training has diverged: after step {self.state.step} the model's numbers are not"
+                f" finite, so it was not saved; lower the learning rate and start again{self._left()}"
+            )
+        else:
+            self._warn(f"step {self.state.step} is not saved: what the model makes of held-out data is not finite")
+
+    def _left(self) -> str:
+        """What a training that has come to nothing leaves, as the end of a message."""
+        return f"; {what_is_left(self.run_dir)}" if self.ranks.first else ""
+
+    def _save(self, prune: bool = True) -> None:
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
-        path = states.save_checkpoint(
-            self.run_dir, self.state, self.masters.values, self.optimizers.slots(), self.identity
-        )
-        self._saved = self.state.step
-        self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
-        states.prune(self.run_dir, self.settings.keep, self.state.step)
+        self.keeper.save(self.state, self.log, prune)
+
+    def _save_before_the_end(self) -> bool:
+        """Saves the last complete step of a run that something ends, unless it is saved or ruined; whether it is now.
+
+        While steps are being skipped, older checkpoints are kept as well.
+        """
+        if self.keeper.saved != self.state.step:
+            if not self.keeper.sound(self.state):
+                return False
+            self._save(prune=not self.state.skipped_in_row)
+        return True
 
     def _save_after_interrupt(self) -> None:
         """Saves the last complete step, unless it is saved already, and says how to continue."""
-        if self._saved != self.state.step:
+        if self.keeper.saved != self.state.step:
             with suppress(OSError):  # the terminal may be gone
                 self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
-            self._save()
-        hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
-        self.progress.say(f"interrupted after step {self.state.step} of {self.total}{hint}")
+        where = f"interrupted after step {self.state.step} of {self.total}"
+        if self._save_before_the_end():
+            hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
+            self.progress.say(where + hint)
+        else:
+            words = how_to_go_on(self.run_dir, self._announce_resume)
+            self.progress.say(f"{where}; that step is not saved, as the model's numbers are not finite: {words}")
 
     def _restore(self, path: Path) -> None:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
@@ -335,7 +365,7 @@ class Trainer:
         self.masters.replace(checkpoint.parameters)
         self.optimizers.restore(checkpoint.optimizer)
         mx.eval(self.masters.values)
-        self.state, self._saved = checkpoint.state, checkpoint.state.step
+        self.state = checkpoint.state
 
     # ---- several ranks ----------------------------------------------------------------------------------------------
 
@@ -349,7 +379,6 @@ class Trainer:
         told = self.ranks.from_first(restore)
         if not self.ranks.first:
             self.run_dir, self.state = path, RunState.of(told)
-            self._saved = self.state.step
 
     def _share(self) -> None:
         """Every rank takes over what rank 0 trains, unless it has just that."""

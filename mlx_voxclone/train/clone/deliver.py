@@ -140,8 +140,9 @@ def deliver(
         release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=found.encoder
     )
     source = [AdapterSource(adapters)]
+    model.speaks_only = True
     apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
     if len(data.speakers) > 1 and config.bake.reference is None:

@@ -161,7 +161,8 @@ def before_and_after(
     spoken: list[dict[str, Any]] = [{"text": text} for text in sentences]
     for when, source in (("before", release), ("after", Release(config.baked_dir))):
         model = load_model(source, dtype=dtype)
-        tokenizer = SpeechTokenizer(source.tokenizer_path, model.config.backbone.vocab_size)
+        model.speaks_only = True
+        tokenizer = SpeechTokenizer.of(source)
         rows = source.voice(config.voice) if when == "after" else model.voice_embedding(reference_codes)
         for i, entry in enumerate(spoken):
             result = _speak(model, tokenizer, rows, entry["text"], config.seed)
@@ -176,5 +177,5 @@ def before_and_after(
 
 def _speak(model: Voxtral, tokenizer: SpeechTokenizer, rows: mx.array, text: str, seed: int) -> SpeechResult:
     seconds = min(MAX_LIMIT, max(MIN_LIMIT, SECONDS_PER_CHARACTER * len(text)))
-    ids = tokenizer.prompt(text, rows.shape[0])
-    return speak(model, ids, rows, max_frames=round(seconds * model.config.codec.frame_rate), seed=seed)
+    frames = round(seconds * model.config.codec.frame_rate)
+    return speak(model, tokenizer.prompt(text, rows.shape[0], frames), rows, max_frames=frames, seed=seed)

@@ -28,7 +28,7 @@ def fold_check(
         difference over the RMS of the hidden states. A fold loses nothing where the first is BF16 rounding (under 1 %)
         and far below the second.
     """
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     mix = mix_adapters([adapters], release.fingerprint(), release.path)
     models = {"base": release, "adapted": release, "folded": baked}
     states = {}

@@ -97,7 +97,7 @@ def judged_codes(
     model = load_model(release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=encoder)
     if config.speaker.quantise.bits:
         quantise_backbone(model, config.speaker.quantise.bits, config.speaker.quantise.group_size)
-    tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+    tokenizer = SpeechTokenizer.of(release)
     judge = CodeJudge(model, tokenizer.prompt)
     prompts = {clip.id: voice_prompt(clip, data, codes, frames) for clip in clips}
     with progress_bar(quiet=quiet, total=2 * len(clips), unit="clip", desc="judging") as bar:

@@ -55,7 +55,7 @@ class RecordingJudge:
 
     def __init__(self, release: Release):
         self.release = release
-        self._tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
+        self._tokenizer = SpeechTokenizer.of(release)
 
     def check_text(self, text: str, frames: int, voice_frames: int) -> None:
         """Refuse a text that does not fit into the model's context together with the recording.
@@ -67,13 +67,7 @@ class RecordingJudge:
         Raises:
             DataError: too long, or no words in it.
         """
-        tokens = len(self._tokenizer.prompt(text, voice_frames + 1))
-        limit = self.release.config.backbone.max_seq_len
-        if tokens + frames > limit:
-            raise DataError(
-                f"the text is too long: {tokens} tokens and {frames} frames exceed the context of {limit};"
-                " give the words of this recording alone"
-            )
+        self._tokenizer.prompt(text, voice_frames + 1, frames)
 
     def judge(
         self,
