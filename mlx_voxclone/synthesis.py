@@ -12,6 +12,7 @@ from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.codec import LEFT_CONTEXT, Codec
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.texts import spoken
 
 MAX_SECONDS = 60.0
 FIRST_PIECE, PIECE = 10, 25  # frames: heard soon, then seldom enough that the codec's left context costs little
@@ -313,7 +314,7 @@ class Speaker:
             DataError: an empty text, or one that does not fit the model's context.
         """
         rows = self.voice_rows(voice, reference)
-        ids = self.tokenizer.prompt(text, rows.shape[0])
+        ids = self.tokenizer.prompt(spoken(text), rows.shape[0])
         max_frames = max(1, round(max_seconds * self.model.config.codec.frame_rate))
         limit = self.model.config.backbone.max_seq_len
         if len(ids) + max_frames > limit:
