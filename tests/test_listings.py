@@ -77,6 +77,14 @@ def test_layouts_are_told_by_what_they_hold(tmp_path, form, name, wanted, file):
     assert name in listing.notes[0]
 
 
+def test_short_texts_beside_names_that_come_again(tmp_path):
+    texts = ["Yes.", "Come in.", "No?", "Go!", "Who is it?"]
+    content = "".join(f"{k}|spk{k % 2}|{text}\n" for k, text in enumerate(texts, 1))
+    assert found(listed(tmp_path / "v", content)) == expected(texts, lambda k: f"spk{k % 2}")
+    content = "".join(f"{k}|{text}|spk{k % 2}\n" for k, text in enumerate(texts, 1))
+    assert found(listed(tmp_path / "v", content)) == expected(texts, lambda k: f"spk{k % 2}")
+
+
 def test_tabs_and_commas(tmp_path):
     assert found(listed(tmp_path / "v", rows("it", "\t"), "m.tsv")) == expected()
     assert found(listed(tmp_path / "v", rows("ft", ","))) == expected()
@@ -353,6 +361,12 @@ def test_a_home_directory_in_a_list(tmp_path, monkeypatch):
         tmp_path / "~b.wav",
         tmp_path / "$NOPE.wav",
     ]
+
+
+def test_a_folders_list_under_another_spelling(tmp_path):
+    made(tmp_path, "a.wav")
+    (tmp_path / "METADATA.CSV").write_text("a|Words of it.\n")
+    assert [e.text for e in read_listing(tmp_path).entries] == ["Words of it."]
 
 
 def test_a_list_that_is_not_read_is_named(tmp_path):

@@ -25,13 +25,14 @@ from mlx_voxclone.data.entries import (
 )
 from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.data.listings.json_lines import read as read_json_lines
+from mlx_voxclone.data.listings.names import Names
 from mlx_voxclone.data.listings.table_entries import read as read_table
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.foreign_files import absent, in_icloud
 
 __all__ = ["CLIPS", "MANIFEST", "SUMMARY", "Entry", "Listing", "is_prepared", "is_utf8", "read_listing", "read_source"]
 _TABLES = (".csv", ".psv", ".tsv", ".list", ".lst")
-_LISTS = (*_TABLES, ".jsonl", ".json")
+_LISTS = (*_TABLES, ".jsonl")
 
 
 def read_source(source: str | Path) -> list[Entry]:
@@ -77,6 +78,8 @@ def _read_directory(source: Path) -> Listing:
     for name, read in ((MANIFEST, read_json_lines), (METADATA, read_table)):
         if os.path.lexists(source / name):
             return read(source / name)
+        if (found := Names().find(source, name, str(source))) is not None:
+            return read(source / found)
         if why := absent(source / name):
             raise DataError(f"{source / name}: {why}")
     corpus = read_corpus(source)

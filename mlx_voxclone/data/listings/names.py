@@ -33,7 +33,7 @@ def has_audio_suffix(name: str) -> bool:
 
 def folded(name: str) -> str:
     """One spelling of names that differ by case or by how accents are composed."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    return unicodedata.normalize("NFC", name.casefold())
 
 
 class Names:
