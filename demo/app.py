@@ -22,6 +22,7 @@ from mlx_voxclone.cli.common import Parser, add_device, entry, message, set_devi
 from mlx_voxclone.errors import ConfigError, DataError, VoxcloneError
 from mlx_voxclone.evaluate.page import NOTICE
 from mlx_voxclone.evaluate.plots import sound_figure
+from mlx_voxclone.texts import spoken
 
 SENTENCE = "I would like a cup of tea, please, and the newspaper if you have finished with it."
 SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say
@@ -106,7 +107,7 @@ class Studio:
         for name, speaker in (("before", self.before), ("after", self.after)):
             if speaker is None:
                 continue
-            ids = speaker.tokenizer.prompt(text, rows.shape[0])
+            ids = speaker.tokenizer.prompt(spoken(text), rows.shape[0])
             limit = round(MAX_SECONDS * speaker.model.config.codec.frame_rate)
             result = speak(speaker.model, ids, rows, max_frames=limit, seed=seed)
             sounds.append(result.samples)

@@ -14,7 +14,7 @@ from mlx_voxclone.run_fields import (
     Count,
     FileField,
     Fraction,
-    Name,
+    ModelName,
     Number,
     PathField,
     Positive,
@@ -122,7 +122,7 @@ class DistillationSection(Section):
     """A frozen speech recogniser that says what was said when: `train/asr_teacher.py`."""
 
     enabled: bool = False
-    whisper_model: Name = "mlx-community/whisper-small-mlx"
+    whisper_model: ModelName = "mlx-community/whisper-small-mlx"
     heads: Literal["published", "dtw"] = "published"
     median: at_most(999) = 7
 

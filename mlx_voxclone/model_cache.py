@@ -26,6 +26,7 @@ from typing import Any
 from mlx_voxclone.checkpoint.writer import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.user_paths import expanded
 
 ROOT_VARIABLE = "VOXCLONE_CACHE"
 COMPLETE = "complete.json"
@@ -38,8 +39,8 @@ _POLL = 0.5  # seconds between two looks at a lock
 def cache_root() -> Path:
     """The directory of everything that this program keeps between runs; it need not exist."""
     if own := os.environ.get(ROOT_VARIABLE):
-        return Path(own).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "voxclone"
+        return Path(expanded(own)).absolute()
+    return Path(expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache")).absolute() / "voxclone"
 
 
 @contextmanager

@@ -20,10 +20,11 @@ from mlx_voxclone.run_schema import (
     DistillSection,
     EncoderSection,
     JudgeSection,
-    Name,
+    ModelName,
     PathField,
     Section,
     SpeakerSection,
+    SpokenText,
     VoiceName,
 )
 from mlx_voxclone.yaml_files import dotted, parse_yaml, read_with_includes, shown
@@ -36,7 +37,7 @@ class RunConfig(Section):
     """One run. Immutable; `load_run_config` makes it, `dump` writes it back complete."""
 
     task: Literal["encoder", "distill", "language", "speaker", "clone"]
-    model: Name = "mistralai/Voxtral-4B-TTS-2603"
+    model: ModelName = "mistralai/Voxtral-4B-TTS-2603"
     output: PathField | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "gpu", "cpu"] = "auto"
@@ -48,7 +49,7 @@ class RunConfig(Section):
     speaker: SpeakerSection = SpeakerSection()
     distill: DistillSection = DistillSection()
     bake: BakeSection = BakeSection()
-    say: Annotated[list[Name], Field(default_factory=list)]
+    say: Annotated[list[SpokenText], Field(default_factory=list)]
 
     _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": "configuration"})
 

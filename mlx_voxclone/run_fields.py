@@ -1,5 +1,6 @@
 """What the sections of a run's configuration are made of: types of values, the base of all, the keys of a training."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,17 +18,16 @@ from pydantic import (
 
 from mlx_voxclone.checkpoint.hub import FORM, HubAddress, is_address
 from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.texts import spoken
+from mlx_voxclone.user_paths import expanded
 from mlx_voxclone.yaml_files import shown
+
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf|infinity)|nan", re.ASCII | re.I)
 
 
 def _number(value: Any) -> Any:
     """PyYAML reads `2e-5` (no dot) as text; YAML 1.2, and everyone else, as the number it is."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
 
 
 def _path(value: Any) -> Any:
@@ -35,11 +35,19 @@ def _path(value: Any) -> Any:
         return value
     if "\0" in value:
         raise ValueError("expected a path; got text with a zero character in it")
+    return Path(_expanded(value))
+
+
+def _expanded(value: str) -> str:
     try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        user = value.partition("/")[0]
-        raise ValueError(f"no home directory is known for {user}; write ./{user} if it is a name") from None
+        return expanded(value)
+    except VoxcloneError as e:
+        raise ValueError(str(e)) from None
+
+
+def _model(value: Any) -> Any:
+    """A directory or a hub id."""
+    return _expanded(value) if isinstance(value, str) else value
 
 
 def _place(value: Any) -> Any:
@@ -63,6 +71,14 @@ def _file(value: Any) -> Any:
     if isinstance(value, str) and "://" in value:
         raise ValueError(f"expected a path or {FORM}; got {shown(value)}")
     return _place(value)
+
+
+def _spoken(text: str) -> str:
+    """A sentence as it is spoken."""
+    try:
+        return spoken(text)
+    except VoxcloneError as e:
+        raise ValueError(str(e)) from None
 
 
 def _listed(value: Any) -> Any:
@@ -114,6 +130,8 @@ MOST_ITEMS = 16_384  # of a step, which are made ready together
 StepItems = Annotated[int, Field(ge=1, le=MOST_ITEMS)]
 WindowSize = Annotated[int, Field(ge=16, le=65536)]  # samples: up to 2.7 s
 Name = Annotated[str, StringConstraints(min_length=1)]
+ModelName = Annotated[Name, BeforeValidator(_model)]  # a directory, or a hub id
+SpokenText = Annotated[Name, AfterValidator(_spoken)]
 VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
 

@@ -18,6 +18,7 @@ from mlx_voxclone.run_fields import (
     AutoPaths,
     FileField,
     Fraction,
+    ModelName,
     Name,
     NonNegative,
     Number,
@@ -38,6 +39,7 @@ from mlx_voxclone.run_fields import (
     pair_of,
     unique,
 )
+from mlx_voxclone.run_fields import SpokenText as SpokenText
 from mlx_voxclone.run_fields import VoiceName as VoiceName
 
 
@@ -57,7 +59,7 @@ class DataSection(Section):
     min_sampling_rate: at_most(768_000) = 16000
     max_clipped: Ratio = 0.01
     transcribe: bool = False
-    whisper_model: Name = "mlx-community/whisper-large-v3-turbo"
+    whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
     cache: PathField | None = None
     cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
     mix_shards: at_most(10_000) = 4
@@ -134,8 +136,8 @@ class ListenSection(Section):
     """Speech that is generated and judged at each measurement, by which the best adapters are chosen:
     `train/listening.py`."""
 
-    speaker_model: Name | None = None
-    whisper_model: Name | None = None
+    speaker_model: ModelName | None = None
+    whisper_model: ModelName | None = None
     texts: at_most(10_000) = 4
     max_error_rate: NonNegative = 0.3
     max_drift: NonNegative = 0.1

@@ -12,6 +12,7 @@ from mlx_voxclone.config import CFG_ALPHA
 from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.texts import spoken
 
 MAX_SECONDS = 60.0
 FIRST_PIECE, PIECE = 10, 25  # frames: heard soon, then seldom enough that the codec's left context costs little
@@ -343,6 +344,7 @@ class Speaker:
         Raises:
             DataError: an empty text, or one that does not fit the model's context.
         """
+        text = spoken(text)
         self.tokenizer.prompt(text, 1, self._most_frames(max_seconds))  # before a reference clip is encoded
         rows = self.voice_rows(voice, reference)
         ids = self.prompt(text, rows, max_seconds)

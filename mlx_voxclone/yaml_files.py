@@ -5,6 +5,7 @@ where YAML itself is broken, the line number.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,18 @@ from typing import Any
 import yaml
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.foreign_files import refuse_stand_in
 from mlx_voxclone.plain_files import read_plain, reason_of
+from mlx_voxclone.user_paths import expanded
 
 MAX_YAML = 1 << 18  # bytes of a configuration; the longest of ours has 14,000
 MAX_PARTS = 20_000  # values of a configuration, what aliases repeat counted each time
-_KEY_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")  # `<<: *anchor` merges
+_TAG = "tag:yaml.org,2002:"
+_KEY_TAGS = (f"{_TAG}str", f"{_TAG}merge")  # `<<: *anchor` merges
+# Numbers that everybody reads as YAML 1.1 does. It also knows 0500 (320), 1_000, 1:30 (90), 0x1f and 0b11.
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|\.(inf|Inf|INF))|\.(nan|NaN|NAN)")
+_UNUSUAL = re.compile(r"[-+]?(0[0-9]+|0[xob][0-9a-fA-F_]+|[0-9]+_[0-9_]*)")  # of which YAML makes text or a number
 
 
 def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -31,7 +39,10 @@ def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[di
         return content, dict.fromkeys(dotted(content), str(path))
     if not isinstance(below, str):
         raise ConfigError(f"{path}: include: expected the path of one file; got {shown(below)}")
-    target = path.parent / below
+    try:
+        target = path.parent / expanded(below)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: include: {e}") from None
     chain = (*including, path.resolve())
     if target.resolve() in chain:
         raise ConfigError(f"{path}: include: {below} includes this file again")
@@ -43,6 +54,7 @@ def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[di
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    refuse_stand_in(path, ConfigError)
     try:
         text = read_plain(path, MAX_YAML).decode("utf-8")
     except FileNotFoundError:
@@ -61,14 +73,14 @@ def parse_yaml(text: str, place: Callable[[int | None], str]) -> Any:
     """What a YAML text says. `place` names a line of it (from 1; None: unknown) at the start of a message.
 
     Raises:
-        ConfigError: broken YAML, a value YAML cannot make, a key that is no text or stands there twice, a part that
-            contains itself, aliases that repeat parts without measure.
+        ConfigError: broken YAML, a value YAML cannot make, a number or a date that YAML reads as few do, a key that is
+            no text or stands there twice, a part that contains itself, aliases that repeat parts without measure.
     """
     try:
         loader = yaml.SafeLoader(text)
         try:
             node = loader.get_single_node()
-            _check_keys(node, place, {}, ())
+            _check(node, place, {}, ())
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -82,13 +94,13 @@ def parse_yaml(text: str, place: Callable[[int | None], str]) -> Any:
         raise ConfigError(f"{place(None)}: not valid YAML ({e})") from None
 
 
-def _check_keys(
+def _check(
     node: yaml.Node | None, place: Callable[[int | None], str], sizes: dict[int, int], above: tuple[int, ...]
 ) -> int:
     """Keys are text; and YAML keeps the last of two equal keys without a word, but the first was surely meant too.
 
-    Returns the number of values in the part, which twenty lines of aliases to aliases bring to a million; `sizes` holds
-    those of the parts seen already.
+    Values are what they look like (`_check_value`). Returns the number of values in the part, which twenty lines of
+    aliases to aliases bring to a million; `sizes` holds those of the parts seen already.
     """
     if id(node) in above:
         raise ConfigError(f"{place(node.start_mark.line + 1)}: this part contains itself")
@@ -96,7 +108,9 @@ def _check_keys(
         return sizes.get(id(node), 0)
     above, size = (*above, id(node)), 1
     if isinstance(node, yaml.SequenceNode):
-        size += sum(_check_keys(item, place, sizes, above) for item in node.value)
+        size += sum(_check(item, place, sizes, above) for item in node.value)
+    elif isinstance(node, yaml.ScalarNode):
+        _check_value(node, place)
     elif isinstance(node, yaml.MappingNode):
         keys = set()
         for key, value in node.value:
@@ -107,7 +121,7 @@ def _check_keys(
             if key.value in keys:
                 raise ConfigError(f"{here}: {key.value}: this key stands here twice")
             keys.add(key.value)
-            size += 1 + _check_keys(value, place, sizes, above)
+            size += 1 + _check(value, place, sizes, above)
     if size > MAX_PARTS:
         raise ConfigError(
             f"{place(node.start_mark.line + 1)}: more than {MAX_PARTS} values begin here, those that aliases (*name)"
@@ -115,6 +129,33 @@ def _check_keys(
         )
     sizes[id(node)] = size
     return size
+
+
+def _check_value(node: yaml.ScalarNode, place: Callable[[int | None], str]) -> None:
+    """A number is written as everybody reads it; a date is not taken for a text, nor a text for a date."""
+    kind, text = node.tag.removeprefix(_TAG), node.value
+    if kind == "str" and node.style is not None:  # in quotes
+        return
+    usual = {"int": _DECIMAL, "float": _FLOAT}.get(kind)
+    if usual.fullmatch(text) if usual else kind != "timestamp" and not (kind == "str" and _UNUSUAL.fullmatch(text)):
+        return
+    here = place(node.start_mark.line + 1)
+    if kind == "timestamp":
+        yaml.safe_load(text)  # a ValueError where it is none
+        raise ConfigError(f"{here}: {text[:40]} is a date to YAML; put it in quotes if it is text")
+    raise ConfigError(
+        f"{here}: {text[:40]} is a number that YAML reads {_reading(node)}; write it in plain decimal"
+        f" (500, 0.5, 1e-5), or in quotes if it is text"
+    )
+
+
+def _reading(node: yaml.ScalarNode) -> str:
+    if node.tag == f"{_TAG}str":
+        return "as text"
+    try:
+        return f"as {shown(yaml.safe_load(node.value))}"
+    except (ValueError, yaml.YAMLError):
+        return "in a way of its own"
 
 
 def dotted(content: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:

@@ -21,6 +21,8 @@ import soxr
 
 from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.file_names import cut
+from mlx_voxclone.foreign_files import absent, stand_in, stand_in_bytes
 
 SAMPLE_RATE = 24_000
 BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
@@ -206,10 +208,10 @@ def _source(path: AudioSource) -> Path | AudioBytes:
 
 def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
     in_memory = isinstance(path, AudioBytes)
-    if not in_memory and path.is_dir():
+    if not in_memory and os.path.isdir(path):
         raise AudioError("unreadable", f"{path}: is a directory, an audio file is expected")
-    if not in_memory and not path.exists():
-        raise AudioError("missing", f"{path}: no such audio file")
+    if not in_memory and not os.path.exists(path):
+        raise AudioError("missing", f"{path}: {absent(path) or 'no such audio file'}")
     if not (len(path.content) if in_memory else path.stat().st_size):
         raise AudioError("zero-length", f"{path}: the file is empty")
     try:
@@ -217,6 +219,8 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
         return soundfile.SoundFile(BytesIO(path.content) if in_memory else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
+        if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
+            raise AudioError("unreadable", f"{path}: {what}") from None
         if "lost sync" in detail or "malformed" in detail:
             raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None
         raise AudioError(
@@ -266,7 +270,7 @@ def _refuse_truncated(path: Path | AudioBytes) -> None:
 
     libsndfile shortens silently what is cut off.
     """
-    if not isinstance(path, AudioBytes) and not path.is_file():
+    if not isinstance(path, AudioBytes) and not os.path.isfile(path):  # also of names that are too long
         return
     try:
         with _binary(path) as (file, size):
@@ -411,7 +415,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     check_output(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{cut(path.name, 120)}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield file

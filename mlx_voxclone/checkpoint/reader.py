@@ -17,6 +17,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import DTYPES, decode, to_mlx
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.foreign_files import refuse_stand_in
 from mlx_voxclone.plain_files import open_plain, parse_json, reason_of
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
@@ -46,6 +47,7 @@ class TensorFile:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        refuse_stand_in(self.path, CheckpointError)
         self._map, self._state = _open(self.path)
         self.metadata, self._infos = _parse(self._map, self._state[0], str(self.path))
 

@@ -4,7 +4,6 @@ params.json  tekken.json  consolidated.safetensors  voice_embedding/NAME.pt  [co
 """
 
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +19,9 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
 from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.foreign_files import refuse_stand_in
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.user_paths import expanded
 
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
 CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
@@ -46,8 +47,10 @@ def resolve(model: str | Path) -> Path:
     Raises:
         CheckpointError: neither a directory nor a model that the hub hands out.
     """
-    path = Path(os.path.expanduser(model))
+    path = Path(expanded(model))
     if path.is_dir():
+        for name in (WEIGHTS, PARAMS, TEKKEN):
+            refuse_stand_in(path / name, CheckpointError)
         return path
     if path.exists():
         raise CheckpointError(f"{path}: a file; give the directory that holds {WEIGHTS}")

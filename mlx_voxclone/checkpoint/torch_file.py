@@ -22,6 +22,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes, to_mlx
 from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.foreign_files import refuse_stand_in
 from mlx_voxclone.plain_files import open_plain, reason_of
 
 MAX_PROGRAM = 1 << 16  # bytes of data.pkl; one tensor needs under 200
@@ -86,6 +87,7 @@ def read_pt(path: str | Path) -> mx.array:
         CheckpointError: missing, damaged, or anything else than one plain tensor.
     """
     path = Path(path)
+    refuse_stand_in(path, CheckpointError)
     try:
         with open_plain(path) as file, zipfile.ZipFile(file) as archive:
             members = _members(archive)

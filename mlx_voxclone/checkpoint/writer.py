@@ -24,6 +24,7 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes
 from mlx_voxclone.checkpoint.reader import MAX_HEADER, METADATA, StoredBytes, TensorFile
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.file_names import cut
 
 PARTIAL = ".partial"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -266,7 +267,7 @@ def _sha256(data: memoryview) -> str:
 
 
 def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+    return path.with_name(f".{cut(path.name, 120)}.{secrets.token_hex(4)}{PARTIAL}")
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

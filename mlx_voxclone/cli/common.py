@@ -14,10 +14,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.user_paths import expanded, expanded_part
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
 DEVICES = ("auto", "gpu", "cpu")
 EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
+# Metavars of options that take a path, or a path or a hub id; and of those that join one with a name or a weight.
+PATHS = frozenset(
+    {"DIR", "FILE", "WAV", "AUDIO", "OUT.wav", "X.safetensors", "JSON", "C", "SOURCE", "DIR_OR_ID", "NAME_OR_FILE"}
+    | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER"}
+)
+NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=FILE", "NAME=SOURCE"})
 _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
@@ -43,6 +50,19 @@ class Parser(argparse.ArgumentParser):
         keywords.setdefault("formatter_class", _HelpFormatter)
         keywords.setdefault("prog", f"voxclone {name}")
         super().__init__(description=description, allow_abbrev=False, **keywords)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse does it, with `~` and `$NAME` in every path expanded: shells leave those of `--output=~/x`."""
+        found, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            expand = expanded if action.metavar in PATHS else expanded_part if action.metavar in NAMED_PATHS else None
+            value = getattr(found, action.dest, None)
+            if expand is None or not value:
+                continue
+            several = isinstance(value, list)
+            values = [type(each)(expand(each)) for each in (value if several else [value])]
+            setattr(found, action.dest, values if several else values[0])
+        return found, rest
 
     def error(self, text: str):
         self.exit(EXIT_BAD_INPUT, f"error: {_one_line(text)} (see {self.prog} --help)\n")

@@ -22,6 +22,7 @@ from mlx_voxclone.cli.common import (
     set_quiet,
 )
 from mlx_voxclone.data.options import WHISPER_MODEL
+from mlx_voxclone.texts import spoken
 
 ENCODER, OPTIMISE = "encoder", "optimise"
 
@@ -110,6 +111,8 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
         parser.error(f"{asked} is for --method encoder: only an encoder's latents say which other codes are likely")
     if options.text is not None and not options.text.strip():
         parser.error("--text is empty; give the words of the recording, or leave it out")
+    if options.text is not None:
+        options.text = spoken(options.text, "--text")
     given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
     for name, value in given.items():
         if value is None:

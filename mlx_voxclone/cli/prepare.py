@@ -22,7 +22,8 @@ SOURCE is one of
   a folder of audio    text from a .txt beside each file; subfolders are speakers
   a .jsonl manifest    {"audio": path, "text"?, "speaker"?, "language"?, "ref_audio"?: path, "split"?} per line;
                        split is "heldout" or "train"
-  a metadata.csv       LJSpeech's `id|text`, audio beside it or in wavs/
+  a metadata.csv       or .csv, .tsv, .list: columns named in the first line (audio_file|text|speaker_name), or the
+                       layouts of LJSpeech (`id|text`), Piper, XTTS and GPT-SoVITS; audio beside it or in wavs/
   a corpus             LibriSpeech, LibriTTS or Common Voice as unpacked; its dev and test are held out
   one recording
   tar shards           a folder of .tar files, an address (https://HOST/x-{000..012}.tar) or a dataset on the hub

@@ -118,7 +118,7 @@ def _collected(options, staging: Path) -> "Publication":
     """Everything that goes up but the card, checked."""
     from mlx_voxclone.publish.sources import collect
 
-    publication = collect(Path(options.source).expanduser(), staging, with_baked=options.baked)
+    publication = collect(Path(options.source), staging, with_baked=options.baked)
     if publication.left_out:
         message(f"stays here: {', '.join(publication.left_out)}")
     return publication

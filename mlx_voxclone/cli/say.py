@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     voice = parser.add_mutually_exclusive_group(required=True)
     voice.add_argument(
         "--voice",
-        metavar="NAME",
+        metavar="NAME_OR_FILE",
         help="a voice of the checkpoint, or a voice kept apart: .safetensors, .pt or hf://OWNER/NAME",
     )
     voice.add_argument(

@@ -21,9 +21,11 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Recording, hold_out
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.file_names import cut
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
+LONGEST_NAME = 80  # bytes; numbers, suffixes and temporaries take up to 60 more, encrypted file systems 143 in all
 
 
 @dataclass
@@ -239,7 +241,8 @@ def unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str
     tried: dict[str, int] = {}  # the last number per name: those below it are used
     for entry in entries:
         stem = f"{entry.speaker}-{entry.audio.stem}" if several else entry.audio.stem
-        base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")[:80] or "clip"
+        base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")
+        base = cut(base, LONGEST_NAME) or "clip"
         number = tried.get(base.casefold(), 1)
         name = base if number == 1 else f"{base}_{number}"
         while name.casefold() in used:

@@ -23,7 +23,9 @@ from mlx_voxclone.data.entries import (
     walk_folders,
     words,
 )
+from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.texts import damage
 
 _LIBRI_TEXTS = (".normalized.txt", ".original.txt")  # the first that is there counts
 # Common Voice's tables that are read; a recording in several of them is what the first one says.
@@ -72,7 +74,7 @@ def _libri(folder: Path) -> Listing | None:
             corpus, found = "LibriSpeech", _transcript(directory / table, own)
         else:
             found = {
-                name.removesuffix(suffix): (directory / name, 0, words(read_text(directory / name)))
+                name.removesuffix(suffix): (directory / name, 0, _said(read_text(directory / name)))
                 for suffix in reversed(_LIBRI_TEXTS)
                 for name in others
                 if name.endswith(suffix) and own.fullmatch(name.removesuffix(suffix))
@@ -101,11 +103,11 @@ def _transcript(path: Path, own: re.Pattern) -> dict[str, tuple[Path, int, str |
     """File, line and text by id, of lines `ID TEXT`."""
     found: dict[str, tuple[Path, int, str | None]] = {}
     for number, line in read_lines(path):
-        name, *words = line.split()
+        name, _, said = line.strip().replace("\t", " ").partition(" ")
         if not own.fullmatch(name):
             stem = path.name.removesuffix(".trans.txt")
             raise DataError(f"{path}:{number}: expected `{stem}-NUMBER TEXT`, found {line.strip()[:40]!r}")
-        text = " ".join(words) or None
+        text = _said(said)
         if found.setdefault(name, (path, number, text))[2] != text:
             raise DataError(f"{path}:{number}: {name} is listed already at {path}:{found[name][1]} with another text")
     return found
@@ -193,7 +195,7 @@ def _unquoted(text: str) -> str | None:
     inner = text[1:-1]
     if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', ""):
         text = inner.replace('""', '"')
-    return words(text)
+    return _said(text)
 
 
 def _clip_file(folder: Path, name: str) -> str:
@@ -202,7 +204,7 @@ def _clip_file(folder: Path, name: str) -> str:
     if suffix.lower() not in AUDIO_SUFFIXES:
         stem, name = name, f"{name}.mp3"
     if not (folder / CLIPS / name).is_file():
-        others = (stem + suffix for suffix in sorted(AUDIO_SUFFIXES))
+        others = (stem + suffix for suffix in SUFFIXES)
         name = next((other for other in others if (folder / CLIPS / other).is_file()), name)
     return f"{CLIPS}/{name}"
 
@@ -226,6 +228,11 @@ def _short_names(clients: Iterable[str]) -> dict[str, str]:
 
 
 # What they have in common
+
+
+def _said(text: str) -> str | None:
+    """A transcript; None where there is none, or a wrong decoding has damaged it."""
+    return None if damage(text) else words(text)
 
 
 def _finished(corpus: str, entries: list[Entry], notes: list[str]) -> Listing:

@@ -7,17 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.foreign_files import stand_in_bytes
+from mlx_voxclone.plain_files import open_plain, read_plain
+from mlx_voxclone.texts import tidy as tidy  # also to be had from here
+from mlx_voxclone.texts import words as words
 
 MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
 INDEX = "index.jsonl"  # beside shards
 SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 TRAIN, HELDOUT = "train", "heldout"
-# The last ones cannot be decoded here, but somebody who brings them should hear so.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"}
-    | {".m4a", ".aac", ".mp4", ".wma", ".webm"}
-)
+_MARK = "\ufeff"  # byte order
+AUDIO_SUFFIXES = frozenset(SUFFIXES)
+LARGEST_TEXT = 1 << 20  # bytes; no recording that is trained on says more
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +97,23 @@ def shared(text: str | None) -> str | None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, one at a time, without a byte order mark.
+    """Number (from 1) and text of each line that is not blank, one at a time, without byte order marks.
 
     Raises:
-        DataError: not UTF-8 (with the line), or not readable.
+        DataError: not UTF-8 (with the line), not readable, no plain file, or another one's stand-in.
     """
     number = 0
     try:
-        with path.open("rb") as stream:
+        with open_plain(path) as stream:
+            _refuse_stand_in(path, stream.peek(1024))
             for raw in stream:  # at line feeds alone: a text may hold a form feed or a line separator
                 try:
-                    text = raw.decode("utf-8-sig" if number == 0 else "utf-8")
+                    text = raw.decode("utf-8")
                 except UnicodeDecodeError:
-                    raise DataError(f"{path}:{number + 1}: not UTF-8 text; save it as UTF-8") from None
+                    raise DataError(f"{path}:{number + 1}: {_encoding(raw)}") from None
                 for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
                     number += 1
+                    line = line.removeprefix(_MARK)
                     if line.strip():
                         yield number, line
     except OSError as e:
@@ -116,32 +121,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """A whole file.
+    """A whole transcript.
 
     Raises:
-        DataError: not UTF-8 (with the line), or not readable.
+        DataError: not UTF-8 (with the line), not readable, no plain file, too large, or another one's stand-in.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = read_plain(path, LARGEST_TEXT)
+        _refuse_stand_in(path, content)
+        return content.decode("utf-8").removeprefix(_MARK)
     except UnicodeDecodeError as e:
         line = e.object[: e.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8 text; save it as UTF-8") from None
+        raise DataError(f"{path}:{line}: {_encoding(e.object)}") from None
+    except ValueError as e:
+        raise DataError(f"{path}: too large for the text of a recording ({e})") from None
     except OSError as e:
         raise _unreadable(path, e) from None
 
 
+def _refuse_stand_in(path: Path, head: bytes) -> None:
+    if what := stand_in_bytes(head):
+        raise DataError(f"{path}: {what}")
+
+
+def _encoding(content: bytes) -> str:
+    which = " (but UTF-16)" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+    return f"not UTF-8 text{which}; save it as UTF-8"
+
+
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})")
-
-
-def tidy(text: str) -> str | None:
-    """One line with single spaces; None for nothing."""
-    return " ".join(text.split()) or None
-
-
-def words(text: str) -> str | None:
-    """What is said, `tidy`; None for a text without any letter or digit, such as `...` or an invisible space."""
-    return tidy(text) if any(character.isalnum() for character in text) else None
 
 
 def is_utf8(name: str) -> bool:

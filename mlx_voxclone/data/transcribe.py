@@ -11,6 +11,7 @@ from types import TracebackType
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.texts import tidy
 
 WHISPER_RATE = 16_000
 LONGEST_SECONDS = 30.0  # that a Whisper hears at once
@@ -92,5 +93,5 @@ class Transcriber:
         failed = any(
             s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
         )
-        text = " ".join(result["text"].split())
-        return (None if failed or not text else text), result["language"]
+        text = tidy(result["text"])
+        return (None if failed else text), result["language"]

@@ -12,11 +12,13 @@ Three forms are read:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.plain_files import parse_json, read_plain
+from mlx_voxclone.texts import tidy
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
@@ -75,7 +77,10 @@ def read_cases(source: str | Path, outputs: str | Path | None = None, language: 
     if not found:
         raise DataError(f"{source}: nothing to evaluate; {', '.join(AUDIO)} files, JSON Lines or a .lst are expected")
     _check(source, found)
-    return [Case(**{**vars(case), "language": case.language or language}) for case in found]
+    return [
+        replace(case, language=case.language or language, text=None if case.text is None else tidy(case.text))
+        for case in found
+    ]
 
 
 def _check(source: Path, cases: list[Case]) -> None:
@@ -91,14 +96,13 @@ def _check(source: Path, cases: list[Case]) -> None:
 def _directory(place: Path) -> Iterator[Case]:
     files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in AUDIO}
     common = files.pop("reference", None)
+    texts = TextsBeside(place)
     for name, path in files.items():
         if name.endswith(_ROLES):
             continue
-        text = path.with_suffix(".txt")
-        said = " ".join(text.read_text(encoding="utf-8").split()) if text.is_file() else None
         codes = path.with_suffix(".safetensors")
         sounds = (files.get(f"{name}-reference", common), files.get(f"{name}-original"))
-        yield Case(name, path, said or None, *sounds, codes=codes if codes.is_file() else None)
+        yield Case(name, path, texts.find(path), *sounds, codes=codes if codes.is_file() else None)
 
 
 def _lines(path: Path) -> Iterator[Case]:

@@ -16,6 +16,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
 from mlx_voxclone.checkpoint.hub import reason
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.user_paths import expanded
 
 MODEL = "Wespeaker/wespeaker-ecapa-tdnn512-LM"
 _FILES = {MODEL: "voxceleb_ECAPA512_LM.onnx"}
@@ -136,7 +137,7 @@ def _enough(samples: np.ndarray) -> np.ndarray:
 
 
 def _onnx_file(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(expanded(name))
     if path.is_file():
         return path
     if path.suffix == ".onnx" or name.count("/") != 1:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
+from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.data.pair_files import (
     FORMAT,
@@ -30,6 +31,7 @@ from mlx_voxclone.data.pair_files import (
 from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.texts import spoken, tidy
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
@@ -112,13 +114,10 @@ def read_texts(path: str | Path) -> list[tuple[None, str]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; a text file with one sentence per line is expected")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text; save it as such") from None
-    if not any(lines):
+    lines = [(None, spoken(line, f"{path}:{number}")) for number, line in read_lines(path) if tidy(line)]
+    if not lines:
         raise DataError(f"{path}: holds no sentence")
-    return [(None, line) for line in lines if line]
+    return lines
 
 
 def generate_pairs(

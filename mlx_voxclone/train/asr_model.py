@@ -15,6 +15,7 @@ from mlx_voxclone.checkpoint.release import file_sha256
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.train.asr_alignment import CONTEXT_FRAMES
+from mlx_voxclone.user_paths import expanded
 
 CONFIG = "config.json"
 WEIGHTS = ("weights.safetensors", "weights.npz")  # the order in which mlx-whisper looks for them
@@ -43,7 +44,7 @@ class WhisperFiles:
         Raises:
             DataError: neither a directory nor a model that the hub hands out.
         """
-        path = Path(self.name).expanduser()
+        path = Path(expanded(self.name))
         if path.is_dir():
             return path
         if path.exists():

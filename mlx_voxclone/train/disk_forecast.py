@@ -24,7 +24,7 @@ def disk_needed(config: RunConfig, encoders: EncoderPlan) -> dict[str, float]:
     encoder = encoder_size(config.model)
     total = sum(float(np.prod(shape)) for shape in shapes.values())
     needed = {}
-    if not (Path(config.model).expanduser() / PARAMS).is_file():
+    if not (Path(config.model) / PARAMS).is_file():
         needed["model, to be fetched"] = 2 * (total - encoder)
     if encoders.trainings:
         needed["encoder's checkpoints"] = encoders.run_bytes(config)

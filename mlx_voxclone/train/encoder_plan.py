@@ -143,7 +143,7 @@ def plan_encoders(config: RunConfig) -> EncoderPlan:
         return EncoderPlan(())
     if config.task != "clone":
         return EncoderPlan((EncoderTraining(ENCODER, TRAIN),))
-    path = Path(config.model).expanduser()
+    path = Path(config.model)
     release = Release(path) if (path / WEIGHTS).is_file() else None
     if config.speaker.encoder_file is not None or (release is not None and release.has_encoder):
         return EncoderPlan(())

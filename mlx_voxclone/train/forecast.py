@@ -108,7 +108,7 @@ class _Data:
 
 def model_params(model: str | Path) -> dict:
     """`params.json` of a model directory; of the release, where it is not there yet (a hub id)."""
-    path = Path(model).expanduser()
+    path = Path(model)
     if path.is_dir():
         return VoxtralConfig.from_file(path).raw
     return params_json(PRESETS["full"], {})
@@ -314,7 +314,7 @@ def longest_sequence(config: RunConfig) -> dict[str, int]:
 
 def tokens_per_letter(model: str | Path) -> float:
     """Of a model's tokenizer in English text."""
-    path = Path(model).expanduser()
+    path = Path(model)
     if not (path / TEKKEN).is_file():
         return TOKENS_PER_LETTER
     tokenizer = SpeechTokenizer(path / TEKKEN, VoxtralConfig.from_file(path).backbone.vocab_size)

@@ -67,7 +67,7 @@ def plan_pairs(config: RunConfig) -> PairsPlan | None:
     Raises:
         VoxcloneError: see `check_automatic`.
     """
-    section, path = config.encoder.pairs, Path(config.model).expanduser()
+    section, path = config.encoder.pairs, Path(config.model)
     release = Release(path) if (path / WEIGHTS).is_file() else None
     at_hand = config.speaker.encoder_file is not None or (release is not None and release.has_encoder)
     for_encoder = config.task == "encoder" or (config.task == "clone" and not at_hand)

@@ -13,7 +13,9 @@ from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN, tidy, word
 from mlx_voxclone.data.entries import is_utf8 as is_text
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.foreign_files import stand_in_bytes
 from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.texts import damage
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 _SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")
@@ -48,7 +50,10 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
             beside[key, suffix] = member
     for key, member in audio.items():
         told = _json(file, beside.get((key, ".json")))
-        text = words(_first(told, _TEXTS) or _text(file, beside.get((key, ".txt"))) or "")
+        text = _first(told, _TEXTS) or _text(file, beside.get((key, ".txt"))) or ""
+        if damage(text) or stand_in_bytes(text.encode()):
+            skipped["damaged text"] += 1
+            text = ""
         folder = PurePosixPath(key).parts[:-1]
         folder = [part for part in folder if part not in ("/", ".", "..")]
         own = folder[-1] if folder and is_text(folder[-1]) else speaker
@@ -56,7 +61,7 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
         if told.get("split") == REFERENCE:
             skipped["voice prompt"] += 1
             continue
-        yield Recording(key, member, text, _first(told, _SPEAKERS) or own, _first(told, _LANGUAGES), split)
+        yield Recording(key, member, words(text), _first(told, _SPEAKERS) or own, _first(told, _LANGUAGES), split)
 
 
 def _json(file: Any, member: Member | None) -> dict[str, Any]:
@@ -87,7 +92,8 @@ def _first(told: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 def unique_name(key: str, names: dict[str, int]) -> str:
     """A file name made of a key, unlike all before; `names`: those, with the last number that was put behind each."""
-    base = re.sub(r"[^\w.-]+", "_", key.encode("utf-8", "replace").decode())[-80:].strip("._") or "clip"
+    base = re.sub(r"[^\\w.-]+", "_", key.encode("utf-8", "replace").decode())
+    base = base.encode()[-80:].decode("utf-8", "ignore").strip("._") or "clip"
     name, number = base, names.get(base.casefold(), 1)
     while name.casefold() in names:
         number += 1
