@@ -122,6 +122,13 @@ def test_pauses_around_speech_are_not_spoken():
     wave = speech()
     around = np.concatenate([np.zeros(24000), wave, np.zeros(12000)]).astype(np.float32)
     assert spoken_seconds(around) == pytest.approx(spoken_seconds(wave), abs=0.1)
+    # Noise of a room 30 dB below the loudest 10 ms is none either; what is 20 dB below is still speech.
+    loudest = np.sqrt(np.square(wave[: len(wave) // 240 * 240].reshape(-1, 240)).mean(axis=1).max())
+    noise = np.random.default_rng(0).uniform(-1, 1, 12000) * np.sqrt(3) * loudest
+    for decibels, seconds in ((30, spoken_seconds(wave)), (20, len(wave) / 24000 + 1)):
+        room = noise * 10 ** (-decibels / 20)
+        found = spoken_seconds(np.concatenate([room, wave, room]).astype(np.float32))
+        assert found == pytest.approx(seconds, abs=0.1)
     assert spoken_seconds(np.zeros(24000, np.float32)) == 0
 
 
@@ -145,6 +152,7 @@ def test_errors_are_counted(said, heard, words, letters):
     assert (found.word_edits, found.letter_edits) == (words, letters)
     assert found.words == len(said.split())
     assert found.wer == words / found.words
+    assert found.cer == letters / len(normalise(said))
 
 
 def test_more_is_heard_than_was_said():
