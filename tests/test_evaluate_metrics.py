@@ -218,7 +218,7 @@ def test_spectra_tell_voices_apart_and_not_levels():
     same = [similarity(model, speech(k, 0, 12), speech(k, 1, 12)) for k in (0, 1, 3)]
     other = [similarity(model, speech(a, 0, 12), speech(b, 1, 12)) for a, b in ((0, 1), (1, 6), (3, 10))]
     assert min(same) > max(other)
-    assert similarity(model, speech(), 0.2 * speech()) > 0.99
+    assert similarity(model, speech(), 0.2 * speech()) > 0.9999
     assert model.metric != OnnxModel.metric  # never in one table
 
 
