@@ -169,6 +169,14 @@ def test_a_pause_lasts_150_ms(gap, is_pause):
         assert 400 <= pieces[0].end <= 410
 
 
+@pytest.mark.parametrize("gaps", [(20, 60), (60, 20)])
+def test_of_two_pauses_the_longer_one_is_cut(gaps):
+    mask = np.repeat([True, False, True, False, True], [500, gaps[0], 400, gaps[1], 500])
+    first, second = cut_at_pauses(np.where(mask, -20.0, -70.0), mask, 2.0, 10.0)
+    start = 500 if gaps[0] > gaps[1] else 900 + gaps[0]
+    assert start <= first.end <= second.start <= start + max(gaps)
+
+
 def test_speech_without_a_pause_is_cut_where_it_is_quietest():
     samples = talk(30.0)
     for dip in (9.0, 17.0):

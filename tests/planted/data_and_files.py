@@ -10,6 +10,8 @@ MISTAKES = {
     ],
     "audio/segment.py": [
         ("_PAUSE_SECONDS = 0.15", "_PAUSE_SECONDS = 0.5", "test_segment.py::test_a_pause_lasts_150_ms"),
+        ("return 1 / (0.1 + self.gaps[k] * FRAME_SECONDS)", "return 1.0",
+         "test_segment.py::test_of_two_pauses_the_longer_one_is_cut"),
         ("_LONG_PAUSE_SECONDS = 0.7", "_LONG_PAUSE_SECONDS = 70.0", "test_segment.py::test_long_silences_fall_out"),
         ("MARGIN_SECONDS = 0.1", "MARGIN_SECONDS = 0.0",
          "test_segment.py::test_trimming_keeps_speech_and_a_short_margin_at_any_noise"),
@@ -20,6 +22,7 @@ MISTAKES = {
          "test_segment.py::test_normalising_stops_at_full_scale_and_leaves_silence_alone"),
     ],
     "data/synth.py": [
+        ('",": 0.2, ".": 0.3', '",": 0.1, ".": 0.3', "test_synth.py::test_a_pause_is_as_long_as_its_sign_says"),
         ("LEVEL = -23.0", "LEVEL = -29.0", "test_synth.py::test_level_is_that_of_speech_and_nothing_clips"),
         ("2 ** (semitones / 12)", "2 ** (semitones / 24)", "test_synth.py::test_pitch_range_is_the_speakers"),
     ],
