@@ -13,8 +13,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads wait for each other on a busy machine
 os.environ.pop("VOXCLONE_DEBUG", None)
 
+import hypothesis
 import mlx.core as mx
 import pytest
+
+# Its limit of 200 ms for an example says nothing on a busy machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A shell's background jobs have Ctrl-C switched off; what is tested is a terminal.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio import augment as module
-from mlx_voxclone.audio.augment import DELAY_MS, GAIN_DB, PROBABILITY, augment, disperse
+from mlx_voxclone.audio.augment import DELAY_MS, GAIN_DB, PROBABILITY, augment, disperse, dispersion
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 
 SEEDS = range(30)
@@ -137,3 +137,16 @@ def test_dispersion_moves_no_band_by_more_than_it_says():
         energy = np.square(disperse(click, np.random.default_rng(seed)))
         reach = round(1.5 * DELAY_MS * 24)  # samples; the band edges ring a little
         assert energy[12000 - reach : 12001 + reach].sum() > 0.97 * energy.sum()
+
+
+def test_dispersion_delays_by_up_to_4_ms_and_not_more():
+    """The delay of a frequency is the slope of its phase."""
+    size, largest = 24000, []
+    for seed in range(60):
+        phase = dispersion(np.random.default_rng(seed), size)  # a bin is 1 Hz
+        assert len(phase) == size // 2 + 1
+        delays = -np.diff(phase) / (2 * np.pi)  # s
+        largest.append(np.abs(delays).max())
+    assert max(largest) <= 0.004 + 1e-9
+    assert max(largest) > 0.003
+    assert np.mean([x > 0.001 for x in largest]) > 0.3

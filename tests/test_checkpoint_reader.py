@@ -65,6 +65,8 @@ def test_rounding_to_bfloat16_equals_mlx():
         float32_to_bfloat16(values), np.array(mx.array(values).astype(mx.bfloat16).view(mx.uint16))
     )
     assert np.isnan(bfloat16_to_float32(float32_to_bfloat16(np.array([np.nan, -np.nan], np.float32)))).all()
+    low = np.array([0x7F800001, 0xFF80FFFF], np.uint32).view(np.float32)  # told from infinity by what is cut off
+    assert np.isnan(bfloat16_to_float32(float32_to_bfloat16(low))).all()
 
 
 def test_bytes_come_without_a_copy(tmp_path):

@@ -1,6 +1,7 @@
 """Writing: what ends a write early leaves the target as it was, and nothing else behind."""
 
 import errno
+import json
 import os
 import shutil
 import signal
@@ -49,6 +50,37 @@ def test_the_reference_library_reads_what_we_write(tmp_path):
         assert set(file.keys()) == set(tensors)
         for name, expected in tensors.items():
             np.testing.assert_array_equal(file.get_tensor(name), expected)
+
+
+def test_tensors_lie_aligned_the_larger_types_first(tmp_path):
+    """As the format recommends: the header ends at a multiple of 8, and every tensor begins at one of its type."""
+    for k in range(1, 9):
+        tensors = {
+            "a" * k: np.arange(3, dtype=np.uint8),
+            "b": np.arange(3, dtype=np.int16),
+            "c": np.arange(5, dtype=np.float32),
+            "d": np.arange(2, dtype=np.int64),
+            "e": np.arange(1, dtype=np.float32),
+        }
+        path = tmp_path / f"{k}.safetensors"
+        save_tensors(path, tensors, {"k": "x" * k})
+        content = path.read_bytes()
+        length = int.from_bytes(content[:8], "little")
+        assert length % 8 == 0
+        header = json.loads(content[8 : 8 + length])
+        places = {name: header[name]["data_offsets"][0] for name in tensors}
+        assert sorted(places, key=places.get) == ["d", "c", "e", "b", "a" * k]
+        assert all(place % tensors[name].itemsize == 0 for name, place in places.items())
+        assert len(content) == 8 + length + sum(array.nbytes for array in tensors.values())
+
+
+def test_small_tensors_are_written_in_the_order_of_their_names(tmp_path):
+    """Whatever the order in which they were given: the same tensors, the same bytes."""
+    tensors = {name: np.full(2, k, np.float32) for k, name in enumerate("cab")}
+    save_tensors(tmp_path / "one", tensors)
+    save_tensors(tmp_path / "two", dict(sorted(tensors.items(), reverse=True)))
+    assert TensorFile(tmp_path / "one").names() == ["a", "b", "c"]
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
 def test_mlx_arrays_of_every_kind_come_back(tmp_path):

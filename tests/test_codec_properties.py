@@ -242,8 +242,8 @@ def test_straight_through_gradients(codec):
 
 
 def test_decoding_piece_by_piece(codec):
-    """The pieces are the whole, and two and a half times the length takes no more memory."""
-    codes = random_codes(codec, 200)
+    """The pieces are the whole, and five times the length takes hardly more memory."""
+    codes = random_codes(codec, 400)
     whole, heard = codec.decode_audio(codes[:, :70], chunk_frames=20), []
     pieces = list(codec.decode_pieces(codes[:, :70], chunk_frames=20, on_frames=heard.append))
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
@@ -255,8 +255,9 @@ def test_decoding_piece_by_piece(codec):
         assert sum(map(len, codec.decode_pieces(codes[:, :frames], chunk_frames=20))) == frames * FRAME
         return mx.get_peak_memory() - before
 
-    # On a busy machine MLX frees late, sometimes after `before` was read, sometimes after the next chunk has begun.
-    assert np.median([peak(200) for _ in range(7)]) < 1.2 * np.median([peak(80) for _ in range(7)])
+    # On a busy machine MLX frees late, sometimes after `before` was read, sometimes after the next chunk has begun: the
+    # same decoding was seen to take up to 1.4 times as much. What grows with the length would take several times.
+    assert min(peak(400) for _ in range(3)) < 1.6 * min(peak(80) for _ in range(3))
 
 
 def test_pieces_are_checked_before_the_first(codec):

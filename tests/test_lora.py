@@ -11,6 +11,7 @@ from tasks_data import full_model
 from mlx_voxclone.checkpoint.adapter_mix import LowRank
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.dequantised import DequantisedLinear
+from mlx_voxclone.model.recompute import KeyedDropout, recomputed
 from mlx_voxclone.train.lora import (
     TARGETS,
     add_lora,
@@ -290,3 +291,28 @@ def test_recomputed_layers_keep_less_in_memory(miniature):
         lora_gradients(model, x, mx.zeros_like(x))
         peaks.append(mx.get_peak_memory() - start)
     assert peaks[1] < 0.5 * peaks[0]
+
+
+class TwoDropouts(nn.Module):
+    """A block whose output shows what both of its dropouts keep."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = mx.ones((1,))
+        self.first, self.second = KeyedDropout(0.5), KeyedDropout(0.5)
+
+    def __call__(self, x):
+        return self.gain * mx.stack([self.first(x), self.second(x)])
+
+
+def test_dropouts_of_a_recomputed_block_draw_apart():
+    """Each for itself, others in every pass, with the mean of what goes in."""
+    mx.random.seed(0)
+    block, x = TwoDropouts(), mx.ones((4000,))
+    kept = np.array(mx.concatenate([recomputed(block, x), recomputed(block, x)]))
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    correlations = np.corrcoef(kept)[np.triu_indices(4, 1)]
+    assert np.abs(correlations).max() < 0.1
+    assert kept.mean(axis=1) == pytest.approx(1, abs=0.1)
+    block.eval()
+    assert (np.array(recomputed(block, x)) == 1).all()

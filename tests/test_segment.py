@@ -155,6 +155,28 @@ def test_cuts_fall_into_the_pauses():
         assert not mask[[piece.start, piece.end - 1]].any()
 
 
+@pytest.mark.parametrize(("gap", "is_pause"), [(5, False), (14, False), (15, True), (40, True)])
+def test_a_pause_lasts_150_ms(gap, is_pause):
+    """A shorter gap is a stop consonant: not there, but where it is quietest is the speech cut."""
+    mask, levels = np.ones(1200 + gap, bool), np.full(1200 + gap, -20.0)
+    mask[600 : 600 + gap] = False
+    levels[400:410] = -60.0
+    pieces = cut_at_pauses(levels, mask, 2.0, 10.0)
+    assert len(pieces) == 2
+    if is_pause:
+        assert 600 <= pieces[0].end <= pieces[1].start <= 600 + gap
+    else:
+        assert 400 <= pieces[0].end <= 410
+
+
+@pytest.mark.parametrize("gaps", [(20, 60), (60, 20)])
+def test_of_two_pauses_the_longer_one_is_cut(gaps):
+    mask = np.repeat([True, False, True, False, True], [500, gaps[0], 400, gaps[1], 500])
+    first, second = cut_at_pauses(np.where(mask, -20.0, -70.0), mask, 2.0, 10.0)
+    start = 500 if gaps[0] > gaps[1] else 900 + gaps[0]
+    assert start <= first.end <= second.start <= start + max(gaps)
+
+
 def test_speech_without_a_pause_is_cut_where_it_is_quietest():
     samples = talk(30.0)
     for dip in (9.0, 17.0):
@@ -170,6 +192,11 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest():
 def test_long_silences_fall_out():
     levels, mask = levels_and_mask(talk(5, -10, 4, -30, 6))
     assert sum(piece.seconds for piece in cut_at_pauses(levels, mask)) < 16
+    # 4 s and 4 s are pleasanter together, but not with 3 s of nothing between them.
+    for silence, count in ((0.6, 1), (3.0, 2)):
+        pieces = cut_at_pauses(*levels_and_mask(talk(4, -silence, 4)))
+        assert len(pieces) == count
+        assert sum(piece.seconds for piece in pieces) < 8.7
 
 
 def test_three_hours_are_cut_in_seconds():

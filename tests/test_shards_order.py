@@ -62,3 +62,11 @@ def test_of_a_large_corpus_only_the_few_shards_in_use_are_laid_out():
     part = made[7_654_321_000:7_654_321_016]
     assert len(set(part)) == 16
     assert made._made[1].nbytes <= 8 * 4 * 100_000
+
+
+def test_the_shards_of_every_group_are_mixed_in_another_way():
+    """Groups of one size: no two of them have the same order, in one epoch or in two."""
+    ends = np.arange(1, 9) * 30
+    orders = [ShardOrder(ends, 2, 5, epoch)[:].reshape(4, 60) for epoch in (0, 1)]
+    ways = {tuple(part.argsort().argsort()) for made in orders for part in made}
+    assert len(ways) == 8

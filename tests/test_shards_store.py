@@ -188,6 +188,19 @@ def test_what_is_needed_stays_however_old_it_is(remote):
     assert [data.store._cached(k).exists() for k in (0, 1, 5)] == [True, True, False]
 
 
+def test_of_what_nobody_needs_the_longest_unused_goes_first(remote):
+    data, _ = remote()
+    data.store.budget = 3 * max(shard.size for shard in data.store.shards)
+    clips = [next(clip for clip in data.train if data.index.shard[clip.row] == k) for k in range(4)]
+    data.store.abandon()  # nothing is fetched ahead
+    for k, age in enumerate((10, 30, 20)):
+        clips[k].read()
+        used = time.time() - age
+        os.utime(data.store._cached(k), (used, used))
+    clips[3].read()
+    assert [data.store._cached(k).exists() for k in range(4)] == [True, False, True, True]
+
+
 def test_what_is_held_out_is_kept_by_copy(remote, tmp_path):
     data, server = remote()
     waves = [clip.read() for clip in data.heldout]

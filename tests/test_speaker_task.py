@@ -276,7 +276,7 @@ def losses(task, *items):
 
 def test_silent_frames_count_as_much_as_they_weigh(make):
     """Weight 0: the loss of a clip is that of its other frames; weight 1: as if nothing were known of silence."""
-    silent = np.array([True, False, False, True, True, False])
+    silent = np.array([True, False, False, True, True, True])
     known = replace(utterance(1), silent=silent)
     plain = make(train=[utterance(1)], silence_weight=0.0)
     full, half, none = (make(train=[known], silence_weight=w) for w in (1.0, 0.5, 0.0))
@@ -285,8 +285,8 @@ def test_silent_frames_count_as_much_as_they_weigh(make):
     for name in ("semantic", "flow"):
         assert found[2][name] == pytest.approx((found[1][name] + found[3][name]) / 2, rel=1e-5)
         assert 0 < found[3][name] < found[1][name]
-    assert none.targets(none.collate([none.item(0, 0)])) == {"semantic": 4.0, "flow": 3.0}  # END counts always
-    assert half.targets(half.collate([half.item(0, 0)])) == {"semantic": 5.5, "flow": 4.5}
+    assert none.targets(none.collate([none.item(0, 0)])) == {"semantic": 3.0, "flow": 2.0}  # END counts always
+    assert half.targets(half.collate([half.item(0, 0)])) == {"semantic": 5.0, "flow": 4.0}
 
 
 def test_a_clip_of_silence_alone_is_harmless(make):

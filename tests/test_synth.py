@@ -130,6 +130,17 @@ def test_alignment_covers_the_text_and_finds_its_sounds():
             assert middle
 
 
+@pytest.mark.parametrize(("sign", "seconds"), [(" ", 0.05), (",", 0.2), (".", 0.3)])
+def test_a_pause_is_as_long_as_its_sign_says(sign, seconds):
+    """From 15 % shorter to 20 % longer, divided by how fast the speaker speaks."""
+    units = synthesise_aligned(sign.join(["ma"] * 21), replace(NEUTRAL, rate=1.25), 3)[1]
+    lengths = np.array([unit.end - unit.start for unit in units if unit.unit == sign]) / SAMPLE_RATE
+    assert len(lengths) == 20
+    assert lengths.min() >= 0.85 * seconds / 1.25 - 1e-4
+    assert lengths.max() <= 1.2 * seconds / 1.25 + 1e-4
+    assert lengths.std() > 0.03 * seconds
+
+
 def test_random_texts_can_be_spoken_and_have_the_size_asked_for():
     rng = np.random.default_rng(0)
     for n in (1, 2, 7, 40):

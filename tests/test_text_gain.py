@@ -59,6 +59,9 @@ def test_the_gain_is_that_of_the_own_text_over_another():
     found = text_gains(Judge(), own, codes, dict.fromkeys(codes))
     assert found == {"0": 0.5, "1": 0.5, "2": 0.0, "3": 0.5}
     assert text_gains(Judge(), own[:1] * 2, codes, dict.fromkeys(codes)) == {}  # one text: nothing to compare with
+    again = Clip("00", "00.flac", 48_000, "ann", "TEXT  0")  # the same words: no other text
+    found = text_gains(Judge(), [*own, again], codes | {"00": codes_of("0")}, dict.fromkeys([*codes, "00"]))
+    assert found == {"0": 0.5, "1": 0.5, "2": 0.0, "3": 0.5, "00": 0.5}
 
 
 def test_pairs_are_compared_behind_another_pair_of_their_voice():

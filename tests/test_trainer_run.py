@@ -12,7 +12,7 @@ from mlx_voxclone.train import evaluation
 from mlx_voxclone.train.log import Progress, read_log
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
 from mlx_voxclone.train.task import Task
 from mlx_voxclone.train.trainer import Trainer
 
@@ -209,6 +209,17 @@ def test_early_stopping(tmp_path):
     task = scripted([2.0, 1.0])
     options = settings(steps=50, eval_every=2, patience=3, stop_after=14)
     assert Trainer(task, options, resume=tmp_path / "run", quiet=True).run().best_step == 14
+
+
+def test_a_measurement_at_a_stop_does_not_shorten_the_patience(tmp_path):
+    """At steps 0, 4 and 8 it is due; that at 6 is for the stop alone."""
+    values = iter([5.0, 6.0, 6.0, 4.0, 3.0])
+    usual = {"steps": 12, "eval_every": 4, "patience": 2}
+    run(tmp_path / "run", scripted([next(values) for _ in range(3)]), stop_after=6, **usual)
+    assert load_checkpoint(list_checkpoints(tmp_path / "run")[-1][1]).state.stale == 1
+    options = settings(**usual)
+    result = Trainer(scripted(list(values)), options, resume=tmp_path / "run", quiet=True).run()
+    assert (result.steps, result.best_step) == (12, 12)
 
 
 def test_a_metric_that_is_not_finite_is_never_the_best(tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pickletools
 import zipfile
 from pathlib import Path
 
@@ -345,6 +346,38 @@ def test_a_voice_is_written_twice(tmp_path):
     assert TensorFile(path).names() == ["embedding"]
     with pytest.raises(CheckpointError, match="exists"):
         write_voice(tmp_path, "anna-2", rows)
+
+
+def test_members_are_those_of_torch_in_its_order(tmp_path):
+    """And the pickle states as many elements as there are: what torch checks before anything else."""
+
+    def names(path):
+        with zipfile.ZipFile(path) as archive:
+            return [name.partition("/")[2] for name in archive.namelist()]
+
+    write_pt(tmp_path / "voice.pt", mx.zeros((3, 4), dtype=mx.bfloat16))
+    ours, theirs = names(tmp_path / "voice.pt"), names(FIXTURES / "torch_made_voice.pt")
+    assert [name for name in theirs if name in ours] == ours
+    with zipfile.ZipFile(tmp_path / "voice.pt") as archive:
+        stated = [value for _, value, _ in pickletools.genops(archive.read("voice/data.pkl")) if type(value) is int]
+    assert stated == [2, 12, 0, 3, 4, 4, 1]  # protocol; elements; offset; shape; strides
+
+
+@pytest.mark.parametrize("kind", ["transposed", "every second", "mlx transposed", "mlx every second"])
+def test_a_voice_that_does_not_lie_in_one_piece_is_written_as_it_reads(tmp_path, kind):
+    rows = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
+    array = {
+        "transposed": np.asfortranarray(rows),
+        "every second": np.repeat(rows, 2, axis=0)[::2],
+        "mlx transposed": mx.array(np.ascontiguousarray(rows.T)).T,
+        "mlx every second": mx.repeat(mx.array(rows), 2, axis=1)[:, ::2],
+    }[kind]
+    write_voice(tmp_path, "anna", array)
+    wanted = mx.array(rows).astype(mx.bfloat16)
+    for suffix in (".pt", ".safetensors"):
+        assert mx.array_equal(read_voice(tmp_path / "voice_embedding" / f"anna{suffix}"), wanted)
+    write_pt(tmp_path / "own.pt", array)
+    assert mx.array_equal(read_pt(tmp_path / "own.pt"), mx.array(rows))
 
 
 @pytest.mark.parametrize("name", ["", "Anna", "a b", "a/b", "..", "a.b", "../x", "ä", "a\n", "x" * 65, "a\0"])

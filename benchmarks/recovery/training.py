@@ -7,6 +7,7 @@ end, as a user's does. A plan, made from short probes, says how many steps the s
 import json
 import re
 import shutil
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -75,8 +76,14 @@ class Plan:
         """Steps of the training that is compared at equal `STEPS` or `TIME`."""
         if what == STEPS:
             return self.steps
-        alone, after = self.seconds_per_step[name]
-        return max(2, round(self.seconds / (recipe.alone * alone + (1 - recipe.alone) * after)))
+
+        def seconds(length: int) -> float:
+            return self.seconds_at(name, recipe, length)
+
+        # A longer training takes longer, however its steps with pairs alone are rounded.
+        most = int(self.seconds / min(self.seconds_per_step[name])) + 2
+        found = bisect_left(range(most), self.seconds, key=seconds)
+        return max(2, min((found - 1, found), key=lambda length: abs(seconds(length) - self.seconds)))
 
 
 def save_every(length: int, what: str) -> int:
