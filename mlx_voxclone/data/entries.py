@@ -1,11 +1,12 @@
 """One recording as a source lists it, and what reading every form of source has in common."""
 
+import difflib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mlx_voxclone.errors import DataError
 
@@ -93,8 +94,8 @@ def shared(text: str | None) -> str | None:
     return sys.intern(text) if text else text
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, one at a time, without a byte order mark.
+def read_lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line, one at a time, without a byte order mark; blank ones if asked for.
 
     Raises:
         DataError: not UTF-8 (with the line), or not readable.
@@ -109,7 +110,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                     raise DataError(f"{path}:{number + 1}: not UTF-8 text; save it as UTF-8") from None
                 for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
                     number += 1
-                    if line.strip():
+                    if blank or line.strip():
                         yield number, line
     except OSError as e:
         raise _unreadable(path, e) from None
@@ -142,6 +143,20 @@ def tidy(text: str) -> str | None:
 def words(text: str) -> str | None:
     """What is said, `tidy`; None for a text without any letter or digit, such as `...` or an invisible space."""
     return tidy(text) if any(character.isalnum() for character in text) else None
+
+
+def lies_inside(name: str) -> bool:
+    """Whether a path that a file lists stays below the directory that it is relative to."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def unknown_name(kind: str, wanted: str, names: Collection[str], where: str = "") -> DataError:
+    """The error for a speaker or language that the data does not have; it tells those that are there."""
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    there = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
+    return DataError(f"no {kind} {wanted!r}{where}; {hint}found: {there or 'none'}")
 
 
 def is_utf8(name: str) -> bool:
