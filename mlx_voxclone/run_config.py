@@ -41,7 +41,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "gpu", "cpu"] = "auto"
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    voice: VoiceName = "clone"
+    voice: VoiceName | None = None
     data: DataSection = DataSection()
     encoder: EncoderSection = EncoderSection()
     judge: JudgeSection = JudgeSection()
@@ -80,11 +80,16 @@ class RunConfig(Section):
         """The file (or `command line`) that set the dotted `key`, for messages."""
         return _source(self._sources, key)
 
+    def insists(self, key: str) -> bool:
+        """Whether the dotted `key` was set on the command line, which files with their defaults are not."""
+        return self._sources.get(key) == COMMAND_LINE
+
     def check_paths(self) -> "RunConfig":
-        """Refuse a run whose inputs do not exist; returns itself.
+        """Refuse a run whose inputs do not exist, or whose voice has no name; returns itself.
 
         Raises:
-            ConfigError: `data.path` not given, or a path of this task's sections that does not exist.
+            ConfigError: `data.path` not given, in task `clone` no `voice`, or a path of this task's sections that does
+                not exist.
         """
         if self.data.path is None and self.task != "distill":
             remedy = "name a folder of audio, a .jsonl manifest or a metadata.csv"
@@ -102,6 +107,11 @@ class RunConfig(Section):
             given |= _listed_paths("speaker.preserve.path", self.speaker.preserve.path)
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
+        if self.task == "clone" and self.voice is None:
+            raise ConfigError(
+                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
+                " with --set voice=ann"
+            )
         for key, path in given.items():
             if isinstance(path, Path) and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"

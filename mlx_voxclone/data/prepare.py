@@ -106,7 +106,7 @@ def prepare(
     if is_tar_source(source):
         return _scanned(source, output, options, shards, cache, progress)
     listing = read_listing(source)
-    entries = _selected(listing.entries, options)
+    entries = selected_entries(listing.entries, options)
     identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
@@ -161,8 +161,12 @@ def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, 
     _write_text(directory / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
-def _selected(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
-    """The entries of the speaker asked for; checks every speaker's name that the options hold."""
+def selected_entries(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
+    """The entries of the speaker asked for.
+
+    Raises:
+        DataError: an unknown speaker's name among the options, or all are held out.
+    """
     names = sorted({entry.speaker for entry in entries})
     for wanted in filter(None, [options.speaker, *options.heldout_speakers]):
         if wanted not in names:
