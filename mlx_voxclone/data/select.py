@@ -220,11 +220,12 @@ class _Choice:
 
     def _check_names(self) -> None:
         """Raise DataError for a speaker or language that is not there."""
-        where, speaker, names = f" in {self.before.place}", self.asked.get("speaker"), self.data.speakers
-        for key in ("speaker", "heldout_speakers"):
-            for wanted in [speaker] if key == "speaker" and speaker else self.asked.get("heldout_speakers", ()):
-                if wanted not in names:
-                    raise unknown_name("speaker", wanted, names, f"{where} (data.{key})")
+        where, names = f" in {self.before.place}", self.data.speakers
+        speaker, held = self.asked.get("speaker"), self.asked.get("heldout_speakers", ())
+        for key, wanted in (("speaker", [speaker] if speaker else []), ("heldout_speakers", held)):
+            for name in wanted:
+                if name not in names:
+                    raise unknown_name("speaker", name, names, f"{where} (data.{key})")
         if self.language is not None:
             clips = (clip for clip in _facts(self.data) if clip.split != REFERENCE)
             spoken = {clip.language for clip in clips if speaker in (None, clip.speaker)}
