@@ -107,17 +107,17 @@ class RunConfig(Section):
             given |= _listed_paths("speaker.preserve.path", self.speaker.preserve.path)
         if self.task == "clone":
             given["bake.reference"] = self.bake.reference
-        if self.task == "clone" and self.voice is None:
-            raise ConfigError(
-                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
-                " with --set voice=ann"
-            )
         for key, path in given.items():
             if isinstance(path, Path) and not path.exists():
                 here = "" if path.is_absolute() else f" (seen from {Path.cwd()})"
                 asks = key.endswith("]")
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
+        if self.task == "clone" and self.voice is None:
+            raise ConfigError(
+                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
+                " with --set voice=ann"
+            )
         return self
 
     def dump(self) -> str:

@@ -58,7 +58,8 @@ def arguments(config_file, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_clone_asks_whose_voice_it_makes(refused, arguments, two, kind):
+def test_clone_asks_whose_voice_it_makes(refused, arguments, two, monkeypatch, kind):
+    monkeypatch.setattr(open_data, "MOMENT", 3.0)
     names = "2 speakers (synthetic-0, synthetic-1), and task clone makes the voice of one: name it with data.speaker"
     refused(arguments("clone", two[kind]), str(two[kind]), names)
     refused(arguments("clone", two[kind], "data.speaker=ann"), "no speaker 'ann'", "found: synthetic-0, synthetic-1")
@@ -81,6 +82,7 @@ def test_only_the_clips_of_the_speaker_go_into_a_clone(arguments, two, miniature
 
 
 def test_several_speakers_that_show_after_preparing(two, miniature):
+    assert open_data.open_data(RunConfig(task="clone", data={"path": two["recordings"]}), print) is None  # 8 s
     with pytest.raises(DataError, match="2 speakers"):
         checks.check_data(RunConfig(task="clone", model=str(miniature)), PreparedData.load(two["clips"]))
 
@@ -129,6 +131,7 @@ def test_the_smoke_test_names_voice_and_speaker(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_advice_about_texts_is_one_that_helps(refused, arguments, mute, monkeypatch, task, kind):
     """Only recordings can be transcribed by the run."""
+    monkeypatch.setattr(open_data, "MOMENT", 3.0)
     monkeypatch.setattr(run_module, "prepare", None)
     argv = arguments(task, mute[kind])
     if kind == "recordings":

@@ -85,9 +85,9 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
             learn from or to measure by.
         ConfigError: fewer such clips than the stage's settings ask for.
     """
-    check_speakers(config, data.speakers)
     if "speaker" in config.stages:
         usable = _check_usable(config, data)
+    check_speakers(config, data.speakers)
     if "encoder" in stages.trained(config):
         _check_encoder_length(config, data)
     if "speaker" in config.stages:

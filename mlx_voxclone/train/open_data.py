@@ -5,11 +5,13 @@ looked at, which `prepare` will read again.
 """
 
 import importlib.util
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.entries import is_prepared
+from mlx_voxclone.data.entries import Entry, is_prepared
 from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import selected_entries
@@ -22,6 +24,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import stages
 
 _OF_SHARDS = ("cache", "cache_gb", "mix_shards")
+MOMENT = 60.0  # seconds of audio
 
 
 def open_data(config: RunConfig, say: Callable[[str], None]) -> PreparedData | ShardData | None:
@@ -104,12 +107,25 @@ def _refuse_keys_of_shards(config: RunConfig) -> None:
 
 
 def _check_listing(config: RunConfig) -> None:
-    """Refuse recordings by what lists them."""
+    """Refuse recordings by what lists them. What depends on which of them can be used is said now only if it takes long
+    to find that out."""
     options = stages.prepare_options(config)
     entries = selected_entries(read_listing(config.data.path).entries, options)
-    check_speakers(config, {entry.speaker for entry in entries})
     texts = sum(entry.text is not None for entry in entries)
-    if not texts and not options.transcribe and "speaker" in config.stages:
-        raise no_texts(config)
     if texts < len(entries) and options.transcribe and importlib.util.find_spec(PACKAGE) is None:
         raise DataError(NOT_INSTALLED.format(f"{PACKAGE} is not there"))
+    if _is_long(entries):
+        check_speakers(config, {entry.speaker for entry in entries})
+        if not texts and not options.transcribe and "speaker" in config.stages:
+            raise no_texts(config)
+
+
+def _is_long(entries: Sequence[Entry]) -> bool:
+    """Whether preparing takes more than a moment, by the headers of the first recordings."""
+    seconds = 0.0
+    for entry in entries:
+        with suppress(AudioError):
+            seconds += audio_info(entry.audio).seconds
+        if seconds > MOMENT:
+            return True
+    return False
