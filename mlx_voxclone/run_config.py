@@ -84,12 +84,19 @@ class RunConfig(Section):
         """Whether the dotted `key` was set on the command line, which files with their defaults are not."""
         return self._sources.get(key) == COMMAND_LINE
 
+    def check_voice(self) -> None:
+        """Raise ConfigError if the voice that task `clone` makes has no name."""
+        if self.task == "clone" and self.voice is None:
+            raise ConfigError(
+                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
+                " with --set voice=ann"
+            )
+
     def check_paths(self) -> "RunConfig":
-        """Refuse a run whose inputs do not exist, or whose voice has no name; returns itself.
+        """Refuse a run whose inputs do not exist; returns itself.
 
         Raises:
-            ConfigError: `data.path` not given, in task `clone` no `voice`, or a path of this task's sections that does
-                not exist.
+            ConfigError: `data.path` not given, or a path of this task's sections that does not exist.
         """
         if self.data.path is None and self.task != "distill":
             remedy = "name a folder of audio, a .jsonl manifest or a metadata.csv"
@@ -113,11 +120,6 @@ class RunConfig(Section):
                 asks = key.endswith("]")
                 hint = f"; make it with `voxclone pairs`, or set {key.split('[')[0]} to null" if asks else ""
                 raise ConfigError(f"{self.where(key)}: {key}: {path} does not exist{here}{hint}")
-        if self.task == "clone" and self.voice is None:
-            raise ConfigError(
-                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
-                " with --set voice=ann"
-            )
         return self
 
     def dump(self) -> str:

@@ -103,7 +103,7 @@ def test_what_is_for_shards_says_nothing_to_clips(refused, arguments, two, key):
 def test_a_voice_is_asked_for(refused, arguments, two):
     argv = arguments("clone", two["recordings"], "data.speaker=synthetic-0", voice=None)
     refused(argv, "clone.yaml: voice: missing; name the voice that is made", "--set voice=ann")
-    RunConfig(task="speaker", data={"path": two["clips"]}).check_paths()  # which makes none
+    RunConfig(task="speaker", data={"path": two["clips"]}).check_voice()  # which makes none
 
 
 def test_the_shipped_commands_name_a_voice():

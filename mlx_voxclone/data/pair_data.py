@@ -16,8 +16,18 @@ import numpy as np
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
-from mlx_voxclone.data.entries import read_lines
-from mlx_voxclone.data.pair_files import FORMAT, MANIFEST, MOVED, SETTINGS, SHARDS, STORED, codec_digest, read_shard
+from mlx_voxclone.data.entries import lies_inside, read_lines
+from mlx_voxclone.data.pair_files import (
+    FORMAT,
+    MANIFEST,
+    MOVED,
+    SETTINGS,
+    SHARDS,
+    STORED,
+    audio_of,
+    codec_digest,
+    read_shard,
+)
 from mlx_voxclone.errors import DataError
 
 if TYPE_CHECKING:
@@ -221,14 +231,15 @@ def _load_directory(directory: Path, config: CodecConfig, prefix: str, digest: A
 
 
 def _check_manifest(path: Path, listed: dict[str, dict[str, Any]]) -> None:
-    """Refuse a list beside the shards that says otherwise than they; it may be missing, or lag behind them."""
+    """Refuse a damaged list beside the shards, whose lines it repeats; it may be missing, or lag behind them."""
     for number, text in read_lines(path, blank=True) if path.exists() else ():
         try:
             line = json.loads(text)
-            same = line == listed.get(line["id"], line)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            same = False
-        if not same:
+            frames = listed.get(line["id"], line)["frames"]
+            sound = line["frames"] == frames and all(map(lies_inside, audio_of([line])))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            sound = False
+        if not sound:
             raise DataError(
                 f"{path}:{number}: is not what the shards say; delete the list, `voxclone pairs` writes it again"
             )

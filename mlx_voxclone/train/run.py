@@ -86,9 +86,11 @@ def run(
         say: receives a line per stage.
 
     Raises:
+        ConfigError: a clone without `voice`.
         CheckpointError: the run directory is in use, or `resume` is of another configuration.
         VoxcloneError: whatever a stage refuses.
     """
+    config.check_voice()
     began, run_dir, ranks = time.perf_counter(), resume or config.run_dir, current()
     if ranks.several:
         quiet = quiet or not ranks.first
