@@ -42,7 +42,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "gpu", "cpu"] = "auto"
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    voice: VoiceName = "clone"
+    voice: VoiceName | None = None
     data: DataSection = DataSection()
     encoder: EncoderSection = EncoderSection()
     judge: JudgeSection = JudgeSection()
@@ -80,6 +80,18 @@ class RunConfig(Section):
     def where(self, key: str) -> str:
         """The file (or `command line`) that set the dotted `key`, for messages."""
         return _source(self._sources, key)
+
+    def insists(self, key: str) -> bool:
+        """Whether the dotted `key` was set on the command line, which files with their defaults are not."""
+        return self._sources.get(key) == COMMAND_LINE
+
+    def check_voice(self) -> None:
+        """Raise ConfigError if the voice that task `clone` makes has no name."""
+        if self.task == "clone" and self.voice is None:
+            raise ConfigError(
+                f"{self.where('voice')}: voice: missing; name the voice that is made (a-z, 0-9, _ and -), for example"
+                " with --set voice=ann"
+            )
 
     def check_paths(self) -> "RunConfig":
         """Refuse a run whose inputs do not exist; returns itself.

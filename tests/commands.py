@@ -108,7 +108,7 @@ def config_file(tmp_path, miniature, corpus):
 
     def write(task: str, **keys) -> Path:
         path = tmp_path / f"{task}.yaml"
-        content = {"task": task, "model": str(miniature), **TINY_RUN} | keys
+        content = {"task": task, "model": str(miniature), "voice": "clone", **TINY_RUN} | keys
         content["data"] = {"path": str(corpus), **TINY_RUN["data"]} | keys.get("data", {})
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         return path

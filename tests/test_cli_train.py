@@ -63,7 +63,7 @@ def clone_config(miniature, corpus, tmp_path_factory):
     from commands import TINY_RUN
 
     path = tmp_path_factory.mktemp("clone") / "clone.yaml"
-    content = {"task": "clone", "model": str(miniature), **TINY_RUN}
+    content = {"task": "clone", "model": str(miniature), "voice": "clone", **TINY_RUN}
     content["data"] = {"path": str(corpus), **TINY_RUN["data"]}
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return path

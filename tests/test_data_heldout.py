@@ -12,6 +12,8 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
+from mlx_voxclone.data.select import Preparation, select
+from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.errors import DataError
 
@@ -195,3 +197,61 @@ def test_a_named_reference_is_prepared_and_used(tmp_path):
     rejected = rejections(tmp_path / "out")["c.wav"]
     assert rejected["reason"] == "reference"
     assert "broken.wav: silence" in rejected["detail"]
+
+
+def audio_of(clip) -> bytes:
+    return clip.read().tobytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("names", ["the file", "a path around", "a copy"])
+def test_no_prompt_of_a_training_clip_is_a_held_out_recording(tmp_path, names, seed):
+    """The usual manifest of zero-shot speech: a line's ref_audio is the audio of another line."""
+    waves = {f"r{k}": talk(1.2 + 0.1 * k, k) for k in range(6)}
+    folder = folder_of(tmp_path / "r", **waves)
+    folder_of(folder / "copies", **waves)
+    place = {"the file": "{}.wav", "a path around": "copies/../{}.wav", "a copy": "copies/{}.wav"}[names]
+    lines = [{"audio": f"r{k}.wav", "text": "a", "ref_audio": place.format(f"r{(k + 1) % 6}")} for k in range(6)]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for size in (None, 10**6):
+        out = tmp_path / f"out-{size}"
+        report = prepare(folder / "manifest.jsonl", out, PrepareOptions(heldout=0.3, seed=seed), shards=size)
+        data = PreparedData.load(out) if size is None else ShardData(out)
+        heard = {audio_of(clip) for clip in data.heldout}
+        assert len(heard) == 2
+        for clip in data.train:
+            prompts = [audio_of(prompt) for prompt in data.references(clip)]
+            assert prompts
+            assert not heard & set(prompts)
+        for clip in data.heldout:  # which may be measured behind what is trained on
+            assert [audio_of(prompt) for prompt in data.references(clip)] == [waves_of(clip, folder, lines)]
+        assert any("name a held-out recording as ref_audio" in note for note in report.notes)
+        # The same clips with others held out: the guard is in the data, not in what was written.
+        anew, _ = select(data, PrepareOptions(heldout=0.55, seed=seed + 1), Preparation(out))
+        heard = {audio_of(clip) for clip in anew.heldout}
+        assert len(heard) == 3
+        for clip in anew.train:
+            assert not heard & {audio_of(prompt) for prompt in anew.references(clip)}
+
+
+def waves_of(clip, folder, lines) -> bytes:
+    """The prepared audio of the recording that a clip's line names as reference."""
+    number = int(clip.source[1:-4])
+    alone = folder.parent / f"alone-{number}"
+    if not alone.exists():
+        name = Path(lines[number]["ref_audio"]).name
+        prepare(folder / name, alone)
+    return audio_of(PreparedData.load(alone).train[0])
+
+
+def test_a_speaker_whose_only_other_audio_is_held_out_has_no_prompt(tmp_path):
+    folder = folder_of(tmp_path / "r", a=talk(2), b=talk(2, 1), c=talk(2, 2))
+    lines = [
+        {"audio": "a.wav", "speaker": "ann", "ref_audio": "b.wav"},
+        {"audio": "b.wav", "speaker": "ann", "split": "heldout"},
+        {"audio": "c.wav", "speaker": "bob"},
+    ]
+    (folder / "manifest.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = PreparedData.load(prepare(folder, tmp_path / "out").directory)
+    assert [data.references(clip) for clip in data.train] == [[], []]
+    assert not data.prompts

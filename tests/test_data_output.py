@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -147,10 +149,38 @@ def test_a_damaged_clip_is_named(prepared):
 
 def test_a_manifest_line_of_other_types_is_named(prepared):
     lines = (prepared / "manifest.jsonl").read_text().splitlines()
-    for key, value in (("audio", 5), ("speaker", None), ("split", 1), ("samples", "9")):
+    wrong = [("audio", 5), ("speaker", None), ("split", 1), ("samples", "9"), ("samples", True), ("samples", 10**12)]
+    wrong += [("text", 5), ("language", ["en"]), ("id", None), ("id", ""), ("source", 1), ("reference", 1)]
+    wrong += [("start", None), ("start", "0"), ("start", -1.0), ("start", math.nan), ("speaker", "")]
+    for key, value in wrong:
         (prepared / "manifest.jsonl").write_text(f"{lines[0]}\n{json.dumps({**json.loads(lines[1]), key: value})}\n")
         with pytest.raises(DataError, match=r"manifest\.jsonl:2: damaged"):
             PreparedData.load(prepared)
+
+
+@pytest.mark.parametrize("name", ["../other/a.flac", "clips/../../other/a.flac", "/tmp/a.flac", "clips\\..\\..\\a", ""])
+def test_audio_outside_is_refused_with_its_line(prepared, name):
+    shutil.copytree(prepared, prepared.parent / "other")
+    lines = [json.loads(line) for line in (prepared / "manifest.jsonl").read_text().splitlines()]
+    lines[1]["audio"] = name
+    (prepared / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"manifest\.jsonl:2: '.*' does not lie inside "):
+        PreparedData.load(prepared)
+
+
+@pytest.mark.parametrize("line", ["", "null", "  ", "[]", "7", "[" * 9000])
+def test_lines_that_say_nothing_are_named(prepared, line):
+    first, *rest = (prepared / "manifest.jsonl").read_text().splitlines()
+    (prepared / "manifest.jsonl").write_text("\n".join([first, line, *rest]) + "\n")
+    with pytest.raises(DataError, match=r"manifest\.jsonl:2: damaged"):
+        PreparedData.load(prepared)
+
+
+def test_a_clip_that_is_listed_twice(prepared):
+    lines = (prepared / "manifest.jsonl").read_text()
+    (prepared / "manifest.jsonl").write_text(lines + lines.splitlines()[0] + "\n")
+    with pytest.raises(DataError, match="clip [ab] is listed twice"):
+        PreparedData.load(prepared)
 
 
 @pytest.mark.parametrize(

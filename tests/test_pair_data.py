@@ -259,6 +259,9 @@ DAMAGED_SHARDS = {
     "codebooks": (drop_row, DataError, "pair b: 36 codebooks where this model has 37; made with another model"),
     "no frames": (no_frames, DataError, "pair b: holds no frames"),
     "floats": (floats, DataError, "pair b: codes of type float32"),
+    "frames as a fraction": (line(frames=9.0), DataError, "frames of codes where"),
+    "null": (lambda codes, document: document["kept"].append(None), CheckpointError, "not a shard of pairs"),
+    "empty": (lambda codes, document: document["kept"].append({}), CheckpointError, "not a shard of pairs"),
     "frames listed": (line(frames=99), DataError, "frames of codes where 99 are listed"),
     "text": (line(text=None), DataError, "pair b: its text, language or voice is no text"),
     "voice": (line(voice=7), DataError, "its text, language or voice is no text"),
@@ -281,6 +284,26 @@ def test_shards_that_are_refused(made, config, name):
     change, error, text = DAMAGED_SHARDS[name]
     rewrite(made[0] / SHARD, change)
     refused(error, f"{made[0] / SHARD}: ", text, lambda: PairData.load(made[0], config))
+
+
+EDITS = {
+    "null": lambda line: "null",
+    "empty": lambda line: "",
+    "nested": lambda line: "[" * 9000,
+    "frames": lambda line: line.replace('"frames": ', '"frames": 1'),
+    "outside": lambda line: line.replace('"audio": "', '"audio": "../'),
+}
+
+
+@pytest.mark.parametrize("change", EDITS.values(), ids=EDITS)
+def test_a_list_that_is_not_of_its_shards(made, config, change):
+    """It only repeats them; but who has edited it meant something by it, and others read it."""
+    path = made[0] / "manifest.jsonl"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], change(lines[1]), lines[2]]) + "\n")
+    refused(DataError, f"{path}:2: is not what the shards say", lambda: PairData.load(made[0], config))
+    path.write_text(lines[0] + "\n")  # it is behind: a shard more was written before the process was killed
+    assert len(PairData.load(made[0], config).pairs) == 3
 
 
 def test_truncated_and_hostile_shards(made, config):

@@ -61,6 +61,9 @@ def set_row(**changes):
         (lambda lines: lines.append(lines[-1]), "clip c... is listed twice"),
         (lambda lines: lines.clear(), "lists no clip"),
         (lambda lines: lines.append([1]), "damaged .no object"),
+        (lambda lines: lines.append(None), "damaged .no object"),
+        (set_row(marked="test"), "marked 'test'"),
+        (lambda lines: lines[0].update(whole=1), ":1: damaged .whole 1"),
     ],
 )
 def test_a_damaged_index_is_refused_with_its_line(shards, change, message):
@@ -76,6 +79,14 @@ def test_what_is_no_index_is_refused(tmp_path):
         (tmp_path / "index.jsonl").write_bytes(content)
         with pytest.raises(DataError, match=":1: "):
             ShardIndex(tmp_path / "index.jsonl")
+
+
+def test_an_empty_line_is_damage(shards):
+    path = shards / "index.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([first, "", *rest]) + "\n")
+    with pytest.raises(DataError, match=":2: damaged .an empty line"):
+        ShardIndex(path)
 
 
 def test_an_index_that_changes_while_it_is_in_use_is_noticed(shards):

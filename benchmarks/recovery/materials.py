@@ -5,6 +5,7 @@ Nothing of the hidden encoder but the codes of the pairs, as a user has the code
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +44,7 @@ def prepare_speech(corpus: Corpus, directory: Path) -> PreparedData:
         held = _trainers_heldout(clips)
         with atomic_directory(directory) as home:
             (home / CLIPS).mkdir()
-            lines = [json.dumps(_line(clip, clip.id in held, directory)) + "\n" for clip in clips]
+            lines = [json.dumps(_line(clip, clip.id in held, home)) + "\n" for clip in clips]
             (home / MANIFEST).write_text("".join(lines), encoding="utf-8")
             (home / SUMMARY).write_text(json.dumps({"source": "recovery benchmark"}) + "\n", encoding="utf-8")
     return PreparedData.load(directory)
@@ -57,10 +58,16 @@ def _trainers_heldout(clips: Sequence[CorpusClip]) -> set[str]:
     return set(last[:: -(-len(last) // TRAINERS_HELDOUT)])
 
 
-def _line(clip: CorpusClip, heldout: bool, directory: Path) -> dict:
+def _line(clip: CorpusClip, heldout: bool, home: Path) -> dict:
+    """A clip's line of the manifest; its recording is linked into `home`, or copied from another disk."""
+    name = f"{CLIPS}/{clip.id}{clip.path.suffix}"
+    try:
+        os.link(clip.path.resolve(), home / name)
+    except OSError:
+        shutil.copyfile(clip.path, home / name)
     return {
         "id": clip.id,
-        "audio": os.path.relpath(clip.path.resolve(), directory.resolve()),
+        "audio": name,
         "samples": len(clip.read()),
         "text": None,
         "speaker": clip.speaker,

@@ -15,10 +15,10 @@ from typing import Any
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
 from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.data.split import Recording, hold_out
+from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.file_names import cut
@@ -68,6 +68,7 @@ class Collector:
                 self.seconds_read += plan.seconds
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio))
+        self._name_references_alike(entries, references)
 
     def _ingest_references(self, entries: list[Entry], names: list[str], progress: Progress) -> dict[Path | None, Any]:
         """Write each distinct `ref_audio` once; its clip's id, or why it cannot be used, by path."""
@@ -94,6 +95,19 @@ class Collector:
                 entry = dataclasses.replace(owners[path], file=str(path), folder=Path(), text=None, ref_file=None)
                 found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
         return found
+
+    def _name_references_alike(self, entries: list[Entry], references: dict[Path | None, Any]) -> None:
+        """Give a reference that is a listed recording (the same file, or the same audio) the `source` of that one."""
+        files = {id_: same_file(path) for path, id_ in references.items() if path is not None and isinstance(id_, str)}
+        if not files:
+            return
+        wanted = set(files.values())
+        listed = {key: self._relative(e.audio) for e in entries if (key := same_file(e.audio)) in wanted}
+        by_digest = {clip["digest"]: clip["source"] for clip in self.clips if clip["split"] != REFERENCE}
+        for clip in self.clips:
+            if clip["split"] == REFERENCE:
+                alike = by_digest.get(clip["digest"], clip["source"])
+                clip["source"] = listed.get(files[clip["id"]], alike)
 
     def _try(
         self, path: Path, transcribed: bool, name: str, only_first: bool = False
@@ -149,42 +163,46 @@ class Collector:
             self.notes.append(f"{silent} of {len(missing)} clips: nothing understood, left without text")
 
     def split(self) -> None:
-        """Mark the held-out clips; the same audio is never on both sides."""
+        """Mark the held-out clips; the same audio is never on both sides, and no training clip has a held-out prompt.
+
+        A voice prompt that is the recording of a clip is known by that one's `source`.
+        """
         options = self.options
         clips = [clip for clip in self.clips if clip["split"] != REFERENCE]
-
-        def rank(clip: dict[str, Any]) -> int:
-            if clip["marked"] == HELDOUT or clip["speaker"] in options.heldout_speakers:
-                return 0
-            return 1 if clip["marked"] == TRAIN else 2
-
-        # One clip of equal ones takes part in the draw, what is held out for sure first; its copies go where it goes.
-        unique: dict[str, dict[str, Any]] = {}
-        for clip in sorted(clips, key=rank):
-            unique.setdefault(clip["digest"], clip)
-        if copies := len(clips) - len(unique):
-            self.notes.append(f"{copies} of {len(clips)} clips repeat the audio of another; equal ones share a side")
-        recordings: dict[str, list[dict[str, Any]]] = {}
-        for clip in unique.values():
-            recordings.setdefault(clip["recording"], []).append(clip)
-        groups = [
-            Recording(
-                key,
-                own[0]["speaker"],
-                [c["id"] for c in own],
-                sum(c["samples"] for c in own) / SAMPLE_RATE,
-                own[0]["marked"],
-            )
-            for key, own in recordings.items()
+        pieces = [
+            Piece(c["id"], c["recording"], c["speaker"], c["samples"] / SAMPLE_RATE, c["digest"], c["marked"])
+            for c in clips
         ]
-        held, notes = hold_out(groups, options.heldout, options.heldout_speakers, options.seed)
+        held, notes = divided(pieces, options.heldout, options.heldout_speakers, options.seed)
         self.notes += notes
         for clip in self.clips:
-            del clip["recording"], clip["marked"]
-            if clip["split"] != REFERENCE and unique[clip["digest"]]["id"] in held:
+            del clip["recording"]
+            if clip["marked"] is None or clip["split"] == REFERENCE:
+                del clip["marked"]
+            if clip["split"] != REFERENCE and clip["id"] in held:
                 clip["split"] = HELDOUT
         if not any(clip["split"] == TRAIN for clip in self.clips):
             raise DataError("every clip that is left is held out; there is nothing to train on")
+        self._part_references()
+
+    def _part_references(self) -> None:
+        """Take the prompts of held-out recordings from training clips; drop those that nobody else names."""
+        heard = {clip["source"] for clip in self.clips if clip["split"] == HELDOUT}
+        tainted = {clip["id"] for clip in self.clips if clip["split"] == REFERENCE and clip["source"] in heard}
+        parted = [clip for clip in self.clips if clip["split"] == TRAIN and clip["reference"] in tainted]
+        for clip in parted:
+            clip["reference"] = None
+        if parted:
+            self.notes.append(
+                f"{len(parted)} training clips name a held-out recording as ref_audio; other clips of their speaker are"
+                " their voice prompts"
+            )
+        named = {clip["reference"] for clip in self.clips}
+        dropped = tainted - named
+        for clip in self.clips:
+            if clip["id"] in dropped:
+                (self.directory / Path(clip["audio"]).name).unlink()
+        self.clips = [clip for clip in self.clips if clip["id"] not in dropped]
 
     def summary(self) -> dict[str, Any]:
         """The counts of `PrepareReport`."""

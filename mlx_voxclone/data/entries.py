@@ -1,11 +1,12 @@
 """One recording as a source lists it, and what reading every form of source has in common."""
 
+import difflib
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
@@ -96,8 +97,8 @@ def shared(text: str | None) -> str | None:
     return sys.intern(text) if text else text
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of each line that is not blank, one at a time, without byte order marks.
+def read_lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:
+    """Number (from 1) and text of each line, one at a time, without byte order marks; blank ones if asked for.
 
     Raises:
         DataError: not UTF-8 (with the line), not readable, no plain file, or another one's stand-in.
@@ -114,7 +115,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
                 for line in text.removesuffix("\n").removesuffix("\r").split("\r"):
                     number += 1
                     line = line.removeprefix(_MARK)
-                    if line.strip():
+                    if blank or line.strip():
                         yield number, line
     except OSError as e:
         raise _unreadable(path, e) from None
@@ -151,6 +152,20 @@ def _encoding(content: bytes) -> str:
 
 def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})")
+
+
+def lies_inside(name: str) -> bool:
+    """Whether a path that a file lists stays below the directory that it is relative to."""
+    path = PurePosixPath(name.replace("\\\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\0" not in name
+
+
+def unknown_name(kind: str, wanted: str, names: Collection[str], where: str = "") -> DataError:
+    """The error for a speaker or language that the data does not have; it tells those that are there."""
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    there = ", ".join(sorted(names)[:8]) + (", ..." if len(names) > 8 else "")
+    return DataError(f"no {kind} {wanted!r}{where}; {hint}found: {there or 'none'}")
 
 
 def is_utf8(name: str) -> bool:

@@ -13,6 +13,7 @@ from mlx_voxclone.data.entries import HELDOUT, TRAIN, Entry, is_prepared
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.data.options import LETTERS_PER_SECOND, PrepareOptions
+from mlx_voxclone.data.select import Preparation, select
 from mlx_voxclone.data.shards.data import is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.split import Recording, hold_out
@@ -42,7 +43,7 @@ def expected_data(path: Path | str | None, options: PrepareOptions) -> tuple[Pre
         clips = [_clip(f"assumed-{k:03d}", ASSUMED_SECONDS, "speaker", _text(ASSUMED_SECONDS)) for k in range(count)]
         return _split(clips, {clip.id: clip.id for clip in clips}, {}, options), f"{ASSUMED_MINUTES} min assumed"
     if is_prepared(path):
-        data = PreparedData.load(path)
+        data, _ = select(PreparedData.load(path), options, Preparation.of(path))
     else:
         entries = read_listing(path).entries
         data = _prepared([e for e in entries if options.speaker in (None, e.speaker)], options, path)

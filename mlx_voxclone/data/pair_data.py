@@ -16,7 +16,18 @@ import numpy as np
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
 from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
-from mlx_voxclone.data.pair_files import FORMAT, MOVED, SETTINGS, SHARDS, STORED, codec_digest, read_shard
+from mlx_voxclone.data.entries import lies_inside, read_lines
+from mlx_voxclone.data.pair_files import (
+    FORMAT,
+    MANIFEST,
+    MOVED,
+    SETTINGS,
+    SHARDS,
+    STORED,
+    audio_of,
+    codec_digest,
+    read_shard,
+)
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.plain_files import read_json
 
@@ -203,7 +214,7 @@ def _settings(directory: Path, codec_digest: str | None) -> dict[str, Any]:
 
 
 def _load_directory(directory: Path, config: CodecConfig, prefix: str, digest: Any) -> list[Pair]:
-    pairs, where = [], {}
+    pairs, where, listed = [], {}, {}
     for path in sorted(directory.glob(SHARDS)):
         file, lines, _ = read_shard(path)
         digest.update(path.read_bytes())
@@ -211,12 +222,28 @@ def _load_directory(directory: Path, config: CodecConfig, prefix: str, digest: A
             name = line["id"]
             if name in where:
                 raise DataError(f"{path}: pair {name} is in {where[name]} too; delete one of the shards and {_AGAIN}")
-            where[name] = path.name
+            where[name], listed[name] = path.name, line
             codes = _checked_codes(file.stored(name), config, f"{path}: pair {name}")
             pairs.append(_pair(directory, line, codes, config, prefix, f"{path}: pair {name}"))
     if not pairs:
         raise DataError(f"{directory}: holds no pairs yet; make some with `voxclone pairs`")
+    _check_manifest(directory / MANIFEST, listed)
     return pairs
+
+
+def _check_manifest(path: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """Refuse a damaged list beside the shards, whose lines it repeats; it may be missing, or lag behind them."""
+    for number, text in read_lines(path, blank=True) if path.exists() else ():
+        try:
+            line = json.loads(text)
+            frames = listed.get(line["id"], line)["frames"]
+            sound = line["frames"] == frames and all(map(lies_inside, audio_of([line])))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            sound = False
+        if not sound:
+            raise DataError(
+                f"{path}:{number}: is not what the shards say; delete the list, `voxclone pairs` writes it again"
+            )
 
 
 def _checked_codes(codes: np.ndarray, config: CodecConfig, where: str) -> np.ndarray:
@@ -247,7 +274,7 @@ def _pair(
     text, language, voice = (line.get(key) for key in ("text", "language", "voice"))
     if not (isinstance(text, str) and isinstance(voice, str) and isinstance(language, str | None)):
         raise DataError(f"{where}: its text, language or voice is no text; {_AGAIN}")
-    if line.get("frames") != codes.shape[1]:
+    if type(line.get("frames")) is not int or line["frames"] != codes.shape[1]:
         raise DataError(f"{where}: {codes.shape[1]} frames of codes where {line.get('frames')} are listed; {_AGAIN}")
     files = [directory / line[key] if key in line else None for key in ("audio", "augmented")]
     for path in files:

@@ -16,7 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from mlx_voxclone.audio.io import write_flac, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
+from mlx_voxclone.data.entries import lies_inside
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.plain_files import parse_json, read_json
 
@@ -247,7 +248,7 @@ def read_shard(path: str | Path) -> tuple[TensorFile, list[dict[str, Any]], dict
         document = parse_json(file.metadata[LINES])
         kept, rejected = list(document["kept"]), dict(document["rejected"])
         ids = [line["id"] for line in kept]
-        plain = all(isinstance(name, str) and _lies_inside(name) for name in audio_of(kept))
+        plain = all(isinstance(name, str) and lies_inside(name) for name in audio_of(kept))
         plain &= all("audio" in line and isinstance(line["id"], str) for line in kept)
         complete = len(ids) == len(set(ids)) and set(ids) == set(file.names())
     except (KeyError, TypeError, ValueError):
@@ -257,11 +258,6 @@ def read_shard(path: str | Path) -> tuple[TensorFile, list[dict[str, Any]], dict
     if not complete:
         raise CheckpointError(f"{path}: its codes are not those it lists; delete the shard and make the pairs again")
     return file, kept, rejected
-
-
-def _lies_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def codec_digest(tensors: TensorFile) -> str:

@@ -7,7 +7,6 @@ again.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
-from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
 from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
@@ -108,7 +107,7 @@ def prepare(
     if is_tar_source(source):
         return _scanned(source, output, options, shards, cache, progress)
     listing = read_listing(source)
-    entries = _selected(listing.entries, options)
+    entries = selected_entries(listing.entries, options)
     identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
@@ -163,14 +162,16 @@ def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, 
     _write_text(directory / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
-def _selected(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
-    """The entries of the speaker asked for; checks every speaker's name that the options hold."""
+def selected_entries(entries: list[Entry], options: PrepareOptions) -> list[Entry]:
+    """The entries of the speaker asked for.
+
+    Raises:
+        DataError: an unknown speaker's name among the options, or all are held out.
+    """
     names = sorted({entry.speaker for entry in entries})
     for wanted in filter(None, [options.speaker, *options.heldout_speakers]):
         if wanted not in names:
-            near = difflib.get_close_matches(wanted, names, n=1)
-            there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-            raise DataError(f"no speaker {wanted!r}; " + (f"did you mean {near[0]!r}?" if near else f"found: {there}"))
+            raise unknown_name("speaker", wanted, names)
     entries = [entry for entry in entries if options.speaker in (None, entry.speaker)]
     if {entry.speaker for entry in entries} <= set(options.heldout_speakers):
         raise DataError("heldout_speakers names every speaker; there is nothing to train on")

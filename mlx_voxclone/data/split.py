@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
@@ -18,6 +18,52 @@ class Recording:
     clips: Sequence[str]  # ids
     seconds: float  # of the clips together
     split: str | None = None  # train or heldout, where the source says so
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A clip, as far as the split goes by it.
+
+    Attributes:
+        recording: what it is cut from; all pieces of one in order.
+        digest: of the audio; equal ones are the same audio.
+        marked: train or heldout, where the source says so.
+    """
+
+    id: str
+    recording: str
+    speaker: str
+    seconds: float
+    digest: Hashable
+    marked: str | None = None
+
+
+def divided(
+    pieces: Sequence[Piece], fraction: float, speakers: Collection[str] = (), seed: int = 0
+) -> tuple[set[str], list[str]]:
+    """Ids of the pieces that are held out, see `hold_out`, and notes; the same audio is never on both sides."""
+
+    def rank(piece: Piece) -> int:
+        if piece.marked == HELDOUT or piece.speaker in speakers:
+            return 0
+        return 1 if piece.marked == TRAIN else 2
+
+    # One of equal ones takes part in the draw, what is held out for sure first; its copies go where it goes.
+    unique: dict[Hashable, Piece] = {}
+    for piece in sorted(pieces, key=rank):
+        unique.setdefault(piece.digest, piece)
+    notes = []
+    if copies := len(pieces) - len(unique):
+        notes.append(f"{copies} of {len(pieces)} clips repeat the audio of another; equal ones share a side")
+    recordings: dict[str, list[Piece]] = {}
+    for piece in unique.values():
+        recordings.setdefault(piece.recording, []).append(piece)
+    groups = [
+        Recording(key, own[0].speaker, [p.id for p in own], sum(p.seconds for p in own), own[0].marked)
+        for key, own in recordings.items()
+    ]
+    held, more = hold_out(groups, fraction, speakers, seed)
+    return {piece.id for piece in pieces if unique[piece.digest].id in held}, notes + more
 
 
 def hold_out(

@@ -13,6 +13,8 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.texts import tidy
 
+PACKAGE = "mlx_whisper"
+NOT_INSTALLED = "transcribing needs mlx-whisper ({}); install it with: pip install 'mlx-voxclone[transcribe]'"
 WHISPER_RATE = 16_000
 LONGEST_SECONDS = 30.0  # that a Whisper hears at once
 # Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
@@ -33,11 +35,9 @@ class Transcriber:
     def __init__(self, model: str) -> None:
         try:
             # Not `mlx_whisper.transcribe`: the package replaces that name by the function.
-            self._module = importlib.import_module("mlx_whisper.transcribe")
+            self._module = importlib.import_module(f"{PACKAGE}.transcribe")
         except ImportError as e:
-            raise DataError(
-                f"transcribing needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
-            ) from None
+            raise DataError(NOT_INSTALLED.format(e)) from None
         import mlx.core as mx
 
         self.model = model

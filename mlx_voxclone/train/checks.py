@@ -18,12 +18,13 @@ from mlx_voxclone.train.distillation import load_distill_pairs
 from mlx_voxclone.train.encoder_inputs import check_encoder
 from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
 from mlx_voxclone.train.listening import check_judges
+from mlx_voxclone.train.open_data import check_speakers, no_texts
 from mlx_voxclone.train.preservation import check_kept
 from mlx_voxclone.train.text_checks import check_same
 
 
-def check_inputs(config: RunConfig, *, resuming: bool) -> None:
-    """Refuse a model, encoder, reference clip, voice name or output that some later stage would refuse.
+def check_inputs(config: RunConfig) -> None:
+    """Refuse a model, encoder, reference clip or voice name that some later stage would refuse.
 
     Raises:
         CheckpointError, DataError: one line that names it.
@@ -52,7 +53,7 @@ def check_inputs(config: RunConfig, *, resuming: bool) -> None:
         check_kept(config, release)
         check_judges(config.speaker.listen)
     if config.task == "clone":
-        _check_bake(config, release, resuming)
+        _check_bake(config, release)
 
 
 def _check_sentences(config: RunConfig, release: Release) -> None:
@@ -78,9 +79,7 @@ def _check_lora(config: RunConfig, release: Release) -> None:
         )
 
 
-def _check_bake(config: RunConfig, release: Release, resuming: bool) -> None:
-    if not resuming and config.baked_dir.exists() and any(config.baked_dir.iterdir()):
-        raise CheckpointError(f"{config.baked_dir}: exists already; set bake.output to another directory")
+def _check_bake(config: RunConfig, release: Release) -> None:
     if not config.baked_dir.exists():
         check_places(release.path, config.baked_dir)
     register_voice(read_object(release.path / PARAMS), read_object(release.path / TEKKEN), config.voice, rows=1)
@@ -94,11 +93,13 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
     """Refuse clips that the speaker stage could not learn from, which in task `clone` is the second one.
 
     Raises:
-        DataError: no texts, or no clip with a text and another clip of its speaker to learn from or to measure by.
+        DataError: several speakers in task `clone`; no texts, or no clip with a text and another clip of its speaker to
+            learn from or to measure by.
         ConfigError: fewer such clips than the stage's settings ask for.
     """
     if "speaker" in config.stages:
         usable = _check_usable(config, data)
+    check_speakers(config, data.speakers)
     if "encoder" in stages.trained(config):
         _check_encoder_length(config, data)
     if "speaker" in config.stages:
@@ -113,10 +114,7 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
 def _check_usable(config: RunConfig, data: PreparedData) -> int:
     """How many clips the speaker stage can learn from."""
     if not any(clip.text for clip in data.train):
-        raise DataError(
-            f"task {config.adapts} needs texts, and none of the clips has one: put them into the manifest,"
-            " metadata.csv or a .txt beside each audio file, or set data.transcribe: true"
-        )
+        raise no_texts(config)
     anyone = config.adapts == "language"
     split = {"training": data.train, "held-out": data.heldout}
     found = {name: adaptation.usable(clips, data, anyone) for name, clips in split.items()}

@@ -115,6 +115,6 @@ def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise CheckpointError(f"run directory {run_dir} is a file: choose another output")
     if run_dir.is_dir() and any(entry.name not in inputs for entry in run_dir.iterdir()):
-        raise CheckpointError(
-            f"run directory {run_dir} is not empty: continue with --resume {run_dir}, or choose another output"
-        )
+        begun = (run_dir / "config.yaml").is_file() or list_checkpoints(run_dir)
+        ways = f"continue with --resume {run_dir}, or choose" if begun else "choose"
+        raise CheckpointError(f"run directory {run_dir} is not empty: {ways} another output")

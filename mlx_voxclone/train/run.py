@@ -6,6 +6,7 @@ checkpoint: prepare -> encoder (or a given one) -> codes -> speaker -> bake -> s
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,7 +19,7 @@ import mlx.core as mx
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.prepare import is_prepared, prepare
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.errors import (
     CheckpointError,
@@ -34,11 +35,12 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, distillation, stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.base_encoder import BASE
-from mlx_voxclone.train.clone.finish import finish
+from mlx_voxclone.train.clone.finish import finish, is_delivered
 from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
 from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
 from mlx_voxclone.train.hub_files import fetched
+from mlx_voxclone.train.open_data import open_data, open_shards
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.resume import refuse_used
 from mlx_voxclone.train.state import list_checkpoints
@@ -85,9 +87,11 @@ def run(
         say: receives a line per stage.
 
     Raises:
+        ConfigError: a clone without `voice`.
         CheckpointError: the run directory is in use, or `resume` is of another configuration.
         VoxcloneError: whatever a stage refuses.
     """
+    config.check_voice()
     run_dir, ranks = resume or config.run_dir, current()
     if ranks.several:
         quiet = quiet or not ranks.first
@@ -103,11 +107,14 @@ def run(
         ):
             check_share(config.encoder.refine.accumulate, ranks, "encoder.refine.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
+    if ranks.first:
+        _check_directory(run_dir, config, resuming=resume is not None)
+    data = open_data(config, say)
     with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
         if ranks.several:
             _check_seen(run_dir, ranks)
         with _Sitting(run_dir, ranks.first) as sitting:
-            summary = _carry_out(fetched(config), run_dir, quiet, say)
+            summary = _carry_out(fetched(config), data, run_dir, quiet, say)
             summary.seconds = sitting.seconds()
             summary.peak_memory_gb = max(summary.peak_memory_gb, sitting.peak_memory_gb)
             if ranks.first:
@@ -170,8 +177,10 @@ def _check_seen(run_dir: Path, ranks: Ranks) -> None:
         )
 
 
-def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> RunSummary:
-    """All stages, in order."""
+def _carry_out(
+    config: RunConfig, data: PreparedData | ShardData | None, run_dir: Path, quiet: bool, say: Callable[[str], None]
+) -> RunSummary:
+    """All stages, in order. `data`: what is prepared already."""
     summary, peak = RunSummary(config.task, str(run_dir)), 0.0
     if config.task == "distill":
         say("distill: teaching the language model the encoder's codes")
@@ -179,7 +188,8 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
         return summary
-    data = prepared_data(config, run_dir, quiet, say)
+    if data is None:
+        data = prepared_data(config, run_dir, quiet, say)
     check_data(config, data)
     if SPEAKER in config.stages:
         if (seconds := sum(clip.seconds for clip in data.train)) < LITTLE:
@@ -215,40 +225,50 @@ def _carry_out(config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str
 def prepared_data(
     config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]
 ) -> PreparedData | ShardData:
-    """`data.path` as prepared clips: as it is if `voxclone prepare` made it, else prepared into the run directory."""
-    section = config.data
-    if is_sharded(section.path):
-        return _sharded(config, section.path, say)
-    if is_prepared(section.path):
-        say(f"data: {section.path} is prepared already")
-        return PreparedData.load(section.path)
+    """The recordings of `data.path` as clips, prepared into the run directory."""
     options, progress = stages.prepare_options(config), None if quiet else progress_over
-    report = current().in_turn(lambda: prepare(section.path, run_dir / DATA, options, progress=progress))
+    report = current().in_turn(lambda: prepare(config.data.path, run_dir / DATA, options, progress=progress))
     for line in report.lines():
         say(f"data: {line}")
-    return _sharded(config, run_dir / DATA, say) if is_sharded(run_dir / DATA) else PreparedData.load(run_dir / DATA)
+    made = run_dir / DATA
+    return open_shards(config, made, say) if is_sharded(made) else PreparedData.load(made)
 
 
-def _sharded(config: RunConfig, place: Path | str, say: Callable[[str], None]) -> ShardData:
-    section = config.data
-    data = ShardData(place, section.cache, section.cache_gb, section.mix_shards, say)
-    say(f"data: {place}: {len(data.train) + len(data.heldout)} clips in {len(data.index.shards)} shards")
-    return data
+def _check_directory(run_dir: Path, config: RunConfig, *, resuming: bool) -> None:
+    """Refuse places that this run may not write to, all of them at once.
+
+    Raises:
+        CheckpointError: a run directory that is in use or of another run, a baked checkpoint that is not this run's.
+    """
+    if resuming:
+        _check_resumed(run_dir, config)
+    mine = config.task != "clone" or is_delivered(run_dir)  # only what is delivered has been baked
+    taken = not mine and config.baked_dir.exists() and any(config.baked_dir.iterdir())
+    try:
+        if not resuming:
+            refuse_used(run_dir, inputs=_MADE_AGAIN)  # what a start that was refused has made is used again
+    except CheckpointError as e:
+        both = taken and config.bake.output is not None
+        raise CheckpointError(f"{e} and another bake.output, as {config.baked_dir} exists too" if both else e) from None
+    if taken:
+        raise CheckpointError(f"{config.baked_dir}: exists already; set bake.output to another directory")
+    if config.task == "clone":
+        above = next(place for place in config.baked_dir.absolute().parents if place.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            why = "may not be written to" if above.is_dir() else "is no directory"
+            key = "output" if config.bake.output is None else "bake.output"
+            raise CheckpointError(f"{config.baked_dir}: {above} {why}; set {key} to another place")
 
 
 @contextmanager
 def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[None]:
-    """Make the run directory, or check that it is this run's; a new run that fails before it has written anything
+    """Make the run directory, once all inputs are checked; a new run that fails before it has written anything
     takes its directory away again, so that the corrected command can be given as it is.
 
     Ctrl-C is raised again with a line that says how to go on.
     """
     new = [] if resuming else [place for place in (run_dir, *run_dir.parents) if not place.exists()]
-    if resuming:
-        _check_resumed(run_dir, config)
-    check_inputs(fetched(config), resuming=resuming)
-    if not resuming:
-        refuse_used(run_dir, inputs=_MADE_AGAIN)  # what a start that was refused has made is used again
+    check_inputs(fetched(config))
     try:
         if not resuming:
             run_dir.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
 """Sharded data as training reads it: what `PreparedData` is for a directory of clips, of any size and from anywhere."""
 
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from mlx_voxclone.errors import CheckpointError, DataError
 
 MOST_HELDOUT = 512  # clips to measure by, however many the index holds out: each is copied out of its shard
 MIX = 4
+LEFT_OUT = len(SPLITS)  # in the place of a number in `SPLITS`
+FOR_TRAINING = "reference, not held out"  # the voice prompts that training clips may get
 
 
 def is_sharded(place: str | Path) -> bool:
@@ -56,7 +60,7 @@ class ShardClip:
 
     @property
     def language(self) -> str | None:
-        return self.line.language
+        return self.line.language or self.data.language
 
     @property
     def reference(self) -> str | None:
@@ -72,7 +76,7 @@ class ShardClip:
 
     @property
     def split(self) -> str:
-        return self.line.split
+        return SPLITS[self.data.split[self.row]]
 
     @property
     def seconds(self) -> float:
@@ -85,11 +89,14 @@ class ShardClip:
             DataError: its shard is missing, cut off, changed or cannot be fetched, or its audio is damaged.
         """
         line, shard = self.line, int(self.data.index.shard[self.row])
-        keep = line.split != TRAIN
+        keep = self.split != TRAIN
         content = self.data.store.read(shard, line.offset, line.size, line.sha256, keep=keep)
         source = AudioBytes(f"{self.data.index.shards[shard].place}: {line.source or line.id}", content)
-        end = (line.first + line.samples) / SAMPLE_RATE
-        samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end)
+        if self.data.index.shards[shard].whole:
+            samples = read_audio(source)
+        else:
+            end = (line.first + line.samples) / SAMPLE_RATE
+            samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end)
         if len(samples) != line.samples:
             raise DataError(f"{source}: {len(samples)} samples where the index states {line.samples}; make it again")
         return samples if line.gain == 1 else samples * np.float32(line.gain)
@@ -140,6 +147,10 @@ class ShardClips(Listed):
 class ShardData:
     """What `PreparedData` tells, for shards.
 
+    Attributes:
+        split: per row of the index: number in `SPLITS`, or `LEFT_OUT`.
+        language: of clips that have none.
+
     Args:
         place: a directory with an index, the index, or the address of either.
         cache: directory for what is fetched; None: the user's cache directory.
@@ -167,15 +178,37 @@ class ShardData:
         self.store.check_local()
         for warning in self.store.check_room(mix):
             say(f"warning: {warning}")
-        rows = {name: np.flatnonzero(self.index.split == k).astype(np.int32) for k, name in enumerate(SPLITS)}
-        if len(rows[HELDOUT]) > MOST_HELDOUT:
-            say(f"data: of {len(rows[HELDOUT])} held-out clips the first {MOST_HELDOUT} are measured by")
-            rows[HELDOUT] = rows[HELDOUT][:MOST_HELDOUT]
+        self._say, self._choice = say, ""
+        self._divide(self.index.split, None)
+
+    def _divide(self, split: np.ndarray, language: str | None) -> None:
+        self.split, self.language = split, language
+        rows = {name: np.flatnonzero(split == k).astype(np.int32) for k, name in enumerate(SPLITS)}
         if not len(rows[TRAIN]):
-            raise DataError(f"{path}: has no clip to train on")
+            raise DataError(f"{self.index.path}: has no clip to train on")
+        rows[FOR_TRAINING] = rows[REFERENCE]
+        self._heard: frozenset[str] = frozenset()  # recordings that are held out
+        if len(rows[REFERENCE]):
+            self._heard = frozenset(filter(None, (self.index.row(int(row)).source for row in rows[HELDOUT])))
+            clean = [self.index.row(int(row)).source not in self._heard for row in rows[REFERENCE]]
+            rows[FOR_TRAINING] = rows[REFERENCE][np.array(clean, bool)]
+        if len(rows[HELDOUT]) > MOST_HELDOUT:
+            self._say(f"data: of {len(rows[HELDOUT])} held-out clips the first {MOST_HELDOUT} are measured by")
+            rows[HELDOUT] = rows[HELDOUT][:MOST_HELDOUT]
         self.train, self.heldout, self.prompts = (ShardClips(self, rows[name]) for name in SPLITS)
         self._rows = rows
         self._by_speaker: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def rows(self) -> Iterator[tuple[int, Row]]:
+        """Number and line of every clip of the index, in its order."""
+        return ((number, self.index.row(number)) for number in range(len(self.index)))
+
+    def chosen(self, split: np.ndarray, language: str | None = None) -> "ShardData":
+        """The same with only some of the clips, or with others held out; arguments as the attributes."""
+        found = copy(self)
+        found._choice = hashlib.sha256(json.dumps(language).encode() + split.tobytes()).hexdigest()
+        found._divide(split, language)
+        return found
 
     def clip(self, row: int) -> ShardClip:
         """A clip by its number in the index."""
@@ -193,6 +226,11 @@ class ShardData:
         return sorted(self.index.speakers[k] for k in numbers)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the index lies on a server."""
+        return isinstance(self.directory, str)
+
+    @property
     def hours(self) -> float:
         """Of `train` and `heldout` together."""
         return sum(int(c.lengths.sum(dtype=np.int64)) for c in (self.train, self.heldout)) / SAMPLE_RATE / 3600
@@ -202,8 +240,11 @@ class ShardData:
         if clip.reference is not None:
             if clip.reference not in self.index.prompts:
                 raise DataError(f"{self.index.path}: clip {clip.id} names the unknown reference {clip.reference}")
-            return [self.clip(self.index.prompts[clip.reference])]
-        splits = [clip.split, REFERENCE, *([TRAIN] if clip.split == HELDOUT else [])]
+            prompt = self.clip(self.index.prompts[clip.reference])
+            if clip.split != TRAIN or prompt.source not in self._heard:
+                return [prompt]
+        splits = [TRAIN, FOR_TRAINING] if clip.split == TRAIN else [clip.split, REFERENCE]
+        splits += [TRAIN] if clip.split == HELDOUT else []
         return next((found for found in (self._others(clip, split, limit) for split in splits) if found), [])
 
     def _others(self, clip: ShardClip, split: str, limit: int) -> Listed:
@@ -231,7 +272,7 @@ class ShardData:
 
     def fingerprint(self) -> str:
         """Identity of the data, not of where it lies: sha256, to notice a change on resuming."""
-        return self.index.digest
+        return self.index.digest + self._choice
 
 
 class FollowedOrder(ShardOrder):
@@ -265,8 +306,25 @@ def _index_of(place: str | Path, cache: Path, say: Callable[[str], None]) -> tup
     return path, path.parent
 
 
+def fetched_beside(place: str | Path, name: str, cache: Path | None) -> str | None:
+    """A text that lies beside an index on a server; None: there is none.
+
+    Raises:
+        DataError: see `fetch`.
+    """
+    folder = str(place).rpartition("/")[0] if str(place).endswith(".jsonl") else str(place).rstrip("/")
+    try:
+        return _fetched_index(f"{folder}/{name}", cache or default_cache()).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return None
+    except DataError as e:
+        if "missing on the server" not in str(e):
+            raise
+        return None
+
+
 def _fetched_index(address: str, cache: Path) -> Path:
-    """The index of remote shards, fetched anew into the cache.
+    """The index of remote shards, or what lies beside it, fetched anew into the cache.
 
     Raises:
         DataError: see `fetch`.

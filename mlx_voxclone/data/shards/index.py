@@ -4,10 +4,11 @@ A line names a shard, `{"shard": PLACE, "bytes": size of the file, "sha256": of 
 to the next such line, are the clips in it:
 
     {"id", "offset", "size", "sha256", "samples", "first", "gain", "text", "speaker", "language", "split", "reference",
-     "source", "start"}
+     "source", "start", "marked"}
 
 `offset`, `size` (bytes) and `sha256` are those of an audio file inside the shard, of which `samples` samples at 24 kHz
-are the clip, from sample `first` on and times `gain`. PLACE is relative to the index, a path, or an address.
+are the clip, from sample `first` on and times `gain`. `marked`: the side where the source itself puts it, if it does.
+Of a shard with `"whole": true` each clip is all of its file. PLACE is relative to the index, a path, or an address.
 
 A corpus has millions of clips. Of each, 25 bytes stay in memory; the rest is read from the index where it is asked for.
 """
@@ -39,7 +40,7 @@ _ID = re.compile(r"[\w~][\w.~-]{0,199}")  # ids become file names
 _HEX = re.compile(r"[0-9a-f]{16,64}")
 ROW_KEYS = (
     *("id", "offset", "size", "sha256", "samples", "first", "gain", "text", "speaker", "language", "split"),
-    *("reference", "source", "start"),
+    *("reference", "source", "start", "marked"),
 )
 _values = itemgetter(*ROW_KEYS)
 _REMAKE = "make the shards again with voxclone prepare"
@@ -47,11 +48,18 @@ _REMAKE = "make the shards again with voxclone prepare"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar file. `place`: as the index has it; `sha256`: of the whole file, None where the index states none."""
+    """One tar file.
+
+    Attributes:
+        place: as the index has it.
+        sha256: of the whole file; None where the index states none.
+        whole: whether each clip is all of its audio file.
+    """
 
     place: str
     size: int
     sha256: str | None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class Row:
     reference: str | None
     source: str
     start: float
+    marked: str | None = None
 
 
 class ShardIndex:
@@ -98,6 +107,8 @@ class ShardIndex:
         columns |= {"split": array("B"), "speaker": array("i")}
         ids, numbers, digest = array("q"), {}, sha256()
         for number, offset, line in self._lines():
+            if not line:
+                raise self._damaged(number, "an empty line")
             content = self._parsed(line, number)
             if "shard" in content:
                 self._add_shard(content, number)
@@ -154,7 +165,7 @@ class ShardIndex:
         return row
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:
-        """Number (from 1), offset and content of each line that is not blank."""
+        """Number (from 1), offset and content of each line."""
         number = offset = 0
         try:
             with open_plain(self.path) as stream:
@@ -162,8 +173,7 @@ class ShardIndex:
                     number += 1
                     if len(line) > LONGEST_LINE:
                         raise DataError(f"{self.path}:{number}: a line of over a megabyte is no clip; {_REMAKE}")
-                    if content := line.strip():
-                        yield number, offset, content
+                    yield number, offset, line.strip()
                     offset += len(line)
         except OSError as e:
             raise DataError(f"{self.path}: cannot be read ({(e.strerror or str(e)).lower()})") from None
@@ -183,10 +193,13 @@ class ShardIndex:
             raise self._damaged(number, f"shard {place!r} of {size!r} bytes")
         if digest is not None and not (isinstance(digest, str) and _HEX.fullmatch(digest)):
             raise self._damaged(number, f"sha256 {digest!r}")
+        whole = content.get("whole", False)
+        if type(whole) is not bool:
+            raise self._damaged(number, f"whole {whole!r}")
         if place in self._places:
             raise DataError(f"{self.path}:{number}: shard {place} is listed already; list it once, with all its clips")
         self._places.add(place)
-        self.shards.append(Shard(place, size, digest))
+        self.shards.append(Shard(place, size, digest, whole))
 
     def _row(self, content: dict[str, Any], number: int) -> Row:
         try:
@@ -230,15 +243,24 @@ def _row(content: dict[str, Any]) -> Row:
         raise ValueError(f"{row.id}: speaker {row.speaker!r}, source {row.source!r}, split {row.split!r}")
     if not all(value is None or isinstance(value, str) for value in (row.text, row.language, row.reference)):
         raise ValueError(f"{row.id}: text, language or reference is no text")
+    if row.marked not in (None, TRAIN, HELDOUT):
+        raise ValueError(f"{row.id}: marked {row.marked!r}")
     return row
 
 
-_DEFAULTS = {"first": 0, "gain": 1.0, "text": None, "language": None, "reference": None, "source": "", "start": 0.0}
+_DEFAULTS = {
+    "first": 0,
+    "gain": 1.0,
+    "source": "",
+    "start": 0.0,
+    **dict.fromkeys(("text", "language", "reference", "marked")),
+}
 
 
 def shard_line(shard: Shard) -> str:
     """The line of a shard."""
-    return json.dumps({"shard": shard.place, "bytes": shard.size, "sha256": shard.sha256}, ensure_ascii=False) + "\n"
+    content = {"shard": shard.place, "bytes": shard.size, "sha256": shard.sha256}
+    return json.dumps(content | ({"whole": True} if shard.whole else {}), ensure_ascii=False) + "\n"
 
 
 def row_line(row: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.collect import Progress
-from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, walk_folders
+from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, unknown_name, walk_folders
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
@@ -161,7 +161,7 @@ class _Scan:
                 "size": one.member.size, "sha256": digest, "samples": last - first, "first": first,
                 "gain": round(float(gain), 6), "text": one.text, "speaker": one.speaker,
                 "language": one.language or self.options.language, "split": TRAIN, "source": one.member.name,
-                "start": round(start, 3),
+                "start": round(start, 3), "marked": one.split,
             })  # fmt: skip
         forced = one.split == HELDOUT or one.speaker in self.options.heldout_speakers
         self._marked |= one.split == HELDOUT
@@ -176,8 +176,7 @@ class _Scan:
         """Write the index; the counts."""
         for wanted in filter(None, [self.options.speaker, *self.options.heldout_speakers]):
             if wanted not in self._speakers:
-                there = ", ".join(sorted(self._speakers)[:8]) + (", ..." if len(self._speakers) > 8 else "")
-                raise DataError(f"no speaker {wanted!r} in the shards; found: {there or 'none'}")
+                raise unknown_name("speaker", wanted, self._speakers, " in the shards")
         count = 0 if self._marked else round(self.options.heldout * self._recordings)
         if self.options.heldout and not self._marked and self._recordings > 1:
             count = max(1, count)

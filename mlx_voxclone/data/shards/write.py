@@ -40,10 +40,11 @@ class ShardWriter:
         blocks = -(-len(content) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         return self._tar.offset - blocks
 
-    def close(self) -> Shard:
+    def close(self, whole: bool = False) -> Shard:
+        """`whole`: whether each clip is all of what was added for it."""
         self._tar.close()
         self._file.close()
-        return Shard(self.path.name, self._file.size, self._file.digest.hexdigest())
+        return Shard(self.path.name, self._file.size, self._file.digest.hexdigest(), whole)
 
 
 class _Hashed(io.RawIOBase):
@@ -107,7 +108,7 @@ def _packed(clips: Iterator[Mapping[str, Any]], directory: Path, split: str, siz
         while clip is not None and (not lines or writer.size < size):
             lines.append(row_line(_added(clip, directory, writer)))
             clip = next(clips, None)
-        yield [shard_line(writer.close()), *lines]
+        yield [shard_line(writer.close(whole=True)), *lines]
         number += 1
 
 

@@ -145,11 +145,6 @@ def deliver(
     tokenizer = SpeechTokenizer.of(release)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
-    if len(data.speakers) > 1 and config.bake.reference is None:
-        say(
-            f"warning: the recordings are of {len(data.speakers)} speakers; the voice is that of {bench.speaker}, who"
-            " speaks most of them; data.speaker names another one"
-        )
     total = sum(len(found) + min(FINALISTS, len(found)) * len(bench.texts) for found in voices.values())
     with progress_bar(quiet=quiet, total=total, unit="step", desc="comparing") as bar:
         with without_adapters(model):

@@ -128,6 +128,11 @@ def delivered(
     return {**document, "codes": codes}
 
 
+def is_delivered(run_dir: Path) -> bool:
+    """Whether a run has come as far as choosing what it bakes."""
+    return (run_dir / "codes" / VOICE_FILE).is_file()
+
+
 def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path | None) -> None:
     """Refuse a directory that was baked from other adapters, encoder or voice than this run's (it went on since)."""
     history = read_object(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
