@@ -16,7 +16,7 @@ from typing import Any
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8
-from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
+from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Recording, hold_out
 from mlx_voxclone.data.transcribe import Transcriber
@@ -42,6 +42,7 @@ class Collector:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds_read: float = 0.0
+    _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
         """Examine and write every recording on threads; the outcome is in the order of the entries."""
@@ -64,6 +65,7 @@ class Collector:
                     continue
                 plan, pieces = outcome
                 self.seconds_read += plan.seconds
+                self._remark(entry.audio, plan)
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio))
 
@@ -86,12 +88,17 @@ class Collector:
                     found[path] = outcome
                     continue
                 plan, pieces = outcome
+                self._remark(path, plan)
                 if plan.seconds > self.options.max_seconds:
                     used = pieces[0].samples / SAMPLE_RATE
                     self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
                 entry = dataclasses.replace(owners[path], file=str(path), folder=Path(), text=None, ref_file=None)
                 found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
         return found
+
+    def _remark(self, path: Path, plan: Plan) -> None:
+        for key in plan.notes:
+            self._remarks.setdefault(key, []).append(self._relative(path))
 
     def _try(
         self, path: Path, transcribed: bool, name: str, only_first: bool = False
@@ -203,12 +210,25 @@ class Collector:
             "speakers": dict(sorted(speakers.items())),
             "with_text": with_text,
             "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
-            "notes": [*self.notes, *_about_texts(with_text, sum(own["clips"] for own in speakers.values()))],
+            "notes": [
+                *self.notes,
+                *remarks(self._remarks),
+                *_about_texts(with_text, sum(own["clips"] for own in speakers.values())),
+            ],
         }
 
     def _relative(self, path: Path) -> str:
         base = self.source if self.source.is_dir() else self.source.parent
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def remarks(found: dict[str, list[str]]) -> list[str]:
+    """Notes on recordings that are kept though something is odd about them: names by key of `ingest.NOTES`."""
+    lines = []
+    for key, names in sorted(found.items()):
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        lines.append(f"{len(names)} recording{'s' * (len(names) > 1)}: {NOTES[key]} ({some})")
+    return lines
 
 
 def _about_texts(with_text: int, clips: int) -> list[str]:
