@@ -1,8 +1,8 @@
 """Audio fingerprints: what two copies of a recording have in common, whatever their codec, level, rate and start.
 
-After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): every 16 ms a word of 32 bits, each
-the sign of a difference, across neighbouring bands and time, of energies smoothed over 0.3 s. Words of copies differ in
-a tenth of their bits, those of other speech in half of them; some words are equal, by which copies are found.
+After Haitsma and Kalker, "A Highly Robust Audio Fingerprinting System" (ISMIR 2002): every 16 ms a word of 32 bits,
+each the sign of a difference, across neighbouring bands and time, of energies smoothed over 0.3 s. Words of copies
+differ in a tenth of their bits, those of other speech in half of them; some words are equal, by which copies are found.
 """
 
 import functools

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mlx_voxclone.audio.fingerprint import part
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE
+from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8
 from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
@@ -42,6 +46,7 @@ class Collector:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds_read: float = 0.0
+    _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
@@ -67,7 +72,8 @@ class Collector:
                 self.seconds_read += plan.seconds
                 self._remark(entry.audio, plan)
                 for piece in pieces:
-                    self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio))
+                    self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
+        self._share_digests()
 
     def _ingest_references(self, entries: list[Entry], names: list[str], progress: Progress) -> dict[Path | None, Any]:
         """Write each distinct `ref_audio` once; its clip's id, or why it cannot be used, by path."""
@@ -93,7 +99,7 @@ class Collector:
                     used = pieces[0].samples / SAMPLE_RATE
                     self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
                 entry = dataclasses.replace(owners[path], file=str(path), folder=Path(), text=None, ref_file=None)
-                found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
+                found[path] = self._add(entry, name, pieces[0], REFERENCE, None, plan.words)
         return found
 
     def _remark(self, path: Path, plan: Plan) -> None:
@@ -113,7 +119,9 @@ class Collector:
                 half_done.unlink()
             return e
 
-    def _add(self, entry: Entry, name: str, piece: Written, split: str, reference: str | None) -> str:
+    def _add(
+        self, entry: Entry, name: str, piece: Written, split: str, reference: str | None, words: np.ndarray
+    ) -> str:
         clip = {
             "id": Path(piece.name).stem,
             "audio": f"{CLIPS}/{piece.name}",
@@ -130,7 +138,24 @@ class Collector:
             "marked": entry.split,
         }
         self.clips.append(clip)
+        self._prints.append(part(words, piece.start, piece.start + piece.samples / SAMPLE_RATE).copy())
         return clip["id"]
+
+    def _share_digests(self) -> None:
+        """Give clips that sound the same one digest: that of the first; for what counts as a copy, they are equal."""
+        first: dict[str, int] = {}
+        equal = [first.setdefault(clip["digest"], k) for k, clip in enumerate(self.clips)]
+        alike = groups(self._prints, equal)
+        self._prints.clear()
+        found = [k for k, group in enumerate(alike) if group != equal[k] and self.clips[k]["split"] != REFERENCE]
+        for k, group in enumerate(alike):
+            self.clips[k]["digest"] = self.clips[group]["digest"]
+        if found:
+            copy, original = (self.clips[k]["source"] for k in (found[0], alike[found[0]]))
+            what = "1 clip seems to be a copy" if len(found) == 1 else f"{len(found)} clips seem to be copies"
+            self.notes.append(
+                f"{what} of others: another format, level or cut of the same recording, such as {copy} of {original}"
+            )
 
     def _reject(self, entry: Entry, error: AudioError) -> None:
         seconds = None

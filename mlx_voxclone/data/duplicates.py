@@ -16,15 +16,16 @@ _MOST_WORDS = 1 << 24  # that are looked up, of all clips together; of more, a s
 _TABLE = np.array([bin(k).count("1") for k in range(1 << 16)], np.uint8)
 
 
-def groups(prints: Sequence[np.ndarray]) -> list[int]:
+def groups(prints: Sequence[np.ndarray], known: Sequence[int] = ()) -> list[int]:
     """Which clips sound the same as another, or share a stretch of it.
 
     Args:
         prints: per clip, the words of `audio.fingerprint`.
+        known: per clip, a clip not after it that it is the same as, or itself.
     Returns:
         Per clip, the number of the first clip of its group; its own where it is alone.
     """
-    parents = list(range(len(prints)))
+    parents = list(known or range(len(prints)))
     for a, b, offset in _candidates(prints):
         if (ra := root(parents, a)) != (rb := root(parents, b)) and alike(prints[a], prints[b], offset):
             parents[max(ra, rb)] = min(ra, rb)
@@ -88,7 +89,9 @@ def _keys(prints: Sequence[np.ndarray], count: int) -> np.ndarray:
     share = -(-count // _MOST_WORDS)
     keys, at = [], 0
     for one in prints:
-        chosen = np.flatnonzero((one != SILENT) & (one * np.uint32(2654435761) >> np.uint32(8) & 0xFFFF < 65536 // share))
+        chosen = np.flatnonzero(
+            (one != SILENT) & (one * np.uint32(2654435761) >> np.uint32(8) & 0xFFFF < 65536 // share)
+        )
         keys.append(one[chosen].astype(np.uint64) << np.uint64(32) | (chosen + at).astype(np.uint64))
         at += len(one)
     return np.concatenate(keys)

@@ -5,13 +5,14 @@ does not grow with its length.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from mlx_voxclone.audio.clipping import ClippingMeter
 from mlx_voxclone.audio.containers import NO_END_FLAG
+from mlx_voxclone.audio.fingerprint import FingerprintMeter
 from mlx_voxclone.audio.io import (
     AudioError,
     AudioInfo,
@@ -57,6 +58,7 @@ class Scan:
     clipped: float  # fraction of samples, see `audio.clipping`
     peak: float  # of the mixdown, or of the channel
     channel: Channel
+    words: np.ndarray  # its fingerprint, see `audio.fingerprint`
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Plan:
     seconds: float  # of the whole recording
     channel: int = MIXED
     notes: tuple[str, ...] = ()  # keys of `NOTES`
+    words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
     gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
     last = info.seconds
     spans = [(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces]
-    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes))
+    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words)
 
 
 def scan_recording(info: AudioInfo) -> Scan:
@@ -126,7 +129,7 @@ def scan_recording(info: AudioInfo) -> Scan:
         AudioError: `non-finite`, `level`, `truncated`, `unreadable`.
     """
     stereo = StereoMeter(info.sample_rate) if info.channels == 2 else None
-    meter = LevelMeter(info.sample_rate)
+    meter, fingerprint = LevelMeter(info.sample_rate), FingerprintMeter(info.sample_rate)
     clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
     frames, peaks = 0, np.zeros(info.channels + 1)
     for block in read_blocks(info):
@@ -136,6 +139,7 @@ def scan_recording(info: AudioInfo) -> Scan:
         frames += len(block)
         mono = mix_down(block)
         peaks = np.maximum(peaks, [*np.abs(block).max(axis=0), np.abs(mono).max()])
+        fingerprint.add(mono)
         if stereo is not None:
             stereo.add(block)
         else:
@@ -144,7 +148,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     meters = [meter] if stereo is None else [stereo.left, stereo.right, stereo.mix]
     used = clipping if channel.number == MIXED else [clipping[channel.number]]
     clipped = max(one.share() for one in used)
-    return Scan(meters[channel.number].levels(), clipped, float(peaks[channel.number]), channel)
+    return Scan(meters[channel.number].levels(), clipped, float(peaks[channel.number]), channel, fingerprint.words())
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:
