@@ -18,7 +18,7 @@ from mlx_voxclone.audio.source import AudioBytes, AudioError, opened
 CHECKED = frozenset({"WAV", "WAVEX", "RF64", "W64", "AU", "AIFF", "CAF", "NIST", "FLAC", "OGG", "MP3", "MPEG"})
 NO_END_FLAG = "no end flag"
 # What those write who cannot go back to the header: as much as comes.
-_STREAMED = {0xFFFFFFFF, 0x7FFFFFFF, 0x80000000, *(top - 36 for top in (0xFFFFFFFF, 0x7FFFFFFF, 0x80000000))}
+_STREAMED = {size - head for size in (0xFFFFFFFF, 0x80000000, 0x7FFFFFFF, 0x7FFFF000) for head in (0, 36)}
 _END_TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN")
 _TAGS = (*_END_TAGS, b"ID3")
 _SLACK = 512  # bytes after the audio that are no audio yet

@@ -18,6 +18,7 @@ WORDS_PER_SECOND = RATE / HOP
 _LOWEST, _HIGHEST, _BANDS = 250.0, 3600.0, 33  # Hz
 _SMOOTHED, _APART = 19, 9  # hops
 _BEHIND = _SMOOTHED - 1 + _APART  # hops that a word reaches over, besides the first
+_EDGE = _WINDOW // 2 + _BEHIND // 2 * HOP  # samples of silence before and after
 _AUDIBLE = 30.0  # dB under the loud frames; below, a copy's noise decides the bits
 SILENT = np.uint32(0)  # the word where nothing is heard
 
@@ -27,7 +28,7 @@ class FingerprintMeter:
 
     def __init__(self, sample_rate: int) -> None:
         self._resampler = None if sample_rate == RATE else soxr.ResampleStream(sample_rate, RATE, 1, quality="LQ")
-        self._rest = np.zeros(_WINDOW // 2, np.float32)  # the first frame's centre is the recording's start
+        self._rest = np.zeros(_EDGE, np.float32)  # the first word's centre is the recording's start
         self._energies = np.zeros((0, _BANDS), np.float32)
         self._words: list[np.ndarray] = []
         self._levels: list[np.ndarray] = []
@@ -36,7 +37,7 @@ class FingerprintMeter:
         """Append samples [S], mono."""
         if self._resampler is not None:
             samples = self._resampler.resample_chunk(np.ascontiguousarray(samples, np.float32), last=last)
-        samples = np.concatenate([self._rest, samples])
+        samples = np.concatenate([self._rest, samples, np.zeros(_EDGE if last else 0, np.float32)])
         count = max(0, (len(samples) - _WINDOW) // HOP + 1)
         self._rest = samples[count * HOP :]
         if count:
@@ -70,9 +71,7 @@ class FingerprintMeter:
 
 def part(words: np.ndarray, start: float, end: float) -> np.ndarray:
     """The words of a part of a recording, given in seconds."""
-    lead = _BEHIND / 2 / WORDS_PER_SECOND  # a word stands for what lies around it
-    first, last = (max(0, round((at - lead) * WORDS_PER_SECOND)) for at in (start, end))
-    return words[first:last]
+    return words[round(start * WORDS_PER_SECOND) : round(end * WORDS_PER_SECOND)]
 
 
 @functools.cache

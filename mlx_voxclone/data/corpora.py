@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
+    BY_QUALITY,
     CLIPS,
     HELDOUT,
     TRAIN,
@@ -61,7 +62,7 @@ def _libri(folder: Path) -> Listing | None:
             outside += [directory / name for name in audio]
             continue
         files: dict[str, str] = {}
-        for name in audio:
+        for name in sorted(audio, key=lambda name: BY_QUALITY.index(os.path.splitext(name)[1].lower())):
             stem = os.path.splitext(name)[0]
             if own.fullmatch(stem) and stem not in files:
                 files[stem] = name
@@ -202,7 +203,7 @@ def _clip_file(folder: Path, name: str) -> str:
     if suffix.lower() not in AUDIO_SUFFIXES:
         stem, name = name, f"{name}.mp3"
     if not (folder / CLIPS / name).is_file():
-        others = (stem + suffix for suffix in sorted(AUDIO_SUFFIXES))
+        others = (stem + suffix for suffix in BY_QUALITY)
         name = next((other for other in others if (folder / CLIPS / other).is_file()), name)
     return f"{CLIPS}/{name}"
 

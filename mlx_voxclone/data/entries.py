@@ -3,7 +3,7 @@
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +13,13 @@ MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
 INDEX = "index.jsonl"  # beside shards
 SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 TRAIN, HELDOUT = "train", "heldout"
-# The last ones cannot be decoded here, but somebody who brings them should hear so.
-AUDIO_SUFFIXES = frozenset(
-    {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64", ".rf64"}
-    | {".m4a", ".aac", ".mp4", ".wma", ".webm"}
+# Of files of one name the first is taken: lossless before lossy. The last ones cannot be decoded here, but somebody who
+# brings them should hear so.
+BY_QUALITY = (
+    *(".wav", ".flac", ".aiff", ".aif", ".aifc", ".w64", ".rf64", ".caf", ".au", ".opus", ".ogg", ".oga", ".mp3"),
+    *(".m4a", ".aac", ".mp4", ".wma", ".webm"),
 )
+AUDIO_SUFFIXES = frozenset(BY_QUALITY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,16 @@ def same_file(path: str | Path) -> str:
 def shared(text: str | None) -> str | None:
     """The one copy in memory of a text that many entries have."""
     return sys.intern(text) if text else text
+
+
+def best_of_each(audio: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Of audio files in one folder: one per name without suffix, sorted; and which one each other gave way to."""
+    best: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for name in sorted(audio, key=lambda name: (BY_QUALITY.index(os.path.splitext(name)[1].lower()), name)):
+        if (before := best.setdefault(os.path.splitext(name)[0], name)) != name:
+            left[name] = before
+    return sorted(best.values()), left
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mlx_voxclone.data.corpora import read_corpus
 from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
+    BY_QUALITY,
     CLIPS,
     HELDOUT,
     INDEX,
@@ -22,6 +23,7 @@ from mlx_voxclone.data.entries import (
     Entry,
     Listing,
     Repetitions,
+    best_of_each,
     is_prepared,
     is_utf8,
     read_lines,
@@ -65,7 +67,7 @@ def read_listing(source: str | Path) -> Listing:
             return Listing(read_jsonl(source / MANIFEST))
         if (source / METADATA).is_file():
             return Listing(read_metadata_csv(source / METADATA))
-        return read_corpus(source) or Listing(read_folder(source))
+        return read_corpus(source) or folder_listing(source)
     if not source.exists():
         raise DataError(
             f"{source}: no such file or directory; a folder of audio, a manifest or a recording is expected"
@@ -81,9 +83,14 @@ def read_listing(source: str | Path) -> Listing:
 
 
 def read_folder(folder: str | Path) -> list[Entry]:
+    """The entries of `folder_listing`."""
+    return folder_listing(folder).entries
+
+
+def folder_listing(folder: str | Path) -> Listing:
     """All audio below a folder, sorted by path; hidden files and prepared data are left out.
 
-    A file that links lead to as well is taken once.
+    A file that links lead to as well is taken once, and so is one that lies there in several formats: the lossless one.
 
     The text is that of a `.txt` of the same name beside the audio. The speaker is the subfolder (the first one under
     `folder`), for audio that lies in none the folder's own name.
@@ -92,9 +99,11 @@ def read_folder(folder: str | Path) -> list[Entry]:
         DataError: no audio in it; a `.txt` that is not UTF-8.
     """
     folder = Path(folder)
-    entries = []
+    entries, left = [], {}
     for directory, audio, _ in walk_folders(folder):
-        for path in (directory / name for name in audio):
+        names, others = best_of_each(audio)
+        left |= {directory / name: best for name, best in others.items()}
+        for path in (directory / name for name in names):
             inside = path.relative_to(folder).parts
             speaker = inside[0] if len(inside) > 1 else folder.resolve().name
             entries.append(Entry(str(path), speaker, _text_beside(path), listing=str(folder)))
@@ -103,7 +112,12 @@ def read_folder(folder: str | Path) -> list[Entry]:
     files: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda entry: (entry.audio.is_symlink(), entry.audio.as_posix())):
         files.setdefault(same_file(entry.audio), entry)  # the file itself comes before the links to it
-    return sorted(files.values(), key=lambda entry: entry.audio.as_posix())
+    notes = []
+    if left:
+        (name, best), count = next(iter(left.items())), len(left)
+        what = "1 file seems to be a copy" if count == 1 else f"{count} files seem to be copies"
+        notes.append(f"{what} in another format, by name, and left out: such as {name.name}, as {best} is there")
+    return Listing(sorted(files.values(), key=lambda entry: entry.audio.as_posix()), notes)
 
 
 def read_jsonl(path: str | Path) -> list[Entry]:
@@ -201,8 +215,8 @@ def _checked(line: str, where: str) -> dict:
 
 def _find_audio(base: Path, name: str) -> Path:
     """The file an id stands for; the likeliest name if there is none, for `prepare` to report as missing."""
-    suffixes = [""] if Path(name).suffix.lower() in AUDIO_SUFFIXES else sorted(AUDIO_SUFFIXES)
-    candidates = [folder / f"{name}{suffix}" for folder in (base, base / "wavs") for suffix in suffixes]
+    suffixes = [""] if Path(name).suffix.lower() in AUDIO_SUFFIXES else list(BY_QUALITY)
+    candidates = [folder / f"{name}{suffix}" for suffix in suffixes for folder in (base, base / "wavs")]
     return next((c for c in candidates if c.is_file()), base / (name if suffixes == [""] else f"{name}.wav"))
 
 
