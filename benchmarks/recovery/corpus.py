@@ -283,7 +283,9 @@ class _Builder:
                     self.recording(path, path.stem, f"{folder.name}-{speaker.name}", split)
                     found += 1
         if found <= size.real_train:
-            raise DataError(f"{speech}: needs more than {size.real_train} recordings in folders, such as ljspeech/*.flac")
+            raise DataError(
+                f"{speech}: needs more than {size.real_train} recordings in folders, such as ljspeech/*.flac"
+            )
         for path in sorted(speech.glob("*.flac")):
             self.recording(path, "000", path.stem, "heldout")
 

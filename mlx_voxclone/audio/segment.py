@@ -22,6 +22,7 @@ _BELOW_SPEECH = (16.0, 35.0)  # dB under the speech level; the start threshold s
 _HYSTERESIS = 5.0  # dB lower threshold for going on than for starting
 _CLICK_SECONDS = 0.03  # louder, but shorter: no speech
 _ABOVE_SILENCE = 8.0  # dB over the noise floor beside speech, where soft speech is looked for,
+_LOWEST_SOFT = -85.0  # dB; nothing below is sound
 _SOFT_SECONDS = (0.2, 0.6)  # of which so much must be that loud, within so much,
 _TAIL_SECONDS = 0.3  # apart from speech that dies away
 _PAUSE_SECONDS = 0.15  # a shorter gap is a stop consonant
@@ -148,7 +149,7 @@ def soft_speech(levels: np.ndarray, mask: np.ndarray) -> np.ndarray:
     spoken = np.flatnonzero(mask)
     if len(spoken) == 0:
         return mask
-    smooth, out = smoothed(np.maximum(levels, _LOWEST_LEVEL)), mask.copy()
+    smooth, out = smoothed(np.maximum(levels, _LOWEST_SOFT)), mask.copy()
     tail, (needed, window) = _frames(_TAIL_SECONDS), map(_frames, _SOFT_SECONDS)
     for part in (slice(0, max(0, spoken[0] - tail)), slice(spoken[-1] + 1 + tail, len(mask))):
         if len(smooth[part]) >= window:
