@@ -170,7 +170,7 @@ def test_of_a_recording_in_several_formats_in_shards_the_lossless_one_is_taken(t
     writer.close()
     report = prepare(tmp_path / "t", tmp_path / "out", PrepareOptions(heldout=0))
     assert sorted(clip.source for clip in ShardData(tmp_path / "out").train) == ["a.wav", "b.wav"]
-    assert any("1 copy in another format" in note for note in report.notes)
+    assert any("1 second format" in note for note in report.notes)
 
 
 # Real speech

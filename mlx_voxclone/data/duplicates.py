@@ -65,28 +65,27 @@ def _candidates(prints: Sequence[np.ndarray]) -> Iterable[tuple[int, int, int]]:
     if not len(keys):
         return
     keys.sort()
+    lengths = np.array([len(one) for one in prints])
+    starts, width = ends - lengths, 2 * int(lengths.max()) + 1
     found = []
     for step in range(1, _NEIGHBOURS + 1):
         equal = np.flatnonzero(keys[step:] >> np.uint64(32) == keys[:-step] >> np.uint64(32))
         one, other = ((keys[equal + k] & np.uint64(0xFFFFFFFF)).astype(np.int64) for k in (0, step))
         a, b = (np.searchsorted(ends, place, side="right") for place in (one, other))
-        apart = a != b
-        a, b, one, other = a[apart], b[apart], one[apart], other[apart]
-        starts = ends - np.array([len(p) for p in prints])
-        found.append(np.stack([a, b, (other - starts[b]) - (one - starts[a])], axis=1))
-    table = np.concatenate(found)
-    pairs, votes = np.unique(table, axis=0, return_counts=True)  # [n, 3]: ordered, so b - a > 0
-    near = np.all(pairs[1:] - pairs[:-1] == [0, 0, 1], axis=1)  # the next offset
+        apart = (other - starts[b]) - (one - starts[a]) + width // 2
+        found.append(((a * len(prints) + b) * width + apart)[a != b])
+    pairs, votes = np.unique(np.concatenate(found), return_counts=True)
+    near = np.diff(pairs) == 1  # the next offset of the same clips
     together = votes + np.append(np.where(near, votes[1:], 0), 0) + np.append(0, np.where(near, votes[:-1], 0))
     order = np.argsort(-together, kind="stable")
     for k in order[together[order] >= _VOTES].tolist():
-        a, b, offset = pairs[k].tolist()
-        yield a, b, offset
+        clips, apart = divmod(int(pairs[k]), width)
+        yield *divmod(clips, len(prints)), apart - width // 2
 
 
 def _keys(prints: Sequence[np.ndarray], count: int) -> np.ndarray:
     """Word and place, in one number, of the audible words of all clips, or of a share of them that copies share."""
-    share = -(-count // _MOST_WORDS)
+    share = max(1, -(-count // _MOST_WORDS))
     keys, at = [], 0
     for one in prints:
         chosen = np.flatnonzero(

@@ -45,7 +45,7 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
                 before = PurePosixPath(audio[key].name).suffix.lower()
                 if before == suffix:
                     raise DataError(f"{path}: holds {key[:80]!r} twice; a shard has each recording once")
-                skipped["copy in another format"] += 1
+                skipped["second format"] += 1
                 if BY_QUALITY.index(before) < BY_QUALITY.index(suffix):
                     continue
             audio[key] = member
