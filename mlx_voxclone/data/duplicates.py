@@ -9,8 +9,8 @@ from mlx_voxclone.audio.fingerprint import SILENT, WORDS_PER_SECOND
 
 _SAME_SECONDS = 1.5  # of audible sound that must agree; all of a shorter clip,
 _SHORTEST_SECONDS = 0.6  # down to this
-_MOST_ERRORS = 0.28  # share of bits; copies have up to 0.2, other speech 0.4 and more
-_VOTES = 2  # equal words at one offset before two clips are compared
+_MOST_ERRORS = 0.18  # share of bits, at best; copies have up to 0.1, other speech 0.3 and more
+_VOTES = 3  # equal words at one offset before two clips are compared
 _NEIGHBOURS = 3  # of equal words, each is compared with so many
 _MOST_WORDS = 1 << 24  # that are looked up, of all clips together; of more, a share chosen by their value
 _TABLE = np.array([bin(k).count("1") for k in range(1 << 16)], np.uint8)
