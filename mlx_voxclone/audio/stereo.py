@@ -13,7 +13,7 @@ from mlx_voxclone.audio.segment import LevelMeter, smoothed, speech_mask
 MIXED = -1
 UNUSABLE = {
     "opposed": "its two channels cancel each other when mixed to mono; invert or extract one",
-    "two-voices": "its two channels hold different sounds, as of two people; extract the one that is wanted",
+    "two-voices": "its two channels differ, as where each holds another voice; extract the one that is wanted",
 }
 _SOFTER = 12.0  # dB between the channels: mixing costs 4 dB of the louder one, and the softer one adds nothing
 _OPPOSED = -0.5  # correlation
