@@ -65,7 +65,8 @@ def test_level_is_kept_also_beyond_full_scale(tmp_path):
 
 
 def test_stereo_is_averaged_or_refused(tmp_path):
-    left, right = noise(4800), noise(4800, seed=1)
+    left = noise(4800)
+    right = 0.8 * left + noise(4800, seed=1, scale=0.01)
     soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), SAMPLE_RATE, subtype="FLOAT")
     np.testing.assert_allclose(read_audio(tmp_path / "a.wav"), (left + right) / 2, atol=1e-7)
     assert "mono is needed" in refused(tmp_path / "a.wav", "channels", max_channels=1)

@@ -52,6 +52,20 @@ def test_silence_is_trimmed_unless_told_otherwise(tmp_path):
     assert (a.start, a.seconds) == (0, 5.5)
 
 
+def test_speech_that_is_soft_is_kept_where_a_text_stands_for_it(tmp_path):
+    """It was cut off as silence, and its text stayed."""
+    clip = np.concatenate([talk(3, 1), silence(0.2) * 0.1, talk(2.5, 2) * 0.01])
+    source = folder_of(tmp_path / "r", a=clip, b=clip[::-1].copy(), c=talk(2), d=clip)
+    for name in "abc":
+        (source / f"{name}.txt").write_text("Some words.")
+    report = prepare(source, tmp_path / "out")
+    seconds = {clip.id: clip.seconds for clip in PreparedData.load(tmp_path / "out").clips}
+    assert seconds["a"] > 5.4
+    assert seconds["b"] > 5.4
+    assert seconds["d"] < 3.3  # what is transcribed later is what is there
+    assert [note for note in report.notes if "far softer" in note and "2 recordings" in note]
+
+
 def test_normalising_brings_speech_to_one_level_and_peaks_below_full_scale(tmp_path):
     spiky = talk(2) * 0.1
     spiky[SAMPLE_RATE] = 0.9
@@ -110,6 +124,11 @@ BAD = {
     "constant.wav": "silent",
     "loud.wav": "level",
     "opposed.wav": "opposed",
+    "voices.wav": "two-voices",
+    "stale.wav": "truncated",
+    "slow.wav": "rate",
+    "pipe.wav": "unreadable",
+    "overdriven.mp3": "clipped",
 }
 
 
@@ -127,6 +146,13 @@ def bad_recordings(tmp_path) -> Path:
     soundfile.write(folder / "loud.wav", talk(2) * 1e30, SAMPLE_RATE, subtype="FLOAT")
     write_wav(folder / "constant.wav", np.full(3 * SAMPLE_RATE, 0.5))
     soundfile.write(folder / "opposed.wav", np.stack([talk(2), -talk(2)], axis=1), SAMPLE_RATE)
+    soundfile.write(folder / "voices.wav", np.stack([talk(2), talk(2, 5)[::-1]], axis=1), SAMPLE_RATE)
+    header = bytearray((folder / "truncated.wav").read_bytes())
+    header[40:44] = (1000).to_bytes(4, "little")
+    (folder / "stale.wav").write_bytes(header)
+    soundfile.write(folder / "slow.wav", talk(2), 1)
+    os.mkfifo(folder / "pipe.wav")
+    soundfile.write(folder / "overdriven.mp3", np.clip(talk(2) * 30, -1, 1), SAMPLE_RATE)
     soundfile.write(folder / "eight.wav", np.stack([talk(2)] * 8, axis=1), SAMPLE_RATE)
     soundfile.write(folder / "telephone.wav", talk(2)[::3], 8000)
     content = (folder / "truncated.wav").read_bytes()

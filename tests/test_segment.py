@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from mlx_voxclone.audio import segment
 from mlx_voxclone.audio.io import normalise_level
-from mlx_voxclone.audio.segment import FRAME_SECONDS, Span, cut_at_pauses, frame_levels, speech_mask, trim
+from mlx_voxclone.audio.segment import (
+    FRAME_SECONDS,
+    Span,
+    cut_at_pauses,
+    frame_levels,
+    soft_speech,
+    speech_mask,
+    trim,
+)
 
 RATE = 24_000
 
@@ -213,3 +221,27 @@ def test_three_hours_are_cut_in_seconds():
 def test_impossible_bounds_are_refused():
     with pytest.raises(ValueError, match="5 times"):
         cut_at_pauses(np.zeros(10), np.ones(10, bool), 3, 10)
+
+
+@pytest.mark.parametrize("softer", [36, 40, 50])
+@pytest.mark.parametrize("first", [True, False])
+def test_soft_speech_at_an_end_is_found_beside_loud_speech(softer, first):
+    soft = np.concatenate([talk(0.3, -0.15, 0.4, -0.1, 0.5, -0.2, 0.4, level=-20 - softer), talk(-0.3)])
+    loud = np.concatenate([talk(-0.3), talk(1.0, -0.2, 1.5), talk(-0.3)])
+    samples = np.concatenate([soft[::-1], loud] if first else [loud, soft])
+    levels, mask = levels_and_mask(samples)
+    whole, spoken = trim(soft_speech(levels, mask)), trim(mask)
+    assert abs(spoken.seconds - 2.9) < 0.25
+    assert whole.seconds > spoken.seconds + 1.8
+
+
+@pytest.mark.parametrize("noise", [-90.0, -60.0, -50.0])
+def test_noise_clicks_and_fading_are_no_soft_speech(noise):
+    rng = np.random.default_rng(0)
+    samples = talk(-2.0, 1.0, -0.2, 1.5, -2.0, noise=noise)
+    samples[2000:2200] = 0.01
+    fade = slice(int(4.7 * RATE), int(4.9 * RATE))
+    samples[fade] += rng.normal(size=fade.stop - fade.start) * 0.1 * 10 ** (-np.arange(fade.stop - fade.start) / 2400)
+    levels, mask = levels_and_mask(samples)
+    assert abs(trim(soft_speech(levels, mask)).seconds - trim(mask).seconds) < 0.2
+    assert soft_speech(np.zeros(0, np.float32), np.zeros(0, bool)).tolist() == []

@@ -1,8 +1,9 @@
 """The one reader and the one writer of audio.
 
 Reading follows the servers (SPEC section 2): soundfile decodes, soxr (HQ) resamples to 24 kHz, the level is left alone,
-also beyond +-1. Stereo is mixed down, which servers refuse to do. A part of a long file is read without the rest and
-equals the same part of the whole. Writing is atomic: a file is there complete or not at all.
+also beyond +-1. Stereo, which servers refuse, is mixed down, or one channel taken where mixing would harm (`stereo`).
+A part of a long file is read without the rest and equals the same part of the whole. Writing is atomic: a file is there
+complete or not at all.
 """
 
 import contextlib
@@ -19,10 +20,13 @@ import numpy as np
 import soundfile
 import soxr
 
+from mlx_voxclone.audio.containers import CHECKED, check_container
 from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
+from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
+from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, StereoMeter
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.file_names import cut
-from mlx_voxclone.foreign_files import absent, stand_in, stand_in_bytes
+from mlx_voxclone.foreign_files import stand_in, stand_in_bytes
 
 SAMPLE_RATE = 24_000
 BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
@@ -30,30 +34,7 @@ BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per ch
 _RESAMPLE_CONTEXT = 0.1
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
 LOUDEST = 100.0  # full scale is 1; float audio beyond this was scaled as integers, or is no audio
-_LAST_PAGES = 1 << 17  # bytes; an Ogg page has at most 65307
-_STREAMED_SIZES = {0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x80000000, 0xFFFFFFFF - 36}
-
-
-class AudioError(DataError):
-    """An audio file that cannot be used; `reason` is the short word that reports count by."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclass(frozen=True)
-class AudioBytes:
-    """An audio file that lies in memory, e.g. because it is a part of an archive; `name` is for messages."""
-
-    name: str
-    content: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-
-AudioSource = str | Path | AudioBytes
+RATES = (1000, 768_000)  # Hz; beyond, a header is damaged or what it describes is no speech
 
 
 @dataclass(frozen=True)
@@ -66,6 +47,7 @@ class AudioInfo:
     frames: int  # samples per channel
     format: str  # libsndfile's name: WAV, FLAC, OGG, MP3, ...
     subtype: str  # PCM_16, FLOAT, VORBIS, ...
+    flaw: str | None = None  # see `containers.check_container`
 
     @property
     def seconds(self) -> float:
@@ -76,27 +58,32 @@ def audio_info(path: AudioSource) -> AudioInfo:
     """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
 
     Raises:
-        AudioError: `missing`, `unreadable` (no audio format known here) or `truncated` (shorter than its header says).
+        AudioError: `missing`, `unreadable` (no audio format known here, a pipe or a device), `rate` (absurd),
+            `truncated` (shorter or longer than its header says).
     """
-    path = _source(path)
-    _refuse_truncated(path)
+    path = as_source(path)
+    check_source(path)
+    flag = check_container(path)
     with _open(path) as file:
         frames = file.frames
         if frames >= _UNKNOWN_LENGTH:
             frames = sum(len(block) for block in _blocks(file, path, None))
-        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype)
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag)
 
 
-def read_blocks(path: AudioSource, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+def read_blocks(path: AudioSource | AudioInfo, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
     """Decode frames `start` to `stop` (the end by default) at the file's own rate, a bounded block at a time.
 
+    Args:
+        path: the file, or its `audio_info`, which has looked at the container already.
     Yields:
         float32 arrays [frames, channels]; integer formats are scaled so that full scale is 1.
     Raises:
         AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
     """
-    path = _source(path)
-    _refuse_truncated(path)
+    if not isinstance(path, AudioInfo):
+        path = audio_info(path)
+    path = path.path
     with _open(path) as file:
         if start:
             file.seek(start)
@@ -104,29 +91,38 @@ def read_blocks(path: AudioSource, *, start: int = 0, stop: int | None = None) -
 
 
 def read_audio(
-    path: AudioSource, *, max_channels: int = 2, start: float | None = None, end: float | None = None
+    path: AudioSource,
+    *,
+    max_channels: int = 2,
+    start: float | None = None,
+    end: float | None = None,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Read audio as 24 kHz mono; the level is kept.
 
     Args:
         path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory.
-        max_channels: more channels than this are refused; up to it they are averaged.
+        max_channels: more channels than this are refused; up to it they are averaged, see `channel`.
         start, end: seconds; only this part is decoded, and it equals that part of the whole.
+        channel: of a stereo file: 0, 1 or `stereo.MIXED`; None: what `choose_channel` finds.
     Returns:
         float32 [samples] at 24 kHz, at least one sample.
     Raises:
-        AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `non-finite`, `level`.
+        AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `rate`, `non-finite`, `level`,
+            `opposed` and `two-voices` (channels that cannot be mixed).
     """
     info = audio_info(path)
     check_channels(info, max_channels)
     if info.frames == 0:
         raise AudioError("zero-length", f"{path}: holds no samples")
+    if channel is None:
+        channel = choose_channel(info) if info.channels == 2 else MIXED
     rate_in = info.sample_rate
     total = (2 * info.frames * SAMPLE_RATE + rate_in) // (2 * rate_in)  # as soxr rounds: half up
     first = 0 if start is None else max(0, round(start * SAMPLE_RATE))
     last = total if end is None else min(total, round(end * SAMPLE_RATE))
     if start is None and end is None:
-        return resample(_mono(info, 0, None), rate_in)
+        return resample(_mono(info, channel, 0, None), rate_in)
     if first >= last:
         raise AudioError(
             "zero-length",
@@ -138,7 +134,7 @@ def read_audio(
     context = round(_RESAMPLE_CONTEXT * SAMPLE_RATE)
     before = max(0, first - context) // step_out
     after = -(-(last + context) // step_out)
-    part = resample(_mono(info, before * step_in, min(info.frames, after * step_in)), rate_in)
+    part = resample(_mono(info, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
     return part[first - before * step_out : last - before * step_out]
 
 
@@ -193,33 +189,47 @@ def mix_down(block: np.ndarray) -> np.ndarray:
     return block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32)
 
 
-def _mono(info: AudioInfo, start: int, stop: int | None) -> np.ndarray:
+def choose_channel(info: AudioInfo) -> int:
+    """Which channel of a stereo file to take, by all of it: 0, 1 or `stereo.MIXED`.
+
+    Raises:
+        AudioError: `opposed` and `two-voices`: neither will do; what decoding raises.
+    """
+    meter, frames = StereoMeter(info.sample_rate), 0
+    for block in read_blocks(info):
+        check_block(block, info.path, frames, info.sample_rate)
+        meter.add(block)
+        frames += len(block)
+    found = meter.channel()
+    if not found.usable:
+        raise AudioError(found.why, f"{info.path}: {UNUSABLE[found.why]}")
+    return found.number
+
+
+def _mono(info: AudioInfo, channel: int, start: int, stop: int | None) -> np.ndarray:
     parts, at = [], start
-    for block in read_blocks(info.path, start=start, stop=stop):
+    for block in read_blocks(info, start=start, stop=stop):
         check_block(block, info.path, at, info.sample_rate)
-        parts.append(np.ascontiguousarray(mix_down(block)))
+        parts.append(np.ascontiguousarray(mix_down(block) if channel == MIXED else block[:, channel]))
         at += len(block)
     return np.concatenate(parts)
 
 
-def _source(path: AudioSource) -> Path | AudioBytes:
-    return path if isinstance(path, AudioBytes) else Path(path)
+class _File(soundfile.SoundFile):
+    """soundfile seeks after each block, which fails at the end of a FLAC that does not state its length."""
+
+    def seekable(self) -> bool:
+        return self.frames < _UNKNOWN_LENGTH and super().seekable()
 
 
 def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
-    in_memory = isinstance(path, AudioBytes)
-    if not in_memory and os.path.isdir(path):
-        raise AudioError("unreadable", f"{path}: is a directory, an audio file is expected")
-    if not in_memory and not os.path.exists(path):
-        raise AudioError("missing", f"{path}: {absent(path) or 'no such audio file'}")
-    if not (len(path.content) if in_memory else path.stat().st_size):
-        raise AudioError("zero-length", f"{path}: the file is empty")
     try:
         # As text, libsndfile refuses names that are not UTF-8.
-        return soundfile.SoundFile(BytesIO(path.content) if in_memory else os.fsencode(path))
+        file = _File(BytesIO(path.content) if isinstance(path, AudioBytes) else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
-        if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
+        held = isinstance(path, AudioBytes)
+        if what := stand_in_bytes(path.content, text=False) if held else stand_in(path):
             raise AudioError("unreadable", f"{path}: {what}") from None
         if "lost sync" in detail or "malformed" in detail:
             raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None
@@ -228,6 +238,26 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
             f"{path}: not audio that can be read ({detail}); WAV, FLAC, OGG, MP3 and AIFF can, "
             "convert others first (ffmpeg, or afconvert on a Mac)",
         ) from None
+    try:
+        _check_header(path, file)
+    except AudioError:
+        file.close()
+        raise
+    return file
+
+
+def _check_header(path: Path | AudioBytes, file: soundfile.SoundFile) -> None:
+    """Raise AudioError `unreadable` for a container whose completeness cannot be told, `rate` for an absurd one."""
+    if file.format not in CHECKED:
+        raise AudioError(
+            "unreadable",
+            f"{path}: of the format {file.format} nobody can tell whether a part is missing; convert it to WAV or FLAC",
+        )
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        raise AudioError(
+            "rate",
+            f"{path}: sampled at {file.samplerate} Hz by its header, which no speech is ({RATES[0]} to {RATES[1]} Hz)",
+        )
 
 
 def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | None) -> Iterator[np.ndarray]:
@@ -253,66 +283,6 @@ def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | No
         raise AudioError(
             "truncated", f"{path}: cut off, {missing / file.samplerate:.2f} s are missing of what its header says"
         )
-
-
-@contextlib.contextmanager
-def _binary(path: Path | AudioBytes) -> Iterator[tuple[BinaryIO, int]]:
-    """The bytes of an audio file, and how many they are."""
-    if isinstance(path, AudioBytes):
-        yield BytesIO(path.content), len(path.content)
-        return
-    with path.open("rb") as file:
-        yield file, path.stat().st_size
-
-
-def _refuse_truncated(path: Path | AudioBytes) -> None:
-    """Compare a WAV's or AIFF's data chunk with the file's size, look for the end of an Ogg stream.
-
-    libsndfile shortens silently what is cut off.
-    """
-    if not isinstance(path, AudioBytes) and not os.path.isfile(path):  # also of names that are too long
-        return
-    try:
-        with _binary(path) as (file, size):
-            stated, present = _data_chunk(file, size)
-            unended = _is_unended_ogg(file, size)
-    except OSError as e:
-        raise AudioError("unreadable", f"{path}: cannot be read ({(e.strerror or str(e)).lower()})") from None
-    if unended:
-        raise AudioError("truncated", f"{path}: cut off, its Ogg stream does not end; record or convert it again")
-    if present is None:
-        raise AudioError("truncated", f"{path}: cut off before its audio begins")
-    if stated > present and stated not in _STREAMED_SIZES:  # a recorder's pipe states no length
-        raise AudioError("truncated", f"{path}: cut off, {100 * (1 - present / stated):.0f} % of its audio is missing")
-
-
-def _data_chunk(file: BinaryIO, size: int) -> tuple[int, int | None]:
-    """(bytes stated, bytes present) of a WAV's or AIFF's audio; (0, None) without it; (0, 0) for other files."""
-    head = file.read(12)
-    if len(head) < 12 or (head[:4], head[8:]) not in {(b"RIFF", b"WAVE"), (b"FORM", b"AIFF"), (b"FORM", b"AIFC")}:
-        return 0, 0
-    data, length = (b"data", "<I") if head[:4] == b"RIFF" else (b"SSND", ">I")
-    at = 12
-    while at + 8 <= size:
-        file.seek(at)
-        name, stated = file.read(4), struct.unpack(length, file.read(4))[0]
-        if name == data:
-            return stated, size - at - 8
-        at += 8 + stated + stated % 2
-    return 0, None
-
-
-def _is_unended_ogg(file: BinaryIO, size: int) -> bool:
-    """Whether an Ogg file's last page is incomplete or does not end the stream (RFC 3533, section 6)."""
-    file.seek(0)
-    if file.read(4) != b"OggS":
-        return False
-    file.seek(max(0, size - _LAST_PAGES))
-    tail = file.read()
-    page = tail[max(0, tail.rfind(b"OggS\0")) :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return True
-    return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]) or not page[5] & 4
 
 
 def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, sample_rate: int = SAMPLE_RATE) -> None:

@@ -21,6 +21,10 @@ _ABOVE_FLOOR = 10.0  # dB over the noise floor where speech starts, if the speec
 _BELOW_SPEECH = (16.0, 35.0)  # dB under the speech level; the start threshold stays in between
 _HYSTERESIS = 5.0  # dB lower threshold for going on than for starting
 _CLICK_SECONDS = 0.03  # louder, but shorter: no speech
+_ABOVE_SILENCE = 8.0  # dB over the noise floor beside speech, where soft speech is looked for,
+_LOWEST_SOFT = -85.0  # dB; nothing below is sound
+_SOFT_SECONDS = (0.2, 0.6)  # of which so much must be that loud, within so much,
+_TAIL_SECONDS = 0.3  # apart from speech that dies away
 _PAUSE_SECONDS = 0.15  # a shorter gap is a stop consonant
 _PLEASANT_SECONDS = 10.0  # the length that pieces are drawn to
 _LONG_PAUSE_SECONDS = 0.7  # silence inside a piece costs from here on
@@ -100,7 +104,7 @@ def speech_mask(levels: np.ndarray) -> np.ndarray:
     """
     if len(levels) == 0:
         return np.zeros(0, bool)
-    smooth = _smooth(np.maximum(levels, _LOWEST_LEVEL))
+    smooth = smoothed(np.maximum(levels, _LOWEST_LEVEL))
     floor = float(np.percentile(smooth, 10))
     active = smooth[_without_peaks(smooth) > floor + _ABOVE_FLOOR]
     speech = float(np.percentile(active if len(active) else smooth, 95))
@@ -134,6 +138,26 @@ def normal_gain(levels: np.ndarray, mask: np.ndarray, peak: float) -> float:
     return min(10 ** ((NORMAL_LEVEL - speech_level(levels, mask)) / 20), NORMAL_PEAK / peak)
 
 
+def soft_speech(levels: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`speech_mask` with what lies before its first and after its last frame and is soft, but seems to be speech.
+
+    That is more than 8 dB above the noise floor there, for at least 0.2 s of 0.6 s. A clip whose text says it needs it.
+
+    Args:
+        levels, mask: [frames], from `frame_levels` and `speech_mask`.
+    """
+    spoken = np.flatnonzero(mask)
+    if len(spoken) == 0:
+        return mask
+    smooth, out = smoothed(np.maximum(levels, _LOWEST_SOFT)), mask.copy()
+    tail, (needed, window) = _frames(_TAIL_SECONDS), map(_frames, _SOFT_SECONDS)
+    for part in (slice(0, max(0, spoken[0] - tail)), slice(spoken[-1] + 1 + tail, len(mask))):
+        if len(smooth[part]) >= window:
+            loud = _without_clicks(smooth[part] > float(np.percentile(smooth[part], 10)) + _ABOVE_SILENCE)
+            out[part] = loud & (np.convolve(loud, np.ones(window), "same") >= needed)
+    return out
+
+
 def trim(mask: np.ndarray) -> Span | None:
     """From the first to the last speech frame, with a short margin; None for silence."""
     spoken = np.flatnonzero(mask)
@@ -165,7 +189,7 @@ def cut_at_pauses(
     if len(runs) == 0:
         return []
     shortest, longest = math.ceil(min_seconds / FRAME_SECONDS - 1e-9), int(max_seconds / FRAME_SECONDS + 1e-9)
-    smooth = _smooth(levels)
+    smooth = smoothed(levels)
     parts = _Parts(_split_long(runs, smooth, shortest, longest), smooth)
     pieces = [parts.piece(i, j) for i, j in _cheapest(parts, shortest, longest)]
     return _widened(pieces, len(mask), shortest)
@@ -265,7 +289,7 @@ def _frames(seconds: float) -> int:
     return round(seconds / FRAME_SECONDS)
 
 
-def _smooth(levels: np.ndarray) -> np.ndarray:
+def smoothed(levels: np.ndarray) -> np.ndarray:
     """Mean power of 5 frames (50 ms), in dB: syllables stay, pitch periods and noise flicker go."""
     power = np.pad(np.power(10.0, levels.astype(np.float64) / 10), 2, mode="edge")
     total = np.concatenate([[0.0], np.cumsum(power)])

@@ -67,7 +67,7 @@ def build_parser() -> Parser:
         type=float,
         default=default.max_clipped,
         metavar="F",
-        help="refuse recordings with more than this fraction of their samples at full scale",
+        help="refuse recordings with more than this fraction of their samples clipped, at whatever level",
     )
     split = parser.add_argument_group("held-out split")
     split.add_argument(

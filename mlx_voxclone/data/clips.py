@@ -1,6 +1,7 @@
 """Prepared clips: what `prepare` wrote, as training and evaluation read it."""
 
 import hashlib
+import json
 import math
 import os
 import zlib

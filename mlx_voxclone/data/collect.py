@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mlx_voxclone.audio.fingerprint import part
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE
+from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
-from mlx_voxclone.data.ingest import Plan, Written, examine, write_pieces
+from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
@@ -44,6 +48,8 @@ class Collector:
     rejected: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seconds_read: float = 0.0
+    _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
+    _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
         """Examine and write every recording on threads; the outcome is in the order of the entries."""
@@ -66,8 +72,10 @@ class Collector:
                     continue
                 plan, pieces = outcome
                 self.seconds_read += plan.seconds
+                self._remark(entry.audio, plan)
                 for piece in pieces:
-                    self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio))
+                    self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
+        self._share_digests()
         self._name_references_alike(entries, references)
 
     def _ingest_references(self, entries: list[Entry], names: list[str], progress: Progress) -> dict[Path | None, Any]:
@@ -89,11 +97,12 @@ class Collector:
                     found[path] = outcome
                     continue
                 plan, pieces = outcome
+                self._remark(path, plan)
                 if plan.seconds > self.options.max_seconds:
                     used = pieces[0].samples / SAMPLE_RATE
                     self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
                 entry = dataclasses.replace(owners[path], file=str(path), folder=Path(), text=None, ref_file=None)
-                found[path] = self._add(entry, name, pieces[0], REFERENCE, None)
+                found[path] = self._add(entry, name, pieces[0], REFERENCE, None, plan.words)
         return found
 
     def _name_references_alike(self, entries: list[Entry], references: dict[Path | None, Any]) -> None:
@@ -109,6 +118,10 @@ class Collector:
                 alike = by_digest.get(clip["digest"], clip["source"])
                 clip["source"] = listed.get(files[clip["id"]], alike)
 
+    def _remark(self, path: Path, plan: Plan) -> None:
+        for key in plan.notes:
+            self._remarks.setdefault(key, []).append(self._relative(path))
+
     def _try(
         self, path: Path, transcribed: bool, name: str, only_first: bool = False
     ) -> tuple[Plan, list[Written]] | AudioError:
@@ -122,7 +135,9 @@ class Collector:
                 half_done.unlink()
             return e
 
-    def _add(self, entry: Entry, name: str, piece: Written, split: str, reference: str | None) -> str:
+    def _add(
+        self, entry: Entry, name: str, piece: Written, split: str, reference: str | None, words: np.ndarray
+    ) -> str:
         clip = {
             "id": Path(piece.name).stem,
             "audio": f"{CLIPS}/{piece.name}",
@@ -139,7 +154,24 @@ class Collector:
             "marked": entry.split,
         }
         self.clips.append(clip)
+        self._prints.append(part(words, piece.start, piece.start + piece.samples / SAMPLE_RATE).copy())
         return clip["id"]
+
+    def _share_digests(self) -> None:
+        """Give clips that sound the same one digest: that of the first; for what counts as a copy, they are equal."""
+        first: dict[str, int] = {}
+        equal = [first.setdefault(clip["digest"], k) for k, clip in enumerate(self.clips)]
+        alike = groups(self._prints, equal)
+        self._prints.clear()
+        found = [k for k, group in enumerate(alike) if group != equal[k] and self.clips[k]["split"] != REFERENCE]
+        for k, group in enumerate(alike):
+            self.clips[k]["digest"] = self.clips[group]["digest"]
+        if found:
+            copy, original = (self.clips[k]["source"] for k in (found[0], alike[found[0]]))
+            what = "1 clip seems to be a copy" if len(found) == 1 else f"{len(found)} clips seem to be copies"
+            self.notes.append(
+                f"{what} of others: another format, level or cut of the same recording, such as {copy} of {original}"
+            )
 
     def _reject(self, entry: Entry, error: AudioError) -> None:
         seconds = None
@@ -223,12 +255,25 @@ class Collector:
             "speakers": dict(sorted(speakers.items())),
             "with_text": with_text,
             "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
-            "notes": [*self.notes, *_about_texts(with_text, sum(own["clips"] for own in speakers.values()))],
+            "notes": [
+                *self.notes,
+                *remarks(self._remarks),
+                *_about_texts(with_text, sum(own["clips"] for own in speakers.values())),
+            ],
         }
 
     def _relative(self, path: Path) -> str:
         base = self.source if self.source.is_dir() else self.source.parent
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def remarks(found: dict[str, list[str]]) -> list[str]:
+    """Notes on recordings that are kept though something is odd about them: names by key of `ingest.NOTES`."""
+    lines = []
+    for key, names in sorted(found.items()):
+        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        lines.append(f"{len(names)} recording{'s' * (len(names) > 1)}: {NOTES[key]} ({some})")
+    return lines
 
 
 def _about_texts(with_text: int, clips: int) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
+    BY_QUALITY,
     CLIPS,
     HELDOUT,
     TRAIN,
@@ -63,7 +64,7 @@ def _libri(folder: Path) -> Listing | None:
             outside += [directory / name for name in audio]
             continue
         files: dict[str, str] = {}
-        for name in audio:
+        for name in sorted(audio, key=lambda name: BY_QUALITY.index(os.path.splitext(name)[1].lower())):
             stem = os.path.splitext(name)[0]
             if own.fullmatch(stem) and stem not in files:
                 files[stem] = name

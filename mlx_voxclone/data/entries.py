@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +19,7 @@ MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
 INDEX = "index.jsonl"  # beside shards
 SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 TRAIN, HELDOUT = "train", "heldout"
+BY_QUALITY = SUFFIXES
 _MARK = "\ufeff"  # byte order
 AUDIO_SUFFIXES = frozenset(SUFFIXES)
 LARGEST_TEXT = 1 << 20  # bytes; no recording that is trained on says more
@@ -95,6 +96,16 @@ def same_file(path: str | Path) -> str:
 def shared(text: str | None) -> str | None:
     """The one copy in memory of a text that many entries have."""
     return sys.intern(text) if text else text
+
+
+def best_of_each(audio: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Of audio files in one folder: one per name without suffix, sorted; and which one each other gave way to."""
+    best: dict[str, str] = {}
+    left: dict[str, str] = {}
+    for name in sorted(audio, key=lambda name: (BY_QUALITY.index(os.path.splitext(name)[1].lower()), name)):
+        if (before := best.setdefault(os.path.splitext(name)[0], name)) != name:
+            left[name] = before
+    return sorted(best.values()), left
 
 
 def read_lines(path: Path, *, blank: bool = False) -> Iterator[tuple[int, str]]:

@@ -5,11 +5,14 @@ does not grow with its length.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.audio.clipping import ClippingMeter
+from mlx_voxclone.audio.containers import NO_END_FLAG
+from mlx_voxclone.audio.fingerprint import FingerprintMeter
 from mlx_voxclone.audio.io import (
     AudioError,
     AudioInfo,
@@ -28,16 +31,23 @@ from mlx_voxclone.audio.segment import (
     LevelMeter,
     Span,
     cut_at_pauses,
-    frame_levels,
     normal_gain,
+    soft_speech,
     speech_mask,
     trim,
 )
+from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
-_CANCELLED = 10.0  # dB that mixing takes away from opposed channels, at least
+
+NOTES = {  # what a user should know of recordings that are kept
+    "one": "one of the two channels is silent or much softer; the other is used alone",
+    "differ": "the two channels differ; the louder one is used alone",
+    NO_END_FLAG: "an Ogg stream without an end flag; read up to its last page, listen to the end",
+    "soft": "speech at an end is far softer than the rest; it is kept, as its text is",
+}
 
 
 @dataclass(frozen=True)
@@ -45,8 +55,10 @@ class Scan:
     """What the first pass finds."""
 
     levels: np.ndarray  # dB of full scale, [frames of 10 ms]
-    clipped: float  # fraction of samples at full scale
-    peak: float  # of the mixdown
+    clipped: float  # fraction of samples, see `audio.clipping`
+    peak: float  # of the mixdown, or of the channel
+    channel: Channel
+    words: np.ndarray  # its fingerprint, see `audio.fingerprint`
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,9 @@ class Plan:
     pieces: list[tuple[float, float]]  # start and end, seconds
     gain: float
     seconds: float  # of the whole recording
+    channel: int = MIXED
+    notes: tuple[str, ...] = ()  # keys of `NOTES`
+    words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
 
     Raises:
         AudioError: it cannot be used; `reason` is one of missing, unreadable, truncated, zero-length, channels,
-            low-rate, non-finite, level, silent, opposed, clipped, too-short, too-long.
+            rate, low-rate, non-finite, level, opposed, two-voices, silent, clipped, too-short, too-long.
     """
     info = audio_info(path)
     if info.frames == 0:
@@ -88,21 +103,23 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
     scan = scan_recording(info)
     mask = speech_mask(scan.levels)
     speech = trim(mask)
+    if not scan.channel.usable:
+        raise AudioError(scan.channel.why, f"{path}: {UNUSABLE[scan.channel.why]}")
     if speech is None:
-        if info.channels == 2 and _channels_cancel(info, scan.levels):
-            raise AudioError(
-                "opposed", f"{path}: its two channels cancel each other when mixed to mono; invert or extract one"
-            )
         raise AudioError("silent", f"{path}: silence, no speech found")
     if scan.clipped > options.max_clipped:
         raise AudioError(
             "clipped", f"{path}: {100 * scan.clipped:.1f} % of its samples are clipped; record again at a lower level"
         )
+    notes = [note for note in (scan.channel.why, info.flaw) if note]
+    if transcribed and options.trim_silence and (more := trim(soft_speech(scan.levels, mask))) != speech:
+        speech, notes = more, [*notes, "soft"]
     whole = speech if options.trim_silence else Span(0, len(mask))
     pieces = _pieces(path, whole, scan.levels, mask, transcribed, options)
     gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
     last = info.seconds
-    return Plan([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces], gain, info.seconds)
+    spans = [(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces]
+    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words)
 
 
 def scan_recording(info: AudioInfo) -> Scan:
@@ -111,29 +128,27 @@ def scan_recording(info: AudioInfo) -> Scan:
     Raises:
         AudioError: `non-finite`, `level`, `truncated`, `unreadable`.
     """
-    meter = LevelMeter(info.sample_rate)
-    # 8-bit audio has its full scale at 127/128. Float audio beyond 1 is loud, not clipped: it kept its peaks.
-    low, high = (0.99 if info.subtype.endswith("8") else 0.9995), 1.0001
-    frames = clipped = 0
-    peak = 0.0
-    for block in read_blocks(info.path):
+    stereo = StereoMeter(info.sample_rate) if info.channels == 2 else None
+    meter, fingerprint = LevelMeter(info.sample_rate), FingerprintMeter(info.sample_rate)
+    clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
+    frames, peaks = 0, np.zeros(info.channels + 1)
+    for block in read_blocks(info):
         check_block(block, info.path, frames, info.sample_rate)
-        size = np.abs(block)
-        if size.max() >= low:
-            clipped += int(np.count_nonzero((size >= low) & (size <= high)))
+        for one, channel in zip(clipping, np.abs(block).T):
+            one.add(channel)
         frames += len(block)
         mono = mix_down(block)
-        peak = max(peak, float(np.abs(mono).max()))
-        meter.add(mono)
-    return Scan(meter.levels(), clipped / (frames * info.channels), peak)
-
-
-def _channels_cancel(info: AudioInfo, mixed: np.ndarray) -> bool:
-    """Whether a stereo file that is silent when mixed ([frames], dB) holds speech in the difference of its channels."""
-    blocks = ((block[:, 0] - block[:, 1]) / 2 for block in read_blocks(info.path))
-    difference = frame_levels(blocks, info.sample_rate)
-    # Where only one channel speaks, too softly, the difference is as loud as the mix.
-    return bool(speech_mask(difference).any()) and difference.max() > mixed.max() + _CANCELLED
+        peaks = np.maximum(peaks, [*np.abs(block).max(axis=0), np.abs(mono).max()])
+        fingerprint.add(mono)
+        if stereo is not None:
+            stereo.add(block)
+        else:
+            meter.add(mono)
+    channel = stereo.channel() if stereo is not None else Channel()
+    meters = [meter] if stereo is None else [stereo.left, stereo.right, stereo.mix]
+    used = clipping if channel.number == MIXED else [clipping[channel.number]]
+    clipped = max(one.share() for one in used)
+    return Scan(meters[channel.number].levels(), clipped, float(peaks[channel.number]), channel, fingerprint.words())
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:
@@ -143,7 +158,7 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
     """
     out = []
     for number, (start, end) in enumerate(plan.pieces, 1):
-        samples = read_audio(path, start=start, end=end) * np.float32(plan.gain)
+        samples = read_audio(path, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
         stem = name if len(plan.pieces) == 1 else f"{name}~{number:03d}"  # names have no ~
         if np.abs(samples).max() <= 1:
             file = directory / f"{stem}.flac"

@@ -18,6 +18,7 @@ from mlx_voxclone.data.entries import (
     SUMMARY,
     Entry,
     Listing,
+    best_of_each,
     is_prepared,
     is_utf8,
     same_file,
@@ -83,7 +84,7 @@ def _read_directory(source: Path) -> Listing:
         if why := absent(source / name):
             raise DataError(f"{source / name}: {why}")
     corpus = read_corpus(source)
-    return corpus or Listing(read_folder(source), _unread_lists(source))
+    return corpus or _noted(folder_listing(source), _unread_lists(source))
 
 
 def _noted(listing: Listing, notes: list[str]) -> Listing:
@@ -91,9 +92,14 @@ def _noted(listing: Listing, notes: list[str]) -> Listing:
 
 
 def read_folder(folder: str | Path) -> list[Entry]:
+    """The entries of `folder_listing`."""
+    return folder_listing(folder).entries
+
+
+def folder_listing(folder: str | Path) -> Listing:
     """All audio below a folder, sorted by path; hidden files and prepared data are left out.
 
-    A file that links lead to as well is taken once.
+    A file that links lead to as well is taken once, and so is one that lies there in several formats: the lossless one.
 
     The text is that of a `.txt` of the same name beside the audio. The speaker is the subfolder (the first one under
     `folder`), for audio that lies in none the folder's own name.
@@ -102,10 +108,12 @@ def read_folder(folder: str | Path) -> list[Entry]:
         DataError: no audio in it; a `.txt` that is not UTF-8, no plain file, or a link that leads elsewhere.
     """
     folder = Path(folder)
-    entries = []
+    entries, left = [], {}
     texts = TextsBeside(folder)
     for directory, audio, _ in walk_folders(folder):
-        for path in (directory / name for name in audio):
+        names, others = best_of_each(audio)
+        left |= {directory / name: best for name, best in others.items()}
+        for path in (directory / name for name in names):
             inside = path.relative_to(folder).parts
             speaker = inside[0] if len(inside) > 1 else folder.resolve().name
             entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder)))
@@ -116,7 +124,12 @@ def read_folder(folder: str | Path) -> list[Entry]:
     files: dict[str, Entry] = {}
     for entry in sorted(entries, key=lambda entry: (entry.audio.is_symlink(), entry.audio.as_posix())):
         files.setdefault(same_file(entry.audio), entry)  # the file itself comes before the links to it
-    return sorted(files.values(), key=lambda entry: entry.audio.as_posix())
+    notes = []
+    if left:
+        (name, best), count = next(iter(left.items())), len(left)
+        what = "1 file seems to be a copy" if count == 1 else f"{count} files seem to be copies"
+        notes.append(f"{what} in another format, by name, and left out: such as {name.name}, as {best} is there")
+    return Listing(sorted(files.values(), key=lambda entry: entry.audio.as_posix()), notes)
 
 
 def read_jsonl(path: str | Path) -> list[Entry]:

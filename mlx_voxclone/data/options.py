@@ -24,7 +24,7 @@ class PrepareOptions:
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.
         min_sampling_rate: Hz; at least 1000.
-        max_clipped: largest fraction of samples at full scale.
+        max_clipped: largest fraction of clipped samples, see `audio.clipping`.
         transcribe: make missing texts with `whisper_model` (directory or hub id).
         seed: of the split.
     """

@@ -16,7 +16,7 @@ from mlx_voxclone.user_paths import expanded
 # Of files of one name, the first: what loses nothing, then what is lossy, last what cannot be decoded here.
 SUFFIXES = (
     *(".wav", ".flac", ".aiff", ".aif", ".aifc", ".w64", ".rf64", ".caf", ".au"),
-    *(".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".wma", ".webm"),
+    *(".opus", ".ogg", ".oga", ".mp3", ".m4a", ".aac", ".mp4", ".wma", ".webm"),
 )
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN, tidy, words
+from mlx_voxclone.data.entries import AUDIO_SUFFIXES, BY_QUALITY, HELDOUT, TRAIN, tidy, words
 from mlx_voxclone.data.entries import is_utf8 as is_text
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
@@ -44,7 +44,12 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
         suffix, key = name.suffix.lower(), str(name.with_suffix("")) if name.name else ""
         if suffix in AUDIO_SUFFIXES and not name.name.startswith("."):
             if key in audio:
-                raise DataError(f"{path}: holds {key[:80]!r} twice; a shard has each recording once")
+                before = PurePosixPath(audio[key].name).suffix.lower()
+                if before == suffix:
+                    raise DataError(f"{path}: holds {key[:80]!r} twice; a shard has each recording once")
+                skipped["second format"] += 1
+                if BY_QUALITY.index(before) < BY_QUALITY.index(suffix):
+                    continue
             audio[key] = member
         elif suffix in (".json", ".txt"):
             beside[key, suffix] = member

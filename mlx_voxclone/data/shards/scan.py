@@ -17,11 +17,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
+from mlx_voxclone.audio.fingerprint import part
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, AudioError
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.collect import Progress
+from mlx_voxclone.data.collect import Progress, remarks
+from mlx_voxclone.data.duplicates import Sounds
 from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, unknown_name, walk_folders
-from mlx_voxclone.data.ingest import examine
+from mlx_voxclone.data.ingest import Plan, examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
 from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, SCANNED, clear_left, expanded, fetch, hub_shards, is_remote
@@ -110,13 +114,14 @@ class _Scan:
         self._heldout = {kind: _Smallest(directory, MOST_HELDOUT) for kind in ("drawn", "chosen")}
         self._speakers: set[str] = set()
         self._recordings, self._marked, self._seconds = 0, False, 0.0
-        self._rows = directory / "rows.partial"
+        self._rows, self._prints = directory / "rows.partial", directory / "fingerprints.partial"
+        self._remarks: dict[str, list[str]] = {}
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
         try:
-            with self._rows.open("w", encoding="utf-8") as self._file:
+            with self._rows.open("w", encoding="utf-8") as self._file, self._prints.open("wb") as self._heard:
                 yield
         finally:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -138,8 +143,8 @@ class _Scan:
                     continue
                 self._take(one, f"{number:05d}-{unique_name(one.key, names)}", outcome, file)
 
-    def _examined(self, file: Any, one: Recording) -> AudioError | tuple[str, float, float, list[tuple[float, float]]]:
-        """SHA-256, seconds, gain and pieces of a recording."""
+    def _examined(self, file: Any, one: Recording) -> AudioError | tuple[str, Plan]:
+        """SHA-256 of a recording, and what becomes of it."""
         if one.member.size > LARGEST_MEMBER:
             return AudioError("too-long", f"{one.member.name}: {one.member.size / 1e6:.0f} MB in one recording; cut it")
         content = os.pread(file.fileno(), one.member.size, one.member.offset)
@@ -147,10 +152,13 @@ class _Scan:
             plan = examine(AudioBytes(one.member.name, content), one.text is not None, self.options)
         except AudioError as e:
             return e
-        return hashlib.sha256(content).hexdigest()[:32], plan.seconds, plan.gain, plan.pieces
+        return hashlib.sha256(content).hexdigest()[:32], plan
 
-    def _take(self, one: Recording, name: str, outcome: tuple, file: Any) -> None:
-        digest, seconds, gain, pieces = outcome
+    def _take(self, one: Recording, name: str, outcome: tuple[str, Plan], file: Any) -> None:
+        digest, plan = outcome
+        seconds, gain, pieces = plan.seconds, plan.gain, plan.pieces
+        for key in plan.notes:
+            self._remarks.setdefault(key, []).append(one.member.name)
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
         total = round(seconds * SAMPLE_RATE)
         rows = []
@@ -165,8 +173,10 @@ class _Scan:
             })  # fmt: skip
         forced = one.split == HELDOUT or one.speaker in self.options.heldout_speakers
         self._marked |= one.split == HELDOUT
-        for row in rows:
-            self._file.write(json.dumps({**row, "recording": name, "forced": forced}) + "\n")
+        for row, (start, end) in zip(rows, pieces):
+            words = part(plan.words, start, end)
+            self._heard.write(words.tobytes())
+            self._file.write(json.dumps({**row, "recording": name, "forced": forced, "words": len(words)}) + "\n")
         if forced or one.split != TRAIN:
             kind = "chosen" if forced else "drawn"
             place = (one.member.offset, one.member.size)
@@ -182,18 +192,18 @@ class _Scan:
             count = max(1, count)
         held = [*self._heldout["chosen"].smallest(MOST_HELDOUT), *self._heldout["drawn"].smallest(count)][:MOST_HELDOUT]
         names, digests = {name for name, _, _ in held}, {rows[0]["sha256"] for _, _, rows in held}
-        counts = _Counts()
-        place = self.directory / INDEX
+        sounds = Sounds(words for line, words in self._lines() if words is not None and line["recording"] in names)
+        counts, alike = _Counts(), 0
         # What is no character of a file's name becomes an escape, which JSON reads back.
-        with (
-            place.open("w", encoding="utf-8", errors="backslashreplace") as index,
-            self._rows.open(encoding="utf-8") as rows,
-        ):
+        with (self.directory / INDEX).open("w", encoding="utf-8", errors="backslashreplace") as index:
             shard = None
-            for line in map(parse_json, rows):
-                if "shard" in line:
+            for line, words in self._lines():
+                if words is None:
                     shard = line
                 elif not (line["forced"] or line["recording"] in names or line["sha256"] in digests):
+                    if sounds.hold(words):
+                        alike += 1
+                        continue
                     if shard is not None:
                         index.write(json.dumps(shard, ensure_ascii=False) + "\n")
                         shard = None
@@ -202,16 +212,28 @@ class _Scan:
             if held:
                 index.writelines(self._copied(held, counts))
         self._rows.unlink()
+        self._prints.unlink()
         for one in self._heldout.values():
             one.clear()
         if not counts.clips[TRAIN]:
             raise DataError(f"{self._nothing_kept()}")
         notes = [f"{n} {kind}{'s' if n > 1 else ''} in the shards left alone" for kind, n in self.skipped.items()]
+        if alike:
+            what = "1 clip seems to be a copy" if alike == 1 else f"{alike} clips seem to be copies"
+            notes.append(f"{what} of held-out recordings and left out of training")
+        notes += remarks(self._remarks)
         if not held:
             notes.append("nothing is held out, so nothing can be measured")
         if self.options.heldout * self._recordings > MOST_HELDOUT:
             notes.append(f"{len(held)} recordings are held out: of shards, no more are copied")
         return counts.summary(self._seconds, self.rejected, notes)
+
+    def _lines(self) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
+        """What was written so far: shards, with None, and rows with the words of their fingerprints."""
+        with self._rows.open(encoding="utf-8") as rows, self._prints.open("rb") as prints:
+            for line in map(parse_json, rows):
+                count = line.get("words")
+                yield line, None if count is None else np.frombuffer(prints.read(4 * count), np.uint32)
 
     def _copied(self, held: Sequence[tuple[str, Path, list[dict]]], counts: "_Counts") -> Iterator[str]:
         """The lines of the held-out shard."""
