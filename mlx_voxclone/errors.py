@@ -27,3 +27,7 @@ class RankLostError(TrainingError):
 
 class CheckpointError(VoxcloneError):
     """A checkpoint, adapter, voice or run directory that cannot be read or written."""
+
+
+class StoppedError(CheckpointError):
+    """A training that the machine has ended (a full disk, no memory): it can be continued."""

@@ -15,7 +15,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError, RankLostError, TrainingError
+from mlx_voxclone.errors import CheckpointError, DataError, RankLostError, StoppedError, TrainingError, VoxcloneError
+from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
 from mlx_voxclone.train.distributed import ALONE, Mute, Ranks, check_share, facts_of
@@ -124,18 +126,8 @@ class Trainer:
                 except KeyboardInterrupt:
                     self.ranks.at_the_end(self._save_after_interrupt)
                     raise
-                except DataError as error:  # e.g. a server that is gone: the steps so far are not lost
-                    if not self.state.step:
-                        raise
-                    if self.ranks.first and self._saved != self.state.step:
-                        self._save()
-                    words = self._last_words()
-                    raise DataError(f"{error}; {words}" if words else str(error)) from error
-                except RankLostError as error:
-                    if self.ranks.first and self._saved != self.state.step:
-                        self._save()
-                    words = self._last_words()
-                    raise RankLostError(f"{error}; {words}" if words else str(error)) from error
+                except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
+                    raise self._rescued(error) from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -164,6 +156,7 @@ class Trainer:
                 if ended:
                     return
                 self._step(loader.next())
+                check_reader()
                 if self.ranks.stopping:
                     raise KeyboardInterrupt
 
@@ -294,11 +287,12 @@ class Trainer:
         mx.clear_cache()
 
     def _write_samples(self) -> None:
-        directory = self.run_dir / "samples" / f"step-{self.state.step}"
+        directory = self.run_dir / states.SAMPLES / f"step-{self.state.step}"
         with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
             self.task.write_samples(building, self.state.step)
 
     def _save(self) -> None:
+        vanished = not self.run_dir.is_dir()
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
         path = states.save_checkpoint(
@@ -307,6 +301,10 @@ class Trainer:
         self._saved = self.state.step
         self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
         states.prune(self.run_dir, self.settings.keep, self.state.step)
+        if vanished:
+            raise CheckpointError(
+                f"{self.run_dir}: the run directory was deleted meanwhile; step {self.state.step} is there"
+            )
 
     def _save_after_interrupt(self) -> None:
         """Saves the last complete step, unless it is saved already, and says how to continue."""
@@ -316,6 +314,22 @@ class Trainer:
             self._save()
         hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
         self.progress.say(f"interrupted after step {self.state.step} of {self.total}{hint}")
+
+    def _rescued(self, error: Exception) -> Exception:
+        """What to raise for an error that is not the training's own: the steps before it are saved, if that can be."""
+        line = str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
+        if isinstance(error, OSError):
+            line = describe_os_error(error)
+        if line is not None and self.ranks.first and self._saved != self.state.step:
+            with suppress(VoxcloneError, OSError):  # it may be the very disk that refused
+                self._save()
+        if line is None:  # without memory a step may be half done: what is saved is what there is
+            line = describe_memory_error(error)
+        if line is None or not self.state.step:
+            return error
+        words = self._last_words()
+        kind = type(error) if isinstance(error, DataError | RankLostError) else StoppedError
+        return kind(f"{line}; {words}" if words else line)
 
     def _restore(self, path: Path) -> None:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
