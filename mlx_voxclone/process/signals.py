@@ -76,7 +76,7 @@ def reader_gone() -> None:
     global _reader_gone
     if _first is None:
         _reader_gone = True
-        signal.raise_signal(signal.SIGHUP)
+        _tell(signal.SIGHUP)
 
 
 def leave() -> None:
@@ -143,6 +143,11 @@ def _unraisable(lost: Any) -> None:
         sys.__unraisablehook__(lost)
         return
     _astray = True
-    timer = threading.Timer(_AGAIN, signal.raise_signal, (_first if _first != signal.SIGINT else signal.SIGTERM,))
+    timer = threading.Timer(_AGAIN, _tell, (signal.SIGTERM,))  # not as a second Ctrl-C
     timer.daemon = True
     timer.start()
+
+
+def _tell(number: int) -> None:
+    """Send the main thread a signal, which ends its waiting, too."""
+    signal.pthread_kill(threading.main_thread().ident or 0, number)

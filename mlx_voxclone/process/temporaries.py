@@ -16,6 +16,7 @@ import shutil
 import socket
 import stat
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
@@ -75,6 +76,17 @@ def make(path: Path, *, directory: bool = False) -> tuple[Path, int]:
         if try_lock(descriptor) is not False and same(descriptor, temporary):
             return temporary, descriptor
         os.close(descriptor)  # somebody who clears has looked at it in between
+
+
+@contextlib.contextmanager
+def scratch(place: Path) -> Iterator[Path]:
+    """A directory beside `place` for the time of the block."""
+    temporary, held = make(place, directory=True)
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(held)
 
 
 def writer_of(path: Path, but: Path | None = None) -> int | None:

@@ -302,9 +302,7 @@ class Trainer:
         self.log.write({"event": "checkpoint", "step": self.state.step, "path": f"{states.CHECKPOINTS}/{path.name}"})
         states.prune(self.run_dir, self.settings.keep, self.state.step)
         if vanished:
-            raise CheckpointError(
-                f"{self.run_dir}: the run directory was deleted meanwhile; step {self.state.step} is there"
-            )
+            raise CheckpointError(f"{self.run_dir}: the run directory was deleted meanwhile, and made again")
 
     def _save_after_interrupt(self) -> None:
         """Saves the last complete step, unless it is saved already, and says how to continue."""
