@@ -14,25 +14,25 @@ from mlx_voxclone.data.pair_files import settle
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process import locks, temporaries
 from mlx_voxclone.process.locks import LOCK, held
-from mlx_voxclone.process.temporaries import clear_below, clear_dead, make, writer_of
+from mlx_voxclone.process.temporaries import clear_below, clear_dead, made, writer_of
 
 CHILD = """
 import sys, time
 from pathlib import Path
 from mlx_voxclone.process.locks import held
-from mlx_voxclone.process.temporaries import make
+from mlx_voxclone.process.temporaries import made
 what, place = sys.argv[1], Path(sys.argv[2])
 if what == "lock":
     with held(place):
         print("ready", flush=True)
         time.sleep(60)
 else:
-    left, _ = make(place, directory=what == "directory")
-    if what == "directory":
-        (left / "sub").mkdir()
-        (left / "sub" / "file").write_text("half")
-    print("ready", flush=True)
-    time.sleep(60)
+    with made(place, directory=what == "directory") as left:
+        if what == "directory":
+            (left / "sub").mkdir()
+            (left / "sub" / "file").write_text("half")
+        print("ready", flush=True)
+        time.sleep(60)
 """
 
 
@@ -152,12 +152,13 @@ def test_the_next_command_clears_what_the_dead_have_left_and_nothing_of_the_livi
     dead.kill()
     (tmp_path / ".somebody.partial").write_text("else's")
     (tmp_path / ".link.12-00000000.partial").symlink_to(tmp_path / ".somebody.partial")
-    mine, descriptor = make(tmp_path / "mine")
-    clear_dead(tmp_path, again=True)
-    left = {path.name for path in tmp_path.iterdir()} - {".somebody.partial", ".link.12-00000000.partial", mine.name}
-    assert [name.startswith(f".alive.{alive.pid}-") for name in left] == [True]
+    with made(tmp_path / "mine") as mine:
+        clear_dead(tmp_path, again=True)
+        there = {path.name for path in tmp_path.iterdir()}
+    left = there - {".somebody.partial", ".link.12-00000000.partial"}
+    assert mine.name in left
+    assert [name.startswith(f".alive.{alive.pid}-") for name in left - {mine.name}] == [True]
     assert (tmp_path / ".somebody.partial").read_text() == "else's"
-    os.close(descriptor)
     alive.kill()
     clear_below(tmp_path.parent)
     assert {path.name for path in tmp_path.iterdir()} == {".somebody.partial", ".link.12-00000000.partial"}

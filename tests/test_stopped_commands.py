@@ -22,17 +22,17 @@ import os, signal, sys
 number, call = int(sys.argv[1]), int(sys.argv[2])
 sys.argv[1:3] = []
 from mlx_voxclone.process import temporaries
-make, made = temporaries.make, []
+create, made = temporaries._created, []
 
-def counted(*arguments, **options):
-    found = make(*arguments, **options)
+def counted(temporary, directory):
+    found = create(temporary, directory)
     made.append(found)
     if len(made) == call:
-        print("at", found[0].name, file=sys.stderr, flush=True)
+        print("at", temporary.name, file=sys.stderr, flush=True)
         os.kill(os.getpid(), number)
     return found
 
-temporaries.make = counted
+temporaries._created = counted
 os.fsync = lambda descriptor: None
 from mlx_voxclone.cli import main
 sys.exit(main())

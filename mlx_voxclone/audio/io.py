@@ -412,16 +412,12 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     check_output(path)
-    temporary, held = temporaries.make(path)
-    try:
+    with temporaries.made(path) as temporary:
         with _named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:  # after the rename there is nothing left to remove; Ctrl-C passes here too
-        temporary.unlink(missing_ok=True)
-        os.close(held)
 
 
 @contextlib.contextmanager

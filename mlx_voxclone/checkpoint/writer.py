@@ -92,7 +92,7 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[byt
     _refuse_existing(path, overwrite)
     with _os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path) as temporary:
+        with temporaries.made(path) as temporary:
             with open(temporary, "wb") as file:
                 yield file
                 file.flush()
@@ -120,7 +120,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     with _os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _refuse_writer(path)
-        with _temporary(path, directory=True) as temporary:
+        with temporaries.made(path, directory=True) as temporary:
             _refuse_writer(path, but=temporary)
             yield temporary
             for root, _, files in os.walk(temporary):
@@ -274,22 +274,6 @@ def _refuse_writer(path: Path, but: Path | None = None) -> None:
     """Refuse a directory that another process is making, or two would do the work of which one comes to nothing."""
     if (pid := temporaries.writer_of(path, but)) is not None:
         raise CheckpointError(f"{path}: process {pid} is writing it; wait for that, or choose another name")
-
-
-@contextlib.contextmanager
-def _temporary(path: Path, *, directory: bool = False) -> Iterator[Path]:
-    """A temporary beside `path`, held by this process; whatever ends the block, it has another name then or is gone."""
-    temporary, held = temporaries.make(path, directory=directory)
-    try:
-        yield temporary
-    except BaseException:  # Ctrl-C too
-        if directory:
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(held)
 
 
 @contextlib.contextmanager

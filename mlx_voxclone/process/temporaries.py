@@ -54,39 +54,31 @@ def same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def make(path: Path, *, directory: bool = False) -> tuple[Path, int]:
-    """Make an empty temporary beside `path`.
+@contextlib.contextmanager
+def made(path: Path, *, directory: bool = False) -> Iterator[Path]:
+    """An empty temporary beside `path`, a file or a directory, held by this process for the time of the block.
 
-    Returns:
-        its path, and a descriptor that holds its lock until it is closed.
+    Whatever ends the block, it has been renamed by then or is removed.
 
     Raises:
         OSError: it cannot be made.
     """
     clear_dead(path.parent)
-    while True:
-        temporary = path.with_name(
-            f".{_shortened(path.name)}.{os.getpid()}-{_machine()}{secrets.token_hex(2)}{PARTIAL}"
-        )
-        if directory:
-            temporary.mkdir()
-            descriptor = os.open(temporary, os.O_RDONLY)
-        else:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        if try_lock(descriptor) is not False and same(descriptor, temporary):
-            return temporary, descriptor
-        os.close(descriptor)  # somebody who clears has looked at it in between
-
-
-@contextlib.contextmanager
-def scratch(place: Path) -> Iterator[Path]:
-    """A directory beside `place` for the time of the block."""
-    temporary, held = make(place, directory=True)
+    temporary = held = None
     try:
+        while held is None:
+            owner = f"{os.getpid()}-{_machine()}{secrets.token_hex(2)}"
+            temporary = path.with_name(f".{_shortened(path.name)}.{owner}{PARTIAL}")
+            held = _created(temporary, directory)
         yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(held)
+        if temporary is not None:
+            if directory:
+                shutil.rmtree(temporary, ignore_errors=True)
+            else:
+                temporary.unlink(missing_ok=True)
+        if held is not None:
+            os.close(held)
 
 
 def writer_of(path: Path, but: Path | None = None) -> int | None:
@@ -117,6 +109,19 @@ def clear_below(directory: str | Path) -> None:
     for root, names, _ in os.walk(directory):
         clear_dead(root, again=True)
         names[:] = [name for name in names if not _NAME.fullmatch(name)]
+
+
+def _created(temporary: Path, directory: bool) -> int | None:
+    """A descriptor that holds its lock until it is closed; None: somebody who clears has looked at it in between."""
+    if directory:
+        temporary.mkdir()
+        descriptor = os.open(temporary, os.O_RDONLY)
+    else:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    if try_lock(descriptor) is not False and same(descriptor, temporary):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _clear(place: Path, match: re.Match) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.process.temporaries import scratch
+from mlx_voxclone.process.temporaries import made
 
 WAITS = (1.0, 3.0, 10.0, 30.0)  # seconds before each new attempt
 TIMEOUT = 60.0  # seconds without a byte
@@ -190,7 +190,7 @@ def _from_hub(address: str, file: BinaryIO, size: int | None, stop: threading.Ev
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    with scratch(Path(file.name).with_name("hub")) as folder:
+    with made(Path(file.name).with_name("hub"), directory=True) as folder:
         try:
             where = {"repo_type": "dataset", "revision": revision, "local_dir": folder}
             path = hf_hub_download(repository, name or "", **where)

@@ -31,7 +31,7 @@ from mlx_voxclone.data.shards.store import default_cache
 from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.process.temporaries import clear_dead, scratch
+from mlx_voxclone.process.temporaries import clear_dead, made
 
 _BLOCK = 1 << 22
 
@@ -323,7 +323,8 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
     if any(map(is_remote, places)):
         cache.mkdir(parents=True, exist_ok=True)
         clear_dead(cache, again=True)
-    with scratch((cache if cache.is_dir() else Path(tempfile.gettempdir())) / "scan") as folder:
+    home = cache if cache.is_dir() else Path(tempfile.gettempdir())
+    with made(home / "scan", directory=True) as folder:
         try:
             yield opened
         finally:
