@@ -127,7 +127,9 @@ class Trainer:
                     self.ranks.at_the_end(self._save_after_interrupt)
                     raise
                 except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
-                    raise self._rescued(error) from error
+                    if (told := self._rescued(error)) is error:
+                        raise
+                    raise told from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -315,6 +317,8 @@ class Trainer:
 
     def _rescued(self, error: Exception) -> Exception:
         """What to raise for an error that is not the training's own: the steps before it are saved, if that can be."""
+        if not self.state.step:
+            return error
         line = str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
         if isinstance(error, OSError):
             line = describe_os_error(error)
@@ -323,7 +327,7 @@ class Trainer:
                 self._save()
         if line is None:  # without memory a step may be half done: what is saved is what there is
             line = describe_memory_error(error)
-        if line is None or not self.state.step:
+        if line is None:
             return error
         words = self._last_words()
         kind = type(error) if isinstance(error, DataError | RankLostError) else StoppedError
