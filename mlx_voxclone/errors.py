@@ -31,3 +31,7 @@ class CheckpointError(VoxcloneError):
 
 class NotFiniteError(CheckpointError):
     """Numbers of a model that are not finite: damaged weights, or those of a training that has diverged."""
+
+
+class StoppedError(CheckpointError):
+    """A training that the machine has ended (a full disk, no memory): it can be continued."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from mlx_voxclone.cli.train import main
+from mlx_voxclone.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script("train"))

@@ -35,6 +35,7 @@ def test_entry_returns_the_code_and_hands_over_argv():
 
 def test_entry_reads_sys_argv_when_none(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["voxclone", "x", "y"])
+    monkeypatch.setattr(common, "as_process", lambda function: function())  # this process is pytest's
     seen = []
     assert common.entry(seen.extend)(None) == 0
     assert seen == ["x", "y"]
@@ -62,6 +63,10 @@ def test_entry_reads_sys_argv_when_none(monkeypatch):
             2,
             "error: no space left in runs (needs 8 GB)",
         ),
+        (OSError(errno.EIO, "Input/output error"), 2, "error: a file: input/output error"),
+        (OSError(errno.EFBIG, "File too large", "out/x"), 2, "error: out/x: larger than files may be here"),
+        (MemoryError(), 2, "error: not enough memory; close other programs"),
+        (RuntimeError("[malloc] Unable to allocate 9 bytes."), 2, "error: not enough memory ([malloc] Unable"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (KeyboardInterrupt("go on with --resume runs/a"), 130, "interrupted: go on with --resume runs/a"),
     ],
@@ -79,7 +84,7 @@ def test_our_own_defects_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(lambda argv: 1 // 0)
     with pytest.raises(OSError):  # no file: nothing the user could mend
-        run(raising(OSError(errno.EIO, "Input/output error")))
+        run(raising(OSError(errno.EBADF, "Bad file descriptor")))
 
 
 def test_debug_shows_the_traceback(capsys, monkeypatch):

@@ -25,8 +25,8 @@ from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, StereoMeter
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.file_names import cut
 from mlx_voxclone.foreign_files import stand_in, stand_in_bytes
+from mlx_voxclone.process import temporaries
 
 SAMPLE_RATE = 24_000
 BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
@@ -385,12 +385,22 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     check_output(path)
-    temporary = path.with_name(f".{cut(path.name, 120)}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+    with temporaries.made(path) as temporary:
+        with _named(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:  # after the rename there is nothing left to remove; Ctrl-C passes here too
-        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What the disk refuses (full, a limit on sizes) says of which file; the system names none when it is open."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        if e.filename is None and e.errno is not None:
+            raise OSError(e.errno, os.strerror(e.errno), str(path)) from e
+        raise

@@ -21,6 +21,7 @@ from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.foreign_files import refuse_stand_in
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.process.limits import too_little_address_space
 from mlx_voxclone.user_paths import expanded
 
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
@@ -256,7 +257,7 @@ def load_model(
             would, so that both give the same codes.
 
     Raises:
-        CheckpointError: see `Release.load_parameters` and `open_encoder`.
+        CheckpointError: see `Release.load_parameters` and `open_encoder`; a limit on this process is below their size.
     """
     chosen = set(parts)
     with_codec = "codec" in chosen
@@ -266,6 +267,8 @@ def load_model(
     if with_codec and encoder_file is not None:
         encoder = open_encoder(encoder_file, release.config).arrays()
         weights |= {name: value.astype(mx.bfloat16) for name, value in encoder.items()}
+    if line := too_little_address_space(sum(value.nbytes for value in weights.values())):
+        raise CheckpointError(f"{release.path}: {line}")
     model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
     typed = [(k, v.astype(codec_dtype if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
     model.load_weights(typed, strict=False)  # names and shapes are checked above; parts left out stay as they are

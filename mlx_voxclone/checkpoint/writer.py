@@ -1,8 +1,8 @@
 """Writing without ever leaving half a file: temporary name, flush, fsync, verification, rename.
 
 Whatever ends a write early (Ctrl-C, an exception, a full disk), the target is as it was and the temporary file is gone.
-After a power cut or `kill -9` a temporary may stay behind; its name starts with a dot and ends in `.partial`, nothing
-reads it, and it may be deleted.
+After a power cut or `kill -9` a temporary may stay behind; nothing reads it, and the next command that writes beside it
+clears it (`process/temporaries.py`).
 """
 
 import contextlib
@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,9 +23,8 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes
 from mlx_voxclone.checkpoint.reader import MAX_HEADER, METADATA, StoredBytes, TensorFile
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.file_names import cut
+from mlx_voxclone.process import temporaries
 
-PARTIAL = ".partial"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _SPARE = 16 << 20  # bytes of the disk left free: directory entries, the file system's own needs
 
@@ -92,16 +90,16 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[byt
     """
     path = Path(path)
     _refuse_existing(path, overwrite)
-    temporary = _temporary_name(path)
-    with _os_errors(path), _removed_on_failure(temporary):
+    with _os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _refuse_existing(path, overwrite)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        with temporaries.made(path) as temporary:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _refuse_existing(path, overwrite)
+            os.replace(temporary, path)
+            _sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -115,22 +113,23 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         The temporary directory to fill.
 
     Raises:
-        CheckpointError: the target exists, or cannot be written.
+        CheckpointError: the target exists, cannot be written, or another process is writing it.
     """
     path = Path(path)
     refuse_existing_directory(path)
-    temporary = _temporary_name(path)
-    with _os_errors(path), _removed_on_failure(temporary):
+    with _os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
-        yield temporary
-        for root, _, files in os.walk(temporary):
-            for name in files:
-                _sync_file(Path(root, name))
-            _sync_directory(Path(root))
-        refuse_existing_directory(path)
-        os.replace(temporary, path)  # over an empty directory too
-        _sync_directory(path.parent)
+        _refuse_writer(path)
+        with temporaries.made(path, directory=True) as temporary:
+            _refuse_writer(path, but=temporary)
+            yield temporary
+            for root, _, files in os.walk(temporary):
+                for name in files:
+                    _sync_file(Path(root, name))
+                _sync_directory(Path(root))
+            refuse_existing_directory(path)
+            os.replace(temporary, path)  # over an empty directory too
+            _sync_directory(path.parent)
 
 
 def refuse_existing_directory(path: str | Path) -> None:
@@ -266,25 +265,15 @@ def _sha256(data: memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _temporary_name(path: Path) -> Path:
-    return path.with_name(f".{cut(path.name, 120)}.{secrets.token_hex(4)}{PARTIAL}")
-
-
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir() or (os.path.lexists(path) and not overwrite):
         raise CheckpointError(f"{path}: exists already; choose another name or move it away")
 
 
-@contextlib.contextmanager
-def _removed_on_failure(temporary: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:  # Ctrl-C too
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
-        raise
+def _refuse_writer(path: Path, but: Path | None = None) -> None:
+    """Refuse a directory that another process is making, or two would do the work of which one comes to nothing."""
+    if (pid := temporaries.writer_of(path, but)) is not None:
+        raise CheckpointError(f"{path}: process {pid} is writing it; wait for that, or choose another name")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """`voxclone NAME ...`: finds the command and hands over; only the chosen command's module is imported."""
 
-import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -43,8 +42,13 @@ def overview() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 success, 2 bad input, 130 interrupted)."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns its exit code (0 success, 2 bad input, 128 + the signal that ended it).
+
+    Without `argv` it is what this process is for: see `common.as_process`.
+    """
+    if argv is None:
+        return _as_process(sys.argv[1:])
+    arguments = list(argv)
     name = arguments[0] if arguments else None
     if name in ("-h", "--help", "help"):
         print(overview())
@@ -58,9 +62,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview(), file=sys.stderr)
         return USAGE_ERROR
     if name not in COMMANDS:
+        import difflib
+
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"error: {name}: no such command; {hint}", file=sys.stderr)
         return USAGE_ERROR
+    from mlx_voxclone.process.limits import too_little_address_space
+
+    if line := too_little_address_space():  # libraries that get none wait for it without end
+        print(f"error: {line}", file=sys.stderr)
+        return USAGE_ERROR
     module = importlib.import_module(f"mlx_voxclone.cli.{name}")
     return module.main(arguments[1:])
+
+
+def script(name: str) -> int:
+    """Run a command with the arguments of this process, as `voxclone NAME` does; returns its exit code."""
+    return _as_process([name, *sys.argv[1:]])
+
+
+def _as_process(arguments: list[str]) -> int:
+    from mlx_voxclone.process import signals, streams
+
+    streams.prepare()  # before anything is opened, which would take the number of a stream that is closed
+    signals.listen()  # first of all: what comes next takes a moment
+    from mlx_voxclone.cli.common import as_process
+
+    return as_process(lambda: main(arguments))

@@ -1,11 +1,11 @@
 """What every command shares: options, the device, and how mistakes reach the user.
 
-Exit codes: 0 success, 2 the user's mistake (one line on stderr), 130 interrupted, 141 reader of our output gone. An
-error that is ours keeps its traceback. `VOXCLONE_DEBUG=1` shows the traceback of the user's mistakes too.
+Exit codes: 0 success, 2 the user's mistake or what the machine refuses (one line on stderr), 130 interrupted by Ctrl-C,
+143 SIGTERM, 129 SIGHUP, 141 reader of our output gone. An error that is ours keeps its traceback. `VOXCLONE_DEBUG=1`
+shows the traceback of the user's mistakes too.
 """
 
 import argparse
-import errno
 import functools
 import os
 import sys
@@ -14,18 +14,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.process import signals, streams
+from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.user_paths import expanded, expanded_part
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
 DEVICES = ("auto", "gpu", "cpu")
-EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 2, 130, 141
+EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141
 # Metavars of options that take a path, or a path or a hub id; and of those that join one with a name or a weight.
 PATHS = frozenset(
     {"DIR", "FILE", "WAV", "AUDIO", "OUT.wav", "X.safetensors", "JSON", "C", "SOURCE", "DIR_OR_ID", "NAME_OR_FILE"}
     | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER"}
 )
 NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=FILE", "NAME=SOURCE"})
-_NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
 
@@ -71,14 +72,19 @@ class Parser(argparse.ArgumentParser):
 def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] | None], int]:
     """Turn `function(argv)` into a command's `main(argv=None) -> exit code`.
 
-    `VoxcloneError`, a file that is missing or not accessible and a full disk end in one line on stderr and code 2;
-    Ctrl-C in 130. Anything else is a defect of ours and passes through with its traceback.
+    `VoxcloneError`, a file that is missing or not accessible, a full disk and too little memory end in one line on
+    stderr and code 2; Ctrl-C and what else ends a process in one line and 128 + the signal. Anything else is a defect
+    of ours and passes through with its traceback. Without `argv` the arguments, signals and streams of this process
+    are the command's.
     """
 
     @functools.wraps(function)
     def main(argv: Sequence[str] | None = None) -> int:
+        if argv is None:
+            return as_process(lambda: main(sys.argv[1:]))
+        signals.begin_work()
         try:
-            code = function(list(sys.argv[1:] if argv is None else argv)) or 0
+            code = function(list(argv)) or 0
             if sys.stdout is not None:  # closed by the caller
                 sys.stdout.flush()  # a reader that has gone shows here, not while Python shuts down
             return code
@@ -86,17 +92,18 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
             if isinstance(e.code, str):
                 raise
             return e.code or 0
-        except KeyboardInterrupt as e:
-            return _report(f"interrupted: {e}" if str(e) else "interrupted", EXIT_INTERRUPTED)
         except BrokenPipeError:
-            _discard_stdout()
+            streams.discard(sys.stdout)
             return EXIT_BROKEN_PIPE
         except VoxcloneError as e:
             return _report(f"error: {e}", EXIT_BAD_INPUT)
         except FloatingPointError as e:  # of a model: see `acoustic.checked_frames` and `Codec.audio_codes`
             return _report(f"error: {e}: its weights are damaged; take another file, or get it again", EXIT_BAD_INPUT)
-        except OSError as e:
-            line = describe_os_error(e)
+        except BaseException as e:
+            if isinstance(e, KeyboardInterrupt) or signals.received():  # a library has made another error of it
+                words = str(e) if isinstance(e, KeyboardInterrupt) else ""
+                return _report(f"{signals.told()}{': ' if words else ''}{words}", signals.exit_code())
+            line = describe_os_error(e) if isinstance(e, OSError) else describe_memory_error(e)
             if line is None:
                 raise
             return _report(f"error: {line}", EXIT_BAD_INPUT)
@@ -106,22 +113,21 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
     return main
 
 
-def describe_os_error(error: OSError) -> str | None:
-    """One line for an operating system error that the user can mend, None for any other."""
-    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else None
-    if error.errno in _NO_SPACE:
-        reason = error.strerror or ""
-        if reason and reason != os.strerror(error.errno):  # raised by our own check: it says how much is needed
-            return reason
-        return (
-            f"no space left on the disk of {place or 'the output'}; free some (it needs more than was left), run again"
-        )
-    if place is None:
-        return None
-    if isinstance(error, FileNotFoundError):
-        return f"{place}: no such file or directory"
-    reason = error.strerror or type(error).__name__
-    return f"{place}: {reason[0].lower()}{reason[1:]}"
+def as_process(function: Callable[[], int]) -> int:
+    """Call a command's function as what this process is for: signals and streams are its own; returns its exit code."""
+    streams.prepare()
+    signals.listen()
+    try:
+        code = function()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        streams.discard(sys.stdout)
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _report(signals.told(), signals.exit_code())
+    finally:
+        signals.end_work()
 
 
 def _report(line: str, code: int) -> int:
@@ -133,14 +139,6 @@ def _report(line: str, code: int) -> int:
 
 def _one_line(text: str) -> str:
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
-
-
-def _discard_stdout() -> None:
-    """Send what is still buffered nowhere, so that the interpreter's last flush stays silent."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (lives until the process ends)
 
 
 def check_wav_output(output: str, *inputs: str | None) -> Path:

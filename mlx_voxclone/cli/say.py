@@ -139,10 +139,13 @@ def _output(options) -> "contextlib.AbstractContextManager":
     """What takes the samples, found fit before anything is computed."""
     from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
     from mlx_voxclone.errors import DataError
+    from mlx_voxclone.process.streams import stdout_is_closed
 
     if options.output != STDOUT:
         path = check_wav_output(options.output, *(options.ref_audio or []))
         return wav_file(path, float32=options.float32)
+    if stdout_is_closed():
+        raise DataError("--output -: stdout is closed; pipe it to a player (| ffplay -) or name a file")
     if sys.stdout.isatty():
         raise DataError("--output -: stdout is a terminal; pipe it to a player (| ffplay -) or name a file")
     return wav_pipe(sys.stdout.buffer, "stdout", float32=options.float32)

@@ -28,6 +28,8 @@ from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write
 from mlx_voxclone.data.entries import lies_inside
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.plain_files import parse_json, read_json
+from mlx_voxclone.process.locks import LOCK
+from mlx_voxclone.process.temporaries import clear_dead
 
 SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"
 SHARDS = "pairs-*.safetensors"
@@ -158,7 +160,9 @@ def settle(output: Path, settings: Mapping[str, Any]) -> None:
     """
     path = output / SETTINGS
     if not path.exists():
-        if output.is_dir() and any(output.iterdir()):
+        clear_dead(output, again=True)
+        there = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
+        if there - {LOCK}:
             raise CheckpointError(f"{output}: exists and holds no pairs; choose another output or move it away")
         write_text_atomic(path, json.dumps(settings, indent=1, ensure_ascii=False) + "\n")
         return

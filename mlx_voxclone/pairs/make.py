@@ -30,6 +30,7 @@ from mlx_voxclone.data.pair_files import (
 )
 from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.process.locks import held
 from mlx_voxclone.synthesis import Speaker
 from mlx_voxclone.texts import spoken, tidy
 
@@ -150,7 +151,8 @@ def generate_pairs(
     Raises:
         DataError: a text too long for the model's context; other settings than the directory's; no pairs in the
             first shard (with `remedy`).
-        CheckpointError: no such voice; a damaged shard; a directory that holds something else or cannot be written.
+        CheckpointError: no such voice; a damaged shard; a directory that holds something else, cannot be written, or
+            is in use by another process.
     """
     output, progress = Path(output), progress or (lambda n: None)
     config = speaker.model.config
@@ -159,20 +161,21 @@ def generate_pairs(
     rows = {voice: given[voice] if voice in given else speaker.voice_rows(voice) for voice in voices}
     check_context(speaker.tokenizer, config, listed, rows, max_seconds)
     made_from = identity(speaker.release, precision_of(speaker.model.norm.weight.dtype), listed, rows)
-    settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **made_from})
     report, speaking = PairsReport(output, len(listed)), set()
     shards = [listed[k : k + SHARD_SENTENCES] for k in range(0, len(listed), SHARD_SENTENCES)]
 
     def say_shard(number: int, writer: ShardWriter) -> None:
         _say_sentences(writer, speaker, shards[number], rows, max_frames, batch, augmented, progress)
 
-    for kept, rejected in fill_shards(output, [len(shard) for shard in shards], say_shard, progress):
-        report.kept += len(kept)
-        speaking.update(line["voice"] for line in kept)
-        report.frames += sum(line["frames"] for line in kept)
-        report.rejected.update(rejected)
-        if remedy and not report.kept:
-            raise _nothing_said(speaker, report, max_seconds, remedy)
+    with held(output):
+        settle(output, {**settings, "max_seconds": max_seconds, "augment": augmented, **made_from})
+        for kept, rejected in fill_shards(output, [len(shard) for shard in shards], say_shard, progress):
+            report.kept += len(kept)
+            speaking.update(line["voice"] for line in kept)
+            report.frames += sum(line["frames"] for line in kept)
+            report.rejected.update(rejected)
+            if remedy and not report.kept:
+                raise _nothing_said(speaker, report, max_seconds, remedy)
     report.voices, report.seconds = len(speaking), report.frames / config.codec.frame_rate
     return report
 

@@ -30,6 +30,7 @@ from mlx_voxclone.data.pair_files import (
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.process.locks import held
 
 BEYOND = 0.4  # how far a new voice may lie beyond one of its two voices, as a share of their distance
 DEVIATIONS = (0.02, 0.8)  # least and greatest standard deviation of a new voice, of values in -1..1
@@ -178,7 +179,6 @@ def move_pairs(
     mover = Mover(source, codec.config.acoustic_codebook_size, seed)
     made_by = read_json(source / SETTINGS)
     chosen = {"moves": moves, "beyond": BEYOND, "deviations": list(DEVIATIONS), "seed": seed}
-    settle(output, {**settings, **chosen, "format": FORMAT, "codec": made_by["codec"], "pairs": mover.digest})
 
     def fill(number: int, writer: ShardWriter) -> None:
         for line, codes in mover.shards[number]:
@@ -192,4 +192,6 @@ def move_pairs(
             progress(moves)
 
     sizes = [moves * len(shard) for shard in mover.shards]
-    return sum(len(kept) for kept, _ in fill_shards(output, sizes, fill, progress))
+    with held(output):
+        settle(output, {**settings, **chosen, "format": FORMAT, "codec": made_by["codec"], "pairs": mover.digest})
+        return sum(len(kept) for kept, _ in fill_shards(output, sizes, fill, progress))

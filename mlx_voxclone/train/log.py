@@ -41,7 +41,11 @@ class JsonLog:
         self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
 
     def write(self, record: dict) -> None:
-        self._file.write((json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode())
+        line = (json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode()
+        try:
+            self._file.write(line)
+        except OSError as e:  # of an open file the system does not say which
+            raise OSError(e.errno, e.strerror, str(self.path)) from e
 
     def close(self) -> None:
         self._file.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.process.locks import LOCK
 from mlx_voxclone.train.settings import TrainSettings, changed
 from mlx_voxclone.train.state import BEST, Checkpoint, list_checkpoints, load_checkpoint, read_best
 from mlx_voxclone.train.task import Task, fingerprint_changes
@@ -114,7 +115,7 @@ def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:
     """Raises CheckpointError if a new run would be written into something that is there already, `inputs` aside."""
     if run_dir.exists() and not run_dir.is_dir():
         raise CheckpointError(f"run directory {run_dir} is a file: choose another output")
-    if run_dir.is_dir() and any(entry.name not in inputs for entry in run_dir.iterdir()):
+    if run_dir.is_dir() and any(entry.name not in {*inputs, LOCK} for entry in run_dir.iterdir()):
         begun = (run_dir / "config.yaml").is_file() or list_checkpoints(run_dir)
         ways = f"continue with --resume {run_dir}, or choose" if begun else "choose"
         raise CheckpointError(f"run directory {run_dir} is not empty: {ways} another output")

@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,13 @@ from mlx_voxclone.errors import (
     ConfigError,
     DataError,
     RankLostError,
+    StoppedError,
     TranscriptError,
     VoxcloneError,
 )
 from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.process.locks import LOCK, held
+from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.progress import progress_over
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train import adaptation, distillation, stages
@@ -88,7 +91,7 @@ def run(
 
     Raises:
         ConfigError: a clone without `voice`.
-        CheckpointError: the run directory is in use, or `resume` is of another configuration.
+        CheckpointError: the run directory is in use or used up, or `resume` is of another configuration.
         VoxcloneError: whatever a stage refuses.
     """
     config.check_voice()
@@ -107,10 +110,17 @@ def run(
         ):
             check_share(config.encoder.refine.accumulate, ranks, "encoder.refine.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
-    if ranks.first:
-        _check_directory(run_dir, config, resuming=resume is not None)
-    data = open_data(config, say)
-    with _opened(run_dir, config, resuming=resume is not None) if ranks.first else nullcontext():
+    with ExitStack() as stack:
+        if ranks.first:
+            if resume is not None:  # a directory that is not there must not be made
+                _check_directory(run_dir, config, resuming=True)
+            stack.enter_context(held(run_dir, say))
+            clear_below(run_dir)
+            if resume is None:
+                _check_directory(run_dir, config, resuming=False)
+        data = open_data(config, say)
+        if ranks.first:
+            stack.enter_context(_opened(run_dir, config, resuming=resume is not None))
         if ranks.several:
             _check_seen(run_dir, ranks)
         with _Sitting(run_dir, ranks.first) as sitting:
@@ -262,35 +272,34 @@ def _check_directory(run_dir: Path, config: RunConfig, *, resuming: bool) -> Non
 
 @contextmanager
 def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[None]:
-    """Make the run directory, once all inputs are checked; a new run that fails before it has written anything
-    takes its directory away again, so that the corrected command can be given as it is.
+    """Fill the run directory, which is locked, once all inputs are checked; a new run that fails before it has written
+    anything empties it again (without the lock it is gone then), so that the corrected command can be given as it is.
 
     Ctrl-C is raised again with a line that says how to go on.
     """
-    new = [] if resuming else [place for place in (run_dir, *run_dir.parents) if not place.exists()]
     check_inputs(fetched(config))
     try:
         if not resuming:
-            run_dir.mkdir(parents=True, exist_ok=True)
             write_text_atomic(run_dir / CONFIG_FILE, config.dump())
         yield
     except BaseException as e:
-        written = {path.name for path in run_dir.glob("*")} - {SPENT_FILE}
+        written = {path.name for path in run_dir.glob("*")} - {LOCK, SPENT_FILE}
         refused = isinstance(e, VoxcloneError) and written <= {CONFIG_FILE, BASE, *_MADE_AGAIN}
         if not resuming and (refused or written <= {CONFIG_FILE}):
             for name in (CONFIG_FILE, SPENT_FILE, BASE):  # the base encoder's copy: its original is in the cache
                 (run_dir / name).unlink(missing_ok=True)
-            with suppress(OSError):  # prepared data, or somebody else has put something there meanwhile
-                for place in new:
-                    place.rmdir()
-        elif isinstance(e, KeyboardInterrupt):
+            raise
+        begun = _begun(config, run_dir)
+        if begun and not (run_dir / CONFIG_FILE).exists():  # deleted during the run; what was trained is not lost
+            write_text_atomic(run_dir / CONFIG_FILE, config.dump())
+        if isinstance(e, KeyboardInterrupt):
             raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
         elif isinstance(e, RankLostError):
             raise RankLostError(f"{e}; continue with --resume {run_dir}") from None
-        elif isinstance(e, TranscriptError) and _begun(config, run_dir):
+        elif isinstance(e, TranscriptError) and begun:
             raise TranscriptError(f"{e} (with --resume {run_dir})") from None
-        elif isinstance(e, DataError) and _begun(config, run_dir):
-            raise DataError(f"{e}; when that is mended, continue with --resume {run_dir}") from None
+        elif isinstance(e, DataError | StoppedError) and begun:
+            raise type(e)(f"{e}; when that is mended, continue with --resume {run_dir}") from None
         raise
 
 

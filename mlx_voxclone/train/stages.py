@@ -17,7 +17,7 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
-from mlx_voxclone.checkpoint.writer import PARTIAL, save_tensors
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.config import N_SPECIAL_CODES
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
@@ -26,6 +26,7 @@ from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import EncoderSection, TrainSection
 from mlx_voxclone.train.compute import Compute
@@ -36,7 +37,7 @@ from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
 from mlx_voxclone.train.log import LOG_NAME
 from mlx_voxclone.train.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.state import BEST, CHECKPOINTS, list_checkpoints, load_checkpoint
+from mlx_voxclone.train.state import BEST, CHECKPOINTS, SAMPLES, list_checkpoints, load_checkpoint
 from mlx_voxclone.train.task import Task, fingerprint_changes
 from mlx_voxclone.train.trainer import Trainer
 from mlx_voxclone.yaml_files import parse_yaml
@@ -102,11 +103,9 @@ def _clear_unsaved(directory: Path) -> None:
     """Remove what a training left that was killed before its first checkpoint: nothing of it can be continued."""
     for name in (LOG_NAME, RESULT_NAME):
         (directory / name).unlink(missing_ok=True)
-    for name in (BEST, f".{BEST}.new", f".{BEST}.old", CHECKPOINTS, "samples"):
+    for name in (BEST, f".{BEST}.new", f".{BEST}.old", CHECKPOINTS, SAMPLES):
         shutil.rmtree(directory / name, ignore_errors=True)
-    for leftover in directory.glob(f".*{PARTIAL}"):
-        shutil.rmtree(leftover, ignore_errors=True)
-        leftover.unlink(missing_ok=True)
+    clear_below(directory)
 
 
 # --- encoder -------------------------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,14 +20,16 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import PARTIAL, atomic_directory, save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.plain_files import read_json, reason_of
+from mlx_voxclone.process.signals import held_back as uninterrupted
+from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.train.state_schema import CHECKSUM, Best, check_document, checksum
 from mlx_voxclone.yaml_files import shown
 
 FORMAT = 1
-CHECKPOINTS, BEST = "checkpoints", "best"
+CHECKPOINTS, BEST, SAMPLES = "checkpoints", "best", "samples"
 _STEP = re.compile(r"step-(\d+)")
 
 
@@ -225,34 +225,21 @@ def recover(path: Path) -> None:
 
 
 def recover_all(run_dir: Path) -> None:
-    """`recover` for `best/` and every checkpoint of a run directory; half-written leftovers are cleared too."""
+    """`recover` for `best/`, every checkpoint and all samples of a run directory, which this process has locked;
+    half-written leftovers are cleared too."""
     run_dir = Path(run_dir)
     recover(run_dir / BEST)
-    for entry in list((run_dir / CHECKPOINTS).glob(".step-*.new")):
-        recover(entry.with_name(entry.name[1 : -len(".new")]))
-    # An `.old` without its `.new` was pruned: it is not brought back.
-    for entry in [*(run_dir / CHECKPOINTS).glob(".*"), *run_dir.glob(f".*{PARTIAL}")]:
-        shutil.rmtree(entry, ignore_errors=True)
+    for home in (run_dir / CHECKPOINTS, run_dir / SAMPLES):
+        for entry in list(home.glob(".step-*.new")):
+            recover(entry.with_name(entry.name[1 : -len(".new")]))
+        # An `.old` without its `.new` was pruned: it is not brought back.
+        for entry in home.glob(".step-*.old"):
+            shutil.rmtree(entry, ignore_errors=True)
+    clear_below(run_dir)
 
 
 def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Holds Ctrl-C back until the block is done: for the short stretches that must happen whole or not at all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread only
-        return
-    pending: list[tuple] = []
-    previous = signal.signal(signal.SIGINT, lambda *received: pending.append(received))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
-    if pending and callable(previous):
-        previous(*pending[-1])
 
 
 def get_rng() -> tuple[int, int]:

@@ -15,7 +15,17 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import DataError, NotFiniteError, RankLostError, TrainingError
+from mlx_voxclone.errors import (
+    CheckpointError,
+    DataError,
+    NotFiniteError,
+    RankLostError,
+    StoppedError,
+    TrainingError,
+    VoxcloneError,
+)
+from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.train import evaluation
 from mlx_voxclone.train import state as states
 from mlx_voxclone.train.distributed import ALONE, Mute, Ranks, check_share, facts_of
@@ -134,14 +144,10 @@ class Trainer:
                 except KeyboardInterrupt:
                     self.ranks.at_the_end(self._save_after_interrupt)
                     raise
-                except (DataError, RankLostError) as error:  # e.g. a server that is gone: the steps are not lost
-                    lost = isinstance(error, RankLostError)
-                    if not lost and not self.state.step:
+                except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
+                    if (told := self._rescued(error)) is error:
                         raise
-                    if self.ranks.first:
-                        self._save_before_the_end()
-                    words, kind = self._last_words(), RankLostError if lost else DataError
-                    raise kind(f"{error}; {words}" if words else str(error)) from error
+                    raise told from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -168,6 +174,7 @@ class Trainer:
                 if ended:
                     return
                 self._step(loader.next())
+                check_reader()
                 if self.ranks.stopping:
                     raise KeyboardInterrupt
 
@@ -299,7 +306,7 @@ class Trainer:
         mx.clear_cache()
 
     def _write_samples(self) -> None:
-        directory = self.run_dir / "samples" / f"step-{self.state.step}"
+        directory = self.run_dir / states.SAMPLES / f"step-{self.state.step}"
         try:
             with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
                 self.task.write_samples(building, self.state.step)
@@ -326,9 +333,12 @@ class Trainer:
         return f"; {what_is_left(self.run_dir)}" if self.ranks.first else ""
 
     def _save(self, prune: bool = True) -> None:
+        vanished = not self.run_dir.is_dir()
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
         self.keeper.save(self.state, self.log, prune)
+        if vanished:
+            raise CheckpointError(f"{self.run_dir}: the run directory was deleted meanwhile, and made again")
 
     def _save_before_the_end(self) -> bool:
         """Saves the last complete step of a run that something ends, unless it is saved or ruined; whether it is now.
@@ -353,6 +363,25 @@ class Trainer:
         else:
             words = how_to_go_on(self.run_dir, self._announce_resume)
             self.progress.say(f"{where}; that step is not saved, as the model's numbers are not finite: {words}")
+
+    def _rescued(self, error: Exception) -> Exception:
+        """What to raise for an error that is not the training's own: the steps before it are saved, if that can be."""
+        lost = isinstance(error, RankLostError)
+        if isinstance(error, NotFiniteError) or not (lost or self.state.step):
+            return error
+        line = str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
+        if isinstance(error, OSError):
+            line = describe_os_error(error)
+        if line is not None and self.ranks.first:
+            with suppress(VoxcloneError, OSError):  # it may be the very disk that refused
+                self._save_before_the_end()
+        if line is None:  # without memory a step may be half done: what is saved is what there is
+            line = describe_memory_error(error)
+        if line is None:
+            return error
+        words = self._last_words()
+        kind = type(error) if isinstance(error, DataError | RankLostError) else StoppedError
+        return kind(f"{line}; {words}" if words else line)
 
     def _restore(self, path: Path) -> None:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""

@@ -11,23 +11,19 @@ import math
 import re
 import shutil
 import ssl
-import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.process.temporaries import made
 
 WAITS = (1.0, 3.0, 10.0, 30.0)  # seconds before each new attempt
 TIMEOUT = 60.0  # seconds without a byte
-SCANNED, _HUBS = "scan-", ".hub-"  # folders of a cache
-_LEFT = 7 * 24 * 3600  # seconds: no download takes as long
 _BLOCK = 1 << 20
 _PASSING = frozenset({408, 425, 429})
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
@@ -153,15 +149,6 @@ def hub_shards(address: str) -> list[str]:
     return [f"{base}/{name}" for name in found]
 
 
-def clear_left(cache: Path) -> None:
-    """Remove folders of downloads that processes which were killed have left in a cache."""
-    for pattern in (f"{SCANNED}*", f"{_HUBS}*"):
-        for folder in cache.glob(pattern):
-            with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > _LEFT:
-                    shutil.rmtree(folder)
-
-
 def fetch(
     address: str,
     file: BinaryIO,
@@ -261,7 +248,7 @@ def _from_hub(
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 
-    with tempfile.TemporaryDirectory(dir=Path(file.name).parent, prefix=_HUBS) as folder:
+    with made(Path(file.name).with_name("hub"), directory=True) as folder:
         try:
             where = {"repo_type": "dataset", "revision": revision, "local_dir": folder}
             path = hf_hub_download(repository, name or "", **where)

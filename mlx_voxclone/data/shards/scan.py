@@ -28,7 +28,7 @@ from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN,
 from mlx_voxclone.data.ingest import Plan, examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
-from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, SCANNED, clear_left, expanded, fetch, hub_shards, is_remote
+from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
 from mlx_voxclone.data.shards.recordings import Recording, recordings, speaker_of, unique_name
 from mlx_voxclone.data.shards.store import default_cache
@@ -36,6 +36,7 @@ from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.process.temporaries import clear_dead, made
 
 _BLOCK = 1 << 22
 
@@ -322,7 +323,7 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
     """`opened(number)`: a shard as a file, as long as the block lasts; the next one is fetched meanwhile."""
     pool, coming = ThreadPoolExecutor(1), {}
 
-    def get(number: int, folder: str) -> Path:
+    def get(number: int, folder: Path) -> Path:
         path = Path(folder) / f"{number}.tar"
         with path.open("wb") as file:
             fetch(places[number], file, None, None, most=MOST_OF_SHARD)
@@ -348,8 +349,9 @@ def _fetched_ahead(places: Sequence[str], cache: Path):
 
     if any(map(is_remote, places)):
         cache.mkdir(parents=True, exist_ok=True)
-        clear_left(cache)
-    with tempfile.TemporaryDirectory(dir=cache if cache.is_dir() else None, prefix=SCANNED) as folder:
+        clear_dead(cache, again=True)
+    home = cache if cache.is_dir() else Path(tempfile.gettempdir())
+    with made(home / "scan", directory=True) as folder:
         try:
             yield opened
         finally:

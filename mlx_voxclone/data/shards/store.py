@@ -20,10 +20,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlx_voxclone.checkpoint.writer import atomic_file, free_bytes
-from mlx_voxclone.data.shards.fetch import Abandoned, clear_left, fetch, resolved
+from mlx_voxclone.data.shards.fetch import Abandoned, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model_cache import cache_root
+from mlx_voxclone.process.temporaries import clear_dead
 
 CACHE_GB = 50.0
 _OPEN_FILES = 32
@@ -335,14 +336,13 @@ class ShardStore:
             os.replace(file.name, target)
 
     def _clear_stale(self) -> None:
-        """Empty what processes that were killed have left half fetched."""
-        clear_left(self._cache)
+        """Remove what processes that were killed have left half fetched."""
+        clear_dead(self._cache, again=True)
         for path in self._cache.glob("*.partial"):
             with suppress(OSError), path.open("ab") as file:
-                if path.stat().st_size:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it is a whole shard by now
-                        file.truncate(0)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it is a whole shard by now
+                    path.unlink()
 
     def _make_room(self, size: int, needed: set[str]) -> None:
         """Remove what was not used for longest, but not what is needed."""

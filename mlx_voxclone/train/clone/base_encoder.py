@@ -18,11 +18,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release, file_sha256, open_encoder
-from mlx_voxclone.checkpoint.writer import PARTIAL, atomic_file
+from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.model_cache import NO_SPACE, Entry, unwritable
 from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
+from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.run_schema import AUTO
 from mlx_voxclone.train import stages

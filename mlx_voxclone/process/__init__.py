@@ -1,0 +1,1 @@
+"""What a command needs of the operating system: signals, streams, locks, temporaries. Imports nothing heavy."""
