@@ -47,6 +47,8 @@ def make_run(directory: Path, base: Path, encoder: Path, adapters: Path) -> Path
     (directory / "data" / "manifest.jsonl").write_text(json.dumps({"audio": "clips/0001.wav", "text": SECRET}) + "\n")
     for k, name in enumerate(("before-1", "after-1", "before-2", "after-2", "recording")):
         write_wav(directory / "samples" / f"{name}.wav", 0.01 * (k + 1))
+    (directory / "originals").mkdir()
+    write_wav(directory / "originals" / "voice.wav", 0.06)
     (directory / "report").mkdir()
     (directory / "report" / "index.html").write_text(f"<p>{directory}</p>")
     config = RunConfig(
@@ -74,7 +76,7 @@ def summary(directory: Path) -> dict:
         for k, text in ((1, SENTENCE), (2, SECRET))
     ]
     spoken[0]["reference"] = {"file": "samples/recording.wav"}
-    spoken[0]["original"] = {"file": "data/clips/0001.wav"}
+    spoken[0]["original"] = {"file": "originals/voice.wav", "same_text": False}
     return {
         "task": "clone",
         "run_dir": str(directory),

@@ -1,8 +1,10 @@
 """`voxclone prepare`: the table, the exit codes, one line for a mistake."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +38,7 @@ def test_prepare_prints_a_table_and_writes(corpus, tmp_path, capsys):
     out = captured.out.splitlines()
     assert out[0].split() == ["speaker", "clips", "held", "out", "minutes"]
     assert out[1].split()[:3] == ["anna", "8", "1"]
-    assert out[2].startswith("kept 0.00")
-    assert "0 of 8 clips with text" in out[2]
+    assert re.fullmatch(r"kept \d\d\.\d s of \d\d\.\d s, 0 of 8 clips with text", out[2])
     assert "left out 2 recordings (1 silent, 1 unreadable); see" in out[3]
     assert out[4].startswith("note: no clip has a text")
     assert out[5] == f"{tmp_path / 'out'}: written"
@@ -55,6 +56,13 @@ def test_of_many_speakers_a_few_are_shown():
     assert lines[11] == ["s29", "30", "1", "30.0"]
     assert lines[12] == ["29", "others", str(sum(range(1, 30))), "14", "870.0"]
     assert lines[13][:3] == ["all", "820", "20"]
+    assert " ".join(lines[14]) == "kept 20 h 00 min of 20 h 00 min, 0 of 820 clips with text"
+
+
+def test_minutes_are_said_as_minutes():
+    report = PrepareReport(Path("x"), {"train": 120, "heldout": 0, "reference": 0}, {}, {}, 120, {}, [])
+    hours = {"train": 0.0515, "heldout": 0.01, "read": 0.0616}
+    assert "kept 3 min 41 s of 3 min 42 s, 120 of 120 clips with text" in replace(report, hours=hours).lines()
 
 
 def test_options_arrive(corpus, tmp_path):

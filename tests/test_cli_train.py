@@ -10,7 +10,7 @@ import pytest
 import yaml
 from pairs_on_disk import write_some
 
-from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
@@ -153,7 +153,7 @@ def test_task_clone(uninterrupted, capsys):
     place = uninterrupted
     trained = {"encoder", "encoder-2", "speaker"}  # a round of judging: the encoder is trained on judged codes
     made = {"config.yaml", "summary.json", "data", "prior", "codes", "encoder.safetensors", "baked", "samples"}
-    assert names(place) == made | trained
+    assert names(place) == made | trained | {"originals"}
     for name in trained:
         assert names(place / name) == {"log.jsonl", "result.json", "checkpoints", "best"}
     release = Release(place / "baked")
@@ -166,7 +166,15 @@ def test_task_clone(uninterrupted, capsys):
     assert [one["encoder"] for one in summary["rounds"]] == ["encoder", "encoder-2"]
     assert summary["delivered"]["name"] == "adapted"
     assert {one["name"] for one in summary["delivered"]["measured"]} == {"zero-shot", "adapted"}
-    assert [entry["text"] for entry in summary["speech"]] == ["papa mino.", "tara koni lesu."]
+    data = PreparedData.load(place / "data")
+    heldout = next(clip for clip in data.heldout if clip.text)
+    assert [entry["text"] for entry in summary["speech"]] == ["papa mino.", "tara koni lesu.", heldout.text]
+    assert [entry["original"]["same_text"] for entry in summary["speech"]] == [False, False, True]
+    np.testing.assert_array_equal(read_audio(place / summary["speech"][2]["original"]["file"]), heldout.read())
+    taken = json.loads(TensorFile(place / "codes" / "delivered.safetensors").metadata["delivered"])["clips"]
+    clips = {clip.id: clip for clip in data.clips}
+    voice = np.concatenate([clips[name].read() for name in taken])[: 10 * SAMPLE_RATE]
+    np.testing.assert_array_equal(read_audio(place / summary["speech"][0]["original"]["file"]), voice)
     said = {entry[when]["file"] for entry in summary["speech"] for when in ("before", "after")} - {None}
     assert {f"samples/{name}" for name in names(place / "samples")} == said
 

@@ -60,15 +60,26 @@ def copies(directory: Path) -> list[Path]:
 def test_the_next_run_of_a_model_finds_it(miniature, tmp_path, recovered):
     lines = []
     first = prior(miniature, tmp_path / "one", lines.append)
-    assert lines == ["prior: 40 frames of 1 of the model's 3 voices"]
+    assert lines == ["prior: 40 frames of codes from 1 of the model's 3 own voices"]
     assert first.frames == FRAMES
     second = prior(miniature, tmp_path / "two", lines.append)
     place = prior_entry(Release(miniature)).path
-    assert lines[1:] == [f"prior: 40 frames of 1 of the model's voices, from the cache {place}"]
+    assert lines[1:] == [f"{lines[0]}; from the cache {place}"]
     assert recovered == [sorted(Release(miniature).voices())]
     assert same(first, second)
     (one,), (two,) = copies(tmp_path / "one"), copies(tmp_path / "two")
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_voices_that_tell_nothing_are_said_to(miniature, tmp_path):
+    """A miniature's table is too narrow: 0 frames of 0 voices would be no news."""
+    lines = []
+    for name in ("one", "two"):
+        assert prior(miniature, tmp_path / name, lines.append) is None
+    none = "prior: none of the model's 3 own voices could be traced back to codes"
+    assert lines[0].startswith(f"{none} (none of its frames could be explained")
+    assert lines[0].endswith("), so nothing tells which are usual")
+    assert lines[1].startswith(f"{none}, so nothing tells which are usual; from the cache ")
 
 
 def test_a_run_goes_on_without_the_cache(miniature, tmp_path, home, recovered):
@@ -90,7 +101,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(miniature, tmp_path, home, r
     warning, told = lines
     assert warning.startswith("warning: prior: kept for this run alone, the next one recovers the voices again (")
     assert "set VOXCLONE_CACHE to a directory" in warning
-    assert told.startswith("prior: 40 frames of 1 of")
+    assert told.startswith("prior: 40 frames of codes from 1 of")
     assert same(prior(miniature, tmp_path / "one"), found)  # its own copy
     assert len(recovered) == 1
 

@@ -15,11 +15,17 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import ENCODER_PREFIXES
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.demo import studio as studio_module
+from mlx_voxclone.demo.session import temporary_files_in
+from mlx_voxclone.demo.studio import Job, MainThread, Stopped, Studio
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.synthesis import Speaker, read_reference
 
 gr = pytest.importorskip("gradio")
+from mlx_voxclone.demo import page as page_module  # noqa: E402 (needs gradio)
+
+PATIENT = {"timeout": 300.0}  # on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +38,9 @@ def app():
 
 
 @pytest.fixture(autouse=True)
-def short(app, monkeypatch):
+def short(monkeypatch):
     """A model with random weights rarely ends by itself."""
-    monkeypatch.setattr(app, "MAX_SECONDS", 2)
+    monkeypatch.setattr(studio_module, "MAX_SECONDS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -60,59 +66,63 @@ def clip(tmp_path):
     return str(tmp_path / "clip.wav")
 
 
-def test_speaks_with_the_one_model(app, before):
-    sounds, line = app.Studio(before).speak("Hello", "casual_male", None, False, 3)
-    expected = before.say("Hello", "casual_male", seed=3, max_seconds=app.MAX_SECONDS)
+def test_speaks_with_the_one_model(before):
+    sounds, line = Studio(before).speak("Hello", "casual_male", None, False, 3)
+    expected = before.say("Hello", "casual_male", seed=3, max_seconds=studio_module.MAX_SECONDS)
     assert len(sounds) == 1
     np.testing.assert_array_equal(sounds[0], expected.samples)
     assert "casual_male, seed 3" in line
 
 
 @pytest.mark.slow
-def test_both_models_get_the_same_rows(app, before, after, clip):
-    studio = app.Studio(before, after)
+def test_both_models_get_the_same_rows(before, after, clip):
+    studio = Studio(before, after)
     sounds, line = studio.speak("Hello", "casual_male", None, False, 0)
-    np.testing.assert_array_equal(sounds[1], after.say("Hello", "casual_male", max_seconds=app.MAX_SECONDS).samples)
-    assert not np.array_equal(sounds[0], before.say("Hello", "casual_male", max_seconds=app.MAX_SECONDS).samples)
+    np.testing.assert_array_equal(
+        sounds[1], after.say("Hello", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+    )
+    assert not np.array_equal(
+        sounds[0], before.say("Hello", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+    )
     assert line.startswith("before: ")
     assert "; after: " in line
-    rows = np.array(studio.rows(None, clip))
+    rows = np.array(studio.rows(None, read_reference(clip)))
     assert rows.shape == (26, before.model.config.backbone.dim)  # 2 s: 25 frames and END
     sounds, line = studio.speak("Hello", "casual_male", clip, True, 0)
     assert "the reference clip" in line
 
 
-def test_voices_that_were_added_come_first(app, before):
+def test_voices_that_were_added_come_first(before):
     class Baked:
         voices = (*before.voices, "ann")
         model, release = before.model, before.release
 
-    assert app.Studio(before, Baked).voices == ["ann", *before.voices]
+    assert Studio(before, Baked).voices == ["ann", *before.voices]
 
 
 @pytest.mark.parametrize("text", ["", "  ", None])
-def test_nothing_to_say(app, before, text):
+def test_nothing_to_say(before, text):
     with pytest.raises(DataError, match="nothing to say"):
-        app.Studio(before).speak(text, "casual_male", None, False, 0)
+        Studio(before).speak(text, "casual_male", None, False, 0)
 
 
-def test_a_clip_needs_consent_and_an_encoder(app, before, clip):
+def test_a_clip_needs_consent_and_an_encoder(before, clip):
     with pytest.raises(DataError, match="tick the box"):
-        app.Studio(before).speak("Hello", "casual_male", clip, False, 0)
+        Studio(before).speak("Hello", "casual_male", clip, False, 0)
     with pytest.raises(CheckpointError, match="has no codec encoder"):
-        app.Studio(before).speak("Hello", "casual_male", clip, True, 0)
+        Studio(before).speak("Hello", "casual_male", clip, True, 0)
     with pytest.raises(DataError, match="choose a voice"):
-        app.Studio(before).speak("Hello", None, None, False, 0)
+        Studio(before).speak("Hello", None, None, False, 0)
 
 
-def test_models_that_do_not_belong_together(app, before, tmp_path):
+def test_models_that_do_not_belong_together(before, tmp_path):
     small = Speaker.load(make_micro(tmp_path / "small", preset="small"))
     with pytest.raises(ConfigError, match="sizes differ"):
-        app.Studio(before, small)
+        Studio(before, small)
 
 
-def test_the_handler_fills_players_plots_and_the_line(app, before, after):
-    speak = app.handler(app.Studio(before, after), app.MainThread())
+def test_the_handler_fills_players_plots_and_the_line(before, after):
+    speak = page_module.handler(Studio(before, after), MainThread())
     first, plot, second, _, line = speak("Hello", "casual_male", None, False, 0)
     assert first[0] == second[0] == SAMPLE_RATE
     assert first[1].dtype == np.int16
@@ -122,20 +132,20 @@ def test_the_handler_fills_players_plots_and_the_line(app, before, after):
         speak("", "casual_male", None, False, 0)
 
 
-def test_the_page_holds_what_it_must(app, before, after):
-    page = app.build(app.Studio(before, after), app.MainThread(), "Two miniatures.")
+def test_the_page_holds_what_it_must(before, after):
+    page = page_module.build(Studio(before, after), MainThread(), "Two miniatures.")
     config = page.get_config_file()
     kinds = [component["type"] for component in config["components"]]
     assert kinds.count("audio") == 3  # reference clip, before, after
     assert kinds.count("plot") == 2
     words = " ".join(str(c["props"].get("value")) + str(c["props"].get("label")) for c in config["components"])
     assert "CC BY-NC 4.0" in words
-    assert app.CONSENT in words
+    assert page_module.CONSENT in words
     assert "Two miniatures." in words
 
 
-def test_work_from_another_thread_runs_on_the_main_one(app):
-    thread, seen = app.MainThread(), []
+def test_work_from_another_thread_runs_on_the_main_one():
+    thread, seen = MainThread(), []
 
     def other():
         seen.append(thread.call(threading.current_thread))
@@ -150,18 +160,49 @@ def test_work_from_another_thread_runs_on_the_main_one(app):
     assert seen == [threading.main_thread(), ZeroDivisionError]
 
 
+def test_whoever_waits_at_the_end_is_told():
+    """One call is running when Ctrl-C comes, one waits, one comes too late."""
+    thread, seen = MainThread(), []
+
+    def ask(function):
+        try:
+            seen.append(thread.call(function))
+        except Stopped as e:
+            seen.append(str(e))
+
+    def interrupted():
+        workers[1].start()
+        while thread._jobs.empty():
+            pass
+        raise KeyboardInterrupt
+
+    workers = [threading.Thread(target=ask, args=(function,)) for function in (interrupted, int, int)]
+    workers[0].start()
+    with pytest.raises(KeyboardInterrupt):
+        thread.serve(lambda: False)
+    workers[2].start()
+    for worker in workers:
+        worker.join()
+    assert seen == ["the demo has ended"] * 3
+
+
+def test_a_job_that_was_stopped_before_its_turn_says_nothing(before, monkeypatch):
+    job = Job()
+    job.stop()
+    monkeypatch.setattr(Studio, "rows", lambda *_: pytest.fail("begun"))
+    with pytest.raises(Stopped):
+        Studio(before).speak("Hello", "casual_male", None, False, 0, job)
+
+
 @pytest.mark.slow
 def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
-    studio, about = app.open_studio(None, None, tmp_path / "miniature")
-    thread = app.MainThread()
-    page = app.build(studio, thread, about)
-    answers = []
+    thread, answers = MainThread(), []
 
     def visit():
         from gradio_client import Client
 
         answers.append(urllib.request.urlopen(page.local_url, timeout=20).read().decode())
-        client = Client(page.local_url, verbose=False, analytics_enabled=False)
+        client = Client(page.local_url, verbose=False, analytics_enabled=False, httpx_kwargs=PATIENT)
         answers.append(client.predict("papa mino.", "alto", None, False, 0, api_name="/speak"))
 
     visitor = threading.Thread(target=visit)
@@ -171,7 +212,10 @@ def test_launches_on_a_miniature_and_answers(app, tmp_path, capsys):
             visitor.start()
         return not visitor.is_alive()
 
-    app.serve(page, thread, "127.0.0.1", 0, until)
+    with temporary_files_in(tmp_path):
+        studio, about = app.open_studio(None, None, tmp_path / "miniature")
+        page = page_module.build(studio, thread, about)
+        app.serve(page, thread, "127.0.0.1", 0, until)
     html, (wav, plot, line) = answers
     assert "mlx_voxclone" in html
     assert Path(wav).suffix == ".wav"

@@ -7,13 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from benchmarks.speaking.utterances import HELDOUT, readings
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, prepare
+from mlx_voxclone.data.readings import HELDOUT, readings
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.train.clone.judge import CodeJudge, Evidence

@@ -12,8 +12,8 @@ from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.main_job_tables import results, speaker_figures, tables
 from benchmarks.speaking.profile import overrides
 from benchmarks.speaking.score import Heard, agreement, gain, heldout_cases, summary
-from benchmarks.speaking.utterances import HELDOUT, readings, write_texts
 from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.data.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -122,8 +122,8 @@ def test_texts_that_are_scored_are_not_among_the_recordings():
 
 
 def test_texts_for_pairs_are_the_same_every_time(tmp_path):
-    write_texts(tmp_path / "a.txt", 4, 1)
-    write_texts(tmp_path / "b.txt", 4, 1)
+    write_sentences(tmp_path / "a.txt", 4, 1)
+    write_sentences(tmp_path / "b.txt", 4, 1)
     lines = (tmp_path / "a.txt").read_text().splitlines()
     assert lines == (tmp_path / "b.txt").read_text().splitlines()
     assert len(set(lines)) == 4

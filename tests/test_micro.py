@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from golden import GOLDEN, RELEASE_PARAMS
 
+from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -16,7 +17,11 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.cli.micro import main
 from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.data import readings
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.pairs.make import read_texts
 
 
 @pytest.fixture(scope="module", params=["tiny", "small"])
@@ -135,3 +140,56 @@ def test_the_full_preset_has_the_sizes_of_the_release():
     manifest = json.loads((GOLDEN / "checkpoint_manifest.json").read_text())["released"]
     shapes = expected_shapes(VoxtralConfig.from_dict(params_json(PRESETS["full"], {})), ["lm", "head", "decoder"])
     assert shapes == {name: tuple(tensor["shape"]) for name, tensor in manifest.items()}
+
+
+# ---- recordings to rehearse on ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+    monkeypatch.setattr(readings, "CLIPS", 3)
+    monkeypatch.setattr(readings, "SENTENCES", 5)
+
+
+def test_recordings_of_a_stranger(few, tmp_path, capsys):
+    """Those of the benchmark's speaker of that number; `prepare` takes them as they are."""
+    assert main(["--preset", "speaking", "--recordings", str(tmp_path / "r"), "--seed", "7"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'r'}\n"
+    assert captured.err.endswith(f"encoder.pairs.texts: {tmp_path / 'r' / 'sentences.txt'}\n")
+    lines = [json.loads(line) for line in (tmp_path / "r" / "manifest.jsonl").read_text().splitlines()]
+    wanted = readings.readings(readings.HELDOUT + 7, 1, 3, 1)
+    assert [line["text"] for line in lines] == [one.text for one in wanted]
+    assert {line["speaker"] for line in lines} == {"varied-200007"}
+    for line, one in zip(lines, wanted, strict=True):
+        np.testing.assert_allclose(read_audio(tmp_path / "r" / line["audio"]), one.wave(), atol=2**-15)
+    data = prepare(tmp_path / "r", tmp_path / "p", PrepareOptions(min_seconds=0.5, trim_silence=False))
+    assert (data.clips["train"] + data.clips["heldout"], data.with_text) == (3, 3)
+    assert len(read_texts(tmp_path / "r" / "sentences.txt")) == 5
+
+
+def test_checkpoint_and_recordings_at_once(few, tmp_path, capsys):
+    places = [tmp_path / "model", tmp_path / "r"]
+    argv = ["--preset", "speaking", "--quiet", "--output", str(places[0]), "--recordings", str(places[1])]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"{places[0]}\n{places[1]}\n"
+    assert (places[0] / "withheld" / "encoder.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "give --output DIR, or --recordings DIR"),
+        (["--recordings", "r"], "--recordings are in the language of --preset speaking, got --preset tiny"),
+        (["--preset", "speaking", "--output", "a", "--recordings", "a/b"], "two directories"),
+        (["--preset", "speaking", "--output", "a/b", "--recordings", "a"], "two directories"),
+        (["--preset", "speaking", "--output", "a", "--recordings", "./a"], "two directories"),
+        (["--preset", "speaking", "--output", "a", "--recordings", "full"], "full: the output directory exists"),
+    ],
+)
+def test_mistakes_about_recordings(argv, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full" / "x").mkdir(parents=True)
+    assert main(argv) == 2
+    assert line in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"full"}, "found before anything is written"

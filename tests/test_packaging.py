@@ -33,3 +33,12 @@ def test_what_the_readme_has_people_make_is_ignored():
     command = ["git", "check-ignore", "--", *paths]
     ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()
     assert sorted(ignored) == sorted(paths)
+
+
+def test_the_package_does_without_the_benchmarks():
+    """They are not installed."""
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "mlx_voxclone").rglob("*.py")}
+    assert sources
+    assert not [
+        path for path, text in sources.items() if re.search(r"^\s*(from|import) benchmarks", text, re.MULTILINE)
+    ]

@@ -12,6 +12,7 @@ from commands import tree
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.prompts import load_prompts
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import make
@@ -86,8 +87,8 @@ def test_the_summary_counts_every_sentence(miniature, tmp_path, capsys):
     rejected = captured.err.split("rejected: ")[1].split(";")[0]
     assert sum(int(part.split()[0]) for part in rejected.split(", ")) == 12 - len(lines)
     assert "runaway" in rejected
-    hours = float(captured.err.split(" sentences, ")[1].split()[0])
-    assert hours == pytest.approx(sum(line["frames"] for line in lines) / 12.5 / 3600, rel=5e-3)
+    seconds = sum(line["frames"] for line in lines) / 12.5
+    assert f" sentences, {format_seconds(seconds)} of speech; " in captured.err
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
@@ -217,7 +218,7 @@ def test_nothing_but_runaways_is_a_result_too(miniature, tmp_path, capsys, monke
     generate = Voxtral.generate_batch
     monkeypatch.setattr(Voxtral, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
     assert voxclone(arguments(miniature, tmp_path / "out")) == 0
-    assert "kept 0 of 12 sentences, 0 hours of speech; rejected: 12 runaway" in capsys.readouterr().err
+    assert "kept 0 of 12 sentences, 0.00 s of speech; rejected: 12 runaway" in capsys.readouterr().err
     assert lines_of(tmp_path / "out") == []
 
 

@@ -90,7 +90,7 @@ def test_nothing_private_goes_up(logged_in, publish, clone_run, tmp_path):
     recordings = [
         path.read_bytes() for path in clone_run.rglob("*.wav") if not re.match(r"(before|after)-1", path.name)
     ]
-    assert len(recordings) == 6
+    assert len(recordings) == 7
     assert not any(data in everything for data in recordings)
     assert (clone_run / "codes" / "codes.safetensors").read_bytes() not in everything
     assert b"Ann Lee agreed" in everything  # and what is meant to be there is

@@ -83,6 +83,9 @@ def tone(path, seconds=0.3, level=0.5):
     write_wav(path, level * np.sin(2 * np.pi * 440 * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE))
 
 
+ORIGINAL_SOUND = {"file": "originals/sentence.wav", "same_text": True}
+
+
 @pytest.fixture
 def run(tmp_path):
     """A clone's run directory with everything in it."""
@@ -91,7 +94,7 @@ def run(tmp_path):
     for step in (0, 6):
         tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-original.wav")
         tone(tmp_path / "encoder" / "samples" / f"step-{step}" / "clip-1-reconstructed.wav", level=0.1)
-    tone(tmp_path / "mine.wav")
+    tone(tmp_path / "originals" / "sentence.wav")
     tone(tmp_path / "samples" / "before-1.wav")
     tone(tmp_path / "samples" / "after-1.wav", level=0.2)
     before, after = ({"file": f"samples/{w}-1.wav", "frames": 4, "ended": w == "after"} for w in ("before", "after"))
@@ -103,10 +106,10 @@ def run(tmp_path):
         "baked": {
             "path": "runs/x/baked",
             "voice": "<x>",
-            "reference": str(tmp_path / "mine.wav"),
+            "reference": "mine.wav + yours.wav",
             "fold_error": 0.00123456,
         },
-        "speech": [{"text": "A <b>cup</b> & tea", "before": before, "after": after}],
+        "speech": [{"text": "A <b>cup</b> & tea", "original": ORIGINAL_SOUND, "before": before, "after": after}],
         "seconds": 12.5,
     }
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -122,7 +125,7 @@ def test_the_whole_report(run):
     assert page.images.keys() == {
         "curves of stage encoder",
         "curves of stage speaker",
-        "waveform and spectrogram: reference recording",
+        "waveform and spectrogram: original recording",
         "waveform and spectrogram: before (did not end, cut off)",
         "waveform and spectrogram: after",
         "waveform and spectrogram: original",
@@ -147,7 +150,8 @@ def test_the_whole_report(run):
     ] in page.rows
     for row in (["baked: fold error", "0.001235"], ["data: train clips", "1,200"], ["data: speakers", "ann, bob"]):
         assert row in page.rows
-    assert ["seconds", "12.5"] in page.rows
+    assert ["time taken", "12.5 s"] in page.rows
+    assert ["data: speech", "15 min 00 s"] in page.rows
     assert not any("steps" in row for row in page.rows)
     assert page.source.count("http") == 0, "nothing is loaded from elsewhere"
 
@@ -301,13 +305,62 @@ def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch, no_plots):
     assert "../encoder/samples/step-0/clip-1-original.wav" in Page(write_report(run)).audio
 
 
-def test_a_long_or_missing_reference_is_left_out(tmp_path):
-    (tmp_path / "summary.json").write_text(json.dumps({"baked": {"reference": str(tmp_path / "mine.wav")}}))
-    assert "The voice" not in Page(write_report(tmp_path)).words
-    tone(tmp_path / "mine.wav", seconds=61)
-    assert "The voice" not in Page(write_report(tmp_path)).words
-    tone(tmp_path / "mine.wav", seconds=1)
-    assert "The voice" in Page(write_report(tmp_path)).words
+def test_original_before_and_after_beside_each_other(run, no_plots):
+    """Found in the run directory wherever that is, first what the original says too; what is missing is said."""
+    summary = json.loads((run / "summary.json").read_text())
+    sounds = {when: {"file": f"samples/{when}-1.wav", "ended": True} for when in ("before", "after")}
+    other = {"text": "Two", "original": {"file": "originals/voice.wav", "same_text": False}, **sounds}
+    summary["speech"].insert(0, other)
+    (run / "summary.json").write_text(json.dumps(summary))
+    moved = run.rename(run.with_name("moved"))
+    source = write_report(moved).read_text()
+    first, second = source.split("<blockquote>")[1:]
+    assert first.startswith("A &lt;b&gt;")
+    assert second.startswith("Two")
+    for part, original in ((first, "original recording"), (second, "original voice (saying something else)")):
+        row = part[part.index('<div class="row">') : part.index("</div></div>")]
+        titles = [piece.partition("</h3>")[0] for piece in row.split("<h3>")[1:]]
+        assert [title.partition(" (did")[0] for title in titles] == [original, "before", "after"]
+    assert first.split("</div>")[0].count("<audio") == 1
+    assert "voice.wav is missing or cannot be read" in second
+
+
+def test_audio_and_verdict_first_the_rest_folded(run, no_plots):
+    summary = json.loads((run / "summary.json").read_text())
+    summary["delivered"] = {"name": "adapted", "why": "it is better", "measured": MEASURED}
+    summary["rounds"] = [ROUND]
+    (run / "summary.json").write_text(json.dumps(summary))
+    source = write_report(run).read_text()
+    body = source[source.index("<h1>") :]
+    shown, *parts = body.split('<details class="part"><summary>')
+    titles = ["What was measured", "Figures", "Rounds", "Stage: encoder", "Stage: speaker", "Configuration"]
+    assert [part.partition("</summary>")[0] for part in parts] == titles
+    assert shown.index("Delivered: adapted; it is better.") < shown.index("<audio")
+    assert shown.count("<audio") == 3
+    assert "<table" not in shown
+    assert shown.count("<img") == shown.count("<details><summary>waveform and spectrogram</summary><img") == 3
+    assert body.rindex("</details>") > body.rindex("<pre>")
+
+
+def test_samples_of_a_single_training_are_not_folded(tmp_path, no_plots):
+    write_log(tmp_path, ["l1"])
+    tone(tmp_path / "samples" / "step-0" / "clip-1-original.wav")
+    source = write_report(tmp_path).read_text()
+    assert source.count("<audio") == 1
+    assert source.index("<audio") < source.index('<details class="part">')
+
+
+def test_text_that_no_file_can_hold(tmp_path, no_plots):
+    said = {"text": "half \ud800 a character", "before": {"file": "a\0b.wav"}}
+    (tmp_path / "summary.json").write_text(json.dumps({"speech": [said]}))
+    assert "half ? a character" in Page(write_report(tmp_path)).words
+
+
+def test_links_to_files_of_any_name(tmp_path, monkeypatch, no_plots):
+    monkeypatch.setattr("mlx_voxclone.evaluate.page._EMBED_LIMIT", 10)
+    tone(tmp_path / "samples" / 'a#b %41?"<.wav')
+    (tmp_path / "summary.json").write_text(json.dumps({"speech": [{"before": {"file": 'samples/a#b %41?"<.wav'}}]}))
+    assert Page(write_report(tmp_path)).audio == ["../samples/a%23b%20%2541%3F%22%3C.wav"]
 
 
 def test_no_such_run(tmp_path):

@@ -11,7 +11,8 @@ from benchmarks.speaking.listener import BANDS, features
 from benchmarks.speaking.pretrain import Pretraining, join, joined_in_order
 from benchmarks.speaking.recogniser import best_sequence, edits, said, tuned_level, unit_error_rate
 from benchmarks.speaking.score import Heard, heldout_cases, summary
-from benchmarks.speaking.utterances import Spoken, readings
+from benchmarks.speaking.utterances import Spoken
+from mlx_voxclone.data.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, readings
 from mlx_voxclone.data.synth import SyntheticSpeaker
 from mlx_voxclone.errors import DataError
 
@@ -57,7 +58,7 @@ def test_the_search_finds_what_is_said_and_keeps_to_the_language():
 
 
 def test_what_judges_hear_does_not_depend_on_the_level():
-    wave = readings(utterances.TRAINING, 1, 1, 0)[0].wave()
+    wave = readings(TRAINING, 1, 1, 0)[0].wave()
     bands = features(wave)
     assert bands.shape[1] == BANDS
     assert np.allclose(features(0.1 * wave), bands, atol=1e-3)
@@ -66,14 +67,14 @@ def test_what_judges_hear_does_not_depend_on_the_level():
 
 
 def test_readings_are_the_same_every_time_and_speakers_apart():
-    first = readings(utterances.TRAINING, 3, 4, 7)
-    assert first == readings(utterances.TRAINING, 3, 4, 7) != readings(utterances.TRAINING, 3, 4, 8)
-    assert readings(utterances.TRAINING, 2, 4, 7) == first[:8]
+    first = readings(TRAINING, 3, 4, 7)
+    assert first == readings(TRAINING, 3, 4, 7) != readings(TRAINING, 3, 4, 8)
+    assert readings(TRAINING, 2, 4, 7) == first[:8]
     assert len({one.text for one in first}) == 12
-    low, high = utterances.SYLLABLES
+    low, high = SYLLABLES
     for one in first:
         assert low <= sum(c in "aeiou" for c in one.text) <= high
-    assert utterances.TRAINING < utterances.HELDOUT < utterances.PRESETS
+    assert TRAINING < HELDOUT < PRESETS
     for case in heldout_cases(2):
         assert case.speaker.name.startswith("varied-2000")
         assert len({one.text for one in (*case.said, *case.reference)}) == 5

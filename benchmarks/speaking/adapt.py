@@ -23,7 +23,6 @@ from benchmarks.speaking.build import score_checkpoint
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, gain, heldout_cases, score_model, summary, table
-from benchmarks.speaking.utterances import HELDOUT, UNLIKE, Reading, readings, write_texts
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
@@ -32,6 +31,7 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.data.readings import HELDOUT, UNLIKE, Reading, readings, write_sentences
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.drift import measure_drift
 from mlx_voxclone.model.codec import Codec
@@ -139,7 +139,7 @@ class Adapting:
         self.cases = heldout_cases(speakers, TEXTS, first=self.first)
         self.pairs = home / "pairs"
         if not self.pairs.exists():
-            write_texts(home / "texts.txt", per_voice, seed)
+            write_sentences(home / "texts.txt", per_voice, seed)
             self.make_pairs(self.pairs, per_voice)
 
     def make_pairs(self, output: Path, per_voice: int, *options: Any) -> Path:

@@ -30,7 +30,6 @@ from benchmarks.speaking import utterances
 from benchmarks.speaking.ears import Ears, train_ears
 from benchmarks.speaking.pretrain import Pretraining, pretrain
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary, table
-from benchmarks.speaking.utterances import HELDOUT, TRAINING, Reading
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING, make_micro, write_own_voices, write_release
 from mlx_voxclone.checkpoint.micro_layout import SPEAKING_SIZES, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -40,6 +39,7 @@ from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.data.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, Reading, readings
 from mlx_voxclone.data.synth import SyntheticSpeaker, random_text
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
@@ -76,8 +76,8 @@ def own_voices() -> list[SyntheticSpeaker]:
     """Speakers of the voices in `VOICES`."""
     return [
         replace(
-            SyntheticSpeaker.varied(utterances.PRESETS + k),
-            name=f"{name}-{utterances.PRESETS + k}",
+            SyntheticSpeaker.varied(PRESETS + k),
+            name=f"{name}-{PRESETS + k}",
             pitch_hz=pitch,
             formant_scale=tract,
         )
@@ -91,7 +91,7 @@ def voice_readings(clips: int, seed: int) -> list[Reading]:
     for k, speaker in enumerate(own_voices()):
         rng = np.random.default_rng([seed, 0x701CE, k])
         for _ in range(clips):
-            text = random_text(rng, int(rng.integers(utterances.SYLLABLES[0], utterances.SYLLABLES[1] + 1)))
+            text = random_text(rng, int(rng.integers(SYLLABLES[0], SYLLABLES[1] + 1)))
             found.append(Reading(speaker, text, int(rng.integers(2**31))))
     return found
 
@@ -100,7 +100,7 @@ def further_voices() -> dict[str, np.ndarray]:
     """Speech of speakers for further own voices: name -> samples at 24 kHz, at most `FURTHER_SECONDS` of them."""
     found = {}
     for k in range(len(VOICES), len(VOICES) + FURTHER_VOICES):
-        own = utterances.readings(utterances.PRESETS + k, 1, FURTHER_READINGS, FURTHER_SEED, FURTHER_SYLLABLES)
+        own = readings(PRESETS + k, 1, FURTHER_READINGS, FURTHER_SEED, FURTHER_SYLLABLES)
         joined = np.concatenate([reading.wave() for reading in own])
         found[f"voice{k + 1:02d}"] = joined[: int(FURTHER_SECONDS * 24000)]
     return found
@@ -163,12 +163,12 @@ class Build:
         size, place = self.size, self.home / "utterances.npz"
         if place.exists():
             return
-        wanted = utterances.readings(TRAINING, size.speakers, size.clips, self.seed)
+        wanted = readings(TRAINING, size.speakers, size.clips, self.seed)
         wanted += voice_readings(size.voice_clips, self.seed)
         codec = self.own_codec()
         tell = lambda done: self.say(f"encoded {done} of {len(wanted)} clips")  # noqa: E731
         utterances.save(place, utterances.spoken(codec, wanted, tell=tell))
-        heldout = utterances.readings(HELDOUT, HELDOUT_FIGURES, 4, self.seed)
+        heldout = readings(HELDOUT, HELDOUT_FIGURES, 4, self.seed)
         utterances.save(self.home / "heldout.npz", utterances.spoken(codec, heldout, workers=1))
 
     def ears(self) -> None:

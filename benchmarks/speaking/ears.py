@@ -10,9 +10,9 @@ from mlx.utils import tree_flatten
 
 from benchmarks.speaking.listener import Listener, train_listener
 from benchmarks.speaking.recogniser import Recogniser, labelled, train_recogniser
-from benchmarks.speaking.utterances import TRAINING, readings
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.data.readings import TRAINING, readings
 from mlx_voxclone.model.codec import Codec
 
 FILE = Path(__file__).with_name("ears.safetensors")

@@ -16,9 +16,10 @@ from typing import Any
 from benchmarks.speaking import profile
 from benchmarks.speaking.adapt import PAIRS_PER_VOICE, TEXTS, Adapting, opened, parser_of
 from benchmarks.speaking.score import Case, Heard, gain, summary, table
-from benchmarks.speaking.utterances import HELDOUT, readings, write_recordings
+from benchmarks.speaking.utterances import write_recordings
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.data.readings import HELDOUT, readings
 from mlx_voxclone.run_config import load_run_config
 from mlx_voxclone.train.run import run
 

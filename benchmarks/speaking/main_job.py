@@ -30,7 +30,7 @@ from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.main_job_tables import results, tables
 from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, agreement, heldout_cases, score_model, score_recordings
-from benchmarks.speaking.utterances import HELDOUT, readings, write_recordings, write_texts
+from benchmarks.speaking.utterances import write_recordings
 from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
 from mlx_voxclone.checkpoint.micro import ENCODER_FILE
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -38,6 +38,7 @@ from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.errors import ConfigError, VoxcloneError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set
@@ -87,7 +88,7 @@ class MainJob:
         self.overrides = {**own, **(overrides or {})}
         self.released = Speaker.load(model, encoder=self.withheld)
         self.codec = self.released.model.audio_tokenizer
-        write_texts(texts, PAIR_TEXTS, seed)
+        write_sentences(texts, PAIR_TEXTS, seed)
 
     def measured(self, number: int) -> dict[str, Any]:
         """The job of a speaker, its ceiling, and all that was heard of them: what the speaker's `scores.json` holds."""

@@ -14,8 +14,8 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.recovery.corpus import TRACK_HOP, UNITS, label_track
-from benchmarks.speaking.utterances import Reading
 from mlx_voxclone.audio.spectral import log_mel
+from mlx_voxclone.data.readings import Reading
 from mlx_voxclone.data.synth import LEVEL, VOWELS, synthesise_aligned
 from mlx_voxclone.errors import DataError
 

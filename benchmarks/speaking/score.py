@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.speaking.ears import Ears, mean_embedding
 from benchmarks.speaking.recogniser import edits, said
-from benchmarks.speaking.utterances import HELDOUT, Reading, readings
+from mlx_voxclone.data.readings import HELDOUT, Reading, readings
 from mlx_voxclone.data.synth import SyntheticSpeaker
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.prosody import pitch

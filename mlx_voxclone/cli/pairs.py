@@ -128,7 +128,7 @@ def _run(options) -> None:
         )
     rejected = ", ".join(f"{n} {reason}" for reason, n in report.rejected.items()) or "none"
     message(
-        f"kept {report.kept} of {report.sentences} sentences, {report.seconds / 3600:.3g} hours of speech; rejected:"
+        f"kept {report.kept} of {report.sentences} sentences, {format_seconds(report.seconds)} of speech; rejected:"
         f" {rejected}; took {format_seconds(time.perf_counter() - began)}"
     )
     print(options.output)

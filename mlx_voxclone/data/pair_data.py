@@ -29,7 +29,7 @@ from mlx_voxclone.data.pair_files import (
     read_shard,
 )
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.plain_files import parse_json, read_json
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
@@ -235,7 +235,7 @@ def _check_manifest(path: Path, listed: dict[str, dict[str, Any]]) -> None:
     """Refuse a damaged list beside the shards, whose lines it repeats; it may be missing, or lag behind them."""
     for number, text in read_lines(path, blank=True) if path.exists() else ():
         try:
-            line = json.loads(text)
+            line = parse_json(text)
             frames = listed.get(line["id"], line)["frames"]
             sound = line["frames"] == frames and all(map(lies_inside, audio_of([line])))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

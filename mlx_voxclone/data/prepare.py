@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.checkpoint.writer import atomic_directory
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
@@ -71,8 +72,8 @@ class PrepareReport:
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
             for row in rows
         ]
-        kept, read = self.hours_kept, self.hours["read"]
-        lines.append(f"kept {kept:.3g} of {read:.3g} hours, {self.with_text} of {total} clips with text")
+        kept, read = (format_seconds(3600 * hours) for hours in (self.hours_kept, self.hours["read"]))
+        lines.append(f"kept {kept} of {read}, {self.with_text} of {total} clips with text")
         if self.rejected:
             count, where = sum(self.rejected.values()), self.directory / REJECTED
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items())

@@ -27,6 +27,7 @@ from mlx_voxclone.data.shards.index import SPLITS, Row
 from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.plain_files import parse_json
 
 APPLIED = ("speaker", "language", "min_seconds", "max_seconds", "heldout", "heldout_speakers")
 FIXED = ("normalise", "trim_silence", "min_sampling_rate", "max_clipped", "transcribe")
@@ -59,7 +60,7 @@ class Preparation:
         """
         text = fetched_beside(place, SUMMARY, cache) if is_remote(place) else _beside(Path(place))
         try:
-            identity = json.loads(text or "")["identity"]
+            identity = parse_json(text or "")["identity"]
             known = {key: value for key, value in identity["options"].items() if type(value) in _TYPES.get(key, ())}
             return cls(place, PrepareOptions(**known), str(identity["source"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError):
@@ -275,7 +276,7 @@ def _pieces(data: PreparedData | ShardData) -> list[Piece]:
                 found.append((row.start, Piece(row.id, recording(row.id, row.source), intern(row.speaker), *facts)))
         return [piece for _, piece in sorted(found, key=itemgetter(0))]
     for _, line in read_lines(data.directory / MANIFEST):
-        clip = json.loads(line)
+        clip = parse_json(line)
         if clip["split"] != REFERENCE:
             facts = clip["samples"] / SAMPLE_RATE, clip.get("digest", clip["id"]), clip.get("marked")
             found.append(Piece(clip["id"], recording(clip["id"], clip["source"]), clip["speaker"], *facts))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -33,37 +34,48 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}
 .row{display:flex;flex-wrap:wrap;gap:1rem}.sound{flex:1 1 300px;max-width:500px}
 img{max-width:100%;height:auto}audio{width:100%}pre{background:#f6f8fa;padding:.8rem;overflow:auto}
 blockquote{margin:.8rem 0 .3rem;font-style:italic}
+details{margin:.5rem 0}summary{cursor:pointer;color:#57606a}
+details.part{border-top:1px solid #d0d7de;margin:0;padding:.7rem 0}details.part>summary{color:#1f2328;font-weight:600}
 """
 
 
 def html_page(title: str, parts: Iterable[str]) -> str:
-    """A whole page: the title, the notice on consent and licence, the parts."""
+    """A whole page: the title, the notice on consent and licence, the parts. What UTF-8 cannot hold becomes `?`."""
     head = [f"<h1>{escaped(title)}</h1>", f'<p class="notice">{escaped(NOTICE)}</p>']
-    return (
+    page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join([*head, *parts])
         + "\n</body>\n</html>\n"
     )
+    return page.encode("utf-8", "replace").decode("utf-8")
 
 
-def players(named: Iterable[tuple[str, Path | None]], place: Path) -> str:
+def folded(title: str, parts: Iterable[str]) -> list[str]:
+    """A part of the page of which only the title is shown until it is opened."""
+    return [f'<details class="part"><summary>{escaped(title)}</summary>', *parts, "</details>"]
+
+
+def players(named: Iterable[tuple[str, Path | None]], place: Path, *, plots_folded: bool = False) -> str:
     """Players and plots beside each other, waveforms and colours at the same scale; no path: the model said nothing.
 
     Where one is called `ORIGINAL`, the others show how they differ from it. `place`: directory of the page.
+    `plots_folded`: shown only when asked for.
     """
     loaded = [(label, path, _read_sound(path) if path else None) for label, path in named]
     scale = max((float(np.abs(s).max()) for _, _, s in loaded if s is not None and len(s)), default=0.0) or 1.0
     original = next((samples for label, _, samples in loaded if label == ORIGINAL), None)
     pieces = [
-        _sound(label, path, samples, place, scale=scale, original=None if label == ORIGINAL else original)
+        _sound(label, path, samples, place, plots_folded, scale=scale, original=None if label == ORIGINAL else original)
         for label, path, samples in loaded
     ]
     return '<div class="row">' + "".join(pieces) + "</div>"
 
 
-def _sound(label: str, path: Path | None, samples: np.ndarray | None, place: Path, **drawing: Any) -> str:
+def _sound(
+    label: str, path: Path | None, samples: np.ndarray | None, place: Path, plot_folded: bool, **drawing: Any
+) -> str:
     head = f'<div class="sound"><h3>{escaped(label)}</h3>'
     if path is None:
         return f"{head}{missing('Nothing was said: the model ended at the first frame.')}</div>"
@@ -73,15 +85,17 @@ def _sound(label: str, path: Path | None, samples: np.ndarray | None, place: Pat
     if kind and path.stat().st_size <= _EMBED_LIMIT:
         source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
     else:
-        source = Path(os.path.relpath(path, place)).as_posix()
+        source = quote(os.fsencode(Path(os.path.relpath(path, place)).as_posix()))
     plot = image(png(sound_figure(samples, **drawing)), f"waveform and spectrogram: {label}")
+    if plot_folded:
+        plot = f"<details><summary>waveform and spectrogram</summary>{plot}</details>"
     return f'{head}<audio controls preload="none" src="{escaped(source)}"></audio>{plot}</div>'
 
 
 def _read_sound(path: Path) -> np.ndarray | None:
     try:
         return read_audio(path)
-    except (DataError, OSError):
+    except (DataError, OSError, ValueError):  # ValueError: a name with a zero byte
         return None
 
 

@@ -1,12 +1,13 @@
-"""The report of a run: one HTML file with curves, held-out figures and what was spoken before and after.
+"""The report of a run: one HTML file. First what was delivered, and the original, before and after to hear, sentence by
+sentence; folded below it all that was measured, curves, and the configuration.
 
 It reads what is there and says what is missing, so that it also serves a run that was stopped half way:
 
 - `log.jsonl` and `samples/step-N/` (sounds, and of an encoder `code_usage.safetensors`) of the run directory, or of its
   `encoder/`, `encoder-2/`, ... and `speaker/`;
 - `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
-  list of `{"text": text, "before": {"file": wav, "ended": bool}, "after": {...}}`, files relative to the run directory;
-  of task `clone` also `delivered` and `rounds` (`report_delivery.py`);
+  list of `{"text": text, "original": {"file": wav, "same_text": bool}, "before": {"file": wav, "ended": bool}, "after":
+  {...}}`, files relative to the run directory; of task `clone` also `delivered` and `rounds` (`report_delivery.py`);
 - `config.yaml`, shown as it is.
 """
 
@@ -14,18 +15,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
-from mlx_voxclone.evaluate.page import ORIGINAL, escaped, html_page, image, is_number, missing, players, table
+from mlx_voxclone.evaluate.page import (
+    ORIGINAL,
+    escaped,
+    folded,
+    html_page,
+    image,
+    is_number,
+    missing,
+    players,
+    table,
+)
 from mlx_voxclone.evaluate.plots import Series, curves_figure, png, usage_figure
-from mlx_voxclone.evaluate.report_delivery import delivered_parts, rounds_parts
+from mlx_voxclone.evaluate.report_delivery import measured_parts, rounds_parts, verdict_parts
 from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.train.log import LOG_NAME, RESERVED, read_log
 
 _ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
-_REFERENCE_LIMIT = 60.0  # seconds
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
 _ROLES = {ORIGINAL: "original", "reconstructed": "through the codec"}
 
@@ -41,16 +51,20 @@ def write_report(run_dir: str | Path) -> Path:
         raise DataError(f"{run_dir}: no such run directory, nothing to report")
     summary = _read_json(run_dir / "summary.json")
     title = _title(summary, run_dir)
-    parts = delivered_parts(summary.get("delivered"))
-    parts += _figures(summary)
-    parts += _reference(summary.get("baked"), run_dir)
-    parts += _speech(summary.get("speech"), run_dir)
-    parts += rounds_parts(summary.get("rounds"))
     stages = _stages(run_dir)
+    parts = verdict_parts(summary.get("delivered"))
+    speech = _speech(summary.get("speech"), run_dir)
+    parts += speech
+    if not speech:  # of one training: what its samples sound like
+        for name in stages:
+            parts += _samples(run_dir / name / "samples", run_dir)
     if not stages:
         parts.append(missing("No training log here: nothing was trained in this directory."))
+    parts += measured_parts(summary.get("delivered"))
+    parts += _figures(summary)
+    parts += rounds_parts(summary.get("rounds"))
     for name in stages:
-        parts += _stage(run_dir / name, name or str(summary.get("task") or "training"), run_dir)
+        parts += _stage(run_dir / name, name or str(summary.get("task") or "training"), run_dir, samples=bool(speech))
     parts += _configuration(run_dir / "config.yaml")
     target = run_dir / _REPORT / "index.html"
     target.parent.mkdir(exist_ok=True)
@@ -61,34 +75,29 @@ def write_report(run_dir: str | Path) -> Path:
 # ---- speech ----------------------------------------------------------------------------------------------------------
 
 
-def _reference(baked: Any, run_dir: Path) -> list[str]:
-    """The recording the voice was taken from, to compare with, unless it is a long one."""
-    path = baked.get("reference") if isinstance(baked, Mapping) else None
-    try:
-        if not path or audio_info(path).seconds > _REFERENCE_LIMIT:
-            return []
-    except (DataError, OSError):
-        return []
-    return ["<h2>The voice</h2>", players([("reference recording", Path(path))], run_dir / _REPORT)]
-
-
 def _speech(entries: Any, run_dir: Path) -> list[str]:
+    """Original, before and after beside each other, sentence by sentence; first those that the original says too."""
     entries = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
     if not entries:
         return []
-    parts = ["<h2>Before and after</h2>"]
-    for entry in entries:
+    parts = ["<h2>Original, before and after</h2>"]
+    for entry in sorted(entries, key=lambda entry: not _same_text(entry)):
         parts.append(f"<blockquote>{escaped(entry.get('text', ''))}</blockquote>")
-        said = [(when, entry[when]) for when in ("before", "after") if isinstance(entry.get(when), dict)]
-        sounds = [
-            (
-                when if sound.get("ended", True) else f"{when} (did not end, cut off)",
-                run_dir / str(sound["file"]) if sound.get("file") else None,
-            )
-            for when, sound in said
-        ]
-        parts.append(players(sounds, run_dir / _REPORT))
+        sounds: list[tuple[str, Path | None]] = []
+        if isinstance(entry.get("original"), dict):
+            label = "original recording" if _same_text(entry) else "original voice (saying something else)"
+            sounds.append((label, run_dir / str(entry["original"].get("file") or "originals/voice.wav")))
+        for when in ("before", "after"):
+            if isinstance(sound := entry.get(when), dict):
+                label = when if sound.get("ended", True) else f"{when} (did not end, cut off)"
+                sounds.append((label, run_dir / str(sound["file"]) if sound.get("file") else None))
+        parts.append(players(sounds, run_dir / _REPORT, plots_folded=True))
     return parts
+
+
+def _same_text(entry: Mapping[str, Any]) -> bool:
+    original = entry.get("original")
+    return isinstance(original, Mapping) and original.get("same_text") is True
 
 
 # ---- a stage of training ---------------------------------------------------------------------------------------------
@@ -101,11 +110,12 @@ def _stages(run_dir: Path) -> list[str]:
     return [name for name in names if (run_dir / name / LOG_NAME).is_file()]
 
 
-def _stage(directory: Path, name: str, run_dir: Path) -> list[str]:
+def _stage(directory: Path, name: str, run_dir: Path, *, samples: bool) -> list[str]:
+    """Folded; `samples`: with what the training spoke meanwhile."""
     records = read_log(directory / LOG_NAME)
     steps = [record for record in records if "event" not in record]
     evaluations = [record for record in records if record.get("event") == "eval"]
-    parts = [f"<h2>Stage: {escaped(name)}</h2>"]
+    parts = []
     if not steps:
         parts.append(missing("The log holds no training step yet."))
     best = max((record["step"] for record in evaluations if record.get("best")), default=None)
@@ -117,8 +127,9 @@ def _stage(directory: Path, name: str, run_dir: Path) -> list[str]:
     started = [record.get("task") for record in records if record.get("event") == "start"]
     if name.partition("-")[0] == _ENCODER or _ENCODER in started:
         parts += _code_usage(directory / "samples")
-    parts += _samples(directory / "samples", run_dir)
-    return parts
+    if samples:
+        parts += _samples(directory / "samples", run_dir)
+    return folded(f"Stage: {name}", parts)
 
 
 def _progress(records: list[dict], steps: list[dict], best: int | None) -> str:
@@ -227,17 +238,25 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
     rows = []
     for key, value in summary.items():
         if isinstance(value, Mapping) and key in ("data", "baked"):
-            rows += [[f"{key}: {name.replace('_', ' ')}", entry] for name, entry in value.items()]
+            rows += [_row(f"{key}: {name.replace('_', ' ')}", entry) for name, entry in value.items()]
         elif isinstance(value, str | int | float):
-            rows.append([key.replace("_", " "), value])
-    return ["<h2>Figures</h2>", table(["", ""], rows)] if rows else []
+            rows.append(_row(key.replace("_", " "), value))
+    return folded("Figures", [table(["", ""], rows)]) if rows else []
+
+
+def _row(name: str, value: Any) -> list[Any]:
+    """Lengths in units that fit."""
+    unit = {"data: hours": 3600.0, "seconds": 1.0}.get(name)
+    if unit is None or not is_number(value):
+        return [name, value]
+    return [{"data: hours": "data: speech", "seconds": "time taken"}[name], format_seconds(unit * value)]
 
 
 def _configuration(path: Path) -> list[str]:
     if not path.is_file():
         return []
     content = escaped(path.read_text(encoding="utf-8", errors="replace"))
-    return [f"<h2>Configuration</h2><details><summary>{path.name}</summary><pre>{content}</pre></details>"]
+    return folded("Configuration", [f"<pre>{content}</pre>"])
 
 
 def _numbered(directory: Path, prefix: str) -> list[Path]:

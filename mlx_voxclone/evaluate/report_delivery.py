@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_voxclone.evaluate.page import escaped, is_number, table
+from mlx_voxclone.evaluate.page import escaped, folded, is_number, table
 
 _NOT_MEASURED = "not measured"
 _LOWER, _HIGHER = "lower", "higher"
@@ -50,27 +50,37 @@ _ROUNDS = (
 )
 
 
-def delivered_parts(delivered: Any) -> list[str]:
-    """HTML of the section "Delivered": the candidate, the reason, the figures of all candidates beside each other."""
-    name = delivered.get("name") if isinstance(delivered, Mapping) else None
-    if not isinstance(name, str) or not name:
+def verdict_parts(delivered: Any) -> list[str]:
+    """HTML of the section "Delivered": the candidate and the reason, in a sentence."""
+    if (name := _delivered_name(delivered)) is None:
         return []
     why = delivered.get("why")
     sentence = f"Delivered: {name}" + (f"; {why}." if isinstance(why, str) and why else ".")
-    parts = ["<h2>Delivered</h2>", f"<p>{escaped(sentence)}</p>"]
+    return ["<h2>Delivered</h2>", f'<p class="verdict">{escaped(sentence)}</p>']
+
+
+def measured_parts(delivered: Any) -> list[str]:
+    """HTML of the folded part "What was measured": the figures of all candidates beside each other."""
+    if (name := _delivered_name(delivered)) is None:
+        return []
     candidates = [one for one in _mappings(delivered.get("measured")) if isinstance(one.get("name"), str)]
     if not candidates:
-        return parts
+        return []
     titles = [one["name"] + (" (delivered)" if one["name"] == name else "") for one in candidates]
     shown = [f for f in _DELIVERED if f.key in _ALWAYS or any(is_number(one.get(f.key)) for one in candidates)]
     rows = [[f.title, f.better, *(f.of(one) for one in candidates)] for f in shown]
     if any(one.get("voice") for one in candidates):
         rows.append(["recordings of the voice prompt", "", *(str(one.get("voice") or "") for one in candidates)])
-    return [*parts, table(["measured on held-out sentences", "better", *titles], rows)]
+    return folded("What was measured", [table(["measured on held-out sentences", "better", *titles], rows)])
+
+
+def _delivered_name(delivered: Any) -> str | None:
+    name = delivered.get("name") if isinstance(delivered, Mapping) else None
+    return name if isinstance(name, str) and name else None
 
 
 def rounds_parts(rounds: Any) -> list[str]:
-    """HTML of the section "Rounds": a row for each encoder that the run has trained on its recordings."""
+    """HTML of the folded part "Rounds": a row for each encoder that the run has trained on its recordings."""
     rounds = _mappings(rounds)
     if not rounds:
         return []
@@ -79,7 +89,7 @@ def rounds_parts(rounds: Any) -> list[str]:
         "After the first, each encoder is trained on the codes that the language model judged in the round before. Its"
         " own codes of held-out recordings are to have fewer nats than those before; a round without that is the last."
     )
-    return ["<h2>Rounds</h2>", f"<p>{about}</p>", table(["encoder", *(f.title for f in _ROUNDS)], rows)]
+    return folded("Rounds", [f"<p>{about}</p>", table(["encoder", *(f.title for f in _ROUNDS)], rows)])
 
 
 def _mappings(entries: Any) -> list[Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.pair_files import SETTINGS, SHARDS, audio_of, read_shard
 from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneError
@@ -232,7 +233,7 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
     left_out = [f"{runaways} did not end within {asked.max_seconds:g} s"] if runaways else []
     left_out += [f"{empty} were empty"] if empty else []
     why = f" ({', '.join(left_out)})" if left_out else ""
-    say(f"pairs: {report.kept} of {count} sentences, {report.seconds / 3600:.2g} h{why}")
+    say(f"pairs: {report.kept} of {count} sentences, {format_seconds(report.seconds)}{why}")
     return facts
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.plain_files import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, is_alive, same, try_lock
 
 LOCK = ".lock"
@@ -109,7 +110,7 @@ def _check_holder(directory: Path, holder: dict, written: float) -> None:
 def _read(descriptor: int) -> dict:
     """Who has written the file; {} if that cannot be told."""
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        holder = parse_json(os.pread(descriptor, 4096, 0))
         return {"pid": int(holder["pid"]), "host": str(holder["host"])}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return {}

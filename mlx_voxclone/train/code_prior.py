@@ -46,7 +46,8 @@ def code_prior(
     if pairs is not None:
         said = (pair.codes for pair in pairs.train if not pair.is_moved)
         found = CodeStatistics.from_codes(said, release.config.codec)
-    presets = _of_voices(release, directory, quiet, say) if config.encoder.prior.presets else None
+    otherwise = "the pairs alone tell which codes are usual" if pairs is not None else "nothing tells which are usual"
+    presets = _of_voices(release, directory, quiet, say, otherwise) if config.encoder.prior.presets else None
     if presets is None or not presets.frames:
         return found
     return presets if found is None else found + presets
@@ -66,8 +67,11 @@ def _rows(release: Release, name: str) -> np.ndarray | bytes:
         return b""
 
 
-def _of_voices(release: Release, directory: Path, quiet: bool, say: Callable[[str], None]) -> CodeStatistics | None:
-    """From the run's copy, else from the cache, else recovered now; None without own voices."""
+def _of_voices(
+    release: Release, directory: Path, quiet: bool, say: Callable[[str], None], otherwise: str
+) -> CodeStatistics | None:
+    """From the run's copy, else from the cache, else recovered now; None without own voices. `otherwise`: what holds
+    where they tell nothing."""
     voices = own_voices(release)  # others were spoken into some other encoder: nothing to learn what is usual from
     if not voices:
         return None
@@ -79,28 +83,47 @@ def _of_voices(release: Release, directory: Path, quiet: bool, say: Callable[[st
     def recover() -> PresetStatistics:
         with progress_bar(quiet=quiet, total=len(voices), unit="voice", desc="prior") as bar:
             found = preset_statistics(release, voices, progress=bar.update)
-        say(f"prior: {found.statistics.frames} frames of {len(found.explained)} of the model's {len(voices)} voices")
+        reason = next(iter(found.skipped.values()), "")
+        say(_told(found.statistics.frames, len(found.explained), len(voices), otherwise, reason))
         return found
 
-    statistics = _cached(entry, release, say) or _made(entry, release, recover, say)
+    def cached() -> CodeStatistics | None:
+        return _cached(
+            entry,
+            release,
+            lambda frames, of: say(f"{_told(frames, of, len(voices), otherwise)}; from the cache {entry.path}"),
+        )
+
+    statistics = cached() or _made(entry, cached, recover, say)
     statistics.save(copy)
     return statistics
 
 
-def _cached(entry: Entry, release: Release, say: Callable[[str], None]) -> CodeStatistics | None:
-    """What a complete entry holds; None if there is none, or a damaged one."""
+def _told(frames: int, explained: int, voices: int, otherwise: str, reason: str = "") -> str:
+    """A line on what was recovered of the model's own voices."""
+    if explained:
+        return f"prior: {frames} frames of codes from {explained} of the model's {voices} own voices"
+    why = f" ({reason})" if reason else ""
+    return f"prior: none of the model's {voices} own voices could be traced back to codes{why}, so {otherwise}"
+
+
+def _cached(entry: Entry, release: Release, tell: Callable[[int, int], None]) -> CodeStatistics | None:
+    """What a complete entry holds; None if there is none, or a damaged one. `tell` hears of frames and voices."""
     facts = entry.facts()
     try:
         found = None if facts is None else CodeStatistics.load(entry.path / FILE, release.config.codec)
     except CheckpointError:
         return None
     if found is not None:
-        say(f"prior: {found.frames} frames of {facts['voices']} of the model's voices, from the cache {entry.path}")
+        tell(found.frames, facts["voices"])
     return found
 
 
 def _made(
-    entry: Entry, release: Release, recover: Callable[[], PresetStatistics], say: Callable[[str], None]
+    entry: Entry,
+    cached: Callable[[], CodeStatistics | None],
+    recover: Callable[[], PresetStatistics],
+    say: Callable[[str], None],
 ) -> CodeStatistics:
     """Recovered, and kept in the cache where that can be written: a run does not end for what the next one lacks."""
     with ExitStack() as stack:
@@ -109,7 +132,7 @@ def _made(
         except CheckpointError as e:
             _not_kept(e, say)
             return recover().statistics
-        if (found := _cached(entry, release, say)) is not None:  # another process has made it meanwhile
+        if (found := cached()) is not None:  # another process has made it meanwhile
             return found
         recovered = recover()
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.data.pair_data import Pair, PairData
@@ -100,7 +101,8 @@ def encoder_inputs(
     """
     pairs = load_pairs(config, release, quiet, say)
     if pairs is not None:
-        say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {pairs.seconds / 3600:.2g} h")
+        length = format_seconds(pairs.seconds)
+        say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {length}")
         if (doubt := foreign_codec(release, pairs.train)) is not None:
             say(f"warning: {doubt}")
         alone, steps = config.encoder.pairs.alone_steps, config.encoder.train.steps

@@ -31,6 +31,7 @@ from mlx_voxclone.errors import (
     VoxcloneError,
 )
 from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.process.locks import LOCK, held
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.progress import progress_over
@@ -167,7 +168,7 @@ class _Sitting:
 def _figures(path: Path) -> tuple[float, float] | None:
     """Seconds and peak memory (GB) that a file of a run tells of; None where it does not."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         found = float(content["seconds"]), float(content["peak_memory_gb"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None

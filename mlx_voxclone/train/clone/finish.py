@@ -24,6 +24,7 @@ from mlx_voxclone.run_config import RunConfig
 from mlx_voxclone.synthesis import SpeechResult, speak
 from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
 from mlx_voxclone.train.clone.fold_check import fold_check
+from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
 from mlx_voxclone.train.clone.recover import Recovered
 from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.stages import Compute
@@ -83,6 +84,7 @@ def finish(
             )
         summary.baked |= fold
     say("say: before and after")
+    write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run_dir, say)
     summary.speech = before_and_after(config, release, voice, run_dir, heldout.text)
 
 
@@ -96,7 +98,8 @@ def delivered(
     quiet: bool,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """What `deliver` chooses: `name`, `why`, `measured`, `voice` (its recordings) and `codes` `[37, N]` of it.
+    """What `deliver` chooses: `name`, `why`, `measured`, `voice` (its recordings), `clips` (ids of these) and `codes`
+    `[37, N]` of it.
 
     Kept in `codes/delivered.safetensors`; a resumed run finds it there, as long as encoder and adapters are the same.
     """
@@ -121,6 +124,7 @@ def delivered(
         "name": chosen.chosen.name,
         "why": chosen.why,
         "voice": chosen.chosen.voice.name,
+        "clips": chosen.chosen.voice.clips,
         "measured": [one.figures() for one in chosen.measured],
     }
     codes = chosen.chosen.voice.codes.astype(np.int32)
@@ -155,15 +159,19 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
 
 
 def before_and_after(
-    config: RunConfig, release: Release, reference_codes: np.ndarray, run_dir: Path, fallback: str
+    config: RunConfig, release: Release, reference_codes: np.ndarray, run_dir: Path, heldout: str
 ) -> list[dict[str, Any]]:
     """Speak each sentence with the base model and with the baked one, on the same voice rows and seed.
 
-    "Before" is the released model given the new encoder's rows: zero-shot cloning. "After" is what was baked.
+    "Before" is the released model given the new encoder's rows: zero-shot cloning. "After" is what was baked. The text
+    of a held-out recording is among the sentences, as the one that the voice's owner can be heard to say.
     """
-    sentences, dtype = config.say or [fallback], Compute.of(config).dtype
+    dtype = Compute.of(config).dtype
     (run_dir / "samples").mkdir(exist_ok=True)
-    spoken: list[dict[str, Any]] = [{"text": text} for text in sentences]
+    spoken: list[dict[str, Any]] = [
+        {"text": text, "original": {"file": SENTENCE if text == heldout else VOICE, "same_text": text == heldout}}
+        for text in dict.fromkeys([*config.say, heldout])
+    ]
     for when, source in (("before", release), ("after", Release(config.baked_dir))):
         model = load_model(source, dtype=dtype)
         model.speaks_only = True

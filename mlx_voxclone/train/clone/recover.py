@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.pairs.auto import automatic_pairs, cached_own_pairs, said_gain
@@ -137,7 +138,7 @@ class _Steps:
         return Recovered(encoder, codes, self.judge(encoder, codes, number))
 
     def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
-        self.say(f"codes: encoding {self.data.hours:.2g} h of speech")
+        self.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
         wrap = (lambda clips, total, what: clips) if self.quiet else progress_over
         path = self._place(stages.CODES_FILE, number)
         return current().in_turn(lambda: stages.clip_codes(self.release, encoder, self.data, path, wrap))

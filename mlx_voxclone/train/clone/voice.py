@@ -28,11 +28,13 @@ class Voice:
         name: the recordings that it is made of.
         codes: int32 `[37, N]`.
         source: the recording, where there is one alone.
+        clips: ids of the clips that it is made of, in their order.
     """
 
     name: str
     codes: np.ndarray
     source: str | None = None
+    clips: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def candidates(
     limit = max(1, round(longest * frame_rate))
     whole = [clip for clip in clips if codes[clip.id].shape[1] <= limit] or list(clips)
     singles = sorted(whole, key=lambda clip: (-codes[clip.id].shape[1], clip.id))[:SINGLES]
-    found = [Voice(_name(clip), codes[clip.id][:, :limit], _name(clip)) for clip in singles]
+    found = [Voice(_name(clip), codes[clip.id][:, :limit], _name(clip), (clip.id,)) for clip in singles]
     rng, frames = np.random.default_rng([seed, 0xF01CE]), [clip_codes.shape[1] for clip_codes in codes.values()]
     lengths = sorted({min(limit, round(seconds * frame_rate)) for seconds in SECONDS})
     for length in lengths:
@@ -69,7 +71,8 @@ def candidates(
                     break
             joined = np.concatenate([codes[clip.id] for clip in taken], axis=1)[:, :length]
             if len(taken) > 1:
-                found.append(Voice(" + ".join(_name(clip) for clip in taken), joined))
+                ids = tuple(clip.id for clip in taken)
+                found.append(Voice(" + ".join(_name(clip) for clip in taken), joined, clips=ids))
     return found
 
 
