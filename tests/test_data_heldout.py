@@ -227,7 +227,7 @@ def test_no_prompt_of_a_training_clip_is_a_held_out_recording(tmp_path, names, s
             assert [audio_of(prompt) for prompt in data.references(clip)] == [waves_of(clip, folder, lines)]
         assert any("name a held-out recording as ref_audio" in note for note in report.notes)
         # The same clips with others held out: the guard is in the data, not in what was written.
-        anew, _ = select(data, PrepareOptions(heldout=0.55, seed=seed + 1), Preparation(out))
+        anew, _ = select(data, PrepareOptions(heldout=0.55, seed=seed + 1), Preparation.of(out))
         heard = {audio_of(clip) for clip in anew.heldout}
         assert len(heard) == 3
         for clip in anew.train:

@@ -122,6 +122,27 @@ def test_what_is_as_it_was_prepared_changes_nothing(prepared):
         assert sides(same) == sides(data)
 
 
+def test_looser_limits_change_nothing_and_are_named(prepared):
+    data, lines = chosen(prepared, min_seconds=0.3, max_seconds=25.0)
+    assert sides(data) == sides(load(prepared))
+    assert lines[:2] == [
+        "data.min_seconds: 0.3 leaves nothing out of what is prepared with 0.5",
+        "data.max_seconds: 25 leaves nothing out of what is prepared with 20",
+    ]
+
+
+def test_a_split_that_was_made_without_prepare_stays(shards):
+    """Nobody knows what it is after: a test set, or clips that others have trained on."""
+    data = ShardData(shards)
+    before = Preparation.of(shards)
+    same, lines = select(data, PrepareOptions(heldout=0.5), before)
+    assert sides(same) == sides(data)
+    assert lines == ["data.heldout: it does not say how it was prepared, and what it holds out stays so"]
+    more, _ = select(data, PrepareOptions(heldout_speakers=["speaker-1"]), before)
+    own = {clip.id for clip in data.heldout} | {clip.id for clip in data.clips if clip.speaker == "speaker-1"}
+    assert {clip.id for clip in more.heldout} == own
+
+
 def test_defaults_say_nothing_and_are_named(prepared):
     _, lines = chosen(prepared)
     assert lines == ["as it was prepared: min_seconds 0.5, heldout 0.2"]

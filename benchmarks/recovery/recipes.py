@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.run_config import RunConfig, load_run_config
-from mlx_voxclone.run_schema import DataSection
 
 LAST_RATE = 0.02  # of the highest: what is left of the learning rate at the end
 CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"
@@ -202,7 +201,6 @@ def recipe_config(
     overrides |= {
         "model": str(materials.stock),
         "data.path": str(materials.speech),
-        "data.heldout": DataSection().heldout,  # the default: what is held out is what `prepare_speech` has put there
         "seed": seed,
         "precision": "float32",
         "encoder.crop_seconds": scale.crop_seconds,

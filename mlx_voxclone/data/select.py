@@ -8,7 +8,7 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
 from sys import intern
@@ -66,6 +66,10 @@ class Preparation:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, DataError):
             return cls(place)
 
+    @property
+    def is_known(self) -> bool:
+        return self.source is not None
+
     def value(self, key: str) -> Any:
         """Of one option, in the types of JSON."""
         return _plain(getattr(self.options, key))
@@ -118,7 +122,7 @@ def select(
     """
     asked, kept = _asked(options, before, insisted)
     _refuse_fixed(asked, before, data)
-    lines = []
+    lines = _without_effect(asked, before)
     if kept:
         lines.append(f"as it was prepared: {', '.join(f'{key} {_shown(before.value(key))}' for key in kept)}")
     if not any(key in asked for key in APPLIED):
@@ -152,6 +156,20 @@ def _asked(options: PrepareOptions, before: Preparation, insisted: Collection[st
         else:
             kept.append(key)
     return asked, kept
+
+
+def _without_effect(asked: dict[str, Any], before: Preparation) -> list[str]:
+    """Take away what changes nothing, with a line for each: looser limits than those that it was prepared with; a share
+    to hold out of clips whose split somebody has made without `prepare`."""
+    lines = []
+    for key, looser in (("min_seconds", -1), ("max_seconds", 1)):
+        was = before.value(key)
+        if key in asked and looser * (asked[key] - was) > 0:
+            lines.append(f"data.{key}: {asked.pop(key):g} leaves nothing out of what is prepared with {was:g}")
+    if "heldout" in asked and not before.is_known:
+        del asked["heldout"]
+        lines.append("data.heldout: it does not say how it was prepared, and what it holds out stays so")
+    return lines
 
 
 def _refuse_fixed(asked: Mapping[str, Any], before: Preparation, data: PreparedData | ShardData) -> None:
@@ -252,6 +270,9 @@ class _Choice:
         """Hold clips out anew, as `prepare` does it."""
         fraction, speakers = (self.asked.get(key, self.before.value(key)) for key in ("heldout", "heldout_speakers"))
         pieces = [piece for piece in _pieces(self.data) if splits.get(piece.id) in (TRAIN, HELDOUT)]
+        if not self.before.is_known and HELDOUT in splits.values():
+            fraction = 0.0  # but for the speakers that are named, the split stays
+            pieces = [replace(p, marked=HELDOUT) if splits[p.id] == HELDOUT else p for p in pieces]
         held, notes = divided(pieces, fraction, speakers, self.seed)
         for piece in pieces:
             splits[piece.id] = HELDOUT if piece.id in held else TRAIN
