@@ -147,7 +147,7 @@ def test_a_run_in_use_and_one_that_vanishes(training, tmp_path):
     assert tree(run / "data") == before
     shutil.rmtree(run, ignore_errors=True)
     said = process.communicate(timeout=120)[1].splitlines()
-    assert process.returncode == 2
+    assert process.returncode == 2, said
     assert said[-1].startswith("error: ")
     assert "Traceback" not in "".join(said)
     assert voxclone("train", "--resume", run, "--max-steps", list_checkpoints(run)[-1][0] + 2)[0] == 0
