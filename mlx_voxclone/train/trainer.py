@@ -15,7 +15,15 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.errors import CheckpointError, DataError, RankLostError, StoppedError, TrainingError, VoxcloneError
+from mlx_voxclone.errors import (
+    CheckpointError,
+    DataError,
+    RankLostError,
+    StoppedError,
+    TrainingError,
+    TranscriptError,
+    VoxcloneError,
+)
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.train import evaluation
@@ -330,7 +338,8 @@ class Trainer:
         if line is None:
             return error
         words = self._last_words()
-        kind = type(error) if isinstance(error, DataError | RankLostError) else StoppedError
+        kinds = (RankLostError, TranscriptError, DataError)  # what derives from them may be made of other things
+        kind = next((kind for kind in kinds if isinstance(error, kind)), StoppedError)
         return kind(f"{line}; {words}" if words else line)
 
     def _restore(self, path: Path) -> None:
