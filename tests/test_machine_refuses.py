@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from toy_task import ToyTask, settings
 
+from mlx_voxclone.audio.io import AudioError
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.errors import StoppedError
+from mlx_voxclone.errors import DataError, StoppedError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.train.log import JsonLog
 from mlx_voxclone.train.state import list_checkpoints
@@ -56,14 +57,21 @@ def test_a_log_that_cannot_be_written_costs_no_step(number, tmp_path, monkeypatc
     assert goes_on(tmp_path / "run") == expected
 
 
-def test_data_that_has_vanished_costs_no_step(tmp_path, expected):
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "clips/a.flac"), StoppedError),
+        (AudioError("missing", "clips/a.flac: no such file or directory"), DataError),
+    ],
+)
+def test_data_that_has_vanished_costs_no_step(error, kind, tmp_path, expected):
     class Vanishing(ToyTask):
         def item(self, epoch, index, step):
             if step >= 4:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "clips/a.flac")
+                raise error
             return super().item(epoch, index, step)
 
-    with pytest.raises(StoppedError, match=r"^clips/a.flac: no such file or directory; the last checkpoint is"):
+    with pytest.raises(kind, match=r"clips/a.flac: no such file or directory; the last checkpoint is"):
         trainer(tmp_path / "run", Vanishing(7, dropout=0.3)).run()
     assert list_checkpoints(tmp_path / "run")[-1][0] == 4
     assert goes_on(tmp_path / "run") == expected
@@ -124,6 +132,7 @@ def test_a_file_beyond_the_limit_on_sizes(tmp_path):
     code = f"""
 import sys
 import numpy as np
+from mlx_voxclone.audio.io import AudioError
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.audio.io import write_wav
 sys.exit(entry(lambda argv: write_wav({str(tmp_path / "a.wav")!r}, np.zeros(100_000)))())

@@ -145,12 +145,14 @@ def test_a_run_in_use_and_one_that_vanishes(training, tmp_path):
         got, lines = voxclone("train", *arguments)
         assert (got, lines) == (2, [f"error: {run}: is in use by process {process.pid}; wait for it, or end it"])
     assert tree(run / "data") == before
-    shutil.rmtree(run, ignore_errors=True)
+    os.rename(run, tmp_path / "elsewhere")  # at once: a removal would race with the next checkpoint
+    shutil.rmtree(tmp_path / "elsewhere", ignore_errors=True)
     said = process.communicate(timeout=120)[1].splitlines()
-    assert process.returncode == 2
+    assert process.returncode == 2, "\n".join(said[-25:])
     assert said[-1].startswith("error: ")
     assert "Traceback" not in "".join(said)
-    assert voxclone("train", "--resume", run, "--max-steps", list_checkpoints(run)[-1][0] + 2)[0] == 0
+    got, lines = voxclone("train", "--resume", run, "--max-steps", list_checkpoints(run)[-1][0] + 2)
+    assert got == 0, lines[-1]
 
 
 @pytest.mark.slow

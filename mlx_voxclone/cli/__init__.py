@@ -1,6 +1,6 @@
 """`voxclone NAME ...`: finds the command and hands over; only the chosen command's module is imported."""
 
-import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if line := too_little_address_space():  # libraries that get none wait for it without end
         print(f"error: {line}", file=sys.stderr)
         return USAGE_ERROR
+    import importlib
+
     module = importlib.import_module(f"mlx_voxclone.cli.{name}")
     return module.main(arguments[1:])
 
@@ -83,10 +85,13 @@ def script(name: str) -> int:
 
 
 def _as_process(arguments: list[str]) -> int:
-    from mlx_voxclone.process import signals, streams
+    try:
+        from mlx_voxclone.process import signals, streams
 
-    streams.prepare()  # before anything is opened, which would take the number of a stream that is closed
-    signals.listen()  # first of all: what comes next takes a moment
-    from mlx_voxclone.cli.common import as_process
-
+        streams.prepare()  # before anything is opened, which would take the number of a stream that is closed
+        signals.listen()
+        from mlx_voxclone.cli.common import as_process
+    except KeyboardInterrupt:  # what is imported takes a moment
+        os.write(2, b"interrupted\n")
+        os._exit(130)
     return as_process(lambda: main(arguments))

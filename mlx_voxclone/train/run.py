@@ -300,7 +300,8 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         elif isinstance(e, TranscriptError) and begun:
             raise TranscriptError(f"{e} (with --resume {run_dir})") from None
         elif isinstance(e, DataError | StoppedError) and begun:
-            raise type(e)(f"{e}; when that is mended, continue with --resume {run_dir}") from None
+            kind = StoppedError if isinstance(e, StoppedError) else DataError
+            raise kind(f"{e}; when that is mended, continue with --resume {run_dir}") from None
         raise
 
 

@@ -22,6 +22,7 @@ from mlx_voxclone.errors import (
     RankLostError,
     StoppedError,
     TrainingError,
+    TranscriptError,
     VoxcloneError,
 )
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
@@ -380,7 +381,8 @@ class Trainer:
         if line is None:
             return error
         words = self._last_words()
-        kind = type(error) if isinstance(error, DataError | RankLostError) else StoppedError
+        kinds = (RankLostError, TranscriptError, DataError)  # what derives from them may be made of other things
+        kind = next((kind for kind in kinds if isinstance(error, kind)), StoppedError)
         return kind(f"{line}; {words}" if words else line)
 
     def _restore(self, path: Path) -> None:
