@@ -1,5 +1,6 @@
 """What the sections of a run's configuration are made of: types of values, the base of all, the keys of a training."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,7 +28,10 @@ _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(
 
 def _number(value: Any) -> Any:
     """PyYAML reads `2e-5` (no dot) as text; YAML 1.2, and everyone else, as the number it is."""
-    return float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+    number = float(value) if isinstance(value, str) and _DECIMAL.fullmatch(value) else value
+    if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError(f"expected a finite number; got {shown(value)}")
+    return number
 
 
 def _path(value: Any) -> Any:

@@ -16,7 +16,10 @@ FOR_EVER = "for ever"  # a text that is spoken until it is stopped
 
 
 class Tokenizer:
-    def prompt(self, text, rows):
+    frames = 0  # of speech, that the last prompt was asked to leave room for
+
+    def prompt(self, text, rows, frames=0):
+        self.frames = frames or self.frames
         return [1] * (rows + 5) + [2] * len(text.split())
 
 

@@ -35,8 +35,12 @@ def trained(encoder_file, monkeypatch):
 
 def ended(directory: Path) -> TrainResult:
     """The result of a complete training, saved."""
-    figures = dict.fromkeys(TrainResult.__dataclass_fields__, 1.0) | {"steps": 4, "total_steps": 4}
-    result = TrainResult(**figures)
+    losses = dict.fromkeys(
+        ("first_loss", "last_loss", "smoothed_loss", "best_metric", "seconds", "peak_memory_gb"), 1.0
+    )
+    counts = {"steps": 4, "total_steps": 4, "best_step": 4, "skipped": 0}
+    rest = {"first_terms": {}, "last_terms": {}, "evaluations": [], "metric": "loss", "stopped_early": False}
+    result = TrainResult(**losses, **counts, **rest)
     result.save(directory)
     return result
 

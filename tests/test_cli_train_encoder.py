@@ -315,7 +315,7 @@ def test_pairs_that_would_teach_nothing(config_file, pairs, refused, tmp_path):
 
 
 def test_discriminators_that_do_not_fit_into_memory(config_file, refused, tmp_path):
-    section = encoder_section(discriminators={"enabled": True, "channels": 10**6})
+    section = encoder_section(discriminators={"enabled": True, "channels": 1024}, crop_seconds=60.0)
     config = config_file("encoder", **section)
     texts = ("GB are available", "encoder.discriminators.channels")
     refused(["train", "--config", config, "--set", f"output={tmp_path / 'run'}"], *texts)

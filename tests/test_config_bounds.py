@@ -13,7 +13,16 @@ TEXTS += ("encoder.weights", "encoder.pairs.texts", "encoder.distillation.whispe
 TEXTS += ("speaker.start", "speaker.listen.speaker_model", "distill.pairs", "bake.output", "bake.reference")
 TEXTS += ("encoder.pairs.path", "speaker.preserve.path")
 MAY_BE_NULL = {
-    *("output", "data.path", "data.speaker", "data.language", "data.cache", "encoder.weights", "encoder.stft_sizes"),
+    *(
+        "voice",
+        "output",
+        "data.path",
+        "data.speaker",
+        "data.language",
+        "data.cache",
+        "encoder.weights",
+        "encoder.stft_sizes",
+    ),
     *("encoder.pairs.path", "encoder.pairs.texts", "speaker.encoder", "speaker.start", "speaker.lora.layers"),
     *("speaker.acoustic_weights", "speaker.preserve.path", "speaker.listen.speaker_model"),
     *("speaker.listen.whisper_model", "distill.pairs", "distill.layers", "bake.output", "bake.reference"),

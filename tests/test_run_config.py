@@ -142,7 +142,7 @@ def _dotted(content, prefix=""):
         ("encoder: {pairs: {max_seconds: 0}}", "encoder.pairs.max_seconds: must be at least 0.08; got 0"),
         ("encoder: {pairs: {share: 1.5}}", "encoder.pairs.share: must be at most 1; got 1.5"),
         ("encoder: {pairs: {heldout: 0}}", "encoder.pairs.heldout: must be above 0; got 0"),
-        ("encoder: {codes: {temperature: 0}}", "encoder.codes.temperature: must be above 0; got 0"),
+        ("encoder: {codes: {temperature: 0}}", "encoder.codes.temperature: must be at least 0.0001; got 0"),
         ("encoder: {distillation: {median: 4}}", "encoder.distillation: median must be odd"),
         ("encoder: {distillation: {heads: all}}", "encoder.distillation.heads"),
         ("encoder: {discriminators: {sizes: [8]}}", "encoder.discriminators.sizes[0]: must be at least 16; got 8"),

@@ -23,6 +23,8 @@ def sit(monkeypatch, tmp_path):
         yield
 
     monkeypatch.setattr(run_module, "_opened", opened)
+    monkeypatch.setattr(run_module, "_check_directory", lambda run_dir, config, resuming: None)
+    monkeypatch.setattr(run_module, "open_data", lambda config, say: None)
     monkeypatch.setattr(run_module, "fetched", lambda config: config)
     monkeypatch.setattr(run_module, "write_report", lambda run_dir: "no report")
     monkeypatch.setattr(run_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))

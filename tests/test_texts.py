@@ -81,7 +81,7 @@ def heard(miniature):
     speaker = Speaker.load(miniature)
     seen = []
     whole = speaker.tokenizer.prompt
-    speaker.tokenizer.prompt = lambda text, n: seen.append(text) or whole(text, n)
+    speaker.tokenizer.prompt = lambda text, n, frames=0: seen.append(text) or whole(text, n, frames)
     return speaker, seen
 
 

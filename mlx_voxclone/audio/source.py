@@ -54,6 +54,8 @@ def check_source(path: Path | AudioBytes) -> None:
         except (FileNotFoundError, NotADirectoryError):
             raise AudioError("missing", f"{path}: {absent(path) or 'no such audio file'}") from None
         except (OSError, ValueError) as e:
+            if reason := absent(path):  # a name that no file can have
+                raise AudioError("missing", f"{path}: {reason}") from None
             detail = (getattr(e, "strerror", None) or str(e)).lower()
             raise AudioError("unreadable", f"{path}: cannot be read ({detail})") from None
         if stat.S_ISDIR(status.st_mode):

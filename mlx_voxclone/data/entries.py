@@ -167,8 +167,8 @@ def _unreadable(path: Path, error: OSError) -> DataError:
 
 def lies_inside(name: str) -> bool:
     """Whether a path that a file lists stays below the directory that it is relative to."""
-    path = PurePosixPath(name.replace("\\\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\0" not in name
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def unknown_name(kind: str, wanted: str, names: Collection[str], where: str = "") -> DataError:

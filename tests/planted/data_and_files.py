@@ -45,7 +45,7 @@ MISTAKES = {
          "test_data_heldout.py::test_references_are_other_clips_of_the_speaker_from_the_same_split"),
         ("own[k + (k >= place)]", "own[k]", "test_data_heldout.py::test_references_are_drawn_from_all_other_clips"),
         ("if len(samples) != self.samples:", "if False:", "test_data_output.py::test_a_damaged_clip_is_named"),
-        ("*([TRAIN] if clip.split == HELDOUT else [])]", "HELDOUT, TRAIN]",
+        ("splits += [TRAIN] if clip.split == HELDOUT else []", "splits += [TRAIN]",
          "test_data_heldout.py::test_a_lone_held_out_clip_is_prompted_by_training_clips_but_never_the_other_way_round"),
     ],
     "data/code_statistics.py": [
@@ -144,7 +144,8 @@ MISTAKES = {
         ("if start != size:", "if False:", "test_checkpoint_reader.py::test_a_lying_header_is_refused_in_one_line"),
     ],
     "synthesis.py": [
-        ("first = max(0, heard - LEFT_CONTEXT)", "first = heard", "test_stream.py::test_pieces_join_to_what_say_gives"),
+        ("first = max(0, heard - self._codec.left_context)", "first = heard",
+         "test_stream.py::test_pieces_join_to_what_say_gives"),
     ],
     "evaluate/fidelity.py": [
         ("target = np.dot(output, original) / energy * original", "target = original",

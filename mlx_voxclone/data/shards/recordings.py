@@ -97,7 +97,7 @@ def _first(told: Mapping[str, Any], keys: Sequence[str]) -> str | None:
 
 def unique_name(key: str, names: dict[str, int]) -> str:
     """A file name made of a key, unlike all before; `names`: those, with the last number that was put behind each."""
-    base = re.sub(r"[^\\w.-]+", "_", key.encode("utf-8", "replace").decode())
+    base = re.sub(r"[^\w.-]+", "_", key.encode("utf-8", "replace").decode())
     base = base.encode()[-80:].decode("utf-8", "ignore").strip("._") or "clip"
     name, number = base, names.get(base.casefold(), 1)
     while name.casefold() in names:
