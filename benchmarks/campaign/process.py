@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -52,6 +53,8 @@ def start(
     """
 
     def limited() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):  # which nohup and a shell's background jobs ignore
+            signal.signal(number, signal.SIG_DFL)
         if file_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
