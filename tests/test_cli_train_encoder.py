@@ -172,8 +172,8 @@ def test_pairs_that_are_deleted_during_the_run(config_file, cache, tmp_path, mon
     assert train(*command, "--set", f"output={whole}") == 0
     save = Trainer._save
 
-    def deleting(trainer):
-        save(trainer)
+    def deleting(trainer, prune=True):
+        save(trainer, prune)
         shutil.rmtree(cache, ignore_errors=True)
 
     monkeypatch.setattr(Trainer, "_save", deleting)
