@@ -20,7 +20,7 @@ class Tokenizer:
 
     def prompt(self, text, rows, frames=0):
         self.frames = frames or self.frames
-        return [1] * (rows + 5) + [2] * len(text.split())
+        return [1] * (rows + 5) + [3 if text == FOR_EVER else 2] * len(text.split())
 
 
 class Stand:
@@ -53,7 +53,7 @@ class Spoken(list):
         assert 0 <= seed < 2**63
         assert len(ids) + max_frames <= 4096
         self.append((list(ids), seed))
-        if len(ids) == 4 + 5 + len(FOR_EVER.split()):
+        if 3 in ids:
             self.begun += 1
             try:
                 for frame in range(10_000):
