@@ -80,6 +80,20 @@ def test_one_line_and_exit_code(error, code, line, capsys):
     assert "Traceback" not in err
 
 
+def test_a_link_to_itself_is_one_line(tmp_path, capsys):
+    loop = tmp_path / "a.jsonl"
+    loop.symlink_to(loop.name)
+
+    @common.entry
+    def main(argv):
+        loop.resolve(strict=True)
+
+    assert main([]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {loop}: ")
+    assert error.count("\n") == 1
+
+
 def test_our_own_defects_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run(lambda argv: 1 // 0)

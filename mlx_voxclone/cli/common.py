@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, VoxcloneError
 from mlx_voxclone.process import signals, streams
-from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 from mlx_voxclone.user_paths import expanded, expanded_part
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
@@ -103,7 +103,7 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
             if isinstance(e, KeyboardInterrupt) or signals.received():  # a library has made another error of it
                 words = str(e) if isinstance(e, KeyboardInterrupt) else ""
                 return _report(f"{signals.told()}{': ' if words else ''}{words}", signals.exit_code())
-            line = describe_os_error(e) if isinstance(e, OSError) else describe_memory_error(e)
+            line = describe_os_error(e) if isinstance(e, OSError) else describe_link_loop(e) or describe_memory_error(e)
             if line is None:
                 raise
             return _report(f"error: {line}", EXIT_BAD_INPUT)

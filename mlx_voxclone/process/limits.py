@@ -11,6 +11,7 @@ _MACHINE = {
     *(errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 }
 # How MLX, the loader of libraries and Python say that they got no memory.
+_LOOP = "Symlink loop from "
 _NO_MEMORY = ("alloc", "can't start new thread", "failed to map segment", "out of memory", "insufficient memory")
 
 
@@ -49,6 +50,14 @@ def describe_os_error(error: OSError) -> str | None:
         return f"{place}: no such file or directory"
     reason = error.strerror or type(error).__name__
     return f"{place or 'a file'}: {reason[0].lower()}{reason[1:]}"
+
+
+def describe_link_loop(error: BaseException) -> str | None:
+    """One line for a link that leads to itself, None for any other error. Python before 3.13 makes no OSError of it."""
+    text = str(error)
+    if not (isinstance(error, RuntimeError) and text.startswith(_LOOP)):
+        return None
+    return f"{text.removeprefix(_LOOP).strip(chr(39))}: a link that leads to itself; replace it by the file"
 
 
 def describe_memory_error(error: BaseException) -> str | None:
