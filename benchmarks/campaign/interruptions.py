@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.campaign.place import JOBS, Job, copy_of, digests, leftovers
 from benchmarks.campaign.process import HANG_SECONDS, Ended, ended, run, start
 
+PYTHON_STARTS = 0.2  # seconds, before which no program of ours hears a signal
 IN_A_ROW = 4  # kills of one job before it may end
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 LIMITS = (1_000, 30_000, 300_000, 1_000_000)  # bytes of the largest file
@@ -82,7 +83,7 @@ class Interruptions:
             job, sent = JOBS[number % len(JOBS)], wanted[(number // len(JOBS) + number) % len(wanted)]
             copy_of(self.good, self.place)
             process = start(job.argv, self.place)
-            time.sleep(self._moment(job))
+            time.sleep(max(PYTHON_STARTS, self._moment(job)))
             process.send_signal(sent)
             done = ended(process, self.place, HANG_SECONDS)
             faults = [*done.faults, *_lines(done)]
