@@ -18,6 +18,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.train import code_prior, encoder_inputs, run
 from mlx_voxclone.train.encoder_task import EncoderTask
 from mlx_voxclone.train.log import read_log
+from mlx_voxclone.train.state import list_checkpoints
 from mlx_voxclone.train.trainer import Trainer
 
 pytest_plugins = ["commands"]
@@ -51,6 +52,24 @@ def train(*arguments) -> int:
 
 def evaluations(place) -> list[dict]:
     return [line["metrics"] for line in read_log(place / "log.jsonl") if line.get("event") == "eval"]
+
+
+@pytest.mark.parametrize("task", ["encoder", "speaker"])
+def test_what_was_interrupted_before_its_first_checkpoint_goes_on(config_file, whole, tmp_path, monkeypatch, task):
+    """Whatever it had made by then."""
+    place = tmp_path / "run"
+    config = config_file(task, model=str(whole))
+
+    def interrupted(*_, **keywords):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "__init__", interrupted)  # as late as can be
+        assert train("--config", config, "--set", f"output={place}") == 130
+    assert (place / "config.yaml").is_file()
+    assert not list_checkpoints(place)
+    assert voxclone(["train", "--resume", str(place), "--quiet"]) == 0
+    assert list_checkpoints(place)
 
 
 def steps(place) -> list[dict]:

@@ -107,8 +107,8 @@ def test_twice_ctrl_c_leaves_at_once_wherever_the_command_is():
 def test_a_second_signal_at_the_same_moment_is_the_first_once_more():
     """Wrappers pass on what the terminal has sent to all."""
     work = """
-        ready()
         try:
+            ready()
             time.sleep(60)
         finally:
             ready()

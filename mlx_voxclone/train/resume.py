@@ -107,8 +107,9 @@ def what_is_left(run_dir: Path) -> str:
     return how_to_go_on(run_dir, hint=False) + kept
 
 
-# What earlier stages of a run put into its directory before a training starts there.
-INPUTS = frozenset({"config.yaml", "data", "codes", "teacher", "prior"})
+SPENT_FILE = "spent.json"  # time and memory of earlier sittings of a run that is not finished
+# What earlier stages and sittings of a run put into its directory before a training starts there.
+INPUTS = frozenset({"config.yaml", "data", "codes", "teacher", "prior", SPENT_FILE})
 
 
 def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:

@@ -46,11 +46,11 @@ from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, enc
 from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.open_data import open_data, open_shards
 from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.resume import refuse_used
+from mlx_voxclone.train.resume import SPENT_FILE, refuse_used
 from mlx_voxclone.train.state import list_checkpoints
 from mlx_voxclone.train.text_checks import doubtful
 
-CONFIG_FILE, SUMMARY_FILE, SPENT_FILE = "config.yaml", "summary.json", "spent.json"
+CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, SPEAKER = "data", "speaker"
 LITTLE = 60.0  # seconds of speech to learn from
 _MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are
