@@ -13,15 +13,14 @@ from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, add_device, entry, message, set_device
 from mlx_voxclone.demo.session import (
-    EndedBySignalError,
     bare,
     private_folder,
-    signals_raise,
     take_port,
     temporary_files_in,
 )
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.process import signals
 
 SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say
 
@@ -69,11 +68,13 @@ def main(argv: list[str]) -> int:
     if options.model is None and options.baked is not None:
         raise ConfigError("--baked needs --model: the checkpoint it was baked from, to compare with")
     try:
-        with signals_raise(), private_folder() as folder, temporary_files_in(folder):
+        with private_folder() as folder, temporary_files_in(folder):
             return _listen(options, folder)
-    except EndedBySignalError as e:
+    except KeyboardInterrupt:
+        if signals.exit_code() == signals.CTRL_C:  # before there was a page
+            raise
         message("ended")
-        return e.code
+        return signals.exit_code()
 
 
 def _listen(options: argparse.Namespace, folder: Path) -> int:
@@ -133,9 +134,9 @@ def serve(
     message(f"open {url} (Ctrl-C ends it)")
     try:
         thread.serve(until)
-    except EndedBySignalError:
-        raise
     except KeyboardInterrupt:
+        if signals.exit_code() != signals.CTRL_C:  # `main` says so
+            raise
         message("ended")
     finally:
         page.close(verbose=False)

@@ -1,6 +1,6 @@
 """What stands in the place of a file that has not come: a pointer, a page of a server, a placeholder.
 
-Each of them has the file's name and another content, which every format calls damaged. Said by name, it is mended in
+Each of them has the file's name and another content, which every format calls damaged. Said by name, it is fixed in
 a minute.
 """
 

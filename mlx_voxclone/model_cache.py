@@ -11,7 +11,6 @@ time: what is missing is made again.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from typing import Any
 from mlx_voxclone.checkpoint.writer import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.process.temporaries import try_lock
 from mlx_voxclone.user_paths import expanded
 
 ROOT_VARIABLE = "VOXCLONE_CACHE"
@@ -117,7 +117,11 @@ class Entry:
             raise unwritable(self.path, e) from None
         with file:
             told = False
-            while not _try_lock(file, lock):
+            while not (locked := try_lock(file.fileno())):
+                if locked is None:
+                    raise CheckpointError(
+                        f"{lock}: cannot be locked, as its file system knows no locks; {_ELSEWHERE} on a local disk"
+                    )
                 if not told:
                     file.seek(0)
                     say(f"waiting for {file.read().strip() or 'another process'}, which is making {self.path}")
@@ -154,16 +158,6 @@ class Entry:
         except (OSError, ValueError, TypeError, KeyError):
             return None
         return marker if usable else None
-
-
-def _try_lock(file, path: Path) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as e:
-        raise CheckpointError(f"{path}: cannot be locked ({e.strerror}); {_ELSEWHERE} on a local disk") from None
-    return True
 
 
 def unwritable(path: Path, error: OSError) -> CheckpointError:

@@ -10,6 +10,7 @@ import mlx.core as mx
 import pytest
 
 from mlx_voxclone import cli
+from mlx_voxclone.amounts import format_bytes, format_seconds
 from mlx_voxclone.cli import common
 from mlx_voxclone.errors import CheckpointError, ConfigError
 
@@ -211,7 +212,7 @@ def test_message_goes_to_stderr_unless_quiet(capsys):
     ],
 )
 def test_format_seconds(seconds, text):
-    assert common.format_seconds(seconds) == text
+    assert format_seconds(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_format_seconds(seconds, text):
     ],
 )
 def test_format_bytes(n, text):
-    assert common.format_bytes(n) == text
+    assert format_bytes(n) == text
 
 
 def test_overview_lists_every_command(capsys):

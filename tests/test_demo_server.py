@@ -16,7 +16,7 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.demo import session
 from mlx_voxclone.demo.guard import BODY_LIMIT, Guard, Names, host_of
-from mlx_voxclone.demo.session import private_folder, signals_raise, take_port, temporary_files_in, uploads
+from mlx_voxclone.demo.session import private_folder, take_port, temporary_files_in, uploads
 from mlx_voxclone.errors import ConfigError
 
 PATIENT = {"timeout": 300.0}  # on a busy machine
@@ -165,14 +165,29 @@ def test_a_place_without_room_for_a_folder(tmp_path):
         pass
 
 
+WAITING = """
+import sys, time
+from mlx_voxclone.cli.common import entry
+from mlx_voxclone.demo.session import private_folder
+
+@entry
+def main(argv):
+    with private_folder(sys.argv[1]):
+        print("ready", flush=True)
+        time.sleep(60)
+
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_end_what_is_open(tmp_path, number):
-    before = signal.getsignal(number)
-    with pytest.raises(session.EndedBySignalError) as raised, signals_raise(), private_folder(tmp_path):
-        signal.raise_signal(number)
-    assert raised.value.code == 128 + number
+    process = subprocess.Popen([sys.executable, "-c", WAITING, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    assert [path.name.startswith(session.PREFIX) for path in tmp_path.iterdir()] == [True]
+    process.send_signal(number)
+    assert process.wait(30) == 128 + number
     assert list(tmp_path.iterdir()) == []
-    assert signal.getsignal(number) is before
 
 
 def test_a_port_that_is_taken():

@@ -308,9 +308,7 @@ def test_case_accents_and_slashes(tmp_path):
         tmp_path, "wavs/a.wav", "Café/b.wav", "wavs2\\c.wav", ".\\wavs\\x.wav", unicodedata.normalize("NFD", "é.wav")
     ) == ["wavs/a.WAV", f"{accents}/b.wav", "Wavs2/C.Wav", None, unicodedata.normalize("NFC", "é.wav")]
     notes = read_listing(tmp_path / "m.jsonl").notes
-    assert notes == [
-        "m.jsonl: 4 names are spelt otherwise than their files (case, accents or slashes), such as wavs/a.wav"
-    ]
+    assert notes == ["m.jsonl: 4 names are not spelt as their files are (case, accents or slashes), such as wavs/a.wav"]
 
 
 def test_a_name_that_is_there_is_taken_as_it_stands(tmp_path):

@@ -1,9 +1,10 @@
 """`params.json` with something wrong in it: one line that names the file and the key, never a traceback."""
 
-import copy
 import json
 
+import documents
 import pytest
+from documents import DELETED
 from golden import RELEASE_PARAMS
 
 from mlx_voxclone.config import VoxtralConfig
@@ -11,7 +12,6 @@ from mlx_voxclone.errors import ConfigError
 
 AUDIO, TOKENIZER = ("multimodal", "audio_model_args"), ("multimodal", "audio_tokenizer_args")
 HEAD = (*AUDIO, "acoustic_transformer_args")
-DELETED = object()
 UNUSED = {
     *("model_parallel", "max_position_embeddings", "p_uncond", "condition_dropped_token_id", "sigma", "sigma_max"),
     *("model_type", "input_embedding_concat_type", "text_feature_bugged"),
@@ -27,15 +27,7 @@ def leaves(node, path=()):
 
 
 def changed(path, value):
-    raw = copy.deepcopy(RELEASE_PARAMS)
-    node = raw
-    for key in path[:-1]:
-        node = node[key]
-    if value is DELETED:
-        del node[path[-1]]
-    else:
-        node[path[-1]] = value
-    return raw
+    return documents.changed(RELEASE_PARAMS, path, value)
 
 
 def refusal(raw) -> str:

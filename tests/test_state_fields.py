@@ -1,12 +1,12 @@
 """`state.json` with any of its fields changed: it is noticed, in one line, with its checksum and without."""
 
-import copy
 import json
 import os
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from documents import DELETED, changed
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.writer import save_tensors
@@ -17,7 +17,6 @@ from mlx_voxclone.train.state import _crc32, load_checkpoint
 from mlx_voxclone.train.state_schema import CHECKSUM, checksum
 from mlx_voxclone.train.trainer import Trainer
 
-DELETED = object()
 VALUES = {
     "deleted": DELETED,
     "null": None,
@@ -87,18 +86,6 @@ def places(node, path=()):
     elif isinstance(node, list):
         for index in sorted({0, len(node) - 1}) if node else ():
             yield from places(node[index], (*path, index))
-
-
-def changed(document, path, value):
-    content = copy.deepcopy(document)
-    node = content
-    for key in path[:-1]:
-        node = node[key]
-    if value is DELETED:
-        del node[path[-1]]
-    else:
-        node[path[-1]] = value
-    return content
 
 
 def refusal(run_dir, content):

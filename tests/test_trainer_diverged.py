@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 
 import mlx.core as mx
@@ -21,11 +20,8 @@ GOOD = 4  # steps before it diverges
 OPTIONS = dict(steps=12, save_every=1, keep=2)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_fsync():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_fsync")
+pytest_plugins = ["commands"]
 
 
 def trainer(run_dir, toy=None, **changes):

@@ -23,12 +23,8 @@ from mlx_voxclone.train.trainer import Trainer
 OPTIONS = dict(save_every=2, eval_every=2, keep=9)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_fsync():
-    """Half of the time goes there; it protects from power cuts, which no test here makes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytestmark = pytest.mark.usefixtures("no_fsync")
+pytest_plugins = ["commands"]
 
 
 def task():

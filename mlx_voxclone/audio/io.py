@@ -223,13 +223,13 @@ class _File(soundfile.SoundFile):
 
 
 def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
+    in_memory = isinstance(path, AudioBytes)
     try:
         # As text, libsndfile refuses names that are not UTF-8.
-        file = _File(BytesIO(path.content) if isinstance(path, AudioBytes) else os.fsencode(path))
+        file = _File(BytesIO(path.content) if in_memory else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
-        held = isinstance(path, AudioBytes)
-        if what := stand_in_bytes(path.content, text=False) if held else stand_in(path):
+        if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
             raise AudioError("unreadable", f"{path}: {what}") from None
         if "lost sync" in detail or "malformed" in detail:
             raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None

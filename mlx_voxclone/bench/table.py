@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from mlx_voxclone.amounts import format_bytes
 from mlx_voxclone.bench.measure import Peer, Row
-from mlx_voxclone.cli.common import format_bytes
 from mlx_voxclone.machine import Machine
 
 HEAD = ("work", "speed", "a run", "memory", "of the products' rate", "against")

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mlx_voxclone.amounts import format_bytes
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
@@ -11,7 +12,6 @@ from mlx_voxclone.cli.common import (
     add_seed,
     encoder_path,
     entry,
-    format_bytes,
     message,
     set_device,
     set_quiet,

@@ -4,17 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_quiet,
-    entry,
-    format_bytes,
-    format_seconds,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.amounts import format_bytes, format_seconds
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ import argparse
 import math
 import time
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
@@ -16,7 +17,6 @@ from mlx_voxclone.cli.common import (
     add_seed,
     encoder_path,
     entry,
-    format_seconds,
     message,
     set_device,
     set_quiet,

@@ -20,7 +20,7 @@ def main(argv: list[str]) -> None:
         "--recordings",
         metavar="DIR",
         help="directory to make for three to four minutes of transcribed recordings of a synthetic speaker (another one"
-        " for each --seed), whom the preset speaking has never heard, and sentences in its language, DIR/sentences.txt",
+        " for each --seed), unknown to the preset speaking, and sentences in its language, DIR/sentences.txt",
     )
     add_seed(parser)
     add_device(parser)

@@ -4,17 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_quiet,
-    add_seed,
-    entry,
-    format_bytes,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.amounts import format_bytes
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
 
 if TYPE_CHECKING:
     from mlx_voxclone.publish.publication import Publication

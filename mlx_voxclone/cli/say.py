@@ -5,6 +5,7 @@ import math
 import sys
 from pathlib import Path
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.cli.common import (
     Parser,
     add_device,
@@ -15,7 +16,6 @@ from mlx_voxclone.cli.common import (
     check_wav_output,
     encoder_path,
     entry,
-    format_seconds,
     message,
     set_device,
     set_quiet,

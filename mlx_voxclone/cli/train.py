@@ -2,18 +2,8 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_quiet,
-    add_seed,
-    entry,
-    format_bytes,
-    format_seconds,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.amounts import format_bytes, format_seconds
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
 from mlx_voxclone.errors import ConfigError
 
 DESCRIPTION = """\

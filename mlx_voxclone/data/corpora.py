@@ -12,7 +12,6 @@ from pathlib import Path
 
 from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
-    BY_QUALITY,
     CLIPS,
     HELDOUT,
     TRAIN,
@@ -22,11 +21,10 @@ from mlx_voxclone.data.entries import (
     read_text,
     shared,
     walk_folders,
-    words,
 )
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import damage
+from mlx_voxclone.texts import damage, words
 
 _LIBRI_TEXTS = (".normalized.txt", ".original.txt")  # the first that is there counts
 # Common Voice's tables that are read; a recording in several of them is what the first one says.
@@ -64,7 +62,7 @@ def _libri(folder: Path) -> Listing | None:
             outside += [directory / name for name in audio]
             continue
         files: dict[str, str] = {}
-        for name in sorted(audio, key=lambda name: BY_QUALITY.index(os.path.splitext(name)[1].lower())):
+        for name in sorted(audio, key=lambda name: SUFFIXES.index(os.path.splitext(name)[1].lower())):
             stem = os.path.splitext(name)[0]
             if own.fullmatch(stem) and stem not in files:
                 files[stem] = name

@@ -12,14 +12,11 @@ from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.foreign_files import stand_in_bytes
 from mlx_voxclone.plain_files import open_plain, read_plain
-from mlx_voxclone.texts import tidy as tidy  # also to be had from here
-from mlx_voxclone.texts import words as words
 
 MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
 INDEX = "index.jsonl"  # beside shards
 SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` writes
 TRAIN, HELDOUT = "train", "heldout"
-BY_QUALITY = SUFFIXES
 _MARK = "\ufeff"  # byte order
 AUDIO_SUFFIXES = frozenset(SUFFIXES)
 LARGEST_TEXT = 1 << 20  # bytes; no recording that is trained on says more
@@ -102,7 +99,7 @@ def best_of_each(audio: Iterable[str]) -> tuple[list[str], dict[str, str]]:
     """Of audio files in one folder: one per name without suffix, sorted; and which one each other gave way to."""
     best: dict[str, str] = {}
     left: dict[str, str] = {}
-    for name in sorted(audio, key=lambda name: (BY_QUALITY.index(os.path.splitext(name)[1].lower()), name)):
+    for name in sorted(audio, key=lambda name: (SUFFIXES.index(os.path.splitext(name)[1].lower()), name)):
         if (before := best.setdefault(os.path.splitext(name)[0], name)) != name:
             left[name] = before
     return sorted(best.values()), left

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.writer import atomic_directory
-from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name

@@ -82,7 +82,7 @@ def write_speaker(
     seed: int = 0,
     progress: Callable[[Sequence[Reading], int, str], Iterable[Reading]] = lambda items, total, what: items,
 ) -> Path:
-    """Write transcribed recordings of a speaker whom the speaking miniature has never heard, and beside them sentences
+    """Write transcribed recordings of a speaker that the speaking miniature has never heard, and beside them sentences
     for its own voices (`encoder.pairs.texts`).
 
     Args:

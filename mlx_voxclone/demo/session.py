@@ -5,51 +5,22 @@ too. After `kill -9` it stays until the next start: who holds a folder holds a l
 """
 
 import contextlib
-import fcntl
 import os
 import secrets
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.process.temporaries import try_lock
 
 PREFIX, _NEW = "voxclone-demo-", ".voxclone-demo-"  # of a folder, and until it is locked
 _LOCK = "lock"
 _NEW_SECONDS = 60.0  # then whoever was about to lock a folder is dead
 _LOOPBACK = "127.0.0.1"
-
-
-class EndedBySignalError(KeyboardInterrupt):
-    """SIGTERM or SIGHUP, raised on the main thread; `code` is the exit code that shells give."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.code = 128 + number
-
-
-@contextlib.contextmanager
-def signals_raise() -> Iterator[None]:
-    """Have SIGTERM and SIGHUP raise `EndedBySignalError`, so that whatever is open is closed and deleted."""
-
-    def end(number: int, frame: object) -> None:
-        raise EndedBySignalError(number)
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-                before[number] = signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -71,7 +42,7 @@ def private_folder(place: str | Path | None = None) -> Iterator[Path]:
         raise ConfigError(f"{place}: no folder for uploads can be made there ({e.strerror}); set TMPDIR") from None
     folder = place / f"{PREFIX}{secrets.token_hex(8)}"
     with (new / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try_lock(lock.fileno())
         new.rename(folder)
         try:
             yield folder
@@ -166,12 +137,9 @@ def _held(lock: Path) -> bool:
     """Whether a process that lives holds the lock."""
     try:
         with lock.open("r") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+            return try_lock(file.fileno()) is False
     except OSError:  # no lock there
         return False
-    return False
 
 
 def _delete(folder: Path) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.writer import write_text_atomic
-from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.evaluate.page import (

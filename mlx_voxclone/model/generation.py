@@ -73,8 +73,8 @@ class FrameQueue:
 def join_products(model: "Voxtral") -> None:
     """Fewer and larger products per frame, in a model that nothing trains.
 
-    Joined products round otherwise than separate ones, and stay joined: a training whose model had spoken would not be
-    the training of a model that had not.
+    Joined products round in another way than separate ones, and stay joined: a training whose model had spoken would
+    not be the training of a model that had not.
     """
     if model.speaks_only:
         model.merge()

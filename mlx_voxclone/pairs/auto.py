@@ -15,11 +15,11 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.bake_files import own_voices
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.pair_files import SETTINGS, SHARDS, audio_of, read_shard
 from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneError

@@ -10,8 +10,8 @@ _NO_SPACE = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _MACHINE = {
     *(errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 }
-# How MLX, the loader of libraries and Python say that they got no memory.
 _LOOP = "Symlink loop from "
+# How MLX, the loader of libraries and Python say that they got no memory.
 _NO_MEMORY = ("alloc", "can't start new thread", "failed to map segment", "out of memory", "insufficient memory")
 
 

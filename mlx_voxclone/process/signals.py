@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+CTRL_C = 128 + signal.SIGINT  # exit code
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.2  # seconds within which a second signal is taken for the first: wrappers pass on what the terminal sent, too
 _AGAIN = 0.05  # seconds until an interruption that went astray is raised once more

@@ -108,7 +108,10 @@ def _told(frames: int, explained: int, voices: int, otherwise: str, reason: str 
 
 
 def _cached(entry: Entry, release: Release, tell: Callable[[int, int], None]) -> CodeStatistics | None:
-    """What a complete entry holds; None if there is none, or a damaged one. `tell` hears of frames and voices."""
+    """What a complete entry holds; None if there is none, or a damaged one.
+
+    `tell` is called with the numbers of frames and voices.
+    """
     facts = entry.facts()
     try:
         found = None if facts is None else CodeStatistics.load(entry.path / FILE, release.config.codec)

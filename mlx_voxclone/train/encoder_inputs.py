@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.data.pair_data import Pair, PairData

@@ -3,7 +3,7 @@
 `checkpoints/step-N/` holds `model.safetensors` (the trainable parameters, float32), `optimizer.safetensors` and
 `state.json` (everything else, with size and CRC-32 of the other two, and a checksum; see `state_schema.py`). A
 directory gets its name only when all of it is on the disk, so whatever stops the run leaves the previous checkpoint
-whole. `best/` is replaced the same way; a stop in the short moment between the two renames of a replacement is mended
+whole. `best/` is replaced the same way; a stop in the short moment between the two renames of a replacement is repaired
 by `recover` at the next start.
 """
 

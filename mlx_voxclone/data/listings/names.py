@@ -129,7 +129,7 @@ class Names:
         name, notes = Path(listing).name, []
         if self.respelt:
             notes.append(
-                f"{name}: {len(self.respelt)} names are spelt otherwise than their files (case, accents or slashes),"
+                f"{name}: {len(self.respelt)} names are not spelt as their files are (case, accents or slashes),"
                 f" such as {self.respelt[0]}"
             )
         if self.moved:

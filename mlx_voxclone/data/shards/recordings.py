@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import AUDIO_SUFFIXES, BY_QUALITY, HELDOUT, TRAIN, tidy, words
+from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN
 from mlx_voxclone.data.entries import is_utf8 as is_text
+from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.foreign_files import stand_in_bytes
 from mlx_voxclone.plain_files import parse_json
-from mlx_voxclone.texts import damage
+from mlx_voxclone.texts import damage, tidy, words
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 _SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")
@@ -48,7 +49,7 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
                 if before == suffix:
                     raise DataError(f"{path}: holds {key[:80]!r} twice; a shard has each recording once")
                 skipped["second format"] += 1
-                if BY_QUALITY.index(before) < BY_QUALITY.index(suffix):
+                if SUFFIXES.index(before) < SUFFIXES.index(suffix):
                     continue
             audio[key] = member
         elif suffix in (".json", ".txt"):

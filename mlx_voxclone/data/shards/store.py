@@ -9,7 +9,6 @@ A thread fetches ahead what the order of the epoch needs next; it ends when ther
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import threading
@@ -24,7 +23,7 @@ from mlx_voxclone.data.shards.fetch import Abandoned, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model_cache import cache_root
-from mlx_voxclone.process.temporaries import clear_dead
+from mlx_voxclone.process.temporaries import clear_dead, same, try_lock
 
 CACHE_GB = 50.0
 _OPEN_FILES = 32
@@ -340,8 +339,7 @@ class ShardStore:
         clear_dead(self._cache, again=True)
         for path in self._cache.glob("*.partial"):
             with suppress(OSError), path.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it is a whole shard by now
+                if try_lock(file.fileno()) and same(file.fileno(), path):  # else it is a whole shard by now
                     path.unlink()
 
     def _make_room(self, size: int, needed: set[str]) -> None:
@@ -372,14 +370,12 @@ def _locked(path: Path, stop: threading.Event):
     """A file open for writing that no other process writes."""
     while True:
         with path.open("ab") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else its fetcher has renamed it
-                        yield file
-                        return
-            except BlockingIOError:
-                pass
+            locked = try_lock(file.fileno())
+            if locked is None:
+                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
+            if locked and same(file.fileno(), path):  # else its fetcher has renamed it
+                yield file
+                return
         if stop.wait(0.2):
             raise Abandoned
 

@@ -13,8 +13,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import format_seconds
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.pairs.auto import automatic_pairs, cached_own_pairs, said_gain
