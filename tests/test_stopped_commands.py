@@ -195,3 +195,40 @@ def test_ctrl_c_at_any_moment_of_the_start(name, tmp_path):
         assert process.returncode in (2, 130), said
         assert "Traceback" not in said
         assert "Exception" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_python_shuts_down_changes_nothing(number):
+    code = f"""
+import os, sys
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid()):
+        kill(process, {int(number)})
+late = Late()
+sys.argv = ["voxclone", "--version"]
+from mlx_voxclone.cli import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_in_the_middle_of_an_import_waits_for_its_end(tmp_path):
+    """A native module whose start is interrupted ends the process with a dump."""
+    (tmp_path / "slow_start.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(0.2)\n    print('imported', flush=True)\n"
+        "except KeyboardInterrupt:\n    print('torn', flush=True)\n"
+    )
+    code = """
+import sys, time
+from mlx_voxclone.cli.common import as_process
+from mlx_voxclone.process import signals
+def work():
+    signals.begin_work()
+    import slow_start
+    time.sleep(10)
+sys.exit(as_process(work))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "imported\n", "interrupted\n")

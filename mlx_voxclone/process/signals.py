@@ -2,12 +2,13 @@
 
 The first of them raises KeyboardInterrupt in the main thread, wherever it is, so that a training saves its last step
 and temporaries go away. A second Ctrl-C ends the process at once, also where the main thread is deep in a computation;
-what it leaves behind is cleared by the next command. Before a command has begun its work, and after it has ended it,
-the first one ends the process.
+what it leaves behind is cleared by the next command. Before a command has begun its work the first one ends the
+process. Once a command has ended and Python takes its modules down, they are ignored: the exit code stands.
 
 What the caller has switched off (`nohup`, a shell's background jobs) stays off.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -22,6 +23,7 @@ CTRL_C = 128 + signal.SIGINT  # exit code
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.2  # seconds within which a second signal is taken for the first: wrappers pass on what the terminal sent, too
 _AGAIN = 0.05  # seconds until an interruption that went astray is raised once more
+_IMPORT = 5  # seconds that an interruption waits for an import at most
 
 _first: int | None = None  # signal that ended this process
 _since = 0.0
@@ -35,6 +37,7 @@ def listen() -> None:
     if _listening:
         return
     _listening = True
+    atexit.register(_ignore)  # the first to register is the last to be called
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
@@ -52,7 +55,7 @@ def begin_work() -> None:
 
 
 def end_work() -> None:
-    """From here on a signal is the end: Python is shutting down."""
+    """From here on a signal is the end."""
     global _working
     _working = False
 
@@ -111,18 +114,32 @@ def held_back() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def _ignore() -> None:
+    """Python gives every signal back its default as it shuts down, except those that are ignored."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     global _first, _since, _astray
     if _first is None:
-        _first, _since = number, time.monotonic()
-        if not _working:
-            leave()
-        raise KeyboardInterrupt
-    if _astray:
-        _astray = False
-        raise KeyboardInterrupt
+        _first, _since, _astray = number, time.monotonic(), True
     if not _working:
         leave()
+    if not _astray:
+        return
+    if _importing(frame) and time.monotonic() - _since < _IMPORT:
+        _raise_again()
+        return
+    _astray = False
+    raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: an exception in a native one's start ends the process with a dump."""
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _watch(reading: int) -> None:
@@ -144,6 +161,10 @@ def _unraisable(lost: Any) -> None:
         sys.__unraisablehook__(lost)
         return
     _astray = True
+    _raise_again()
+
+
+def _raise_again() -> None:
     timer = threading.Timer(_AGAIN, _tell, (signal.SIGTERM,))  # not as a second Ctrl-C
     timer.daemon = True
     timer.start()
