@@ -19,8 +19,8 @@ import mlx.core as mx
 
 from mlx_voxclone.bench.codec import measure_encoder_step
 from mlx_voxclone.bench.measure import Row
-from mlx_voxclone.checkpoint.micro_layout import PRESETS
 from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.miniature.layout import PRESETS
 
 
 def describe(row: Row) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapter_mix import AdapterMix, LowRank
+from mlx_voxclone.adapters.mix import AdapterMix, LowRank
+from mlx_voxclone.bake.fold import Folding
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, decode, encode, float32_to_bfloat16
-from mlx_voxclone.checkpoint.fold import Folding
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 

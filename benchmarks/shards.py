@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.audio.io import write_flac
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.write import write_shards
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
-from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_items import EncoderItems
-from mlx_voxclone.train.loader import epoch_order
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.train.encoder.items import EncoderItems
+from mlx_voxclone.train.loop.loader import epoch_order
 
 SAMPLES, SHARD, MIX = 6 * 24_000, 10_000_000, 2
 ITEMS = 200  # per turn

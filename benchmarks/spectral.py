@@ -15,8 +15,8 @@ from collections.abc import Callable
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectra import Spectra
-from mlx_voxclone.audio.spectral_choice import use_metal
+from mlx_voxclone.audio.spectral.choice import use_metal
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.bench.spectral import plain_stft_loss
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES

@@ -24,18 +24,18 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.memory import AnonymousPeak, anonymous
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
-from mlx_voxclone.checkpoint.bake import bake
-from mlx_voxclone.checkpoint.micro import make_micro
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
+from mlx_voxclone.adapters.lora import ATTENTION, TARGETS
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.run_config import RunConfig, load_run_config
-from mlx_voxclone.train.adaptation import lora_model
-from mlx_voxclone.train.forecast import LETTERS_PER_SECOND, TEXT, forecast, longest_sequence
-from mlx_voxclone.train.lora import ATTENTION, TARGETS
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.doctor.forecast import LETTERS_PER_SECOND, TEXT, forecast, longest_sequence
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.settings.config import RunConfig, load_run_config
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.speaker.stage import lora_model
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 from mlx_voxclone.train.stages import Compute, run_trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voxtral_speaker.yaml"

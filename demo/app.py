@@ -12,12 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, add_device, entry, message, set_device
-from mlx_voxclone.demo.session import (
-    bare,
-    private_folder,
-    take_port,
-    temporary_files_in,
-)
+from mlx_voxclone.demo.session import bare, private_folder, take_port, temporary_files_in
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process import signals
@@ -27,10 +22,10 @@ SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say
 
 def open_studio(model: str | None, baked: str | None, miniature: Path) -> tuple[Studio, str]:
     """Load the models; without one, make a miniature in the directory `miniature`. Returns them and a line on them."""
-    from mlx_voxclone.synthesis import Speaker
+    from mlx_voxclone.speech.speaker import Speaker
 
     if model is None:
-        from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING, make_micro
+        from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING, make_micro
 
         make_micro(miniature, SPEAKING)
         about = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.release import Release, expected_shapes
 from mlx_voxclone.checkpoint.writer import save_tensors
 

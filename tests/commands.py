@@ -9,11 +9,11 @@ import pytest
 import yaml
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release, expected_shapes
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise, write_corpus
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise, write_corpus
 
 # A training of seconds: two short crops or clips per step.
 TINY_RUN = {

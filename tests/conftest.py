@@ -51,7 +51,7 @@ def users_cache(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory) -> Path:
     """A `tiny` miniature checkpoint (no encoder), made once. Read it only; copy it to change it."""
-    from mlx_voxclone.checkpoint.micro import make_micro
+    from mlx_voxclone.miniature.micro import make_micro
 
     directory = tmp_path_factory.mktemp("miniature") / "tiny"
     make_micro(directory, preset="tiny", seed=0)

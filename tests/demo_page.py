@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlx_voxclone import synthesis
 from mlx_voxclone.demo.page import build
 from mlx_voxclone.demo.studio import MainThread, Studio
-from mlx_voxclone.synthesis import SpeechResult
+from mlx_voxclone.speech import speaker as synthesis
+from mlx_voxclone.speech.speaker import SpeechResult
 
 RATE = 24_000
 FOR_EVER = "for ever"  # a text that is spoken until it is stopped

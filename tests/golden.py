@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 
 GOLDEN = Path(__file__).parent / "fixtures" / "golden"

@@ -6,8 +6,8 @@ import pytest
 from hub_stand_in import WRITE, Hub, servers
 from publishable import CONSENT, make_run
 
-from mlx_voxclone.checkpoint import hub as resolver
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.files import hub as resolver
 
 
 @pytest.fixture(scope="session")

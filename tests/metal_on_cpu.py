@@ -1,4 +1,4 @@
-"""Runs the source that MLX generates for a `mlx_voxclone.audio.metal_spectral` kernel on the CPU, one thread at a time.
+"""Runs the source that MLX generates for a `mlx_voxclone.audio.spectral.metal` kernel on the CPU, one thread at a time.
 
 The text is what MLX prints for a kernel call inside `mx.export_function`, which works without a Metal device. Address
 spaces are dropped, buffers become checked ones, and g++ compiles the rest as C++. Reported as `KernelError`: an index
@@ -25,8 +25,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio import metal_spectral, spectral_choice
-from mlx_voxclone.audio.metal_spectral import Kernel, arguments, build
+from mlx_voxclone.audio.spectral import choice as spectral_choice
+from mlx_voxclone.audio.spectral import metal as metal_spectral
+from mlx_voxclone.audio.spectral.metal import Kernel, arguments, build
 
 # On a Mac both names are Apple's compiler, whose warnings are others, and the kernels themselves can run.
 LINUX = sys.platform == "linux"

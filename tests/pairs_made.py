@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_voxclone.data.pair_files import SpokenPair
+from mlx_voxclone.pairs.files import SpokenPair
 
 SETTINGS = {"codec": "0123", "seed": 0}
 SHARD = "pairs-00000.safetensors"

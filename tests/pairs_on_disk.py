@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
 
 
 def random_codes(config, frames: int, seed: int) -> np.ndarray:

@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 import soundfile
 
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 
 CONSENT = "Ann Lee agreed on 2 May 2026"
 SECRET = "what Ann read out in her kitchen"  # stands in transcripts, never in what is published

@@ -18,8 +18,8 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.errors import VoxcloneError
-from mlx_voxclone.train import distributed
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.train.loop import distributed
+from mlx_voxclone.train.loop.trainer import Trainer
 
 os.fsync = lambda descriptor: None
 signal.signal(signal.SIGINT, signal.default_int_handler)  # off in a shell's background jobs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text, synthesise
 
 SPEECH = Path(__file__).parents[1].parent / "shared" / "speech"
 needs_speech = pytest.mark.skipif(not SPEECH.is_dir(), reason="no real speech at hand")

@@ -7,7 +7,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text, synthesise
 from mlx_voxclone.model.voxtral import Voxtral
 
 

@@ -10,11 +10,11 @@ from tiny_whisper import SENTENCE, write_whisper
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.data.clips import Clip
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.train import asr_cache
-from mlx_voxclone.train.asr_cache import TeacherCache
-from mlx_voxclone.train.asr_teacher import AsrTeacher
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.train.whisper import cache as asr_cache
+from mlx_voxclone.train.whisper.cache import TeacherCache
+from mlx_voxclone.train.whisper.teacher import AsrTeacher
 
 pytest.importorskip("mlx_whisper", reason="the extra `transcribe` is not installed")
 

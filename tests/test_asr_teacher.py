@@ -10,11 +10,11 @@ from scipy.signal import medfilt
 from tiny_whisper import LANGUAGE, SENTENCE, write_whisper
 
 from mlx_voxclone.audio.io import resample
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.train import asr_teacher
-from mlx_voxclone.train.asr_model import WhisperFiles
-from mlx_voxclone.train.asr_teacher import AsrTeacher, choose_heads_by_dtw, decoder_states
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.train.whisper import teacher as asr_teacher
+from mlx_voxclone.train.whisper.model import WhisperFiles
+from mlx_voxclone.train.whisper.teacher import AsrTeacher, choose_heads_by_dtw, decoder_states
 
 pytest.importorskip("mlx_whisper", reason="the extra `transcribe` is not installed")
 
@@ -370,7 +370,7 @@ def test_without_mlx_whisper_one_line_says_how_to_get_it(whisper, monkeypatch):
 
 def test_importing_it_and_naming_a_model_imports_no_whisper(whisper):
     code = (
-        "import sys; from mlx_voxclone.train.asr_cache import AsrTeacher, TeacherCache; import mlx_voxclone.losses."
+        "import sys; from mlx_voxclone.train.whisper.cache import AsrTeacher, TeacherCache; import mlx_voxclone.losses."
         f"distillation; t = AsrTeacher({str(whisper)!r}); t.dim, t.identity; "
         "print([m for m in ('mlx_whisper', 'mlx_lm', 'numba', 'torch', 'tiktoken') if m in sys.modules])"
     )

@@ -5,7 +5,7 @@ import pytest
 
 from mlx_voxclone.audio import augment as module
 from mlx_voxclone.audio.augment import DELAY_MS, GAIN_DB, PROBABILITY, augment, disperse, dispersion
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 
 SEEDS = range(30)
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_voxclone.checkpoint import bake_files
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake import record as bake_files
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import read_voice, write_pt, write_voice
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli.bake import main
+from mlx_voxclone.cli.front.bake import main
 from mlx_voxclone.errors import CheckpointError
 
 pytest_plugins = ["baking"]

@@ -9,10 +9,10 @@ import pytest
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone import base_encoder as module
 from mlx_voxclone.train.clone.base_encoder import base_encoder
-from mlx_voxclone.train.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 
 pytest_plugins = ["commands"]
 

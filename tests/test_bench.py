@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.bench import measure, spectral
-from mlx_voxclone.cli import bench as command
+from mlx_voxclone.cli.more import bench as command
 from mlx_voxclone.errors import DataError
 
 PEER = """

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.audio.spectral import mel_filterbank
+from mlx_voxclone.audio.spectral.plain import mel_filterbank
 from mlx_voxclone.bench import codec as bench
 from mlx_voxclone.bench.codec import MLX_AUDIO, SERVING, measure_decode, peer_processes, random_codes
 from mlx_voxclone.bench.encoder_step import build_codec, loss, preset_config
 from mlx_voxclone.bench.measure import Peer, beside, interpreter, threads
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import VoxtralConfig
 
 
 def test_the_release_s_sizes_are_the_release_s(request):

@@ -11,12 +11,12 @@ from mlx.utils import tree_flatten
 
 from mlx_voxclone.bench import lora as bench
 from mlx_voxclone.bench.lora import LENGTHS, count_operations, measure_lora_step
-from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
+from mlx_voxclone.doctor.rehearsal import Length, speaker_task
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.run_schema import SpeakerSection
-from mlx_voxclone.train.gradients import Gradients, Masters
-from mlx_voxclone.train.loader import Group, MicroBatch, to_device
-from mlx_voxclone.train.rehearsal import Length, speaker_task
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
 
 TINY = params_json(PRESETS["tiny"], {})
 SHORT = [Length(text=7, voice=9, frames=5), Length(text=3, voice=6, frames=8)]

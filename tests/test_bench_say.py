@@ -4,7 +4,7 @@ import pytest
 
 from mlx_voxclone.bench.measure import interpreter
 from mlx_voxclone.bench.speech import MLX_AUDIO, Speech, endless_miniature, measure_say
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

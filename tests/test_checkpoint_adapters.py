@@ -5,7 +5,7 @@ import json
 import mlx.core as mx
 import pytest
 
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, load_adapters, save_adapters
+from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
 from mlx_voxclone.errors import CheckpointError
 
 CONFIG = AdapterConfig(rank=4, alpha=8.0, targets=("wq", "w2"), base_fingerprint="f00d")

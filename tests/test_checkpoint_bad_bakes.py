@@ -7,13 +7,13 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.checkpoint import bake as bake_module
-from mlx_voxclone.checkpoint.fold import Folding
+from mlx_voxclone.bake import bake as bake_module
+from mlx_voxclone.bake.fold import Folding
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.voices import write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli.bake import main
+from mlx_voxclone.cli.front.bake import main
 
 pytest_plugins = ["baking"]
 

@@ -12,8 +12,8 @@ from mlx.utils import tree_flatten
 from mlx_voxclone.checkpoint import release as release_module
 from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model, open_encoder, part_of, resolve
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.model.config import VoxtralConfig
 
 
 def rewritten(base, directory, change):

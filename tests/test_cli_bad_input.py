@@ -15,10 +15,10 @@ import yaml
 
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.train import run as run_module
-from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.train.encoder.task import EncoderTask
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -10,9 +10,9 @@ import mlx.core as mx
 import pytest
 
 from mlx_voxclone import cli
-from mlx_voxclone.amounts import format_bytes, format_seconds
 from mlx_voxclone.cli import common
 from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 
 def run(function, argv=()):

@@ -17,8 +17,8 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data import transcribe
 from mlx_voxclone.data.options import WHISPER_MODEL
-from mlx_voxclone.train.clone import judged_recording
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
+from mlx_voxclone.train.judge import recording as judged_recording
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

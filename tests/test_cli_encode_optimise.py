@@ -4,14 +4,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone import optimise
 from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli import encode as command
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.optimise import optimise_codes, reconstruction_loss
+from mlx_voxclone.cli.more import encode as command
+from mlx_voxclone.train.encoder import optimise
+from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

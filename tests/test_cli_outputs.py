@@ -14,11 +14,11 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_task import EncoderTask
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.stages import config_differences
 
 pytest_plugins = ["commands"]

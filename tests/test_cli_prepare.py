@@ -12,12 +12,12 @@ import pytest
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.cli.prepare import build_parser, main
+from mlx_voxclone.cli.front.prepare import build_parser, main
 from mlx_voxclone.data import collect
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import PrepareReport
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 
 ROOT = Path(__file__).parents[1]
 

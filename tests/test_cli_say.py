@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
 from mlx_voxclone.audio.io import read_audio, write_wav
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -117,7 +117,7 @@ def test_adapters_change_the_speech(say, adapters):
 
 def test_adapters_kept_apart_speak_as_the_folded_ones(whole, adapters, tmp_path, say):
     """The rows of logits that decide: `say --adapters` is `bake --adapters` but for BF16 rounding."""
-    from mlx_voxclone.checkpoint.bake import bake
+    from mlx_voxclone.bake.bake import bake
 
     bake(whole, tmp_path / "folded", adapters=adapters)
     apart, folded, base = (

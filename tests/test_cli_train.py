@@ -15,13 +15,13 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.files.run_log import read_log
 from mlx_voxclone.train import run, stages
 from mlx_voxclone.train.clone import finish, recover
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.speaker_task import SpeakerTask
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.state_schema import CHECKSUM
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.saved.schema import CHECKSUM
+from mlx_voxclone.train.saved.state import list_checkpoints
+from mlx_voxclone.train.speaker.task import SpeakerTask
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

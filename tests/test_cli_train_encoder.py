@@ -14,12 +14,14 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
+from mlx_voxclone.files.run_log import read_log
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.train import code_prior, encoder_inputs, run
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.train import run
+from mlx_voxclone.train.encoder import code_prior
+from mlx_voxclone.train.encoder import inputs as encoder_inputs
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

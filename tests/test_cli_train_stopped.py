@@ -10,11 +10,11 @@ import yaml
 from mlx_voxclone.checkpoint import writer
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.files.run_log import read_log
 from mlx_voxclone.train import run as run_module
-from mlx_voxclone.train import state
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.saved import state
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

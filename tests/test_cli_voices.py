@@ -7,12 +7,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.voices import write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.miniature.micro import make_micro
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -148,7 +148,7 @@ def test_an_interrupted_remove_leaves_nothing(miniature, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mlx_voxclone.checkpoint.voice_removal.filecmp.cmp", lambda *a, **k: interrupted())
+    monkeypatch.setattr("mlx_voxclone.bake.voice_removal.filecmp.cmp", lambda *a, **k: interrupted())
     argv = ["voices", "remove", "--model", miniature, "--output", tmp_path / "out", "casual_male"]
     assert voxclone([str(a) for a in argv]) == 130
     assert list(tmp_path.iterdir()) == []

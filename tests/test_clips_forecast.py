@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 from recordings import folder_of, talk
 
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.cli import doctor
+from mlx_voxclone.cli.front import doctor
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.expected import expected_data
 from mlx_voxclone.data.prepare import PrepareOptions, prepare
-from mlx_voxclone.machine import Machine
+from mlx_voxclone.doctor import clone as module
+from mlx_voxclone.doctor import forecast as trainings
+from mlx_voxclone.doctor import pairs as pairs_forecast
+from mlx_voxclone.doctor.clone import forecast_clips, in_order, plan_clips
+from mlx_voxclone.doctor.clone_trials import Passes
+from mlx_voxclone.doctor.clone_work import Work, positions
+from mlx_voxclone.doctor.forecast import Forecast
+from mlx_voxclone.doctor.pairs import FramesTrial
+from mlx_voxclone.doctor.rehearsal import Length
+from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import forecast as trainings
-from mlx_voxclone.train import pairs_forecast
-from mlx_voxclone.train.clone import forecast as module
-from mlx_voxclone.train.clone.forecast import forecast_clips, in_order, plan_clips
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
-from mlx_voxclone.train.clone.judged_codes import judged_codes
-from mlx_voxclone.train.clone.trials import Passes
+from mlx_voxclone.process.machine import Machine
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.clone.voice import SCORED, Scored, candidates, ranked_voices
-from mlx_voxclone.train.clone.work import Work, positions
-from mlx_voxclone.train.forecast import Forecast
-from mlx_voxclone.train.pairs_forecast import FramesTrial
-from mlx_voxclone.train.rehearsal import Length
+from mlx_voxclone.train.judge.codes import judged_codes
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 from mlx_voxclone.train.stages import clip_codes
 
 pytest_plugins = ["commands"]
@@ -106,7 +106,7 @@ def test_positions_are_those_that_the_model_computes(miniature, monkeypatch):
         return run(model, embeddings, *arguments)
 
     monkeypatch.setattr(Voxtral, "hidden_states", counting)
-    monkeypatch.setattr("mlx_voxclone.train.clone.judge.BATCH_TOKENS", 100)
+    monkeypatch.setattr("mlx_voxclone.train.judge.judge.BATCH_TOKENS", 100)
     lengths = [Length(int(rng.integers(3, 9)), int(rng.integers(3, 12)), int(rng.integers(2, 30))) for _ in range(11)]
 
     def codes(count: int) -> np.ndarray:

@@ -3,11 +3,11 @@
 import pytest
 
 from mlx_voxclone.errors import CheckpointError, DataError, TranscriptError
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.clone import recover as recover_module
 from mlx_voxclone.train.clone.base_encoder import BASE
-from mlx_voxclone.train.encoder_inputs import EncoderInputs
+from mlx_voxclone.train.encoder.inputs import EncoderInputs
 
 
 def configured(miniature, **judge) -> RunConfig:

@@ -8,11 +8,11 @@ import pytest
 from commands import tree
 
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.data.code_statistics import CodeStatistics, PresetStatistics
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import code_prior
-from mlx_voxclone.train.code_prior import prior_entry
+from mlx_voxclone.pairs.statistics import CodeStatistics, PresetStatistics
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.encoder import code_prior
+from mlx_voxclone.train.encoder.code_prior import prior_entry
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

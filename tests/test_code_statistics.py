@@ -13,9 +13,9 @@ from scipy.stats import entropy
 from mlx_voxclone.checkpoint.invert import TABLE, invert
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.data import code_statistics
-from mlx_voxclone.data.code_statistics import CodeStatistics, preset_statistics
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.pairs import statistics as code_statistics
+from mlx_voxclone.pairs.statistics import CodeStatistics, preset_statistics
 
 K, A, L = 128, 36, 21  # of the miniature
 

@@ -9,12 +9,12 @@ from golden import RELEASE_PARAMS
 from test_report import PNG, Page, tone
 
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, CodeUsage, read_code_usage, write_code_usage
-from mlx_voxclone.evaluate.plots import png, usage_figure
-from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.pairs.statistics import CodeStatistics
+from mlx_voxclone.report.plots import png, usage_figure
+from mlx_voxclone.report.run_report import write_report
 
 CONFIG = replace(VoxtralConfig.from_dict(RELEASE_PARAMS).codec, semantic_codebook_size=50, acoustic_dim=3)
 LEVELS = CONFIG.acoustic_codebook_size
@@ -174,7 +174,7 @@ def test_the_report_shows_the_newest_counts(run):
 
 def test_what_the_report_draws_is_what_was_written(run, monkeypatch):
     seen = []
-    monkeypatch.setattr("mlx_voxclone.evaluate.report.usage_figure", lambda u: seen.append(u) or usage_figure(u))
+    monkeypatch.setattr("mlx_voxclone.report.run_report.usage_figure", lambda u: seen.append(u) or usage_figure(u))
     prior = CodeStatistics.from_codes(some_codes(5), CONFIG)
     write_code_usage(run / "encoder" / "samples" / "step-4", some_codes(), CONFIG, prior)
     write_report(run)

@@ -11,10 +11,10 @@ from golden import RELEASE_PARAMS, model_and_vectors, relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_voxclone.bench.encoder_step import preset_config
-from mlx_voxclone.config import CodecConfig, VoxtralConfig
-from mlx_voxclone.model.attention import alibi_slopes, windowed_attention
+from mlx_voxclone.model.blocks.attention import alibi_slopes, windowed_attention
 from mlx_voxclone.model.codec import Codec, CodecTransformer, decoder_windows, encoder_windows, left_context
-from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
+from mlx_voxclone.model.config import CodecConfig, VoxtralConfig
+from mlx_voxclone.train.encoder.task import freeze_all_but_encoder
 
 FRAME = 1920
 # Of the RMS: float32 through 16 layers, where another length or batch makes the BLAS add up in another order.

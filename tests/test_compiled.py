@@ -10,17 +10,17 @@ from test_preservation import kept, kept_item
 from test_speaker_task import codes
 from toy_task import settings
 
-from mlx_voxclone.run_schema import SpeakerSection
-from mlx_voxclone.train import trainer
-from mlx_voxclone.train.buckets import FRAMES, POSITIONS, bucket
-from mlx_voxclone.train.gradients import Gradients, Masters
-from mlx_voxclone.train.loader import Group, Loader, MicroBatch, to_device
-from mlx_voxclone.train.lora import add_lora, lora_parameters
-from mlx_voxclone.train.preservation import KeptPairs
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
-from mlx_voxclone.train.state import get_rng
-from mlx_voxclone.train.task import Padded, fingerprint_of
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.adapters.lora import add_lora, lora_parameters
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.train.loop import trainer
+from mlx_voxclone.train.loop.buckets import FRAMES, POSITIONS, bucket
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Group, Loader, MicroBatch, to_device
+from mlx_voxclone.train.loop.task import Padded, fingerprint_of
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.state import get_rng
+from mlx_voxclone.train.speaker.preservation import KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 
 
 class Compiler:

@@ -6,11 +6,11 @@ import pytest
 from test_compiled import Compiler
 from test_encoder_terms import ALL, JUDGES, TEACHER, make, pairs, prior  # noqa: F401 (fixtures)
 
-from mlx_voxclone.train import gradients as module
-from mlx_voxclone.train.gradients import Gradients, Masters
-from mlx_voxclone.train.loader import Loader
-from mlx_voxclone.train.state import get_rng, set_rng
-from mlx_voxclone.train.task import Padded
+from mlx_voxclone.train.loop import gradients as module
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Loader
+from mlx_voxclone.train.loop.task import Padded
+from mlx_voxclone.train.saved.state import get_rng, set_rng
 
 STEPS = 8
 FIRST = "codec.input_proj.conv.parametrizations.weight.original1"

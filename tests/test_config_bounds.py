@@ -5,8 +5,8 @@ import math
 import pytest
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.run_config import RunConfig, load_run_config, schema_keys
-from mlx_voxclone.yaml_files import MAX_PARTS, parse_yaml
+from mlx_voxclone.files.yaml_files import MAX_PARTS, parse_yaml
+from mlx_voxclone.settings.config import RunConfig, load_run_config, schema_keys
 
 TEXTS = ("model", "output", "voice", "data.path", "data.speaker", "data.language", "data.whisper_model", "data.cache")
 TEXTS += ("encoder.weights", "encoder.pairs.texts", "encoder.distillation.whisper_model", "speaker.encoder")

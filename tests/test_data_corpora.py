@@ -9,7 +9,7 @@ from recordings import rejections, talk
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.manifest import read_listing, read_source
+from mlx_voxclone.data.listings.manifest import read_listing, read_source
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import DataError

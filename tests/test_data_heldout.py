@@ -14,8 +14,8 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.select import Preparation, select
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 
 # The held-out split
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_voxclone.data.manifest import Entry, read_source
+from mlx_voxclone.data.listings.manifest import Entry, read_source
 from mlx_voxclone.errors import DataError
 
 

@@ -15,8 +15,8 @@ from mlx_voxclone.data import ingest
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 
 # What is kept
 

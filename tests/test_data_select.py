@@ -15,7 +15,7 @@ from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.select import APPLIED, FIXED, Preparation, select
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_schema import DataSection
+from mlx_voxclone.settings.schema import DataSection
 
 pytest_plugins = ["shards_fixtures"]
 MADE = PrepareOptions(min_seconds=0.5, heldout=0.2)

@@ -12,15 +12,15 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import ENCODER_PREFIXES
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.demo import studio as studio_module
 from mlx_voxclone.demo.session import temporary_files_in
 from mlx_voxclone.demo.studio import Job, MainThread, Stopped, Studio
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import Speaker, read_reference
+from mlx_voxclone.speech.speaker import Speaker, read_reference
 
 gr = pytest.importorskip("gradio")
 from mlx_voxclone.demo import page as page_module  # noqa: E402 (needs gradio)

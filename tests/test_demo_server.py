@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.demo import session
 from mlx_voxclone.demo.guard import BODY_LIMIT, Guard, Names, host_of
 from mlx_voxclone.demo.session import private_folder, take_port, temporary_files_in, uploads
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 
 PATIENT = {"timeout": 300.0}  # on a busy machine
 APP = Path(__file__).parent.parent / "demo" / "app.py"

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses.adversarial import adversarial_losses
 from mlx_voxclone.losses.stft import STFT_SIZES
 from mlx_voxclone.model import discriminator as module
-from mlx_voxclone.model.conv2d import NormedConv2d, library_conv2d, matmul_conv2d
+from mlx_voxclone.model.blocks.conv2d import NormedConv2d, library_conv2d, matmul_conv2d
 from mlx_voxclone.model.discriminator import (
     MultiResolutionDiscriminator,
     STFTDiscriminator,

@@ -11,14 +11,16 @@ from pairs_on_disk import write_some
 from tasks_data import full_model
 from test_speaker_task import codes
 
-from mlx_voxclone.checkpoint.adapters import load_adapters
+from mlx_voxclone.adapters.files import load_adapters
+from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
-from mlx_voxclone.run_schema import DistillSection
-from mlx_voxclone.train.distill_data import (
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.settings.schema import DistillSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.distill.data import (
     DistillItem,
     TwiceCoded,
     make_items,
@@ -27,11 +29,9 @@ from mlx_voxclone.train.distill_data import (
     text_pool,
     variants,
 )
-from mlx_voxclone.train.distill_task import DistillTask, matched_layers
-from mlx_voxclone.train.lora import add_lora
-from mlx_voxclone.train.preservation import divergence
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.train.distill.task import DistillTask, matched_layers
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.preservation import divergence
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

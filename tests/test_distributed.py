@@ -18,10 +18,10 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.train import distributed
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.train.loop import distributed
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -14,13 +14,13 @@ from test_speaker_task import SECTION, codes, utterance
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.run_schema import CodeNoiseSection, DistillSection
-from mlx_voxclone.train.clone import judge as judging
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
-from mlx_voxclone.train.distill_data import DistillItem, TwiceCoded
-from mlx_voxclone.train.distill_task import DistillTask
-from mlx_voxclone.train.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker_task import SpeakerTask, silent_frames
+from mlx_voxclone.settings.schema import CodeNoiseSection, DistillSection
+from mlx_voxclone.train.distill.data import DistillItem, TwiceCoded
+from mlx_voxclone.train.distill.task import DistillTask
+from mlx_voxclone.train.judge import judge as judging
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
+from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask, silent_frames
 
 LEAST = 1e-3  # probability below which a sample is not of its distribution; with the true one, fixed seeds stay above
 

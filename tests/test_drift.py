@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from pairs_on_disk import write_some
 
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
+from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.drift import measure_drift
 from mlx_voxclone.evaluate.measure import METRICS
+from mlx_voxclone.pairs.data import PairData
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -107,7 +107,7 @@ def test_the_command_measures_it_alone_and_compares(miniature, pairs, adapters, 
 
 
 def test_what_does_not_fit_is_refused(miniature, pairs, adapters, tmp_path, capsys):
-    from mlx_voxclone.checkpoint.micro import make_micro
+    from mlx_voxclone.miniature.micro import make_micro
 
     other = make_micro(tmp_path / "small", "small", 0)
     with pytest.raises(DataError, match="has other sizes"):

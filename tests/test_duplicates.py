@@ -12,7 +12,7 @@ from mlx_voxclone.audio.fingerprint import SILENT, WORDS_PER_SECOND, Fingerprint
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample, write_wav
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.duplicates import Sounds, groups
-from mlx_voxclone.data.manifest import read_listing
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards.data import ShardData

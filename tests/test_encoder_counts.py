@@ -6,9 +6,9 @@ import pytest
 from pairs_on_disk import load_some
 from test_encoder_terms import ALL, JUDGES, make, mixed
 
-from mlx_voxclone.train import encoder_losses
-from mlx_voxclone.train.encoder_losses import nearest_distance
-from mlx_voxclone.train.loader import to_device
+from mlx_voxclone.train.encoder import terms as encoder_losses
+from mlx_voxclone.train.encoder.terms import nearest_distance
+from mlx_voxclone.train.loop.loader import to_device
 
 
 @pytest.fixture(scope="module")

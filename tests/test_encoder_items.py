@@ -6,9 +6,9 @@ from pairs_on_disk import load_some
 from tasks_data import clip
 
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_items import CONTEXT_FRAMES, EncoderItems
-from mlx_voxclone.train.evaluation import spread
+from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.train.encoder.items import CONTEXT_FRAMES, EncoderItems
+from mlx_voxclone.train.loop.heldout import spread
 
 CLIPS = [clip(0), clip(1), clip(2, 7000)]
 HELD = [clip(4, 15000)]

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli import doctor
-from mlx_voxclone.machine import Machine
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import forecast as trainings
-from mlx_voxclone.train import pairs_forecast
+from mlx_voxclone.cli.front import doctor
+from mlx_voxclone.doctor import forecast as trainings
+from mlx_voxclone.doctor import pairs as pairs_forecast
+from mlx_voxclone.doctor.disk import disk_needed
+from mlx_voxclone.doctor.encoder import plan_encoders
+from mlx_voxclone.doctor.forecast import PAIR_COST, Forecast, encoder_size
+from mlx_voxclone.process.machine import Machine
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.clone.base_encoder import base_entry
-from mlx_voxclone.train.disk_forecast import disk_needed
-from mlx_voxclone.train.encoder_plan import plan_encoders
-from mlx_voxclone.train.forecast import PAIR_COST, Forecast, encoder_size
 
 pytest_plugins = ["commands"]
 CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"

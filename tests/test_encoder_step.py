@@ -12,13 +12,13 @@ import pytest
 from mlx.utils import tree_flatten
 
 from benchmarks import encoder_step
-from mlx_voxclone.audio import spectral
+from mlx_voxclone.audio.spectral import plain as spectral
 from mlx_voxclone.bench import measure
 from mlx_voxclone.bench.encoder_step import EncoderStep, Operations, build_codec, count_operations, loss, preset_config
-from mlx_voxclone.model import attention, conv
 from mlx_voxclone.model import codec as codec_module
+from mlx_voxclone.model.blocks import attention, conv
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
+from mlx_voxclone.train.encoder.task import freeze_all_but_encoder
 
 
 def products(function, *inputs) -> int:

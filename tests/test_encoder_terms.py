@@ -9,14 +9,14 @@ from mlx.utils import tree_flatten
 from pairs_on_disk import load_some
 from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
-from mlx_voxclone.data.code_statistics import CodeStatistics
-from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_losses import later_frames, nearest_distance
-from mlx_voxclone.train.encoder_task import EncoderTask, Teacher
-from mlx_voxclone.train.evaluation import heldout_metrics
-from mlx_voxclone.train.loader import to_device
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.pairs.statistics import CodeStatistics
+from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.encoder.task import EncoderTask, Teacher
+from mlx_voxclone.train.encoder.terms import later_frames, nearest_distance
+from mlx_voxclone.train.loop.heldout import heldout_metrics
+from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.trainer import Trainer
 
 DATA = MemoryData([clip(0), clip(1), clip(3, 1921)], [clip(4, 15000)])
 LAST = "codec.encoder_blocks.7.conv.parametrizations.weight.original1"

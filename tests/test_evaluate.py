@@ -10,13 +10,13 @@ from test_report import Page
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli.evaluate import main
+from mlx_voxclone.cli.front.evaluate import main
 from mlx_voxclone.data import transcribe
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.cases import read_cases
-from mlx_voxclone.evaluate.evaluation_page import worst_first
 from mlx_voxclone.evaluate.intelligibility import Errors
 from mlx_voxclone.evaluate.measure import METRICS, Evaluation, Measured, compare, summarise
+from mlx_voxclone.report.evaluation_page import worst_first
 
 TEXTS = ["the quick brown fox", "jumps over the lazy dog", "and runs away"]
 
@@ -59,7 +59,7 @@ def heard(monkeypatch):
 @pytest.fixture(autouse=True)
 def quick_plots(monkeypatch):
     """Plots of sounds are tested elsewhere, and take a third of a second each."""
-    monkeypatch.setattr("mlx_voxclone.evaluate.page.sound_figure", lambda *_, **__: Figure(figsize=(0.1, 0.1)))
+    monkeypatch.setattr("mlx_voxclone.report.page.sound_figure", lambda *_, **__: Figure(figsize=(0.1, 0.1)))
 
 
 def run(*argv):

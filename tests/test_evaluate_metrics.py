@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
+from mlx_voxclone.audio.prosody import fundamental, pitch, semitones, spoken_seconds
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.fidelity import fidelity, si_sdr
 from mlx_voxclone.evaluate.intelligibility import errors, normalise
-from mlx_voxclone.evaluate.prosody import fundamental, pitch, semitones, spoken_seconds
 from mlx_voxclone.evaluate.speakers import OnnxModel, SpectralModel, similarity, speaker_model
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text, synthesise
 
 
 def speech(speaker=0, seed=0, syllables=8):

@@ -10,21 +10,21 @@ from test_preservation import kept
 from test_speaker_task import codes, utterance
 from test_trainer_resume import tensors
 
+from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.evaluate.speakers import SpectralModel
-from mlx_voxclone.model.layers import Attention, FeedForward
-from mlx_voxclone.run_schema import EncoderSection, SpeakerSection
-from mlx_voxclone.synthesis import Speaker
-from mlx_voxclone.train import listening
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.listening import Limits, Listening, Sentence
-from mlx_voxclone.train.log import LOG_NAME, read_log
-from mlx_voxclone.train.lora import add_lora, quantise_backbone
-from mlx_voxclone.train.preservation import KeptPairs
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import LOG_NAME, read_log
+from mlx_voxclone.model.blocks.layers import Attention, FeedForward
+from mlx_voxclone.settings.schema import EncoderSection, SpeakerSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker import listening
+from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence
+from mlx_voxclone.train.speaker.preservation import KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask
 
 STEPS = 3
 SPEAKER = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, preserve={"share": 0.5})

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_voxclone.checkpoint.adapter_mix import AdapterMix, AdapterSource, LowRank, mix_adapters
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
+from mlx_voxclone.adapters.lora import apply_adapters
+from mlx_voxclone.adapters.mix import AdapterMix, AdapterSource, LowRank, mix_adapters
+from mlx_voxclone.bake.bake import bake
+from mlx_voxclone.bake.fold import Folding
 from mlx_voxclone.checkpoint.dtypes import decode, encode
-from mlx_voxclone.checkpoint.fold import Folding
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
-from mlx_voxclone.cli.bake import main
+from mlx_voxclone.cli.front.bake import main
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.synthesis import Speaker
-from mlx_voxclone.train.lora import apply_adapters
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["baking"]
 NAME = "layers.0.attention.wq.weight"

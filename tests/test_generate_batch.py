@@ -8,9 +8,9 @@ from mlx.utils import tree_map
 
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.config import END_CODE, VoxtralConfig
+from mlx_voxclone.model.blocks.layers import KVCache
+from mlx_voxclone.model.config import END_CODE, VoxtralConfig
 from mlx_voxclone.model.generation import BatchCache
-from mlx_voxclone.model.layers import KVCache
 from mlx_voxclone.model.voxtral import Voxtral
 
 SEMANTIC_OUTPUT = "acoustic_transformer.semantic_codebook_output.weight"

@@ -6,14 +6,14 @@ import pytest
 import yaml
 from hub_stand_in import READ
 
-from mlx_voxclone.checkpoint import hub as hub_module
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
-from mlx_voxclone.checkpoint.adapters import AdapterConfig
-from mlx_voxclone.checkpoint.hub import ADAPTERS, ENCODER, VOICE, HubAddress, local
+from mlx_voxclone.adapters.files import AdapterConfig
+from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.release import resolve
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.errors import CheckpointError, ConfigError
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.files import hub as hub_module
+from mlx_voxclone.files.hub import ADAPTERS, ENCODER, VOICE, HubAddress, local
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.stages import config_differences
 

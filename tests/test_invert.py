@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.invert import TABLE, CodeTable, invert, rounding_error
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.miniature.micro import make_micro
 
 SIZES = (130, *[23] * 36)
 FULL_SIZES = (8194, *[23] * 36)

@@ -6,7 +6,7 @@ import pytest
 
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence, neighbour_distance
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence, neighbour_distance
 
 CERTAIN, CLUELESS = 1e-6, 1e6  # temperatures: the encoder alone decides, or says nothing
 
@@ -82,7 +82,7 @@ def test_batches_change_nothing(model, prompt, monkeypatch):
     judge, seen = CodeJudge(model, prompt), []
     together = judge.judge(items, progress=seen.append)
     assert sum(seen) == 3
-    monkeypatch.setattr("mlx_voxclone.train.clone.judge.BATCH_TOKENS", 1)
+    monkeypatch.setattr("mlx_voxclone.train.judge.judge.BATCH_TOKENS", 1)
     for item, joint in zip(items, together):
         alone = judge.judge([item])[0]
         assert (alone.codes[0] == joint.codes[0]).all()
@@ -106,7 +106,7 @@ def test_neighbour_distance_is_the_codebooks_scale(model):
 
 
 def test_a_language_that_is_to_be_learnt_is_not_judged(miniature, tmp_path):
-    from mlx_voxclone.run_config import RunConfig
+    from mlx_voxclone.settings.config import RunConfig
     from mlx_voxclone.train.clone.recover import _Steps
 
     config = RunConfig(task="language", model=str(miniature))

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, prepare
-from mlx_voxclone.data.readings import HELDOUT, readings
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
-from mlx_voxclone.train.clone.judged_codes import judged_codes, unfitting
+from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
+from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train.judge.codes import judged_codes, unfitting
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 from mlx_voxclone.train.stages import clip_codes
 
 pytestmark = pytest.mark.slow

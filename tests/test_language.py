@@ -8,16 +8,17 @@ import pytest
 import yaml
 from mlx.utils import tree_flatten
 
+from mlx_voxclone.adapters.files import load_adapters
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.adapters import load_adapters
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import PrepareOptions, prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import CheckpointError, ConfigError
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import adaptation, run
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train import run
+from mlx_voxclone.train.speaker import stage as adaptation
 from mlx_voxclone.train.stages import Compute
 
 pytest_plugins = ["commands"]
@@ -107,7 +108,7 @@ def test_a_language_is_learnt_and_a_speaker_on_top_of_it(
 
 
 def test_adapters_that_do_not_fit_are_refused_before_anything_begins(miniature, encoder_file, strangers, tmp_path):
-    from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
+    from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
 
     release = Release(miniature)
     file = config_file(tmp_path, miniature, encoder_file, strangers)

@@ -8,18 +8,18 @@ import pytest
 from tasks_data import full_model
 from test_speaker_task import SECTION, codes, utterance
 
+from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.run_schema import ListenSection
-from mlx_voxclone.synthesis import speak
-from mlx_voxclone.train.evaluation import heldout_metrics
-from mlx_voxclone.train.listening import METRIC, Limits, Listening, Sentence, check_judges, judges
-from mlx_voxclone.train.lora import add_lora
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.schema import ListenSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.speech.speaker import speak
+from mlx_voxclone.train.loop.heldout import heldout_metrics
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.listening import METRIC, Limits, Listening, Sentence, check_judges, judges
+from mlx_voxclone.train.speaker.task import SpeakerTask
 
 
 class Level:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.data.entries import Entry
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.listings.tables import _divided
-from mlx_voxclone.data.manifest import read_listing
 from mlx_voxclone.errors import DataError
 
 TEXTS = ["The cat sat down.", "It was 9 o'clock", "Nobody came home that night.", "Why?", "And so it went on."]

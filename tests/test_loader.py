@@ -10,7 +10,7 @@ import pytest
 from toy_task import ToyTask
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.train.loader import Loader, epoch_order, to_device
+from mlx_voxclone.train.loop.loader import Loader, epoch_order, to_device
 
 
 def groups(task, count, **options):

@@ -13,21 +13,22 @@ from tasks_data import full_model
 from test_preservation import kept
 from test_speaker_task import SECTION, codes, utterance
 
+from mlx_voxclone.adapters.lora import add_lora
+from mlx_voxclone.bake.voice_sources import VoiceMaker
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.checkpoint.voice_sources import VoiceMaker
 from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli.say import main as say
+from mlx_voxclone.cli.front.say import main as say
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model import generation, layers
+from mlx_voxclone.model import generation
+from mlx_voxclone.model.blocks import layers
 from mlx_voxclone.pairs.make import Sentence, check_context
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train import checks
-from mlx_voxclone.train.lora import add_lora
-from mlx_voxclone.train.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker_task import SpeakerTask
-from mlx_voxclone.train.text_checks import can_be_said
+from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.text_checks import can_be_said
 
 
 @pytest.fixture
@@ -193,7 +194,7 @@ def test_a_training_refuses_a_text_that_its_clip_cannot_hold(miniature):
 
 PEAK = """
 import json, resource, sys
-from mlx_voxclone.cli.say import main
+from mlx_voxclone.cli.front.say import main
 code = main(sys.argv[1:])
 print(json.dumps({"code": code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """

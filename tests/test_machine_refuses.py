@@ -14,10 +14,10 @@ from toy_task import ToyTask, settings
 from mlx_voxclone.audio.io import AudioError
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.errors import DataError, StoppedError
+from mlx_voxclone.files.run_log import JsonLog
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
-from mlx_voxclone.train.log import JsonLog
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 
 def trainer(run_dir, toy=None, **changes):

@@ -12,9 +12,9 @@ from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.main_job_tables import results, speaker_figures, tables
 from benchmarks.speaking.profile import overrides
 from benchmarks.speaking.score import Heard, agreement, gain, heldout_cases, summary
-from mlx_voxclone.checkpoint.micro import make_micro
-from mlx_voxclone.data.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.miniature.readings import HELDOUT, readings, write_sentences
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]

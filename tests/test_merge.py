@@ -7,8 +7,8 @@ import pytest
 from golden import params_of, relative_error
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.model.layers import ROTATIONS, FeedForward
+from mlx_voxclone.model.blocks.layers import ROTATIONS, FeedForward
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 
 

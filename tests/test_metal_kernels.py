@@ -8,9 +8,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio import metal_spectral, spectral, spectral_choice
-from mlx_voxclone.audio.metal_spectral import Kernel
-from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral import choice as spectral_choice
+from mlx_voxclone.audio.spectral import metal as metal_spectral
+from mlx_voxclone.audio.spectral import plain as spectral
+from mlx_voxclone.audio.spectral.metal import Kernel
+from mlx_voxclone.audio.spectral.spectra import Spectra
 
 KERNELS = ("FOLD", "OVERLAP_ADD", "MAGNITUDE", "MAGNITUDE_SLOPE", "DIFFERENCE", "DIFFERENCE_SLOPE")
 

@@ -10,9 +10,11 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio import metal_spectral, spectral, spectral_choice
-from mlx_voxclone.audio.metal_spectral import FOLD, OVERLAP_ADD
-from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral import choice as spectral_choice
+from mlx_voxclone.audio.spectral import metal as metal_spectral
+from mlx_voxclone.audio.spectral import plain as spectral
+from mlx_voxclone.audio.spectral.metal import FOLD, OVERLAP_ADD
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES

@@ -5,7 +5,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio import spectral, spectral_choice
+from mlx_voxclone.audio.spectral import choice as spectral_choice
+from mlx_voxclone.audio.spectral import plain as spectral
 from mlx_voxclone.losses import multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES
 

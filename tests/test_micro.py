@@ -9,18 +9,18 @@ import pytest
 from golden import GOLDEN, RELEASE_PARAMS
 
 from mlx_voxclone.audio.io import read_audio
-from mlx_voxclone.checkpoint.micro import make_micro
-from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, expected_shapes, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import read_voice
-from mlx_voxclone.cli.micro import main
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.data import readings
+from mlx_voxclone.cli.more.micro import main
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.miniature import readings
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.pairs.make import read_texts
 
 

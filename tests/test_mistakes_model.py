@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.model import acoustic, attention, codec, conv, layers, quantizer, voxtral
+from mlx_voxclone.model import codec, quantizer, voxtral
+from mlx_voxclone.model import flow_head as acoustic
+from mlx_voxclone.model.blocks import attention, conv, layers
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 
 NOTICED = 1e-2  # a hundred times the tolerance of the comparisons

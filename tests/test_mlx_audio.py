@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from golden import relative_error
 
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.config import N_SPECIAL_CODES
+from mlx_voxclone.model.config import N_SPECIAL_CODES
 
 tts = pytest.importorskip("mlx_audio.tts.utils")
 

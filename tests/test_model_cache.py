@@ -11,11 +11,11 @@ import pytest
 
 from mlx_voxclone.data.shards.store import default_cache
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.model_cache import Entry, cache_root
+from mlx_voxclone.files.cache import Entry, cache_root
 
 HOLD = """
 import sys, time
-from mlx_voxclone.model_cache import Entry
+from mlx_voxclone.files.cache import Entry
 with Entry("0123" * 8, "pairs", {}).locked(print):
     print("held", flush=True)
     time.sleep(float(sys.argv[1]))

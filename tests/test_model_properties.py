@@ -6,10 +6,10 @@ import pytest
 from golden import RELEASE_PARAMS, params_of, relative_error
 from mlx.utils import tree_map
 
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.blocks.layers import KVCache
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.generation import frame_noise
-from mlx_voxclone.model.layers import KVCache
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 
 

@@ -11,10 +11,11 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.doctor import smoke
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import checks, open_data, smoke
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train import checks, open_data
 from mlx_voxclone.train import run as run_module
 
 pytest_plugins = ["commands"]

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_voxclone import optimise
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss, waveform_l1
-from mlx_voxclone.optimise import TOTAL, optimise_codes, reconstruction_loss
-from mlx_voxclone.run_schema import EncoderLosses, EncoderSection, MelSection
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.settings.schema import EncoderLosses, EncoderSection, MelSection
+from mlx_voxclone.train.encoder import optimise
+from mlx_voxclone.train.encoder.optimise import TOTAL, optimise_codes, reconstruction_loss
 
 FRAME = 1920
 QUICK = EncoderSection(

@@ -10,11 +10,11 @@ import pytest
 from toy_task import ToyModel, ToyTask, settings
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.train.evaluation import heldout_metrics
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.optimizers import Optimizers
-from mlx_voxclone.train.task import ParameterGroup
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.train.loop.heldout import heldout_metrics
+from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.task import ParameterGroup
+from mlx_voxclone.train.loop.trainer import Trainer
 
 
 class Pair(nn.Module):

@@ -15,9 +15,9 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import SpokenPair, codec_digest, write_pairs
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -10,10 +10,10 @@ from pairs_made import SETTINGS, SHARD, refused, spoken
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.data import pair_files
-from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import ShardWriter, SpokenPair, read_shard, write_pairs
 from mlx_voxclone.errors import DataError, VoxcloneError
+from mlx_voxclone.pairs import files as pair_files
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.files import ShardWriter, SpokenPair, read_shard, write_pairs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -9,12 +9,12 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, write_wav
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.voices import recorded_voices
-from mlx_voxclone.synthesis import Speaker, speak
+from mlx_voxclone.speech.speaker import Speaker, speak
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

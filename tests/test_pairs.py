@@ -9,15 +9,15 @@ import pytest
 import soundfile
 from commands import tree
 
-from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.prompts import load_prompts
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.make import sentences
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.pairs.prompts import load_prompts
+from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")

@@ -10,16 +10,24 @@ from pathlib import Path
 import pytest
 from commands import tree
 
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.data.code_statistics import CodeStatistics
-from mlx_voxclone.data.pair_data import PairData
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.pairs import auto, make
-from mlx_voxclone.pairs.auto import AutomaticPairs, automatic_pairs, cached_own_pairs, check_automatic, own_pairs
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import code_prior, encoder_inputs
+from mlx_voxclone.pairs import make
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.statistics import CodeStatistics
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.clone import auto_pairs as auto
+from mlx_voxclone.train.clone.auto_pairs import (
+    AutomaticPairs,
+    automatic_pairs,
+    cached_own_pairs,
+    check_automatic,
+    own_pairs,
+)
+from mlx_voxclone.train.encoder import code_prior
+from mlx_voxclone.train.encoder import inputs as encoder_inputs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")

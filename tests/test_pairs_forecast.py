@@ -8,17 +8,17 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import Release, part_of
 from mlx_voxclone.checkpoint.writer import same_disk
-from mlx_voxclone.cli import doctor
-from mlx_voxclone.machine import Machine
-from mlx_voxclone.pairs.auto import BYTES_PER_SECOND, AutomaticPairs, automatic_pairs
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train import forecast as trainings
-from mlx_voxclone.train import pairs_forecast
-from mlx_voxclone.train.forecast import Forecast
-from mlx_voxclone.train.pairs_forecast import FramesTrial, PairsPlan, forecast_pairs, plan_pairs
+from mlx_voxclone.cli.front import doctor
+from mlx_voxclone.doctor import forecast as trainings
+from mlx_voxclone.doctor import pairs as pairs_forecast
+from mlx_voxclone.doctor.forecast import Forecast
+from mlx_voxclone.doctor.pairs import FramesTrial, PairsPlan, forecast_pairs, plan_pairs
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.process.machine import Machine
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.clone.auto_pairs import BYTES_PER_SECOND, AutomaticPairs, automatic_pairs
 
 pytest_plugins = ["commands"]
 CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"

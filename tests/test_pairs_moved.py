@@ -11,10 +11,10 @@ from pairs_on_disk import random_codes
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.data import pair_files
-from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import MOVED, SpokenPair, codec_digest, read_shard, write_pairs
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.pairs import files as pair_files
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.files import MOVED, SpokenPair, codec_digest, read_shard, write_pairs
 from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, UNCHANGED, Mover, VoiceSpread, move_pairs, moved_codes
 
 pytest_plugins = ["commands"]

@@ -7,8 +7,8 @@ import pytest
 from documents import DELETED
 from golden import RELEASE_PARAMS
 
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.config import VoxtralConfig
 
 AUDIO, TOKENIZER = ("multimodal", "audio_model_args"), ("multimodal", "audio_tokenizer_args")
 HEAD = (*AUDIO, "acoustic_transformer_args")

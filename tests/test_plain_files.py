@@ -10,21 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mlx_voxclone
-from mlx_voxclone.checkpoint.adapters import load_adapters
+from mlx_voxclone.adapters.files import load_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.manifest import read_jsonl
-from mlx_voxclone.data.pair_files import settle
+from mlx_voxclone.data.listings.manifest import read_jsonl
 from mlx_voxclone.data.shards.index import ShardIndex
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.cases import read_cases
 from mlx_voxclone.evaluate.measure import Evaluation
-from mlx_voxclone.plain_files import MAX_DEPTH, open_plain, parse_json, read_json, read_plain
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.state import load_checkpoint, read_best
+from mlx_voxclone.files.plain import MAX_DEPTH, open_plain, parse_json, read_json, read_plain
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.pairs.files import settle
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.state import load_checkpoint, read_best
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

@@ -12,20 +12,27 @@ from pairs_on_disk import write_some
 from tasks_data import full_model
 from test_speaker_task import arrays, codes, losses, utterance
 
+from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.run_schema import SpeakerSection
-from mlx_voxclone.train import preservation
-from mlx_voxclone.train.gradients import Gradients, Masters
-from mlx_voxclone.train.loader import Group, MicroBatch
-from mlx_voxclone.train.lora import add_lora
-from mlx_voxclone.train.preservation import Kept, KeptPairs, check_kept, kept_before, load_kept, without_adapters
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Group, MicroBatch
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker import preservation
+from mlx_voxclone.train.speaker.preservation import (
+    Kept,
+    KeptPairs,
+    check_kept,
+    kept_before,
+    load_kept,
+    without_adapters,
+)
+from mlx_voxclone.train.speaker.task import SpeakerTask
 
 SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, train={"batch_size": 2})
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from mlx_voxclone.checkpoint.writer import atomic_directory, atomic_file
-from mlx_voxclone.data.pair_files import settle
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.pairs.files import settle
 from mlx_voxclone.process import locks, temporaries
 from mlx_voxclone.process.locks import LOCK, held
 from mlx_voxclone.process.temporaries import clear_below, clear_dead, made, writer_of

@@ -7,8 +7,8 @@ import pytest
 from golden import relative_error
 from mlx.utils import tree_flatten, tree_map
 
-from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
-from mlx_voxclone.model.products import linear, sigmoid, swiglu, transposed
+from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.blocks.products import linear, sigmoid, swiglu, transposed
 
 
 def normal(*shape: int, seed: int = 0, dtype: mx.Dtype = mx.float32) -> mx.array:

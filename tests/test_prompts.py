@@ -4,8 +4,8 @@ import unicodedata
 
 import pytest
 
-from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.pairs.prompts import LANGUAGES, load_prompts
 
 LATIN = "abcdefghijklmnopqrstuvwxyz"
 # The alphabets, those letters too that live in loanwords (k and w in French; j, k, w, x and y in Italian). Left out as

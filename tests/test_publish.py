@@ -16,12 +16,12 @@ import yaml
 from hub_stand_in import WRITE
 from publishable import CONSENT, SECRET, SENTENCE
 
-from mlx_voxclone.checkpoint import hub as hub_module
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.files import hub as hub_module
 from mlx_voxclone.train import run as run_module
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
@@ -221,8 +221,8 @@ def test_the_owners_words_do_nothing_in_the_card(logged_in, publish, clone_run):
 
 
 def test_half_of_an_adapter_is_said_in_the_card(logged_in, publish, clone_run, base, tmp_path):
-    from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
-    from mlx_voxclone.checkpoint.bake import bake
+    from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.bake.bake import bake
 
     run = tmp_path / "run"
     shutil.copytree(clone_run, run, ignore=shutil.ignore_patterns("baked"))

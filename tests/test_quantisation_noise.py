@@ -7,11 +7,11 @@ from golden import relative_error
 from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.model.quantizer import QuantisationNoise
-from mlx_voxclone.run_schema import EncoderSection
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.loader import to_device
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.trainer import Trainer
 
 OFF = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128])
 ON = OFF.model_copy(update={"quantisation_noise": True})

@@ -31,11 +31,11 @@ from benchmarks.recovery.student import (
 )
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
-from mlx_voxclone.checkpoint.micro import make_micro
-from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.quantizer import SemanticCodebook
 
 CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec

@@ -9,8 +9,8 @@ import soundfile
 from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import gates
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, flite_alignment, label_track, units_of
-from mlx_voxclone.data.synth import PAUSES, SyntheticSpeaker, synthesise_aligned
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import PAUSES, SyntheticSpeaker, synthesise_aligned
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from benchmarks.recovery.recipes import COMMON, LAST_RATE, MAIN, RECIPES, SCALES
 from benchmarks.recovery.teacher import taught_units
 from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.data.pair_data import PairData
-from mlx_voxclone.data.pair_files import SpokenPair, write_pairs
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_config import schema_keys
-from mlx_voxclone.train import encoder_inputs
-from mlx_voxclone.train.state import RunState, save_checkpoint
-from mlx_voxclone.yaml_files import dotted
+from mlx_voxclone.files.yaml_files import dotted
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.files import SpokenPair, write_pairs
+from mlx_voxclone.settings.config import schema_keys
+from mlx_voxclone.train.encoder import inputs as encoder_inputs
+from mlx_voxclone.train.saved.state import RunState, save_checkpoint
 
 # --- the command ---------------------------------------------------------------------------------------------------
 

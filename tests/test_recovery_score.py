@@ -15,7 +15,7 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
-from mlx_voxclone.train.encoder_init import calibrate_encoder
+from mlx_voxclone.train.encoder.start import calibrate_encoder
 
 N_UNITS = 5
 stft_loss = partial(multi_resolution_stft_loss, sizes=(2048, 1024, 512, 256))

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.audio.prosody import two_pitches
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.evaluate.prosody import two_pitches
-from mlx_voxclone.synthesis import Speaker, read_references, reference_codes, reference_warnings
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.speech.speaker import Speaker, read_references, reference_codes, reference_warnings
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.evaluate.page import NOTICE
-from mlx_voxclone.evaluate.plots import Series, curves_figure, png, sound_figure
-from mlx_voxclone.evaluate.report import write_report
+from mlx_voxclone.report.page import NOTICE
+from mlx_voxclone.report.plots import Series, curves_figure, png, sound_figure
+from mlx_voxclone.report.run_report import write_report
 
 PNG = b"\x89PNG\r\n\x1a\n"
 VOID = {"meta", "img", "br", "link", "input"}
@@ -301,7 +301,7 @@ def test_sound_files_that_are_gone_broken_or_long(run, monkeypatch, no_plots):
     page = Page(write_report(run))
     assert "before-1.wav is missing or cannot be read" in page.words
     assert "after-1.wav is missing or cannot be read" in page.words
-    monkeypatch.setattr("mlx_voxclone.evaluate.page._EMBED_LIMIT", 10)
+    monkeypatch.setattr("mlx_voxclone.report.page._EMBED_LIMIT", 10)
     assert "../encoder/samples/step-0/clip-1-original.wav" in Page(write_report(run)).audio
 
 
@@ -357,7 +357,7 @@ def test_text_that_no_file_can_hold(tmp_path, no_plots):
 
 
 def test_links_to_files_of_any_name(tmp_path, monkeypatch, no_plots):
-    monkeypatch.setattr("mlx_voxclone.evaluate.page._EMBED_LIMIT", 10)
+    monkeypatch.setattr("mlx_voxclone.report.page._EMBED_LIMIT", 10)
     tone(tmp_path / "samples" / 'a#b %41?"<.wav')
     (tmp_path / "summary.json").write_text(json.dumps({"speech": [{"before": {"file": 'samples/a#b %41?"<.wav'}}]}))
     assert Page(write_report(tmp_path)).audio == ["../samples/a%23b%20%2541%3F%22%3C.wav"]
@@ -422,7 +422,7 @@ def test_samples_of_an_encoder_are_compared_with_their_original(tmp_path, monkey
         drawn.append((float(np.abs(samples).max()), drawing))
         return sound_figure(samples[:0])
 
-    monkeypatch.setattr("mlx_voxclone.evaluate.page.sound_figure", look)
+    monkeypatch.setattr("mlx_voxclone.report.page.sound_figure", look)
     (tmp_path / "log.jsonl").write_text("")
     for step, level in ((0, 0.1), (6, 0.2)):
         tone(tmp_path / "samples" / f"step-{step}" / "clip-1-original.wav")

@@ -12,9 +12,9 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MIX
 from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
-from mlx_voxclone.run_schema import AUTO, DataSection, TrainSection
-from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
+from mlx_voxclone.settings.schema import AUTO, DataSection, TrainSection
+from mlx_voxclone.settings.training import TrainSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 MAIN = CONFIGS / "voxtral_speaker.yaml"

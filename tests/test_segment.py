@@ -10,15 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_voxclone.audio import segment
 from mlx_voxclone.audio.io import normalise_level
-from mlx_voxclone.audio.segment import (
-    FRAME_SECONDS,
-    Span,
-    cut_at_pauses,
-    frame_levels,
-    soft_speech,
-    speech_mask,
-    trim,
-)
+from mlx_voxclone.audio.segment import FRAME_SECONDS, Span, cut_at_pauses, frame_levels, soft_speech, speech_mask, trim
 
 RATE = 24_000
 

@@ -15,7 +15,7 @@ import pytest
 from golden import relative_error
 
 from mlx_voxclone.audio.io import read_audio
-from mlx_voxclone.checkpoint.bake import bake
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, HEAD_PREFIX, WEIGHTS, Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors

@@ -136,7 +136,7 @@ def test_a_million_clips_in_shards(tmp_path):
                 f'"speaker": "speaker-{k % 997}", "language": "en", "split": "{"train" if k % 20 else "heldout"}", '
                 f'"source": "utterance-{k:07d}.flac"}}\n'
             )
-    imports = "from mlx_voxclone.data.shards.data import ShardData\nfrom mlx_voxclone.train.encoder_items import Crops"
+    imports = "from mlx_voxclone.data.shards.data import ShardData\nfrom mlx_voxclone.train.encoder.items import Crops"
     program = """ShardData(sys.argv[1])
 crops = Crops(made.train, 96_000)
 order = made.train.order(crops.ends, 0, 0)

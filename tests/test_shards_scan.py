@@ -16,8 +16,8 @@ from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards import scan as scan_module
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.tar import members
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 
 pytest_plugins = ["shards_fixtures"]
 

@@ -15,7 +15,7 @@ from mlx_voxclone.data.shards import fetch
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.fetch import Abandoned, expanded, is_remote, joined
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.train.loader import Loader
+from mlx_voxclone.train.loop.loader import Loader
 
 pytest_plugins = ["shards_fixtures"]
 GB = 1e-9

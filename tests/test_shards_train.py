@@ -8,12 +8,12 @@ from tasks_data import scratch_codec
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.run_schema import EncoderSection
+from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train import run as run_module
-from mlx_voxclone.train.encoder_items import Crops, cut_into_crops
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.loader import Loader
-from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.encoder.items import Crops, cut_into_crops
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.loader import Loader
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands", "shards_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -15,8 +15,8 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards import write
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 
 OPTIONS = PrepareOptions(heldout=0.3)
 SIZE = 150_000

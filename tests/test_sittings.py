@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.run import RunSummary
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.doctor.smoke import check
 from mlx_voxclone.errors import TrainingError
-from mlx_voxclone.train.result import TrainResult
 from mlx_voxclone.train.run import RunSummary
-from mlx_voxclone.train.smoke import check
+from mlx_voxclone.train.saved.result import TrainResult
 
 pytest_plugins = ["commands"]
 CONFIG = Path(__file__).parent.parent / "configs" / "voxtral_speaker.yaml"
@@ -121,6 +121,6 @@ def test_a_training_that_gave_up_is_exit_code_1(monkeypatch, tmp_path, capsys):
     def gave_up(*args, **kwargs):
         raise TrainingError("encoder: loss or gradient not finite in 5 consecutive steps")
 
-    monkeypatch.setattr("mlx_voxclone.train.smoke.run", gave_up)
+    monkeypatch.setattr("mlx_voxclone.doctor.smoke.run", gave_up)
     assert voxclone(["train", "--config", str(CONFIG), "--smoke-test", "--set", f"output={tmp_path / 'smoke'}"]) == 1
     assert "FAILED: encoder: loss or gradient not finite" in capsys.readouterr().out

@@ -8,18 +8,18 @@ import pytest
 from golden import relative_error
 from tasks_data import full_model
 
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, load_adapters, save_adapters
+from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
+from mlx_voxclone.adapters.lora import TARGETS, add_lora, lora_parameters
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
-from mlx_voxclone.run_schema import CodeNoiseSection, SpeakerSection
-from mlx_voxclone.train import speaker_task
-from mlx_voxclone.train.lora import TARGETS, add_lora, lora_parameters
-from mlx_voxclone.train.preservation import Kept, KeptPairs
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance, silent_frames
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.schema import CodeNoiseSection, SpeakerSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker import task as speaker_task
+from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance, silent_frames
 
 SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, losses={"flow": 1.0}, train={"batch_size": 2})
 SETTINGS = {"learning_rate": 5e-3, "eval_every": 0, "save_every": 0}

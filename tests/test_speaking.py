@@ -10,13 +10,13 @@ from benchmarks.speaking.build import further_voices
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary
 from mlx_voxclone.audio.io import read_audio, write_wav
-from mlx_voxclone.checkpoint.bake_files import added_voices
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
+from mlx_voxclone.audio.prosody import pitch
+from mlx_voxclone.bake.record import added_voices
 from mlx_voxclone.checkpoint.release import Release, expected_shapes, open_encoder
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.data.readings import HELDOUT, readings
-from mlx_voxclone.evaluate.prosody import pitch
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING_FILES, make_micro
+from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.speech.speaker import Speaker
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]

@@ -6,10 +6,10 @@ import mlx.core as mx
 import pytest
 
 from benchmarks.speaking import build, ears, listener, recogniser, utterances
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING_FILES
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, open_encoder
 from mlx_voxclone.errors import TrainingError
+from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING_FILES
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from benchmarks.speaking.pretrain import Pretraining, join, joined_in_order
 from benchmarks.speaking.recogniser import best_sequence, edits, said, tuned_level, unit_error_rate
 from benchmarks.speaking.score import Heard, heldout_cases, summary
 from benchmarks.speaking.utterances import Spoken
-from mlx_voxclone.data.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, readings
-from mlx_voxclone.data.synth import SyntheticSpeaker
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, readings
+from mlx_voxclone.miniature.synth import SyntheticSpeaker
 
 
 def spoken(speaker, n, frames=3):

@@ -4,8 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio import spectral
-from mlx_voxclone.audio.spectra import Spectra, unit_window
+from mlx_voxclone.audio.spectral import plain as spectral
+from mlx_voxclone.audio.spectral.spectra import Spectra, unit_window
 from mlx_voxclone.losses import adversarial_losses, log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 

@@ -10,7 +10,7 @@ import pytest
 import scipy.signal
 
 from benchmarks import spectral as benchmark
-from mlx_voxclone.audio.spectral import (
+from mlx_voxclone.audio.spectral.plain import (
     centre_pad,
     frame,
     frame_count,

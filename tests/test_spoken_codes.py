@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from golden import params_of
 
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.model.acoustic import FlowMatchingHead
+from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.model.flow_head import FlowMatchingHead
 
 CODES = 64
 ALLOWED = range(1, CODES + 2)  # END and the codebook

@@ -5,15 +5,15 @@ import os
 import pytest
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio, write_wav
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.torch_file import read_pt
 from mlx_voxclone.checkpoint.writer import atomic_file
-from mlx_voxclone.data.manifest import read_listing
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.miniature.micro import ENCODER_FILE
+from mlx_voxclone.settings.config import load_run_config
 from tests.recordings import folder_of, rejections, talk
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 120044\n"

@@ -11,11 +11,11 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.train.result import RESULT_NAME, TrainResult
-from mlx_voxclone.train.settings import FREE_ON_RESUME
-from mlx_voxclone.train.state import _crc32, load_checkpoint
-from mlx_voxclone.train.state_schema import CHECKSUM, checksum
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.training import FREE_ON_RESUME
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.saved.schema import CHECKSUM, checksum
+from mlx_voxclone.train.saved.state import _crc32, load_checkpoint
 
 VALUES = {
     "deleted": DELETED,

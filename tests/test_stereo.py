@@ -9,7 +9,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audi
 from mlx_voxclone.audio.stereo import MIXED
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text, synthesise
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text, synthesise
 
 VOICE = talk(3.0, 3)
 OTHER = synthesise(random_text(np.random.default_rng(9), 30), SyntheticSpeaker.sample(2), 9)[1200 : 1200 + len(VOICE)]

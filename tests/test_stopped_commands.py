@@ -12,7 +12,7 @@ import pytest
 import yaml
 from commands import TINY_RUN, tree
 
-from mlx_voxclone.train.state import list_checkpoints
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands"]
 

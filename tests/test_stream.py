@@ -12,13 +12,13 @@ import soundfile
 from mlx_voxclone.audio.io import audio_info, read_audio, write_wav
 from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.cli import say as say_command
-from mlx_voxclone.config import END_CODE
+from mlx_voxclone.cli.front import say as say_command
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model import generation
-from mlx_voxclone.model.acoustic import FlowMatchingHead
+from mlx_voxclone.model.config import END_CODE
+from mlx_voxclone.model.flow_head import FlowMatchingHead
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import FIRST_PIECE, PIECE, Speaker
+from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

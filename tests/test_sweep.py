@@ -7,7 +7,7 @@ import pytest
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train import run, stages, sweep
 from mlx_voxclone.train.sweep import Point, best, lines
 

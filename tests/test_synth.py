@@ -10,7 +10,8 @@ import pytest
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, audio_info, read_audio
 from mlx_voxclone.audio.segment import frame_levels, speech_mask
-from mlx_voxclone.data.synth import (
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import (
     PAUSES,
     SyntheticSpeaker,
     random_text,
@@ -18,7 +19,6 @@ from mlx_voxclone.data.synth import (
     synthesise_aligned,
     write_corpus,
 )
-from mlx_voxclone.errors import DataError
 
 TEXT = "bama lono wila romu, nalu mira lona wemu."  # voiced throughout
 NEUTRAL = SyntheticSpeaker("neutral", breathiness=0.05)

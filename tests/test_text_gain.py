@@ -7,12 +7,12 @@ import pytest
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.data.pair_data import Pair
 from mlx_voxclone.errors import CheckpointError, DataError, TranscriptError
 from mlx_voxclone.pairs.code_usage import codebook_usage, foreign_codec, usage_correlation
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.clone import judged_codes
-from mlx_voxclone.train.clone.text_gain import LEAST_GAIN, PAIRS, check_model, pairs_gain, text_gains, why_none_fits
+from mlx_voxclone.pairs.data import Pair
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train.judge import codes as judged_codes
+from mlx_voxclone.train.judge.text_gain import LEAST_GAIN, PAIRS, check_model, pairs_gain, text_gains, why_none_fits
 
 FITS, OTHER = 1.0, 2.0  # nats of a text's own codes, and of others
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mlx_voxclone.data.manifest import read_source
+from mlx_voxclone.data.listings.manifest import read_source
 from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.files.texts import damage, spoken, tidy, words
 from mlx_voxclone.pairs.make import read_texts
-from mlx_voxclone.run_config import load_run_config
-from mlx_voxclone.synthesis import Speaker
-from mlx_voxclone.texts import damage, spoken, tidy, words
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.speech.speaker import Speaker
 
 # As five writers write it: composed, decomposed, with a byte order mark and odd blanks, with what shows nothing.
 WANTED = "Ein schönes Café, na ja."

@@ -10,11 +10,11 @@ from test_trainer_resume import tensors
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.errors import DataError, NotFiniteError, TrainingError
-from mlx_voxclone.train import state as states
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.optimizers import Optimizers
-from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved import state as states
+from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
 GOOD = 4  # steps before it diverges
 OPTIONS = dict(steps=12, save_every=1, keep=2)

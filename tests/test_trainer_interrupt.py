@@ -15,10 +15,10 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.train import state
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.state import list_checkpoints, recover_all, uninterrupted
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved import state
+from mlx_voxclone.train.saved.state import list_checkpoints, recover_all, uninterrupted
 
 OPTIONS = dict(save_every=2, eval_every=2, keep=9)
 
@@ -225,7 +225,7 @@ _CHILD = """
     os.fsync = lambda descriptor: None
     sys.path.insert(0, {tests!r})
     from test_trainer_interrupt import trainer
-    from mlx_voxclone.train import state
+    from mlx_voxclone.train.saved import state
     calls = []
 
     def killing(function, call, half=False):

@@ -11,10 +11,10 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.train.log import LOG_NAME, JsonLog, read_log
-from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, read_log
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.state import list_checkpoints
 
 DROPOUT = 0.3  # the loss draws from mx.random in every step
 

@@ -8,13 +8,13 @@ import pytest
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneError
-from mlx_voxclone.train import evaluation
-from mlx_voxclone.train.log import Progress, read_log
-from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
-from mlx_voxclone.train.task import Task
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import Progress, read_log
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop import heldout as evaluation
+from mlx_voxclone.train.loop.task import Task
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -236,7 +236,7 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_old_checkpoints_go_only_after_the_new_one_is_complete(tmp_path, monkeypatch):
-    from mlx_voxclone.train import state
+    from mlx_voxclone.train.saved import state
 
     present = []
     write = state.write_text_atomic

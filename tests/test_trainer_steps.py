@@ -12,10 +12,10 @@ from mlx.utils import tree_flatten
 from toy_task import ToyTask, settings
 
 from mlx_voxclone.errors import VoxcloneError
-from mlx_voxclone.train.loader import Loader, to_device
-from mlx_voxclone.train.log import read_log
-from mlx_voxclone.train.schedule import learning_rate
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.train.loop.loader import Loader, to_device
+from mlx_voxclone.train.loop.schedule import learning_rate
+from mlx_voxclone.train.loop.trainer import Trainer
 
 
 def train(task, run_dir, **changes):

@@ -16,12 +16,12 @@ from mlx_voxclone.data import prepare as prepare_module
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.checks import check_data
-from mlx_voxclone.train.clone.judged_codes import judged_codes
+from mlx_voxclone.train.judge.codes import judged_codes
 from mlx_voxclone.train.run import prepared_data
 from mlx_voxclone.train.stages import clip_codes
 

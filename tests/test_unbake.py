@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from mlx_voxclone import __version__
-from mlx_voxclone.checkpoint.bake import bake
-from mlx_voxclone.checkpoint.bake_files import add_notice, notice_of_base
-from mlx_voxclone.checkpoint.compare import compare
+from mlx_voxclone.bake.bake import bake
+from mlx_voxclone.bake.compare import compare
+from mlx_voxclone.bake.record import add_notice, notice_of_base
+from mlx_voxclone.bake.unbake import unbake
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, part_of
-from mlx_voxclone.checkpoint.unbake import unbake
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.cli.diff import main as diff
-from mlx_voxclone.cli.unbake import main as main_unbake
+from mlx_voxclone.cli.more.diff import main as diff
+from mlx_voxclone.cli.more.unbake import main as main_unbake
 
 pytest_plugins = ["baking"]
 

@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from mlx_voxclone.cli import COMMANDS, common
+from mlx_voxclone.cli import COMMANDS, common, module_of
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.model_cache import cache_root
-from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set, schema_keys
-from mlx_voxclone.user_paths import expanded, expanded_part
+from mlx_voxclone.files.cache import cache_root
+from mlx_voxclone.files.paths import expanded, expanded_part
+from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
 
 NO_PATHS = {"N", "X", "S", "F", "R", "HZ", "SIZE", "A.B=VALUE", "A,B", "NAME", "CODE", "L", "TEXT", "OWNER/NAME", None}
 
@@ -81,7 +81,7 @@ def parsers(monkeypatch) -> list[common.Parser]:
 
     monkeypatch.setattr(common.Parser, "parse_args", keep)
     for name in COMMANDS:
-        importlib.import_module(f"mlx_voxclone.cli.{name}").main([])
+        importlib.import_module(module_of(name)).main([])
     monkeypatch.undo()
     assert len(found) == len(COMMANDS)
     return found
@@ -132,7 +132,7 @@ def value_of(parser: common.Parser, action: argparse.Action, given: str):
 
 
 def test_paths_that_cannot_be_are_one_line(capsys):
-    assert importlib.import_module("mlx_voxclone.cli.micro").main(["--output=$NOWHERE/x"]) == 2
+    assert importlib.import_module("mlx_voxclone.cli.more.micro").main(["--output=$NOWHERE/x"]) == 2
     assert capsys.readouterr().err.startswith("error: the environment has no variable $NOWHERE for $NOWHERE/x")
 
 

@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.run_config import load_run_config, parse_set
-from mlx_voxclone.run_schema import DataSection
+from mlx_voxclone.settings.config import load_run_config, parse_set
+from mlx_voxclone.settings.schema import DataSection
 
 
 def loaded(tmp_path, text):

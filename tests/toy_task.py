@@ -7,8 +7,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.task import fingerprint_of
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop.task import fingerprint_of
 
 DIM = 6
 

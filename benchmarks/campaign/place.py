@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.campaign.process import run
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.writer import atomic_directory
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 
 CLIPS, SECONDS = 6, 2.0
 PASSING = (".txt", ".jsonl", ".html", ".png", ".svg", ".lock")  # of a run: times and pictures

@@ -8,7 +8,7 @@ from benchmarks.recovery.corpus import CorpusClip
 from benchmarks.recovery.score import CodeTally, UnitClassifier, distances
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.optimise import optimise_codes
+from mlx_voxclone.train.encoder.optimise import optimise_codes
 
 
 def optimised(hidden: Codec, units: UnitClassifier, clips: Sequence[CorpusClip], *, seed: int = 0) -> dict:

@@ -1,7 +1,7 @@
 """The speech that the benchmark's codec is trained and measured on: many speakers, and what sounds are where.
 
-Synthetic speakers (`mlx_voxclone.data.synth`) come with exact labels; flite's voices, where it is installed, with the
-segments that it prints itself; espeak-ng's and real recordings without any. A label is the sound at the centre of a
+Synthetic speakers (`mlx_voxclone.miniature.synth`) come with exact labels; flite's voices, where it is installed, with
+the segments that it prints itself; espeak-ng's and real recordings without any. A label is the sound at the centre of a
 latent frame, one of `UNITS`: the synthesiser's letters and the pause. Held-out clips are of speakers that no training
 clip has, but for readers with many clips: they have both kinds, and their held-out clips are counted beside those of
 real speakers who are unseen.
@@ -19,9 +19,9 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, normalise_level, read_audio, write_wav
 from mlx_voxclone.checkpoint.writer import atomic_directory
-from mlx_voxclone.data.prompts import load_prompts
-from mlx_voxclone.data.synth import LEVEL, PHONES, ROOM, SyntheticSpeaker, Unit, random_text, synthesise_aligned
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import LEVEL, PHONES, ROOM, SyntheticSpeaker, Unit, random_text, synthesise_aligned
+from mlx_voxclone.pairs.prompts import load_prompts
 
 UNITS = ("", *sorted(PHONES))  # "" is the pause
 FRAME = 1920  # samples of a latent frame

@@ -19,10 +19,10 @@ from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
-from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY
-from mlx_voxclone.data.pair_files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
 from mlx_voxclone.pairs.moved import move_pairs
 
 MOVES = 2  # copies of each pair

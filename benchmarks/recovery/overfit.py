@@ -24,8 +24,8 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import atomic_directory, write_text_atomic
 from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
 from mlx_voxclone.data.clips import HELDOUT, TRAIN
-from mlx_voxclone.data.manifest import CLIPS, MANIFEST, SUMMARY
-from mlx_voxclone.optimise import optimise_codes, reconstruction_loss
+from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 
 SECONDS = 2.0
 COPIES = 8  # of the clip among the recordings, so that a batch of them can be made

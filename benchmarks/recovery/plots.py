@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.recovery.score import POOLED
 from benchmarks.recovery.tables import DECODED, REAL, Metric, recipes_of, values
 from benchmarks.recovery.training import STEPS, TIME
-from mlx_voxclone.evaluate.plots import INK, png
+from mlx_voxclone.report.plots import INK, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

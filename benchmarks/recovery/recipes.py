@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.run_config import RunConfig, load_run_config
+from mlx_voxclone.settings.config import RunConfig, load_run_config
 
 LAST_RATE = 0.02  # of the highest: what is left of the learning rate at the end
 CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"

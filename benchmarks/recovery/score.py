@@ -16,11 +16,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
-from mlx_voxclone.config import CodecConfig
-from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import CodecConfig
+from mlx_voxclone.pairs.statistics import CodeStatistics
 
 POOLED = "pooled"
 _PIECE = 10 * SAMPLE_RATE  # distances are taken over pieces of at most this, which bounds the memory

@@ -9,16 +9,16 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
-from mlx_voxclone.audio.spectral import stft
-from mlx_voxclone.config import CodecConfig
-from mlx_voxclone.data.synth import PHONES, SyntheticSpeaker
+from mlx_voxclone.audio.spectral.plain import stft
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
+from mlx_voxclone.miniature.synth import PHONES, SyntheticSpeaker
+from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
+from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.model.quantizer import QuantisationNoise
-from mlx_voxclone.train.encoder_init import calibrate_encoder
-from mlx_voxclone.train.encoder_items import draw_quantisation
+from mlx_voxclone.train.encoder.items import draw_quantisation
+from mlx_voxclone.train.encoder.start import calibrate_encoder
 
 STFT_SCALES = (1024, 512, 256, 128)
 MEL_SCALES = ((2048, 160), (1024, 80), (512, 80), (256, 40), (128, 20))

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.recovery.corpus import TRACK_HOP, UNITS, Corpus, units_of
 from mlx_voxclone.data.clips import Clip
-from mlx_voxclone.data.pair_data import Pair
-from mlx_voxclone.train import encoder_inputs
-from mlx_voxclone.train.encoder_task import Teacher
+from mlx_voxclone.pairs.data import Pair
+from mlx_voxclone.train.encoder import inputs as encoder_inputs
+from mlx_voxclone.train.encoder.task import Teacher
 
 
 def unit_teacher(corpus: Corpus) -> Teacher:

@@ -19,11 +19,11 @@ from benchmarks.recovery.recipes import Recipe
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.log import LOG_NAME, read_log
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import CONFIG_FILE, run
-from mlx_voxclone.train.state import list_checkpoints, load_checkpoint
+from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
 STEPS, TIME = "steps", "time"  # what is equal in a comparison
 PROBE_STEPS = 32  # half of them before and half after the end of `pairs.alone_steps`, where a recipe has that

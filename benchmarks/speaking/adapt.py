@@ -23,27 +23,27 @@ from benchmarks.speaking.build import score_checkpoint
 from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, gain, heldout_cases, score_model, summary, table
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
-from mlx_voxclone.checkpoint.adapters import AdapterConfig, save_adapters
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, make_micro
+from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
+from mlx_voxclone.adapters.lora import TARGETS, add_lora
+from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.data.readings import HELDOUT, UNLIKE, Reading, readings, write_sentences
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.drift import measure_drift
+from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
+from mlx_voxclone.miniature.readings import HELDOUT, UNLIKE, Reading, readings, write_sentences
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.run_config import RunConfig, load_run_config
-from mlx_voxclone.run_schema import PreserveSection, SpeakerSection
-from mlx_voxclone.synthesis import Speaker
-from mlx_voxclone.train.listening import Limits, Listening, Sentence
-from mlx_voxclone.train.lora import TARGETS, add_lora
-from mlx_voxclone.train.preservation import KeptPairs, load_kept
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
-from mlx_voxclone.train.trainer import Trainer
+from mlx_voxclone.settings.config import RunConfig, load_run_config
+from mlx_voxclone.settings.schema import PreserveSection, SpeakerSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence
+from mlx_voxclone.train.speaker.preservation import KeptPairs, load_kept
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 
 PAIRS_PER_VOICE = 5  # 100 in all
 TEXTS = 12  # scored, of each speaker

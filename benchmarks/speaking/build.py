@@ -30,20 +30,20 @@ from benchmarks.speaking import utterances
 from benchmarks.speaking.ears import Ears, train_ears
 from benchmarks.speaking.pretrain import Pretraining, pretrain
 from benchmarks.speaking.score import Case, heldout_cases, score_model, score_recordings, summary, table
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE, SPEAKING, make_micro, write_own_voices, write_release
-from mlx_voxclone.checkpoint.micro_layout import SPEAKING_SIZES, params_json
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.config import VoxtralConfig
-from mlx_voxclone.data.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, Reading, readings
-from mlx_voxclone.data.synth import SyntheticSpeaker, random_text
+from mlx_voxclone.miniature.layout import SPEAKING_SIZES, params_json
+from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING, make_micro, write_own_voices, write_release
+from mlx_voxclone.miniature.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, Reading, readings
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.speech.speaker import Speaker
 
 # The own voices that the language model learns from: name, pitch in Hz, tract scale.
 VOICES = (("bass", 100.0, 0.93), ("tenor", 150.0, 1.0), ("alto", 200.0, 1.13), ("soprano", 250.0, 1.2))

@@ -12,7 +12,7 @@ from benchmarks.speaking.listener import Listener, train_listener
 from benchmarks.speaking.recogniser import Recogniser, labelled, train_recogniser
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.data.readings import TRAINING, readings
+from mlx_voxclone.miniature.readings import TRAINING, readings
 from mlx_voxclone.model.codec import Codec
 
 FILE = Path(__file__).with_name("ears.safetensors")

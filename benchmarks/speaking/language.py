@@ -19,8 +19,8 @@ from benchmarks.speaking.score import Case, Heard, gain, summary, table
 from benchmarks.speaking.utterances import write_recordings
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.data.readings import HELDOUT, readings
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.run import run
 
 FIRST, SPEAKERS, CLIPS = 450_000, 48, 16  # number of the first speaker of the language; clips of each

@@ -12,9 +12,9 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.speaking.recogniser import tuned_level
-from mlx_voxclone.audio.spectral import log_mel
-from mlx_voxclone.data.synth import SyntheticSpeaker
+from mlx_voxclone.audio.spectral.plain import log_mel
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker
 
 BANDS, HOP, N_FFT = 80, 480, 2048  # 20 ms; 12 Hz between bins, so that low bands show the harmonics of a voice
 RANGE = 9.0  # nats

@@ -31,22 +31,22 @@ from benchmarks.speaking.main_job_tables import results, tables
 from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, agreement, heldout_cases, score_model, score_recordings
 from benchmarks.speaking.utterances import write_recordings
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource
-from mlx_voxclone.checkpoint.micro import ENCODER_FILE
+from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.miniature.micro import ENCODER_FILE
+from mlx_voxclone.miniature.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.run_config import RunConfig, load_run_config, parse_set
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set
+from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train import stages
 from mlx_voxclone.train.clone.recover import CODES
 from mlx_voxclone.train.run import CONFIG_FILE, DATA, SPEAKER, SUMMARY_FILE
-from mlx_voxclone.train.state import BEST
+from mlx_voxclone.train.saved.state import BEST
 
 CLIPS, PAIR_TEXTS = 120, 2000  # recordings of each speaker: 3.6 minutes; sentences for the automatic pairs
 JUDGED_FILE = "judged.safetensors"

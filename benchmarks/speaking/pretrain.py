@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks.speaking.utterances import Spoken
 from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.run_schema import CodeNoiseSection, SpeakerSection
-from mlx_voxclone.train.code_noise import disturbed
-from mlx_voxclone.train.speaker_task import SpeakerTask, Utterance
+from mlx_voxclone.settings.schema import CodeNoiseSection, SpeakerSection
+from mlx_voxclone.train.speaker.code_noise import disturbed
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 
 LAST_RATE, CLIP_NORM = 0.02, 1.0
 POOL = 24  # batches that are drawn together and sorted by length, so that little is padded

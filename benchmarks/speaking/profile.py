@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.train.stages import flat
-from mlx_voxclone.yaml_files import parse_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PROFILE = CONFIGS / "profiles" / "speaking-miniature.yaml"

@@ -14,10 +14,10 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.recovery.corpus import TRACK_HOP, UNITS, label_track
-from mlx_voxclone.audio.spectral import log_mel
-from mlx_voxclone.data.readings import Reading
-from mlx_voxclone.data.synth import LEVEL, VOWELS, synthesise_aligned
+from mlx_voxclone.audio.spectral.plain import log_mel
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.readings import Reading
+from mlx_voxclone.miniature.synth import LEVEL, VOWELS, synthesise_aligned
 
 BANDS, CONTEXT, HIDDEN = 40, 6, 256  # CONTEXT: frames of 10 ms before and after the one that is judged
 SHORTEST = 3  # frames of a sound

@@ -20,10 +20,10 @@ from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_o
 from benchmarks.speaking.score import agreement, gain, summary, table
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
-from mlx_voxclone.data.readings import HELDOUT, readings
-from mlx_voxclone.data.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.run_config import load_run_config
+from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.run import run
 
 RECORDED = 400_000  # number of the first speaker of the recordings

@@ -12,12 +12,12 @@ import numpy as np
 
 from benchmarks.speaking.ears import Ears, mean_embedding
 from benchmarks.speaking.recogniser import edits, said
-from mlx_voxclone.data.readings import HELDOUT, Reading, readings
-from mlx_voxclone.data.synth import SyntheticSpeaker
+from mlx_voxclone.audio.prosody import pitch
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.evaluate.prosody import pitch
+from mlx_voxclone.miniature.readings import HELDOUT, Reading, readings
+from mlx_voxclone.miniature.synth import SyntheticSpeaker
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.synthesis import Speaker
+from mlx_voxclone.speech.speaker import Speaker
 
 FRAMES_PER_UNIT, LEAST_FRAMES = 4, 20  # a runaway is cut off well beyond the slowest speaker
 RESAMPLES = 1000

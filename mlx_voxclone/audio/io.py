@@ -25,7 +25,7 @@ from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, StereoMeter
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.foreign_files import stand_in, stand_in_bytes
+from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
 from mlx_voxclone.process import temporaries
 
 SAMPLE_RATE = 24_000

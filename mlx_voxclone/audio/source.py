@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.foreign_files import absent
+from mlx_voxclone.files.foreign import absent
 
 
 class AudioError(DataError):

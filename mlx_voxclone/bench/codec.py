@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.audio.spectral import mel_filterbank
+from mlx_voxclone.audio.spectral.plain import mel_filterbank
 from mlx_voxclone.bench.encoder_step import (
     LEVEL,
     MEL,
@@ -39,8 +39,8 @@ from mlx_voxclone.bench.measure import (
     sample,
     threads,
 )
-from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
 
 
 def measure_encoder_step(

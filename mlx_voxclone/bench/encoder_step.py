@@ -25,17 +25,17 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from mlx_voxclone.audio.spectral import frame_count
-from mlx_voxclone.checkpoint.micro_layout import PRESETS, params_json
-from mlx_voxclone.config import CodecConfig, VoxtralConfig
+from mlx_voxclone.audio.spectral.plain import frame_count
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
-from mlx_voxclone.model.attention import MIN_BLOCK
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.model.blocks.attention import MIN_BLOCK
+from mlx_voxclone.model.blocks.conv import CausalConv1d
 from mlx_voxclone.model.codec import Codec, CodecTransformer
-from mlx_voxclone.model.conv import CausalConv1d
-from mlx_voxclone.train.encoder_task import freeze_all_but_encoder
-from mlx_voxclone.train.gradients import gradient_norms
-from mlx_voxclone.train.optimizers import Optimizers
-from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.model.config import CodecConfig, VoxtralConfig
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.encoder.task import freeze_all_but_encoder
+from mlx_voxclone.train.loop.gradients import gradient_norms
+from mlx_voxclone.train.loop.optimizers import Optimizers
 
 STFT_SIZES, MEL = (2048, 1024, 512, 256), (1024, 80)  # the defaults of configs/voxtral_encoder.yaml
 COMMITMENT = 0.1

@@ -29,15 +29,15 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_voxclone.bench.measure import Peer, Row, product_rate, taking_turns
-from mlx_voxclone.config import VoxtralConfig
+from mlx_voxclone.doctor.rehearsal import Length, optimiser_step, speaker_task
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.model.dequantised import dequantising
-from mlx_voxclone.run_schema import SpeakerSection
-from mlx_voxclone.train.gradients import Gradients, Masters
-from mlx_voxclone.train.loader import Group, Loader
-from mlx_voxclone.train.optimizers import Optimizers
-from mlx_voxclone.train.rehearsal import Length, optimiser_step, speaker_task
-from mlx_voxclone.train.settings import TrainSettings
+from mlx_voxclone.model.blocks.dequantised import dequantising
+from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Group, Loader
+from mlx_voxclone.train.loop.optimizers import Optimizers
 
 # Where the release's names of the linears are in mlx-lm's llama.
 _PEER_NAMES = {

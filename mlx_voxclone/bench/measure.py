@@ -18,7 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.files.plain import parse_json
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
 PEERS = Path(__file__).parent / "peers"

@@ -6,9 +6,9 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectra import Spectra
-from mlx_voxclone.audio.spectral import centre_pad, hann_window, mel_filterbank
-from mlx_voxclone.audio.spectral_choice import kernels_win, use_metal
+from mlx_voxclone.audio.spectral.choice import kernels_win, use_metal
+from mlx_voxclone.audio.spectral.plain import centre_pad, hann_window, mel_filterbank
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.bench.measure import Peer, Row, taking_turns
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES

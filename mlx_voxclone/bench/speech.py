@@ -8,15 +8,15 @@ from statistics import median
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.bench.measure import MLX_AUDIO, Peer, PeerProcess, Row, Sample, interpreter, sample
-from mlx_voxclone.checkpoint.bake import bake
-from mlx_voxclone.checkpoint.micro import make_micro
 from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.model.generation import read_prompt, spoken_frames
-from mlx_voxclone.synthesis import FIRST_PIECE, PIECE, Speaker
+from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
 
 TEXT = "Papa mino lesu tara koni, soma tiku la."  # with a full stop: mlx-audio would add one
 PHASES = ("prefill", "frames", "audio")

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from mlx_voxclone.amounts import format_bytes
 from mlx_voxclone.bench.measure import Peer, Row
-from mlx_voxclone.machine import Machine
+from mlx_voxclone.process.amounts import format_bytes
+from mlx_voxclone.process.machine import Machine
 
 HEAD = ("work", "speed", "a run", "memory", "of the products' rate", "against")
 

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mlx_voxclone.config import END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
 
 TABLE = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
 TOLERANCE = 2.0  # residual over expected rounding; rounding itself gives 1, its worst case 1.7

@@ -17,8 +17,8 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import DTYPES, decode, to_mlx
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.foreign_files import refuse_stand_in
-from mlx_voxclone.plain_files import open_plain, parse_json, reason_of
+from mlx_voxclone.files.foreign import refuse_stand_in
+from mlx_voxclone.files.plain import open_plain, parse_json, reason_of
 
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 METADATA = "__metadata__"

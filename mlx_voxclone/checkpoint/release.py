@@ -14,15 +14,15 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.dtypes import FLOATS
-from mlx_voxclone.checkpoint.hub import REPOSITORY, HubAddress, download, is_address
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
-from mlx_voxclone.config import VoxtralConfig
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.foreign_files import refuse_stand_in
+from mlx_voxclone.files.foreign import refuse_stand_in
+from mlx_voxclone.files.hub import REPOSITORY, HubAddress, download, is_address
+from mlx_voxclone.files.paths import expanded
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.limits import too_little_address_space
-from mlx_voxclone.user_paths import expanded
 
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
 CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.plain_files import read_json, reason_of
-from mlx_voxclone.yaml_files import shown
+from mlx_voxclone.files.plain import read_json, reason_of
+from mlx_voxclone.files.yaml_files import shown
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release

@@ -22,8 +22,8 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes, to_mlx
 from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.foreign_files import refuse_stand_in
-from mlx_voxclone.plain_files import open_plain, reason_of
+from mlx_voxclone.files.foreign import refuse_stand_in
+from mlx_voxclone.files.plain import open_plain, reason_of
 
 MAX_PROGRAM = 1 << 16  # bytes of data.pkl; one tensor needs under 200
 MAX_STORAGE = 256 << 20  # bytes; ten minutes of voice rows of the release are 46 MB

@@ -4,41 +4,52 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {
+FRONT = {
+    "prepare": "recordings -> clips, transcripts and a held-out split",
     "train": "run a configuration: encoder, speaker, or the whole way from recordings to a baked checkpoint",
+    "say": "text -> speech",
     "bake": "write a new checkpoint: encoder injected, adapters folded, voices added",
+    "evaluate": "how close a clone is, how well it is understood: figures, a page to listen to, comparisons",
+    "doctor": "what this machine can train: memory, time, disk, and what to change",
+}
+MORE = {
     "diff": "what differs between two checkpoints",
     "unbake": "take a bake back: the checkpoint it was made from, and the parts apart",
     "encode": "audio -> codes, latents and voice embedding",
     "decode": "codes -> audio",
-    "say": "text -> speech",
     "voices": "list, add and remove the voices of a checkpoint; recover the codes behind one",
-    "evaluate": "how close a clone is, how well it is understood: figures, a page to listen to, comparisons",
     "publish": "share an encoder, adapters, a voice or a baked checkpoint on the hub, with a model card",
-    "prepare": "recordings -> clips, transcripts and a held-out split",
     "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
-    "doctor": "what this machine can train: memory, time, disk, and what to change",
     "bench": "how fast this machine does all of it, and how near its limit",
     "micro": "write a miniature checkpoint to try everything on",
 }
+COMMANDS = FRONT | MORE
 USAGE_ERROR = 2
 
 
 def overview() -> str:
     """The text of `voxclone --help`."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {line}" for name, line in COMMANDS.items()]
+    front, more = ([f"  {name:<{width}}  {line}" for name, line in commands.items()] for commands in (FRONT, MORE))
     return "\n".join(
         [
             "usage: voxclone COMMAND [options]",
             "",
             "Voice cloning for Voxtral-4B-TTS on Apple Silicon.",
             "",
-            *lines,
+            *front,
+            "",
+            "more:",
+            *more,
             "",
             "`voxclone COMMAND --help` lists a command's options with units and defaults.",
         ]
     )
+
+
+def module_of(name: str) -> str:
+    """The module that runs a command."""
+    return f"mlx_voxclone.cli.{'front' if name in FRONT else 'more'}.{name}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,8 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE_ERROR
     import importlib
 
-    module = importlib.import_module(f"mlx_voxclone.cli.{name}")
-    return module.main(arguments[1:])
+    return importlib.import_module(module_of(name)).main(arguments[1:])
 
 
 def script(name: str) -> int:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
-from mlx_voxclone.user_paths import expanded, expanded_part
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
 DEVICES = ("auto", "gpu", "cpu")
@@ -194,7 +194,7 @@ def encoder_path(given: str | None) -> Path | None:
     Raises:
         CheckpointError: not to be had from the hub.
     """
-    from mlx_voxclone.checkpoint.hub import ENCODER, local
+    from mlx_voxclone.files.hub import ENCODER, local
 
     return local(given, ENCODER) if given is not None else None
 

@@ -17,7 +17,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.data.entries import HELDOUT, MANIFEST, TRAIN, lies_inside, read_lines
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.files.plain import parse_json
 
 CLIP_KEYS = ("id", "audio", "samples", "text", "speaker", "language", "split", "reference", "source", "start")
 _values = itemgetter(*CLIP_KEYS)

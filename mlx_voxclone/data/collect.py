@@ -25,7 +25,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.file_names import cut
+from mlx_voxclone.files.names import cut
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8

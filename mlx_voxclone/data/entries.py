@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.foreign_files import stand_in_bytes
-from mlx_voxclone.plain_files import open_plain, read_plain
+from mlx_voxclone.files.foreign import stand_in_bytes
+from mlx_voxclone.files.plain import open_plain, read_plain
 
 MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
 INDEX = "index.jsonl"  # beside shards

@@ -11,7 +11,7 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.collect import unique_names
 from mlx_voxclone.data.entries import HELDOUT, TRAIN, Entry, is_prepared
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
-from mlx_voxclone.data.manifest import read_listing
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import LETTERS_PER_SECOND, PrepareOptions
 from mlx_voxclone.data.select import Preparation, select
 from mlx_voxclone.data.shards.data import is_sharded

@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
-from mlx_voxclone.data.manifest import read_listing
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
 from mlx_voxclone.data.shards.write import write_shards
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.process.amounts import format_seconds
 
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"

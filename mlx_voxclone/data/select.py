@@ -27,7 +27,7 @@ from mlx_voxclone.data.shards.index import SPLITS, Row
 from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.files.plain import parse_json
 
 APPLIED = ("speaker", "language", "min_seconds", "max_seconds", "heldout", "heldout_speakers")
 FIXED = ("normalise", "trim_silence", "min_sampling_rate", "max_clipped", "transcribe")

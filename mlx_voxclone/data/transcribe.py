@@ -11,7 +11,7 @@ from types import TracebackType
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import tidy
+from mlx_voxclone.files.texts import tidy
 
 PACKAGE = "mlx_whisper"
 NOT_INSTALLED = "transcribing needs mlx-whisper ({}); install it with: pip install 'mlx-voxclone[transcribe]'"

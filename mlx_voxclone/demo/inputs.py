@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import spoken
+from mlx_voxclone.files.texts import spoken
 
 LIMIT_MB = 25  # of a reference clip: two minutes of CD quality, of which at most one is taken
 UPLOAD_LIMIT = LIMIT_MB * 1_000_000  # bytes

@@ -18,8 +18,8 @@ from mlx_voxclone.cli.common import message
 from mlx_voxclone.demo.inputs import LIMIT_MB, shown, wanted
 from mlx_voxclone.demo.studio import Job, MainThread, Studio
 from mlx_voxclone.errors import DataError, VoxcloneError
-from mlx_voxclone.evaluate.page import NOTICE
-from mlx_voxclone.evaluate.plots import sound_figure
+from mlx_voxclone.report.page import NOTICE
+from mlx_voxclone.report.plots import sound_figure
 
 CONSENT = "This is my voice, or its owner has agreed to this use of it."
 SPEAK = "speak"  # name of the endpoint

@@ -137,7 +137,7 @@ class Studio:
 
     def carry_out(self, request: Wanted, job: Job) -> tuple[list[np.ndarray], str]:
         """`speak`, of a request that was checked."""
-        from mlx_voxclone.synthesis import read_reference, reference_warnings, speak
+        from mlx_voxclone.speech.speaker import read_reference, reference_warnings, speak
 
         job.check()
         clip, notes = None, []

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json, read_plain
-from mlx_voxclone.texts import tidy
+from mlx_voxclone.files.plain import parse_json, read_plain
+from mlx_voxclone.files.texts import tidy
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")

@@ -13,9 +13,9 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.config import CodecConfig
-from mlx_voxclone.data.code_statistics import CodeStatistics
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.model.config import CodecConfig
+from mlx_voxclone.pairs.statistics import CodeStatistics
 
 CODE_USAGE_FILE = "code_usage.safetensors"
 

@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource, mix_adapters
+from mlx_voxclone.adapters.lora import apply_adapters
+from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.config import N_SPECIAL_CODES
-from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.measure import Measured
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.model.config import N_SPECIAL_CODES
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.train.lora import apply_adapters
-from mlx_voxclone.train.preservation import divergence
+from mlx_voxclone.pairs.data import Pair, PairData
+from mlx_voxclone.train.speaker.preservation import divergence
 
 DRIFT, FLOW, SAME = "preset_drift", "preset_flow", "preset_agreement"
 MOST_PAIRS = 100

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
-from mlx_voxclone.checkpoint.hub import reason
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.user_paths import expanded
+from mlx_voxclone.files.hub import reason
+from mlx_voxclone.files.paths import expanded
 
 MODEL = "Wespeaker/wespeaker-ecapa-tdnn512-LM"
 _FILES = {MODEL: "voxceleb_ECAPA512_LM.onnx"}
@@ -118,7 +118,7 @@ class SpectralModel:
     def embed(self, samples: np.ndarray) -> np.ndarray:
         import mlx.core as mx
 
-        from mlx_voxclone.audio.spectral import log_mel
+        from mlx_voxclone.audio.spectral.plain import log_mel
 
         samples = _enough(samples)
         frames = np.array(log_mel(mx.array(samples)[None], n_fft=1024, n_mels=40))[0].astype(np.float64)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.audio.spectral.plain import check_lengths
 
 # Running sums in float32 lose digits in proportion to their length (measured: 5e-5 at 0.8 M elements on CPU), so long
 # rows are added up in two steps.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectra import Spectra
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.losses._reduce import row_sums
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator, frozen
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import check_pair, checked_temperature, cut_to_valid, frame_means, reduce_items
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
 
 # Shorter vectors count as shorter than they are in direction, so that the gradient, which grows as 1 / norm, ends.

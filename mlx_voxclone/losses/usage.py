@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import checked_temperature
 
 _LEAST = 1e-30  # below it, a share counts as this in the logarithm, whose gradient so stays finite

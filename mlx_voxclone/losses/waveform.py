@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import check_lengths
+from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, reduce_items, row_sums
 
 

@@ -12,11 +12,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_voxclone.config import N_SPECIAL_CODES, CodecConfig
-from mlx_voxclone.model.attention import CodecAttention
-from mlx_voxclone.model.conv import CausalConv1d, CausalConvTranspose1d
-from mlx_voxclone.model.layers import FeedForward
-from mlx_voxclone.model.products import linear, swiglu
+from mlx_voxclone.model.blocks.attention import CodecAttention
+from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d
+from mlx_voxclone.model.blocks.layers import FeedForward
+from mlx_voxclone.model.blocks.products import linear, swiglu
+from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
 from mlx_voxclone.model.quantizer import Quantizer
 
 

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_voxclone.audio.spectra import Spectra
-from mlx_voxclone.audio.spectral import frame_count
+from mlx_voxclone.audio.spectral.plain import frame_count
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.model.conv2d import NormedConv2d
+from mlx_voxclone.model.blocks.conv2d import NormedConv2d
 
 NEGATIVE_SLOPE = 0.2
 # He et al. 2015 for that slope. From PyTorch's usual start, which loses the signal under the biases within five layers,

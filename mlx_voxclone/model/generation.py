@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
-from mlx_voxclone.model.acoustic import checked_frames
-from mlx_voxclone.model.layers import KVCache
+from mlx_voxclone.model.blocks.layers import KVCache
+from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.flow_head import checked_frames
 
 if TYPE_CHECKING:
     from mlx_voxclone.model.voxtral import Voxtral

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_voxclone.config import CodecConfig
+from mlx_voxclone.model.config import CodecConfig
 
 MIN_USAGE = 1e-5  # unused entries have usage 0
 

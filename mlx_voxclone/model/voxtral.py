@@ -9,12 +9,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_voxclone.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
-from mlx_voxclone.model.acoustic import FlowMatchingHead
+from mlx_voxclone.model.blocks.layers import KVCache, TransformerBlock
+from mlx_voxclone.model.blocks.recompute import recomputed
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
+from mlx_voxclone.model.flow_head import FlowMatchingHead
 from mlx_voxclone.model.generation import GeneratedCodes, generate, generate_batch
-from mlx_voxclone.model.layers import KVCache, TransformerBlock
-from mlx_voxclone.model.recompute import recomputed
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
 

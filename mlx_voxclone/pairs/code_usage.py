@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.data.pair_data import Pair
+from mlx_voxclone.pairs.data import Pair
 
 USAGE = "audio_tokenizer.quantizer.semantic_codebook.cluster_usage"
 LEAST_DEVIATIONS = 4.0  # of the correlation of codes drawn at random, which is 1 / sqrt(rows - 1)

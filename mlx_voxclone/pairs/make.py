@@ -1,6 +1,6 @@
 """Exact pairs of codes and audio: what the stock model says, which its own language model and decoder define.
 
-`data/pair_files.py` says what is written; one shard for 64 sentences, kept or not. A shard appears when all of its
+`pairs/files.py` says what is written; one shard for 64 sentences, kept or not. A shard appears when all of its
 audio is there, so it is what a resumed run counts. Every sentence has a seed of its own, drawn from the run's seed, the
 voice and its number: neither the size of the batch nor an interruption decides what is said.
 """
@@ -18,7 +18,9 @@ import numpy as np
 from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
-from mlx_voxclone.data.pair_files import (
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.texts import spoken, tidy
+from mlx_voxclone.pairs.files import (
     FORMAT,
     SHARD_SENTENCES,
     ShardWriter,
@@ -28,16 +30,14 @@ from mlx_voxclone.data.pair_files import (
     fill_shards,
     settle,
 )
-from mlx_voxclone.data.prompts import LANGUAGES, load_prompts
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.pairs.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.process.locks import held
-from mlx_voxclone.synthesis import Speaker
-from mlx_voxclone.texts import spoken, tidy
+from mlx_voxclone.speech.speaker import Speaker
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
     from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-    from mlx_voxclone.config import VoxtralConfig
+    from mlx_voxclone.model.config import VoxtralConfig
 
 _AUGMENTATION = 1  # beside a sentence's seed: randomness of its own
 RUNAWAY, EMPTY = "runaway", "empty"  # why a sentence gives no pair: no END within the limit, END at once

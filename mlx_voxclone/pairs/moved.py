@@ -15,7 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from mlx_voxclone.data.pair_files import (
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.pairs.files import (
     FORMAT,
     MOVED,
     SETTINGS,
@@ -27,9 +30,6 @@ from mlx_voxclone.data.pair_files import (
     read_shard,
     settle,
 )
-from mlx_voxclone.errors import DataError
-from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.plain_files import read_json
 from mlx_voxclone.process.locks import held
 
 BEYOND = 0.4  # how far a new voice may lie beyond one of its two voices, as a share of their distance

@@ -17,10 +17,10 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, read_audio
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.entries import HELDOUT, is_prepared
-from mlx_voxclone.data.manifest import read_source
+from mlx_voxclone.data.listings.manifest import read_source
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.synthesis import REFERENCE_SECONDS, Speaker, check_reference
+from mlx_voxclone.speech.speaker import REFERENCE_SECONDS, Speaker, check_reference
 
 SECONDS = 10.0  # of a speaker's recordings, taken for his voice
 PREFIX = "recorded/"  # of the name of such a voice: no voice of a model is called so

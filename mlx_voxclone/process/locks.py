@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, is_alive, same, try_lock
 
 LOCK = ".lock"

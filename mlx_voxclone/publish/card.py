@@ -170,7 +170,7 @@ def _table(head: tuple[str, str], rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _size(path) -> str:
-    from mlx_voxclone.amounts import format_bytes
+    from mlx_voxclone.process.amounts import format_bytes
 
     return format_bytes(path.stat().st_size)
 

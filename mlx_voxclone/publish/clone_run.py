@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.adapters import TENSORS
-from mlx_voxclone.checkpoint.bake_files import HISTORY
-from mlx_voxclone.checkpoint.hub import ENCODER_FILE
+from mlx_voxclone.adapters.files import TENSORS
+from mlx_voxclone.bake.record import HISTORY
 from mlx_voxclone.checkpoint.release import Release, file_sha256, part_of
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.publish.publication import Publication
 from mlx_voxclone.publish.run_directory import Run
 from mlx_voxclone.publish.sources import add_adapters, add_baked, add_encoder, add_voice, first_bake, last_bake

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.plain_files import read_json, reason_of
+from mlx_voxclone.files.plain import read_json, reason_of
 
 # Absolute paths of at least two parts, paths from home, Windows' drives; not the paths of web addresses and HTML tags.
 _PATH = re.compile(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone import __version__
-from mlx_voxclone.checkpoint.adapters import AdapterConfig
+from mlx_voxclone.adapters.files import AdapterConfig
 from mlx_voxclone.checkpoint.release import file_sha256
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.publish.privacy import check_file

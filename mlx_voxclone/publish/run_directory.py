@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.plain_files import read_json, reason_of
+from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.publish.publication import Sample
-from mlx_voxclone.run_config import RunConfig, load_run_config
+from mlx_voxclone.settings.config import RunConfig, load_run_config
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
 _SPOKEN = re.compile(r"samples/[a-z][a-z_-]*-\d+\.wav")  # of the run itself; those of its trainings hold recordings

@@ -5,19 +5,19 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapters import CONFIG as ADAPTER_CONFIG
-from mlx_voxclone.checkpoint.adapters import TENSORS, load_adapters
-from mlx_voxclone.checkpoint.bake_files import HISTORY, NOTICE, added_voices, read_object
+from mlx_voxclone.adapters.files import CONFIG as ADAPTER_CONFIG
+from mlx_voxclone.adapters.files import TENSORS, load_adapters
+from mlx_voxclone.bake.record import HISTORY, NOTICE, added_voices, read_object
+from mlx_voxclone.bake.voice_removal import voice_files
 from mlx_voxclone.checkpoint.dtypes import FLOATS
-from mlx_voxclone.checkpoint.hub import ENCODER_FILE, REPOSITORY
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CONFIG, LEGAL_TEXTS, PARAMS, TEKKEN, WEIGHTS, Release, part_of
-from mlx_voxclone.checkpoint.voice_removal import voice_files
 from mlx_voxclone.checkpoint.voices import EMBEDDING, VOICE_DIRECTORY, check_voice_name, read_voice
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.hub import ENCODER_FILE, REPOSITORY
 from mlx_voxclone.publish.publication import Publication, PublishedAdapters
 from mlx_voxclone.publish.run_directory import Run, run_of
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 
 RELEASE = RunConfig.model_fields["model"].default  # what all of it derives from
 WHAT = (

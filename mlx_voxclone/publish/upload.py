@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_voxclone.checkpoint.hub import hub_errors, library_output
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.files.hub import hub_errors, library_output
+from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.publish.publication import CARD, LIST, Publication, listed_files
 
 GIT_FILES = {".gitattributes"}  # what the hub puts into a new repository

@@ -3,24 +3,25 @@
 `check_inputs` looks at files, `check_data` at the prepared clips. The stages check again what they need themselves.
 """
 
-from mlx_voxclone.checkpoint.bake_files import check_places, read_object
+from mlx_voxclone.bake.record import check_places, read_object
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encoder
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import register_voice
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
-from mlx_voxclone.pairs.auto import AutomaticPairs
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.synthesis import MAX_SECONDS
-from mlx_voxclone.train import adaptation, stages
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.speech.speaker import MAX_SECONDS
+from mlx_voxclone.train import stages
+from mlx_voxclone.train.clone.auto_pairs import AutomaticPairs
 from mlx_voxclone.train.clone.base_encoder import starts_from_base
-from mlx_voxclone.train.distillation import load_distill_pairs
-from mlx_voxclone.train.encoder_inputs import check_encoder
-from mlx_voxclone.train.encoder_items import crop_samples, cut_into_crops
-from mlx_voxclone.train.listening import check_judges
+from mlx_voxclone.train.distill.stage import load_distill_pairs
+from mlx_voxclone.train.encoder.inputs import check_encoder
+from mlx_voxclone.train.encoder.items import crop_samples, cut_into_crops
 from mlx_voxclone.train.open_data import check_speakers, no_texts
-from mlx_voxclone.train.preservation import check_kept
-from mlx_voxclone.train.text_checks import check_same
+from mlx_voxclone.train.speaker import stage as adaptation
+from mlx_voxclone.train.speaker.listening import check_judges
+from mlx_voxclone.train.speaker.preservation import check_kept
+from mlx_voxclone.train.speaker.text_checks import check_same
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -84,7 +85,7 @@ def _check_bake(config: RunConfig, release: Release) -> None:
         check_places(release.path, config.baked_dir)
     register_voice(read_object(release.path / PARAMS), read_object(release.path / TEKKEN), config.voice, rows=1)
     if config.bake.reference is not None:
-        from mlx_voxclone.synthesis import read_reference
+        from mlx_voxclone.speech.speaker import read_reference
 
         read_reference(config.bake.reference)
 

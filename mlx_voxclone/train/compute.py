@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What a configuration takes from the hub, as files of this machine."""
 
-from mlx_voxclone.checkpoint.hub import ADAPTERS, ENCODER, is_address, local
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.files.hub import ADAPTERS, ENCODER, is_address, local
+from mlx_voxclone.settings.config import RunConfig
 
 _KINDS = {("encoder", "weights"): ENCODER, ("speaker", "encoder"): ENCODER, ("speaker", "start"): ADAPTERS}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.entries import Entry, is_prepared
-from mlx_voxclone.data.manifest import read_listing
+from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import selected_entries
 from mlx_voxclone.data.select import APPLIED, FIXED, Preparation, select
@@ -20,7 +20,7 @@ from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.transcribe import NOT_INSTALLED, PACKAGE
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.run_config import RunConfig
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train import stages
 
 _OF_SHARDS = ("cache", "cache_gb", "mix_shards")

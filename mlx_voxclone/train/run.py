@@ -30,25 +30,27 @@ from mlx_voxclone.errors import (
     TranscriptError,
     VoxcloneError,
 )
-from mlx_voxclone.evaluate.report import write_report
-from mlx_voxclone.plain_files import read_json
+from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.locks import LOCK, held
+from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.process.temporaries import clear_below
-from mlx_voxclone.progress import progress_over
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train import adaptation, distillation, stages
+from mlx_voxclone.report.run_report import write_report
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train import stages
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.clone.finish import finish, is_delivered
 from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
-from mlx_voxclone.train.distributed import Ranks, check_share, code_digest, current
-from mlx_voxclone.train.encoder_inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
+from mlx_voxclone.train.distill import stage as distillation
+from mlx_voxclone.train.encoder.inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
 from mlx_voxclone.train.hub_files import fetched
+from mlx_voxclone.train.loop.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.open_data import open_data, open_shards
-from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.resume import SPENT_FILE, refuse_used
-from mlx_voxclone.train.state import list_checkpoints
-from mlx_voxclone.train.text_checks import doubtful
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.resume import SPENT_FILE, refuse_used
+from mlx_voxclone.train.saved.state import list_checkpoints
+from mlx_voxclone.train.speaker import stage as adaptation
+from mlx_voxclone.train.speaker.text_checks import doubtful
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, SPEAKER = "data", "speaker"

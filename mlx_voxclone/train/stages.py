@@ -18,29 +18,29 @@ import numpy as np
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model, open_encoder
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.config import N_SPECIAL_CODES
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.run_log import LOG_NAME
+from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import N_SPECIAL_CODES
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.temporaries import clear_below
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.run_schema import EncoderSection, TrainSection
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.schema import EncoderSection, TrainSection
+from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.compute import Compute
-from mlx_voxclone.train.distributed import current
-from mlx_voxclone.train.encoder_init import calibrate_encoder, mirror_decoder
-from mlx_voxclone.train.encoder_inputs import EncoderInputs
-from mlx_voxclone.train.encoder_task import ENCODER_FILE, EncoderTask
-from mlx_voxclone.train.log import LOG_NAME
-from mlx_voxclone.train.result import RESULT_NAME, TrainResult
-from mlx_voxclone.train.settings import TrainSettings
-from mlx_voxclone.train.state import BEST, CHECKPOINTS, SAMPLES, list_checkpoints, load_checkpoint
-from mlx_voxclone.train.task import Task, fingerprint_changes
-from mlx_voxclone.train.trainer import Trainer
-from mlx_voxclone.yaml_files import parse_yaml
+from mlx_voxclone.train.encoder.inputs import EncoderInputs
+from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
+from mlx_voxclone.train.encoder.task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.task import Task, fingerprint_changes
+from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.saved.state import BEST, CHECKPOINTS, SAMPLES, list_checkpoints, load_checkpoint
 
 CODES_FILE = "codes.safetensors"
 CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000

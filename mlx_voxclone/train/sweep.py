@@ -9,9 +9,9 @@ from pathlib import Path
 
 from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import CODES, DATA, run
+from mlx_voxclone.train.saved.result import TrainResult
 
 RATES = (1e-7, 4e-7, 1.5e-6, 5e-6, 2e-5)  # from what changes next to nothing to what others' runs broke at
 STEPS, MEASUREMENTS = 60, 3

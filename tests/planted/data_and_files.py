@@ -21,7 +21,7 @@ MISTAKES = {
         ("NORMAL_PEAK / peak)", "1e9 / peak)",
          "test_segment.py::test_normalising_stops_at_full_scale_and_leaves_silence_alone"),
     ],
-    "data/synth.py": [
+    "miniature/synth.py": [
         ('",": 0.2, ".": 0.3', '",": 0.1, ".": 0.3', "test_synth.py::test_a_pause_is_as_long_as_its_sign_says"),
         ("LEVEL = -23.0", "LEVEL = -29.0", "test_synth.py::test_level_is_that_of_speech_and_nothing_clips"),
         ("2 ** (semitones / 12)", "2 ** (semitones / 24)", "test_synth.py::test_pitch_range_is_the_speakers"),
@@ -48,12 +48,12 @@ MISTAKES = {
         ("splits += [TRAIN] if clip.split == HELDOUT else []", "splits += [TRAIN]",
          "test_data_heldout.py::test_a_lone_held_out_clip_is_prompted_by_training_clips_but_never_the_other_way_round"),
     ],
-    "data/code_statistics.py": [
+    "pairs/statistics.py": [
         ("bits, math.nan)", "bits, 0.0)", "test_code_statistics.py::test_no_frames_at_all"),
         (".sum(axis=-1) / 2, 0, 1)", ".sum(axis=-1), 0, 1)",
          "test_code_statistics.py::test_the_divergence_is_symmetric_bounded_and_that_of_scipy"),
     ],
-    "data/pair_files.py": [
+    "pairs/files.py": [
         ("fits = np.abs(samples).max() <= 1", "fits = True", "test_pair_files.py::test_loud_audio_is_kept_as_floats"),
         ("complete = len(ids) == len(set(ids)) and set(ids) == set(file.names())", "complete = True",
          "test_pair_data.py::test_shards_that_are_refused"),
@@ -113,7 +113,7 @@ MISTAKES = {
         ("mx.array(embedding).astype(mx.bfloat16)", "mx.array(embedding).astype(mx.float16)",
          "test_voices.py::test_a_voice_is_written_twice"),
     ],
-    "checkpoint/fold.py": [
+    "bake/fold.py": [
         ("error += (decode(", "error = (decode(", "test_fold.py::test_a_small_change_keeps_its_effect"),
         ("(self.change * self.stored) ** 0.5 if self.stored", "self.change if self.stored",
          "test_fold.py::test_any_shape_is_rounded_by_steps_of_its_type"),
@@ -122,20 +122,20 @@ MISTAKES = {
         ("0 < change.square < _LARGE**2 * weight", "0 < change.square",
          "test_fold.py::test_large_changes_take_the_nearest_numbers"),
     ],
-    "checkpoint/adapter_mix.py": [
+    "adapters/mix.py": [
         ("np.float32(source.weight * config.scale)", "np.float32(config.scale)",
          "test_fold.py::test_adapters_are_added_up"),
         ("np.float32(source.weight * config.scale)", "np.float32(source.weight)",
          "test_bake.py::test_folded_model_is_base_plus_adapter"),
     ],
-    "checkpoint/bake.py": [
+    "bake/bake.py": [
         ("if not all(mx.array_equal(s, rows).item() for s in stored) or counts", "if counts",
          "test_bake.py::test_a_voice_that_reads_back_otherwise_is_noticed"),
         ('with_encoder = self.encoder_state == "kept"', "with_encoder = True", "test_bake.py::test_for_mlx_audio"),
         ('Entry(name, "BF16", file.info', 'Entry(name, "U16", file.info',
          "test_bake.py::test_the_encoder_is_there_in_bfloat16"),
     ],
-    "checkpoint/unbake.py": [
+    "bake/unbake.py": [
         ("base.tensors if name in past.folded else", "", "test_unbake.py::test_back_to_the_base"),
         ("gone = sorted(past.voices & set(release.config.voices))", "gone = []",
          "test_unbake.py::test_back_to_the_base"),
@@ -143,7 +143,7 @@ MISTAKES = {
     "checkpoint/reader.py": [
         ("if start != size:", "if False:", "test_checkpoint_reader.py::test_a_lying_header_is_refused_in_one_line"),
     ],
-    "synthesis.py": [
+    "speech/speaker.py": [
         ("first = max(0, heard - self._codec.left_context)", "first = heard",
          "test_stream.py::test_pieces_join_to_what_say_gives"),
     ],
@@ -160,7 +160,7 @@ MISTAKES = {
         ("return self.letter_edits / self.letters", "return self.letter_edits / self.words",
          "test_evaluate_metrics.py::test_errors_are_counted"),
     ],
-    "evaluate/prosody.py": [
+    "audio/prosody.py": [
         ("_PAUSE_DB = 25.0", "_PAUSE_DB = 60.0", "test_evaluate_metrics.py::test_pauses_around_speech_are_not_spoken"),
         ("lag + _vertex(curve[lag - 1 : lag + 2])", "lag + 1",
          "test_evaluate_metrics.py::test_the_pitch_of_a_tone_is_its_frequency"),

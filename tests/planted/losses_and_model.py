@@ -56,13 +56,13 @@ MISTAKES = {
         ("if size > _CHUNK:", "if size > 1 << 40:",
          "test_losses_spectral.py::test_long_waveforms_are_summed_to_float32_rounding"),
     ],
-    "audio/spectral.py": [
+    "audio/spectral/plain.py": [
         ("scale[0] = n_fft", "scale[0] = 0.5 * n_fft", "test_spectral.py::test_gradients_equal_finite_differences"),
         ("(rows * 2 / (high - low))", "rows", "test_spectral.py::test_filterbank_equals_the_definition"),
         ("mx.log(mx.maximum(magnitude @ filters.T, floor))", "mx.log(magnitude @ filters.T + floor)",
          "test_spectral.py::test_log_mel_equals_numpy_with_its_gradient"),
     ],
-    "audio/metal_spectral.py": [
+    "audio/spectral/metal.py": [
         ("paired ? left - right : 0.0f", "left - right",
          "test_metal_spectral.py::test_overlap_add_is_the_adjoint_of_fold",
          "test_metal_spectral.py::test_the_complex_transform_and_its_gradient_equal_float64"),
@@ -73,7 +73,7 @@ MISTAKES = {
          "test_metal_spectral.py::test_the_complex_transform_and_its_gradient_equal_float64"),
         ("!= 0.0f && size > floor_size", "!= 0.0f", "test_metal_spectral.py::test_stft_loss"),
     ],
-    "model/acoustic.py": [
+    "model/flow_head.py": [
         ("last = self._codec.semantic_codebook_size + N_SPECIAL_CODES",
          "last = self._codec.semantic_codebook_size + N_SPECIAL_CODES - 1",
          "test_spoken_codes.py::test_every_code_can_be_said_and_no_other"),
@@ -104,7 +104,7 @@ MISTAKES = {
         ("semantic = z + mx.stop_gradient(to_rows)", "semantic = mx.stop_gradient(z + to_rows)",
          "test_codec_properties.py::test_straight_through_gradients"),
     ],
-    "model/attention.py": [
+    "model/blocks/attention.py": [
         ("return [ratio**h for h", "return [ratio ** (h + 1) for h",
          "test_codec_properties.py::test_slopes_start_at_one"),
         ("(distance <= window)", "(distance < window)",
@@ -112,7 +112,7 @@ MISTAKES = {
         ("bias[0, ..., :window] = -np.inf", "bias[0, ..., :1] = -np.inf",
          "test_codec_properties.py::test_windowed_attention_equals_the_full_matrix"),
     ],
-    "model/conv.py": [
+    "model/blocks/conv.py": [
         ("return x[:, pad:0:-1]", "return x[:, :pad]", "test_golden.py::test_latents"),
         ("x[mx.arange(batch), mx.array(lengths) - 1]", "x[mx.arange(batch), mx.array(lengths) * 0]",
          "test_codec_properties.py::test_an_item_does_not_see_its_neighbours_or_the_padding"),
@@ -131,7 +131,7 @@ MISTAKES = {
         ("(codes < 0) | (codes >= sizes)", "(codes < 0) | (codes > sizes)",
          "test_codec_properties.py::test_codes_outside_their_codebook_are_refused"),
     ],
-    "model/layers.py": [
+    "model/blocks/layers.py": [
         ("traditional=True, base", "traditional=False, base", "test_golden.py::test_backbone_every_layer"),
         ("turns[start:end]", "turns[: end - start]",
          "test_model_properties.py::test_cache_equals_no_cache_at_any_split"),
@@ -159,7 +159,7 @@ MISTAKES = {
         ("table(codes + self._code_offsets)", "table(codes)",
          "test_model_properties.py::test_voice_embedding_is_a_sum_of_table_rows_and_ends_with_end"),
     ],
-    "model/recompute.py": [
+    "model/blocks/recompute.py": [
         ("list(mx.random.split(key, len(dropouts)))", "[key] * len(dropouts)",
          "test_lora.py::test_dropouts_of_a_recomputed_block_draw_apart"),
         ("* x / self._p_1", "* x", "test_lora.py::test_dropouts_of_a_recomputed_block_draw_apart"),

@@ -2,7 +2,7 @@
 
 # fmt: off
 MISTAKES = {
-    "train/speaker_task.py": [
+    "train/speaker/task.py": [
         ('"noise": rng.standard_normal(', '"noise": 0.5 * rng.standard_normal(',
          "test_draws.py::test_the_flow_of_a_speaker_is_learnt_from_normal_noise_at_uniform_times"),
         ("rng.uniform(size=n).astype(np.float32)", "rng.uniform(size=n).astype(np.float32) ** 2",
@@ -40,20 +40,20 @@ MISTAKES = {
         ('np.arange(min(item["first"]', 'np.arange(max(item["first"]',
          "test_speaker_task.py::test_a_batch_is_the_sum_of_its_items"),
     ],
-    "train/preservation.py": [
+    "train/speaker/preservation.py": [
         ("module.scale = 0.0", "module.scale = 0.5 * module.scale",
          "test_preservation.py::test_the_terms_are_their_formulas_against_the_released_model"),
         ("return mx.sum(p * (", "return mx.sum(mx.exp(log_q) * (",
          "test_distill.py::test_divergence_is_kullback_and_leiblers"),
         ("module.scale = scale", "pass", "test_preservation.py::test_the_adapters_are_back_afterwards"),
     ],
-    "train/code_noise.py": [
+    "train/speaker/code_noise.py": [
         ("2 * rng.integers(0, 2, moved.shape) - 1", "rng.integers(0, 2, moved.shape)",
          "test_speaker_task.py::test_codes_that_are_heard_are_wrong_as_often_as_asked_and_never_those_to_be_said"),
         ("< noise.semantic) & frames", "< noise.semantic)",
          "test_speaker_task.py::test_codes_that_are_heard_are_wrong_as_often_as_asked_and_never_those_to_be_said"),
     ],
-    "train/distill_task.py": [
+    "train/distill/task.py": [
         ("noise = rng.standard_normal(", "noise = 0.5 * rng.standard_normal(",
          "test_draws.py::test_the_flow_of_a_distillation_is_learnt_from_normal_noise_at_uniform_times"),
         ("rng.uniform(size=len(acoustic)).astype(np.float32)",
@@ -67,11 +67,11 @@ MISTAKES = {
         ("(mx.square(theirs).sum(axis=-1) + 1e-6)", "(mx.square(ours).sum(axis=-1) + 1e-6)",
          "test_distill.py::test_the_losses_are_those_of_states_distributions_and_velocities"),
     ],
-    "train/distill_data.py": [
+    "train/distill/data.py": [
         ("if pair.name != voice.name]", "]",
          "test_distill.py::test_an_answer_is_by_the_same_voice_and_never_the_clip_itself"),
     ],
-    "train/encoder_items.py": [
+    "train/encoder/items.py": [
         ("skip = min(CONTEXT_FRAMES, last - first - 1) if first else 0", "skip = 0",
          "test_encoder_items.py::test_a_crop_of_a_pair_has_the_codes_of_its_own_samples"),
         ("[self._clip_item(c, k, None) for", "[self._clip_item(c, k, np.random.default_rng(0)) for",
@@ -89,7 +89,7 @@ MISTAKES = {
         ("coded = clip.id in self._judged and rng.random() < JUDGED_SHARE", "coded = clip.id in self._judged",
          "test_encoder_items.py::test_half_of_the_items_of_a_judged_recording_teach_its_codes"),
     ],
-    "train/encoder_losses.py": [
+    "train/encoder/terms.py": [
         ('counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]',
          'counts = list(batch["coded_frames"])',
          "test_encoder_counts.py::test_skipped_frames_leave_the_others_their_share"),
@@ -104,7 +104,7 @@ MISTAKES = {
         ('if k not in batch.get("coded", ())]', "]",
          "test_encoder_terms.py::test_recordings_teach_by_their_sound_and_pairs_by_their_codes"),
     ],
-    "train/encoder_task.py": [
+    "train/encoder/task.py": [
         ("found[:, skip:n] - true[:, skip:n]", "found[:, :n] - true[:, :n]",
          "test_encoder_counts.py::test_agreement_leaves_out_skipped_frames_and_what_lies_behind_the_end"),
         ("found[:, skip:n] - true[:, skip:n]", "found[:, skip:] - true[:, skip:]",
@@ -113,7 +113,7 @@ MISTAKES = {
         ("step < judges.start_step + judges.warmup_steps", "step < judges.warmup_steps",
          "test_encoder_terms.py::test_weights_over_time"),
     ],
-    "train/trainer.py": [
+    "train/loop/trainer.py": [
         ("state.stale + scheduled", "state.stale + 1",
          "test_trainer_run.py::test_a_measurement_at_a_stop_does_not_shorten_the_patience"),
         ('value < state.best["value"]', 'value > state.best["value"]',
@@ -125,14 +125,14 @@ MISTAKES = {
         ("state.skipped_in_row = 0", "pass",
          "test_trainer_steps.py::test_skips_apart_from_each_other_do_not_stop_the_run"),
     ],
-    "train/gradients.py": [
+    "train/loop/gradients.py": [
         ("weight / group.targets[term]", "weight / len(group.items())",
          "test_trainer_steps.py::test_equals_a_plain_loop_of_mlx_adamw"),
         ("self._model.eval()", "pass",
          "test_trainer_steps.py::test_evaluation_is_without_dropout_and_training_with_it"),
         ("set_rng(before)  #", "pass  #", "test_compiled.py::test_a_trace_that_fails_leaves_the_generator_as_it_was"),
     ],
-    "train/optimizers.py": [
+    "train/loop/optimizers.py": [
         ("self.norm(norms, prefix)\n            if clip", "self.norm(norms)\n            if clip",
          "test_optimizers.py::test_each_group_clips_by_its_own_norm_and_moves_by_its_own_rule"),
         ("if clip and norm > clip:", "if clip:", "test_trainer_steps.py::test_gradients_are_averaged_before_clipping"),
@@ -142,13 +142,13 @@ MISTAKES = {
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise",
          "test_optimizers.py::test_resumed_equals_uninterrupted_in_every_group"),
     ],
-    "train/schedule.py": [
+    "train/loop/schedule.py": [
         ("return peak * (step + 1) / warmup", "return peak * step / warmup",
          "test_trainer_steps.py::test_schedule_warms_up_and_ends_at_the_floor"),
         ("max(1, total - 1 - warmup)", "max(1, total - warmup)",
          "test_trainer_steps.py::test_schedule_warms_up_and_ends_at_the_floor"),
     ],
-    "train/loader.py": [
+    "train/loop/loader.py": [
         ("default_rng([seed, epoch]).permutation(n_items)", "default_rng([seed]).permutation(n_items)",
          "test_loader.py::test_order_is_a_permutation_of_seed_and_epoch_alone"),
         ("targets[term] += float(count)", "targets[term] = float(count)",
@@ -157,31 +157,31 @@ MISTAKES = {
          "test_loader.py::test_items_of_a_step_share_a_micro_batch_by_length"),
         ("self._step += 1", "pass", "test_optimizers.py::test_items_are_told_their_step_also_after_a_resume"),
     ],
-    "train/lora.py": [
+    "adapters/lora.py": [
         ("scale=alpha / rank)", "scale=alpha)", "test_lora.py::test_strength_is_alpha_over_rank"),
         ("range(len(model.layers) - count, len(model.layers))", "range(count)", "test_lora.py::test_which_linears"),
         ("model.freeze()\n    mx.random.seed(seed)", "mx.random.seed(seed)", "test_lora.py::test_only_a_and_b_train"),
     ],
-    "train/state.py": [
+    "train/saved/state.py": [
         ("(high << 32) | low", "low", "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
         ('if _crc32(path) != facts["crc32"]:', "if False:",
          "test_trainer_resume.py::test_a_damaged_checkpoint_falls_back_to_the_one_before"),
         ("older[: max(0, len(older) - keep)]", "older[max(0, len(older) - keep) :]",
          "test_trainer_run.py::test_only_the_newest_checkpoints_are_kept"),
     ],
-    "train/resume.py": [
+    "train/saved/resume.py": [
         ("differences += changed(", "_ = changed(", "test_trainer_resume.py::test_another_configuration_is_named"),
         ("if step >= stop:", "if step > stop:",
          "test_trainer_resume.py::test_nothing_left_to_train_is_an_error_not_a_success"),
     ],
-    "train/listening.py": [
+    "train/speaker/listening.py": [
         ("distance = 1.0 - metrics[self._speaker.metric]", "distance = metrics[self._speaker.metric]",
          "test_listening.py::test_a_broken_limit_is_worse_than_any_voice"),
         ("likeness.append(0.0)", "likeness.append(1.0)",
          "test_listening.py::test_nothing_heard_is_nothing_understood_and_no_likeness"),
         ("(BROKEN + excess if", "(excess if", "test_listening.py::test_a_broken_limit_is_worse_than_any_voice"),
     ],
-    "train/clone/judge.py": [
+    "train/judge/judge.py": [
         ("(s + p).argmax(axis=1)", "p.argmax(axis=1)", "test_judge.py::test_a_certain_encoder_keeps_its_codes"),
         ("time = 1.0 / (1.0 + self.noise)", "time = 1.0 - self.noise",
          "test_judge.py::test_acoustic_values_take_one_step_of_the_flow"),
@@ -194,11 +194,11 @@ MISTAKES = {
         ("noise = mx.array(rng.standard_normal(", "noise = mx.array(0.5 * rng.standard_normal(",
          "test_draws.py::test_the_flow_is_judged_at_normal_noise_and_uniform_times"),
     ],
-    "train/clone/judged_codes.py": [
+    "train/judge/codes.py": [
         ("if gain < LEAST_SHARE * median}", "if gain > LEAST_SHARE * median}",
          "test_text_gain.py::test_clips_with_a_wrong_text_are_left_out"),
     ],
-    "train/clone/text_gain.py": [
+    "train/judge/text_gain.py": [
         ("float(1.0 - share)", "float(share)", "test_text_gain.py::test_the_gain_is_that_of_the_own_text_over_another"),
         ("if words[other.id] != words[clip.id])", "if other.id != clip.id)",
          "test_text_gain.py::test_the_gain_is_that_of_the_own_text_over_another"),

@@ -6,7 +6,7 @@ from pathlib import Path
 from mlx_voxclone.data.entries import read_text
 from mlx_voxclone.data.listings.names import Names
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import damage, words
+from mlx_voxclone.files.texts import damage, words
 
 _SUFFIX = ".txt"
 

@@ -19,8 +19,8 @@ from mlx_voxclone.data.entries import (
 from mlx_voxclone.data.listings.columns import AUDIO, ID, NORMALISED, SPEAKER, TEXT, UNUSED, joined, role_of
 from mlx_voxclone.data.listings.names import Names
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
-from mlx_voxclone.texts import damage, tidy, words
+from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.texts import damage, tidy, words
 
 _KEYS = ("audio", "text", "speaker", "language", "ref_audio", "split")
 

@@ -13,7 +13,7 @@ from mlx_voxclone.data.listings.columns import AUDIO, LANGUAGE, SPEAKER, TEXT, l
 from mlx_voxclone.data.listings.names import has_audio_suffix
 from mlx_voxclone.data.listings.tables import MARKS, Row, Table
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import words
+from mlx_voxclone.files.texts import words
 
 LOOKED_AT = 5000  # rows by which a table is told
 RAW = "raw text"

@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.user_paths import expanded
+from mlx_voxclone.files.paths import expanded
 
 # Of files of one name, the first: what loses nothing, then what is lossy, last what cannot be decoded here.
 SUFFIXES = (

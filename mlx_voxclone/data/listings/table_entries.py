@@ -24,7 +24,7 @@ from mlx_voxclone.data.listings.layouts import RAW, Layout, layout_of, odd_row
 from mlx_voxclone.data.listings.names import SUFFIXES, Names, has_audio_suffix
 from mlx_voxclone.data.listings.tables import Table
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.texts import damage, tidy, words
+from mlx_voxclone.files.texts import damage, tidy, words
 
 _SPLITS = {"train": TRAIN, "heldout": HELDOUT}
 _WORDY = 2.5  # words of a text, on average

@@ -29,7 +29,7 @@ import numpy as np
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, INDEX, TRAIN
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import open_plain, parse_json
+from mlx_voxclone.files.plain import open_plain, parse_json
 
 __all__ = ["INDEX", "Row", "Shard", "ShardIndex", "row_line", "shard_line"]
 SPLITS = (TRAIN, HELDOUT, REFERENCE)

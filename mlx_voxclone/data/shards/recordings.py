@@ -14,9 +14,9 @@ from mlx_voxclone.data.entries import is_utf8 as is_text
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.foreign_files import stand_in_bytes
-from mlx_voxclone.plain_files import parse_json
-from mlx_voxclone.texts import damage, tidy, words
+from mlx_voxclone.files.foreign import stand_in_bytes
+from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.texts import damage, tidy, words
 
 _TEXTS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 _SPEAKERS = ("speaker", "speaker_id", "spk", "spk_id", "client_id")

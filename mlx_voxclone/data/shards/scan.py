@@ -35,7 +35,7 @@ from mlx_voxclone.data.shards.store import default_cache
 from mlx_voxclone.data.shards.write import ShardWriter
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, made
 
 _BLOCK = 1 << 22

@@ -19,19 +19,19 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release, file_sha256, open_encoder
 from mlx_voxclone.checkpoint.writer import atomic_file
-from mlx_voxclone.data.pair_data import Pair, PairData
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
-from mlx_voxclone.model_cache import NO_SPACE, Entry, unwritable
-from mlx_voxclone.pairs.auto import SEED, AutomaticPairs
+from mlx_voxclone.files.cache import NO_SPACE, Entry, unwritable
+from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.temporaries import PARTIAL
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.run_schema import AUTO
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train import stages
+from mlx_voxclone.train.clone.auto_pairs import SEED, AutomaticPairs
 from mlx_voxclone.train.compute import Compute
-from mlx_voxclone.train.distributed import current
-from mlx_voxclone.train.encoder_task import EncoderTask
-from mlx_voxclone.train.result import TrainResult
-from mlx_voxclone.train.state import CHECKPOINTS
+from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.state import CHECKPOINTS
 
 ENTRY = "encoder"  # kind of the cache's entry
 BASE = "base-encoder.safetensors"  # in the run directory

@@ -23,25 +23,25 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapter_mix import AdapterSource, mix_adapters
+from mlx_voxclone.adapters.lora import apply_adapters
+from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.intelligibility import errors
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.progress import progress_bar
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.synthesis import read_reference
-from mlx_voxclone.train.clone.judge import CodeJudge
+from mlx_voxclone.process.progress import progress_bar
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.speech.speaker import read_reference
 from mlx_voxclone.train.clone.recover import Recovered
-from mlx_voxclone.train.clone.text_gain import unexplained
 from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices, voice_losses
-from mlx_voxclone.train.evaluation import spread
-from mlx_voxclone.train.listening import DRIFT, judges
-from mlx_voxclone.train.lora import apply_adapters
-from mlx_voxclone.train.preservation import without_adapters
-from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.judge.judge import CodeJudge
+from mlx_voxclone.train.judge.text_gain import unexplained
+from mlx_voxclone.train.loop.heldout import spread
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.speaker.listening import DRIFT, judges
+from mlx_voxclone.train.speaker.preservation import without_adapters
 from mlx_voxclone.train.stages import Compute
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"

@@ -8,27 +8,27 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.adapters.files import TENSORS
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.adapters import TENSORS
-from mlx_voxclone.checkpoint.bake import bake
-from mlx_voxclone.checkpoint.bake_files import HISTORY, read_object
+from mlx_voxclone.bake.bake import bake
+from mlx_voxclone.bake.record import HISTORY, read_object
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.plain_files import parse_json
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.synthesis import SpeechResult, speak
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.speech.speaker import SpeechResult, speak
 from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
 from mlx_voxclone.train.clone.fold_check import fold_check
 from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
 from mlx_voxclone.train.clone.recover import Recovered
-from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.saved.state import BEST
 from mlx_voxclone.train.stages import Compute
-from mlx_voxclone.train.state import BEST
 
 VOICE_FILE, DELIVERED = "delivered.safetensors", "delivered"  # in codes/, and the key of its metadata
 ROWS_FILE = "voice-rows.safetensors"  # in codes/: what becomes the voice, as `bake` takes it

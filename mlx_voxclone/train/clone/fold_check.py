@@ -5,11 +5,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.adapter_mix import mix_adapters
+from mlx_voxclone.adapters.lora import apply_adapters
+from mlx_voxclone.adapters.mix import mix_adapters
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.train.lora import apply_adapters
 
 
 def fold_check(

@@ -1,8 +1,9 @@
 """From recordings to codes: the run's encoder, its codes of all clips, and those that the language model judges right.
 
 Expectation and maximisation in turns. The encoder gives evidence, the language model judges the codes of transcribed
-clips (`judge.py`), and the encoder is trained on them beside pairs; `judge.rounds` says how often. A round counts only
-if the new encoder's own codes of held-out clips are likelier under the language model than those of the one before.
+clips (`train/judge/judge.py`), and the encoder is trained on them beside pairs; `judge.rounds` says how often. A round
+counts only if the new encoder's own codes of held-out clips are likelier under the language model than those of the
+one before.
 """
 
 from collections.abc import Callable
@@ -13,22 +14,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.amounts import format_seconds
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.pair_data import Pair, PairData
-from mlx_voxclone.pairs.auto import automatic_pairs, cached_own_pairs, said_gain
-from mlx_voxclone.progress import progress_over
-from mlx_voxclone.run_config import RunConfig
-from mlx_voxclone.run_schema import AUTO
+from mlx_voxclone.pairs.data import Pair, PairData
+from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.process.progress import progress_over
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train import stages
+from mlx_voxclone.train.clone.auto_pairs import automatic_pairs, cached_own_pairs, said_gain
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
-from mlx_voxclone.train.clone.judged_codes import JudgedCodes, judged_codes, unfitting
-from mlx_voxclone.train.clone.text_gain import PAIRS, check_model
-from mlx_voxclone.train.distributed import current
-from mlx_voxclone.train.encoder_inputs import EncoderInputs, encoder_inputs
-from mlx_voxclone.train.encoder_task import ENCODER_FILE
-from mlx_voxclone.train.result import TrainResult
+from mlx_voxclone.train.encoder.inputs import EncoderInputs, encoder_inputs
+from mlx_voxclone.train.encoder.task import ENCODER_FILE
+from mlx_voxclone.train.judge.codes import JudgedCodes, judged_codes, unfitting
+from mlx_voxclone.train.judge.text_gain import PAIRS, check_model
+from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.saved.result import TrainResult
 
 CODES, ENCODER = "codes", "encoder"  # in the run directory
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_voxclone.data.clips import Clip
-from mlx_voxclone.train.clone.judge import CodeJudge, Evidence
+from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 
 SECONDS = (6.0, 12.0, 20.0)  # of joined clips; the model works best with 3 to 25 s of reference
 DRAWS = 4  # joined candidates of each length

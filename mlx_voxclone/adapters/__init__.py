@@ -1,0 +1,1 @@
+"""LoRA: files, mixes, and models that carry adapters."""

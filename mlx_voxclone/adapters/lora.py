@@ -1,0 +1,122 @@
+"""Quantised base and LoRA: which linears, how they are wrapped, how their parameters are named.
+
+Layers are mlx-lm's own (`mlx_lm.tuner.lora.LoRALinear`): `y = W x + scale * (x A) B` with `scale = alpha / rank`, A
+`[in, rank]` and B `[rank, out]`, B zero at the start. mlx-lm is imported only when LoRA is used: it takes seconds.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.adapters.mix import LowRank
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
+from mlx_voxclone.model.blocks.recompute import KeyedDropout
+from mlx_voxclone.model.voxtral import Voxtral
+
+ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
+TARGETS = ATTENTION + FEED_FORWARD
+_MODULE = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(" + "|".join(TARGETS) + ")")
+
+
+def _room(layer: nn.Module, target: str) -> nn.Module:
+    return layer.attention if target in ATTENTION else layer.feed_forward
+
+
+def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
+    """Replace every linear of the backbone's layers by a quantised one, one after the other (memory of one linear).
+
+    Raises:
+        ConfigError: a linear's input width is no multiple of `group_size`.
+    """
+    on_cpu = mx.default_device() == mx.cpu
+    for i, layer in enumerate(model.layers):
+        for target in TARGETS:
+            room, name = _room(layer, target), f"layers.{i}.*.{target}"
+            linear = getattr(room, target)
+            if linear.weight.shape[1] % group_size:
+                raise ConfigError(
+                    f"speaker.quantise.group_size: {name} has {linear.weight.shape[1]} inputs, no multiple of"
+                    f" {group_size}; choose a smaller group or bits: 0"
+                )
+            quantised = nn.QuantizedLinear.from_linear(linear, group_size, bits)
+            if on_cpu:
+                quantised.__class__ = DequantisedLinear
+            setattr(room, target, quantised)
+            del linear
+            mx.eval(quantised.parameters())
+        mx.eval(layer.parameters())
+        mx.clear_cache()
+
+
+def add_lora(
+    model: Voxtral,
+    *,
+    rank: int,
+    alpha: float,
+    targets: Sequence[str] = TARGETS,
+    layers: int | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> list[str]:
+    """Freeze the model and wrap `targets` of the last `layers` layers (None: all) in LoRA; only A and B train.
+
+    Returns:
+        The wrapped modules' names, e.g. `layers.0.attention.wq`.
+
+    Raises:
+        ConfigError: an unknown target, or nothing to wrap.
+    """
+    from mlx_lm.tuner.lora import LoRALinear
+
+    unknown = sorted(set(targets) - set(TARGETS))
+    if unknown or not targets:
+        raise ConfigError(
+            f"speaker.lora.targets: {unknown or 'empty'}; the backbone's linears are {', '.join(TARGETS)}"
+        )
+    count = len(model.layers) if layers is None else layers
+    if not 1 <= count <= len(model.layers):
+        raise ConfigError(f"speaker.lora.layers: {count}; the model has {len(model.layers)} layers")
+    model.freeze()
+    mx.random.seed(seed)  # A's initial values
+    names = []
+    for i in range(len(model.layers) - count, len(model.layers)):
+        for target in targets:
+            room = _room(model.layers[i], target)
+            wrapped = LoRALinear.from_base(getattr(room, target), r=rank, scale=alpha / rank)
+            wrapped.dropout = KeyedDropout(dropout)
+            setattr(room, target, wrapped)
+            names.append(f"layers.{i}.{'attention' if target in ATTENTION else 'feed_forward'}.{target}")
+    # By key, and not unfreeze() alone: that would unfreeze the quantised weights too and break the gradient.
+    model.unfreeze(keys=["lora_a", "lora_b"], strict=False)
+    return names
+
+
+def lora_parameters(model: Voxtral) -> dict[str, mx.array]:
+    """A and B of every wrapped linear, named `layers.N.attention.wq.lora_a`."""
+    return {k: v for k, v in tree_flatten(model.parameters()) if k.endswith((".lora_a", ".lora_b"))}
+
+
+def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
+    """Add low-rank changes to the linears that they name, kept apart (inference: nothing stays trainable).
+
+    Raises:
+        ConfigError: a name of no linear of the model, or another shape than it must have.
+    """
+    from mlx_lm.tuner.lora import LoRALinear
+
+    for module, change in sorted(changes.items()):
+        match = _MODULE.fullmatch(module)
+        if match is None or int(match[1]) >= len(model.layers):
+            raise ConfigError(f"adapter {module}: no linear of this model's {len(model.layers)} layers")
+        room = _room(model.layers[int(match[1])], match[2])
+        wrapped = LoRALinear.from_base(getattr(room, match[2]), r=change.a.shape[1], scale=1.0)
+        for part, value in (("lora_a", change.a), ("lora_b", change.b)):
+            if value.shape != wrapped[part].shape:
+                raise ConfigError(f"adapter {module}: shape {value.shape}, the model needs {wrapped[part].shape}")
+            wrapped[part] = mx.array(value)
+        setattr(room, match[2], wrapped)
+    model.freeze()

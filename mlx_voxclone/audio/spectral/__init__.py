@@ -1,0 +1,1 @@
+"""STFT and mel: plain operations, Metal kernels, and the choice between them."""

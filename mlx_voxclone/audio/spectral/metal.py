@@ -1,0 +1,344 @@
+"""Short-time spectra on Apple GPUs: small Metal kernels around two matrix products, with exact gradients.
+
+Conventions are those of `mlx_voxclone.audio.spectral.plain`, whose functions decide when this module is used. No
+Fourier transform is written in Metal: the codec's window sizes have large prime factors, which fast transforms are slow
+at. A real frame v of N samples is folded into its even part e[n] = v[n] + v[N - n] and its odd part
+o[n] = v[n] - v[N - n], n = 0..N // 2 (v[0], and v[N / 2] of an even N, have no partner and are even), so that
+
+    Re X[k] = sum_n e[n] cos(2 pi k n / N),    Im X[k] = -sum_n o[n] sin(2 pi k n / N)
+
+are two products with square matrices of N // 2 + 1 rows. Both matrices are symmetric: the gradient uses them again.
+
+Kernels are one thread per element. They use no threadgroup memory, no barrier and no atomic, and no thread reads what
+another one wrote: results do not depend on the order of threads. Sizes are runtime parameters, so that a kernel is
+compiled once and not once per size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+# Below this magnitude the gradient of |X| fades to zero, as in the other implementation; its square is a normal float32
+# number, and squares that underflow only make the magnitude zero.
+TINY_MAGNITUDE = 1e-18
+MAX_ELEMENTS = 2**31 - 1  # kernels count in int32
+_THREADGROUP = 256
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A Metal kernel: names of its inputs (the last one: int32 parameters) and float32 outputs, and its body."""
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: str
+    header: str = ""
+
+
+@lru_cache(maxsize=64)
+def build(kernel: Kernel):
+    """The callable MLX makes of a kernel. Nothing is compiled before it runs on a Metal device."""
+    return mx.fast.metal_kernel(
+        name=f"voxclone_{kernel.name}",
+        input_names=list(kernel.inputs),
+        output_names=list(kernel.outputs),
+        source=kernel.source,
+        header=kernel.header,
+    )
+
+
+def arguments(
+    inputs: Sequence[mx.array], shapes: Sequence[tuple[int, ...]], grid: tuple[int, int, int]
+) -> dict[str, object]:
+    """Keyword arguments of a built kernel: `grid` counts threads, outputs are float32 of `shapes`."""
+    width = min(grid[0], _THREADGROUP)
+    return {
+        "inputs": list(inputs),
+        "output_shapes": list(shapes),
+        "output_dtypes": [mx.float32] * len(shapes),
+        "grid": grid,
+        "threadgroup": (width, min(grid[1], max(1, _THREADGROUP // width)), 1),
+    }
+
+
+def launch(
+    kernel: Kernel, inputs: Sequence[mx.array], shapes: Sequence[tuple[int, ...]], grid: tuple[int, int, int]
+) -> list[mx.array]:
+    """Runs a kernel on the Metal device, one thread per point of `grid`; outputs are float32 of the given shapes."""
+    return build(kernel)(**arguments(inputs, shapes, grid))
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+_SIZES = """
+    int batch = params[0];
+    int samples = params[1];  // of an item as it is stored
+    int length = params[2];   // with the zeros that make an item long enough to be reflected
+    int n_fft = params[3];
+    int hop = params[4];
+    int frames = params[5];
+    int reach = n_fft / 2;    // samples of reflection on each side
+    int bins = reach + 1;
+    int plane = batch * frames * bins;
+"""
+
+# x [batch, samples] and window [n_fft] -> even and odd parts of the windowed frames [2, batch, frames, bins].
+# Grid: bins, frames, batch.
+FOLD = Kernel(
+    "fold",
+    ("x", "window", "params"),
+    ("folded",),
+    _SIZES
+    + """
+    int n = int(thread_position_in_grid.x);
+    int f = int(thread_position_in_grid.y);
+    int b = int(thread_position_in_grid.z);
+    int twin = n_fft - n;
+    int t = voxclone_reflect(f * hop + n - reach, length);
+    float left = t < samples ? window[n] * x[b * samples + t] : 0.0f;
+    float right = 0.0f;
+    bool paired = n > 0 && n < twin;
+    if (paired) {
+        int u = voxclone_reflect(f * hop + twin - reach, length);
+        right = u < samples ? window[twin] * x[b * samples + u] : 0.0f;
+    }
+    int place = (b * frames + f) * bins + n;
+    folded[place] = left + right;
+    folded[plane + place] = paired ? left - right : 0.0f;
+""",
+    """
+inline int voxclone_reflect(int t, int length) {
+    t = t < 0 ? -t : t;
+    return t < length ? t : 2 * (length - 1) - t;
+}
+""",
+)
+
+# Adjoint of FOLD: folded [2, batch, frames, bins] and window [n_fft] -> gradient [batch, samples].
+# Grid: samples, batch, 1. A thread gathers what every copy of its sample gave: the sample in its own place, its mirror
+# image before the start and the one behind the end.
+OVERLAP_ADD = Kernel(
+    "overlap_add",
+    ("folded", "window", "params"),
+    ("gradient",),
+    _SIZES
+    + """
+    int t = int(thread_position_in_grid.x);
+    int b = int(thread_position_in_grid.y);
+    float sum = 0.0f;
+    for (int copy = 0; copy < 3; ++copy) {
+        int place = reach + t;
+        bool there = true;
+        if (copy == 1) {
+            place = reach - t;
+            there = t > 0 && place >= 0;
+        }
+        if (copy == 2) {
+            place = reach + 2 * (length - 1) - t;
+            there = t < length - 1 && place < length + 2 * reach;
+        }
+        if (!there) {
+            continue;
+        }
+        int first = place < n_fft ? 0 : (place - n_fft) / hop + 1;
+        int last = min(place / hop, frames - 1);
+        for (int f = first; f <= last; ++f) {
+            int n = place - f * hop;
+            int twin = n_fft - n;
+            int from = (b * frames + f) * bins + min(n, twin);
+            float value = folded[from];
+            if (n > 0 && n != twin) {
+                float odd = folded[plane + from];
+                value += n < twin ? odd : -odd;
+            }
+            sum += window[n] * value;
+        }
+    }
+    gradient[b * samples + t] = sum;
+""",
+)
+
+_PLANE = """
+    int plane = params[0];
+    int i = int(thread_position_in_grid.x);
+    float re = spectrum[i];
+    float im = spectrum[plane + i];
+    float size = sqrt(re * re + im * im);
+"""
+
+# spectrum [2, plane] -> magnitude [plane]. Grid: plane, 1, 1.
+MAGNITUDE = Kernel("magnitude", ("spectrum", "params"), ("magnitude",), _PLANE + "    magnitude[i] = size;\n")
+
+# Adjoint of MAGNITUDE at `spectrum`: cotangent [plane] -> [2, plane]. Grid: plane, 1, 1.
+MAGNITUDE_SLOPE = Kernel(
+    "magnitude_slope",
+    ("spectrum", "cotangent", "params"),
+    ("slope",),
+    _PLANE
+    + f"""
+    float scale = cotangent[i] / max(size, {TINY_MAGNITUDE}f);
+    slope[i] = scale * re;
+    slope[plane + i] = scale * im;
+""",
+)
+
+_PAIR = """
+    int plane = params[0];
+    int i = int(thread_position_in_grid.x);
+    float re = ours[i];
+    float im = ours[plane + i];
+    float size = sqrt(re * re + im * im);
+    float re_target = theirs[i];
+    float im_target = theirs[plane + i];
+    float size_target = sqrt(re_target * re_target + im_target * im_target);
+    float log_weight = scalars[0];
+    float floor_size = scalars[1];
+"""
+
+# Spectra ours and theirs [2, plane], scalars (log_weight, floor) -> difference of magnitudes and of their logs [plane].
+# Grid: plane, 1, 1.
+DIFFERENCE = Kernel(
+    "difference",
+    ("ours", "theirs", "scalars", "params"),
+    ("difference",),
+    _PAIR
+    + """
+    float total = abs(size - size_target);
+    if (log_weight != 0.0f) {
+        total += log_weight * abs(log(max(size, floor_size)) - log(max(size_target, floor_size)));
+    }
+    difference[i] = total;
+""",
+)
+
+# Adjoint of DIFFERENCE with respect to `ours`: cotangent [plane] -> [2, plane]. Grid: plane, 1, 1.
+DIFFERENCE_SLOPE = Kernel(
+    "difference_slope",
+    ("ours", "theirs", "scalars", "cotangent", "params"),
+    ("slope",),
+    _PAIR
+    + f"""
+    float change = sign(size - size_target);
+    if (log_weight != 0.0f && size > floor_size) {{
+        change += log_weight * sign(size - max(size_target, floor_size)) / size;
+    }}
+    float scale = cotangent[i] * change / max(size, {TINY_MAGNITUDE}f);
+    slope[i] = scale * re;
+    slope[plane + i] = scale * im;
+""",
+)
+
+
+# ---- transforms ------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=32)
+def _bases(n_fft: int) -> mx.array:
+    """Cosines and negated sines, [2, n_fft // 2 + 1, n_fft // 2 + 1]. Angles are reduced in whole numbers first."""
+    n = np.arange(n_fft // 2 + 1)
+    angle = 2 * np.pi * (np.outer(n, n) % n_fft) / n_fft
+    return mx.array(np.stack([np.cos(angle), -np.sin(angle)]).astype(np.float32))
+
+
+def _extent(samples: int, n_fft: int, hop: int) -> tuple[int, int]:
+    """Samples with the zeros that make a signal long enough to be reflected, and its frames."""
+    length = max(samples, n_fft // 2 + 1)
+    return length, 1 + (length + 2 * (n_fft // 2) - n_fft) // hop
+
+
+@lru_cache(maxsize=256)
+def _spectrum(n_fft: int, hop: int):
+    bins = n_fft // 2 + 1
+
+    def sizes(x: mx.array) -> tuple[int, int, mx.array]:
+        batch, samples = x.shape
+        length, frames = _extent(samples, n_fft, hop)
+        return batch, frames, mx.array([batch, samples, length, n_fft, hop, frames], mx.int32)
+
+    def transform(folded: mx.array) -> mx.array:
+        rows = folded.reshape(2, -1, bins)
+        return mx.matmul(rows, _bases(n_fft)).reshape(folded.shape)
+
+    @mx.custom_function
+    def spectrum(x: mx.array, window: mx.array) -> mx.array:
+        batch, frames, params = sizes(x)
+        (folded,) = launch(FOLD, [x, window, params], [(2, batch, frames, bins)], (bins, frames, batch))
+        return transform(folded)
+
+    @spectrum.vjp
+    def spectrum_vjp(primals, cotangent: mx.array, _output):
+        x, window = primals
+        batch, _, params = sizes(x)
+        (gradient,) = launch(OVERLAP_ADD, [transform(cotangent), window, params], [x.shape], (x.shape[1], batch, 1))
+        return gradient, mx.zeros_like(window)
+
+    return spectrum
+
+
+def fits(batch: int, samples: int, n_fft: int, hop: int) -> bool:
+    """Whether a transform of these sizes can be counted in the kernels' int32."""
+    _, frames = _extent(samples, n_fft, hop)
+    return max(2 * batch * frames * (n_fft // 2 + 1), batch * samples) <= MAX_ELEMENTS
+
+
+def spectrum(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
+    """Real and imaginary part of the centred transform: x [B, T] -> float32 [2, B, F, n_fft // 2 + 1].
+
+    `window` [n_fft], float32, gets no gradient. Shapes are the caller's to check, `fits` included.
+    """
+    return _spectrum(n_fft, hop)(x.astype(mx.float32), window)
+
+
+@mx.custom_function
+def _magnitude(spectrum: mx.array) -> mx.array:
+    plane = spectrum.size // 2
+    (size,) = launch(MAGNITUDE, [spectrum, mx.array([plane], mx.int32)], [spectrum.shape[1:]], (plane, 1, 1))
+    return size
+
+
+@_magnitude.vjp
+def _magnitude_vjp(spectrum: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+    plane = spectrum.size // 2
+    params = mx.array([plane], mx.int32)
+    (slope,) = launch(MAGNITUDE_SLOPE, [spectrum, cotangent, params], [spectrum.shape], (plane, 1, 1))
+    return slope
+
+
+def magnitude_of(spectrum: mx.array) -> mx.array:
+    """Magnitude of what `spectrum` gives, [2, ...] -> [...]; the gradient is zero where the magnitude is."""
+    return _magnitude(spectrum)
+
+
+def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
+    """|X|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; the gradient is zero where the magnitude is. As `spectrum`."""
+    return magnitude_of(spectrum(x, n_fft, hop, window))
+
+
+@mx.custom_function
+def _difference(ours: mx.array, theirs: mx.array, scalars: mx.array) -> mx.array:
+    plane = ours.size // 2
+    inputs = [ours, theirs, scalars, mx.array([plane], mx.int32)]
+    (errors,) = launch(DIFFERENCE, inputs, [ours.shape[1:]], (plane, 1, 1))
+    return errors
+
+
+@_difference.vjp
+def _difference_vjp(primals, cotangent: mx.array, _output):
+    ours, theirs, scalars = primals
+    plane = ours.size // 2
+    inputs = [ours, theirs, scalars, cotangent, mx.array([plane], mx.int32)]
+    (slope,) = launch(DIFFERENCE_SLOPE, inputs, [ours.shape], (plane, 1, 1))
+    return slope, mx.zeros_like(theirs), mx.zeros_like(scalars)
+
+
+def difference_of(ours: mx.array, theirs: mx.array, log_weight: float, floor: float) -> mx.array:
+    """| |P| - |T| | + log_weight | log max(|P|, floor) - log max(|T|, floor) | of two spectra P and T.
+
+    Two of what `spectrum` gives, [2, ...] -> [...]; the gradient goes to `ours` alone. Both magnitudes, their logs and
+    the difference are one kernel.
+    """
+    return _difference(ours, mx.stop_gradient(theirs), mx.array([log_weight, floor], mx.float32))

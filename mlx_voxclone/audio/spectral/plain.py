@@ -1,0 +1,312 @@
+"""Short-time Fourier analysis with gradients that are fast and exact on every backend.
+
+Conventions, those of `torch.stft(center=True, pad_mode="reflect")`: the signal is extended by `n_fft // 2` samples on
+both sides by reflection (the edge sample itself is not repeated), frame f starts at sample `f * hop` of the extended
+signal, the transform is one-sided and unnormalised. A signal no longer than `n_fft // 2` cannot be reflected: zeros are
+appended first, up to `n_fft // 2 + 1` samples.
+
+`lengths` (valid samples per item) makes each item's frames those of the item analysed alone: it is reflected at its
+own end, and nothing behind that end, NaN included, reaches a value or a gradient. Frames behind an item's own
+`frame_count` are not meaningful and must be left out by the caller.
+
+The gradient of `mx.as_strided` is a scatter-add, many times slower than the transform itself; `frame` therefore carries
+its own, an overlap-add made of padded sums. Everything is computed in float32, whatever the input's type.
+
+On an Apple GPU `stft`, `stft_magnitude` and what is built on them run on the Metal kernels of
+`mlx_voxclone.audio.spectral.metal`, as `mlx_voxclone.audio.spectral.choice` decides; elsewhere, and for items of
+unequal `lengths`, on the operations below.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.audio.spectral import choice as spectral_choice
+from mlx_voxclone.audio.spectral import metal as metal_spectral
+from mlx_voxclone.audio.spectral.metal import TINY_MAGNITUDE
+from mlx_voxclone.errors import ConfigError
+
+LOG_FLOOR = 1e-5
+
+
+@lru_cache(maxsize=64)
+def _hann(n_fft: int) -> np.ndarray:
+    if n_fft == 1:
+        return np.ones(1, np.float32)
+    return (0.5 - 0.5 * np.cos(2 * math.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+def hann_window(n_fft: int) -> mx.array:
+    """Periodic Hann window [n_fft], float32: 0.5 - 0.5 cos(2 pi n / n_fft), as `torch.hann_window`."""
+    return mx.array(_hann(n_fft))
+
+
+# ---- framing ---------------------------------------------------------------------------------------------------------
+
+
+def overlap_add(frames: mx.array, hop: int, length: int) -> mx.array:
+    """Adjoint of `frame`: frames [B, F, n_fft] -> [B, length], frame f added at sample `f * hop`.
+
+    Each frame is cut into ceil(n_fft / hop) pieces of one hop; pieces of the same rank line up without overlap, so the
+    sum takes that many shifted additions and no scatter.
+    """
+    batch, count, n_fft = frames.shape
+    shifts = -(-n_fft // hop)
+    if n_fft != shifts * hop:
+        frames = mx.pad(frames, [(0, 0), (0, 0), (0, shifts * hop - n_fft)])
+    pieces = frames.reshape(batch, count, shifts, hop)
+    total = None
+    for shift in range(shifts):
+        piece = mx.pad(pieces[:, :, shift], [(0, 0), (shift, shifts - 1 - shift), (0, 0)])
+        total = piece if total is None else total + piece
+    flat = total.reshape(batch, -1)
+    if flat.shape[1] < length:
+        return mx.pad(flat, [(0, 0), (0, length - flat.shape[1])])
+    return flat[:, :length]
+
+
+@lru_cache(maxsize=256)
+def _framer(n_fft: int, hop: int):
+    @mx.custom_function
+    def framer(x: mx.array) -> mx.array:
+        batch, length = x.shape
+        return mx.as_strided(x, (batch, 1 + (length - n_fft) // hop, n_fft), (length, hop, 1))
+
+    @framer.vjp
+    def framer_vjp(x: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        return overlap_add(cotangent, hop, x.shape[1])
+
+    return framer
+
+
+def frame(x: mx.array, n_fft: int, hop: int) -> mx.array:
+    """Overlapping frames of a batch: x [B, T] -> float32 [B, F, n_fft], F = 1 + (T - n_fft) // hop.
+
+    No centring; samples behind the last whole frame are dropped, and a signal shorter than one frame is extended by
+    zeros to one. Raises ValueError for a shape that is not [B, T] with T >= 1, or sizes below 1.
+    """
+    _check_sizes(x, n_fft, hop)
+    x = x.astype(mx.float32)
+    if x.shape[1] < n_fft:
+        x = mx.pad(x, [(0, 0), (0, n_fft - x.shape[1])])
+    return _framer(n_fft, hop)(x)
+
+
+def _check_sizes(x: mx.array, n_fft: int, hop: int) -> None:
+    if x.ndim != 2 or x.shape[1] < 1:
+        raise ValueError(f"expected a signal of shape [batch, samples >= 1], got {list(x.shape)}")
+    if n_fft < 1 or hop < 1:
+        raise ValueError(f"n_fft and hop must be at least 1, got n_fft={n_fft}, hop={hop}")
+
+
+def frame_count(length: int, n_fft: int, hop: int) -> int:
+    """Number of centred frames that `stft` makes of `length` samples."""
+    half = n_fft // 2
+    return 1 + (max(length, half + 1) + 2 * half - n_fft) // hop
+
+
+def _reflect(x: mx.array, half: int) -> mx.array:
+    """Extends [B, T] by `half` reflected samples on both sides, after zeros where T is too short to be reflected."""
+    if half == 0:
+        return x
+    if x.shape[1] <= half:
+        x = mx.pad(x, [(0, 0), (0, half + 1 - x.shape[1])])
+    last = x.shape[1] - 1
+    stop = last - half - 1
+    return mx.concatenate([x[:, half:0:-1], x, x[:, last - 1 : stop if stop >= 0 else None : -1]], axis=1)
+
+
+def centre_pad(x: mx.array, n_fft: int, lengths: Sequence[int] | None = None) -> mx.array:
+    """Reflects each item at its own ends: x [B, T] -> float32 [B, longest item + 2 * (n_fft // 2)].
+
+    Shorter items are followed by zeros. Raises ValueError if `lengths` are not B integers in 1..T.
+    """
+    _check_sizes(x, n_fft, 1)
+    x = x.astype(mx.float32)
+    half = n_fft // 2
+    lengths = check_lengths(lengths, x)
+    if len(set(lengths)) == 1:  # the usual case in training: one slice for the whole batch
+        return _reflect(x[:, : lengths[0]], half)
+    rows = [_reflect(row[:, :length], half) for row, length in zip(mx.split(x, x.shape[0]), lengths)]
+    width = max(row.shape[1] for row in rows)
+    return mx.concatenate([mx.pad(row, [(0, 0), (0, width - row.shape[1])]) for row in rows])
+
+
+def check_lengths(lengths: Sequence[int] | None, x: mx.array) -> list[int]:
+    """Valid lengths of the items of x [B, T, ...]; None means all of T. Raises ValueError unless B integers in 1..T."""
+    batch, size = x.shape[:2]
+    if lengths is None:
+        return [size] * batch
+    lengths = [int(length) for length in lengths]
+    if len(lengths) != batch or any(not 1 <= length <= size for length in lengths):
+        raise ValueError(f"lengths must be {batch} integers in 1..{size}, got {lengths}")
+    return lengths
+
+
+# ---- transforms ------------------------------------------------------------------------------------------------------
+
+
+def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
+    hop = max(1, n_fft // 4) if hop is None else hop
+    window = hann_window(n_fft) if window is None else mx.stop_gradient(window.astype(mx.float32))
+    if window.shape != (n_fft,):
+        raise ValueError(f"the window must have shape [{n_fft}], got {list(window.shape)}")
+    return hop, window
+
+
+def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
+    """Checks the arguments; what the Metal kernels are to analyse, or None where the plain operations are used."""
+    _check_sizes(x, n_fft, hop)
+    return spectral_choice.signal_for_metal(x, n_fft, hop, check_lengths(lengths, x))
+
+
+def stft(
+    x: mx.array,
+    n_fft: int,
+    hop: int | None = None,
+    window: mx.array | None = None,
+    lengths: Sequence[int] | None = None,
+) -> mx.array:
+    """Centred short-time Fourier transform: x [B, T] -> complex64 [B, F, n_fft // 2 + 1].
+
+    `hop` in samples (default n_fft // 4), `window` [n_fft] (default periodic Hann), `lengths` as in the module's
+    description. F = `frame_count` of the longest item. The window is a constant: no gradient goes to it. Raises
+    ValueError for impossible shapes, sizes or lengths, ConfigError as `spectral_choice.use_metal`.
+    """
+    hop, window = _prepare(n_fft, hop, window)
+    signal = signal_for_metal(x, n_fft, hop, lengths)
+    if signal is not None:
+        parts = metal_spectral.spectrum(signal, n_fft, hop, window)
+        return parts[0] + 1j * parts[1]
+    return mx.fft.rfft(frame(centre_pad(x, n_fft, lengths), n_fft, hop) * window)
+
+
+def adjoint_scale(n_fft: int) -> np.ndarray:
+    """What makes irfft the adjoint of rfft, per bin: float32 [n_fft // 2 + 1].
+
+    irfft counts every bin but DC and Nyquist twice (once conjugated) and divides by n_fft; the adjoint does neither.
+    """
+    scale = np.full(n_fft // 2 + 1, 0.5 * n_fft, np.float32)
+    scale[0] = n_fft
+    if n_fft % 2 == 0:
+        scale[-1] = n_fft
+    return scale
+
+
+@lru_cache(maxsize=256)
+def _magnitude(n_fft: int, hop: int):
+    """|rfft(frames * window)| with one hand-written backward; the spectrum is a second output, its residual."""
+    scale = adjoint_scale(n_fft)
+
+    @mx.custom_function
+    def magnitude(padded: mx.array, window: mx.array) -> tuple[mx.array, mx.array]:
+        spectrum = mx.fft.rfft(frame(padded, n_fft, hop) * window)
+        return mx.abs(spectrum), spectrum
+
+    @magnitude.vjp
+    def magnitude_vjp(primals, cotangents, outputs):
+        (padded, window), (absolute, spectrum) = primals, outputs
+        slope = cotangents[0] * mx.array(scale) / mx.maximum(absolute, TINY_MAGNITUDE)
+        frames = mx.fft.irfft(slope * spectrum, n=n_fft) * window
+        return overlap_add(frames, hop, padded.shape[1]), mx.zeros_like(window)
+
+    return magnitude
+
+
+def stft_magnitude(
+    x: mx.array,
+    n_fft: int,
+    hop: int | None = None,
+    window: mx.array | None = None,
+    lengths: Sequence[int] | None = None,
+) -> mx.array:
+    """|stft(...)|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; arguments and errors as `stft`.
+
+    The gradient with respect to x is exact, and zero where the magnitude is zero (digital silence). The window is a
+    constant.
+    """
+    hop, window = _prepare(n_fft, hop, window)
+    signal = signal_for_metal(x, n_fft, hop, lengths)
+    if signal is not None:
+        return metal_spectral.magnitude(signal, n_fft, hop, window)
+    return plain_magnitude(x, n_fft, hop, window, lengths)
+
+
+def plain_magnitude(
+    x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None
+) -> mx.array:
+    """`stft_magnitude` without the Metal kernels, on any device."""
+    padded = centre_pad(x, n_fft, lengths)
+    return _magnitude(n_fft, hop)(padded, window)[0]
+
+
+# ---- mel -------------------------------------------------------------------------------------------------------------
+
+
+def _hz_to_mel(hz):
+    hz = np.asarray(hz, np.float64)
+    return np.where(hz < 1000, hz * 3 / 200, 15 + 27 * np.log(np.maximum(hz, 1000) / 1000) / math.log(6.4))
+
+
+def _mel_to_hz(mel):
+    mel = np.asarray(mel, np.float64)
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * math.log(6.4) / 27))
+
+
+@lru_cache(maxsize=64)
+def _mel_numpy(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None) -> np.ndarray:
+    fmax = sample_rate / 2 if fmax is None else fmax
+    if n_mels < 1 or not 0 <= fmin < fmax <= sample_rate / 2:
+        raise ConfigError(
+            f"mel filterbank: needs n_mels >= 1 and 0 <= fmin < fmax <= {sample_rate / 2:g} Hz, "
+            f"got n_mels={n_mels}, fmin={fmin:g}, fmax={fmax:g}"
+        )
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(fmin), _hz_to_mel(fmax), n_mels + 2))  # [n_mels + 2], Hz
+    bins = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    low, peak, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    rows = np.maximum(0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
+    empty = np.flatnonzero(rows.max(axis=1) < 1e-6)  # not == 0: a bin on an edge is off it by rounding
+    if empty.size:
+        raise ConfigError(
+            f"mel filterbank: {empty.size} of {n_mels} bands hold no bin of a {n_fft}-point transform at "
+            f"{sample_rate} Hz; use fewer bands or a larger n_fft"
+        )
+    return (rows * 2 / (high - low)).astype(np.float32)
+
+
+def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> mx.array:
+    """Triangular mel filters [n_mels, n_fft // 2 + 1], float32.
+
+    Slaney's scale (linear below 1 kHz, logarithmic above) and Slaney's area normalisation (each triangle scaled by
+    2 / its width in Hz), the defaults of `librosa.filters.mel`. Frequencies in Hz; fmax None is half the sample rate.
+    Raises ConfigError for impossible limits or when a band is too narrow to hold any bin.
+    """
+    return mx.array(_mel_numpy(sample_rate, n_fft, n_mels, fmin, fmax))
+
+
+def log_mel(
+    x: mx.array,
+    sample_rate: int = 24000,
+    n_fft: int = 1024,
+    hop: int | None = None,
+    n_mels: int = 80,
+    fmin: float = 0.0,
+    fmax: float | None = None,
+    lengths: Sequence[int] | None = None,
+    floor: float = LOG_FLOOR,
+) -> mx.array:
+    """Log-mel spectrogram: x [B, T] -> float32 [B, F, n_mels], natural log of max(mel, floor).
+
+    mel = `mel_filterbank` applied to the Hann-windowed, unnormalised STFT magnitude (power 1, as HiFi-GAN's mel loss);
+    hop defaults to n_fft // 4. Below the floor the gradient is zero. Errors as `stft` and `mel_filterbank`.
+    """
+    filters = mel_filterbank(sample_rate, n_fft, n_mels, fmin, fmax)
+    return log_of_bands(stft_magnitude(x, n_fft, hop, lengths=lengths), filters, floor)
+
+
+def log_of_bands(magnitude: mx.array, filters: mx.array, floor: float = LOG_FLOOR) -> mx.array:
+    """log(max(bands, floor)) of magnitudes [B, F, K] through filters [n, K]: [B, F, n]."""
+    return mx.log(mx.maximum(magnitude @ filters.T, floor))

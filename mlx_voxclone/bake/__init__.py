@@ -1,0 +1,1 @@
+"""New checkpoints from old ones: encoder injected, adapters folded, voices added; compared and taken back."""

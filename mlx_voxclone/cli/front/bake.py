@@ -1,0 +1,175 @@
+"""`voxclone bake`: write a new checkpoint with an encoder injected, adapters folded in and voices added."""
+
+from typing import TYPE_CHECKING
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_encoder,
+    add_model,
+    add_quiet,
+    add_seed,
+    encoder_path,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.process.amounts import format_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlx_voxclone.bake.bake import BakeReport
+    from mlx_voxclone.bake.fold import FoldedWeight
+
+_DESCRIPTION = """Write a new checkpoint directory; the model itself is only read.
+
+Adapters are folded in float32 into the BF16 weights, the encoder goes in under the release's names, voices are
+registered where servers look for them. The result appears under its name only when it is complete and verified."""
+
+
+@entry
+def main(argv: list[str]) -> None:
+    options = _parser().parse_args(argv)
+    set_quiet(options.quiet)
+    set_device(options.device)
+    voices = _voices(options.voice)
+
+    from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.bake.bake import bake
+    from mlx_voxclone.bake.fold import LOSSY
+    from mlx_voxclone.files.hub import VOICE, local
+    from mlx_voxclone.process.progress import weight_bar
+
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
+    with weight_bar(options.quiet) as advance:
+        report = bake(
+            options.model,
+            options.output,
+            encoder=encoder_path(options.encoder),
+            adapters=adapters,
+            voices={name: [local(source, VOICE) for source in sources] for name, sources in voices.items()},
+            target=options.target,
+            rounding=options.rounding,
+            folded_as=options.folded_as,
+            dry_run=options.dry_run,
+            progress=advance,
+        )
+    for line in report.warnings:
+        message(f"warning: --voice {line}")
+    if lossy := [w for w in report.folded if w.lost > LOSSY]:
+        message(
+            f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
+            f" direction to BF16 rounding (most: {max(w.lost for w in lossy):.0%}); keep float32 for them with"
+            " --folded-as auto, or the adapters apart (say --adapters)"
+        )
+    print(table(report))
+    if options.verbose and report.folded:
+        print(folded_table(report.folded))
+
+
+def _parser() -> Parser:
+    parser = Parser("bake", _DESCRIPTION)
+    add_model(parser)
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
+    add_encoder(parser, "a trained codec encoder")
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        default=[],
+        metavar="DIR[=WEIGHT]",
+        help="LoRA adapters trained on this model, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
+        " takes half of a change",
+    )
+    parser.add_argument(
+        "--voice",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="add a voice from a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
+        " (.safetensors); may be repeated, for several voices or, with one name, for several recordings of one",
+    )
+    parser.add_argument(
+        "--for",
+        dest="target",
+        choices=("vllm", "mlx-audio"),
+        default="vllm",
+        help="who will load it: mlx-audio knows no encoder, so it is left out there",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=("compensated", "nearest"),
+        default="compensated",
+        help="of folded weights: compensated keeps the effect of small changes, nearest each number's own nearest",
+    )
+    parser.add_argument(
+        "--folded-as",
+        choices=("base", "auto", "float32"),
+        default="base",
+        help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
+        " change's direction; loaders that compute in BF16, vLLM-Omni among them, round float32 to the nearest",
+    )
+    parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
+    parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
+    add_quiet(parser)
+    add_seed(parser)
+    add_device(parser)
+    return parser
+
+
+def _voices(options: list[str]) -> dict[str, list[str]]:
+    """Name -> its sources: a name that is repeated is of a voice made of several recordings."""
+    voices: dict[str, list[str]] = {}
+    for option in options:
+        name, equals, source = option.partition("=")
+        if not equals or not source:
+            raise CheckpointError(f"--voice {option}: write NAME=FILE")
+        if source in voices.get(name, []):
+            raise CheckpointError(f"--voice {option}: given twice")
+        voices.setdefault(name, []).append(source)
+    return voices
+
+
+def table(report: "BakeReport") -> str:
+    """A bake in a few lines."""
+    written = "would write" if report.dry_run else "written"
+    unchanged = "" if report.dry_run else ", bit-identical"
+    lines = [
+        (written, f"{report.output} for {report.target}: {report.n_tensors} tensors, {format_bytes(report.n_bytes)}"),
+        ("unchanged", f"{report.n_unchanged} tensors{unchanged}"),
+        ("encoder", report.encoder),
+        ("adapters", _folding(report)),
+        ("voices", ", ".join(f"{name} ({rows} rows)" for name, rows in report.voices.items()) or "none"),
+    ]
+    return "\n".join(f"{label:<12} {value}" for label, value in lines)
+
+
+def _folding(report: "BakeReport") -> str:
+    if not report.folded:
+        return "none"
+    folded = report.folded
+    change, error, weight, kept = (sum(getattr(w, k) for w in folded) for k in ("change", "error", "weight", "product"))
+    worst = max(folded, key=lambda w: w.rounding_error)
+    lost = (error / change) ** 0.5 if change else 0.0
+    wide = sum(w.dtype == "F32" for w in folded)
+    return (
+        f"{len(folded)} weights changed by {_percent((change / weight) ** 0.5)}"
+        f"{f', {wide} of them kept in float32' if wide else ''}; {_percent(kept / change if change else 1.0)} of the"
+        f" change is there; rounding adds {_percent(lost)} of it (most: {_percent(worst.rounding_error)}, {worst.name})"
+    )
+
+
+def folded_table(folded: "Sequence[FoldedWeight]") -> str:
+    """A line per folded weight."""
+    width = max(len(w.name) for w in folded)
+    lines = [f"{'weight':<{width}}  {'type':<5} {'change':>8} {'kept':>8} {'rounding':>9} {'direction lost':>15}"]
+    for w in sorted(folded, key=lambda w: w.name):
+        figures = (_percent(w.relative_change), _percent(w.kept), _percent(w.rounding_error), _percent(w.lost))
+        lines.append("{:<{}}  {:<5} {:>8} {:>8} {:>9} {:>15}".format(w.name, width, w.dtype, *figures))
+    return "\n".join(lines)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.3g} %" if fraction >= 0.1 else f"{100 * fraction:.2g} %"

@@ -1,0 +1,215 @@
+"""`voxclone doctor`: what this machine can train, how long it takes, and what to change if it cannot."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.process.amounts import format_bytes, format_seconds
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mlx_voxclone.doctor.forecast import Forecast
+    from mlx_voxclone.process.machine import Machine
+    from mlx_voxclone.settings.config import RunConfig
+
+_DESCRIPTION = """Say what this machine can train.
+
+Without a configuration: what the machine is. With one: real pieces of its stages in the small, and from them memory by
+part, time, disk, and a verdict. At the release's sizes that takes some minutes on a CPU."""
+TIGHT = 0.9  # of what is usable
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("doctor", _DESCRIPTION)
+    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    add_device(parser, default=None)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+    if options.set and not options.config:
+        parser.error("--set changes a configuration; name one with --config")
+
+    from mlx_voxclone.process.machine import this_machine
+
+    if not options.config:
+        set_device(options.device or "auto")
+        machine = this_machine()
+        print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
+        return
+    from mlx_voxclone.checkpoint.writer import free_bytes, same_disk
+    from mlx_voxclone.doctor.clone import forecast_clips, in_order, plan_clips
+    from mlx_voxclone.doctor.disk import disk_needed
+    from mlx_voxclone.doctor.encoder import BASE, ENCODER, plan_encoders
+    from mlx_voxclone.doctor.forecast import forecast
+    from mlx_voxclone.doctor.pairs import forecast_pairs, plan_pairs
+    from mlx_voxclone.files.cache import ROOT_VARIABLE
+    from mlx_voxclone.settings.config import load_run_config, parse_set
+
+    given = {} if options.device is None else {"device": options.device}
+    config = load_run_config(options.config, parse_set(options.set) | given)
+    set_device(config.device)
+    machine = this_machine()
+    pairs, encoders, found = plan_pairs(config), plan_encoders(config), []
+    clips = plan_clips(config, trains_encoder=bool(encoders.trainings))
+    disks = [Disk("disk", "`output`", disk_needed(config, encoders), free_bytes(config.run_dir))]
+    if pairs is not None:
+        shared = same_disk(pairs.place, config.run_dir)
+        need = encoders.cache_bytes(config, shared=shared)
+        if pairs.missing:
+            message("pairs: trying frames in the small")
+            found.append(forecast_pairs(config, pairs))
+            need = {"automatic pairs": pairs.nbytes(config.encoder.pairs.max_seconds)} | need
+        disks[0].needed.update(need if shared else encoders.copy_bytes(config))
+        if need and not shared:
+            disks.append(Disk(f"disk of {pairs.place}", ROOT_VARIABLE, need, free_bytes(pairs.place)))
+    for stage in config.stages:
+        if stage == ENCODER and not encoders.trainings:
+            continue  # there is one already
+        message(f"{stage}: trying steps in the small")
+        found += encoders.forecasts(config, forecast) if stage == ENCODER else [forecast(config, stage)]
+    if clips is not None:
+        message("codes, judging, voice: trying clips in the small")
+        found = in_order(found, forecast_clips(config, *clips))
+    cached = {"pairs": pairs.place} if pairs is not None and not pairs.missing else {}
+    cached |= {BASE: encoders.cached} if encoders.cached is not None else {}
+    if options.json:
+        stages = [asdict(stage) | {"peak": stage.peak, "seconds": stage.seconds} for stage in found]
+        content = {"machine": asdict(machine), "stages": stages, "seconds": sum(stage.seconds for stage in found)}
+        content |= {"disk": disks[0].needed, "free": disks[0].free}
+        content |= {f"{name.replace(' ', '_')}_cached": _text(cached.get(name)) for name in ("pairs", BASE)}
+        content |= {"cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
+        print(json.dumps(content, indent=1))
+        return
+    tables = [f"\n{name}: cached in {place}" for name, place in cached.items()]
+    tables += [table(stage, machine) for stage in found]
+    print("\n".join([describe(machine), *tables, time_table(found), *map(_disk, disks)]))
+    for line in advice(config, found, machine, disks):
+        print(line)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What a run will write to a disk.
+
+    Attributes:
+        name: of the table.
+        chosen_by: the key or variable that decides which disk it is.
+        needed: bytes, by what they are for.
+        free: bytes.
+    """
+
+    name: str
+    chosen_by: str
+    needed: dict[str, float]
+    free: int
+
+
+def describe(machine: "Machine") -> str:
+    """The machine in two lines."""
+    return (
+        f"{'machine':<12} {machine.chip}, {machine.cores} cores, {format_bytes(machine.memory)}, {machine.system}\n"
+        f"{'device':<12} {machine.device}, MLX {machine.mlx}, {format_bytes(machine.usable)} usable"
+    )
+
+
+def table(stage: "Forecast", machine: "Machine") -> str:
+    """A stage: memory by part, time."""
+    lines = [f"\n{stage.stage} ({stage.note})"]
+    lines += [f"  {name:<32} {format_bytes(size):>8}" for name, size in stage.parts.items() if size]
+    lines.append(f"  {'memory at its peak':<32} {format_bytes(stage.peak):>8}  {_verdict(stage.peak, machine)}")
+    whole = f", {stage.steps} {stage.unit}s: {format_seconds(stage.seconds)}" if stage.steps else ""
+    lines.append(f"  {f'time of a {stage.unit}':<32} {format_seconds(stage.step_seconds):>8}{whole}")
+    return "\n".join(lines)
+
+
+def time_table(stages: "list[Forecast]") -> str:
+    """The stages together."""
+    lines = [f"  {stage.stage:<32} {format_seconds(stage.seconds):>12}" for stage in stages if stage.steps]
+    without = [stage.stage for stage in stages if not stage.steps]
+    beside = f" and {', '.join(without)}, as long as epochs decide" if without else ""
+    total = format_seconds(sum(stage.seconds for stage in stages))
+    return "\n".join(["\ntime", *lines, f"  {'in all, about':<32} {total:>12}{beside}"])
+
+
+def _text(place: "Path | None") -> str | None:
+    return None if place is None else str(place)
+
+
+def _verdict(peak: float, machine: "Machine") -> str:
+    share = peak / machine.usable if machine.usable else float("inf")
+    word = "fits" if share <= TIGHT else "tight" if share <= 1 else "does not fit"
+    return f"{word}: {share:.0%} of what is usable"
+
+
+def _disk(disk: Disk) -> str:
+    lines = [f"\n{disk.name}"] + [f"  {name:<32} {format_bytes(size):>8}" for name, size in disk.needed.items()]
+    total = format_bytes(sum(disk.needed.values()))
+    return "\n".join([*lines, f"  {'needed / free':<32} {total} / {format_bytes(disk.free)}"])
+
+
+def advice(config: "RunConfig", stages: "list[Forecast]", machine: "Machine", disks: list[Disk]) -> list[str]:
+    """The verdict, and what to change."""
+    lines = []
+    for stage in stages:
+        if stage.peak > TIGHT * machine.usable:
+            changes = _changes(config, stage)
+            what = f"; try {', '.join(f'--set {change}' for change in changes)}" if changes else ""
+            lines.append(f"{stage.stage}: too much memory for this machine{what or '; it needs a larger one'}")
+    for disk in disks:
+        missing = sum(disk.needed.values()) - disk.free
+        if missing > 0:
+            lines.append(f"{disk.name}: free {format_bytes(missing)} more, or set {disk.chosen_by} to another disk")
+    return ["", *(lines or ["verdict: this machine can train it"])]
+
+
+def _changes(config: "RunConfig", stage: "Forecast") -> list[str]:
+    """Assignments that make a stage need less memory."""
+    if stage.stage == "pairs":
+        return _pairs_changes(config)
+    if stage.stage == "judging":
+        bits = config.speaker.quantise.bits
+        return [f"speaker.quantise.bits={8 if bits == 0 else 4}"] if bits != 4 else []
+    if not stage.settings:  # nothing decides how much it takes
+        return []
+    return _speaker_changes(config) if stage.stage == "speaker" else _encoder_changes(config, stage)
+
+
+def _pairs_changes(config: "RunConfig") -> list[str]:
+    batch = config.encoder.pairs.batch
+    return [f"encoder.pairs.batch={batch // 2}"] if batch > 1 else []
+
+
+def _encoder_changes(config: "RunConfig", stage: "Forecast") -> list[str]:
+    from mlx_voxclone.doctor.encoder import BASE
+
+    section, changes, key = config.encoder, [], stage.settings
+    train = getattr(section, key.split(".")[1])
+    if section.discriminators.enabled and stage.stage != BASE:
+        changes.append("encoder.discriminators.enabled=false")
+    if train.batch_size > 1:
+        changes += [f"{key}.batch_size={train.batch_size // 2}", f"{key}.accumulate={2 * train.accumulate}"]
+    if section.crop_seconds > 2:
+        changes.append(f"encoder.crop_seconds={section.crop_seconds / 2:g}")
+    return changes
+
+
+def _speaker_changes(config: "RunConfig") -> list[str]:
+    section, changes = config.speaker, []
+    if not section.recompute:
+        changes.append("speaker.recompute=true")
+    if section.quantise.bits != 4:
+        changes.append(f"speaker.quantise.bits={8 if section.quantise.bits == 0 else 4}")
+    if section.train.batch_size > 1:
+        changes.append("speaker.train.batch_size=1")
+    if section.max_seconds > 10:
+        changes.append("speaker.max_seconds=10")
+    if section.reference_seconds[1] > 10:
+        changes.append(f"'speaker.reference_seconds=[{section.reference_seconds[0]:g}, 10]'")
+    return changes

@@ -1,0 +1,121 @@
+"""`voxclone prepare`: recordings -> clips, transcripts and a held-out split."""
+
+import argparse
+from pathlib import Path
+
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, set_device, set_quiet
+from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
+from mlx_voxclone.process.progress import progress_over
+
+DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
+pauses, a part held out for measuring. What cannot be used is left out, each file with its reason.
+
+SOURCE is one of
+  a folder of audio    text from a .txt beside each file; subfolders are speakers
+  a .jsonl manifest    {"audio": path, "text"?, "speaker"?, "language"?, "ref_audio"?: path, "split"?} per line;
+                       split is "heldout" or "train"
+  a metadata.csv       or .csv, .tsv, .list: columns named in the first line (audio_file|text|speaker_name), or the
+                       layouts of LJSpeech (`id|text`), Piper, XTTS and GPT-SoVITS; audio beside it or in wavs/
+  a corpus             LibriSpeech, LibriTTS or Common Voice as unpacked; its dev and test are held out
+  one recording
+  tar shards           a folder of .tar files, an address (https://HOST/x-{000..012}.tar) or a dataset on the hub
+                       (hf://datasets/OWNER/NAME): audio, beside it .json or .txt; they stay as they are, and --output
+                       gets an index of them, by which to train"""
+
+
+def build_parser() -> Parser:
+    default = PrepareOptions()
+    parser = Parser("prepare", DESCRIPTION)
+    parser.add_argument("source", metavar="SOURCE", help="folder, manifest or recording")
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
+    parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
+    parser.add_argument("--language", metavar="CODE", help="language where the manifest names none (en, de, fr, ...)")
+    shards = parser.add_argument_group("corpora larger than the disk")
+    shards.add_argument(
+        "--shards", metavar="SIZE", help="write tar shards of this size (1GB) and an index, in place of a file per clip"
+    )
+    shards.add_argument(
+        "--cache", type=Path, metavar="DIR", help="through which shards are fetched (default: ~/.cache/voxclone/shards)"
+    )
+    length = parser.add_argument_group("length and level")
+    length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
+    length.add_argument(
+        "--max-seconds",
+        type=float,
+        default=default.max_seconds,
+        metavar="S",
+        help="cut longer recordings at pauses; transcribed ones stay whole up to 30 s and are left out beyond",
+    )
+    length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
+    length.add_argument(
+        "--normalise", action="store_true", help="bring speech to -23 dB of full scale; servers keep the level as it is"
+    )
+    refuse = parser.add_argument_group("what is refused")
+    refuse.add_argument(
+        "--min-sampling-rate", type=int, default=default.min_sampling_rate, metavar="HZ", help="refuse recordings below"
+    )
+    refuse.add_argument(
+        "--max-clipped",
+        type=float,
+        default=default.max_clipped,
+        metavar="F",
+        help="refuse recordings with more than this fraction of their samples clipped, at whatever level",
+    )
+    split = parser.add_argument_group("held-out split")
+    split.add_argument(
+        "--heldout", type=float, default=default.heldout, metavar="F", help="fraction kept for measuring, whole files"
+    )
+    split.add_argument(
+        "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
+    )
+    text = parser.add_argument_group("transcripts")
+    text.add_argument(
+        "--transcribe", action="store_true", help="make missing texts with mlx-whisper (extra transcribe)"
+    )
+    text.add_argument(
+        "--whisper", default=WHISPER_MODEL, metavar="MODEL", help="Whisper in MLX format, directory or hub id"
+    )
+    add_seed(parser)
+    add_device(parser)
+    add_quiet(parser)
+    return parser
+
+
+@entry
+def main(argv: list[str]) -> None:
+    arguments = build_parser().parse_args(argv)
+    set_quiet(arguments.quiet)
+    options = _options(arguments)
+    if arguments.transcribe:
+        set_device(arguments.device)
+
+    from mlx_voxclone.data.prepare import prepare
+    from mlx_voxclone.data.shards.write import parse_size
+
+    report = prepare(
+        arguments.source,
+        arguments.output,
+        options,
+        shards=None if arguments.shards is None else parse_size(arguments.shards),
+        cache=arguments.cache,
+        progress=None if arguments.quiet else progress_over,
+    )
+    print("\n".join(report.lines()))
+
+
+def _options(arguments: argparse.Namespace) -> PrepareOptions:
+    return PrepareOptions(
+        speaker=arguments.speaker,
+        language=arguments.language,
+        min_seconds=arguments.min_seconds,
+        max_seconds=arguments.max_seconds,
+        heldout=arguments.heldout,
+        heldout_speakers=arguments.heldout_speakers,
+        normalise=arguments.normalise,
+        trim_silence=not arguments.no_trim,
+        min_sampling_rate=arguments.min_sampling_rate,
+        max_clipped=arguments.max_clipped,
+        transcribe=arguments.transcribe,
+        whisper_model=arguments.whisper,
+        seed=arguments.seed,
+    )

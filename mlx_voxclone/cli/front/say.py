@@ -1,0 +1,151 @@
+"""`voxclone say`: text to speech."""
+
+import contextlib
+import math
+import sys
+from pathlib import Path
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_encoder,
+    add_model,
+    add_quiet,
+    add_seed,
+    check_wav_output,
+    encoder_path,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
+from mlx_voxclone.process.amounts import format_seconds
+
+STDOUT = "-"
+MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser(
+        "say",
+        "Speak a text with a voice of the checkpoint, or with the voice of a reference clip.\n\n"
+        "To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -nodisp -",
+    )
+    add_model(parser)
+    parser.add_argument("--text", required=True, help="what to say")
+    voice = parser.add_mutually_exclusive_group(required=True)
+    voice.add_argument(
+        "--voice",
+        metavar="NAME_OR_FILE",
+        help="a voice of the checkpoint, or a voice kept apart: .safetensors, .pt or hf://OWNER/NAME",
+    )
+    voice.add_argument(
+        "--ref-audio",
+        metavar="WAV",
+        action="append",
+        help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder); several are taken together",
+    )
+    parser.add_argument(
+        "--output",
+        required=True,
+        metavar="OUT.wav",
+        help="24 kHz mono; replaced if it exists; - writes to stdout, a piece of 0.8 s and then 2 s at a time",
+    )
+    parser.add_argument(
+        "--adapters",
+        action="append",
+        default=[],
+        metavar="DIR[=WEIGHT]",
+        help="LoRA adapters to speak with, kept apart, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
+        " takes half of a change",
+    )
+    add_encoder(parser)
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="cut off there if the model does not end")
+    parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
+    parser.add_argument("--cfg-alpha", type=float, default=1.2, help="guidance; 1.0 is none")
+    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
+    add_seed(parser)
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    if not 0 < options.max_seconds < math.inf:
+        parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
+    if options.steps is not None and not 1 <= options.steps <= MAX_STEPS:
+        parser.error(f"--steps must be from 1 to {MAX_STEPS}, got {options.steps}")
+    if not abs(options.cfg_alpha) <= MAX_GUIDANCE:
+        parser.error(f"--cfg-alpha must be a finite number up to {MAX_GUIDANCE}, got {options.cfg_alpha:g}")
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _run(options) -> None:
+    import time
+
+    from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.process.progress import progress_bar
+    from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
+
+    opened = _output(options)
+    reference = read_references(options.ref_audio) if options.ref_audio else None
+    for line in reference_warnings(reference) if reference else []:
+        message(f"warning: {line}")
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
+    voice_file = _voice_file(options.voice)
+    speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
+    voice = options.voice if voice_file is None else speaker.release.voice_of_file(voice_file)
+    began, first, rate = time.perf_counter(), 0.0, speaker.model.config.codec.frame_rate
+    limit = round(options.max_seconds * rate)
+    with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
+        speech = speaker.stream(
+            options.text,
+            voice,
+            reference,
+            seed=options.seed,
+            max_seconds=options.max_seconds,
+            n_steps=options.steps,
+            cfg_alpha=options.cfg_alpha,
+            on_frame=lambda n: bar.update(),
+        )
+        with opened as write:
+            for samples in speech:
+                first = first or time.perf_counter() - began
+                write(samples)
+            if not speech.frames:
+                raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
+    if not speech.ended:
+        message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
+    seconds, spent = speech.frames / rate, time.perf_counter() - began
+    message(
+        f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time),"
+        f" the first of it after {format_seconds(first)}"
+    )
+    if options.output != STDOUT:
+        print(options.output)
+
+
+def _voice_file(voice: str | None) -> Path | None:
+    """The file of a voice that is kept apart; None: a voice of the checkpoint, or none."""
+    from mlx_voxclone.files.hub import VOICE, VOICE_SUFFIXES, is_address, local
+
+    if voice is None or not (is_address(voice) or Path(voice).suffix in VOICE_SUFFIXES):  # no voice's name has a dot
+        return None
+    return local(voice, VOICE)
+
+
+def _output(options) -> "contextlib.AbstractContextManager":
+    """What takes the samples, found fit before anything is computed."""
+    from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.process.streams import stdout_is_closed
+
+    if options.output != STDOUT:
+        path = check_wav_output(options.output, *(options.ref_audio or []))
+        return wav_file(path, float32=options.float32)
+    if stdout_is_closed():
+        raise DataError("--output -: stdout is closed; pipe it to a player (| ffplay -) or name a file")
+    if sys.stdout.isatty():
+        raise DataError("--output -: stdout is a terminal; pipe it to a player (| ffplay -) or name a file")
+    return wav_pipe(sys.stdout.buffer, "stdout", float32=options.float32)

@@ -1,0 +1,136 @@
+"""`voxclone train`: carry out a configuration, or the smoke test."""
+
+from pathlib import Path
+
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.process.amounts import format_bytes, format_seconds
+
+DESCRIPTION = """\
+Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or the whole
+way from recordings to a baked checkpoint (task clone). An interrupted run goes on with --resume.
+
+Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
+
+MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to a tenth of them"
+
+
+@entry
+def main(argv: list[str]) -> int:
+    parser = Parser("train", DESCRIPTION)
+    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
+    parser.add_argument(
+        "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
+    )
+    parser.add_argument("--max-steps", type=int, metavar="N", help=MAX_STEPS)
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
+    )
+    parser.add_argument("--lr", type=float, metavar="X", help="peak learning rate (task clone: of the speaker stage)")
+    parser.add_argument(
+        "--sweep-lr",
+        type=float,
+        nargs="*",
+        metavar="X",
+        help="try learning rates with a short training each (60 steps, or --max-steps) and compare what they come to;"
+        " without numbers five from 1e-7 to 2e-5",
+    )
+    parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
+    )
+    add_seed(parser, default=None)
+    add_device(parser, default=None)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+    from mlx_voxclone.train.loop.distributed import join
+
+    ranks = join()
+    if ranks.several and (options.smoke_test or options.sweep_lr is not None):
+        option = "--smoke-test" if options.smoke_test else "--sweep-lr"
+        raise ConfigError(f"{option} is for one process: start it without mlx.launch")
+    set_quiet(options.quiet or not ranks.first)
+    config = _config(parser, options)
+    set_device(config.device)
+    if options.smoke_test:
+        from mlx_voxclone.doctor.smoke import smoke_test
+
+        return smoke_test(config, quiet=options.quiet)
+    from mlx_voxclone.train.run import run
+
+    config.check_paths()
+    if options.sweep_lr is not None:
+        from mlx_voxclone.train import sweep
+
+        points = sweep.sweep(config, options.sweep_lr or sweep.RATES, quiet=options.quiet, say=message)
+        print("\n".join(sweep.lines(points)))
+        return 0
+    resume = Path(options.resume) if options.resume else None
+    summary = run(config, resume=resume, quiet=options.quiet, say=message)
+    if ranks.first:
+        _print(summary)
+    return 0
+
+
+def _config(parser: Parser, options):
+    """The configuration: the file's, or the resumed run's own, under the flags."""
+    from mlx_voxclone.settings.config import load_run_config, parse_set
+
+    path = options.config
+    if path is None and options.resume:
+        path = Path(options.resume) / "config.yaml"
+        if not path.is_file():
+            above = [p for p in Path(options.resume).parents if (p / "config.yaml").is_file()]
+            hint = f"; it is part of the run {above[0]}" if above and Path(options.resume).exists() else ""
+            raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml){hint}")
+    if path is None:
+        parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
+    overrides = parse_set(options.set)
+    steps = options.max_steps
+    if options.sweep_lr is not None:
+        from mlx_voxclone.train.sweep import STEPS
+
+        if options.resume or options.lr is not None or options.smoke_test:
+            parser.error("--sweep-lr starts trainings of its own: leave out --resume, --lr and --smoke-test")
+        steps = STEPS if steps is None and options.epochs is None else steps
+    for key in ("seed", "device"):
+        if getattr(options, key) is not None:
+            overrides[key] = getattr(options, key)
+    return load_run_config(
+        path,
+        overrides,
+        max_steps=steps,
+        epochs=options.epochs,
+        learning_rate=options.lr,
+        lora_rank=options.lora_rank,
+        shorten_warmup=options.config is not None,
+    )
+
+
+def _print(summary) -> None:
+    from mlx_voxclone.train.run import disk_usage
+
+    for name, result in summary.results.items():
+        first = result.evaluations[0]["metrics"][result.metric]
+        early = ", stopped early" if result.stopped_early else ""
+        print(
+            f"{name}: {result.steps} steps{early}; held-out {result.metric} {first:.4g} -> {result.best_metric:.4g}"
+            f" (best at step {result.best_step}); training loss {result.first_loss:.4g} -> {result.smoothed_loss:.4g}"
+        )
+    if summary.delivered is not None:
+        print(f"delivered: {summary.delivered['name']}; {summary.delivered['why']}")
+    if summary.baked is not None:
+        fold = ""
+        if "fold_error" in summary.baked:
+            fold = (
+                f"; folded against adapter {summary.baked['fold_error']:.2%}, the adapter's effect"
+                f" {summary.baked['adapter_effect']:.2%} of the RMS"
+            )
+        print(f"baked: {summary.baked['path']} with voice {summary.baked['voice']!r}{fold}")
+    files, size = disk_usage(Path(summary.run_dir))
+    print(
+        f"{summary.run_dir}: {files} files, {format_bytes(size)}; {format_seconds(summary.seconds)},"
+        f" peak memory {summary.peak_memory_gb:.2f} GB"
+    )

@@ -1,0 +1,112 @@
+"""`voxclone bench`: how fast this machine does what the product does, and how near its limit."""
+
+import json
+from typing import TYPE_CHECKING
+
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+
+if TYPE_CHECKING:
+    from mlx_voxclone.bench.measure import Row
+
+_DESCRIPTION = """Time the product's work on this machine, with made-up weights: speed, memory, share of its limit.
+
+Nothing is downloaded. Where mlx-audio or the serving code (vLLM-Omni with PyTorch) is installed in an interpreter that
+VOXCLONE_MLX_AUDIO_PYTHON or VOXCLONE_SERVING_PYTHON names, it does the same work by turns; mlx-lm always does.
+docs/PERFORMANCE.md explains each line."""
+LAYERS = 2  # of the language model, where its step is timed
+WORKS = {
+    "spectral": "STFT and mel losses of a step",
+    "encoder": "a training step of the encoder",
+    "decode": "codes to audio",
+    "lora": "a training step of the adapters",
+    "say": "text to speech",
+}
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("bench", _DESCRIPTION)
+    parser.add_argument(
+        "--only", metavar="A,B", default=",".join(WORKS), help="some of " + ", ".join(WORKS) + " (default: all)"
+    )
+    parser.add_argument(
+        "--sizes",
+        choices=("release", "small", "tiny"),
+        default="release",
+        help="of the model: the release's (its language model with two layers, random numbers), or a miniature's",
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each work, after a first one")
+    parser.add_argument("--no-peers", action="store_true", help="leave other programs out")
+    parser.add_argument("--json", metavar="FILE", help="write the figures there too; replaced if it exists")
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    names = [name.strip() for name in options.only.split(",") if name.strip()]
+    for name in names:
+        if name not in WORKS:
+            parser.error(f"--only {name}: there are {', '.join(WORKS)}")
+    if not names:
+        parser.error("--only: name at least one of " + ", ".join(WORKS))
+    if not 1 <= options.repeats <= 1000:
+        parser.error(f"--repeats must be from 1 to 1000, got {options.repeats}")
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(names, options)
+
+
+def _run(names: list[str], options) -> None:
+    import mlx.core as mx
+
+    from mlx_voxclone.audio.io import check_output
+    from mlx_voxclone.bench import measure as measuring
+    from mlx_voxclone.bench.table import as_json, number, render
+    from mlx_voxclone.checkpoint.writer import write_text_atomic
+    from mlx_voxclone.cli.front.doctor import describe
+    from mlx_voxclone.process.machine import this_machine
+
+    if options.json:
+        check_output(options.json)
+    machine = this_machine()
+    precisions = {"float32": mx.float32} | ({} if machine.device == "cpu" else {"bfloat16": mx.bfloat16})
+    rates = {name: measuring.product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
+    told = ", ".join(f"{name} {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items())
+    print(describe(machine), f"{'products':<12} {told}", "", sep="\n", flush=True)
+    rows = []
+    for name in names:
+        message(f"{name}: {WORKS[name]}")
+        rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers))
+        message(f"{row.name}: {number(row.speed)} {row.unit}")
+        mx.clear_cache()
+    print(render(rows))
+    if options.json:
+        write_text_atomic(options.json, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
+
+
+def on_cpu() -> bool:
+    import mlx.core as mx
+
+    return mx.default_device() == mx.cpu
+
+
+def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
+    """One row: a work of `WORKS` at the release's sizes or a miniature's."""
+    if name == "spectral":
+        from mlx_voxclone.bench.spectral import measure_spectral
+
+        return measure_spectral(repeats=repeats, peers=peers)
+    if name in ("encoder", "decode"):
+        from mlx_voxclone.bench.codec import measure_decode, measure_encoder_step
+
+        return (measure_decode if name == "decode" else measure_encoder_step)(sizes, repeats=repeats, peers=peers)
+    if name == "lora":
+        from mlx_voxclone.bench.lora import LENGTHS, measure_lora_step
+        from mlx_voxclone.miniature.layout import PRESETS, params_json
+
+        params = params_json(PRESETS["full" if sizes == "release" else sizes], {})
+        # On a CPU mlx-lm takes half a minute for the shortest of the sequences alone.
+        lengths = LENGTHS[:1] if sizes == "release" and on_cpu() else LENGTHS
+        params |= {"n_layers": min(LAYERS, params["n_layers"])}
+        return measure_lora_step(params, lengths=lengths, repeats=repeats, peer=peers)
+    from mlx_voxclone.bench.speech import measure_say
+
+    return measure_say("tiny" if sizes == "tiny" else "speaking", repeats=repeats, peers=peers)

@@ -1,0 +1,59 @@
+"""`voxclone decode`: codes to audio."""
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_model,
+    add_quiet,
+    add_seed,
+    check_wav_output,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("decode", "Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.")
+    parser.add_argument("codes", metavar="X.safetensors", help="file with a tensor `codes`, 0-based")
+    add_model(parser)
+    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
+    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
+    add_seed(parser)  # every command takes it; nothing is drawn at random here
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _run(options) -> None:
+    from mlx_voxclone.audio.wav_stream import wav_file
+    from mlx_voxclone.checkpoint.reader import TensorFile
+    from mlx_voxclone.checkpoint.release import Release, load_model
+    from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.process.progress import progress_bar
+
+    output = check_wav_output(options.output, options.codes)
+    file = TensorFile(options.codes)
+    if "codes" not in file.names():
+        raise CheckpointError(f"{options.codes}: holds no tensor `codes`; give a file that `voxclone encode` wrote")
+    codec = load_model(Release(options.model), parts=["codec"]).audio_tokenizer
+    codes = file.numpy("codes")
+    try:
+        codec.check_codes(codes)
+    except ValueError as e:
+        raise CheckpointError(f"{options.codes}: {e}") from None
+    samples = codes.shape[1] * codec.config.frame_size
+    if not samples:
+        raise CheckpointError(f"{options.codes}: holds 0 frames, there is nothing to decode")
+    with progress_bar(quiet=options.quiet, total=codes.shape[1], unit="frame") as bar:
+        pieces = codec.decode_pieces(codes, on_frames=bar.update)
+        with wav_file(output, float32=options.float32) as write:
+            for piece in pieces:
+                write(piece)
+    message(f"{samples / codec.config.sampling_rate:.2f} s of audio")
+    print(options.output)

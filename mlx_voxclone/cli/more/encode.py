@@ -1,0 +1,307 @@
+"""`voxclone encode`: audio to codes, latents and voice embedding, by an encoder or by optimising without one.
+
+With a text, given or transcribed, the language model corrects the encoder's codes (`train/judge/judge.py`).
+"""
+
+import argparse
+import math
+import time
+
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_device,
+    add_encoder,
+    add_model,
+    add_quiet,
+    add_seed,
+    encoder_path,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
+from mlx_voxclone.data.options import WHISPER_MODEL
+from mlx_voxclone.files.texts import spoken
+from mlx_voxclone.process.amounts import format_seconds
+
+ENCODER, OPTIMISE = "encoder", "optimise"
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser(
+        "encode",
+        "Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and\n"
+        "`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).\n"
+        "Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,\n"
+        "and its codes sound like the recording without being those an encoder would give.\n\n"
+        "With --text, `codes` are judged: the encoder's, corrected by the frozen language model, which predicts the\n"
+        "codes of these words. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes:\n"
+        "rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`\n"
+        "float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,\n"
+        "`changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how\n"
+        "unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).\n"
+        "With --transcribe a Whisper writes the text, which is printed; `transcribed_by` names it in the metadata.",
+    )
+    parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
+    add_model(parser)
+    parser.add_argument("--output", required=True, metavar="X.safetensors", help="file to write; must not exist")
+    parser.add_argument(
+        "--method",
+        choices=(ENCODER, OPTIMISE),
+        default=ENCODER,
+        help="optimise needs no encoder, and starts from the encoder's latents where there is one",
+    )
+    add_encoder(parser)
+    parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
+    judged = parser.add_argument_group("judged codes")
+    words = judged.add_mutually_exclusive_group()
+    words.add_argument("--text", help="the words of the recording (at most 60 s): judge its codes")
+    words.add_argument(
+        "--transcribe",
+        action="store_true",
+        help="judge them by what mlx-whisper (extra transcribe) understands in the recording (at most 30 s)",
+    )
+    judged.add_argument(
+        "--whisper",
+        metavar="MODEL",
+        help=f"of --transcribe: Whisper in MLX format, directory or hub id (default: {WHISPER_MODEL})",
+    )
+    judged.add_argument(
+        "--language", metavar="CODE", help="of --transcribe: what is spoken, such as en (default: Whisper finds out)"
+    )
+    judged.add_argument(
+        "--voice-audio",
+        metavar="WAV",
+        action="append",
+        help="another recording of the speaker, 1 to 60 s, as the voice prompt of the judge; several are taken together"
+        " (default: the first 12 s of AUDIO itself, which is less good)",
+    )
+    search = parser.add_argument_group("options of --method optimise")
+    search.add_argument(
+        "--steps", type=int, metavar="N", help="most optimiser steps for each piece of 4 s (default: 300)"
+    )
+    search.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="R",
+        help="peak step, in units of the codebook's spread and of the acoustic latents before tanh (default: 0.1)",
+    )
+    search.add_argument(
+        "--patience", type=int, metavar="N", help="end a piece after N steps without a gain of 0.1 %% (default: 50)"
+    )
+    add_seed(parser)  # of the search's start; the encoder draws nothing at random
+    add_device(parser)
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    _check(parser, options)
+    set_quiet(options.quiet)
+    set_device(options.device)
+    _run(options)
+
+
+def _check(parser: Parser, options: argparse.Namespace) -> None:
+    asked = "--transcribe" if options.transcribe else "--text" if options.text is not None else None
+    if asked is None and options.voice_audio:
+        parser.error("--voice-audio is for --text and --transcribe")
+    for name, value in {"--whisper": options.whisper, "--language": options.language}.items():
+        if value is not None and not options.transcribe:
+            parser.error(f"{name} is for --transcribe")
+    if asked is not None and options.method != ENCODER:
+        parser.error(f"{asked} is for --method encoder: only an encoder's latents say which other codes are likely")
+    if options.text is not None and not options.text.strip():
+        parser.error("--text is empty; give the words of the recording, or leave it out")
+    if options.text is not None:
+        options.text = spoken(options.text, "--text")
+    given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if options.method != OPTIMISE:
+            parser.error(f"{name} is for --method optimise")
+        if name == "--learning-rate" and not 0 < value < math.inf:
+            parser.error(f"{name} must be above 0 and finite, got {value:g}")
+        if name != "--learning-rate" and value < 1:
+            parser.error(f"{name} must be at least 1, got {value}")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    import mlx.core as mx
+    import numpy as np
+
+    from mlx_voxclone.audio.io import normalise_level, read_audio
+    from mlx_voxclone.checkpoint.release import Release, load_model
+    from mlx_voxclone.checkpoint.writer import save_tensors
+    from mlx_voxclone.errors import CheckpointError
+
+    output = Path(options.output)
+    if output.exists():
+        raise CheckpointError(f"{output}: exists already; choose another name or move it away")
+    wave = read_audio(options.audio)
+    release = Release(options.model)
+    if options.method == ENCODER and not release.has_encoder and options.encoder is None:
+        raise CheckpointError(
+            f"{release.path}: has no codec encoder (the release lacks it); give --encoder FILE or a baked checkpoint,"
+            " or do without one (--method optimise, slow)"
+        )
+    by = _transcribe(wave, options) if options.transcribe else {}
+    judging = None if options.text is None else _Judging(release, wave, options)
+    if options.normalise:
+        wave = normalise_level(wave)
+    model = load_model(release, parts=["lm", "codec"], encoder_file=encoder_path(options.encoder))
+    codec = model.audio_tokenizer
+    latents = _encode(codec, wave, options) if codec.has_encoder else None
+    if options.method == OPTIMISE:
+        latents = _optimise(codec, wave, latents, options)
+    codes = np.array(codec.quantize(latents[None])[0])
+    embedding = model.voice_embedding(codes).astype(mx.float32)
+    found, metadata = {"codes": codes, "latents": latents, "embedding": embedding}, None
+    if judging is not None:
+        changes, metadata = judging.judge(codec, np.array(latents), codes)
+        found, metadata = found | changes, metadata | by
+    save_tensors(output, found, metadata)
+    message(f"{len(wave) / codec.config.sampling_rate:.2f} s -> {codes.shape[1]} frames of {codes.shape[0]} codes")
+    print(output)
+
+
+def _transcribe(wave, options: argparse.Namespace) -> dict[str, str]:
+    """`--transcribe`: puts into `options.text` what a Whisper understands; which one it is, for the metadata.
+
+    Args:
+        wave: the recording `[samples]` at 24 kHz.
+    """
+    from mlx_voxclone.audio.io import SAMPLE_RATE
+    from mlx_voxclone.data.transcribe import LONGEST_SECONDS, Transcriber
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.train.judge.recording import check_recording
+
+    seconds, model = len(wave) / SAMPLE_RATE, options.whisper or WHISPER_MODEL
+    if seconds > LONGEST_SECONDS:
+        raise DataError(
+            f"{options.audio}: {seconds:.6g} s of audio, but --transcribe is for up to {LONGEST_SECONDS:g} s; cut it"
+            " into sentences (voxclone prepare), or give its words with --text"
+        )
+    try:
+        check_recording(wave, SAMPLE_RATE)  # in silence, too, a Whisper hears words
+    except DataError as e:
+        raise DataError(f"{options.audio}: {e}") from None
+    with Transcriber(model) as transcriber:
+        text, language = transcriber.transcribe(options.audio, options.language)
+    if text is None:
+        raise DataError(
+            f"{options.audio}: {model} understood nothing in it; give its words with --text, or leave out --transcribe"
+        )
+    message(f"transcribed ({language}): {text}")
+    options.text = text
+    return {"transcribed_by": model}
+
+
+class _Judging:
+    """`--text`: everything that can be refused is refused at the start, before weights are read.
+
+    Args:
+        wave: the recording `[samples]` at its own level.
+    """
+
+    def __init__(self, release, wave, options: argparse.Namespace):
+        from mlx_voxclone.audio.io import normalise_level
+        from mlx_voxclone.errors import DataError
+        from mlx_voxclone.speech.speaker import read_references, reference_warnings
+        from mlx_voxclone.train.judge.recording import RecordingJudge, check_recording, own_voice_frames
+
+        self.options, codec = options, release.config.codec
+        clips = read_references(options.voice_audio or [])
+        for line in reference_warnings(clips) if clips else []:
+            message(f"warning: {line}")
+        self.clips = [normalise_level(clip) for clip in clips] if options.normalise else clips
+        frames = codec.n_frames(len(wave))
+        self.own_frames = own_voice_frames(codec, frames)
+        voice_frames = sum(codec.n_frames(len(clip)) for clip in clips) or self.own_frames
+        try:
+            check_recording(wave, codec.sampling_rate)
+            self.judging = RecordingJudge(release)
+            self.judging.check_text(options.text, frames, voice_frames)
+        except DataError as e:
+            raise DataError(f"{options.audio}: {e}") from None
+
+    def judge(self, codec, latents, codes):
+        """The tensors that replace or join the encoder's, and the metadata."""
+        from mlx_voxclone.process.progress import progress_bar
+        from mlx_voxclone.speech.speaker import reference_codes
+        from mlx_voxclone.train.judge.recording import PASSES, judged_facts
+
+        voice = reference_codes(codec, self.clips) if self.clips else codes[:, : self.own_frames]
+        with progress_bar(quiet=self.options.quiet, total=PASSES, unit="pass", desc="judging") as bar:
+            judged = self.judging.judge(self.options.text, latents, voice, on_pass=bar.update)
+        facts = judged_facts(judged, codes)
+        message(
+            f"judged: {100 * facts['changed_semantic']:.1f} % of the semantic codes changed, mean confidence"
+            f" {facts['mean_confidence']:.3f}, {facts['text_nats']:.3f} nats per frame behind the text"
+            f" (the encoder's own codes: {facts['raw_nats']:.3f})"
+        )
+        metadata = {"text": self.options.text} | {name: f"{value:.6g}" for name, value in facts.items()}
+        return {"codes": judged.codes, "confidence": judged.confidence}, metadata
+
+
+def _encode(codec, wave, options: argparse.Namespace):
+    """The encoder's latents `[T, D]`."""
+    import mlx.core as mx
+
+    from mlx_voxclone.errors import CheckpointError
+    from mlx_voxclone.process.progress import progress_bar
+
+    with progress_bar(quiet=options.quiet, total=codec.config.n_frames(len(wave)), unit="frame") as bar:
+        latents = codec.encode_audio(wave, on_frames=bar.update)
+    if not mx.all(mx.isfinite(latents)).item():
+        raise CheckpointError(
+            f"{options.encoder or options.model}: latents are not finite: the encoder's weights are damaged;"
+            " take another encoder"
+        )
+    return latents
+
+
+def _optimise(codec, wave, start, options: argparse.Namespace):
+    """The optimised latents `[T, D]`; says what they gained and what it took."""
+    import mlx.core as mx
+
+    from mlx_voxclone.errors import CheckpointError, DataError
+    from mlx_voxclone.process.progress import progress_bar
+    from mlx_voxclone.train.encoder.optimise import PIECE_FRAMES, STEPS, optimise_codes
+
+    given = {"steps": options.steps, "learning_rate": options.learning_rate, "patience": options.patience}
+    given = {name: value for name, value in given.items() if value is not None}
+    pieces, steps = -(-codec.config.n_frames(len(wave)) // PIECE_FRAMES), given.get("steps", STEPS)
+    with progress_bar(quiet=options.quiet, total=pieces * steps, unit="step", smoothing=0) as bar:
+        try:
+            progress = _Progress(bar, pieces, steps)
+            found = optimise_codes(codec, wave, start=start, seed=options.seed, progress=progress, **given)
+        except DataError as e:
+            raise DataError(f"{options.audio}: {e}") from None
+        except CheckpointError as e:
+            raise CheckpointError(f"{options.model}: {e}") from None
+    before, after = found.start_loss, found.loss
+    changes = ", ".join(f"{name} {before[name]:.4g} -> {after[name]:.4g}" for name in after)
+    seconds = len(wave) / codec.config.sampling_rate
+    message(
+        f"{changes}; {found.steps} steps in {format_seconds(found.seconds)},"
+        f" {found.seconds / seconds:.3g} s per second of audio"
+    )
+    return mx.array(found.latents)
+
+
+class _Progress:
+    """Moves the bar; where there is none to show, a line after the first piece says how long the others will take."""
+
+    def __init__(self, bar, pieces: int, steps: int):
+        self.bar, self.pieces, self.steps, self.done, self.began = bar, pieces, steps, 0, time.perf_counter()
+
+    def __call__(self, n: int) -> None:
+        self.bar.update(n)
+        first = self.done < self.steps
+        self.done += n
+        if self.bar.disable and self.pieces > 1 and first and self.done >= self.steps:
+            took = time.perf_counter() - self.began
+            left = format_seconds(took * (self.pieces - 1))
+            message(f"piece 1 of {self.pieces} took {format_seconds(took)}: about {left} to go")

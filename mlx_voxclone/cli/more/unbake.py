@@ -1,0 +1,55 @@
+"""`voxclone unbake`: write the checkpoint that a baked one was baked from."""
+
+from typing import TYPE_CHECKING
+
+from mlx_voxclone.cli.common import Parser, add_model, add_quiet, entry, set_quiet
+
+if TYPE_CHECKING:
+    from mlx_voxclone.bake.unbake import UnbakeReport
+
+_DESCRIPTION = """Take a bake back: a new checkpoint directory without the encoder and the voices that were baked in.
+
+Weights that adapters were folded into come from the model that it was baked from, which must then be given. The result
+has the base's language model to the bit, or it is not there; the baked checkpoint is only read."""
+
+
+@entry
+def main(argv: list[str]) -> None:
+    parser = Parser("unbake", _DESCRIPTION)
+    add_model(parser, default=None)
+    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
+    parser.add_argument("--base", metavar="DIR_OR_ID", help="what it was baked from, if adapters were folded into it")
+    parser.add_argument(
+        "--parts", metavar="DIR", help="keep what is taken out there: encoder.safetensors and the voices, for `bake`"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
+    add_quiet(parser)
+    options = parser.parse_args(argv)
+    set_quiet(options.quiet)
+
+    from mlx_voxclone.bake.unbake import unbake
+    from mlx_voxclone.process.progress import weight_bar
+
+    with weight_bar(options.quiet) as advance:
+        report = unbake(
+            options.model,
+            options.output,
+            base=options.base,
+            parts=options.parts,
+            dry_run=options.dry_run,
+            progress=advance,
+        )
+    print(table(report))
+
+
+def table(report: "UnbakeReport") -> str:
+    """What was taken back, in a few lines."""
+    lines = [
+        ("would write" if report.dry_run else "written", str(report.output)),
+        ("encoder", report.encoder),
+        ("voices", f"{', '.join(report.voices)} removed" if report.voices else "none removed"),
+        ("weights", f"{len(report.restored)} from the base" if report.restored else "as they were"),
+    ]
+    if report.parts is not None:
+        lines.append(("kept apart", str(report.parts)))
+    return "\n".join(f"{label:<12} {value}" for label, value in lines)

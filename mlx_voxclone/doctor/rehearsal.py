@@ -1,0 +1,87 @@
+"""A task on made-up weights and clips, at any sizes, and one step of its training: to foresee it, or to time it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+
+from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
+from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
+from mlx_voxclone.train.loop.loader import Group
+from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+
+
+@dataclass(frozen=True)
+class Length:
+    """Positions of a sequence.
+
+    Args:
+        text: its tokens.
+        voice: rows of the voice, END row included; at least 2.
+        frames: of the clip.
+    """
+
+    text: int
+    voice: int
+    frames: int
+
+
+def speaker_task(
+    params: dict, section: SpeakerSection, dtype: mx.Dtype, lengths: Sequence[Length], *, drawn: bool = False
+) -> SpeakerTask:
+    """Task `speaker` with one clip of each of the lengths.
+
+    Args:
+        params: the model's `params.json`; few rows of its text embedding are made.
+        section: the configuration's; its `reference_seconds` and `max_seconds` must allow for the lengths.
+        dtype: of all that is not quantised.
+        lengths: of the clips.
+        drawn: weights of the language model's layers are random numbers, which at the release's widths takes longer
+            than to use them, and not zeros.
+    """
+    mx.random.seed(0)
+    model = Voxtral(VoxtralConfig.from_dict(params | {"vocab_size": min(params["vocab_size"], 64)}))
+    model.set_dtype(dtype)
+    if not drawn:
+        model.update(tree_map(mx.zeros_like, model.parameters()))
+    mx.eval(model.mm_audio_embeddings.parameters(), model.acoustic_transformer.parameters())
+    model.recompute = section.recompute
+    if section.quantise.bits:
+        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    lora, layers = section.lora, len(model.layers)
+    adapted = min(lora.layers or layers, layers)
+    add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, layers=adapted, dropout=lora.dropout)
+    rng, sizes = np.random.default_rng(0), [n - 2 for n in model.config.codec.code_sizes]
+
+    def codes(count: int) -> np.ndarray:
+        return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)
+
+    def prompt(text: str, rows: int) -> list[int]:
+        return [1, *[model.config.audio_token_id] * rows, *[2] * len(text)]
+
+    items = [Utterance(str(k), "t" * n.text, codes(n.frames), (codes(n.voice - 1),)) for k, n in enumerate(lengths)]
+    return SpeakerTask(model, items, items[:1], section, prompt=prompt, save=lambda directory, tensors: None)
+
+
+def optimiser_step(
+    gradients: Gradients,
+    masters: Masters,
+    optimizers: Optimizers,
+    group: Group,
+    step: int,
+    total: int,
+    between: Callable[[], object] = lambda: None,
+) -> None:
+    """One optimiser step as the trainer makes it, without what it writes down; `between` is called when the gradients
+    are there and nothing has moved."""
+    found, _, _ = gradients(group, step)
+    norms = gradient_norms(found)
+    between()
+    masters.replace(optimizers.updated(found, masters.values, norms, step, total))
+    mx.eval(masters.values, optimizers.state)

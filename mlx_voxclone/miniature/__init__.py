@@ -1,0 +1,1 @@
+"""Miniature checkpoints and synthetic speakers to try everything on."""

@@ -1,0 +1,1 @@
+"""Layers that the codec and the language model are built of."""

@@ -1,0 +1,1 @@
+"""What a run shows: page, plots, before and after."""

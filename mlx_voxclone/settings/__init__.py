@@ -1,0 +1,1 @@
+"""The run configuration: one schema, its defaults, bounds and comments."""

@@ -1,0 +1,178 @@
+"""The section `encoder` of a run's configuration: training the codec's encoder, and what it learns from.
+
+Each key is explained where users meet it: in `configs/voxtral_speaker.yaml` and `configs/voxtral_encoder.yaml`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mlx_voxclone.settings.fields import (
+    AUTO,
+    FRAME_SECONDS,
+    AutoPaths,
+    Count,
+    FileField,
+    Fraction,
+    ModelName,
+    Number,
+    PathField,
+    Positive,
+    Ratio,
+    Seconds,
+    Section,
+    StepItems,
+    Steps,
+    TrainSection,
+    Weight,
+    WholeNumber,
+    WindowSize,
+    at_most,
+    pair_of,
+)
+
+STFT_WINDOWS = [2048, 1024, 512, 256]  # of the STFT loss, where nothing else asks for other ones
+
+
+class EncoderTrain(TrainSection):
+    steps: Steps = 5000
+    batch_size: StepItems = 8
+    learning_rate: Positive = 2e-4
+    warmup_steps: WholeNumber = 200
+    eval_every: WholeNumber = 250
+    save_every: WholeNumber = 500
+    log_every: Count = 10
+    sample_every: WholeNumber = 1000
+
+
+class RefineTrain(EncoderTrain):
+    """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
+
+    steps: Steps = 300
+    batch_size: StepItems = 4
+    accumulate: StepItems = 2
+    learning_rate: Positive = 1e-4
+    warmup_steps: WholeNumber = 20
+    eval_every: WholeNumber = 100
+    save_every: WholeNumber = 100
+    sample_every: WholeNumber = 300
+
+
+class EncoderLosses(Section):
+    l1: Weight = 3.0
+    stft: Weight = 3.0
+    mel: Weight = 3.0
+    commitment: Weight = 0.1
+    semantic_code: Weight = 1.0
+    acoustic_code: Weight = 1.0
+    level_code: Weight = 0.0
+    feature_matching: Weight = 1.0
+    distillation: Weight = 1.0
+    usage: Weight = 0.0
+
+
+class MelSection(Section):
+    n_mels: at_most(1024) = 80
+    n_fft: WindowSize = 1024
+
+    @model_validator(mode="after")
+    def _bands(self):
+        if self.n_mels > self.n_fft // 2:
+            raise ValueError(f"n_mels ({self.n_mels}) must be at most half of n_fft ({self.n_fft})")
+        return self
+
+
+class PairsSection(Section):
+    """True codes and their audio: `train/clone/auto_pairs.py` makes them, or `voxclone pairs`;
+    `train/encoder/items.py` draws."""
+
+    path: AutoPaths = AUTO
+    per_voice: at_most(100_000) = 24
+    moves: at_most(1000, 0) = 2
+    texts: PathField | None = None
+    max_seconds: Seconds = 20.0
+    batch: at_most(1024) = 8
+    share: Ratio = 0.5
+    alone_steps: WholeNumber = 0
+    augmented: Ratio = 0.5
+    dispersed: Ratio = 1.0
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+
+
+class CodesSection(Section):
+    """The losses on true codes: `losses/codes.py`."""
+
+    temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
+    learn_temperature: bool = False
+    margin: Ratio = 0.5
+
+
+class DiscriminatorsSection(Section):
+    """Opponents that hear what is unlike speech: `model/discriminator.py`."""
+
+    enabled: bool = False
+    sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
+    channels: at_most(1024) = 32
+    learning_rate: Positive = 2e-4
+    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
+    start_step: WholeNumber = 0
+    warmup_steps: WholeNumber = 500
+
+
+class DistillationSection(Section):
+    """A frozen speech recogniser that says what was said when: `train/whisper/teacher.py`."""
+
+    enabled: bool = False
+    whisper_model: ModelName = "mlx-community/whisper-small-mlx"
+    heads: Literal["published", "dtw"] = "published"
+    median: at_most(999) = 7
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if self.median % 2 == 0:
+            raise ValueError(f"median must be odd, a frame and as many on either side; got {self.median}")
+        return self
+
+
+class PriorSection(Section):
+    """What codes usually look like, to compare with: `pairs/statistics.py`."""
+
+    presets: bool = True
+
+
+class EncoderSection(Section):
+    """Training the codec's encoder into the frozen code space."""
+
+    weights: FileField | None = None
+    start: Literal["mirror", "random"] = "mirror"
+    crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
+    gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
+    quantisation_noise: bool = False
+    reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    sound_teaches: Literal["acoustic", "all"] = "acoustic"
+    losses: EncoderLosses = EncoderLosses()
+    stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
+    mel: MelSection = MelSection()
+    pairs: PairsSection = PairsSection()
+    codes: CodesSection = CodesSection()
+    discriminators: DiscriminatorsSection = DiscriminatorsSection()
+    distillation: DistillationSection = DistillationSection()
+    prior: PriorSection = PriorSection()
+    train: EncoderTrain = EncoderTrain()
+    refine: RefineTrain = RefineTrain()
+
+    @property
+    def stft_windows(self) -> list[int]:
+        """Windows of the STFT loss, in samples; the discriminators' where they train, as spectra are shared."""
+        return self.stft_sizes or (self.discriminators.sizes if self.discriminators.enabled else STFT_WINDOWS)
+
+    @model_validator(mode="after")
+    def _some_loss(self):
+        losses, codes = self.losses, ("semantic_code", "acoustic_code", "level_code")
+        if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
+            return self
+        if not self.pairs.path:
+            raise ValueError("losses.l1, stft and mel are all 0 and there are no pairs: nothing would teach the sound")
+        if not any(getattr(losses, name) for name in codes):
+            raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
+        return self

@@ -1,0 +1,215 @@
+"""The sections of a run's configuration: keys, types, defaults and bounds (`settings/config.py` puts them together).
+
+Those of the encoder are in `settings/encoder.py`, what all are made of in `settings/fields.py`. Each key is explained
+where users meet it: in `configs/voxtral_speaker.yaml` and `configs/voxtral_encoder.yaml`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from mlx_voxclone.settings.encoder import EncoderLosses as EncoderLosses  # also to be had from here
+from mlx_voxclone.settings.encoder import EncoderSection as EncoderSection
+from mlx_voxclone.settings.encoder import MelSection as MelSection
+from mlx_voxclone.settings.fields import (
+    AUTO,
+    AutoFile,
+    AutoPaths,
+    FileField,
+    Fraction,
+    ModelName,
+    Name,
+    NonNegative,
+    Number,
+    PathField,
+    Paths,
+    PlaceField,
+    Positive,
+    Ratio,
+    Seconds,
+    Section,
+    StepItems,
+    Steps,
+    Target,
+    TrainSection,
+    Weight,
+    WholeNumber,
+    at_most,
+    pair_of,
+    unique,
+)
+from mlx_voxclone.settings.fields import SpokenText as SpokenText
+from mlx_voxclone.settings.fields import VoiceName as VoiceName
+
+
+class DataSection(Section):
+    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults; and how
+    shards are read: `data/shards/data.py`."""
+
+    path: PlaceField | None = None
+    speaker: Name | None = None
+    language: Name | None = None
+    min_seconds: Positive = 1.0
+    max_seconds: Annotated[Number, Field(ge=1, le=600)] = 20.0
+    heldout: Fraction = 0.1
+    heldout_speakers: list[Name] = []
+    normalise: bool = False
+    trim_silence: bool = True
+    min_sampling_rate: at_most(768_000) = 16000
+    max_clipped: Ratio = 0.01
+    transcribe: bool = False
+    whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
+    cache: PathField | None = None
+    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
+    mix_shards: at_most(10_000) = 4
+
+    @model_validator(mode="after")
+    def _lengths(self):
+        if self.min_seconds >= self.max_seconds:
+            raise ValueError(f"min_seconds ({self.min_seconds:g}) must be below max_seconds ({self.max_seconds:g})")
+        return self
+
+
+class SpeakerTrain(TrainSection):
+    steps: Steps = 300
+    accumulate: StepItems = 8
+    learning_rate: Positive = 2e-5
+    warmup_steps: WholeNumber = 20
+    eval_every: WholeNumber = 25
+    save_every: WholeNumber = 50
+    sample_every: WholeNumber = 100
+    patience: WholeNumber = 4
+
+
+class JudgeSection(Section):
+    """Codes of transcribed clips, judged by the frozen language model: `train/judge/judge.py`."""
+
+    enabled: bool = True
+    rounds: at_most(100, 0) = 2
+    check_texts: bool = True
+
+
+class LoraSection(Section):
+    rank: at_most(1024) = 16
+    alpha: Annotated[Number, Field(gt=0, le=1e6)] = 32.0
+    targets: Annotated[list[Target], Field(min_length=1), AfterValidator(unique)] = [
+        "wq",
+        "wk",
+        "wv",
+        "wo",
+        "w1",
+        "w2",
+        "w3",
+    ]
+    layers: at_most(1000) | None = None
+    dropout: Fraction = 0.0
+
+
+class QuantiseSection(Section):
+    bits: Literal[0, 4, 8] = 8
+    group_size: Literal[32, 64, 128] = 64
+
+
+class SpeakerLosses(Section):
+    semantic: Weight = 1.0
+    flow: Weight = 10.0
+    kept_semantic: Weight = 1.0
+    kept_flow: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.semantic or self.flow):
+            raise ValueError("semantic and flow are both 0: nothing would be learnt")
+        return self
+
+
+class PreserveSection(Section):
+    """What the model said before, with its own voices, and should go on saying: `train/speaker/preservation.py`."""
+
+    path: AutoPaths = AUTO
+    share: Fraction = 0.25
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+
+
+class ListenSection(Section):
+    """Speech that is generated and judged at each measurement, by which the best adapters are chosen:
+    `train/speaker/listening.py`."""
+
+    speaker_model: ModelName | None = None
+    whisper_model: ModelName | None = None
+    texts: at_most(10_000) = 4
+    max_error_rate: NonNegative = 0.3
+    max_drift: NonNegative = 0.1
+
+    @model_validator(mode="after")
+    def _chosen_by(self):
+        if self.whisper_model is not None and self.speaker_model is None:
+            raise ValueError("whisper_model sets a limit to what speaker_model chooses: give that, too")
+        return self
+
+
+class CodeNoiseSection(Section):
+    """Wrong codes among those that are heard in training: `train/speaker/code_noise.py`."""
+
+    semantic: Ratio = 0.0
+    acoustic: Ratio = 0.0
+
+
+class SpeakerSection(Section):
+    """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
+
+    encoder: AutoFile = AUTO
+    start: FileField | None = None
+    lora: LoraSection = LoraSection()
+    quantise: QuantiseSection = QuantiseSection()
+    reference_seconds: pair_of(Annotated[Number, Field(gt=0, le=600)]) = [3.0, 25.0]
+    max_seconds: Seconds = 20.0
+    hidden_dropout: Fraction = 0.1
+    recompute: bool = False
+    label_smoothing: Fraction = 0.0
+    silence_weight: Ratio = 1.0
+    code_noise: CodeNoiseSection = CodeNoiseSection()
+    acoustic_weights: list[Weight] | None = None
+    preserve: PreserveSection = PreserveSection()
+    listen: ListenSection = ListenSection()
+    losses: SpeakerLosses = SpeakerLosses()
+    train: SpeakerTrain = SpeakerTrain()
+
+    @property
+    def encoder_file(self) -> Path | str | None:
+        """The encoder's weights, where `encoder` names them; an address of the hub as text until it is fetched."""
+        return None if self.encoder == AUTO else self.encoder
+
+
+class DistillLosses(SpeakerLosses):
+    hidden: Weight = 1.0
+    flow: Weight = 1.0
+
+    @model_validator(mode="after")
+    def _some(self):
+        if not (self.hidden or self.semantic or self.flow):
+            raise ValueError("hidden, semantic and flow are all 0: nothing would be learnt")
+        return self
+
+
+class DistillSection(Section):
+    """Teaching the language model to take the encoder's codes for the true ones: `train/distill/task.py`. The adapters,
+    the lengths and the training itself are those of the section `speaker`."""
+
+    pairs: Paths = []
+    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
+    presets: bool = True
+    items: at_most(10_000_000) = 500
+    layers: Annotated[list[at_most(1000)], Field(min_length=1, max_length=1000)] | None = None
+    kept: Fraction = 0.25
+    losses: DistillLosses = DistillLosses()
+
+
+class BakeSection(Section):
+    """What task `clone` writes at the end."""
+
+    output: PathField | None = None
+    reference: PathField | None = None
+    target: Literal["vllm", "mlx-audio"] = "vllm"
+    deliver: Literal["best", "adapted", "zero-shot"] = "best"

@@ -1,0 +1,1 @@
+"""Text to speech with a checkpoint, its voices and adapters."""

@@ -1,0 +1,107 @@
+"""The stage of task `distill`: from pairs and presets to adapters."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.process.progress import progress_bar
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train.distill.data import (
+    TwiceCoded,
+    make_items,
+    pair_voices,
+    preset_voices,
+    refuse_identical,
+    refuse_without_frames,
+)
+from mlx_voxclone.train.distill.task import DistillTask, matched_layers
+from mlx_voxclone.train.encoder.inputs import TEACHER
+from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.speaker.stage import adapter_writer, lora_model, start_from
+from mlx_voxclone.train.speaker.text_checks import check_said
+from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
+
+HELDOUT_ITEMS = 32
+
+
+def load_distill_pairs(config: RunConfig, release: Release) -> PairData:
+    """The pairs of `distill.pairs`.
+
+    Raises:
+        ConfigError: none are named. DataError, CheckpointError: unreadable, of another codec, or all of one text.
+    """
+    section = config.distill
+    if not section.pairs:
+        raise ConfigError("distill.pairs: missing; make pairs with `voxclone pairs` and name their directory")
+    pairs = PairData.of_model(section.pairs, release, heldout=section.heldout, seed=config.seed)
+    pairs.check_heldout()
+    for pair in pairs.pairs:
+        check_said(f"distill: pair {pair.name}", pair.text, pair.frames / release.config.codec.frame_rate)
+    matched_layers(section.layers, release.config.backbone.n_layers)
+    return pairs
+
+
+def train_distill(
+    config: RunConfig, encoder: Path | None, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> TrainResult:
+    """Task `distill` in `directory`; `best/` holds the adapters, `teacher/` what the teacher made of every item."""
+    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    pairs = load_distill_pairs(config, release)
+    codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
+    voices = {name: _voices(config, release, codec, pairs, name, quiet) for name in ("train", "heldout")}
+    del codec
+    mx.clear_cache()
+    rate = release.config.codec.frame_rate
+    lengths = tuple(max(1, round(seconds * rate)) for seconds in section.reference_seconds)
+    limits = {"reference_frames": lengths, "most_frames": int(section.max_seconds * rate), "kept": config.distill.kept}
+    counts = {"train": config.distill.items, "heldout": min(HELDOUT_ITEMS, max(4, config.distill.items // 8))}
+    items = {}
+    for k, name in enumerate(("train", "heldout")):
+        items[name] = make_items(voices[name], getattr(pairs, name), counts[name], seed=2 * config.seed + k, **limits)
+    refuse_without_frames(items["train"], pairs)
+    shares = {name: sum(v.true.shape[1] for v in voices[name]) for name in voices}
+    say(
+        f"distill: {len(voices['train'])} voices ({shares['train']} frames) to learn from, {len(voices['heldout'])}"
+        f" held out; {counts['train']} items"
+    )
+    tokenizer = SpeechTokenizer.of(release)
+    identity = {"base": release.fingerprint(), "encoder": None if encoder is None else file_sha256(encoder)}
+    identity["quantised"] = section.quantise.model_dump()
+    model = lora_model(release, config, compute)
+    identity |= start_from(config, release, model)
+    task = DistillTask(
+        model,
+        items["train"],
+        items["heldout"],
+        config.distill,
+        prompt=tokenizer.prompt,
+        save=adapter_writer(config, release),
+        cache=directory / TEACHER,
+        batch_size=section.train.batch_size,
+        seed=config.seed,
+        identity=identity,
+    )
+    with progress_bar(quiet=quiet, total=sum(counts.values()), unit="item", desc="teacher") as bar:
+        current().in_turn(lambda: task.teach(bar.update))
+    mx.clear_cache()
+    return run_trainer(task, train_settings(section.train, config, compute), directory, quiet=quiet)
+
+
+def _voices(
+    config: RunConfig, release: Release, codec: Codec, pairs: PairData, split: str, quiet: bool
+) -> list[TwiceCoded]:
+    """Those of a split that the encoder codes otherwise; presets are learnt from and not measured by."""
+    chosen = getattr(pairs, split)
+    presets = config.distill.presets and split == "train"
+    total = len(chosen) + (len(release.voices()) if presets else 0)
+    with progress_bar(quiet=quiet, total=total, unit="voice", desc=f"encoding ({split})") as bar:
+        found = pair_voices(chosen, codec, bar.update)
+        found += preset_voices(release, codec, bar.update) if presets else []
+    return refuse_identical(found)

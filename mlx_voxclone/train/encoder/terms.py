@@ -1,0 +1,242 @@
+"""The terms of task `encoder`, and the model that trains: the codec with what helps to train its encoder.
+
+On recordings, reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and
+the commitment loss of the semantic one (arXiv 2603.25551, SPEC section 4). On pairs, whose true codes are known, the
+codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching, a
+speech recogniser's states and the usage of codes where they are configured.
+
+Many codes give nearly one sound. To an encoder that has learnt them from pairs, the sound of a voice therefore teaches
+the acoustic ones alone (`encoder.sound_teaches`): what it taught the semantic latents of the speaking miniature made
+fewer of their codes right. A long training on pairs and many recordings lets it teach both (docs/LOG.md).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_voxclone.audio.spectral.spectra import Spectra
+from mlx_voxclone.losses import (
+    acoustic_code_loss,
+    acoustic_level_cross_entropy,
+    adversarial_losses,
+    commitment_loss,
+    distillation_loss,
+    level_usage_loss,
+    log_mel_loss,
+    multi_resolution_stft_loss,
+    semantic_code_loss,
+    usage_loss,
+    waveform_l1,
+)
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
+from mlx_voxclone.model.quantizer import QuantisationNoise
+from mlx_voxclone.settings.schema import EncoderSection
+
+SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
+CODES = ("semantic_code", "acoustic_code", "level_code")
+OPPONENTS = ("feature_matching", "discriminator")
+OF_RECORDINGS = (*SOUND, *OPPONENTS, "commitment")
+
+
+class EncoderModel(nn.Module):
+    """What trains: the codec's encoder, and what only training needs. Parameters are named by these attributes.
+
+    Args:
+        codec: built with an encoder.
+        discriminators: opponents, if any.
+        projection: from the semantic latent to the width of the speech recogniser's states, if one teaches.
+        log_temperature: start of the learned temperature of the semantic cross-entropy, if it is learned.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        discriminators: MultiResolutionDiscriminator | None = None,
+        projection: nn.Linear | None = None,
+        log_temperature: float | None = None,
+    ):
+        super().__init__()
+        self.codec = codec
+        if discriminators is not None:
+            self.discriminators = discriminators
+        if projection is not None:
+            self.projection = projection
+        if log_temperature is not None:
+            self.log_temperature = mx.array(log_temperature, dtype=mx.float32)
+
+
+class EncoderTerms:
+    """Computes the terms of a batch, and no more than is asked for.
+
+    Args:
+        model: see there.
+        section: the configuration's `encoder` section.
+        crop: samples of a batch's items.
+        compute_dtype: of the encoder's activations; the frozen decoder computes in the dtype of its weights.
+        prior: probabilities of the semantic codes `[K]` and of the levels `[A, L]`, for the usage term.
+        semantic_from_sound: whether the sound of recordings moves their semantic latents.
+    """
+
+    def __init__(
+        self,
+        model: EncoderModel,
+        section: EncoderSection,
+        crop: int,
+        compute_dtype: mx.Dtype = mx.float32,
+        prior: tuple[np.ndarray, np.ndarray] | None = None,
+        semantic_from_sound: bool = True,
+    ):
+        self.model, self.section, self.crop, self._dtype = model, section, crop, compute_dtype
+        self._prior = None if prior is None else tuple(mx.array(p.astype(np.float32)) for p in prior)
+        self._semantic_from_sound = semantic_from_sound
+        self._codebook = model.codec.quantizer.semantic_codebook.embedding
+        self._scale = nearest_distance(self._codebook)
+
+    @property
+    def temperature(self) -> float | mx.array:
+        """Of the semantic cross-entropy, in units of squared distance."""
+        if "log_temperature" in self.model:
+            return mx.exp(self.model.log_temperature) * self._scale
+        return self.section.codes.temperature * self._scale
+
+    def __call__(self, batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, mx.array]:
+        """Sums over the batch's targets of the named terms (see `targets`)."""
+        codec, lengths = self.model.codec, batch["lengths"]
+        latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)
+        sums: dict[str, mx.array] = {}
+        if set(names) & {*OF_RECORDINGS, "distillation"}:
+            noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
+            quantised, *semantic = codec.quantizer.straight_through(latents, noise)
+            if set(names) & set(OF_RECORDINGS):
+                sums |= self._recorded(quantised, *semantic, batch, names)
+            if "distillation" in names:
+                sums["distillation"] = self._distillation(quantised, batch)
+        if set(names) & set(CODES):
+            sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
+        if "usage" in names:
+            frames = [codec.config.n_frames(n) for n in lengths]
+            sums["usage"] = sum(frames) * self._usage(latents, frames)
+        return sums
+
+    def _recorded(
+        self, quantised: mx.array, z: mx.array, entries: mx.array, batch: Mapping[str, Any], names: Sequence[str]
+    ) -> dict[str, mx.array]:
+        """Of the recordings: what `quantised` decodes to, and how far the semantic latents `z` are from `entries`."""
+        codec, rows = self.model.codec, recordings(batch)
+        lengths, place = [batch["lengths"][k] for k in rows], mx.array(rows)
+        weight, target = mx.array(lengths, dtype=mx.float32), batch["waveform"][place]
+        sums: dict[str, mx.array] = {}
+        if "commitment" in names:
+            frames = [codec.config.n_frames(n) for n in lengths]
+            sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
+        if set(names) & {*SOUND, *OPPONENTS}:
+            heard = quantised[place] if self._semantic_from_sound else self._acoustic_alone(quantised[place])
+            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
+            judged = self.section.discriminators.sizes if set(names) & set(OPPONENTS) else ()
+            ours, theirs = (Spectra(x, lengths, judged) for x in (decoded, target))
+            sound = self._sound(ours, theirs)
+            sums |= {name: mx.sum(weight * sound[name]()) for name in SOUND if name in names}
+            if set(names) & set(OPPONENTS):
+                opponents = self._opponents(ours, theirs)
+                sums |= {name: mx.sum(weight * value) for name, value in opponents.items() if name in names}
+        return sums
+
+    def _acoustic_alone(self, quantised: mx.array) -> mx.array:
+        """The same `[B, T, D]`, with gradients to the acoustic part alone."""
+        dim = self.model.codec.config.semantic_dim
+        return mx.concatenate([mx.stop_gradient(quantised[..., :dim]), quantised[..., dim:]], axis=-1)
+
+    def _sound(self, ours: Spectra, theirs: Spectra) -> dict[str, Callable[[], mx.array]]:
+        section, lengths = self.section, ours.lengths
+        mel = [(section.mel.n_fft, section.mel.n_mels)]
+        return {
+            "l1": lambda: waveform_l1(ours.signals, theirs.signals, lengths, "none"),
+            "stft": lambda: multi_resolution_stft_loss(ours, theirs, None, "none", sizes=section.stft_windows),
+            "mel": lambda: log_mel_loss(ours, theirs, None, "none", scales=mel),
+        }
+
+    def _opponents(self, ours: Spectra, theirs: Spectra) -> dict[str, mx.array]:
+        """Feature matching moves the encoder alone, the hinge loss the discriminators alone.
+
+        They judge whole items, silence behind a shorter one included; where all are whole, the losses' spectra serve.
+        """
+        if min(ours.lengths) < self.crop:
+            inside = mx.arange(self.crop)[None, :] < mx.array(ours.lengths)[:, None]
+            ours, theirs = (Spectra(mx.where(inside, x.signals.astype(mx.float32), 0.0)) for x in (ours, theirs))
+        hinge, matching = adversarial_losses(self.model.discriminators, theirs, ours)
+        return {"discriminator": hinge, "feature_matching": matching}
+
+    def _codes(self, latents: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+        """Of the pairs, against their true codes."""
+        config = self.model.codec.config
+        counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
+        latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])
+        codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])
+        semantic, acoustic = latents[..., : config.semantic_dim], latents[..., config.semantic_dim :]
+        levels, margin = config.acoustic_codebook_size, self.section.codes.margin
+        where = (counts, "none")
+        found = {
+            "semantic_code": semantic_code_loss(
+                semantic, codes[..., 0], self._codebook, *where, temperature=self.temperature
+            ),
+            "acoustic_code": acoustic_code_loss(acoustic, codes[..., 1:], *where, levels=levels, margin=margin),
+            "level_code": acoustic_level_cross_entropy(acoustic, codes[..., 1:], *where, levels=levels),
+        }
+        weight = mx.array(counts, dtype=mx.float32)
+        return {name: mx.sum(weight * value) for name, value in found.items()}
+
+    def _distillation(self, quantised: mx.array, batch: Mapping[str, Any]) -> mx.array:
+        """Of recordings, the semantic latents; of pairs, the rows of their true codes.
+
+        The pairs so tell the projection what each code of this very codebook means, and recordings can be taught in the
+        same terms. Without them the projection is free, and any codebook's codes would do.
+        """
+        semantic = quantised[..., : self.model.codec.config.semantic_dim].astype(self._codebook.dtype)
+        if "coded" in batch:
+            semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]
+        semantic = semantic[mx.array(batch["taught"])]
+        counts = batch["taught_frames"]
+        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
+        return mx.sum(mx.array(counts, dtype=mx.float32) * values)
+
+    def _usage(self, latents: mx.array, frames: Sequence[int]) -> mx.array:
+        semantic = latents[..., : self.model.codec.config.semantic_dim]
+        acoustic = latents[..., self.model.codec.config.semantic_dim :]
+        of_codes = usage_loss(semantic, self._codebook, self._prior[0], frames, temperature=self._scale)
+        return of_codes + level_usage_loss(acoustic, self._prior[1], frames)
+
+
+def recordings(batch: Mapping[str, Any]) -> list[int]:
+    """Places of the items without true codes."""
+    return [k for k in range(len(batch["lengths"])) if k not in batch.get("coded", ())]
+
+
+def later_frames(x: mx.array, skip: Sequence[int]) -> mx.array:
+    """x `[P, T, D]` with each item's first `skip[p]` frames gone; what follows the last repeats it."""
+    if not any(skip):
+        return x
+    places = np.minimum(np.arange(x.shape[1])[None] + np.array(skip)[:, None], x.shape[1] - 1)
+    return x[mx.arange(x.shape[0])[:, None], mx.array(places)]
+
+
+def nearest_distance(rows: mx.array, chunk: int = 1024) -> float:
+    """Median over the rows `[K, D]` of the squared distance to the nearest other one: the codebook's own scale.
+
+    1.0 where that is 0 (more than half of the rows are copies of others).
+    """
+    squares, nearest = mx.sum(mx.square(rows), axis=-1), []
+    for first in range(0, rows.shape[0], chunk):
+        part = rows[first : first + chunk]
+        distances = squares[first : first + chunk, None] + squares - 2.0 * part @ rows.T
+        own = mx.arange(first, first + part.shape[0])[:, None] == mx.arange(rows.shape[0])
+        nearest.append(np.array(mx.min(mx.where(own, mx.inf, distances), axis=1)))
+    median = float(np.median(np.concatenate(nearest)))
+    return median if median > 0 else 1.0
+
+
+def _decoder_dtype(codec: Codec) -> mx.Dtype:
+    return codec.output_proj.conv.parametrizations.weight.original1.dtype

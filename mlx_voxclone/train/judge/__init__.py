@@ -1,0 +1,1 @@
+"""Codes of recordings, judged by the language model."""

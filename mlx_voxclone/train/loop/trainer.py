@@ -1,0 +1,493 @@
+"""The one training loop. Tasks say what an item, a batch and a loss are (`task.py`); all else about training is here.
+
+Notable: master parameters are float32 and the computation may be bf16 (the cast is inside the differentiated function);
+gradients of micro-batches simply add up, because the number of targets of the whole group is known before the first one
+runs; one `mx.eval` per micro-batch; a step is either committed whole or not at all, so Ctrl-C anywhere leaves a state
+that continues bit-identically; evaluation and samples have random numbers of their own.
+"""
+
+import math
+import time
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.errors import (
+    CheckpointError,
+    DataError,
+    NotFiniteError,
+    RankLostError,
+    StoppedError,
+    TrainingError,
+    TranscriptError,
+    VoxcloneError,
+)
+from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
+from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.process.streams import check_reader
+from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop import heldout as evaluation
+from mlx_voxclone.train.loop.distributed import ALONE, Mute, Ranks, check_share, facts_of
+from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
+from mlx_voxclone.train.loop.keeper import Keeper
+from mlx_voxclone.train.loop.loader import Group, Loader
+from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.task import Task, parameter_groups
+from mlx_voxclone.train.saved import state as states
+from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.saved.resume import (
+    check_position,
+    check_same_run,
+    check_unfinished,
+    how_to_go_on,
+    newest_whole,
+    refuse_used,
+    what_is_left,
+)
+from mlx_voxclone.train.saved.state import RunState, uninterrupted
+
+_JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
+_RECENT = 8  # losses in the smoothed one
+
+
+class Trainer:
+    """Trains `task.model` in a run directory.
+
+    Args:
+        task: what to train.
+        settings: how.
+        run_dir: new or empty directory for log, checkpoints, samples and `best/`. Not used with `resume`.
+        resume: a run directory (its newest complete checkpoint) or one checkpoint; the run goes on where it is.
+        config_text: written as `config.yaml` into a new run directory.
+        quiet: no progress, only warnings.
+        ranks: the processes that share the training; only rank 0's `run_dir` and `resume` are read and written.
+        announce_resume: on Ctrl-C say how to go on; False for a part of a larger run, which says it.
+
+    Raises (all with one line): ConfigError for settings that do not fit the data; CheckpointError for a run directory
+    that is not empty, or a resume that is impossible or of another run; DataError for a task without anything to train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainSettings,
+        run_dir: str | Path | None = None,
+        *,
+        resume: str | Path | None = None,
+        config_text: str | None = None,
+        quiet: bool = False,
+        announce_resume: bool = True,
+        ranks: Ranks = ALONE,
+    ):
+        self.task, self.settings, self.quiet, self._announce_resume = task, settings, quiet, announce_resume
+        self.ranks = ranks
+        check_share(settings.accumulate, ranks)
+        self.total = settings.total_steps(task.n_items)
+        self.stop = min(self.total, settings.stop_after or self.total)
+        self.warnings: list[str] = []
+        self._check_terms()
+        self.masters = Masters(task, settings.precision)
+        self._gradients = Gradients(task, self.masters, ranks)
+        self.optimizers = Optimizers(self.masters.values, settings, parameter_groups(task))
+        self.identity = {
+            "task": task.name,
+            "metric": task.metric,
+            "settings": settings.as_dict(),
+            "schedule": {"kind": "linear warm-up, cosine", "total_steps": self.total},
+            "fingerprint": task.fingerprint(),
+        }
+        if ranks.several:
+            ranks.check_alike("training", facts_of(self.identity, self.masters.values))
+        if resume is not None:
+            self._resume(Path(resume))
+        elif run_dir is None:
+            raise ValueError("Trainer needs a run directory or a checkpoint to resume from")
+        else:
+            self.run_dir = Path(run_dir)
+            ranks.from_first(lambda: refuse_used(self.run_dir))
+            with states.separate_rng(settings.seed):
+                silent = sorted(self.masters.values.keys() - self.optimizers.late())
+                self.state = RunState(rng=states.get_rng(), silent=silent)
+        self.keeper = Keeper(task, settings, self.masters, self.optimizers, self.identity, self.run_dir)
+        self.keeper.saved = self.state.step if resume is not None else -1
+        self._share()
+        self.resumed = resume is not None
+        self._config_text = None if self.resumed else config_text
+
+    # ---- the run ----------------------------------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
+
+        On Ctrl-C the last complete step is saved, a line says how to go on, and KeyboardInterrupt is raised again.
+        Raises TrainingError when `max_skipped` consecutive steps, or all steps, were not finite.
+        """
+        self._began = time.perf_counter() - self.state.seconds
+        if self.ranks.first:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            if self._config_text is not None:
+                write_text_atomic(self.run_dir / "config.yaml", self._config_text)
+            self.log = JsonLog(self.run_dir / LOG_NAME)
+            self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
+        else:
+            self.log = self.progress = Mute()
+        self.ranks.last_words = self._last_words
+        mx.reset_peak_memory()
+        try:
+            with self.ranks.stopping_together():
+                try:
+                    self._announce()
+                    self._loop()
+                    return self._finish()
+                except KeyboardInterrupt:
+                    self.ranks.at_the_end(self._save_after_interrupt)
+                    raise
+                except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
+                    if (told := self._rescued(error)) is error:
+                        raise
+                    raise told from error
+        finally:
+            self.ranks.last_words = lambda: ""
+            self.task.model.eval()
+            self.progress.close()
+            self.log.close()
+
+    def _loop(self) -> None:
+        settings, state = self.settings, self.state
+        states.set_rng(state.rng)
+        position = {"seed": settings.seed, "position": state.position, "step": state.step}
+        with Loader(self.task, batch_size=settings.batch_size, accumulate=settings.accumulate, **position) as loader:
+            while True:
+                last = state.step >= self.stop
+                if state.evaluated != state.step and (last or _due(state.step, settings.eval_every)):
+                    self._evaluate()
+                    self.keeper.saved = -1  # a checkpoint that Ctrl-C left of this step lacks the evaluation
+                ended = last or self._patience_is_out()
+                sampling = settings.sample_every and (ended or _due(state.step, settings.sample_every))
+                if sampling and state.sampled != state.step:
+                    self._sample()
+                due = ended or (state.step > 0 and _due(state.step, settings.save_every))
+                if self.keeper.wants(state, due) and (ended or not state.skipped_in_row):
+                    self._checkpoint(ended)
+                if ended:
+                    return
+                self._step(loader.next())
+                check_reader()
+                if self.ranks.stopping:
+                    raise KeyboardInterrupt
+
+    def _step(self, group: Group) -> None:
+        """One optimiser step, committed whole or, if anything in it is not finite, counted as skipped."""
+        began = time.perf_counter()
+        rate = self.optimizers.rate(self.state.step, self.total)
+        gradients, sums, culprits = self._gradients(group, self.state.step)
+        norms = {} if culprits else gradient_norms(gradients)
+        norm = math.nan if culprits else self.optimizers.norm(norms)
+        if not culprits and not all(map(math.isfinite, norms.values())):
+            culprits = group.items()
+        with uninterrupted():
+            if culprits:
+                self._skip(group, culprits, sums, norm)
+            else:
+                self._update(gradients, norms)
+                self._note_silent(norms)
+                self._record(group, sums, norm, time.perf_counter() - began)
+            self._log_if_due(group.epoch, rate)
+            _trim_cache()
+        if self.state.skipped_in_row >= self.settings.max_skipped:
+            raise TrainingError(
+                f"{self.task.name}: loss or gradient not finite in {self.state.skipped_in_row} consecutive steps, the "
+                f"last at step {self.state.step} with {', '.join(culprits)}: check these items, or lower the learning "
+                f"rate and start again{self._left()}"
+            )
+
+    def _update(self, gradients: dict[str, mx.array], norms: dict[str, float]) -> None:
+        """AdamW on the averaged gradient, clipped."""
+        self.masters.replace(
+            self.optimizers.updated(gradients, self.masters.values, norms, self.state.step, self.total)
+        )
+        mx.eval(self.masters.values, self.optimizers.state)
+
+    # ---- what a step leaves behind ----------------------------------------------------------------------------------
+
+    def _record(self, group: Group, sums: dict[str, float], norm: float, seconds: float) -> None:
+        state, weights = self.state, self.task.weights
+        terms = {term: sums[term] / count for term, count in group.targets.items() if count}
+        loss = sum(weights[term] * value for term, value in terms.items())
+        state.last = {"loss": loss, "terms": terms}
+        state.first = state.first or state.last
+        state.recent = [*state.recent, loss][-_RECENT:]
+        state.skipped_in_row = 0
+        figures = {"norm": norm, "steps": 1, "items": group.n_items, "seconds": seconds}
+        add_to_window(state.window, sums=sums, targets=group.targets, **figures)
+        self._advance(group)
+        self.progress.step(state.step, loss, group.n_items / seconds)
+
+    def _log_if_due(self, epoch: int, rate: float) -> None:
+        """A line with the means over the steps since the last logged one; none if all of these were skipped."""
+        state = self.state
+        if not state.window or not (_due(state.step, self.settings.log_every) or state.step == self.stop):
+            return
+        head = {"step": state.step, "epoch": epoch, "lr": rate}
+        tail = {"seconds": self._seconds(), "peak_memory_gb": self._peak(), "skipped": state.skipped}
+        self.log.write({**head, **window_record(state.window, self.task.weights), **tail})
+        state.window = {}
+
+    def _skip(self, group: Group, items: list[str], sums: dict[str, float], norm: float) -> None:
+        """The step counts, its batch is used up, parameters and optimiser stay as they are."""
+        self.state.skipped += 1
+        self.state.skipped_in_row += 1
+        self._advance(group)
+        step = self.state.step
+        self.log.write(
+            {"event": "skip", "step": step, "epoch": group.epoch, "items": items, "sums": sums, "grad_norm": norm}
+        )
+        self._warn(f"step {step} skipped, loss or gradient not finite: {', '.join(items)}")
+
+    def _advance(self, group: Group) -> None:
+        self.state.step += 1
+        self.state.position = group.next_position
+        self.state.rng = states.get_rng()
+
+    def _note_silent(self, norms: dict[str, float]) -> None:
+        """Warns, once and early, of trainable parameters that no loss reaches: they would only decay."""
+        if self.state.silent is None:
+            return
+        self.state.silent = [name for name in self.state.silent if not norms[name]]
+        if self.state.step + 1 >= min(_JUDGE_GRADIENTS_AFTER, self.total):
+            if names := self.state.silent:
+                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+                self._warn(f"{len(names)} of {len(norms)} trainable parameters have had no gradient so far: {shown}")
+            self.state.silent = None
+
+    # ---- evaluation, samples, checkpoints ---------------------------------------------------------------------------
+
+    def _evaluate(self) -> None:
+        """Held-out metrics of the present parameters; `best/` is rewritten if they are better than all before."""
+        state, began = self.state, time.perf_counter()
+        metrics = self.ranks.from_first(self._measure)
+        value = metrics[self.task.metric]
+        if not math.isfinite(value) and not state.evaluations:
+            raise DataError(
+                f"{self.task.name}: held-out {self.task.metric} is {value} before any training: check the held-out data"
+                " and the weights of the model"
+            )
+        better = math.isfinite(value) and (state.best is None or value < state.best["value"])
+        best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
+        if better and self.ranks.first:
+            evaluation.write_best(self.task, self.run_dir, self.masters.values, best)
+        with uninterrupted():
+            if better:
+                state.best = best
+            scheduled = _due(state.step, self.settings.eval_every) or state.step == self.total
+            state.stale = 0 if better else state.stale + scheduled  # one more at `stop_after` does not shorten patience
+            state.evaluated = state.step
+            state.evaluations.append({"step": state.step, "metrics": metrics})
+            seconds = time.perf_counter() - began
+            self.log.write(
+                {"event": "eval", "step": state.step, "metrics": metrics, "best": better, "eval_seconds": seconds}
+            )
+        self.progress.note(
+            f"{self.task.name}: step {state.step}, held-out "
+            + ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+            + (" (best)" if better else "")
+        )
+        mx.clear_cache()  # evaluation shapes are not training shapes
+
+    def _measure(self) -> dict[str, float]:
+        with self.masters.inference(self.settings.seed):
+            return evaluation.heldout_metrics(self.task)
+
+    def _sample(self) -> None:
+        self.ranks.from_first(self._write_samples)
+        self.state.sampled = self.state.step
+        mx.clear_cache()
+
+    def _write_samples(self) -> None:
+        directory = self.run_dir / states.SAMPLES / f"step-{self.state.step}"
+        try:
+            with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
+                self.task.write_samples(building, self.state.step)
+        except (FloatingPointError, NotFiniteError) as error:
+            self._warn(f"no samples of step {self.state.step}: {error}")
+
+    def _checkpoint(self, ended: bool) -> None:
+        """Saves what is sound. What is not waits for a step that is, so that no ruin takes the place of a good one."""
+        self._share()  # other processors round differently: from here on all are what is saved
+        if self.ranks.from_first(lambda: self.keeper.sound(self.state)):
+            if self.ranks.first:
+                self._save()
+            self.keeper.done(self.state)
+        elif ended:
+            raise TrainingError(
+                f"{self.task.name}: the training has diverged: after step {self.state.step} the model's numbers are not"
+                f" finite, so it was not saved; lower the learning rate and start again{self._left()}"
+            )
+        else:
+            self._warn(f"step {self.state.step} is not saved: what the model makes of held-out data is not finite")
+
+    def _left(self) -> str:
+        """What a training that has come to nothing leaves, as the end of a message."""
+        return f"; {what_is_left(self.run_dir)}" if self.ranks.first else ""
+
+    def _save(self, prune: bool = True) -> None:
+        vanished = not self.run_dir.is_dir()
+        self.state.seconds = self._seconds()
+        self.state.peak_memory_gb = self._peak()
+        self.keeper.save(self.state, self.log, prune)
+        if vanished:
+            raise CheckpointError(f"{self.run_dir}: the run directory was deleted meanwhile, and made again")
+
+    def _save_before_the_end(self) -> bool:
+        """Saves the last complete step of a run that something ends, unless it is saved or ruined; whether it is now.
+
+        While steps are being skipped, older checkpoints are kept as well.
+        """
+        if self.keeper.saved != self.state.step:
+            if not self.keeper.sound(self.state):
+                return False
+            self._save(prune=not self.state.skipped_in_row)
+        return True
+
+    def _save_after_interrupt(self) -> None:
+        """Saves the last complete step, unless it is saved already, and says how to continue."""
+        if self.keeper.saved != self.state.step:
+            with suppress(OSError):  # the terminal may be gone
+                self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
+        where = f"interrupted after step {self.state.step} of {self.total}"
+        if self._save_before_the_end():
+            hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
+            self.progress.say(where + hint)
+        else:
+            words = how_to_go_on(self.run_dir, self._announce_resume)
+            self.progress.say(f"{where}; that step is not saved, as the model's numbers are not finite: {words}")
+
+    def _rescued(self, error: Exception) -> Exception:
+        """What to raise for an error that is not the training's own: the steps before it are saved, if that can be."""
+        lost = isinstance(error, RankLostError)
+        if isinstance(error, NotFiniteError) or not (lost or self.state.step):
+            return error
+        line = str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
+        if isinstance(error, OSError):
+            line = describe_os_error(error)
+        if line is not None and self.ranks.first:
+            with suppress(VoxcloneError, OSError):  # it may be the very disk that refused
+                self._save_before_the_end()
+        if line is None:  # without memory a step may be half done: what is saved is what there is
+            line = describe_memory_error(error)
+        if line is None:
+            return error
+        words = self._last_words()
+        kinds = (RankLostError, TranscriptError, DataError)  # what derives from them may be made of other things
+        kind = next((kind for kind in kinds if isinstance(error, kind)), StoppedError)
+        return kind(f"{line}; {words}" if words else line)
+
+    def _restore(self, path: Path) -> None:
+        """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
+        self.run_dir, candidates = states.find_resume(path)
+        checkpoint, self.warnings = newest_whole(self.run_dir, candidates)
+        self.warnings += check_same_run(checkpoint, self.identity, self.masters.values, self.optimizers.slots())
+        check_position(checkpoint, self.settings, self.task)
+        if TrainResult.load(self.run_dir) is not None:  # else it was stopped after its last step, before its end
+            check_unfinished(checkpoint, self.run_dir, self.stop, self.settings)
+        self.masters.replace(checkpoint.parameters)
+        self.optimizers.restore(checkpoint.optimizer)
+        mx.eval(self.masters.values)
+        self.state = checkpoint.state
+
+    # ---- several ranks ----------------------------------------------------------------------------------------------
+
+    def _resume(self, path: Path) -> None:
+        """Rank 0 reads the checkpoint; the others are told its state here and its tensors by `_share`."""
+
+        def restore() -> dict:
+            self._restore(path)
+            return asdict(self.state)
+
+        told = self.ranks.from_first(restore)
+        if not self.ranks.first:
+            self.run_dir, self.state = path, RunState.of(told)
+
+    def _share(self) -> None:
+        """Every rank takes over what rank 0 trains, unless it has just that."""
+        if not self.ranks.several:
+            return
+        self.masters.replace(self.ranks.share(self.masters.values))
+        self.optimizers.restore(self.ranks.share(self.optimizers.slots()))
+        mx.eval(self.masters.values)
+
+    def _last_words(self) -> str:
+        """For a run that another rank has ended."""
+        return how_to_go_on(self.run_dir, self._announce_resume) if self.ranks.first else ""
+
+    # ---- small things -----------------------------------------------------------------------------------------------
+
+    def _finish(self) -> TrainResult:
+        state = self.state
+        if state.first is None:
+            raise TrainingError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
+        return TrainResult(**self.ranks.from_first(lambda: asdict(self._end())))
+
+    def _end(self) -> TrainResult:
+        state = self.state
+        best = states.read_best(self.run_dir) or state.best
+        result = TrainResult.of(
+            state,
+            best,
+            self.task.metric,
+            total_steps=self.total,
+            seconds=self._seconds(),
+            peak_memory_gb=self._peak(),
+            stopped_early=state.step < self.stop,
+        )
+        if result.best_step == 0:
+            self._warn(f"held-out {self.task.metric} never became better than before training; best/ holds step 0")
+        self.log.write(
+            {"event": "end", "step": state.step, "stopped_early": result.stopped_early, "best": best["step"]}
+        )
+        result.save(self.run_dir)
+        return result
+
+    def _announce(self) -> None:
+        if self.ranks.first:
+            (self.run_dir / RESULT_NAME).unlink(missing_ok=True)
+        for line in self.warnings:
+            self.progress.say(f"warning: {line}")
+        if self.resumed:
+            self.log.write({"event": "resume", "step": self.state.step, "warnings": self.warnings})
+            self.progress.note(f"{self.task.name}: resumed {self.run_dir} at step {self.state.step} of {self.total}")
+            return
+        size = sum(array.size for array in self.masters.values.values())
+        self.log.write({"event": "start", "step": 0, **self.identity, "n_items": self.task.n_items, "trainable": size})
+
+    def _warn(self, line: str) -> None:
+        self.progress.say(f"warning: {self.task.name}: {line}")
+
+    def _check_terms(self) -> None:
+        if not any(self.task.weights.values()):
+            raise DataError(f"{self.task.name}: every loss weight is 0: nothing would be learnt")
+        if clash := sorted(RESERVED & set(self.task.weights)):
+            raise ValueError(f"loss terms may not be called {clash}: log.jsonl uses these names")
+
+    def _patience_is_out(self) -> bool:
+        return bool(self.settings.patience) and self.state.stale >= self.settings.patience
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _peak(self) -> float:
+        return max(self.state.peak_memory_gb, mx.get_peak_memory() / 1e9)
+
+
+def _due(step: int, every: int) -> bool:
+    """Whether something done at the start and then every so many steps is due; 0 = at the start only."""
+    return step == 0 or (every > 0 and step % every == 0)
+
+
+def _trim_cache() -> None:
+    """MLX keeps freed buffers by size; with ever new lengths they pile up. More than what is in use is too much."""
+    if mx.get_cache_memory() > max(1 << 30, mx.get_active_memory()):
+        mx.clear_cache()

@@ -1,0 +1,1 @@
+"""The language model's training: adapters for a speaker or a language."""

@@ -1,0 +1,217 @@
+"""Adapting the language model: utterances of prepared clips, the quantised model in LoRA, the training itself."""
+
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_flatten
+
+from mlx_voxclone.adapters.files import TENSORS as ADAPTERS
+from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
+from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
+from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance, silent_frames
+from mlx_voxclone.train.speaker.text_checks import is_sayable
+from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
+
+ANYONES = 8  # clips of other speakers, where one has no other clip of his own
+
+
+def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Clip]:
+    """Other clips of a clip's speaker. With `anyone`, where there is none, a few of other speakers: who is to learn a
+    language need not learn whose voice it is."""
+    own = data.references(clip)
+    if own or not anyone:
+        return own
+    rng, n = np.random.default_rng(zlib.crc32(clip.id.encode())), len(data.train)
+    drawn = rng.choice(n, min(n, ANYONES + 1), replace=False)  # one more: the clip itself may be among them
+    return [data.train[k] for k in sorted(drawn) if data.train[k].id != clip.id][:ANYONES]
+
+
+def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[Clip]:
+    """The clips that have a text, not too long to be said in them, and another clip of their speaker (or of `anyone`)
+    as reference."""
+    return [clip for clip in clips if clip.text and is_sayable(clip) and references(clip, data, anyone)]
+
+
+def utterances(
+    clips: list[Clip],
+    data: PreparedData,
+    codes: Mapping[str, np.ndarray],
+    frame_size: int = 0,
+    anyone: bool = False,
+    judged: Mapping[str, np.ndarray] | None = None,
+) -> list[Utterance]:
+    """The usable clips as codes; with a frame size (samples) also which of their frames are silent.
+
+    With `judged` codes these are what is to be said, and clips without any are left out. Voice prompts are the
+    encoder's own codes always, as they are when the model speaks: judged ones lie nearer to the voices that the model
+    knows, and further from the speaker's (docs/LOG.md).
+    """
+    found = []
+    for clip in usable(clips, data, anyone):
+        if judged and clip.id not in judged:
+            continue
+        voices = tuple(codes[other.id] for other in references(clip, data, anyone))
+        own = judged[clip.id] if judged else codes[clip.id]
+        silent = silent_frames(clip.read(), frame_size, own.shape[1]) if frame_size else None
+        found.append(Utterance(clip.id, clip.text, own, voices, silent))
+    return found
+
+
+def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
+    """The release's LM, quantised and wrapped in LoRA, with head and decoder."""
+    section = config.speaker
+    model = load_model(release, parts=["lm", "head", "codec"], dtype=compute.dtype)
+    for name, array in tree_flatten(model.parameters()):  # one by one, and what is large first: memory has its peak
+        if not name.startswith("layers."):  # while a tensor is there both as stored and as used
+            mx.eval(array)
+            mx.clear_cache()
+    if section.quantise.bits:
+        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+    model.recompute = section.recompute
+    lora = section.lora
+    add_lora(
+        model,
+        rank=lora.rank,
+        alpha=lora.alpha,
+        targets=lora.targets,
+        layers=lora.layers,
+        dropout=lora.dropout,
+        seed=config.seed,
+    )
+    mx.eval(model.parameters())
+    return model
+
+
+def starting_adapters(config: RunConfig, release: Release) -> dict[str, mx.array] | None:
+    """What `speaker.start` holds, float32; None if it is not set.
+
+    Raises:
+        CheckpointError: no adapters, or of another model. ConfigError: of another rank, strength or other linears.
+    """
+    section = config.speaker
+    if section.start is None:
+        return None
+    tensors, adapter = load_adapters(section.start)
+    adapter.check_base(release.fingerprint(), config.model, section.start)
+    asked = {"rank": section.lora.rank, "alpha": section.lora.alpha, "targets": sorted(section.lora.targets)}
+    there = {"rank": adapter.rank, "alpha": adapter.alpha, "targets": sorted(adapter.targets)}
+    for key, value in asked.items():
+        if there[key] != value:
+            raise ConfigError(f"speaker.lora.{key}: {value}, but speaker.start has {there[key]}; make them the same")
+    layers = sorted({int(name.split(".")[1]) for name in tensors})
+    count = release.config.backbone.n_layers
+    if layers != list(range(count - (section.lora.layers or count), count)):
+        raise ConfigError(f"speaker.lora.layers: speaker.start adapts {len(layers)} layers; ask for the same")
+    return tensors
+
+
+def start_from(config: RunConfig, release: Release, model: Voxtral) -> dict[str, str]:
+    """Put `speaker.start` into a model of `lora_model`; what identifies it, for resuming."""
+    tensors = starting_adapters(config, release)
+    if tensors is None:
+        return {}
+    model.load_weights(list(tensors.items()), strict=False)
+    mx.eval(model.trainable_parameters())
+    return {"start": file_sha256(config.speaker.start / ADAPTERS)}
+
+
+def adapter_writer(config: RunConfig, release: Release) -> Callable[[Path, dict[str, mx.array]], None]:
+    """`save(directory, tensors)` of a task whose adapters are those of `speaker.lora` on this release."""
+    lora = config.speaker.lora
+    adapter = AdapterConfig(lora.rank, lora.alpha, tuple(lora.targets), release.fingerprint())
+    return lambda directory, tensors: save_adapters(directory, tensors, adapter)
+
+
+def train_speaker(
+    config: RunConfig,
+    data: PreparedData,
+    recovered: Recovered,
+    directory: Path,
+    quiet: bool,
+    say: Callable[[str], None] = lambda line: None,
+) -> TrainResult:
+    """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
+    codes, judged = recovered.codes, recovered.judged.codes
+    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+    kept = _kept(config, release, directory, quiet, say)
+    size = release.config.codec.frame_size if section.silence_weight < 1 else 0
+    anyone = config.adapts == "language"
+    pairs = {name: utterances(getattr(data, name), data, codes, size, anyone, judged) for name in ("train", "heldout")}
+    tokenizer = SpeechTokenizer.of(release)
+    model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
+    identity |= start_from(config, release, model)
+    task = SpeakerTask(
+        model,
+        **pairs,
+        section=section,
+        prompt=tokenizer.prompt,
+        save=adapter_writer(config, release),
+        seed=config.seed,
+        identity=identity,
+        name=config.adapts,
+        kept=kept,
+        listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
+    )
+    settings = train_settings(section.train, config, compute)
+    return run_trainer(task, settings, directory, quiet=quiet)
+
+
+def _kept(
+    config: RunConfig, release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
+) -> KeptPairs | None:
+    """What rank 0 finds to be kept, on every rank."""
+    ranks = current()
+    begun = ranks.from_first(lambda: kept_before(directory))
+    found = []
+
+    def first() -> bool:
+        found.append(load_kept(config, release, begun=begun, quiet=quiet, say=say))
+        return found[0] is not None
+
+    keeps = ranks.from_first(first)
+    return found[0] if found else load_kept(config, release, begun=keeps)
+
+
+def listening(
+    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int, tokenizer: SpeechTokenizer
+) -> Listening | None:
+    """What `speaker.listen` asks for; None without a speaker model.
+
+    Sentences are spread over the held-out clips; each is compared with the recording that its voice is taken from.
+
+    Raises:
+        DataError: a model that cannot be had.
+    """
+    section = config.speaker.listen
+    if (found := judges(section)) is None:
+        return None
+    clips = usable(data.heldout, data)
+    if not clips:
+        raise DataError("speaker.listen: no held-out clip has a text and another clip of its speaker to compare with")
+    count = min(section.texts, len(clips))
+    chosen = [clips[k * len(clips) // count] for k in range(count)]
+    longest, sentences = config.speaker.reference_seconds[1], []
+    for clip in chosen:
+        reference = data.references(clip)[0]
+        recording = reference.read()[: round(longest * SAMPLE_RATE)]
+        frames = -(-len(recording) // frame_size)
+        sentences.append(
+            Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
+        )
+    limits = Limits(section.max_error_rate, section.max_drift)
+    return Listening(sentences, *found, limits, tokenizer.prompt, config.seed)

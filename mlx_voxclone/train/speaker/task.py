@@ -1,0 +1,368 @@
+"""Task `speaker`: LoRA on the quantised language model, teacher-forced on (text, audio codes).
+
+The sequence is the server's own: a reference clip of the same speaker as voice rows, the text, then the frames of the
+clip. Loss on audio positions only: semantic cross-entropy with an END target after the last frame, and flow matching of
+the acoustic codes with the hidden state dropped now and then for guidance (paper section 3, SPEC section 4).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.adapters.lora import lora_parameters
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
+from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
+from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.train.loop.buckets import padded_speech
+from mlx_voxclone.train.loop.heldout import spread
+from mlx_voxclone.train.loop.task import fingerprint_of
+from mlx_voxclone.train.speaker import listening as listen
+from mlx_voxclone.train.speaker.code_noise import disturbed
+from mlx_voxclone.train.speaker.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
+from mlx_voxclone.train.speaker.preservation import TERMS as KEPT_TERMS
+from mlx_voxclone.train.speaker.text_checks import check_said
+
+_JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
+_PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions
+SILENCE_DB = 40.0  # below the loudest frame of a clip
+MAX_HELDOUT = 64  # clips by which an evaluation measures, however large the corpus
+HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
+HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One transcribed clip as the model sees it."""
+
+    id: str
+    text: str
+    codes: np.ndarray  # 0-based [37, T], int32
+    references: tuple[np.ndarray, ...]  # 0-based codes of other clips of the speaker, each [37, N]
+    silent: np.ndarray | None = None  # bool [T]: frames in which nobody speaks; None: not known, or of no interest
+
+
+def silent_frames(waveform: np.ndarray, frame_size: int, frames: int) -> np.ndarray:
+    """Bool `[frames]`: those whose RMS is 40 dB or more below that of the clip's loudest frame."""
+    padded = np.zeros(frames * frame_size, dtype=np.float64)
+    padded[: min(len(waveform), len(padded))] = waveform[: len(padded)]
+    power = np.square(padded).reshape(frames, frame_size).mean(axis=1)
+    return power <= power.max(initial=0) * 10 ** (-SILENCE_DB / 10)
+
+
+def _acoustic_weights(section: SpeakerSection, dim: int) -> mx.array | None:
+    """Float32 `[dim]` of mean 1, or None. Raises ConfigError for another number of them."""
+    given = section.acoustic_weights
+    if given is None:
+        return None
+    if len(given) != dim or not sum(given):
+        raise ConfigError(f"speaker.acoustic_weights: {dim} numbers expected, not all 0; got {len(given)}")
+    return mx.array([weight * dim / sum(given) for weight in given], dtype=mx.float32)
+
+
+def _kept_places(items: list[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
+    """Flat places of what is to be kept: in the batch, and among the kept sequences alone.
+
+    `kept_rows`: sequences; `kept_predict`, `released_predict`: where each of their targets is predicted, in the batch
+    and among them; `kept_frames`: their places among all frames of the batch; `released_flow`: where these are
+    predicted, among them.
+    """
+    found: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("kept_rows", "kept_predict", "released_predict", "kept_frames", "released_flow")
+    }
+    frames = 0
+    for row, item in enumerate(items):
+        n, targets = len(item["acoustic"]), np.arange(len(item["semantic"]))
+        if item["kept"]:
+            alone = len(found["kept_rows"]) * width + item["first"]
+            found["kept_rows"].append(np.array([row]))
+            found["kept_predict"].append(row * width + item["first"] + targets)
+            found["released_predict"].append(alone + targets)
+            found["kept_frames"].append(frames + np.arange(n))
+            found["released_flow"].append(alone + np.arange(n))
+        frames += n
+    return {name: np.concatenate(values).astype(np.int32) for name, values in found.items()}
+
+
+class SpeakerTask:
+    """See `Task`. An item is one utterance with one reference, drawn anew every epoch.
+
+    Args:
+        model: quantised (or not) and wrapped in LoRA already; its trainable parameters are A and B.
+        train, heldout: utterances; heldout (of many, 64 spread over them) selects the best adapter.
+        section: the configuration's `speaker` section.
+        prompt: text and a number of voice rows -> the prompt's ids (`SpeechTokenizer.prompt`).
+        save: writes the adapter, `(directory, tensors) -> None`.
+        seed: of references, noise, times and dropped hidden states.
+        identity: what else must be unchanged on resume, e.g. the base's fingerprint.
+        kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
+            the items are drawn from it.
+        listening: speaks and judges at each measurement; the best model is then chosen by that.
+        name: for messages: `speaker` or `language`.
+    """
+
+    def __init__(
+        self,
+        model: Voxtral,
+        train: Sequence[Utterance],
+        heldout: Sequence[Utterance],
+        section: SpeakerSection,
+        *,
+        prompt: Callable[[str, int], list[int]],
+        save: Callable[[Path, dict[str, mx.array]], None],
+        seed: int = 0,
+        identity: Mapping[str, Any] | None = None,
+        kept: KeptPairs | None = None,
+        listening: listen.Listening | None = None,
+        name: str = "speaker",
+    ):
+        self.name = name
+        self.model, self.section, self.seed, self._kept = model, section, seed, kept
+        self._listening, self.metric = listening, "loss" if listening is None else listen.METRIC
+        self._train, self._heldout = list(train), spread(list(heldout), MAX_HELDOUT)
+        self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
+        for kind, utterances in (("training", self._train), ("held-out", self._heldout)):
+            if not utterances:
+                raise DataError(
+                    f"task {self.name}: no {kind} clip has a text and another clip of its speaker; add transcripts"
+                    " (manifest, metadata.csv, .txt beside the audio, or prepare --transcribe) or more clips"
+                )
+        share = section.preserve.share if kept is not None else 0.0
+        self.n_items = max(len(self._train) + (share > 0), round(len(self._train) / (1 - share)))
+        losses = section.losses.model_dump()
+        self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
+        codec = model.config.codec
+        self._acoustic_weights = _acoustic_weights(section, codec.acoustic_dim)
+        self._frame_limit = int(section.max_seconds * codec.frame_rate)
+        self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
+        for utterance in [*self._train, *self._heldout]:
+            try:
+                for codes in (utterance.codes, *utterance.references):
+                    model.audio_tokenizer.check_codes(codes)
+            except ValueError as e:  # an embedding look-up out of range would go unnoticed
+                raise DataError(f"clip {utterance.id}: {e}") from None
+        for one in [*self._train, *self._heldout, *([] if kept is None else [*kept.train, *kept.heldout])]:
+            check_said(f"clip {one.id}", one.text, one.codes.shape[1] / codec.frame_rate)
+
+    # --- batches --------------------------------------------------------------------------------------------------
+
+    def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if index < len(self._train):
+            item, noise = self._item(self._train[index], rng), self.section.code_noise
+            if noise.semantic or noise.acoustic:
+                item["codes"] = disturbed(item["codes"], noise, self.model.config.codec, rng)
+            return item
+        return self._item(self._kept.train[rng.integers(len(self._kept.train))], rng)
+
+    def _item(self, utterance: Utterance | Kept, rng: np.random.Generator) -> dict[str, Any]:
+        """Ids, LM codes (+2) of all audio positions in order, targets and noise of one utterance.
+
+        Of what is to be kept, the voice is rows of its own, its frames weigh nothing as targets, and no hidden state is
+        dropped.
+        """
+        kept = isinstance(utterance, Kept)
+        voice = np.zeros((0, utterance.codes.shape[0]), np.int32) if kept else self._voice(utterance, rng)
+        rows = utterance.rows if kept else np.zeros((0, self.model.config.backbone.dim), np.float32)
+        frames = utterance.codes.T + N_SPECIAL_CODES  # (T, 37)
+        ended = frames.shape[0] <= self._frame_limit
+        frames = frames[: self._frame_limit]
+        prompt = np.array(self._prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
+        audio_id, n = self.model.config.audio_token_id, len(frames)
+        # The last frame is an input only where there is something left to predict after it: END.
+        inputs = frames if ended else frames[:-1]
+        semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
+        weights = np.full(len(semantic), 0.0 if kept else 1.0, dtype=np.float32)  # of the frames, and of END
+        if not kept and utterance.silent is not None:
+            weights[:n][utterance.silent[:n]] = self.section.silence_weight
+        return {
+            "id": utterance.id,
+            "length": len(prompt) + len(inputs),
+            "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
+            "rows": rows,  # of the first [AUDIO] places
+            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
+            "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
+            "semantic": semantic.astype(np.int32),
+            "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
+            "semantic_weight": weights,
+            "flow_weight": weights[:n],
+            "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
+            "time": rng.uniform(size=n).astype(np.float32),
+            "drop": rng.uniform(size=n) < (0.0 if kept else self.section.hidden_dropout),
+            "kept": kept,
+        }
+
+    def _voice(self, utterance: Utterance, rng: np.random.Generator) -> np.ndarray:
+        """LM codes `[N, 37]` of a length that is drawn, END last: a part of a reference, or of as many of them, one
+        after the other, as it takes."""
+        low, high = self._reference_frames
+        wanted, taken, frames = int(rng.integers(low, high + 1)), [], 0
+        for k in rng.permutation(len(utterance.references)):
+            taken.append(utterance.references[k])
+            frames += taken[-1].shape[1]
+            if frames >= wanted:
+                break
+        joined, length = np.concatenate(taken, axis=1), min(wanted, frames)
+        start = int(rng.integers(frames - length + 1))
+        return with_end_frame(joined[:, start : start + length].T + N_SPECIAL_CODES)
+
+    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
+
+        Right padding is harmless: the model is causal, and nothing after an item's end is a target. `asked`: the
+        positions of a sequence from the first that predicts anything on.
+        """
+        width = max(len(item["ids"]) for item in items)
+        ids = np.zeros((len(items), width), dtype=np.int32)
+        index: dict[str, list[np.ndarray]] = {name: [] for name in ("places", "row_places", "predict", "flow")}
+        for row, item in enumerate(items):
+            ids[row, : len(item["ids"])] = item["ids"]
+            audio = row * width + np.flatnonzero(item["ids"] == self.model.config.audio_token_id)
+            index["row_places"].append(audio[: len(item["rows"])])
+            index["places"].append(audio[len(item["rows"]) :])
+            first = row * width + item["first"]
+            index["predict"].append(first + np.arange(len(item["semantic"])))
+            index["flow"].append(first + np.arange(len(item["acoustic"])))
+        joined = {name: np.concatenate([item[name] for item in items]) for name in _JOINED}
+        joined["asked"] = np.arange(min(item["first"] for item in items), width, dtype=np.int32)
+        kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
+        return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
+
+    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Padded`: positions up to a multiple of 64, frames of 32."""
+        return padded_speech(batch)
+
+    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
+
+        A frame of silence counts as much as it weighs, one to be kept only as such.
+        """
+        counts = {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
+        counts |= {
+            "kept_semantic": float(len(batch.get("kept_predict", ()))),
+            "kept_flow": float(len(batch.get("kept_frames", ()))),
+        }
+        return {name: counts[name] for name in self.weights}
+
+    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+        """Of the clips, then of what is to be kept: no batch has both."""
+        size = self.section.train.batch_size
+        kept = [] if self._kept is None else self._kept.heldout[:HELDOUT_KEPT]
+        for number, utterances in enumerate((self._heldout, kept)):
+            for first in range(0, len(utterances), size):
+                chosen = range(first, min(first + size, len(utterances)))
+                rngs = {i: np.random.default_rng([self.seed, HELDOUT_EPOCH + number, i]) for i in chosen}
+                yield self.collate([self._item(utterances[i], rngs[i]) for i in chosen])
+
+    # --- loss -----------------------------------------------------------------------------------------------------
+
+    def embeddings(self, batch: Mapping[str, Any]) -> mx.array:
+        """Inputs of the first layer, `[B, T, dim]`."""
+        ids = batch["ids"]
+        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
+        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)
+        if "kept_rows" in batch:
+            x[batch["row_places"]] = batch["rows"].astype(x.dtype)
+        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
+
+    def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
+        """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
+        return self.model.hidden_states(self.embeddings(batch)).reshape(batch["ids"].size, -1)
+
+    def _asked_states(self, inputs: mx.array, batch: Mapping[str, Any]) -> tuple[mx.array, dict[str, mx.array]]:
+        """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
+        width = inputs.shape[1]
+        start = width - batch["asked"].shape[0]
+        hidden = self.model.hidden_states(inputs, start=start)
+        places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
+        return hidden.reshape(-1, hidden.shape[-1]), places
+
+    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+        codec, head = self.model.config.codec, self.model.acoustic_transformer
+        inputs = self.embeddings(batch)
+        hidden, places = self._asked_states(inputs, batch)
+        batch = {**batch, **places}
+        logits = head.semantic_logits(hidden[batch["predict"]])
+        rows = codec.semantic_codebook_size + N_SPECIAL_CODES
+        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
+        x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
+        condition = hidden[batch["flow"]]
+        condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
+        predicted = head.velocity(x_t, batch["time"], condition)
+        smoothing = self.section.label_smoothing
+        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none", smoothing=smoothing)
+        weights = batch["flow_weight"][:, None]
+        if self._acoustic_weights is not None:
+            weights = weights * self._acoustic_weights
+        sums = dict.fromkeys(self.weights, mx.array(0.0))
+        sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
+        sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)
+        if "kept_rows" in batch and self._kept is not None:
+            path = {"x_t": x_t, "velocity": predicted}
+            sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, **path})
+        return sums
+
+    def _released(self, inputs: mx.array, batch: Mapping[str, Any]) -> mx.array:
+        """Hidden states of the model without adapters on the sequences to be kept, flat."""
+        chosen = inputs[batch["kept_rows"]]
+        start = inputs.shape[1] - batch["asked"].shape[0]
+        with without_adapters(self.model):
+            return mx.stop_gradient(self.model.hidden_states(chosen, start=start)).reshape(-1, chosen.shape[-1])
+
+    # --- looking at it --------------------------------------------------------------------------------------------
+
+    def extra_metrics(self) -> dict[str, float]:
+        """Share of held-out semantic codes (END among them) that the model would have chosen itself; what it sounds
+        like, where that is listened to."""
+        right = total = 0
+        for batch in self.heldout_batches():
+            if "kept_rows" in batch:
+                continue
+            arrays = {k: mx.array(v) for k, v in batch.items()}
+            hidden, places = self._asked_states(self.embeddings(arrays), arrays)
+            hidden = hidden[places["predict"]]
+            chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
+            right += int((chosen == arrays["semantic"]).sum())
+            total += len(batch["semantic"])
+        heard = self._listening.metrics(self.model) if self._listening is not None else {}
+        return {"semantic_accuracy": right / total, **heard}
+
+    def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """What the best model is chosen by, where it is not the loss; see `Listening.choice`."""
+        return self._listening.choice(metrics) if self._listening is not None else {}
+
+    def write_samples(self, directory: Path, step: int) -> None:
+        """The first held-out text, or those that are listened to, spoken with the adapter as it is."""
+        if self._listening is not None:
+            self._listening.write(self.model, directory)
+            return
+        from mlx_voxclone.audio.io import write_wav
+        from mlx_voxclone.speech.speaker import speak
+
+        utterance = self._heldout[0]
+        voice = self.model.voice_embedding(utterance.references[0][:, : self._reference_frames[1]])
+        ids = self._prompt(utterance.text, voice.shape[0])
+        result = speak(self.model, ids, voice, max_frames=2 * utterance.codes.shape[1] + 25, seed=self.seed)
+        write_wav(directory / f"{utterance.id}.wav", result.samples)
+
+    def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
+        self._save(directory, parameters)
+
+    def fingerprint(self) -> str:
+        section = self.section.model_dump(
+            mode="json",
+            exclude={"train": True, "encoder": True, "recompute": True, "listen": True, "preserve": {"path"}},
+        )
+        clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
+        adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
+        fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
+        if self._listening is not None:
+            fields["speaker.listen"] = self._listening.identity
+        if self._kept is not None:
+            fields[KEPT_FIELD] = self._kept.identity
+        return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)

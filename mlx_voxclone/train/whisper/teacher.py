@@ -1,0 +1,301 @@
+"""The teacher of ASR distillation: states of a frozen Whisper's text decoder, at the codec's latent frames.
+
+Source: arXiv 2603.25551, where the semantic latents learn to predict them. The paper names the ingredients and no more;
+where it leaves a choice, this is what is done here:
+
+- The text is the given one, else what greedy decoding hears. Its tokens follow the start of transcript, language, task
+  and "no timestamps"; the end of text follows them.
+- The state of a token is that at the position which predicts it (one before its own), after the decoder's last layer
+  norm: what the logits are a linear function of, and what greedy decoding had in hand when it wrote the token. That
+  position's cross-attention says where the token is heard. The end of text counts as a token: the silence behind the
+  last word is its own.
+- The attention of the alignment heads is confined to the clip, see `asr_alignment`: softmax, median over time, mean
+  over heads, then each 20 ms frame's weights are divided by their sum. A frame's state is the sum of the tokens' by
+  these weights; linear interpolation leads to the centres of the latent frames.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, resample
+from mlx_voxclone.data.transcribe import MAX_COMPRESSION_RATIO, MIN_LOG_PROBABILITY, MIN_SAMPLES, WHISPER_RATE
+from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.train.whisper.alignment import (
+    CONTEXT_FRAMES,
+    ENCODER_FRAME,
+    encoder_frames,
+    monotone_share,
+    over_tokens,
+    smoothed_attention,
+    to_latent_frames,
+    token_weights,
+)
+from mlx_voxclone.train.whisper.model import WhisperFiles, whisper_module
+
+Head = tuple[int, int]  # (layer, head), both from 0
+PUBLISHED, DTW = "published", "dtw"
+N_HEADS = 6  # chosen by DTW; published sets have 6 to 23
+LONGEST = CONTEXT_FRAMES * ENCODER_FRAME  # samples
+
+
+class AsrTeacher:
+    """A frozen Whisper. Its files are looked at when they are needed, and it is loaded when it first has to run.
+
+    Runs on the main thread only.
+
+    Args:
+        model: directory in mlx-whisper's format, or a hub id.
+        heads: "published": those that come with the model (`alignment_heads`; an old conversion without them has all
+            heads of its upper half of layers). "dtw": to be chosen on the user's clips, by `choose_heads_by_dtw`. Or a
+            list of (layer, head), both counted from 0.
+        median: width of the median filter over time, in encoder frames of 20 ms; odd, 1 leaves it out.
+        language: of clips that state none (code or English name); None lets the model find out.
+    Raises:
+        ConfigError: heads or median are none of these.
+    """
+
+    def __init__(
+        self, model: str, *, heads: str | Sequence[Head] = PUBLISHED, median: int = 7, language: str | None = None
+    ) -> None:
+        if type(median) is not int or median < 1 or median % 2 == 0:
+            raise ConfigError(f"the median filter's width must be an odd number of frames, got {median!r}")
+        self.files = WhisperFiles(model)
+        self.median = median
+        self.language = language
+        self._heads = _checked_heads(heads)
+        self._loaded: tuple[Any, bool] | None = None
+
+    # --- what is known without running it -------------------------------------------------------------------------
+
+    @property
+    def dim(self) -> int:
+        """Width of a state. Raises DataError where the model cannot be used."""
+        return self.files.sizes["n_text_state"]
+
+    @property
+    def needs_heads(self) -> bool:
+        """Whether heads are still to be chosen on the data."""
+        return self._heads == DTW
+
+    @property
+    def identity(self) -> str:
+        """What its states depend on, as JSON: the model's digest, the heads, the median filter, the language.
+
+        Raises:
+            DataError: the model's files cannot be read. ValueError: heads are still to be chosen.
+        """
+        if self.needs_heads:
+            raise ValueError("the alignment heads are still to be chosen")
+        fields = {"model": self.files.digest, "heads": self._heads, "median": self.median, "language": self.language}
+        return json.dumps(fields, sort_keys=True)
+
+    # --- running it -----------------------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The loaded mlx_whisper Whisper. Raises DataError where it cannot be loaded."""
+        if self._loaded is None:
+            self._loaded = self.files.load()
+        return self._loaded[0]
+
+    def unload(self) -> None:
+        """Free the model's memory; it is loaded again if need be."""
+        import mlx.core as mx
+
+        self._loaded = None
+        mx.clear_cache()
+
+    @property
+    def heads(self) -> list[Head]:
+        """The alignment heads as (layer, head), loading the model if they come with it.
+
+        Raises:
+            ConfigError: a head that was asked for is not there. DataError: one that comes with the model is not, or the
+                model cannot be loaded. ValueError: heads are still to be chosen.
+        """
+        if self.needs_heads:
+            raise ValueError("the alignment heads are still to be chosen")
+        sizes = self.files.sizes
+        published = self._heads == PUBLISHED
+        heads = [tuple(pair) for pair in np.array(self.model.alignment_heads).tolist()] if published else self._heads
+        n_layers, n_heads = sizes["n_text_layer"], sizes["n_text_head"]
+        for layer, head in heads:
+            if not (0 <= layer < n_layers and 0 <= head < n_heads):
+                raise (DataError if published else ConfigError)(
+                    f"{self.files.name}: no alignment head {head} in layer {layer}: "
+                    f"its decoder has {n_layers} layers of {n_heads} heads, counted from 0"
+                )
+        if not heads:
+            raise DataError(f"{self.files.name}: names no alignment heads; give some, or have them chosen (dtw)")
+        return list(heads)
+
+    def use_heads(self, heads: Sequence[Head]) -> None:
+        """Use these heads from now on. Raises ConfigError for what is no list of (layer, head)."""
+        self._heads = _checked_heads(list(heads))
+
+    def states(self, samples: np.ndarray, text: str | None = None, language: str | None = None) -> np.ndarray | None:
+        """The teacher's states of a clip.
+
+        Args:
+            samples: float32 [samples] at 24 kHz, at most 30 s.
+            text: what is said; None or blank: what greedy decoding hears.
+            language: code or English name; None: the teacher's own, else the model finds out.
+        Returns:
+            float32 [ceil(samples / 1920), dim], or None where nothing was understood.
+        Raises:
+            DataError: more than 30 s, a text too long for Whisper or a language it does not know, a model that cannot
+                be loaded or has no such heads, states that are not finite.
+        """
+        heads = self.heads
+        read = self._read(samples, text, language)
+        if read is None:
+            return None
+        hidden, attention = read
+        scores = np.stack([attention(layer)[head] for layer, head in heads])
+        weights = token_weights(scores, encoder_frames(len(samples)), self.median)
+        states = to_latent_frames(weights.T @ hidden, len(samples)).astype(np.float32)
+        if not np.isfinite(states).all():
+            raise DataError(f"{self.files.name}: its states are not finite; it is damaged, fetch or convert it again")
+        return states
+
+    def monotone_shares(self, samples: np.ndarray, text: str | None, language: str | None) -> np.ndarray | None:
+        """`monotone_share` of every head on a clip: [layers, heads], or None where nothing was understood."""
+        read = self._read(samples, text, language)
+        if read is None:
+            return None
+        frames, shares = encoder_frames(len(samples)), []
+        for layer in range(self.files.sizes["n_text_layer"]):
+            shares.append(monotone_share(over_tokens(smoothed_attention(read[1](layer), frames, self.median))))
+        return np.stack(shares)
+
+    def _read(self, samples: np.ndarray, text: str | None, language: str | None):
+        """Whisper reads a text while hearing the clip: (states [N, dim], layer -> raw scores [heads, N, 1500]).
+
+        N counts the tokens and the end of text. None where there is nothing to read.
+        """
+        import mlx.core as mx
+
+        if samples.ndim != 1 or not 0 < len(samples) <= LONGEST:
+            raise DataError(
+                f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper hears clips of up to 30 s; prepare shorter ones"
+            )
+        features = self._hear(samples)
+        if features is None:
+            return None
+        tokenizer = self._tokenizer(features, language or self.language)
+        text = " ".join((text or "").split())
+        # As Whisper writes it, a text begins with a blank. Names of special tokens in it are ordinary text.
+        tokens = tokenizer.encode(" " + text, disallowed_special=()) if text else self._decode(features, tokenizer)
+        if not tokens:
+            return None
+        prefix = list(tokenizer.sot_sequence_including_notimestamps)
+        longest = self.files.sizes["n_text_ctx"] - len(prefix)
+        if len(tokens) > longest:
+            raise DataError(
+                f"a text of {len(tokens)} tokens, where Whisper takes {longest}; is it the text of another recording?"
+            )
+        hidden, scores = decoder_states(self.model, mx.array([prefix + list(tokens)]), features)
+        mx.eval(hidden, scores)
+        first = len(prefix) - 1  # the position that predicts the first token; the last one predicts the end of text
+
+        def attention(layer: int) -> np.ndarray:
+            return np.array(scores[layer][0, :, first:].astype(mx.float32))
+
+        return np.array(hidden[0, first:].astype(mx.float32)), attention
+
+    def _hear(self, samples: np.ndarray):
+        """The encoder's output [1, 1500, D], or None for less than one window of its spectrogram."""
+        import mlx.core as mx
+
+        audio = whisper_module("audio")
+        heard = resample(np.ascontiguousarray(samples, np.float32), SAMPLE_RATE, WHISPER_RATE)[: audio.N_SAMPLES]
+        if len(heard) < MIN_SAMPLES:
+            return None
+        model = self.model
+        mel = audio.log_mel_spectrogram(heard, model.dims.n_mels, padding=audio.N_SAMPLES - len(heard))
+        return model.encoder(mel[None].astype(mx.float16 if self._loaded[1] else mx.float32))
+
+    def _tokenizer(self, features, language: str | None):
+        model = self.model
+        language = language.split("-")[0] if language else None
+        if not model.is_multilingual:
+            if (language or "en").lower() not in ("en", "english"):
+                raise DataError(f"{self.files.name}: hears English alone, but the language is {language!r}")
+        elif language is None:
+            _, probabilities = model.detect_language(features)
+            language = max(probabilities[0], key=probabilities[0].get)
+        try:
+            return whisper_module("tokenizer").get_tokenizer(
+                model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
+            )
+        except ValueError:
+            raise DataError(f"language {language!r}: unknown to Whisper, which takes codes like en, de, fr") from None
+
+    def _decode(self, features, tokenizer) -> list[int]:
+        """Tokens of what greedy decoding hears; none where it fails by Whisper's own measure."""
+        options = whisper_module("decoding").DecodingOptions(
+            language=tokenizer.language or "en", temperature=0.0, without_timestamps=True, fp16=self._loaded[1]
+        )
+        result = self.model.decode(features[0], options)
+        if result.compression_ratio > MAX_COMPRESSION_RATIO or not result.avg_logprob >= MIN_LOG_PROBABILITY:
+            return []
+        return [token for token in result.tokens if token < tokenizer.eot] if result.text.strip() else []
+
+
+def decoder_states(model: Any, tokens: Any, features: Any) -> tuple[Any, list[Any]]:
+    """mlx_whisper's TextDecoder, stopped before its logits, which are a linear function of what is returned.
+
+    Args:
+        model: the Whisper. tokens: [B, L]. features: encoder output [B, 1500, D].
+    Returns:
+        (states [B, L, D] after the last layer norm, raw cross-attention [B, heads, L, 1500] of every layer).
+    """
+    decoder = model.decoder
+    x = decoder.token_embedding(tokens) + decoder.positional_embedding[: tokens.shape[-1]]
+    scores = []
+    for block in decoder.blocks:
+        x, _, attention = block(x, features, mask=decoder._mask)
+        scores.append(attention)
+    return decoder.ln(x), scores
+
+
+def choose_heads_by_dtw(teacher: AsrTeacher, clips: Iterable[Any], count: int = N_HEADS) -> list[Head]:
+    """The heads whose soft alignment is nearest to one monotone path through text and time, on the user's clips.
+
+    By `monotone_share`, averaged over the clips by their length. The same clips give the same heads.
+
+    Args:
+        teacher: its heads, if any, do not matter and stay as they are.
+        clips: with `read()`, `text`, `language`; a few dozen are enough.
+        count: how many; at most all that there are.
+    Returns:
+        (layer, head), sorted.
+    Raises:
+        DataError: nothing was understood in any of the clips.
+    """
+    total, frames = 0.0, 0
+    for clip in clips:
+        samples = clip.read()
+        shares = teacher.monotone_shares(samples, clip.text, clip.language)
+        if shares is not None:
+            total = total + shares * encoder_frames(len(samples))
+            frames += encoder_frames(len(samples))
+    if not frames:
+        raise DataError(f"{teacher.files.name}: understood none of the clips, so no alignment heads can be chosen")
+    best = np.argsort(-(total / frames).ravel(), kind="stable")[:count]
+    return sorted((int(k) // total.shape[1], int(k) % total.shape[1]) for k in best)
+
+
+def _checked_heads(heads: str | Sequence[Head]) -> str | list[Head]:
+    if heads in (PUBLISHED, DTW):
+        return heads
+    wrong = f"heads must be {PUBLISHED!r}, {DTW!r} or a list of [layer, head], got {heads!r}"
+    if isinstance(heads, str) or not isinstance(heads, Sequence) or not heads:
+        raise ConfigError(wrong)
+    pairs = [tuple(pair) if isinstance(pair, Sequence) and not isinstance(pair, str) else () for pair in heads]
+    if any(len(pair) != 2 or any(type(n) is not int or n < 0 for n in pair) for pair in pairs):
+        raise ConfigError(wrong)
+    return sorted(set(pairs))
