@@ -22,7 +22,7 @@ from typing import Any
 CTRL_C = 128 + signal.SIGINT  # exit code
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SAME = 0.2  # seconds within which a second signal is taken for the first: wrappers pass on what the terminal sent, too
-_AGAIN = 0.05  # seconds until an interruption that went astray is raised once more
+_AGAIN = 0.02  # seconds until an interruption that went astray is raised once more
 _IMPORT = 5  # seconds that an interruption waits for an import at most
 
 _first: int | None = None  # signal that ended this process

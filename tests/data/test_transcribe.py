@@ -1,0 +1,188 @@
+"""Transcribing through mlx-whisper itself, with tiny models written in its own format: one that says a given sentence
+whatever it hears, one that guesses at random. No network, no ffmpeg."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import CONFIG
+from tiny_whisper import DIMS, LANGUAGE, SENTENCE, write_whisper
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.data import prepare as prepare_module
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
+from mlx_voxclone.data.transcribe import Transcriber
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.checks import check_data
+from mlx_voxclone.train.judge.codes import judged_codes
+from mlx_voxclone.train.run import prepared_data
+from mlx_voxclone.train.stages import clip_codes
+
+pytest_plugins = ["commands"]
+needs_whisper = pytest.mark.skipif(
+    importlib.util.find_spec("mlx_whisper") is None, reason="the extra `transcribe` is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def talking_whisper(tmp_path_factory) -> Path:
+    return write_whisper(tmp_path_factory.mktemp("whisper") / "talking")
+
+
+def recordings(directory: Path, n: int = 3) -> Path:
+    directory.mkdir()
+    speaker = SyntheticSpeaker.sample(0)
+    for k in range(n):
+        write_wav(directory / f"{k}.wav", synthesise("mana lomi nalu wera.", speaker, k))
+    return directory
+
+
+@needs_whisper
+def test_what_the_model_says_becomes_the_text(talking_whisper, tmp_path):
+    path = recordings(tmp_path / "r", 1) / "0.wav"
+    with Transcriber(str(talking_whisper)) as transcriber:
+        assert transcriber.transcribe(path) == (SENTENCE, LANGUAGE)
+        assert transcriber.transcribe(path, "fr-CA") == (SENTENCE, "fr")
+        with pytest.raises(DataError, match="Whisper takes codes"):
+            transcriber.transcribe(path, "klingon")
+    assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is None
+
+
+@needs_whisper
+def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_path):
+    folder = recordings(tmp_path / "r")
+    (folder / "1.txt").write_text("Given.")
+    report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(talking_whisper)))
+    clips = {clip.id: clip for clip in PreparedData.load(tmp_path / "out").clips}
+    assert {k: (c.text, c.language) for k, c in clips.items()} == {
+        "0": (SENTENCE, LANGUAGE),
+        "1": ("Given.", None),
+        "2": (SENTENCE, LANGUAGE),
+    }
+    assert report.with_text == 3
+    assert report.notes == []
+
+
+@needs_whisper
+@pytest.mark.slow
+def test_a_guess_is_no_text(tmp_path):
+    model = write_whisper(tmp_path / "guessing", sentence=None)
+    folder = recordings(tmp_path / "r", 2)
+    report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(model)))
+    assert report.with_text == 0
+    assert "2 of 2 clips: nothing understood, left without text" in report.notes
+
+
+@needs_whisper
+@pytest.mark.parametrize(
+    ("compression", "probability", "text"), [(1.2, -0.3, "Words."), (2.5, -0.3, None), (1.2, -1.1, None)]
+)
+def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
+    talking_whisper, tmp_path, monkeypatch, compression, probability, text
+):
+    heard = []
+
+    def decoded(samples, **_):
+        heard.append(samples)
+        return {
+            "text": " Words. ",
+            "language": "en",
+            "segments": [{"compression_ratio": compression, "avg_logprob": probability}],
+        }
+
+    with Transcriber(str(talking_whisper)) as transcriber:
+        monkeypatch.setattr(transcriber._module, "transcribe", decoded)
+        write_wav(tmp_path / "a.wav", np.zeros(SAMPLE_RATE))
+        assert transcriber.transcribe(tmp_path / "a.wav") == (text, "en")
+    assert len(heard[0]) == 16_000  # a second at Whisper's rate
+    assert heard[0].dtype == np.float32
+
+
+@needs_whisper
+@pytest.mark.parametrize("damage", ["no config", "no weights", "wrong key"])
+def test_a_model_that_does_not_load_is_one_line_before_any_work(tmp_path, damage):
+    model = tmp_path / "model"
+    model.mkdir()
+    if damage != "no config":
+        (model / "config.json").write_text(json.dumps({**DIMS, **({"nope": 1} if damage == "wrong key" else {})}))
+    options = PrepareOptions(transcribe=True, whisper_model=str(model))
+    with pytest.raises(DataError, match="cannot be loaded as a Whisper model") as caught:
+        prepare(recordings(tmp_path / "r", 1), tmp_path / "out", options)
+    assert "\n" not in str(caught.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "r"]
+
+
+def test_without_mlx_whisper_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+    for name in ("mlx_whisper", "mlx_whisper.transcribe"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+    with pytest.raises(DataError, match=r"needs mlx-whisper .*; install it with: pip install 'mlx-voxclone\[transc"):
+        prepare(recordings(tmp_path / "r", 1), tmp_path / "out", PrepareOptions(transcribe=True))
+    assert not (tmp_path / "out").exists()
+
+
+@needs_whisper
+def test_silence_too_short_for_a_window_has_no_text(talking_whisper, tmp_path):
+    write_wav(tmp_path / "a.wav", np.zeros(SAMPLE_RATE // 100, np.float32))
+    with Transcriber(str(talking_whisper)) as transcriber:
+        assert transcriber.transcribe(tmp_path / "a.wav", "en") == (None, "en")
+
+
+# --- what becomes of them in a run ------------------------------------------------------------------------------------
+
+
+def judged_of(model, source: Path, place: Path, **settings):
+    """Clips and judged codes as task `clone` makes them of recordings."""
+    given = {"model": str(model), "data.path": str(source), "encoder.pairs.path": None, "judge.check_texts": False}
+    given |= {"data.min_seconds": 0.5, "speaker.reference_seconds": [1.0, 3.0], "speaker.preserve.path": None}
+    config = load_run_config(CONFIG, given | settings)
+    data, release = prepared_data(config, place, True, lambda line: None), Release(model)
+    check_data(config, data)
+    codes = clip_codes(release, None, data, place / "codes.safetensors")
+    found = judged_codes(config, release, None, data, codes, place / "judged.safetensors", quiet=True)
+    return data, codes, found
+
+
+def test_transcribed_clips_are_judged_like_others(whole, tmp_path, monkeypatch):
+    """With texts beside the audio, and with the same texts by a Whisper: the same codes. A clip in which it understood
+    nothing is encoded and not judged."""
+    texts = {"0": "mana lomi nalu wera.", "1": "papa mino.", "2": "tara koni lesu.", "3": "nalu papa."}
+    given, bare = recordings(tmp_path / "given", 4), recordings(tmp_path / "bare", 4)
+    for name, text in texts.items():
+        (given / f"{name}.txt").write_text(text)
+
+    class Whisper:
+        def __init__(self, model):
+            assert model == "tiny"
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def transcribe(self, path, language=None):
+            return texts[path.stem], "de"
+
+    monkeypatch.setattr(prepare_module, "Transcriber", Whisper)
+    whisper = {"data.transcribe": True, "data.whisper_model": "tiny"}
+    _, _, expected = judged_of(whole, given, tmp_path / "run-given")
+    data, _, found = judged_of(whole, bare, tmp_path / "run-heard", **whisper)
+    assert {clip.id: (clip.text, clip.language) for clip in data.clips} == {k: (t, "de") for k, t in texts.items()}
+    assert sorted(found.codes) == sorted(expected.codes) == sorted(texts)
+    for name in texts:
+        np.testing.assert_array_equal(found.codes[name], expected.codes[name])
+    assert found.facts == expected.facts
+    assert found.raw_nats == expected.raw_nats
+    quiet = data.train[0].id
+    texts[quiet] = None
+    data, codes, found = judged_of(whole, bare, tmp_path / "run-quiet", **whisper)
+    assert sorted(codes) == sorted(texts)
+    assert sorted(found.codes) == sorted(set(texts) - {quiet})

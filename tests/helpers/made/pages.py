@@ -1,0 +1,57 @@
+"""A report's page, read as a browser reads it, and pictures and tones for it."""
+
+import base64
+from html.parser import HTMLParser
+
+import numpy as np
+
+from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Text, images, players and tables of a page; refuses tags that are not closed in order."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.open, self.text, self.images, self.audio, self.rows = [], [], {}, [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            kind, _, content = attributes["src"].partition(";base64,")
+            assert kind == "data:image/png"
+            self.images[attributes["alt"]] = base64.b64decode(content)
+        elif tag == "audio":
+            self.audio.append(attributes["src"])
+        elif tag == "tr":
+            self.rows.append([])
+        assert tag not in ("script", "iframe"), "the page is to stand alone"
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+    @property
+    def words(self):
+        return " ".join(" ".join(self.text).split())
+
+
+def tone(path, seconds=0.3, level=0.5):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(path, level * np.sin(2 * np.pi * 440 * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE))

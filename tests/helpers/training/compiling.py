@@ -1,0 +1,20 @@
+"""Counts what is compiled."""
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+
+class Compiler:
+    """Stands for `mx.compile`: computes as usual and keeps one entry per shape that it would have compiled."""
+
+    def __init__(self):
+        self.shapes: set = set()
+
+    def __call__(self, function, inputs, outputs):
+        assert [id(x) for x in inputs] == [id(x) for x in outputs] == [id(mx.random.state)]
+
+        def compiled(*arguments):
+            self.shapes.add(str([(k, v.shape, v.dtype) for k, v in tree_flatten(arguments)]))
+            return function(*arguments)
+
+        return compiled

@@ -1,0 +1,211 @@
+"""Texts and voices of any length: refused by their tokens, or read in pieces with the memory of a short one."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from golden import relative_error
+from kept_made import kept
+from speaker_made import SECTION, codes, utterance
+from tasks_data import full_model
+
+from mlx_voxclone.adapters.lora import add_lora
+from mlx_voxclone.bake.voice_sources import VoiceMaker
+from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.checkpoint.voices import EMBEDDING
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.cli.front.say import main as say
+from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.model import generation
+from mlx_voxclone.model.blocks import layers
+from mlx_voxclone.pairs.make import Sentence, check_context
+from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.train import checks
+from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
+from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.text_checks import can_be_said
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    """Pieces of 7 positions of a prompt, and of one to a few queries."""
+    monkeypatch.setattr(generation, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(layers, "MAX_SCORES", 100)
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(miniature):
+    return full_model(miniature)
+
+
+def prompt_of(model, length: int) -> mx.array:
+    return mx.random.normal((1, length, model.config.backbone.dim), key=mx.random.key(length))
+
+
+def read(model, prompt):
+    cache = model.new_cache()
+    hidden = generation.read_prompt(model, prompt, cache)
+    return [hidden] + [x[:, :, : layer.offset] for layer in cache for x in (layer.keys, layer.values)]
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 50])
+def test_a_prompt_that_is_read_in_pieces_is_the_same_prompt(model, length, monkeypatch):
+    prompt = prompt_of(model, length)
+    want = read(model, prompt)
+    monkeypatch.setattr(generation, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(layers, "MAX_SCORES", 100)
+    for ours, theirs in zip(read(model, prompt), want, strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("start", [0, 5, 39])
+def test_attention_in_pieces_is_attention(model, start, monkeypatch):
+    """Of a whole sequence, and of its last positions alone."""
+    x = mx.concatenate([prompt_of(model, 40), prompt_of(model, 41)[:, :40]])
+    want = model.hidden_states(x, start=start)
+    monkeypatch.setattr(layers, "MAX_SCORES", 1000)
+    assert relative_error(model.hidden_states(x, start=start), want) < 1e-5
+
+
+def test_it_says_the_same(model, monkeypatch):
+    prompt = prompt_of(model, 30)
+    want = list(model.generate(prompt, max_frames=4))
+    monkeypatch.setattr(generation, "READ_AT_ONCE", 7)
+    monkeypatch.setattr(layers, "MAX_SCORES", 100)
+    assert np.array_equal(list(model.generate(prompt, max_frames=4)), want)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_length(model, monkeypatch):
+    """Beside the cache: 6,000 positions at once would be 576 MB of scores."""
+    monkeypatch.setattr(layers, "MAX_SCORES", 1 << 20)
+    prompt = prompt_of(model, 6000)
+    mx.eval(prompt, model.parameters())
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    cache = model.new_cache()
+    mx.eval(generation.read_prompt(model, prompt, cache))
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache)
+    assert mx.get_peak_memory() - before < 2 * held + 60e6
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+def test_as_many_tokens_as_the_context_has_room_for(miniature):
+    tokenizer = SpeechTokenizer(miniature / "tekken.json", context=100)
+    text = "q" * (100 - 5 - 10 - 20)  # a token each
+    assert len(tokenizer.prompt(text, 10, 20)) == 80
+    with pytest.raises(DataError, match=r"too long: it has 66 tokens, 65 are possible: with a voice of 10 rows and up"):
+        tokenizer.prompt(text + "q", 10, 20)
+    with pytest.raises(DataError, match=r"voice of 76 rows and up to 20 frames of speech exceed the context of 100,"):
+        tokenizer.prompt("q", 76, 20)
+    assert len(SpeechTokenizer(miniature / "tekken.json").prompt("q" * 1000, 3)) == 1008
+
+
+def test_a_whole_library_is_refused_before_it_is_counted(miniature, monkeypatch):
+    tokenizer = SpeechTokenizer(miniature / "tekken.json", context=1000)
+    longest = tokenizer._longest
+    assert longest == max(len(tokenizer._tekken.id_to_byte_piece(i)) for i in range(40, 320))
+    monkeypatch.setattr(tokenizer, "encode", lambda text: pytest.fail("counted"))
+    with pytest.raises(DataError, match=r"it has at least \d+ tokens, 992 are possible"):
+        tokenizer.prompt("ü" * (1000 * longest), 3)
+
+
+def test_commands_refuse_in_one_line(miniature, tmp_path, capsys):
+    voice = Release(miniature).voices()[0]
+    options = ["--model", str(miniature), "--voice", voice, "--output", str(tmp_path / "out.wav"), "--quiet"]
+    assert say([*options, "--text", "q" * 200_000]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "it has 200000 tokens" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_speaker_says_beforehand_what_it_would_refuse(miniature):
+    speaker = Speaker.load(miniature)
+    rows = speaker.voice_rows(speaker.voices[0])
+    assert speaker.prompt("hello", rows) == speaker.tokenizer.prompt("hello", len(rows))
+    for text in ("", "q" * 65_000):
+        with pytest.raises(DataError):
+            speaker.prompt(text, rows)
+    with pytest.raises(DataError, match="is too long"):  # before the clip is looked at
+        speaker.stream("q" * 65_000, reference=np.zeros(24_000, np.float32))
+
+
+def test_a_run_refuses_its_sentences_before_anything_is_trained(miniature):
+    release, book = Release(miniature), "q" * 65_000
+    with pytest.raises(DataError, match=r"^say: sentence 2 \('qqq.*it has 65000 tokens"):
+        checks._check_sentences(SimpleNamespace(say=["hello", book]), release)
+    checks._check_sentences(SimpleNamespace(say=["hello", "q" * 60_000]), release)
+    listed = [Sentence(0, "hello", None, "a", 0), Sentence(1, book, None, "a", 1)]
+    with pytest.raises(DataError, match=r"^sentence 'qqq.*it has 65000 tokens"):
+        check_context(SpeechTokenizer.of(release), release.config, listed, {"a": mx.zeros((400, 64))}, 30.0)
+
+
+def test_a_voice_that_leaves_no_room_is_refused(miniature, tmp_path):
+    release = Release(miniature)
+    most = release.config.backbone.max_seq_len // 2
+    rows = mx.ones((most + 1, release.config.backbone.dim), mx.bfloat16)
+    save_tensors(tmp_path / "long.safetensors", {EMBEDDING: rows})
+    save_tensors(tmp_path / "codes.safetensors", {"codes": mx.zeros((37, most), mx.int32)})
+    match = rf"a voice of {most + 1} rows, {most} are possible: half of the model's context"
+    with pytest.raises(CheckpointError, match=match):
+        release.voice_of_file(tmp_path / "long.safetensors")
+    for name in ("long", "codes"):
+        with pytest.raises(CheckpointError, match=match):
+            VoiceMaker(release).make(tmp_path / f"{name}.safetensors")
+    save_tensors(tmp_path / "longest.safetensors", {EMBEDDING: rows[1:]})
+    assert release.voice_of_file(tmp_path / "longest.safetensors").shape[0] == most
+
+
+# --- what is learnt from ----------------------------------------------------------------------------------------------
+
+
+def test_signs_without_letters_are_a_text_too():
+    assert can_be_said("Wait ... what?! (no) - never.", 1.0)
+    assert not can_be_said("!" * 60_000, 5.0)
+    assert not can_be_said("a" * 301, 5.0)
+    assert can_be_said("a" * 300, 5.0)
+
+
+def test_a_training_refuses_a_text_that_its_clip_cannot_hold(miniature):
+    release = Release(miniature)
+    model = full_model(miniature)
+    add_lora(model, rank=2, alpha=2.0)
+    prompt = SpeechTokenizer.of(release).prompt
+    options = {"prompt": prompt, "save": lambda *_: None}
+    book = utterance(2)
+    object.__setattr__(book, "text", "?" * 60_000)
+    with pytest.raises(DataError, match=r"clip u2: its text is too long: it has 60000 characters, 148 are possible in"):
+        SpeakerTask(model, [utterance(1), book], [utterance(3)], SECTION, **options)
+    pairs = KeptPairs([kept(1)], [Kept("pair 9", "!" * 60_000, codes(5, 1), kept(1).rows)], "these")
+    with pytest.raises(DataError, match="clip pair 9: its text is too long"):
+        SpeakerTask(model, [utterance(1)], [utterance(3)], SECTION, kept=pairs, **options)
+
+
+PEAK = """
+import json, resource, sys
+from mlx_voxclone.cli.front.say import main
+code = main(sys.argv[1:])
+print(json.dumps({"code": code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+
+
+@pytest.mark.slow
+def test_a_text_of_20_000_letters_takes_little_memory(miniature, tmp_path):
+    """All at once it would ask for more than 6 GB."""
+    voice = Release(miniature).voices()[0]
+    options = ["--model", miniature, "--voice", voice, "--output", tmp_path / "out.wav", "--max-seconds", "0.4"]
+    command = [sys.executable, "-c", PEAK, *map(str, options), "--quiet", "--text", "q" * 20_000]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    assert found["code"] == 0
+    assert found["peak"] * (1 if sys.platform == "darwin" else 1024) < 1.2e9

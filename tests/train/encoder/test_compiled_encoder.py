@@ -1,0 +1,84 @@
+"""The encoder's training steps where they are compiled: few functions, and the numbers of the plain ones."""
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from compiling import Compiler
+from encoder_made import ALL, JUDGES, TEACHER, make
+
+from mlx_voxclone.train.loop import gradients as module
+from mlx_voxclone.train.loop.gradients import Gradients, Masters
+from mlx_voxclone.train.loop.loader import Loader
+from mlx_voxclone.train.loop.task import Padded
+from mlx_voxclone.train.saved.state import get_rng, set_rng
+
+pytest_plugins = ["encoder_made"]
+
+STEPS = 8
+FIRST = "codec.input_proj.conv.parametrizations.weight.original1"
+
+
+@pytest.fixture
+def task(miniature, pairs, prior):
+    """Everything that a step can hold: pairs, opponents, a teacher, a learned temperature, quantisation noise."""
+    options = {"losses": ALL, "discriminators": JUDGES, "codes": {"learn_temperature": True}}
+    return make(miniature, pairs, TEACHER, prior, quantisation_noise=True, **options)
+
+
+def run(task, compiler, steps=STEPS):
+    """Loss sums and one gradient of each group."""
+    gradients, found = Gradients(task, Masters(task, "float32"), compiler=compiler), []
+    with Loader(task, batch_size=2, accumulate=1, seed=0, position=(0, 0), step=0) as loader:
+        for step in range(steps):
+            values, sums, _ = gradients(loader.next(), step)
+            found.append(
+                [*sums.values(), values["codec.input_proj.conv.parametrizations.weight.original1"].sum().item()]
+            )
+    return np.array(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [64, 1])
+def test_the_same_numbers_from_a_function_for_each_kind_of_batch(task, most, monkeypatch):
+    """Also where there are more kinds than are compiled."""
+    monkeypatch.setattr(module, "MAX_COMPILED", most)
+    assert isinstance(task, Padded)
+    compilers = []
+
+    def compiler(*arguments, **state):
+        compilers.append(Compiler())
+        return compilers[-1](*arguments, **state)
+
+    np.testing.assert_array_equal(run(task, compiler), run(task, None))
+    assert 1 <= len(compilers) <= most
+    assert len(compilers) < STEPS
+    assert [len(one.shapes) for one in compilers] == [1] * len(compilers)  # none is compiled a second time
+
+
+def test_the_order_of_items_makes_no_other_kind(task):
+    items = [task.item(0, k, 0) for k in range(4)]
+    batches = [task.padded(task.collate([items[k] for k in order])) for order in ((0, 1, 2, 3), (3, 1, 0, 2))]
+    fixed = [{k: v for k, v in batch.items() if isinstance(v, (list, int))} for batch in batches]
+    assert fixed[0] == fixed[1]
+    assert "step" not in fixed[0]
+
+
+def test_mlx_can_trace_it(task):
+    """With the real `mx.compile`, up to what has to be computed: on a CPU that would take minutes of C++."""
+    before = get_rng()
+    gradients = Gradients(task, Masters(task, "float32"), compiler=mx.compile)
+    try:
+        with Loader(task, batch_size=3, accumulate=1, seed=0, position=(0, 0), step=0) as loader:
+            for step in range(4):
+                group = loader.next()
+                function = gradients._function(group, step)
+                (value, sums), found = function(gradients._masters.values, gradients._arrays(group.batches[0]))
+                assert value.shape == ()
+                assert sums.keys() == task.weights.keys()
+                assert {name: v.shape for name, v in found.items()} == {
+                    name: v.shape for name, v in gradients._masters.values.items()
+                }
+        assert 1 <= len(gradients._functions) <= 4
+    finally:
+        gradients._masters.restore()
+        set_rng(before)
