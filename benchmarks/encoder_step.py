@@ -19,7 +19,7 @@ import mlx.core as mx
 
 from mlx_voxclone.bench.codec import measure_encoder_step
 from mlx_voxclone.bench.measure import Row
-from mlx_voxclone.checkpoint.writer import write_text_atomic
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.layout import PRESETS
 
 

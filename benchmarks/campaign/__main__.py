@@ -13,8 +13,8 @@ from benchmarks.campaign.endurance import endurance
 from benchmarks.campaign.interruptions import Interruptions, Tried
 from benchmarks.campaign.malformed import malformed
 from benchmarks.campaign.place import good
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.files.atomic import write_text_atomic
 
 
 def table(found: Iterable[Tried]) -> str:

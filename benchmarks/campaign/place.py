@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.campaign.process import run
-from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 

@@ -32,12 +32,13 @@ from benchmarks.recovery.student import Crops, LossWeights, Stage, Student, loss
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, WEIGHTS, Release, load_model, part_of
-from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors
 from mlx_voxclone.errors import TrainingError, VoxcloneError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CodecConfig
-from mlx_voxclone.train.encoder.terms import nearest_distance
+from mlx_voxclone.model.quantizer import nearest_distance
 
 STOCK, ENCODER, CLASSIFIER, GATES = "stock", "encoder.safetensors", "units.safetensors", "gates.json"
 WARM_UP, LAST_RATE = 0.03, 0.01  # share of the steps in which the learning rate rises; its last value, of the highest

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, normalise_level, read_audio, write_wav
-from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.miniature.synth import LEVEL, PHONES, ROOM, SyntheticSpeaker, Unit, random_text, synthesise_aligned
 from mlx_voxclone.pairs.prompts import load_prompts
 

@@ -17,10 +17,10 @@ from benchmarks.recovery.gates import group_of
 from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
 from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
 from mlx_voxclone.pairs.moved import move_pairs

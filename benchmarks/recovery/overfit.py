@@ -21,10 +21,10 @@ from benchmarks.recovery.corpus import Corpus
 from benchmarks.recovery.recipes import RECIPES, SCALES, Materials, Scale, recipe_config
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.checkpoint.writer import atomic_directory, write_text_atomic
 from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
 from mlx_voxclone.data.clips import HELDOUT, TRAIN
 from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
 from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 
 SECONDS = 2.0

@@ -17,8 +17,9 @@ import numpy as np
 
 from benchmarks.recovery.recipes import Recipe
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
-from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.settings.config import RunConfig

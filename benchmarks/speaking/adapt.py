@@ -28,11 +28,11 @@ from mlx_voxclone.adapters.lora import TARGETS, add_lora
 from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.drift import measure_drift
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.miniature.readings import HELDOUT, UNLIKE, Reading, readings, write_sentences
 from mlx_voxclone.model.codec import Codec

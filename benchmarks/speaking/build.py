@@ -34,8 +34,9 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
-from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.layout import SPEAKING_SIZES, params_json
 from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING, make_micro, write_own_voices, write_release
 from mlx_voxclone.miniature.readings import HELDOUT, PRESETS, SYLLABLES, TRAINING, Reading, readings

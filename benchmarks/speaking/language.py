@@ -17,8 +17,8 @@ from benchmarks.speaking import profile
 from benchmarks.speaking.adapt import PAIRS_PER_VOICE, TEXTS, Adapting, opened, parser_of
 from benchmarks.speaking.score import Case, Heard, gain, summary, table
 from benchmarks.speaking.utterances import write_recordings
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.readings import HELDOUT, readings
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.run import run

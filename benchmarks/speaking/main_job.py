@@ -33,17 +33,18 @@ from benchmarks.speaking.score import Case, Heard, agreement, heldout_cases, sco
 from benchmarks.speaking.utterances import write_recordings
 from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.micro import ENCODER_FILE
 from mlx_voxclone.miniature.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.pairs.clip_codes import CODES_FILE
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set
+from mlx_voxclone.settings.differences import flat
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.train import stages
 from mlx_voxclone.train.clone.recover import CODES
 from mlx_voxclone.train.run import CONFIG_FILE, DATA, SPEAKER, SUMMARY_FILE
 from mlx_voxclone.train.saved.state import BEST
@@ -138,8 +139,8 @@ class MainJob:
 
     def check_same(self, directory: Path, config: RunConfig) -> None:
         """Refuse a finished run of another configuration; keys that only one of both has are left out."""
-        saved = stages.flat(yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8")))
-        now = stages.flat(config.model_dump(mode="json"))
+        saved = flat(yaml.safe_load((directory / CONFIG_FILE).read_text(encoding="utf-8")))
+        now = flat(config.model_dump(mode="json"))
         if differing := [key for key in saved.keys() & now.keys() if saved[key] != now[key] and key != "output"]:
             raise ConfigError(
                 f"{directory}: made with other values of {', '.join(sorted(differing))}; choose another --output"
@@ -194,7 +195,7 @@ class MainJob:
         clips = PreparedData.load(job / DATA).clips
         true = {clip.id: self.codec.audio_codes(clip.read()) for clip in clips}
         files = {
-            "recovered": of_round(job / CODES / stages.CODES_FILE, number),
+            "recovered": of_round(job / CODES / CODES_FILE, number),
             "judged": of_round(job / CODES / JUDGED_FILE, number),
         }
         found = {}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.files.yaml_files import parse_yaml
-from mlx_voxclone.train.stages import flat
+from mlx_voxclone.settings.differences import flat
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 PROFILE = CONFIGS / "profiles" / "speaking-miniature.yaml"

@@ -18,8 +18,8 @@ from typing import Any
 from benchmarks.speaking import profile
 from benchmarks.speaking.adapt import TEXTS, Adapting, changes, opened, parser_of
 from benchmarks.speaking.score import agreement, gain, summary, table
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.cli.common import entry
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.readings import HELDOUT, readings
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.model.codec import Codec

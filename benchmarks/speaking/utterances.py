@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.checkpoint.writer import atomic_directory, atomic_file
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import atomic_directory, atomic_file
 from mlx_voxclone.miniature.readings import Reading, write_readings
 from mlx_voxclone.model.codec import Codec
 

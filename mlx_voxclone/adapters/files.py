@@ -14,8 +14,9 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import FLOATS
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json, reason_of
 
 TENSORS, CONFIG = "adapters.safetensors", "adapter_config.json"

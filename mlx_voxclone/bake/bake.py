@@ -30,8 +30,9 @@ from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, file_sha256, open_encoder, part_of
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, check_voice_name, read_voice, register_voice
-from mlx_voxclone.checkpoint.writer import Entry, atomic_directory, free_space_check, write_safetensors
+from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory, free_space_check
 
 TARGETS = ("vllm", "mlx-audio")
 FOLDED_AS = ("base", "auto", "float32")

@@ -21,8 +21,9 @@ from mlx_voxclone.checkpoint.voices import (
     write_pt,
     write_voice,
 )
-from mlx_voxclone.checkpoint.writer import refuse_existing_directory, save_tensors
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import refuse_existing_directory
 from mlx_voxclone.files.plain import read_json, reason_of
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"

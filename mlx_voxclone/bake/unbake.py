@@ -22,15 +22,9 @@ from mlx_voxclone.bake.voice_removal import voice_files, without_voices
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, part_of
 from mlx_voxclone.checkpoint.voices import EMBEDDING
-from mlx_voxclone.checkpoint.writer import (
-    Entry,
-    atomic_directory,
-    free_space_check,
-    refuse_existing_directory,
-    save_tensors,
-    write_safetensors,
-)
+from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory, free_space_check, refuse_existing_directory
 
 ENCODER_FILE = "encoder.safetensors"
 

@@ -10,8 +10,8 @@ from typing import Any
 from mlx_voxclone.bake.record import HISTORY, NOTICE, check_places, copy_files, files_to_copy, read_object
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
-from mlx_voxclone.checkpoint.writer import atomic_directory, free_space_check
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory, free_space_check
 from mlx_voxclone.files.plain import parse_json
 
 VOICE_SUFFIXES = (".pt", ".safetensors")

@@ -20,8 +20,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.dtypes import DTYPES, dtype_name, to_bytes, to_mlx
-from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_file
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.plain import open_plain, reason_of
 

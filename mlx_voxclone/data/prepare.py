@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.writer import atomic_directory
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
@@ -27,6 +26,7 @@ from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
 from mlx_voxclone.data.shards.write import write_shards
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
 

@@ -22,11 +22,11 @@ from mlx_voxclone.doctor.forecast import (
 from mlx_voxclone.doctor.pairs import LAYERS, extrapolated, time_decoding, try_frames
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train import stages
 from mlx_voxclone.train.clone.deliver import FINALISTS
-from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.judge.codes import GROUP
 from mlx_voxclone.train.judge.judge import ROUNDS
+from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.loop.stage import prepare_options
 from mlx_voxclone.train.saved.state import separate_rng
 
 CODES, JUDGING, VOICE, DELIVERY = "codes", "judging", "voice", "delivery"
@@ -42,7 +42,7 @@ def plan_clips(config: RunConfig, trains_encoder: bool) -> tuple[Work, str] | No
     """
     if config.task not in ("clone", "speaker", "language"):
         return None
-    data, note = expected_data(config.data.path, stages.prepare_options(config))
+    data, note = expected_data(config.data.path, prepare_options(config))
     codec, letters = VoxtralConfig.from_dict(model_params(config.model)).codec, tokens_per_letter(config.model)
     return planned_work(config, data, codec, trains_encoder=trains_encoder, tokens_per_letter=letters), note
 

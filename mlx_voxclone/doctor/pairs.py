@@ -24,8 +24,8 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import make
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
-from mlx_voxclone.train.clone import auto_pairs as auto
-from mlx_voxclone.train.compute import Compute
+from mlx_voxclone.train.judge import auto_pairs as auto
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.state import separate_rng
 
 RELEASE_VOICES = 20  # of a model that is not there to be asked

@@ -16,10 +16,10 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.measure import Measured
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.config import N_SPECIAL_CODES
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
-from mlx_voxclone.train.speaker.preservation import divergence
 
 DRIFT, FLOW, SAME = "preset_drift", "preset_flow", "preset_agreement"
 MOST_PAIRS = 100

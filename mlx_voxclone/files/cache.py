@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.writer import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.temporaries import try_lock

@@ -18,8 +18,9 @@ import numpy as np
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16, to_mlx
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.voices import write_voice
-from mlx_voxclone.checkpoint.writer import Entry, atomic_directory, write_safetensors
+from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.miniature.layout import PRESETS, Sizes, params_json, tekken_json
 from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES, VoxtralConfig
 

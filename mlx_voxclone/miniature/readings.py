@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
-from mlx_voxclone.checkpoint.writer import atomic_directory, write_text_atomic
+from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
 from mlx_voxclone.miniature.synth import MANIFEST, SyntheticSpeaker, random_text, synthesise
 
 TRAINING, HELDOUT, PRESETS = 100_000, 200_000, 300_000  # number of the first speaker of each kind

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_voxclone.model.config import CodecConfig
 
@@ -124,3 +125,18 @@ class Quantizer(nn.Module):
         semantic = z + mx.stop_gradient(to_rows)
         acoustic = bounded + mx.stop_gradient(to_levels)
         return mx.concatenate([semantic, acoustic], axis=-1), z, rows
+
+
+def nearest_distance(rows: mx.array, chunk: int = 1024) -> float:
+    """Median over the rows `[K, D]` of the squared distance to the nearest other one: the codebook's own scale.
+
+    1.0 where that is 0 (more than half of the rows are copies of others).
+    """
+    squares, nearest = mx.sum(mx.square(rows), axis=-1), []
+    for first in range(0, rows.shape[0], chunk):
+        part = rows[first : first + chunk]
+        distances = squares[first : first + chunk, None] + squares - 2.0 * part @ rows.T
+        own = mx.arange(first, first + part.shape[0])[:, None] == mx.arange(rows.shape[0])
+        nearest.append(np.array(mx.min(mx.where(own, mx.inf, distances), axis=1)))
+    median = float(np.median(np.concatenate(nearest)))
+    return median if median > 0 else 1.0

@@ -24,11 +24,12 @@ import numpy as np
 from mlx_voxclone.audio.io import write_flac, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
-from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.entries import lies_inside
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
+from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.files.plain import parse_json, read_json
-from mlx_voxclone.process.locks import LOCK
 from mlx_voxclone.process.temporaries import clear_dead
 
 SETTINGS, MANIFEST, AUDIO = "settings.json", "manifest.jsonl", "audio"

@@ -19,6 +19,7 @@ from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.texts import spoken, tidy
 from mlx_voxclone.pairs.files import (
     FORMAT,
@@ -31,7 +32,6 @@ from mlx_voxclone.pairs.files import (
     settle,
 )
 from mlx_voxclone.pairs.prompts import LANGUAGES, load_prompts
-from mlx_voxclone.process.locks import held
 from mlx_voxclone.speech.speaker import Speaker
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs.files import (
@@ -30,7 +31,6 @@ from mlx_voxclone.pairs.files import (
     read_shard,
     settle,
 )
-from mlx_voxclone.process.locks import held
 
 BEYOND = 0.4  # how far a new voice may lie beyond one of its two voices, as a share of their distance
 DEVIATIONS = (0.02, 0.8)  # least and greatest standard deviation of a new voice, of values in -1..1

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, read_log
 from mlx_voxclone.process.amounts import format_seconds

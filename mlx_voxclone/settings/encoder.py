@@ -83,7 +83,7 @@ class MelSection(Section):
 
 
 class PairsSection(Section):
-    """True codes and their audio: `train/clone/auto_pairs.py` makes them, or `voxclone pairs`;
+    """True codes and their audio: `train/judge/auto_pairs.py` makes them, or `voxclone pairs`;
     `train/encoder/items.py` draws."""
 
     path: AutoPaths = AUTO

@@ -8,20 +8,21 @@ from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, Release, open_encode
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import register_voice
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.text_checks import check_same
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import MAX_SECONDS
-from mlx_voxclone.train import stages
-from mlx_voxclone.train.clone.auto_pairs import AutomaticPairs
 from mlx_voxclone.train.clone.base_encoder import starts_from_base
 from mlx_voxclone.train.distill.stage import load_distill_pairs
 from mlx_voxclone.train.encoder.inputs import check_encoder
 from mlx_voxclone.train.encoder.items import crop_samples, cut_into_crops
+from mlx_voxclone.train.judge.auto_pairs import AutomaticPairs
+from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.loop.stage import train_settings, trained
 from mlx_voxclone.train.open_data import check_speakers, no_texts
 from mlx_voxclone.train.speaker import stage as adaptation
 from mlx_voxclone.train.speaker.listening import check_judges
 from mlx_voxclone.train.speaker.preservation import check_kept
-from mlx_voxclone.train.speaker.text_checks import check_same
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -34,7 +35,7 @@ def check_inputs(config: RunConfig) -> None:
     release.check()
     if "encoder" in config.stages and config.encoder.weights is not None:
         open_encoder(config.encoder.weights, release.config)
-    if "encoder" in stages.trained(config):
+    if "encoder" in trained(config):
         check_encoder(config, release)
     if "speaker" in config.stages:
         _check_sentences(config, release)
@@ -101,7 +102,7 @@ def check_data(config: RunConfig, data: PreparedData) -> None:
     if "speaker" in config.stages:
         usable = _check_usable(config, data)
     check_speakers(config, data.speakers)
-    if "encoder" in stages.trained(config):
+    if "encoder" in trained(config):
         _check_encoder_length(config, data)
     if "speaker" in config.stages:
         _check_length(config, "speaker.train", usable)
@@ -154,6 +155,6 @@ def _check_length(config: RunConfig, key: str, n_items: int) -> None:
     stage, name = key.split(".")
     try:
         section = getattr(getattr(config, stage), name)
-        stages.train_settings(section, config, stages.Compute.of(config)).total_steps(n_items)
+        train_settings(section, config, Compute.of(config)).total_steps(n_items)
     except ConfigError as e:
         raise ConfigError(f"{key}: {e}") from None

@@ -21,7 +21,7 @@ from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.transcribe import NOT_INSTALLED, PACKAGE
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train import stages
+from mlx_voxclone.train.loop.stage import prepare_options
 
 _OF_SHARDS = ("cache", "cache_gb", "mix_shards")
 MOMENT = 60.0  # seconds of audio
@@ -86,7 +86,7 @@ def no_texts(config: RunConfig) -> DataError:
 
 def _chosen(config: RunConfig, data: PreparedData | ShardData, say: Callable[[str], None]) -> PreparedData | ShardData:
     """The clips that the keys of `data` ask for."""
-    options, insisted = stages.prepare_options(config), [k for k in (*APPLIED, *FIXED) if config.insists(f"data.{k}")]
+    options, insisted = prepare_options(config), [k for k in (*APPLIED, *FIXED) if config.insists(f"data.{k}")]
     if not insisted and options == PrepareOptions(seed=config.seed) and isinstance(data, ShardData) and data.is_remote:
         return data  # nothing is asked for: no need to fetch how it was prepared
     before = Preparation.of(config.data.path, config.data.cache)
@@ -109,7 +109,7 @@ def _refuse_keys_of_shards(config: RunConfig) -> None:
 def _check_listing(config: RunConfig) -> None:
     """Refuse recordings by what lists them. What depends on which of them can be used is said now only if it takes long
     to find that out."""
-    options = stages.prepare_options(config)
+    options = prepare_options(config)
     entries = selected_entries(read_listing(config.data.path).entries, options)
     texts = sum(entry.text is not None for entry in entries)
     if texts < len(entries) and options.transcribe and importlib.util.find_spec(PACKAGE) is None:

@@ -17,10 +17,10 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
+from mlx_voxclone.data.text_checks import doubtful
 from mlx_voxclone.errors import (
     CheckpointError,
     ConfigError,
@@ -30,27 +30,29 @@ from mlx_voxclone.errors import (
     TranscriptError,
     VoxcloneError,
 )
+from mlx_voxclone.files.atomic import write_text_atomic
+from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.process.locks import LOCK, held
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train import stages
+from mlx_voxclone.settings.differences import config_differences, flat
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.clone.finish import finish, is_delivered
 from mlx_voxclone.train.clone.recover import CODES, ENCODER, recover
 from mlx_voxclone.train.distill import stage as distillation
 from mlx_voxclone.train.encoder.inputs import PRIOR, TEACHER, WITHOUT_PAIRS, encoder_inputs
+from mlx_voxclone.train.encoder.stage import train_encoder
 from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.loop.distributed import Ranks, check_share, code_digest, current
+from mlx_voxclone.train.loop.resume import SPENT_FILE, refuse_used
+from mlx_voxclone.train.loop.stage import prepare_options, trained
 from mlx_voxclone.train.open_data import open_data, open_shards
 from mlx_voxclone.train.saved.result import TrainResult
-from mlx_voxclone.train.saved.resume import SPENT_FILE, refuse_used
 from mlx_voxclone.train.saved.state import list_checkpoints
 from mlx_voxclone.train.speaker import stage as adaptation
-from mlx_voxclone.train.speaker.text_checks import doubtful
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, SPEAKER = "data", "speaker"
@@ -101,16 +103,11 @@ def run(
     run_dir, ranks = resume or config.run_dir, current()
     if ranks.several:
         quiet = quiet or not ranks.first
-        facts = stages.flat(config.model_dump(mode="json", exclude={"device"}))
+        facts = flat(config.model_dump(mode="json", exclude={"device"}))
         ranks.check_alike("configuration", {**facts, "code": code_digest(), "--resume": resume})
-        for stage in stages.trained(config):
+        for stage in trained(config):
             check_share(getattr(config, stage).train.accumulate, ranks, f"{stage}.train.")
-        if (
-            config.task == "clone"
-            and ENCODER in stages.trained(config)
-            and config.judge.enabled
-            and config.judge.rounds
-        ):
+        if config.task == "clone" and ENCODER in trained(config) and config.judge.enabled and config.judge.rounds:
             check_share(config.encoder.refine.accumulate, ranks, "encoder.refine.")
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
     with ExitStack() as stack:
@@ -209,7 +206,7 @@ def _carry_out(
             say(f"warning: {seconds:.0f} s of speech to learn from; 5 to 30 minutes are what this is made for")
         for line in doubtful([*data.train, *data.heldout]):
             say(f"warning: {line}")
-    if ENCODER in stages.trained(config) and not config.encoder.pairs.path:
+    if ENCODER in trained(config) and not config.encoder.pairs.path:
         say(WITHOUT_PAIRS)
     summary.data = {
         "hours": data.hours,
@@ -239,7 +236,7 @@ def prepared_data(
     config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]
 ) -> PreparedData | ShardData:
     """The recordings of `data.path` as clips, prepared into the run directory."""
-    options, progress = stages.prepare_options(config), None if quiet else progress_over
+    options, progress = prepare_options(config), None if quiet else progress_over
     report = current().in_turn(lambda: prepare(config.data.path, run_dir / DATA, options, progress=progress))
     for line in report.lines():
         say(f"data: {line}")
@@ -314,11 +311,11 @@ def _check_resumed(run_dir: Path, config: RunConfig) -> None:
     text, still_open = saved.read_text(encoding="utf-8"), set(config.stages) - _begun(config, run_dir)
     if SPEAKER in still_open and not (run_dir / f"{ENCODER}-2").exists():
         still_open.add("judge")  # nothing has learnt from judged codes yet
-    if differences := stages.config_differences(text, config, open_stages=still_open):
+    if differences := config_differences(text, config, open_stages=still_open):
         raise CheckpointError(
             f"cannot resume {run_dir}: it was started with another configuration ({'; '.join(differences)})"
         )
-    if stages.config_differences(text, config):  # of a stage still to come: from here on the run is this one
+    if config_differences(text, config):  # of a stage still to come: from here on the run is this one
         write_text_atomic(saved, config.dump())
 
 
@@ -338,7 +335,7 @@ def _train_encoder(
     """Task `encoder`: from the start, on recordings and pairs together."""
     say("encoder: training the codec's encoder")
     inputs = current().in_turn(lambda: encoder_inputs(config, Release(config.model), data, run_dir, quiet, say))
-    summary.results[ENCODER] = stages.train_encoder(config, data, inputs, run_dir, quiet)
+    summary.results[ENCODER] = train_encoder(config, data, inputs, run_dir, quiet)
     mx.clear_cache()
 
 

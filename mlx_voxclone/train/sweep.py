@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import CODES, DATA, run
 from mlx_voxclone.train.saved.result import TrainResult

@@ -16,15 +16,9 @@ import pytest
 import safetensors.numpy
 
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import (
-    Entry,
-    atomic_directory,
-    free_space_check,
-    save_tensors,
-    write_safetensors,
-    write_text_atomic,
-)
+from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory, free_space_check, write_text_atomic
 
 INTERRUPTIONS = [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), RuntimeError("a defect")]
 

@@ -17,9 +17,9 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.settings.differences import config_differences
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.stages import config_differences
 
 pytest_plugins = ["commands"]
 SHORT = ["--max-seconds", "0.4", "--quiet"]

@@ -16,9 +16,10 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.files.run_log import read_log
-from mlx_voxclone.train import run, stages
+from mlx_voxclone.train import run
 from mlx_voxclone.train.clone import finish, recover
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop import stage as loop_stage
 from mlx_voxclone.train.saved.schema import CHECKSUM
 from mlx_voxclone.train.saved.state import list_checkpoints
 from mlx_voxclone.train.speaker.task import SpeakerTask
@@ -270,7 +271,7 @@ STAGES = {
     "encoder, before its first step": (EncoderTask, "extra_metrics", 1),
     "encoder, a step": (EncoderTask, "collate", 3),  # on the loader's thread, which makes four of them in any case
     "encoder, an evaluation": (EncoderTask, "extra_metrics", 2),
-    "codes": (stages, "clip_codes", 1),
+    "codes": (recover, "clip_codes", 1),
     "judging": (recover, "judged_codes", 1),
     "encoder, a step on judged codes": (EncoderTask, "collate", 2),
     "judging again": (recover, "judged_codes", 2),  # after the codes of the round before, found again
@@ -353,7 +354,7 @@ def test_a_complete_run_resumed_trains_and_bakes_nothing_anew(uninterrupted, tmp
     shutil.copytree(uninterrupted, place)
     before = result(place)
     monkeypatch.setattr(finish, "bake", None)
-    monkeypatch.setattr(stages, "Trainer", None)
+    monkeypatch.setattr(loop_stage, "Trainer", None)
     assert train("--resume", place, "--quiet") == 0
     assert result(place) == before
     assert "encoder: 4 steps" in capsys.readouterr().out

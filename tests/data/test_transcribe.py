@@ -20,11 +20,11 @@ from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.pairs.clip_codes import clip_codes
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.checks import check_data
 from mlx_voxclone.train.judge.codes import judged_codes
 from mlx_voxclone.train.run import prepared_data
-from mlx_voxclone.train.stages import clip_codes
 
 pytest_plugins = ["commands"]
 needs_whisper = pytest.mark.skipif(

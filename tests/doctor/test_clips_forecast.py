@@ -26,12 +26,12 @@ from mlx_voxclone.doctor.pairs import FramesTrial
 from mlx_voxclone.doctor.rehearsal import Length
 from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.pairs.clip_codes import clip_codes
 from mlx_voxclone.process.machine import Machine
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.clone.voice import SCORED, Scored, candidates, ranked_voices
 from mlx_voxclone.train.judge.codes import judged_codes
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
-from mlx_voxclone.train.stages import clip_codes
 
 pytest_plugins = ["commands"]
 SHORT = {"speaker.reference_seconds": [1.0, 3.0], "data.min_seconds": 0.5, "data.trim_silence": False}

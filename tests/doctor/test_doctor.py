@@ -10,19 +10,21 @@ from tasks_data import MemoryData, clip
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.checkpoint.writer import free_bytes
 from mlx_voxclone.cli.front.doctor import Disk, advice, main, table
 from mlx_voxclone.doctor import forecast as module
 from mlx_voxclone.doctor.disk import disk_needed
 from mlx_voxclone.doctor.encoder import plan_encoders
 from mlx_voxclone.doctor.forecast import Forecast, forecast
+from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.process.machine import Machine, this_machine
 from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.speaker.stage import lora_model
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
-from mlx_voxclone.train.stages import Compute, encoder_codec, run_trainer, train_settings
 
 SMALL = {"encoder.pairs.path": None, "speaker.train.sample_every": 0, "encoder.train.sample_every": 0}
 

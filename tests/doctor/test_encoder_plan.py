@@ -202,7 +202,7 @@ def test_doctor_tries_no_encoder_where_there_is_one(whole, tmp_path, capsys, mon
 
 
 def test_a_base_encoder_on_another_disk(miniature, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mlx_voxclone.checkpoint.writer.same_disk", lambda a, b: False)
+    monkeypatch.setattr("mlx_voxclone.files.atomic.same_disk", lambda a, b: False)
     here, there = told(capsys, monkeypatch, miniature, tmp_path).split("\ndisk")[1:]
     assert "copy of the base encoder" in here
     assert "its checkpoints, while it trains" in there

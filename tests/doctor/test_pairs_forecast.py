@@ -10,16 +10,16 @@ import pytest
 from places import CONFIG
 
 from mlx_voxclone.checkpoint.release import Release, part_of
-from mlx_voxclone.checkpoint.writer import same_disk
 from mlx_voxclone.cli.front import doctor
 from mlx_voxclone.doctor import forecast as trainings
 from mlx_voxclone.doctor import pairs as pairs_forecast
 from mlx_voxclone.doctor.forecast import Forecast
 from mlx_voxclone.doctor.pairs import FramesTrial, PairsPlan, forecast_pairs, plan_pairs
+from mlx_voxclone.files.atomic import same_disk
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.process.machine import Machine
 from mlx_voxclone.settings.config import load_run_config
-from mlx_voxclone.train.clone.auto_pairs import BYTES_PER_SECOND, AutomaticPairs, automatic_pairs
+from mlx_voxclone.train.judge.auto_pairs import BYTES_PER_SECOND, AutomaticPairs, automatic_pairs
 
 pytest_plugins = ["commands"]
 
@@ -182,7 +182,7 @@ def test_doctor_counts_time_and_disk_or_says_cached(untried, miniature, tmp_path
 
 
 def test_a_cache_on_another_disk_is_counted_there(untried, miniature, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("mlx_voxclone.checkpoint.writer.same_disk", lambda a, b: False)
+    monkeypatch.setattr("mlx_voxclone.files.atomic.same_disk", lambda a, b: False)
     text = told(capsys, miniature, tmp_path)
     assert "automatic pairs" not in text.split("\ndisk\n")[1].split("\n\n")[0].split("\ndisk of")[0]
     assert "automatic pairs" in text.split("\ndisk of ")[1]

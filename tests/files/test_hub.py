@@ -14,8 +14,8 @@ from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.files import hub as hub_module
 from mlx_voxclone.files.hub import ADAPTERS, ENCODER, VOICE, HubAddress, local
 from mlx_voxclone.settings.config import load_run_config
+from mlx_voxclone.settings.differences import config_differences
 from mlx_voxclone.train.hub_files import fetched
-from mlx_voxclone.train.stages import config_differences
 
 pytest_plugins = ["hub_fixtures"]
 

@@ -20,6 +20,7 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.front.say import main as say
+from mlx_voxclone.data.text_checks import can_be_said
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model import generation
 from mlx_voxclone.model.blocks import layers
@@ -28,7 +29,6 @@ from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train import checks
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
 from mlx_voxclone.train.speaker.task import SpeakerTask
-from mlx_voxclone.train.speaker.text_checks import can_be_said
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ MISTAKES = {
         ("older[: max(0, len(older) - keep)]", "older[max(0, len(older) - keep) :]",
          "test_trainer_run.py::test_only_the_newest_checkpoints_are_kept"),
     ],
-    "train/saved/resume.py": [
+    "train/loop/resume.py": [
         ("differences += changed(", "_ = changed(", "test_trainer_resume.py::test_another_configuration_is_named"),
         ("if step >= stop:", "if step > stop:",
          "test_trainer_resume.py::test_nothing_left_to_train_is_an_error_not_a_success"),

@@ -9,17 +9,18 @@ import sys
 
 import pytest
 
-from mlx_voxclone.checkpoint.writer import atomic_directory, atomic_file
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files import locks
+from mlx_voxclone.files.atomic import atomic_directory, atomic_file
+from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.pairs.files import settle
-from mlx_voxclone.process import locks, temporaries
-from mlx_voxclone.process.locks import LOCK, held
+from mlx_voxclone.process import temporaries
 from mlx_voxclone.process.temporaries import clear_below, clear_dead, made, writer_of
 
 CHILD = """
 import sys, time
 from pathlib import Path
-from mlx_voxclone.process.locks import held
+from mlx_voxclone.files.locks import held
 from mlx_voxclone.process.temporaries import made
 what, place = sys.argv[1], Path(sys.argv[2])
 if what == "lock":

@@ -9,10 +9,10 @@ from mlx_voxclone.audio.io import AudioError, audio_info, read_audio, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.torch_file import read_pt
-from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.files.atomic import atomic_file
 from mlx_voxclone.miniature.micro import ENCODER_FILE
 from mlx_voxclone.settings.config import load_run_config
 

@@ -7,8 +7,9 @@ import pytest
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
+from mlx_voxclone.pairs import clip_codes
 from mlx_voxclone.settings.config import load_run_config
-from mlx_voxclone.train import run, stages, sweep
+from mlx_voxclone.train import run, sweep
 from mlx_voxclone.train.sweep import Point, best, lines
 
 pytest_plugins = ["commands"]
@@ -45,8 +46,8 @@ def config_path(config_file, encoder_file):
 def test_it_trains_with_each_rate_and_makes_codes_once(config_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
     encoded = []
-    loaded = stages.load_model
-    monkeypatch.setattr(stages, "load_model", lambda *a, **k: encoded.append(a) or loaded(*a, **k))
+    loaded = clip_codes.load_model
+    monkeypatch.setattr(clip_codes, "load_model", lambda *a, **k: encoded.append(a) or loaded(*a, **k))
     argv = ["train", "--config", str(config_path), "--set", f"output={tmp_path / 'run'}", "--max-steps", "9"]
     assert voxclone([*argv, "--sweep-lr", "1e-9", "5e-3", "--quiet"]) == 0
     home = tmp_path / "run-sweep"

@@ -43,12 +43,12 @@ def main(argv: list[str]) -> None:
         machine = this_machine()
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return
-    from mlx_voxclone.checkpoint.writer import free_bytes, same_disk
     from mlx_voxclone.doctor.clone import forecast_clips, in_order, plan_clips
     from mlx_voxclone.doctor.disk import disk_needed
     from mlx_voxclone.doctor.encoder import BASE, ENCODER, plan_encoders
     from mlx_voxclone.doctor.forecast import forecast
     from mlx_voxclone.doctor.pairs import forecast_pairs, plan_pairs
+    from mlx_voxclone.files.atomic import free_bytes, same_disk
     from mlx_voxclone.files.cache import ROOT_VARIABLE
     from mlx_voxclone.settings.config import load_run_config, parse_set
 

@@ -61,9 +61,9 @@ def main(argv: list[str]) -> None:
     set_quiet(options.quiet)
     set_device(options.device)
 
-    from mlx_voxclone.checkpoint.writer import atomic_directory, refuse_existing_directory
     from mlx_voxclone.evaluate.cases import read_cases
     from mlx_voxclone.evaluate.measure import Evaluation, compare
+    from mlx_voxclone.files.atomic import atomic_directory, refuse_existing_directory
     from mlx_voxclone.report.evaluation_page import evaluation_page
 
     output = Path(options.output)

@@ -60,8 +60,8 @@ def _run(names: list[str], options) -> None:
     from mlx_voxclone.audio.io import check_output
     from mlx_voxclone.bench import measure as measuring
     from mlx_voxclone.bench.table import as_json, number, render
-    from mlx_voxclone.checkpoint.writer import write_text_atomic
     from mlx_voxclone.cli.front.doctor import describe
+    from mlx_voxclone.files.atomic import write_text_atomic
     from mlx_voxclone.process.machine import this_machine
 
     if options.json:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
         if output.is_relative_to(recordings) or recordings.is_relative_to(output):
             parser.error("--output and --recordings must be two directories, none of them in the other")
 
-    from mlx_voxclone.checkpoint.writer import refuse_existing_directory
+    from mlx_voxclone.files.atomic import refuse_existing_directory
     from mlx_voxclone.miniature.micro import SPEAKING, make_micro
     from mlx_voxclone.miniature.readings import SENTENCES_FILE, write_speaker
     from mlx_voxclone.process.progress import progress_over, weight_bar

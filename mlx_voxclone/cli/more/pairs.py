@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
         parser.error("--encoder hears recordings; name them with --recordings")
     set_quiet(options.quiet)
     set_device(options.device)
-    from mlx_voxclone.process.locks import held
+    from mlx_voxclone.files.locks import held
 
     with held(options.output, message):  # before the model is loaded, which takes a while
         _run(options)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
-from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
 from mlx_voxclone.data.shards.fetch import MOST_OF_INDEX, fetch, is_remote
@@ -19,6 +18,7 @@ from mlx_voxclone.data.shards.index import INDEX, SPLITS, Row, ShardIndex
 from mlx_voxclone.data.shards.order import ShardOrder
 from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.files.atomic import atomic_file
 
 MOST_HELDOUT = 512  # clips to measure by, however many the index holds out: each is copied out of its shard
 MIX = 4

@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mlx_voxclone.checkpoint.writer import atomic_file, free_bytes
 from mlx_voxclone.data.shards.fetch import Abandoned, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.files.atomic import atomic_file, free_bytes
 from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.process.temporaries import clear_dead, same, try_lock
 

@@ -18,18 +18,20 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release, file_sha256, open_encoder
-from mlx_voxclone.checkpoint.writer import atomic_file
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
+from mlx_voxclone.files.atomic import atomic_file
 from mlx_voxclone.files.cache import NO_SPACE, Entry, unwritable
+from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
-from mlx_voxclone.train import stages
-from mlx_voxclone.train.clone.auto_pairs import SEED, AutomaticPairs
-from mlx_voxclone.train.compute import Compute
+from mlx_voxclone.train.encoder.stage import best_encoder, encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import CHECKPOINTS
 
@@ -130,7 +132,7 @@ def base_encoder(
         CheckpointError: the cache cannot be written, or is full.
     """
     entry = base_entry(config, release)
-    found = stages.best_encoder(entry.path)
+    found = best_encoder(entry.path)
     if _is_whole(entry, found):
         say(f"encoder: from the model's base encoder, in the cache {entry.path}")
         return found
@@ -155,11 +157,11 @@ def _trained(config: RunConfig, release: Release, pairs: Sequence[Path], directo
     section = _base_section(config)
     data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
     sounds, compute = PairSounds(data), Compute.of(config)
-    codec = stages.encoder_codec(release, section, sounds, SEED, compute.dtype)
-    identity = {"codec": stages.codec_digest(release)}
+    codec = encoder_codec(release, section, sounds, SEED, compute.dtype)
+    identity = {"codec": codec_digest(release)}
     task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
-    settings = stages.train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
-    return stages.run_trainer(task, settings, directory, quiet=quiet)
+    settings = train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
+    return run_trainer(task, settings, directory, quiet=quiet)
 
 
 def _is_whole(entry: Entry, found: Path) -> bool:
@@ -186,7 +188,7 @@ def _can_be_continued(entry: Entry, release: Release) -> bool:
     try:
         done = TrainResult.load(entry.path)
         if done is not None and done.complete:
-            open_encoder(stages.best_encoder(entry.path), release.config)
+            open_encoder(best_encoder(entry.path), release.config)
     except VoxcloneError:
         return False
     return True

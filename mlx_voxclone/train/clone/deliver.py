@@ -34,15 +34,15 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import read_reference
-from mlx_voxclone.train.clone.recover import Recovered
 from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices, voice_losses
 from mlx_voxclone.train.judge.judge import CodeJudge
+from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import unexplained
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import DRIFT, judges
 from mlx_voxclone.train.speaker.preservation import without_adapters
-from mlx_voxclone.train.stages import Compute
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
 SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise

@@ -25,10 +25,10 @@ from mlx_voxclone.speech.speaker import SpeechResult, speak
 from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
 from mlx_voxclone.train.clone.fold_check import fold_check
 from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
-from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.judge.recovered import Recovered
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
-from mlx_voxclone.train.stages import Compute
 
 VOICE_FILE, DELIVERED = "delivered.safetensors", "delivered"  # in codes/, and the key of its metadata
 ROWS_FILE = "voice-rows.safetensors"  # in codes/: what becomes the voice, as `bake` takes it

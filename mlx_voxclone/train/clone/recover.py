@@ -7,7 +7,7 @@ one before.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +16,25 @@ import numpy as np
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.pairs.clip_codes import CODES_FILE, clip_codes
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
-from mlx_voxclone.train import stages
-from mlx_voxclone.train.clone.auto_pairs import automatic_pairs, cached_own_pairs, said_gain
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.encoder.inputs import EncoderInputs, encoder_inputs
+from mlx_voxclone.train.encoder.stage import best_encoder, train_encoder
 from mlx_voxclone.train.encoder.task import ENCODER_FILE
+from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, cached_own_pairs, said_gain
 from mlx_voxclone.train.judge.codes import JudgedCodes, judged_codes, unfitting
+from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import PAIRS, check_model
 from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.stage import trained
 from mlx_voxclone.train.saved.result import TrainResult
 
 CODES, ENCODER = "codes", "encoder"  # in the run directory
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """What the recordings are in codes.
-
-    Attributes:
-        encoder: the weights; None: the model's own.
-        codes: the encoder's codes of every clip, int32 `[37, T]` by clip id.
-        judged: codes of transcribed clips, judged by the language model.
-        results: of the trainings, by the name of their directory.
-        rounds: figures of each encoder that was tried, in order.
-    """
-
-    encoder: Path | None
-    codes: dict[str, np.ndarray]
-    judged: JudgedCodes
-    results: dict[str, TrainResult] = field(default_factory=dict)
-    rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
 def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> Recovered:
@@ -63,7 +47,7 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
     """
     release = Release(config.model)
     steps = _Steps(config, release, data, run_dir, quiet, say)
-    if ENCODER not in stages.trained(config):
+    if ENCODER not in trained(config):
         encoder = config.speaker.encoder_file
         codes = steps.encode(encoder, 1)
         return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
@@ -73,13 +57,13 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
     base = steps.base()
     say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
     found = {ENCODER: steps.train(ENCODER, base, inputs)}
-    best = steps.recovered(stages.best_encoder(run_dir / ENCODER), 1)
+    best = steps.recovered(best_encoder(run_dir / ENCODER), 1)
     rounds = [_figures(ENCODER, best)]
     for number in range(2, config.judge.rounds + 2 if best.judged.codes else 2):
         name = f"{ENCODER}-{number}"
         say(f"{name}: training it on the judged codes")
         found[name] = steps.train(name, best.encoder, inputs, best.judged)
-        new = steps.recovered(stages.best_encoder(run_dir / name), number)
+        new = steps.recovered(best_encoder(run_dir / name), number)
         rounds.append(_figures(name, new))
         if not new.judged.raw_nats < best.judged.raw_nats:
             say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
@@ -130,7 +114,7 @@ class _Steps:
             refined = {"weights": start, "train": section.refine, "pairs": pairs}
             config = config.model_copy(update={"encoder": section.model_copy(update=refined)})
         codes = None if judged is None else judged.codes
-        result = stages.train_encoder(config, self.data, inputs, self.run_dir / name, self.quiet, codes)
+        result = train_encoder(config, self.data, inputs, self.run_dir / name, self.quiet, codes)
         mx.clear_cache()
         return result
 
@@ -141,8 +125,8 @@ class _Steps:
     def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
         self.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
         wrap = (lambda clips, total, what: clips) if self.quiet else progress_over
-        path = self._place(stages.CODES_FILE, number)
-        return current().in_turn(lambda: stages.clip_codes(self.release, encoder, self.data, path, wrap))
+        path = self._place(CODES_FILE, number)
+        return current().in_turn(lambda: clip_codes(self.release, encoder, self.data, path, wrap))
 
     @property
     def judges(self) -> bool:

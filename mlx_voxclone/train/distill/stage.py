@@ -7,6 +7,7 @@ import mlx.core as mx
 
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs.data import PairData
@@ -22,11 +23,11 @@ from mlx_voxclone.train.distill.data import (
 )
 from mlx_voxclone.train.distill.task import DistillTask, matched_layers
 from mlx_voxclone.train.encoder.inputs import TEACHER
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.stage import adapter_writer, lora_model, start_from
-from mlx_voxclone.train.speaker.text_checks import check_said
-from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
 
 HELDOUT_ITEMS = 32
 

@@ -14,14 +14,16 @@ import numpy as np
 
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import free_space_check, save_tensors
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.files.atomic import free_space_check
+from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.config import N_SPECIAL_CODES
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
 from mlx_voxclone.train.loop.task import fingerprint_of
-from mlx_voxclone.train.speaker.preservation import divergence, without_adapters
+from mlx_voxclone.train.speaker.preservation import without_adapters
 
 TERMS = ("hidden", "semantic", "flow", "kept_semantic", "kept_flow")
 STATES = "states"

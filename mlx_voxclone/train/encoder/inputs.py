@@ -21,11 +21,11 @@ from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO, EncoderSection
-from mlx_voxclone.train.clone.auto_pairs import automatic_pairs, check_automatic
 from mlx_voxclone.train.encoder.code_prior import code_prior
 from mlx_voxclone.train.encoder.items import crop_samples
 from mlx_voxclone.train.encoder.task import Teacher
 from mlx_voxclone.train.encoder.terms import CODES
+from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, check_automatic
 from mlx_voxclone.train.whisper.alignment import crop_states
 from mlx_voxclone.train.whisper.cache import TeacherCache
 from mlx_voxclone.train.whisper.teacher import LONGEST, AsrTeacher

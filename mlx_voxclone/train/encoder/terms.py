@@ -33,7 +33,7 @@ from mlx_voxclone.losses import (
 )
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
-from mlx_voxclone.model.quantizer import QuantisationNoise
+from mlx_voxclone.model.quantizer import QuantisationNoise, nearest_distance
 from mlx_voxclone.settings.schema import EncoderSection
 
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
@@ -221,21 +221,6 @@ def later_frames(x: mx.array, skip: Sequence[int]) -> mx.array:
         return x
     places = np.minimum(np.arange(x.shape[1])[None] + np.array(skip)[:, None], x.shape[1] - 1)
     return x[mx.arange(x.shape[0])[:, None], mx.array(places)]
-
-
-def nearest_distance(rows: mx.array, chunk: int = 1024) -> float:
-    """Median over the rows `[K, D]` of the squared distance to the nearest other one: the codebook's own scale.
-
-    1.0 where that is 0 (more than half of the rows are copies of others).
-    """
-    squares, nearest = mx.sum(mx.square(rows), axis=-1), []
-    for first in range(0, rows.shape[0], chunk):
-        part = rows[first : first + chunk]
-        distances = squares[first : first + chunk, None] + squares - 2.0 * part @ rows.T
-        own = mx.arange(first, first + part.shape[0])[:, None] == mx.arange(rows.shape[0])
-        nearest.append(np.array(mx.min(mx.where(own, mx.inf, distances), axis=1)))
-    median = float(np.median(np.concatenate(nearest)))
-    return median if median > 0 else 1.0
 
 
 def _decoder_dtype(codec: Codec) -> mx.Dtype:

@@ -20,15 +20,16 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.text_checks import is_sayable
 from mlx_voxclone.errors import CheckpointError, TranscriptError
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.pairs.data import Pair
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence, Judged
 from mlx_voxclone.train.judge.text_gain import GROUP, LEAST_GAIN, text_gains, why_none_fits
-from mlx_voxclone.train.speaker.text_checks import is_sayable
-from mlx_voxclone.train.stages import Compute, codec_digest
+from mlx_voxclone.train.loop.compute import Compute
 
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
 NAMED = 3  # clips in a refusal

@@ -24,8 +24,8 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import N_SPECIAL_CODES
+from mlx_voxclone.model.quantizer import nearest_distance
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.train.encoder.terms import nearest_distance
 
 ROUNDS = 4
 TEMPERATURE = 4.0  # of the encoder's softmax, in units of the median squared distance of neighbouring codebook rows

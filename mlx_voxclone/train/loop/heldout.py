@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import DataError, NotFiniteError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.train.loop.loader import check_host, to_device
 from mlx_voxclone.train.loop.task import Task, derived_metrics, training_only
 from mlx_voxclone.train.saved.state import BEST, RunState, not_finite, read_best, replaced_directory

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import (
     CheckpointError,
     DataError,
@@ -25,6 +24,7 @@ from mlx_voxclone.errors import (
     TranscriptError,
     VoxcloneError,
 )
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.process.streams import check_reader
@@ -35,10 +35,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.keeper import Keeper
 from mlx_voxclone.train.loop.loader import Group, Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
-from mlx_voxclone.train.loop.task import Task, parameter_groups
-from mlx_voxclone.train.saved import state as states
-from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
-from mlx_voxclone.train.saved.resume import (
+from mlx_voxclone.train.loop.resume import (
     check_position,
     check_same_run,
     check_unfinished,
@@ -47,6 +44,9 @@ from mlx_voxclone.train.saved.resume import (
     refuse_used,
     what_is_left,
 )
+from mlx_voxclone.train.loop.task import Task, parameter_groups
+from mlx_voxclone.train.saved import state as states
+from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.state import RunState, uninterrupted
 
 _JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should

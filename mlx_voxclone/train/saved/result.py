@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from mlx_voxclone.checkpoint.writer import write_text_atomic
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.train.saved.state import RunState
 

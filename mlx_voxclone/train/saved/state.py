@@ -20,8 +20,9 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import atomic_directory, save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
 from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.files.yaml_files import shown
 from mlx_voxclone.process.signals import held_back as uninterrupted

@@ -19,11 +19,12 @@ from mlx_voxclone.bake.record import own_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
-from mlx_voxclone.train.clone.auto_pairs import cached_own_pairs, check_automatic, own_pairs
+from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
 KEPT_FIELD = "speaker.preserve.path"  # of a training's fingerprint: what is kept, where something is
@@ -184,16 +185,3 @@ def preservation_terms(
     if "kept_flow_weight" in batch:  # some were added, to reach a length
         nats, distance = nats * batch["kept_predict_weight"], distance * batch["kept_flow_weight"]
     return {"kept_semantic": nats.sum(), "kept_flow": distance.sum()}
-
-
-def divergence(theirs: mx.array, ours: mx.array) -> mx.array:
-    """Kullback-Leibler divergence in nats from a distribution to another, over the last axis of their logits, float32.
-
-    Rows of `theirs` that are -inf have no part in it.
-    """
-    log_p, log_q = (
-        x - mx.logsumexp(x, axis=-1, keepdims=True) for x in (theirs.astype(mx.float32), ours.astype(mx.float32))
-    )
-    possible = mx.isfinite(log_p)
-    p = mx.where(possible, mx.exp(log_p), 0.0)
-    return mx.sum(p * (mx.where(possible, log_p, 0.0) - mx.where(possible, log_q, 0.0)), axis=-1)

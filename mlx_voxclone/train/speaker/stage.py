@@ -15,17 +15,18 @@ from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import Clip, PreparedData
+from mlx_voxclone.data.text_checks import is_sayable
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.clone.recover import Recovered
+from mlx_voxclone.train.judge.recovered import Recovered
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance, silent_frames
-from mlx_voxclone.train.speaker.text_checks import is_sayable
-from mlx_voxclone.train.stages import Compute, run_trainer, train_settings
 
 ANYONES = 8  # clips of other speakers, where one has no other clip of his own
 

@@ -14,19 +14,19 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.adapters.lora import lora_parameters
+from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
 from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.settings.schema import SpeakerSection
-from mlx_voxclone.train.loop.buckets import padded_speech
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker import listening as listen
+from mlx_voxclone.train.speaker.buckets import padded_speech
 from mlx_voxclone.train.speaker.code_noise import disturbed
 from mlx_voxclone.train.speaker.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.speaker.preservation import TERMS as KEPT_TERMS
-from mlx_voxclone.train.speaker.text_checks import check_said
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 _PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions

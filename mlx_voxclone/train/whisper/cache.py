@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.writer import free_space_check, save_tensors, write_text_atomic
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.files.atomic import free_space_check, write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.train.whisper.alignment import latent_frames
 from mlx_voxclone.train.whisper.teacher import N_HEADS, AsrTeacher, Head, choose_heads_by_dtw

@@ -3,9 +3,7 @@
 import numpy as np
 from speaker_made import codes
 
-from mlx_voxclone.train.speaker.preservation import (
-    Kept,
-)
+from mlx_voxclone.train.speaker.preservation import Kept
 
 
 def kept(n, frames=5):

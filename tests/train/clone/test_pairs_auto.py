@@ -19,16 +19,16 @@ from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.settings.config import load_run_config
-from mlx_voxclone.train.clone import auto_pairs as auto
-from mlx_voxclone.train.clone.auto_pairs import (
+from mlx_voxclone.train.encoder import code_prior
+from mlx_voxclone.train.encoder import inputs as encoder_inputs
+from mlx_voxclone.train.judge import auto_pairs as auto
+from mlx_voxclone.train.judge.auto_pairs import (
     AutomaticPairs,
     automatic_pairs,
     cached_own_pairs,
     check_automatic,
     own_pairs,
 )
-from mlx_voxclone.train.encoder import code_prior
-from mlx_voxclone.train.encoder import inputs as encoder_inputs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")

@@ -17,6 +17,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.settings.training import TrainSettings
@@ -31,7 +32,6 @@ from mlx_voxclone.train.distill.data import (
 )
 from mlx_voxclone.train.distill.task import DistillTask, matched_layers
 from mlx_voxclone.train.loop.trainer import Trainer
-from mlx_voxclone.train.speaker.preservation import divergence
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

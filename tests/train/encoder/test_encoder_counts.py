@@ -6,8 +6,8 @@ import pytest
 from encoder_made import ALL, JUDGES, make, mixed
 from pairs_on_disk import load_some
 
+from mlx_voxclone.model.quantizer import nearest_distance
 from mlx_voxclone.train.encoder import terms as encoder_losses
-from mlx_voxclone.train.encoder.terms import nearest_distance
 from mlx_voxclone.train.loop.loader import to_device
 
 

@@ -13,11 +13,11 @@ from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.start import calibrate_encoder, latent_rms, mirror_decoder
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.trainer import Trainer
-from mlx_voxclone.train.stages import encoder_codec
 
 SECTION = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128])
 DATA = MemoryData([clip(0), clip(1), clip(2, 7000), clip(3, 1921)], [clip(4, 15000)])

@@ -9,8 +9,9 @@ from encoder_made import ALL, JUDGES, TEACHER, batch_of, make, mixed
 from mlx.utils import tree_flatten
 from tasks_data import encoder_parameters
 
+from mlx_voxclone.model.quantizer import nearest_distance
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.encoder.terms import later_frames, nearest_distance
+from mlx_voxclone.train.encoder.terms import later_frames
 from mlx_voxclone.train.loop.heldout import heldout_metrics
 from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.trainer import Trainer

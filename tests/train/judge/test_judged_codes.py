@@ -15,10 +15,10 @@ from mlx_voxclone.data.prepare import PrepareOptions, prepare
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.pairs.clip_codes import clip_codes
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.codes import judged_codes, unfitting
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
-from mlx_voxclone.train.stages import clip_codes
 
 pytestmark = pytest.mark.slow
 CLIPS = 12

@@ -25,13 +25,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, MicroBatch
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import preservation
-from mlx_voxclone.train.speaker.preservation import (
-    KeptPairs,
-    check_kept,
-    kept_before,
-    load_kept,
-    without_adapters,
-)
+from mlx_voxclone.train.speaker.preservation import KeptPairs, check_kept, kept_before, load_kept, without_adapters
 from mlx_voxclone.train.speaker.task import SpeakerTask
 
 SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, train={"batch_size": 2})

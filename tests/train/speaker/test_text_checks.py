@@ -5,13 +5,13 @@ import pytest
 
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.listings.manifest import read_source
+from mlx_voxclone.data.text_checks import check_same, doubtful, is_sayable, length_correlation
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.files.texts import words
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, random_text, synthesise
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train import checks
 from mlx_voxclone.train.speaker.stage import usable
-from mlx_voxclone.train.speaker.text_checks import check_same, doubtful, is_sayable, length_correlation
 
 RATE = 24_000
 

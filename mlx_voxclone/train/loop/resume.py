@@ -5,7 +5,7 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.process.locks import LOCK
+from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.settings.training import TrainSettings, changed
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes
 from mlx_voxclone.train.saved.state import BEST, Checkpoint, list_checkpoints, load_checkpoint, read_best

@@ -30,9 +30,9 @@ from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.judge.judge import CodeJudge
 from mlx_voxclone.train.judge.text_gain import pairs_gain
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.state import separate_rng
 
 PAIRS, MOVED = "pairs", "moved"  # kinds of entries

@@ -1,0 +1,35 @@
+"""In what a run's saved configuration differs from another one."""
+
+import json
+from collections.abc import Collection, Mapping
+
+from mlx_voxclone.files.yaml_files import parse_yaml
+from mlx_voxclone.settings.config import RunConfig
+
+
+def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:
+    """Dotted keys in which a run's saved configuration differs from `config`, as `key: saved -> now`.
+
+    What may change between sittings (lengths, intervals, device, where results go) is left out, and so are the sections
+    of `open_stages`, those that have not begun.
+    """
+    lengths = (f"{s}.{k}" for s in ("encoder.train", "encoder.refine", "speaker.train") for k in _FREE)
+    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
+    free += tuple(f"{stage}." for stage in open_stages)
+    old, new = (
+        flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
+        flat(config.model_dump(mode="json")),
+    )
+    keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
+    return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
+
+
+_FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped")
+
+
+def flat(content: Mapping, prefix: str = "") -> dict:
+    """Nested keys as dotted ones."""
+    found = {}
+    for key, value in content.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
