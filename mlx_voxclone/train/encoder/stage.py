@@ -14,10 +14,10 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import EncoderSection
-from mlx_voxclone.train.compute import Compute
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
 from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder.task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST

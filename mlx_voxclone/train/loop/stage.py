@@ -13,7 +13,7 @@ from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.compute import Compute
+from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes
 from mlx_voxclone.train.loop.trainer import Trainer
