@@ -212,13 +212,16 @@ class PreparedData:
 
 def _clip(line: str, directory: Path, path: Path, number: int) -> Clip:
     try:
-        id_, audio, samples, text, speaker, language, split, reference, source, start = _values(parse_json(line))
+        content = parse_json(line)
+        id_, audio, samples, text, speaker, language, split, reference, source, start = _values(content)
         for value in (id_, audio, speaker, source, split):
             if not isinstance(value, str):
                 raise TypeError(f"{value!r} where a text is expected")
-        for value in (text, language, reference):
+        for value in (text, language, reference, content.get("digest")):
             if not (value is None or isinstance(value, str)):
                 raise TypeError(f"{value!r} where a text or null is expected")
+        if content.get("marked") not in (None, TRAIN, HELDOUT):
+            raise ValueError(f"marked {content['marked']!r}")
         clip = Clip(
             id_,
             audio,

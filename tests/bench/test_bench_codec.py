@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from places import FIXTURES
 
 from mlx_voxclone.audio.spectral.plain import mel_filterbank
 from mlx_voxclone.bench import codec as bench
@@ -19,8 +20,8 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import VoxtralConfig
 
 
-def test_the_release_s_sizes_are_the_release_s(request):
-    path = request.path.parent / "fixtures" / "golden" / "params.json"
+def test_the_release_s_sizes_are_the_release_s():
+    path = FIXTURES / "golden" / "params.json"
     assert preset_config("release") == VoxtralConfig.from_file(path).codec
 
 

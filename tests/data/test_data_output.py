@@ -151,6 +151,7 @@ def test_a_manifest_line_of_other_types_is_named(prepared):
     lines = (prepared / "manifest.jsonl").read_text().splitlines()
     wrong = [("audio", 5), ("speaker", None), ("split", 1), ("samples", "9"), ("samples", True), ("samples", 10**12)]
     wrong += [("text", 5), ("language", ["en"]), ("id", None), ("id", ""), ("source", 1), ("reference", 1)]
+    wrong += [("digest", []), ("digest", {}), ("digest", 7), ("marked", []), ("marked", "reference")]
     wrong += [("start", None), ("start", "0"), ("start", -1.0), ("start", math.nan), ("speaker", "")]
     for key, value in wrong:
         (prepared / "manifest.jsonl").write_text(f"{lines[0]}\n{json.dumps({**json.loads(lines[1]), key: value})}\n")
