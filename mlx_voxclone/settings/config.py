@@ -158,7 +158,8 @@ def load_run_config(
 
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
     encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
-    a tenth of the steps (not with `shorten_warmup=False`: a run that goes on keeps its own).
+    a tenth of the steps, and so do steps in `overrides` that the file's warm-up would exceed (neither with
+    `shorten_warmup=False`: a run that goes on keeps its own).
 
     Raises:
         ConfigError: one line: file (with the line number where YAML itself is broken), dotted key, what was expected.
@@ -166,9 +167,10 @@ def load_run_config(
     content, sources = read_with_includes(Path(path))
     sources[""] = str(path)  # what no file sets
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
-    if max_steps is not None and shorten_warmup:
-        flags |= _shortened_warmup(content, max_steps)
-    for key, value in {**flags, **(overrides or {})}.items():
+    given = {**flags, **(overrides or {})}
+    if shorten_warmup:
+        given = _shortened_warmups(content, given, max_steps) | given
+    for key, value in given.items():
         _override(content, sources, key, value)
     _refuse_unknown(content, sources)
     try:
@@ -225,18 +227,22 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
     return wanted
 
 
-def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, int]:
-    """Warm-ups of at most a tenth of the steps, where the file or the default says more."""
+def _shortened_warmups(content: Mapping[str, Any], given: Mapping[str, Any], max_steps: int | None) -> dict[str, int]:
+    """A tenth of the steps for warm-ups of the file or the default that are too long for the steps that are given."""
     found = {}
     for training in ("encoder.train", "encoder.refine", "speaker.train"):
+        steps = given.get(f"{training}.steps", max_steps)
+        if type(steps) is not int:
+            continue  # not given, or refused by the schema
         stage, name = training.split(".")
         section = content.get(stage)
         train = section.get(name) if isinstance(section, Mapping) else None
-        given = train.get("warmup_steps") if isinstance(train, Mapping) else None
-        default = getattr(RunConfig.model_fields[stage].default, name).warmup_steps
-        steps = default if given is None else given
-        if type(steps) is int and steps > max(0, max_steps) // 10:  # anything else the schema refuses
-            found[f"{training}.warmup_steps"] = max(0, max_steps) // 10
+        warmup = train.get("warmup_steps") if isinstance(train, Mapping) else None
+        if warmup is None:
+            warmup = getattr(RunConfig.model_fields[stage].default, name).warmup_steps
+        tenth = max(0, steps) // 10
+        if type(warmup) is int and warmup > tenth and (max_steps is not None or 0 < steps <= warmup):
+            found[f"{training}.warmup_steps"] = tenth
     return found
 
 

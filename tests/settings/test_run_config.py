@@ -301,6 +301,16 @@ def test_max_steps_shortens_a_long_warmup_to_a_tenth(steps, warmup):
     assert config.speaker.train.warmup_steps == min(20, steps // 10)
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(40, 4), (200, 20), (201, 200), (0, 200)])
+def test_so_do_steps_on_the_command_line_that_it_would_exceed(steps, warmup):
+    given = {"encoder.train.steps": steps} | ({"encoder.train.epochs": 1} if steps == 0 else {})
+    config = load_run_config(MAIN, given)
+    assert (config.encoder.train.steps, config.encoder.train.warmup_steps) == (steps, warmup)
+    assert config.speaker.train.warmup_steps == load_run_config(MAIN).speaker.train.warmup_steps
+    with pytest.raises(ConfigError, match=r"warmup_steps \(300\) must be below steps \(200\)"):
+        load_run_config(MAIN, {"encoder.train.steps": 200, "encoder.train.warmup_steps": 300})
+
+
 def test_a_warmup_that_is_named_stays(tmp_path):
     config = load_run_config(MAIN, {"encoder.train.warmup_steps": 7}, max_steps=8)
     assert (config.encoder.train.warmup_steps, config.speaker.train.warmup_steps) == (7, 0)
