@@ -15,9 +15,10 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.measure import Measured
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.config import N_SPECIAL_CODES
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
 

@@ -19,6 +19,7 @@ from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.config import N_SPECIAL_CODES
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
@@ -208,7 +209,7 @@ class DistillTask:
             acoustic = rng.integers(0, levels, (1, self.model.config.codec.acoustic_dim))
         noise = rng.standard_normal(acoustic.shape, dtype=np.float32)
         time = rng.uniform(size=len(acoustic)).astype(np.float32)
-        values = np.float32(2 / (levels - 1)) * acoustic.astype(np.float32) - 1
+        values = levels_to_values(acoustic, levels).astype(np.float32)
         del sequence["true"]
         return {
             "id": item.id,

@@ -21,10 +21,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import N_SPECIAL_CODES
-from mlx_voxclone.model.quantizer import nearest_distance
+from mlx_voxclone.model.quantizer import levels_to_values, nearest_distance, values_to_levels
 from mlx_voxclone.model.voxtral import Voxtral
 
 ROUNDS = 4
@@ -189,7 +189,7 @@ class CodeJudge:
 
     def _with(self, semantic: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Semantic codes `[T]` and acoustic values `[T, 36]` in [-1, 1] -> codes `[37, T]`."""
-        levels = np.round((np.clip(values, -1, 1) + 1) / 2 * (self._levels - 1))
+        levels = np.round(values_to_levels(np.clip(values, -1, 1), self._levels))
         return np.concatenate([semantic[None], levels.T]).astype(np.int32)
 
     # --- the language model's side ----------------------------------------------------------------------------------

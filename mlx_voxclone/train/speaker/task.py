@@ -16,8 +16,9 @@ import numpy as np
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
+from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
