@@ -119,7 +119,7 @@ def step(model: Path, options) -> dict:
     config, release, lm = ready(model, options.tokens)
     begun = anonymous()
     tokenizer = SpeechTokenizer.of(release)
-    rng, sizes = np.random.default_rng(0), [n - 2 for n in release.config.codec.code_sizes]
+    rng, sizes = np.random.default_rng(0), release.config.codec.codebook_sizes
     longest = longest_sequence(config)
     letters = int(config.speaker.max_seconds * LETTERS_PER_SECOND)
     text, voice = (TEXT * (1 + letters // len(TEXT)))[:letters], longest["voice"] - 1

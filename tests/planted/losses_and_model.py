@@ -147,17 +147,22 @@ MISTAKES = {
     "model/generation.py": [
         ("key, draw = mx.random.split(key)", "draw = key",
          "test_stream.py::test_the_noise_of_a_frame_hangs_on_seed_and_number_alone"),
-        ("yield frame - N_SPECIAL_CODES", "yield frame",
-         "test_model_properties.py::test_generation_with_cache_equals_recomputing_everything"),
         (">= empty[:, None]", "> empty[:, None]", "test_generate_batch.py::test_steps_and_guidance_reach_every_item"),
         ("self._of = offset, offset - empty, seen", "self._of = offset, offset + 0 * empty, seen",
          "test_generate_batch.py::test_steps_and_guidance_reach_every_item"),
         ("self.offset -= unused", "pass",
          "test_generate_batch.py::test_a_cache_drops_items_and_the_columns_that_none_needs"),
     ],
-    "model/voxtral.py": [
-        ("end[0, 0] = END_CODE", "end[0, :] = END_CODE",
+    "model/codes.py": [
+        ("dtype=np.int32) - N_SPECIAL_CODES", "dtype=np.int32)",
+         "test_codes.py::test_there_and_back",
+         "test_model_properties.py::test_generation_with_cache_equals_recomputing_everything"),
+        ("(codes.T, dtype=np.int32) + N_SPECIAL_CODES", "(codes.T, dtype=np.int32) + 1",
+         "test_codes.py::test_there_and_back"),
+        ("frame[0] = END_CODE", "frame[:] = END_CODE", "test_codes.py::test_the_end_is_one_frame_more",
          "test_model_properties.py::test_voice_embedding_is_a_sum_of_table_rows_and_ends_with_end"),
+    ],
+    "model/voxtral.py": [
         ("text[stop:]", "text[stop - 1 :]",
          "test_model_properties.py::test_prompt_rows_replace_the_audio_tokens_one_for_one"),
         ("table(codes + self._code_offsets)", "table(codes)",
