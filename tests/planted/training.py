@@ -120,7 +120,7 @@ MISTAKES = {
          "test_trainer_run.py::test_best_is_chosen_by_the_heldout_metric_not_the_training_loss"),
         ("self.state.position = group.next_position", "pass",
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
-        ("self.state.rng = states.get_rng()", "pass",
+        ("self.state.rng = get_rng()", "pass",
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
         ("state.skipped_in_row = 0", "pass",
          "test_trainer_steps.py::test_skips_apart_from_each_other_do_not_stop_the_run"),
