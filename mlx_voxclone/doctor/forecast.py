@@ -14,7 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.adapters.lora import TARGETS
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer

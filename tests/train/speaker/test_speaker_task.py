@@ -10,7 +10,8 @@ from speaker_made import SECTION, arrays, codes, losses, utterance
 from tasks_data import full_model
 
 from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
-from mlx_voxclone.adapters.lora import TARGETS, add_lora, lora_parameters
+from mlx_voxclone.adapters.lora import add_lora, lora_parameters
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
