@@ -44,9 +44,9 @@ def semantic_code_loss(
     # float32 neither overflows nor loses the small differences between rows in what they have in common.
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
-    rows = rows - centre
+    rows = rows - centre  # [K, D]
     logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / checked_temperature(temperature)
-    values = _negative_log_likelihood(logits, codes)
+    values = _negative_log_likelihood(logits, codes)  # [B, T]
     return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)
 
 
@@ -74,7 +74,7 @@ def acoustic_code_loss(
     if not 0 <= margin <= 1:
         raise ValueError(f"margin must be in 0..1, a fraction of half a level's cell, got {margin}")
     position, codes, lengths = _on_level_scale(z, codes, lengths_frames, levels)
-    excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)
+    excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)  # [B, T, A]
     excess = mx.where((codes >= 0) & (codes < levels), excess, mx.inf)
     return reduce_items(frame_means(excess, lengths), lengths, reduction)
 

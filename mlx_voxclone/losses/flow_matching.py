@@ -41,7 +41,7 @@ def flow_matching_loss(
     if mask is not None:
         counted = mask.astype(mx.bool_)[..., None]
         pred_v, v = mx.where(counted, pred_v, 0.0), mx.where(counted, v, 0.0)
-    squares = mx.square(pred_v - v)
+    squares = mx.square(pred_v - v)  # [..., D]
     if weights is not None:
         squares = squares * weights
     return squares.mean(axis=-1).sum()

@@ -64,7 +64,7 @@ class FrameQueue:
 
     def after(self, codes: mx.array, noise: mx.array) -> mx.array:
         """Submit the frame that follows `codes`, which need not be there yet."""
-        embedded = self._model.embed_codes(codes)[:, None]
+        embedded = self._model.embed_codes(codes)[:, None]  # [B, 37] -> [B, 1, dim]
         return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
 
 
@@ -119,10 +119,10 @@ def spoken_frames(
 ) -> Iterator[np.ndarray]:
     """The frames that follow a prompt which has been read: its last hidden state `[1, dim]` and its cache."""
     queue, noise = FrameQueue(model, cache, n_steps, cfg_alpha), frame_noise(seed, model.config.codec.acoustic_dim)
-    present = queue.first(hidden, next(noise))
+    present = queue.first(hidden, next(noise))  # [1, 37]
     for left in range(max_frames - 1, -1, -1):
         following = queue.after(present, next(noise)) if left else None
-        frame = checked_frames(np.array(present))[0]
+        frame = checked_frames(np.array(present))[0]  # [37]
         if frame[0] == END_CODE:
             return True
         yield from_lm(frame)
@@ -197,7 +197,7 @@ class BatchCache(KVCache):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these items of the batch alone."""
         unused, self._alignment = self._alignment.keep(rows)
-        self.keys, self.values = (x[mx.array(rows), :, unused:] for x in (self.keys, self.values))
+        self.keys, self.values = (x[mx.array(rows), :, unused:] for x in (self.keys, self.values))  # [B', H, T', D]
         self.offset -= unused
 
 
@@ -248,7 +248,7 @@ def generate_batch(
         noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
         hidden, cache = read_prompts(model, prompts)
         queue = FrameQueue(model, cache, n_steps, cfg_alpha)
-        present = queue.first(hidden, _next_noise(noise, speaking))
+        present = queue.first(hidden, _next_noise(noise, speaking))  # [B, 37]
     for left in range(max_frames - 1 if speaking else -1, -1, -1):
         following = queue.after(present, _next_noise(noise, speaking)) if left else None
         stay = []
@@ -284,7 +284,7 @@ def read_prompt(model: Voxtral, prompt: mx.array, cache: Sequence[KVCache]) -> m
     for layer in cache if length > READ_AT_ONCE else ():
         layer.expected = length
     for start in range(0, length, READ_AT_ONCE):
-        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]
+        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]  # [1, dim]
         if start + READ_AT_ONCE < length:
             mx.eval(hidden, [(layer.keys, layer.values) for layer in cache])
     return hidden
@@ -301,4 +301,4 @@ def read_prompts(model: Voxtral, prompts: Sequence[mx.array]) -> tuple[mx.array,
     for layer in zip(*caches):
         batch.append(BatchCache(layer, batch[0] if batch else None))
     mx.eval([(c.keys, c.values) for c in batch])
-    return mx.concatenate(hidden), batch
+    return mx.concatenate(hidden), batch  # [B, dim]

@@ -265,11 +265,11 @@ class SpeakerTask:
     def embeddings(self, batch: Mapping[str, Any]) -> mx.array:
         """Inputs of the first layer, `[B, T, dim]`."""
         ids = batch["ids"]
-        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
-        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)
+        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)  # [B, T] -> [B * T, dim]
+        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)  # [N, 37] -> [N, dim]
         if "kept_rows" in batch:
             x[batch["row_places"]] = batch["rows"].astype(x.dtype)
-        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
+        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # [B, T, dim]; the embeddings are frozen
 
     def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
         """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
@@ -279,25 +279,25 @@ class SpeakerTask:
         """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
         width = inputs.shape[1]
         start = width - batch["asked"].shape[0]
-        hidden = self.model.hidden_states(inputs, start=start)
+        hidden = self.model.hidden_states(inputs, start=start)  # [B, asked, dim]
         places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
-        return hidden.reshape(-1, hidden.shape[-1]), places
+        return hidden.reshape(-1, hidden.shape[-1]), places  # [B * asked, dim]
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
         inputs = self.embeddings(batch)
         hidden, places = self._asked_states(inputs, batch)
         batch = {**batch, **places}
-        logits = head.semantic_logits(hidden[batch["predict"]])
+        logits = head.semantic_logits(hidden[batch["predict"]])  # [frames and ENDs, rows]
         rows = codec.code_sizes[0]
-        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
+        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)  # [frames, 36]
         x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
-        condition = hidden[batch["flow"]]
+        condition = hidden[batch["flow"]]  # [frames, dim]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
-        predicted = head.velocity(x_t, batch["time"], condition)
+        predicted = head.velocity(x_t, batch["time"], condition)  # [frames, 36]
         smoothing = self.section.label_smoothing
         nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none", smoothing=smoothing)
-        weights = batch["flow_weight"][:, None]
+        weights = batch["flow_weight"][:, None]  # [frames, 1]
         if self._acoustic_weights is not None:
             weights = weights * self._acoustic_weights
         sums = dict.fromkeys(self.weights, mx.array(0.0))
