@@ -162,8 +162,10 @@ MISTAKES = {
         ("range(len(model.layers) - count, len(model.layers))", "range(count)", "test_lora.py::test_which_linears"),
         ("model.freeze()\n    mx.random.seed(seed)", "mx.random.seed(seed)", "test_lora.py::test_only_a_and_b_train"),
     ],
-    "train/saved/state.py": [
+    "train/saved/rng.py": [
         ("(high << 32) | low", "low", "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
+    ],
+    "train/saved/state.py": [
         ('if _crc32(path) != facts["crc32"]:', "if False:",
          "test_trainer_resume.py::test_a_damaged_checkpoint_falls_back_to_the_one_before"),
         ("older[: max(0, len(older) - keep)]", "older[max(0, len(older) - keep) :]",
