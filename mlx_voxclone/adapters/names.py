@@ -6,6 +6,7 @@ from collections.abc import Iterable
 ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
 TARGETS = ATTENTION + FEED_FORWARD  # linears of a layer, by their last names
 HALVES = ("lora_a", "lora_b")  # parameters of an adapted linear: A [in, rank], B [rank, out]
+_SUFFIXES = tuple(f".{half}" for half in HALVES)
 _MODULE = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(" + "|".join(TARGETS) + ")")
 
 
@@ -32,7 +33,7 @@ def tensor_names(module: str) -> tuple[str, str]:
 
 def is_adapter_tensor(name: str) -> bool:
     """Whether a name is that of an A or a B."""
-    return name.rpartition(".")[2] in HALVES
+    return name.endswith(_SUFFIXES)
 
 
 def modules(names: Iterable[str]) -> list[str]:

@@ -23,6 +23,7 @@ def test_names_are_taken_apart_as_they_are_put_together(layer, target):
     assert layer_and_target(module) == (layer, target)
     assert modules(tensor_names(module)) == [module]
     assert all(map(is_adapter_tensor, tensor_names(module)))
+    assert not any(map(is_adapter_tensor, ["lora_a", f"{module}.weight", f"{module}.lora_c", module]))
 
 
 @pytest.mark.parametrize(
