@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import soundfile
@@ -25,8 +25,8 @@ from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, StereoMeter
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.atomic import whole_file
 from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
-from mlx_voxclone.process import temporaries
 
 SAMPLE_RATE = 24_000
 BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
@@ -298,7 +298,7 @@ def write_wav(path: str | Path, samples: np.ndarray, *, float32: bool = False, s
         OSError: the disk refuses (full, read-only); nothing is left behind and an older file is untouched.
     """
     data = wav_data(path, samples, float32)
-    with atomic_file(path) as file:
+    with output_file(path) as file:
         file.write(wav_header(path, len(data), float32, sample_rate))
         file.write(data.data)
 
@@ -346,7 +346,7 @@ def write_flac(path: str | Path, samples: np.ndarray, *, sample_rate: int = SAMP
     buffer = BytesIO()
     integers = np.minimum(scaled, 2**23 - 1).astype(np.int32) << 8  # libsndfile takes the upper 24 bits
     soundfile.write(buffer, integers, sample_rate, subtype="PCM_24", format="FLAC")
-    with atomic_file(path) as file:
+    with output_file(path) as file:
         file.write(buffer.getbuffer())
 
 
@@ -377,20 +377,17 @@ def check_output(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+def output_file(path: str | Path) -> Iterator[IO[bytes]]:
     """A file to write into that takes the place of `path` at the end, and vanishes if anything goes wrong before.
 
     Raises:
         DataError: as `check_output`.
+        OSError: what the disk refuses.
     """
     path = Path(path)
     check_output(path)
-    with temporaries.made(path) as temporary:
-        with _named(path), temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+    with _named(path), whole_file(path) as file:
+        yield file
 
 
 @contextlib.contextmanager

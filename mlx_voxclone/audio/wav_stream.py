@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mlx_voxclone.audio.io import atomic_file, wav_data, wav_header
+from mlx_voxclone.audio.io import output_file, wav_data, wav_header
 
 Write = Callable[[np.ndarray], None]
 
@@ -22,7 +22,7 @@ def wav_file(path: str | Path, *, float32: bool = False) -> Iterator[Write]:
         DataError, OSError: as `write_wav`; nothing is left behind then, and an older file is untouched.
     """
     count = 0
-    with atomic_file(path) as file:
+    with output_file(path) as file:
 
         def write(samples: np.ndarray) -> None:
             nonlocal count

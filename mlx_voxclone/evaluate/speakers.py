@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.hub import reason
+from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.files.paths import expanded
 
 MODEL = "Wespeaker/wespeaker-ecapa-tdnn512-LM"
@@ -118,7 +118,7 @@ class SpectralModel:
     def embed(self, samples: np.ndarray) -> np.ndarray:
         import mlx.core as mx
 
-        from mlx_voxclone.audio.spectral.plain import log_mel
+        from mlx_voxclone.audio.spectral.stft import log_mel
 
         samples = _enough(samples)
         frames = np.array(log_mel(mx.array(samples)[None], n_fft=1024, n_mels=40))[0].astype(np.float64)
@@ -144,7 +144,7 @@ def _onnx_file(name: str) -> Path:
         raise DataError(f"{name}: no such file; give an .onnx file, a hub id, or {SPECTRAL}")
     from huggingface_hub import hf_hub_download, list_repo_files
 
-    try:
+    with hub_errors(f"{name}: not fetched from the hub", DataError, f"; --speaker-model {SPECTRAL} needs none"):
         file = _FILES.get(name)
         if file is None:
             found = [f for f in list_repo_files(name) if f.endswith(".onnx")]
@@ -152,8 +152,3 @@ def _onnx_file(name: str) -> Path:
                 raise DataError(f"{name}: holds {len(found)} ONNX files; download one and name it")
             file = found[0]
         return Path(hf_hub_download(name, file))
-    except DataError:
-        raise
-    except Exception as e:  # network, authorisation, unknown name: a dozen classes of several libraries
-        why = reason(e)
-        raise DataError(f"{name}: not fetched from the hub ({why}); --speaker-model {SPECTRAL} needs none") from None

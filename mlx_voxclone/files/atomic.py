@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -64,14 +64,29 @@ def atomic_file(path: str | Path, *, overwrite: bool = False) -> Iterator[IO[byt
     _refuse_existing(path, overwrite)
     with _os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporaries.made(path) as temporary:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            _refuse_existing(path, overwrite)
-            os.replace(temporary, path)
-            _sync_directory(path.parent)
+        with whole_file(path, lambda: _refuse_existing(path, overwrite)) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def whole_file(path: Path, check: Callable[[], object] = lambda: None) -> Iterator[IO[bytes]]:
+    """What all of this rests on: a temporary file beside `path`, flushed to the disk, that then takes its name.
+
+    Args:
+        path: target; what is there is replaced.
+        check: called just before that; what it raises leaves the target as it was.
+
+    Raises:
+        OSError: as it comes from the system.
+    """
+    with temporaries.made(path) as temporary:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
 
 
 @contextlib.contextmanager

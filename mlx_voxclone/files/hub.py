@@ -213,12 +213,12 @@ def library_output(quiet: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def hub_errors(what: str) -> Iterator[None]:
-    """Whatever the hub's library raises as one line: `what`, and the reason in brackets.
+def hub_errors(what: str, kind: type[VoxcloneError] = CheckpointError, advice: str = "") -> Iterator[None]:
+    """Whatever the hub's library raises as one line: `what`, the reason in brackets, and `advice`.
 
     Raises:
-        CheckpointError: for any of the dozen classes of several libraries that can come out of it. What the disk
-            refuses stays an OSError.
+        VoxcloneError: of this kind, for any of the dozen classes of several libraries that can come out of it. Our own
+            errors pass, and what the disk refuses stays an OSError.
     """
     try:
         yield
@@ -227,7 +227,7 @@ def hub_errors(what: str) -> Iterator[None]:
     except Exception as e:
         if isinstance(e, OSError) and e.errno in _OF_THE_DISK:
             raise
-        raise CheckpointError(f"{what} ({reason(e)})") from e
+        raise kind(f"{what} ({reason(e)}){advice}") from e
 
 
 def reason(error: BaseException) -> str:

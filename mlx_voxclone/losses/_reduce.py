@@ -37,7 +37,7 @@ def cut_to_valid(x: mx.array, lengths: Sequence[int] | None) -> mx.array:
     """
     lengths = check_lengths(lengths, x)
     longest = max(lengths)
-    x = x[:, :longest].astype(mx.float32)
+    x = x[:, :longest].astype(mx.float32)  # [B, longest, ...]
     if min(lengths) == longest:
         return x
     mask = valid_mask(lengths, longest).reshape(len(lengths), longest, *[1] * (x.ndim - 2))
@@ -48,7 +48,7 @@ def row_sums(x: mx.array) -> mx.array:
     """Sum of each row of float32 [B, N] -> [B], to float32 rounding also for long rows."""
     batch, size = x.shape
     if size > _CHUNK:
-        x = mx.pad(x, [(0, 0), (0, -size % _CHUNK)]).reshape(batch, -1, _CHUNK).sum(axis=-1)
+        x = mx.pad(x, [(0, 0), (0, -size % _CHUNK)]).reshape(batch, -1, _CHUNK).sum(axis=-1)  # [B, chunks]
     return x.sum(axis=-1)
 
 
@@ -57,7 +57,7 @@ def frame_means(errors: mx.array, counts: Sequence[int]) -> mx.array:
 
     `errors` must be finite everywhere; frames behind counts[i] get no gradient.
     """
-    per_frame = errors.mean(axis=-1)
+    per_frame = errors.mean(axis=-1)  # [B, F]
     if min(counts) < errors.shape[1]:
         per_frame = mx.where(valid_mask(counts, errors.shape[1]), per_frame, 0.0)
     return row_sums(per_frame) / mx.array(np.asarray(counts, np.float32))

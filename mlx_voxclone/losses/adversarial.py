@@ -21,7 +21,7 @@ FEATURE_FLOOR = 1e-3
 
 def _item_means(x: mx.array) -> mx.array:
     """[B, ...] -> [B]"""
-    rows = x.reshape(x.shape[0], -1)
+    rows = x.reshape(x.shape[0], -1)  # [B, places]
     return row_sums(rows) / rows.shape[1]
 
 
@@ -34,7 +34,7 @@ def _item_distance(x: mx.array, target: mx.array) -> mx.array:
 @_item_distance.vjp
 def _item_distance_vjp(primals, cotangent, _output):
     x, target = primals
-    scale = (cotangent * (x.shape[0] / x.size)).reshape(-1, *[1] * (x.ndim - 1))
+    scale = (cotangent * (x.shape[0] / x.size)).reshape(-1, *[1] * (x.ndim - 1))  # [B, 1, ...]
     slope = mx.sign(x - target) * scale
     return slope, -slope
 

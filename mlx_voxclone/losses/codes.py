@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import check_pair, checked_temperature, cut_to_valid, frame_means, reduce_items
+from mlx_voxclone.model.quantizer import values_to_levels
 
 
 def semantic_code_loss(
@@ -43,9 +44,9 @@ def semantic_code_loss(
     # float32 neither overflows nor loses the small differences between rows in what they have in common.
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
-    rows = rows - centre
+    rows = rows - centre  # [K, D]
     logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / checked_temperature(temperature)
-    values = _negative_log_likelihood(logits, codes)
+    values = _negative_log_likelihood(logits, codes)  # [B, T]
     return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)
 
 
@@ -73,7 +74,7 @@ def acoustic_code_loss(
     if not 0 <= margin <= 1:
         raise ValueError(f"margin must be in 0..1, a fraction of half a level's cell, got {margin}")
     position, codes, lengths = _on_level_scale(z, codes, lengths_frames, levels)
-    excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)
+    excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)  # [B, T, A]
     excess = mx.where((codes >= 0) & (codes < levels), excess, mx.inf)
     return reduce_items(frame_means(excess, lengths), lengths, reduction)
 
@@ -109,7 +110,7 @@ def _on_level_scale(
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     lengths = check_lengths(lengths_frames, z)
-    position = (mx.tanh(cut_to_valid(z, lengths)) + 1.0) * (0.5 * (levels - 1))
+    position = values_to_levels(mx.tanh(cut_to_valid(z, lengths)), levels)
     return position, _codes_to_valid(codes, lengths), lengths
 
 

@@ -25,7 +25,7 @@ def distillation_loss(
     check_pair(projected, teacher, 3)
     lengths = check_lengths(lengths_frames, projected)
     ours, theirs = _direction(cut_to_valid(projected, lengths)), _direction(cut_to_valid(teacher, lengths))
-    cosine = (ours * mx.stop_gradient(theirs)).sum(axis=-1, keepdims=True)
+    cosine = (ours * mx.stop_gradient(theirs)).sum(axis=-1, keepdims=True)  # [B, T, 1]
     return reduce_items(frame_means(1.0 - cosine, lengths), lengths, reduction)
 
 

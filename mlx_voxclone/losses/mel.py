@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import frame_count, log_of_bands, mel_filterbank
-from mlx_voxclone.audio.spectral.spectra import Spectra, window_energy
+from mlx_voxclone.audio.spectral.plain import frame_count, log_of_bands, mel_filterbank, window_energy
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
@@ -42,6 +42,6 @@ def log_mel_loss(
         counts = [frame_count(length, n_fft, n_fft // 4) for length in pred.lengths]
         # Mel bands are of the plain window, the shared spectra of one with unit energy.
         filters = window_energy(n_fft) * mel_filterbank(sample_rate, n_fft, n_mels)
-        ours, theirs = (log_of_bands(sound.magnitude(n_fft), filters) for sound in (pred, target))
+        ours, theirs = (log_of_bands(sound.magnitude(n_fft), filters) for sound in (pred, target))  # [B, F, n_mels]
         items = items + frame_means(mx.abs(ours - mx.stop_gradient(theirs)), counts)
     return reduce_items(items / len(scales), pred.lengths, reduction)

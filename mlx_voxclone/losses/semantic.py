@@ -48,8 +48,8 @@ def semantic_cross_entropy(
     row = np.arange(rows)
     logits = mx.where(mx.array((row >= 1) & (row < n_valid_rows)), logits, -mx.inf)
     safe = mx.where(possible, targets, 1).astype(mx.int32)
-    chosen = mx.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
-    total = mx.logsumexp(logits, axis=-1)
+    chosen = mx.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]  # [..., rows] -> [...]
+    total = mx.logsumexp(logits, axis=-1)  # [...]
     values = total - chosen
     if smoothing:
         spoken = mx.isfinite(logits)

@@ -41,5 +41,5 @@ def multi_resolution_stft_loss(
     items = 0.0
     for size in sizes:
         counts = [frame_count(length, size, size // 4) for length in pred.lengths]
-        items = items + frame_means(pred.difference(target, size, log_weight), counts)
+        items = items + frame_means(pred.difference(target, size, log_weight), counts)  # [B, F, bins] -> [B]
     return reduce_items(items / len(sizes), pred.lengths, reduction)

@@ -20,5 +20,5 @@ def waveform_l1(
     check_pair(pred, target, 2)
     lengths = check_lengths(lengths, pred)
     difference = cut_to_valid(pred, lengths) - mx.stop_gradient(cut_to_valid(target, lengths))
-    items = row_sums(mx.abs(difference)) / mx.array(np.asarray(lengths, np.float32))
+    items = row_sums(mx.abs(difference)) / mx.array(np.asarray(lengths, np.float32))  # [B, T] -> [B]
     return reduce_items(items, lengths, reduction)

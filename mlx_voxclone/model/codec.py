@@ -16,7 +16,7 @@ from mlx_voxclone.model.blocks.attention import CodecAttention
 from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d
 from mlx_voxclone.model.blocks.layers import FeedForward
 from mlx_voxclone.model.blocks.products import linear, swiglu
-from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
+from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.model.quantizer import Quantizer
 
 
@@ -185,11 +185,11 @@ class Codec(nn.Module):
         if lengths is not None:
             waveform = mx.where(mx.arange(samples)[None, :] < mx.array(lengths)[:, None], waveform, 0.0)
             lengths = [-(-n // patch) for n in lengths]
-        waveform = mx.pad(waveform, [(0, 0), (0, -samples % patch)])
-        x = self.input_proj(waveform.reshape(waveform.shape[0], -1, patch), lengths)
+        waveform = mx.pad(waveform, [(0, 0), (0, -samples % patch)])  # [B, N * 240]
+        x = self.input_proj(waveform.reshape(waveform.shape[0], -1, patch), lengths)  # [B, N, 240] -> [B, N, dim]
         for block in self.encoder_blocks:
             if isinstance(block, CausalConv1d):
-                x = block(x, lengths)
+                x = block(x, lengths)  # [B, N, dim] -> [B, ceil(N / stride), dim], the last one: latent_dim
                 lengths = None if lengths is None else block.output_lengths(lengths)
             else:
                 x = block(x)
@@ -212,7 +212,7 @@ class Codec(nn.Module):
         for start in range(0, total, chunk_frames):
             first = max(0, start - self.left_context)
             piece = samples[first * frame : (start + chunk_frames) * frame]
-            latents.append(self.encode_latents(piece[None])[0, start - first :])
+            latents.append(self.encode_latents(piece[None])[0, start - first :])  # [frames of the chunk, latent_dim]
             mx.eval(latents[-1])
             if on_frames is not None:
                 on_frames(latents[-1].shape[0])
@@ -231,7 +231,7 @@ class Codec(nn.Module):
         latents = self.encode_audio(samples)
         if not mx.isfinite(latents).all().item():
             raise FloatingPointError("the encoder's numbers are not finite")
-        return np.array(self.quantize(latents[None])[0])
+        return np.array(self.quantize(latents[None])[0])  # [T, latent_dim] -> [37, T]
 
     # --- decoding -------------------------------------------------------------------------------------------------
 
@@ -245,8 +245,8 @@ class Codec(nn.Module):
         """Quantised latents `[B, T, D]` (acoustic values in [-1, 1]) to waveforms `[B, T * 1920]`, not clipped."""
         x = quantised
         for block in self.decoder_blocks:
-            x = block(x)
-        return self.output_proj(x).reshape(x.shape[0], -1)
+            x = block(x)  # [B, T, latent_dim] -> [B, T * strides so far, dim]
+        return self.output_proj(x).reshape(x.shape[0], -1)  # [B, N, 240] -> [B, N * 240]
 
     def decode(self, codes: mx.array) -> mx.array:
         """0-based codes `[B, 37, T]` to waveforms `[B, T * 1920]`, in the decoder's dtype."""
@@ -296,7 +296,8 @@ class Codec(nn.Module):
         frame = self.config.frame_size
         for start in range(0, codes.shape[1], chunk_frames):
             first = max(0, start - self.left_context)
-            audio = self.decode(mx.array(codes[None, :, first : start + chunk_frames]))[0, (start - first) * frame :]
+            part = mx.array(codes[None, :, first : start + chunk_frames])  # [1, 37, T]
+            audio = self.decode(part)[0, (start - first) * frame :]  # [frames of the chunk * 1920]
             yield np.array(audio.astype(mx.float32))
             if on_frames is not None:
                 on_frames(audio.shape[0] // frame)
@@ -305,7 +306,7 @@ class Codec(nn.Module):
         """Raise ValueError unless `codes` is integer `[37, T]` with every value inside its codebook."""
         if codes.ndim != 2 or codes.shape[0] != self.config.n_codebooks or codes.dtype.kind not in "iu":
             raise ValueError(f"codes must be integers [{self.config.n_codebooks}, T], got {codes.dtype} {codes.shape}")
-        sizes = np.array(self.config.code_sizes)[:, None] - N_SPECIAL_CODES
+        sizes = np.array(self.config.codebook_sizes)[:, None]
         wrong = (codes < 0) | (codes >= sizes)
         if wrong.any():
             book, frame = np.argwhere(wrong)[0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_voxclone.model.blocks.layers import TransformerBlock
 from mlx_voxclone.model.config import CFG_ALPHA, EMPTY_CODE, END_CODE, N_SPECIAL_CODES, AcousticConfig, CodecConfig
+from mlx_voxclone.model.quantizer import values_to_levels
 
 TIME_THETA = 1e4
 INVALID_CODE = -1  # stands for a code that came out of numbers that are not finite
@@ -84,7 +85,7 @@ class FlowMatchingHead(nn.Module):
         *inner, last = self.layers
         for layer in inner:
             tokens = layer(tokens)
-        return self.acoustic_codebook_output(self.norm(last(tokens, asked=slice(0, 1)))[:, 0])
+        return self.acoustic_codebook_output(self.norm(last(tokens, asked=slice(0, 1)))[:, 0])  # [N, 1, dim] -> [N, 36]
 
     def semantic_logits(self, hidden: mx.array) -> mx.array:
         """Unmasked logits `[..., rows]` straight from the LM's normed hidden state."""
@@ -115,19 +116,19 @@ class FlowMatchingHead(nn.Module):
         n_steps, dim = times.shape
         shares = [cfg_alpha, 1.0 - cfg_alpha] if cfg_alpha != 1.0 else [1.0]  # of the conditional field and the other
         fields = mx.concatenate([hidden, mx.zeros_like(hidden)], axis=0) if len(shares) == 2 else hidden
-        states = self.llm_projection(fields)
+        states = self.llm_projection(fields)  # [fields * N, dim]
         # The tokens that stand beside x_t, for all steps: [n_steps, fields * N, 2, dim].
         shape = (n_steps, states.shape[0], 1, dim)
         given = mx.concatenate(
             [mx.broadcast_to(times[:, None, None], shape), mx.broadcast_to(states[:, None], shape)], axis=2
         )
-        step = mx.array([share / n_steps for share in shares])[:, None, None]
+        step = mx.array([share / n_steps for share in shares])[:, None, None]  # [fields, 1, 1]
         x = noise.astype(mx.float32)
         for beside in given:
             point = self.input_projection(x.astype(hidden.dtype))[:, None]  # the same in both fields
-            tokens = mx.concatenate([mx.concatenate([point] * len(shares), axis=0), beside], axis=1)
-            v = self._velocity(tokens).astype(mx.float32)
-            x = x + mx.sum(v.reshape(len(shares), *x.shape) * step, axis=0)
+            tokens = mx.concatenate([mx.concatenate([point] * len(shares), axis=0), beside], axis=1)  # [.., 3, dim]
+            v = self._velocity(tokens).astype(mx.float32)  # [fields * N, 36]
+            x = x + mx.sum(v.reshape(len(shares), *x.shape) * step, axis=0)  # [N, 36]
         return mx.clip(x, -1.0, 1.0)
 
     def decode_frame(
@@ -151,9 +152,9 @@ class FlowMatchingHead(nn.Module):
             `[N, 37]` int32. At END (semantic code 1) every acoustic code is level 0 (2), as in the serving code.
             Where the numbers are not finite, -1: what `checked_frames` refuses.
         """
-        semantic = self._semantic_codes(hidden)
-        values = self.acoustic_values(hidden, noise, n_steps, cfg_alpha, times)
-        levels = mx.round((values + 1.0) * 0.5 * (self._codec.acoustic_codebook_size - 1))
+        semantic = self._semantic_codes(hidden)  # [N, 1]
+        values = self.acoustic_values(hidden, noise, n_steps, cfg_alpha, times)  # [N, 36]
+        levels = mx.round(values_to_levels(values, self._codec.acoustic_codebook_size))
         levels = mx.where(mx.isnan(values), INVALID_CODE - N_SPECIAL_CODES, levels).astype(mx.int32)
         levels = mx.where(semantic == END_CODE, 0, levels)
         return mx.concatenate([semantic, levels + N_SPECIAL_CODES], axis=-1)

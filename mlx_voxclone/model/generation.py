@@ -11,17 +11,15 @@ item keeps its own positions. An item that ended leaves the batch with its keys 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.model.blocks.layers import KVCache
-from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.codes import from_lm
+from mlx_voxclone.model.config import CFG_ALPHA, END_CODE
 from mlx_voxclone.model.flow_head import checked_frames
-
-if TYPE_CHECKING:
-    from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.voxtral import Voxtral
 
 READ_AT_ONCE = 2048  # positions of a prompt: a longer one is read in pieces, so that its activations stay small
 NOISE_FRAMES = 64  # drawn at once; part of what a seed stands for
@@ -47,7 +45,7 @@ class FrameQueue:
         cfg_alpha: guidance strength.
     """
 
-    def __init__(self, model: "Voxtral", cache: Sequence[KVCache], n_steps: int | None, cfg_alpha: float) -> None:
+    def __init__(self, model: Voxtral, cache: Sequence[KVCache], n_steps: int | None, cfg_alpha: float) -> None:
         self._model, self._cache, self._n_steps, self._cfg_alpha = model, cache, n_steps, cfg_alpha
         self._times: mx.array | None = None
 
@@ -66,11 +64,11 @@ class FrameQueue:
 
     def after(self, codes: mx.array, noise: mx.array) -> mx.array:
         """Submit the frame that follows `codes`, which need not be there yet."""
-        embedded = self._model.embed_codes(codes)[:, None]
+        embedded = self._model.embed_codes(codes)[:, None]  # [B, 37] -> [B, 1, dim]
         return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
 
 
-def join_products(model: "Voxtral") -> None:
+def join_products(model: Voxtral) -> None:
     """Fewer and larger products per frame, in a model that nothing trains.
 
     Joined products round in another way than separate ones, and stay joined: a training whose model had spoken would
@@ -81,7 +79,7 @@ def join_products(model: "Voxtral") -> None:
 
 
 def generate(
-    model: "Voxtral",
+    model: Voxtral,
     prompt: mx.array,
     *,
     max_frames: int,
@@ -89,7 +87,19 @@ def generate(
     n_steps: int | None = None,
     cfg_alpha: float = CFG_ALPHA,
 ) -> Iterator[np.ndarray]:
-    """Speak one prompt; see `Voxtral.generate`."""
+    """Speak: yield one frame of 0-based codes `[37]` at a time until END (not yielded) or `max_frames`.
+
+    Args:
+        model: see `join_products` for what it does to one that nothing trains.
+        prompt: embeddings `[1, T, dim]` from `embed_prompt`.
+        max_frames: upper limit of frames; the generator returns True at END, False when cut off there.
+        seed: of the sampling noise; the global generator is not touched. A larger `max_frames` changes no frame.
+        n_steps: Euler steps of the flow, None: the configuration's.
+        cfg_alpha: guidance strength.
+
+    Raises:
+        FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
+    """
     if max_frames < 1:
         return False
     join_products(model)
@@ -99,7 +109,7 @@ def generate(
 
 
 def spoken_frames(
-    model: "Voxtral",
+    model: Voxtral,
     hidden: mx.array,
     cache: Sequence[KVCache],
     max_frames: int,
@@ -109,13 +119,13 @@ def spoken_frames(
 ) -> Iterator[np.ndarray]:
     """The frames that follow a prompt which has been read: its last hidden state `[1, dim]` and its cache."""
     queue, noise = FrameQueue(model, cache, n_steps, cfg_alpha), frame_noise(seed, model.config.codec.acoustic_dim)
-    present = queue.first(hidden, next(noise))
+    present = queue.first(hidden, next(noise))  # [1, 37]
     for left in range(max_frames - 1, -1, -1):
         following = queue.after(present, next(noise)) if left else None
-        frame = checked_frames(np.array(present))[0]
+        frame = checked_frames(np.array(present))[0]  # [37]
         if frame[0] == END_CODE:
             return True
-        yield frame - N_SPECIAL_CODES
+        yield from_lm(frame)
         present = following
     return False
 
@@ -187,7 +197,7 @@ class BatchCache(KVCache):
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these items of the batch alone."""
         unused, self._alignment = self._alignment.keep(rows)
-        self.keys, self.values = (x[mx.array(rows), :, unused:] for x in (self.keys, self.values))
+        self.keys, self.values = (x[mx.array(rows), :, unused:] for x in (self.keys, self.values))  # [B', H, T', D]
         self.offset -= unused
 
 
@@ -196,7 +206,7 @@ def _padded(x: mx.array, columns: int) -> mx.array:
 
 
 def generate_batch(
-    model: "Voxtral",
+    model: Voxtral,
     prompts: Sequence[mx.array],
     *,
     max_frames: int,
@@ -207,7 +217,7 @@ def generate_batch(
 ) -> list[GeneratedCodes]:
     """Speak several prompts at once.
 
-    An item's codes are those of `Voxtral.generate` for its prompt and seed alone, but for rounding: matrix products of
+    An item's codes are those of `generate` for its prompt and seed alone, but for rounding: matrix products of
     one row and of several may differ in the last bit, which tips a code over once in very many frames in float32 and
     more often in bfloat16.
 
@@ -238,7 +248,7 @@ def generate_batch(
         noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
         hidden, cache = read_prompts(model, prompts)
         queue = FrameQueue(model, cache, n_steps, cfg_alpha)
-        present = queue.first(hidden, _next_noise(noise, speaking))
+        present = queue.first(hidden, _next_noise(noise, speaking))  # [B, 37]
     for left in range(max_frames - 1 if speaking else -1, -1, -1):
         following = queue.after(present, _next_noise(noise, speaking)) if left else None
         stay = []
@@ -246,7 +256,7 @@ def generate_batch(
             if frame[0] == END_CODE:
                 ended[speaking[row]] = True
             else:
-                frames[speaking[row]].append(frame - N_SPECIAL_CODES)
+                frames[speaking[row]].append(frame)
                 stay.append(row)
         if on_frame is not None:
             on_frame(len(stay))
@@ -257,15 +267,15 @@ def generate_batch(
             for layer in cache:
                 layer.keep(stay)
         present = following
-    none = np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)
-    return [GeneratedCodes(np.stack(f, axis=1) if f else none, e) for f, e in zip(frames, ended)]
+    books = model.config.codec.n_codebooks
+    return [GeneratedCodes(from_lm(np.reshape(f, (len(f), books))), e) for f, e in zip(frames, ended)]
 
 
 def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) -> mx.array:
     return mx.concatenate([next(noise[item]) for item in speaking])
 
 
-def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
+def read_prompt(model: Voxtral, prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
     """The last hidden state `[1, dim]` of a prompt `[1, T, dim]`, whose keys and values the cache then holds.
 
     Memory beside the cache does not grow with T beyond `READ_AT_ONCE` positions.
@@ -274,13 +284,13 @@ def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) ->
     for layer in cache if length > READ_AT_ONCE else ():
         layer.expected = length
     for start in range(0, length, READ_AT_ONCE):
-        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]
+        hidden = model.hidden_states(prompt[:, start : start + READ_AT_ONCE], cache)[:, -1]  # [1, dim]
         if start + READ_AT_ONCE < length:
             mx.eval(hidden, [(layer.keys, layer.values) for layer in cache])
     return hidden
 
 
-def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
+def read_prompts(model: Voxtral, prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
     """The last hidden states `[B, dim]` of prompts `[T_i, dim]`, read one by one; a cache of the batch per layer."""
     hidden, caches = [], []
     for prompt in prompts:
@@ -291,4 +301,4 @@ def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.arra
     for layer in zip(*caches):
         batch.append(BatchCache(layer, batch[0] if batch else None))
     mx.eval([(c.keys, c.values) for c in batch])
-    return mx.concatenate(hidden), batch
+    return mx.concatenate(hidden), batch  # [B, dim]

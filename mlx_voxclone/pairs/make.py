@@ -16,17 +16,18 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.texts import spoken, tidy
+from mlx_voxclone.model import generation
 from mlx_voxclone.pairs.files import (
     FORMAT,
     SHARD_SENTENCES,
     ShardWriter,
     SpokenPair,
-    codec_digest,
     digest_of,
     fill_shards,
     settle,
@@ -197,7 +198,7 @@ def _say_sentences(
         for sentence in part:
             ids = speaker.tokenizer.prompt(sentence.text, rows[sentence.voice].shape[0])
             prompts.append(speaker.model.embed_prompt(ids, rows[sentence.voice])[0])
-        said = speaker.model.generate_batch(prompts, max_frames=max_frames, seeds=[s.seed for s in part])
+        said = generation.generate_batch(speaker.model, prompts, max_frames=max_frames, seeds=[s.seed for s in part])
         for sentence, result in zip(part, said):
             if not result.ended or not result.codes.size:
                 writer.reject(EMPTY if result.ended else RUNAWAY)
@@ -255,7 +256,7 @@ def identity(release: "Release", precision: str, listed: Sequence[Sentence], row
     return {
         "format": FORMAT,
         "model": release.fingerprint(),
-        "codec": codec_digest(release.tensors),
+        "codec": decoder_digest(release.tensors),
         "voice rows": digest_of(np.array(r.astype(mx.float32)) for r in rows.values()),
         "precision": precision,
         "texts": digest_of(repr((s.text, s.language, s.voice)).encode() for s in listed),

@@ -1,6 +1,8 @@
 """Addresses on the hub in the place of paths: what they mean, what is fetched, and what a user is told otherwise."""
 
+import errno
 import json
+import re
 
 import pytest
 import yaml
@@ -10,9 +12,11 @@ from mlx_voxclone.adapters.files import AdapterConfig
 from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.checkpoint.release import resolve
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
-from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.data.shards.fetch import hub_shards
+from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.evaluate import speakers
 from mlx_voxclone.files import hub as hub_module
-from mlx_voxclone.files.hub import ADAPTERS, ENCODER, VOICE, HubAddress, local
+from mlx_voxclone.files.hub import ADAPTERS, ENCODER, VOICE, HubAddress, hub_errors, local
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.differences import config_differences
 from mlx_voxclone.train.hub_files import fetched
@@ -314,3 +318,30 @@ def test_paths_in_a_configuration_stay_paths(configured, tmp_path):
 def test_an_adapter_configuration_is_written_as_before():
     config = AdapterConfig(4, 8.0, ("wq",), "ab")
     assert json.loads(config.text()) == {"rank": 4, "alpha": 8.0, "targets": ["wq"], "base_fingerprint": "ab"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        (lambda: speakers._onnx_file("ann/ears"), "ann/ears: not fetched from the hub (the network is switched off by"),
+        (
+            lambda: hub_shards("hf://datasets/ann/speech"),
+            "hf://datasets/ann/speech: not read from the hub (",
+        ),
+    ],
+)
+def test_data_and_measures_say_the_same_of_the_hub_in_an_error_of_theirs(ask, said):
+    with pytest.raises(DataError, match=re.escape(said)) as failed:
+        ask()
+    assert "\n" not in str(failed.value)
+
+
+def test_a_failure_is_of_the_kind_that_is_asked_for():
+    for kind in (CheckpointError, DataError):
+        line = r"^a/b: not there \(the hub cannot be reached: no route\); go without$"
+        with pytest.raises(kind, match=line), hub_errors("a/b: not there", kind, "; go without"):
+            raise ConnectionError("no route")
+        with pytest.raises(ConfigError, match="of ours"), hub_errors("a/b: not there", kind):
+            raise ConfigError("of ours")
+        with pytest.raises(OSError, match="No space"), hub_errors("a/b: not there", kind):
+            raise OSError(errno.ENOSPC, "No space left on device")

@@ -20,6 +20,7 @@ from typing import BinaryIO
 from urllib.parse import quote
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.process.temporaries import made
 
 WAITS = (1.0, 3.0, 10.0, 30.0)  # seconds before each new attempt
@@ -139,10 +140,8 @@ def hub_shards(address: str) -> list[str]:
     repository, revision, folder = _HUB.fullmatch(address).groups()
     from huggingface_hub import list_repo_files
 
-    try:
+    with hub_errors(f"{address}: not read from the hub", DataError):
         names = list_repo_files(repository, repo_type="dataset", revision=revision)
-    except Exception as e:  # network, authorisation, unknown name: a dozen classes of several libraries
-        raise DataError(f"{address}: not read from the hub ({_first_line(e)})") from None
     below = f"{folder.strip('/')}/" if folder else ""
     found = sorted(name for name in names if name.startswith(below) and name.endswith(".tar"))
     base = f"hf://datasets/{repository}" + (f"@{revision}" if revision else "")

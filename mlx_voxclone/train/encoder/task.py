@@ -236,10 +236,10 @@ class EncoderTask:
             latents = self.codec.encode_latents(mx.array(batch["waveform"]), batch["lengths"])
             codes = np.array(self.codec.quantize(latents))
             for found, true, skip, n in zip(codes, batch["codes"], batch["skip"], batch["coded_frames"]):
-                wrong.append(np.abs(found[:, skip:n] - true[:, skip:n]))
+                wrong.append(np.abs(found[:, skip:n] - true[:, skip:n]))  # [37, n - skip]
         if not wrong:
             return {}
-        wrong = np.concatenate(wrong, axis=1)
+        wrong = np.concatenate(wrong, axis=1)  # [37, frames of all pairs]
         values = np.mean(wrong[0] == 0), np.mean(wrong[1:]), np.mean(wrong[1:] == 0)
         return dict(zip(_AGREEMENT, map(float, values), strict=True))
 

@@ -106,7 +106,7 @@ class EncoderTerms:
     def __call__(self, batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, mx.array]:
         """Sums over the batch's targets of the named terms (see `targets`)."""
         codec, lengths = self.model.codec, batch["lengths"]
-        latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)
+        latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)  # [B, crop] -> [B, T, D]
         sums: dict[str, mx.array] = {}
         if set(names) & {*OF_RECORDINGS, "distillation"}:
             noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
@@ -135,7 +135,7 @@ class EncoderTerms:
             sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
         if set(names) & {*SOUND, *OPPONENTS}:
             heard = quantised[place] if self._semantic_from_sound else self._acoustic_alone(quantised[place])
-            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]
+            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]  # [R, crop]
             judged = self.section.discriminators.sizes if set(names) & set(OPPONENTS) else ()
             ours, theirs = (Spectra(x, lengths, judged) for x in (decoded, target))
             sound = self._sound(ours, theirs)
@@ -165,7 +165,7 @@ class EncoderTerms:
         They judge whole items, silence behind a shorter one included; where all are whole, the losses' spectra serve.
         """
         if min(ours.lengths) < self.crop:
-            inside = mx.arange(self.crop)[None, :] < mx.array(ours.lengths)[:, None]
+            inside = mx.arange(self.crop)[None, :] < mx.array(ours.lengths)[:, None]  # [R, crop]
             ours, theirs = (Spectra(mx.where(inside, x.signals.astype(mx.float32), 0.0)) for x in (ours, theirs))
         hinge, matching = adversarial_losses(self.model.discriminators, theirs, ours)
         return {"discriminator": hinge, "feature_matching": matching}
@@ -174,8 +174,8 @@ class EncoderTerms:
         """Of the pairs, against their true codes."""
         config = self.model.codec.config
         counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
-        latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])
-        codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])
+        latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])  # [B, T, D] -> [P, T, D]
+        codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])  # [P, 37, T] -> [P, T, 37]
         semantic, acoustic = latents[..., : config.semantic_dim], latents[..., config.semantic_dim :]
         levels, margin = config.acoustic_codebook_size, self.section.codes.margin
         where = (counts, "none")
@@ -197,8 +197,8 @@ class EncoderTerms:
         """
         semantic = quantised[..., : self.model.codec.config.semantic_dim].astype(self._codebook.dtype)
         if "coded" in batch:
-            semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]
-        semantic = semantic[mx.array(batch["taught"])]
+            semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]  # [P, T] -> [P, T, S]
+        semantic = semantic[mx.array(batch["taught"])]  # [B, T, S] -> [Q, T, S]
         counts = batch["taught_frames"]
         values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)

@@ -16,9 +16,10 @@ import numpy as np
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
-from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
-from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
+from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
+from mlx_voxclone.model.codes import lm_frames, with_end
+from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
@@ -169,14 +170,14 @@ class SpeakerTask:
         kept = isinstance(utterance, Kept)
         voice = np.zeros((0, utterance.codes.shape[0]), np.int32) if kept else self._voice(utterance, rng)
         rows = utterance.rows if kept else np.zeros((0, self.model.config.backbone.dim), np.float32)
-        frames = utterance.codes.T + N_SPECIAL_CODES  # (T, 37)
-        ended = frames.shape[0] <= self._frame_limit
-        frames = frames[: self._frame_limit]
+        ended = utterance.codes.shape[1] <= self._frame_limit
+        codes = utterance.codes[:, : self._frame_limit]  # [37, T], 0-based
+        frames = lm_frames(codes)  # [T, 37]
         prompt = np.array(self._prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
         audio_id, n = self.model.config.audio_token_id, len(frames)
         # The last frame is an input only where there is something left to predict after it: END.
         inputs = frames if ended else frames[:-1]
-        semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
+        semantic = (with_end(frames) if ended else frames)[:, 0]  # [T + 1] or [T]
         weights = np.full(len(semantic), 0.0 if kept else 1.0, dtype=np.float32)  # of the frames, and of END
         if not kept and utterance.silent is not None:
             weights[:n][utterance.silent[:n]] = self.section.silence_weight
@@ -188,7 +189,7 @@ class SpeakerTask:
             "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
             "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
             "semantic": semantic.astype(np.int32),
-            "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
+            "acoustic": codes[1:].T.astype(np.int32),
             "semantic_weight": weights,
             "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
@@ -209,7 +210,7 @@ class SpeakerTask:
                 break
         joined, length = np.concatenate(taken, axis=1), min(wanted, frames)
         start = int(rng.integers(frames - length + 1))
-        return with_end_frame(joined[:, start : start + length].T + N_SPECIAL_CODES)
+        return with_end(lm_frames(joined[:, start : start + length]))
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
@@ -264,11 +265,11 @@ class SpeakerTask:
     def embeddings(self, batch: Mapping[str, Any]) -> mx.array:
         """Inputs of the first layer, `[B, T, dim]`."""
         ids = batch["ids"]
-        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
-        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)
+        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)  # [B, T] -> [B * T, dim]
+        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)  # [N, 37] -> [N, dim]
         if "kept_rows" in batch:
             x[batch["row_places"]] = batch["rows"].astype(x.dtype)
-        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # the embeddings are frozen
+        return mx.stop_gradient(x).reshape(*ids.shape, -1)  # [B, T, dim]; the embeddings are frozen
 
     def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
         """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
@@ -278,25 +279,25 @@ class SpeakerTask:
         """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
         width = inputs.shape[1]
         start = width - batch["asked"].shape[0]
-        hidden = self.model.hidden_states(inputs, start=start)
+        hidden = self.model.hidden_states(inputs, start=start)  # [B, asked, dim]
         places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
-        return hidden.reshape(-1, hidden.shape[-1]), places
+        return hidden.reshape(-1, hidden.shape[-1]), places  # [B * asked, dim]
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
         inputs = self.embeddings(batch)
         hidden, places = self._asked_states(inputs, batch)
         batch = {**batch, **places}
-        logits = head.semantic_logits(hidden[batch["predict"]])
-        rows = codec.semantic_codebook_size + N_SPECIAL_CODES
-        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
+        logits = head.semantic_logits(hidden[batch["predict"]])  # [frames and ENDs, rows]
+        rows = codec.code_sizes[0]
+        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)  # [frames, 36]
         x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
-        condition = hidden[batch["flow"]]
+        condition = hidden[batch["flow"]]  # [frames, dim]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
-        predicted = head.velocity(x_t, batch["time"], condition)
+        predicted = head.velocity(x_t, batch["time"], condition)  # [frames, 36]
         smoothing = self.section.label_smoothing
         nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none", smoothing=smoothing)
-        weights = batch["flow_weight"][:, None]
+        weights = batch["flow_weight"][:, None]  # [frames, 1]
         if self._acoustic_weights is not None:
             weights = weights * self._acoustic_weights
         sums = dict.fromkeys(self.weights, mx.array(0.0))
