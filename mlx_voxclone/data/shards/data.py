@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.audio.source import AudioBytes
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
 from mlx_voxclone.data.shards.fetch import MOST_OF_INDEX, fetch, is_remote
