@@ -2,8 +2,8 @@
 
 Reading follows the servers (SPEC section 2): soundfile decodes, soxr (HQ) resamples to 24 kHz, the level is left alone,
 also beyond +-1. Stereo, which servers refuse, is mixed down, or one channel taken where mixing would harm (`stereo`).
-A part of a long file is read without the rest and equals the same part of the whole. Writing is atomic: a file is there
-complete or not at all.
+A part of a long file is read without the rest and equals the same part of the whole, `read_samples` to the bit. Writing
+is atomic: a file is there complete or not at all.
 """
 
 import contextlib
@@ -29,6 +29,9 @@ from mlx_voxclone.process import temporaries
 SAMPLE_RATE = 24_000
 # soxr's HQ filter reaches about 15 ms to each side at 24 kHz out of 16 kHz; what lies further away changes nothing.
 _RESAMPLE_CONTEXT = 0.1
+# Formats and subtypes of which a part is decoded as in the whole; ADPCM, GSM and lossy ones depend on what was before.
+_EXACT = frozenset({"WAV", "WAVEX", "RF64", "W64", "FLAC"})
+_PLAIN = ("PCM_", "FLOAT", "DOUBLE")
 
 
 def read_audio(
@@ -77,6 +80,30 @@ def read_audio(
     after = -(-(last + context) // step_out)
     part = resample(_mono(info, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
     return part[first - before * step_out : last - before * step_out]
+
+
+def read_samples(
+    path: AudioSource, start: int = 0, stop: int | None = None, *, max_channels: int = 2
+) -> tuple[np.ndarray, int]:
+    """A part of `read_audio(path)`, the same to the bit, and the number of samples of the whole.
+
+    Of mono WAV and FLAC at 24 kHz, which clips and pairs are, only the part is decoded; of others all of it.
+
+    Args:
+        start, stop: samples at 24 kHz; None: to the end.
+        max_channels: see `read_audio`.
+    Returns:
+        float32 [stop - start], fewer where the audio ends before; the length of the whole in samples.
+    Raises:
+        AudioError: as `read_audio`; damage outside of the part may go unnoticed.
+    """
+    info = audio_info(path)
+    last = info.frames if stop is None else min(stop, info.frames)
+    exact = info.format in _EXACT and info.subtype.startswith(_PLAIN) and info.sample_rate == SAMPLE_RATE
+    if not exact or info.channels > 1 or start >= last:
+        whole = read_audio(path, max_channels=max_channels)
+        return whole[start:stop], len(whole)
+    return _mono(info, MIXED, start, last), info.frames
 
 
 def resample(samples: np.ndarray, rate_in: int, rate_out: int = SAMPLE_RATE) -> np.ndarray:

@@ -93,8 +93,8 @@ class _Clip:
     samples: int
     text: str | None = None
 
-    def read(self) -> np.ndarray:
-        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)[start:stop]
 
 
 @dataclass
