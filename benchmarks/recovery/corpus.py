@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, normalise_level, read_audio, write_wav
+from mlx_voxclone.audio.io import SAMPLE_RATE, normalise_level, read_audio, read_samples, write_wav
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.miniature.synth import LEVEL, PHONES, ROOM, SyntheticSpeaker, Unit, random_text, synthesise_aligned
@@ -102,9 +102,9 @@ class CorpusClip:
     units: np.ndarray | None = field(default=None, compare=False, repr=False)
     track: np.ndarray | None = field(default=None, compare=False, repr=False)
 
-    def read(self) -> np.ndarray:
-        """Float32 `[samples]`, 24 kHz mono."""
-        return read_audio(self.path)
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Float32 `[samples]`, 24 kHz mono, or those from `start` to `stop` alone."""
+        return read_samples(self.path, start, stop)[0]
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,15 @@ def is_adapted(linear: nn.Module) -> bool:
     return HALVES[0] in linear
 
 
+def remove_adapters(model: Voxtral) -> None:
+    """Take LoRA off again: the model's linears are those that were wrapped."""
+    for layer in model.layers:
+        for target in TARGETS:
+            linear = getattr(_room(layer, target), target)
+            if "lora_a" in linear:
+                setattr(_room(layer, target), target, linear.linear)
+
+
 def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
     """Add low-rank changes to the linears that they name, kept apart (inference: nothing stays trainable).
 

@@ -37,6 +37,7 @@ from mlx_voxclone.version import __version__
 TARGETS = ("vllm", "mlx-audio")
 FOLDED_AS = ("base", "auto", "float32")
 
+VoiceSource = str | Path | Sequence[str | Path] | mx.array
 AdapterArgument = str | Path | AdapterSource | Sequence[str | Path | AdapterSource] | None
 
 
@@ -108,7 +109,7 @@ def bake(
     *,
     encoder: str | Path | None = None,
     adapters: AdapterArgument = None,
-    voices: Mapping[str, str | Path] | None = None,
+    voices: Mapping[str, VoiceSource] | None = None,
     target: str = "vllm",
     rounding: str = ROUNDINGS[0],
     folded_as: str = FOLDED_AS[0],
@@ -122,11 +123,12 @@ def bake(
         output: directory to make; must not exist or be empty, and must not lie inside the base.
         encoder: safetensors file of a codec encoder under the release's names; replaces the base's own.
         adapters: directory of adapters trained on this base (see `adapters/files.py`), or several, which are added up.
-        voices: name -> recording, codes or embedding; see `VoiceMaker.make`.
+        voices: name -> recording, codes or embedding, or rows `[N, dim]`; see `VoiceMaker.make`.
         target: `vllm`: everything; `mlx-audio`: without the encoder, which mlx-audio refuses to load.
         rounding: of folded weights: `compensated` keeps a small change's effect, `nearest` each number's own nearest.
         folded_as: type of folded weights: `base` the base's (BF16), `float32`, or `auto`: float32 where the base's
-            would lose more than 5 % of the change's direction. (Servers that compute in BF16 round it when loading.)
+            would lose more than 5 % of the change's direction or effect. (Servers that compute in BF16 round it when
+            loading.)
         dry_run: check all inputs, make the voices, measure the folding, write nothing.
         progress: called with the bytes of weights dealt with since the last call, and those in all.
 
@@ -176,7 +178,8 @@ def bake(
         copy_files(release.path, directory, copied)
         complete_voices(directory, release.config.voices)
         add_voices(release.path, directory, inputs.voices)
-        add_history(release.path, directory, _record(inputs, report, folded))
+        how = {"rounding": rounding, "folded_as": folded_as}
+        add_history(release.path, directory, _record(inputs, report, folded, how))
         add_notice(release.path, directory)
         report.fingerprint = _verify(inputs, directory)
     report.folded = folded
@@ -187,7 +190,7 @@ def _read_inputs(
     release: Release,
     encoder: str | Path | None,
     adapters: AdapterArgument,
-    voices: dict[str, str | Path],
+    voices: dict[str, VoiceSource],
     target: str,
     rounding: str,
 ) -> _Inputs:
@@ -236,7 +239,7 @@ def _measured(inputs: _Inputs, folded_as: str, dry_run: bool, advance: "_Progres
     found = []
     for name, info in infos.items():
         measured = inputs.folding.fold(name, "F32" if folded_as == "float32" else info.dtype)[1]
-        if folded_as == "auto" and measured.lost > LOSSY:
+        if folded_as == "auto" and max(measured.lost, measured.effect_lost) > LOSSY:
             measured = inputs.folding.fold(name, "F32")[1]
         found.append(measured)
         advance(info.nbytes)
@@ -280,8 +283,14 @@ def _entries(inputs: _Inputs, dtypes: Mapping[str, str], folded: list[FoldedWeig
     return entries
 
 
-def _record(inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight]) -> dict[str, Any]:
-    """The bake's entry in `voxclone.json`; what was used is told by its content, not by where it lay."""
+def _record(
+    inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight], how: Mapping[str, str]
+) -> dict[str, Any]:
+    """The bake's entry in `voxclone.json`; what was used is told by its content, not by where it lay.
+
+    Args:
+        how: the options of the folding, so that the bake can be repeated.
+    """
     encoder, adapters = None, []
     if inputs.encoder is not None:
         encoder = {"sha256": file_sha256(inputs.encoder.path)}
@@ -295,6 +304,7 @@ def _record(inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight])
         "base_fingerprint": report.base_fingerprint,
         "encoder": (encoder or {}) | {"state": report.encoder, "base_had_one": inputs.release.has_encoder},
         "adapters": adapters,
+        **how,
         "folded": sorted(w.name for w in folded),
         "voices": report.voices,
     }

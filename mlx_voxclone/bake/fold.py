@@ -19,7 +19,7 @@ from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.errors import CheckpointError
 
 ROUNDINGS = ("compensated", "nearest")
-LOSSY = 0.05  # of a change's direction: from here on a user should know
+LOSSY = 0.05  # of a change's effect: from here on a user should know
 _BLOCK, _THREADS = 256, 8  # rows folded at a time and at once: bounds the float32 copies
 _SHARE, _LAST = 8, 4  # columns rounded at a time: an eighth of those left, at least 4
 _DAMPING = 0.1  # of the feedback; chosen by benchmarks.fold_rounding
@@ -38,6 +38,7 @@ class FoldedWeight:
         product: of the two.
         error: square of (weight after - (weight before + change)), the rounding.
         weight: square of the weight before.
+        read: square of the rounding for inputs that the change reads, those in the span of its `a`.
     """
 
     name: str
@@ -47,6 +48,7 @@ class FoldedWeight:
     product: float
     error: float
     weight: float
+    read: float
 
     @property
     def rounding_error(self) -> float:
@@ -69,6 +71,12 @@ class FoldedWeight:
         if not self.change:
             return 0.0
         return 1.0 - self.product / (self.change * self.stored) ** 0.5 if self.stored else 1.0
+
+    @property
+    def effect_lost(self) -> float:
+        """Norm of the rounding relative to the change's, for inputs that the change reads; 0 where there is no change.
+        What rounding adds for other inputs, noise of the size of the type's own rounding, does not count."""
+        return (self.read / self.change) ** 0.5 if self.change else 0.0
 
 
 class Folding:
@@ -112,7 +120,9 @@ class Folding:
         stored, source = self._base.stored(name), self._base.info(name).dtype
         dtype = dtype or source
         folded = np.empty(stored.shape, DTYPES[dtype][0])
-        feedback = _Feedback(change) if self._needs_feedback(change, name, dtype) else None
+        basis = _basis(change)
+        feedback = _Feedback(basis) if self._needs_feedback(change, name, dtype) else None
+        span = basis.astype(np.float32)
 
         def fold_rows(start: int) -> list[float]:
             rows = slice(start, start + _BLOCK)
@@ -126,7 +136,7 @@ class Folding:
                 raise CheckpointError(f"{self._base.path}: {name} with its adapter is beyond the range of {dtype}")
             got, error = after - before, after - wanted
             pairs = ((wanted_change, wanted_change), (got, got), (wanted_change, got), (error, error), (before, before))
-            return [_product(x, y) for x, y in pairs]
+            return [*(_product(x, y) for x, y in pairs), _square(error @ span)]
 
         with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
             sums = [sum(column) for column in zip(*pool.map(fold_rows, range(0, stored.shape[0], _BLOCK)))]
@@ -138,7 +148,7 @@ class Folding:
         stored, source, weight = self._base.stored(name), self._base.info(name).dtype, 0.0
         for start in range(0, stored.shape[0], _BLOCK):
             rows = decode(stored[start : start + _BLOCK], source)
-            weight += _product(rows, rows)
+            weight += _square(rows)
         return 0 < change.square < _LARGE**2 * weight
 
 
@@ -150,11 +160,10 @@ class _Feedback:
     `-c (Q' Q + d)^-1 Q'`, Q's rows of the columns left, d a damping that spreads the shift.
 
     Args:
-        change: of the weight; its `a` is what it reads.
+        basis: see `_basis`.
     """
 
-    def __init__(self, change: LowRank):
-        basis, _ = np.linalg.qr(change.a.astype(np.float64))
+    def __init__(self, basis: np.ndarray):
         count, rank = basis.shape
         self._blocks: list[tuple[slice, np.ndarray, np.ndarray]] = []
         start = 0
@@ -174,6 +183,15 @@ class _Feedback:
             folded[:, columns] = encode(wanted[:, columns] - error @ share, dtype)
             error += (decode(folded[:, columns], dtype) - wanted[:, columns]) @ basis
         return folded
+
+
+def _basis(change: LowRank) -> np.ndarray:
+    """Orthonormal columns that span what a change reads, float64 `[in, min(in, r)]`."""
+    return np.linalg.qr(change.a.astype(np.float64))[0]
+
+
+def _square(x: np.ndarray) -> float:
+    return _product(x, x)
 
 
 def _product(x: np.ndarray, y: np.ndarray) -> float:

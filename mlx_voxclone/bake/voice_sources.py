@@ -1,4 +1,4 @@
-"""What a voice can be made from: a recording, a file of codes, or rows made before."""
+"""What a voice can be made from: a recording, a file of codes, or rows made before, in a file or in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,12 +36,13 @@ class VoiceMaker:
         self.warnings: list[str] = []
         self._model: Voxtral | None = None
 
-    def make(self, source: "str | Path | Sequence[str | Path]") -> mx.array:
+    def make(self, source: "str | Path | Sequence[str | Path] | mx.array") -> mx.array:
         """The rows of a voice.
 
         Args:
             source: `.pt` or `.safetensors` with `embedding` `[N, dim]`; `.safetensors` with `codes` `[37, T]` (without
-                the +2); anything else is read as audio, at its own level. Several recordings are taken together.
+                the +2); anything else is read as audio, at its own level. Several recordings are taken together. An
+                array is the rows `[N, dim]` themselves.
 
         Returns:
             `[N, dim]` BF16, the END row last.
@@ -50,6 +51,9 @@ class VoiceMaker:
             CheckpointError: not usable, too wide or narrow for the model, or a recording and no encoder.
             DataError: audio that cannot be read, or that no voice can be taken from (`synthesis.check_reference`).
         """
+        if isinstance(source, mx.array):
+            self.warnings = []
+            return self._checked("voice rows", source)
         sources = [Path(s) for s in ([source] if isinstance(source, str | Path) else source)]
         for path in sources:
             if not path.is_file():
@@ -62,6 +66,9 @@ class VoiceMaker:
             rows = self._recorded(sources)
         else:
             rows = read_voice(source) if source.suffix == ".pt" else self._stored(source)
+        return self._checked(source, rows)
+
+    def _checked(self, source: "str | Path", rows: mx.array) -> mx.array:
         self.release.check_voice_rows(source, *rows.shape)
         rows = rows.astype(mx.bfloat16)
         mx.eval(rows)

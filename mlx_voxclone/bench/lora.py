@@ -107,8 +107,8 @@ def measure_lora_step(
         raise ConfigError(f"{len(lengths)} sequences do not make whole micro-batches of {batch_size}")
     on_cpu = mx.default_device() == mx.cpu
     dtype = dtype or (mx.float32 if on_cpu else mx.bfloat16)
-    section = _allowing(section or SpeakerSection(), lengths)
     config = VoxtralConfig.from_dict(params)
+    section = _allowing(section or SpeakerSection(), lengths, config.codec.frame_rate)
     held = {"": mx.get_active_memory()}  # after each of them was made
     ours, operations, padded = _ours(params, section, dtype, lengths, batch_size)
     works: dict[str, Callable[[], object]] = {"ours": ours}
@@ -166,12 +166,12 @@ def _positions(length: Length) -> int:
     return 1 + length.voice + length.text + length.frames
 
 
-def _allowing(section: SpeakerSection, lengths: Sequence[Length]) -> SpeakerSection:
+def _allowing(section: SpeakerSection, lengths: Sequence[Length], rate: float) -> SpeakerSection:
     """The section, with limits that leave the lengths as they are."""
     longest = max(n.frames for n in lengths) + 1
     voices = max(n.voice for n in lengths)
     return section.model_copy(
-        update={"max_seconds": longest / 12.5, "reference_seconds": [voices / 12.5, (voices + 1) / 12.5]}
+        update={"max_seconds": longest / rate, "reference_seconds": [voices / rate, (voices + 1) / rate]}
     )
 
 

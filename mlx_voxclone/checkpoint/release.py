@@ -197,7 +197,8 @@ class Release:
         if rows > (most := backbone.max_seq_len // 2):
             raise CheckpointError(
                 f"{source}: a voice of {rows} rows, {most} are possible: half of the model's context of"
-                f" {backbone.max_seq_len}; take 3 to 25 s of speech (12.5 rows a second)"
+                f" {backbone.max_seq_len}; take 3 to 25 s of speech"
+                f" ({self.config.codec.frame_rate:g} rows a second)"
             )
 
     def _voice_file(self, name: str) -> Path | None:

@@ -14,7 +14,7 @@ from sys import intern
 
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_samples
 from mlx_voxclone.data.entries import HELDOUT, MANIFEST, TRAIN, lies_inside, read_lines
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
@@ -50,17 +50,15 @@ class Clip:
     def seconds(self) -> float:
         return self.samples / SAMPLE_RATE
 
-    def read(self) -> np.ndarray:
-        """float32 [samples].
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 [samples], or those from `start` to `stop` alone.
 
         Raises:
             DataError: the file is missing, damaged or of another length than when it was prepared.
         """
-        samples = read_audio(self.path)
-        if len(samples) != self.samples:
-            raise DataError(
-                f"{self.path}: {len(samples)} samples where {self.samples} were prepared; prepare the data again"
-            )
+        samples, count = read_samples(self.path, start, stop)
+        if count != self.samples:
+            raise DataError(f"{self.path}: {count} samples where {self.samples} were prepared; prepare the data again")
         return samples
 
 

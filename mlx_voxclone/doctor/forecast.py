@@ -19,6 +19,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
+from mlx_voxclone.doctor.preservation import kept_bytes, kept_cost, preserves
 from mlx_voxclone.doctor.rehearsal import Length, optimiser_step, speaker_task
 from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.model.config import VoxtralConfig
@@ -94,8 +95,8 @@ class _Clip:
     samples: int
     text: str | None = None
 
-    def read(self) -> np.ndarray:
-        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)[start:stop]
 
 
 @dataclass
@@ -286,10 +287,16 @@ def _speaker(config: RunConfig, params: dict, compute: Compute, budget: float) -
     first, last = trials[-2].seconds, trials[-1].seconds
     per_layer = max(last - first, last / 10)
     seconds = last + (adapted - trials[-1].size + below / 3) * per_layer
+    if kept := preserves(config):
+        seconds *= 1 + kept_cost(config, layers)
+        parts["what is kept of the own voices"] = kept_bytes(config, params, compute, longest_sequence(config))
+        peak += parts["what is kept of the own voices"]
     known = sum(parts.values())
     parts["activations and the rest"] = max(0.0, peak - known)
     tokens = sum(longest_sequence(config)[key] for key in ("text", "voice", "frames"))
     note = f"tried with {trials[-1].size} of {layers} layers, sequences of up to {tokens} positions"
+    if kept:
+        note += f"; {config.speaker.preserve.share:.0%} of the items keep the model's own voices"
     seconds *= section.train.accumulate
     return Forecast("speaker", parts, seconds, planned_steps(section.train), note, settings="speaker.train")
 
@@ -299,15 +306,20 @@ def _table_rows(params: dict) -> int:
     return VoxtralConfig.from_dict(params).codec.table_rows
 
 
+def frame_rate(params: dict) -> float:
+    """Frames per second of a model's codec."""
+    return VoxtralConfig.from_dict(params).codec.frame_rate
+
+
 def planned_steps(train: TrainSection) -> int:
     """Steps of a training; 0 where epochs decide."""
     return 0 if train.epochs else train.steps
 
 
 def longest_sequence(config: RunConfig) -> dict[str, int]:
-    """Positions of the longest sequence, at 12.5 frames a second."""
-    section = config.speaker
-    frames, voice = (int(seconds * 12.5) for seconds in (section.max_seconds, section.reference_seconds[1]))
+    """Positions of the longest sequence, at the codec's frame rate."""
+    section, rate = config.speaker, frame_rate(model_params(config.model))
+    frames, voice = (int(seconds * rate) for seconds in (section.max_seconds, section.reference_seconds[1]))
     letters = section.max_seconds * LETTERS_PER_SECOND
     return {"text": int(letters * tokens_per_letter(config.model)), "voice": voice + 1, "frames": frames}
 
@@ -327,7 +339,7 @@ def _speaker_trial(
     """`share`: of the length of the longest sequence."""
     section, whole = config.speaker, longest_sequence(config)
     size = Length(**{name: max(2, round(share * count)) for name, count in whole.items()})
-    seconds = size.voice / 12.5
+    seconds = size.voice / frame_rate(params)
     fitting = section.model_copy(update={"reference_seconds": [seconds, seconds]})
     batch = section.train.batch_size
     task = speaker_task(params | {"n_layers": layers}, fitting, compute.dtype, [size] * batch * micro)

@@ -27,6 +27,7 @@ from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.judge import auto_pairs as auto
 from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.rng import separate_rng
+from mlx_voxclone.train.speaker.preservation import is_on
 
 RELEASE_VOICES = 20  # of a model that is not there to be asked
 PROMPT = 160  # positions: the release's voices have 67 to 218 rows, a sentence some 15 tokens
@@ -72,7 +73,7 @@ def plan_pairs(config: RunConfig) -> PairsPlan | None:
     release = Release(path) if (path / WEIGHTS).is_file() else None
     at_hand = config.speaker.encoder_file is not None or (release is not None and release.has_encoder)
     for_encoder = config.task == "encoder" or (config.task == "clone" and not at_hand)
-    keeps = config.task == "clone" and config.speaker.preserve.path == AUTO
+    keeps = config.task == "clone" and config.speaker.preserve.path == AUTO and is_on(config)
     if section.path != AUTO or not (for_encoder or keeps):
         return None
     if release is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
+from mlx_voxclone.audio.io import AudioError, audio_info, read_samples
 from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.errors import DataError
@@ -75,8 +75,8 @@ class Pair:
         """Whether nobody said it so: its codes are those of another pair, moved (`pairs/moved.py`)."""
         return self.voice.startswith(MOVED)
 
-    def read(self, augmented: bool = False) -> np.ndarray:
-        """float32 `[T * 1920]`.
+    def read(self, augmented: bool = False, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 `[T * 1920]`, or the samples from `start` to `stop` alone.
 
         Raises:
             DataError: the file is missing, damaged or of another length than its codes; no augmented audio.
@@ -84,9 +84,9 @@ class Pair:
         path = self.augmented if augmented else self.audio
         if path is None:
             raise DataError(f"{self.name} has no augmented audio; make the pairs with --augment")
-        samples = read_audio(path, max_channels=1)
-        if len(samples) != self.frames * self.frame_size:
-            raise DataError(_length_message(path, len(samples), self.frames, self.frame_size))
+        samples, count = read_samples(path, start, stop, max_channels=1)
+        if count != self.frames * self.frame_size:
+            raise DataError(_length_message(path, count, self.frames, self.frame_size))
         return samples
 
 

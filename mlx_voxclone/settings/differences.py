@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 
 from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.training import FREE_ON_RESUME, LENGTHS
 
 
 def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:
@@ -13,18 +14,21 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     What may change between sittings (lengths, intervals, device, where results go) is left out, and so are the sections
     of `open_stages`, those that have not begun.
     """
-    lengths = (f"{s}.{k}" for s in ("encoder.train", "encoder.refine", "speaker.train") for k in _FREE)
-    free = ("device", "say", "bake.", "data.cache", "speaker.recompute", "encoder.pairs.batch", *lengths)
-    free += tuple(f"{stage}." for stage in open_stages)
+    sections = (*_SECTIONS, *(f"{stage}." for stage in open_stages))
     old, new = (
         flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
         flat(config.model_dump(mode="json")),
     )
-    keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
+    keys = [k for k in sorted(old.keys() | new.keys()) if k not in _FREE and not k.startswith(sections)]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 
 
-_FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped")
+_TRAININGS = ("encoder.train", "encoder.refine", "speaker.train")
+_FREE = frozenset(
+    {"device", "output", "say", "data.cache", "data.cache_gb", "speaker.recompute", "encoder.pairs.batch"}
+    | {f"{training}.{key}" for training in _TRAININGS for key in LENGTHS | FREE_ON_RESUME}
+)
+_SECTIONS = ("bake.",)
 
 
 def flat(content: Mapping, prefix: str = "") -> dict:

@@ -8,7 +8,9 @@ from mlx_voxclone.errors import ConfigError
 _MOST = 1e30  # of any number: NaN and infinity are above it, and so is what no run can mean
 PRECISIONS = ("float32", "bf16")
 
+LENGTHS = frozenset({"steps", "epochs"})  # of a run; judged by the number of steps that they come to
 # These may differ between a run and its continuation: they decide what is written and when, not how the weights move.
+# The one list of them: a run's configuration is compared by it, too (`differences.py`).
 FREE_ON_RESUME = frozenset(
     {"eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped", "stop_after"}
 )
@@ -88,7 +90,7 @@ def changed(old: dict, new: dict) -> list[str]:
 
     The length of the run is judged by the caller, who knows the number of items.
     """
-    skip = FREE_ON_RESUME | {"steps", "epochs"}
+    skip = FREE_ON_RESUME | LENGTHS
     names = sorted((old.keys() | new.keys()) - skip)
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
 

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from mlx_voxclone.audio.containers import NO_END_FLAG
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, AudioError, audio_info, read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio
+from mlx_voxclone.audio.source import AudioBytes
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions
 

@@ -14,7 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.audio import io
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio, write_flac, write_wav
+from mlx_voxclone.audio.io import (
+    SAMPLE_RATE,
+    AudioError,
+    audio_info,
+    read_audio,
+    read_samples,
+    write_flac,
+    write_wav,
+)
 from mlx_voxclone.errors import DataError
 
 
@@ -93,6 +101,60 @@ def test_a_part_equals_that_part_of_the_whole(tmp_path_factory, rate, start, len
     first, last = round(start * SAMPLE_RATE), min(len(whole), round((start + length) * SAMPLE_RATE))
     assert len(part) == last - first
     np.testing.assert_allclose(part, whole[first:last], atol=1e-5)
+
+
+KINDS = {
+    "16.wav": {"subtype": "PCM_16"},
+    "float.wav": {"subtype": "FLOAT"},
+    "ima.wav": {"subtype": "IMA_ADPCM"},
+    "16.flac": {"subtype": "PCM_16"},
+    "24.flac": {"subtype": "PCM_24"},
+    "a.ogg": {},
+    "a.mp3": {},
+    "22k.flac": {"subtype": "PCM_24", "samplerate": 22_050},
+    "stereo.flac": {"subtype": "PCM_24", "channels": 2},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_samples_of_a_part_are_those_of_the_whole_to_the_bit(tmp_path, name):
+    path, kind = tmp_path / name, {"samplerate": SAMPLE_RATE, "channels": 1, **KINDS[name]}
+    mono = noise(7 * SAMPLE_RATE + 1234)
+    with soundfile.SoundFile(path, "w", **kind) as file:
+        file.write(mono if kind["channels"] == 1 else np.stack([mono, mono], axis=1))
+    whole, rng = read_audio(path), np.random.default_rng(1)
+    parts = [(0, None), (0, 1), (4095, 4097), (len(whole) - 1, len(whole)), (len(whole) - 5, len(whole) + 99)]
+    parts += [tuple(sorted(rng.integers(0, len(whole), 2))) for _ in range(20)]
+    for start, stop in parts:
+        part, count = read_samples(path, start, stop)
+        np.testing.assert_array_equal(part, whole[start:stop])
+        assert count == len(whole)
+        assert part.dtype == np.float32
+    assert len(read_samples(path, len(whole), len(whole) + 10)[0]) == 0
+
+
+def test_a_flac_that_states_no_length_is_read_in_parts(tmp_path):
+    write_flac(tmp_path / "a.flac", noise(3 * SAMPLE_RATE))
+    content = bytearray((tmp_path / "a.flac").read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    (tmp_path / "b.flac").write_bytes(content)
+    part, count = read_samples(tmp_path / "b.flac", 30_000, 40_000)
+    np.testing.assert_array_equal(part, read_audio(tmp_path / "a.flac")[30_000:40_000])
+    assert count == 3 * SAMPLE_RATE
+
+
+def test_a_part_is_decoded_alone(tmp_path, monkeypatch):
+    """Of the two formats that clips are kept in."""
+    samples, decoded = noise(30 * SAMPLE_RATE), []
+    write_flac(tmp_path / "a.flac", samples)
+    write_wav(tmp_path / "a.wav", samples, float32=True)
+    read = soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda f, n, **keys: decoded.append(n) or read(f, n, **keys))
+    for name in ("a.flac", "a.wav"):
+        decoded.clear()
+        assert len(read_samples(tmp_path / name, 100_000, 196_000)[0]) == 96_000
+        assert sum(decoded) == 96_000
 
 
 def test_a_part_of_a_long_file_costs_the_part(tmp_path):

@@ -153,6 +153,7 @@ def test_files_of_the_result(base, baked, encoder):
     }
     (adapters,) = record["adapters"]
     assert (adapters["rank"], adapters["alpha"], adapters["weight"]) == (4, 8.0, 1.0)
+    assert (record["rounding"], record["folded_as"]) == ("compensated", "base")
     assert record["folded"] == sorted(w.name for w in report.folded)
     assert record["voices"] == {"anna": 17}
     assert report.fingerprint == Release(output).fingerprint() != report.base_fingerprint

@@ -70,6 +70,7 @@ def test_a_small_change_keeps_its_effect(tmp_path, relative, nearest_keeps):
     for rounding in ("nearest", "compensated"):
         after, measured = fold(file, change, rounding)
         errors[rounding] = np.linalg.norm((after - before - wanted) @ basis) / np.linalg.norm(wanted)
+        assert measured.effect_lost == pytest.approx(errors[rounding], rel=0.01)
         if rounding == "nearest":
             nearest = measured
             assert measured.kept < nearest_keeps
@@ -119,6 +120,7 @@ def test_rows_without_a_change_stay_as_they_are(tmp_path):
         after, measured = fold(file, change)
         np.testing.assert_array_equal(after, file.numpy(NAME))
         assert (measured.kept, measured.lost, measured.rounding_error, measured.relative_change) == (1, 0, 0, 0)
+        assert measured.effect_lost == 0
 
 
 def test_large_changes_take_the_nearest_numbers(tmp_path):
@@ -250,8 +252,10 @@ def test_weak_adapters_are_warned_of_and_can_be_kept_in_float32(base, tmp_path, 
     weak, strong = scaled(base, tmp_path / "weak", 0.02), scaled(base, tmp_path / "strong", 5.0, leaves=("wo",))
     options = ["--model", str(base), "--adapters", str(weak), "--adapters", str(strong)]
     assert main([*options, "--output", str(tmp_path / "plain")]) == 0
+    assert capsys.readouterr().err == ""  # compensated: the change's effect is there
+    assert main([*options, "--output", str(tmp_path / "nearest"), "--rounding", "nearest"]) == 0
     said = capsys.readouterr()
-    assert "4 of 6 folded weights lose over 5% of their change's direction" in said.err
+    assert "4 of 6 folded weights lose over 5% of their change's effect to nearest rounding" in said.err
     assert "--folded-as auto" in said.err
     assert main([*options, "--output", str(tmp_path / "auto"), "--folded-as", "auto", "--verbose"]) == 0
     said = capsys.readouterr()
@@ -265,6 +269,23 @@ def test_weak_adapters_are_warned_of_and_can_be_kept_in_float32(base, tmp_path, 
     assert main([*options, "--output", str(tmp_path / "wide"), "--folded-as", "float32"]) == 0
     assert baked_types(tmp_path / "wide", ["layers.0.attention.wo.weight", *names]) == {"F32"}
     Release(tmp_path / "auto").check()
+    how = [_how(tmp_path / name) for name in ("plain", "nearest", "auto", "wide")]
+    assert how == [("compensated", "base"), ("nearest", "base"), ("compensated", "auto"), ("compensated", "float32")]
+
+
+def _how(directory):
+    """What the record of a bake says of its folding."""
+    (record,) = json.loads((directory / "voxclone.json").read_text())["bakes"]
+    return record["rounding"], record["folded_as"]
+
+
+def test_a_bake_is_repeated_from_its_record(base, tmp_path):
+    weak = scaled(base, tmp_path / "weak", 0.02)
+    bake(base, tmp_path / "a", adapters=weak, rounding="nearest", folded_as="auto")
+    rounding, folded_as = _how(tmp_path / "a")
+    bake(base, tmp_path / "b", adapters=weak, rounding=rounding, folded_as=folded_as)
+    first, again = ((tmp_path / name / "consolidated.safetensors").read_bytes() for name in "ab")
+    assert first == again
 
 
 def test_a_dry_run_measures_the_folding(base, adapters, tmp_path, capsys):

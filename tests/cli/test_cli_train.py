@@ -72,13 +72,30 @@ def clone_config(miniature, corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(clone_config, tmp_path_factory):
-    """A complete clone run. Read it only."""
+    """A complete clone run. Read it only. `loads.json` beside it: which language models its last steps have read."""
     directory = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
+        loads = count_loads(patch)
         patch.setattr(finish, "MIN_LIMIT", 0.8)
         patch.setattr(run, "write_report", lambda run_dir: "no report")
         assert train("--config", clone_config, "--set", f"output={directory}", "--quiet") == 0
+    (directory.parent / "loads.json").write_text(json.dumps(loads))
     return directory
+
+
+def count_loads(patch) -> list[str]:
+    """Names of the checkpoints whose language model is read after the last training, in order."""
+    loads, load, started, finished = [], Release.load_parameters, [], finish.finish
+
+    def counted(self, parts):
+        parts = list(parts)
+        if started and "lm" in parts:
+            loads.append(self.path.name)
+        return load(self, parts)
+
+    patch.setattr(Release, "load_parameters", counted)
+    patch.setattr(run, "finish", lambda *a, **k: started.append(True) or finished(*a, **k))
+    return loads
 
 
 # ---- the tasks -----------------------------------------------------------------------------------------------------
@@ -180,6 +197,11 @@ def test_task_clone(uninterrupted, capsys):
     assert {f"samples/{name}" for name in names(place / "samples")} == said
 
 
+def test_each_language_model_is_read_once_after_the_training(uninterrupted, miniature):
+    """The released one to choose, for the voice and to speak before; the baked one to check it and to speak after."""
+    assert json.loads((uninterrupted.parent / "loads.json").read_text()) == [miniature.name, "baked"]
+
+
 def test_the_baked_checkpoint_serves_every_command(uninterrupted, voice_file, tmp_path):
     model = ["--model", str(uninterrupted / "baked")]
     tail = ["--text", "papa", "--max-seconds", "0.4", "--output", str(tmp_path / "o.wav")]
@@ -279,7 +301,8 @@ STAGES = {
     "speaker, the evaluation after its last step": (SpeakerTask, "extra_metrics", 2),
     "comparing": (finish, "deliver", 1),
     "bake": (finish, "bake", 1),
-    "speaking": (finish, "before_and_after", 1),
+    "speaking": (finish, "speak_sentences", 1),
+    "speaking with what was baked": (finish, "speak_sentences", 2),
 }
 
 
@@ -355,8 +378,10 @@ def test_a_complete_run_resumed_trains_and_bakes_nothing_anew(uninterrupted, tmp
     before = result(place)
     monkeypatch.setattr(finish, "bake", None)
     monkeypatch.setattr(loop_stage, "Trainer", None)
+    loads = count_loads(monkeypatch)
     assert train("--resume", place, "--quiet") == 0
     assert result(place) == before
+    assert len(loads) == 2
     assert "encoder: 4 steps" in capsys.readouterr().out
 
 

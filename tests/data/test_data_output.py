@@ -145,6 +145,8 @@ def test_a_damaged_clip_is_named(prepared):
     write_wav(clip.path, np.zeros(10))
     with pytest.raises(DataError, match="10 samples where"):
         clip.read()
+    with pytest.raises(DataError, match="10 samples where"):
+        clip.read(3, 7)
 
 
 def test_a_manifest_line_of_other_types_is_named(prepared):

@@ -1,5 +1,7 @@
 """Training steps that are compiled: few shapes, the same numbers, new random ones every time, nothing frozen."""
 
+import re
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -140,6 +142,42 @@ def test_what_cannot_be_compiled_runs_as_it_is(where):
     with pytest.warns(RuntimeWarning, match=r"could not be compiled \(\[metal::Device\] Unable to build") as caught:
         assert steps(Tiny(), broken) == expected
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[metal::malloc] Unable to allocate 17179869184 bytes.",
+        "[METAL] Command buffer execution failed: Insufficient Memory (00000008)",
+        "[METAL] Command buffer execution failed: Caused GPU Timeout Error (00000002)",
+        "cudaMallocAsync(&data, size, stream) failed: out of memory",
+    ],
+)
+def test_what_the_device_refuses_is_not_taken_for_what_cannot_be_compiled(line, recwarn):
+    """It is told as it is, at once; the next step is compiled again."""
+    refusing, calls = [True], []
+
+    def device(function, inputs, outputs):
+        def compiled(*arguments):
+            calls.append(None)
+            if refusing:
+                raise RuntimeError(line)
+            return function(*arguments)
+
+        return compiled
+
+    task = Tiny()
+    mx.random.seed(3)
+    gradients = Gradients(task, Masters(task, "float32"), compiler=device)
+    with Loader(task, batch_size=1, accumulate=1, seed=0) as loader:
+        group, before = loader.next(), get_rng()
+        with pytest.raises(RuntimeError, match=re.escape(line)):
+            gradients(group, 0)
+        assert (len(calls), get_rng(), gradients.compiled) == (1, before, True)
+        refusing.clear()
+        gradients(group, 0)
+    assert len(calls) == 2
+    assert [str(one.message) for one in recwarn] == []
 
 
 def test_nothing_is_compiled_on_a_cpu(monkeypatch):

@@ -59,11 +59,11 @@ def main(argv: list[str]) -> None:
         )
     for line in report.warnings:
         message(f"warning: --voice {line}")
-    if lossy := [w for w in report.folded if w.lost > LOSSY]:
+    if lossy := [w for w in report.folded if w.effect_lost > LOSSY]:
         message(
             f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
-            f" direction to BF16 rounding (most: {max(w.lost for w in lossy):.0%}); keep float32 for them with"
-            " --folded-as auto, or the adapters apart (say --adapters)"
+            f" effect to {options.rounding} rounding (most: {max(w.effect_lost for w in lossy):.0%}); keep float32 for"
+            " them with --folded-as auto, or the adapters apart (say --adapters)"
         )
     print(table(report))
     if options.verbose and report.folded:
@@ -109,7 +109,8 @@ def _parser() -> Parser:
         choices=("base", "auto", "float32"),
         default="base",
         help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
-        " change's direction; loaders that compute in BF16, vLLM-Omni among them, round float32 to the nearest",
+        " change's direction or effect; loaders that compute in BF16, vLLM-Omni among them, round float32 to the"
+        " nearest",
     )
     parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
     parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
@@ -164,10 +165,11 @@ def _folding(report: "BakeReport") -> str:
 def folded_table(folded: "Sequence[FoldedWeight]") -> str:
     """A line per folded weight."""
     width = max(len(w.name) for w in folded)
-    lines = [f"{'weight':<{width}}  {'type':<5} {'change':>8} {'kept':>8} {'rounding':>9} {'direction lost':>15}"]
+    row = f"{{:<{width}}}  {{:<5}} {{:>8}} {{:>8}} {{:>9}} {{:>15}} {{:>12}}"
+    lines = [row.format("weight", "type", "change", "kept", "rounding", "direction lost", "effect lost")]
     for w in sorted(folded, key=lambda w: w.name):
-        figures = (_percent(w.relative_change), _percent(w.kept), _percent(w.rounding_error), _percent(w.lost))
-        lines.append("{:<{}}  {:<5} {:>8} {:>8} {:>9} {:>15}".format(w.name, width, w.dtype, *figures))
+        figures = map(_percent, (w.relative_change, w.kept, w.rounding_error, w.lost, w.effect_lost))
+        lines.append(row.format(w.name, w.dtype, *figures))
     return "\n".join(lines)
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioBytes, read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, read_samples
+from mlx_voxclone.audio.source import AudioBytes
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import HELDOUT, TRAIN
 from mlx_voxclone.data.shards.fetch import MOST_OF_INDEX, fetch, is_remote
@@ -82,8 +83,8 @@ class ShardClip:
     def seconds(self) -> float:
         return self.samples / SAMPLE_RATE
 
-    def read(self) -> np.ndarray:
-        """float32 [samples].
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """float32 [samples], or those from `start` to `stop` alone.
 
         Raises:
             DataError: its shard is missing, cut off, changed or cannot be fetched, or its audio is damaged.
@@ -93,12 +94,13 @@ class ShardClip:
         content = self.data.store.read(shard, line.offset, line.size, line.sha256, keep=keep)
         source = AudioBytes(f"{self.data.index.shards[shard].place}: {line.source or line.id}", content)
         if self.data.index.shards[shard].whole:
-            samples = read_audio(source)
+            samples, count = read_samples(source, start, stop)
         else:
             end = (line.first + line.samples) / SAMPLE_RATE
-            samples = read_audio(source, start=line.first / SAMPLE_RATE, end=end)
-        if len(samples) != line.samples:
-            raise DataError(f"{source}: {len(samples)} samples where the index states {line.samples}; make it again")
+            whole = read_audio(source, start=line.first / SAMPLE_RATE, end=end)
+            samples, count = whole[start:stop], len(whole)
+        if count != line.samples:
+            raise DataError(f"{source}: {count} samples where the index states {line.samples}; make it again")
         return samples if line.gain == 1 else samples * np.float32(line.gain)
 
 

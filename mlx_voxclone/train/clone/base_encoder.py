@@ -63,8 +63,8 @@ class PairSound:
     def samples(self) -> int:
         return self.pair.frames * self.pair.frame_size
 
-    def read(self) -> np.ndarray:
-        return self.pair.read()
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.pair.read(start=start, stop=stop)
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,10 @@ of more than two standard errors over the sentences. Else the released model is,
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.adapters.lora import apply_adapters
-from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
-from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
@@ -40,7 +35,6 @@ from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ra
 from mlx_voxclone.train.judge.judge import CodeJudge
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import unexplained
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import DRIFT, judges
@@ -122,7 +116,8 @@ def deliver(
     config: RunConfig,
     data: PreparedData,
     found: Recovered,
-    adapters: Path,
+    model: Voxtral,
+    tokenizer: SpeechTokenizer,
     result: TrainResult,
     quiet: bool,
     say: Callable[[str], None],
@@ -131,20 +126,12 @@ def deliver(
 
     Args:
         found: codes of the clips, the encoder.
-        adapters: directory of the adapters.
-        result: of their training.
+        model: the released one with the adapters, kept apart, and with that encoder.
+        result: of the adapters' training.
 
     Raises:
         DataError: there is no clip to take a voice from.
     """
-    release = Release(config.model)
-    model = load_model(
-        release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=found.encoder
-    )
-    source = [AdapterSource(adapters)]
-    model.speaks_only = True
-    apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
-    tokenizer = SpeechTokenizer.of(release)
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
     total = sum(len(found) + min(FINALISTS, len(found)) * len(bench.texts) for found in voices.values())
@@ -157,8 +144,6 @@ def deliver(
     if (asked := config.bake.deliver) != BEST:
         verdict = f"{chosen.name} measures better: {why}" if asked != chosen.name else why
         chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[asked], f"bake.deliver asks for it ({verdict})"
-    del model
-    mx.clear_cache()
     say(f"delivered: {chosen.name}; {why}")
     return Delivery(chosen, why, (zero_shot, adapted))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.adapters.files import TENSORS
+from mlx_voxclone.adapters.lora import apply_adapters, remove_adapters
+from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.bake.record import HISTORY, read_object
@@ -23,16 +26,52 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import SpeechResult, speak
 from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
-from mlx_voxclone.train.clone.fold_check import fold_check
+from mlx_voxclone.train.clone.fold_check import fold_figures, hidden_states, voice_rows
 from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
+from mlx_voxclone.train.speaker.preservation import without_adapters
 
 VOICE_FILE, DELIVERED = "delivered.safetensors", "delivered"  # in codes/, and the key of its metadata
-ROWS_FILE = "voice-rows.safetensors"  # in codes/: what becomes the voice, as `bake` takes it
 SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut off well beyond any slow reader
+
+
+class _Models:
+    """The two models of the last steps, each read once: the released one with the run's adapters kept apart, from which
+    the candidates are measured, the voice's rows are taken and "before" is spoken; and the baked one.
+
+    One of them is in memory at a time.
+    """
+
+    def __init__(self, config: RunConfig, release: Release, encoder: Path | None, adapters: Path):
+        self._config, self._release, self._encoder, self._adapters = config, release, encoder, adapters
+        self.tokenizer = SpeechTokenizer.of(release)
+
+    @cached_property
+    def adapted(self) -> Voxtral:
+        """The released model with the run's encoder and adapters; read when it is first asked for."""
+        model = self._loaded(self._release, self._encoder)
+        source, release = [AdapterSource(self._adapters)], self._release
+        apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
+        return model
+
+    def released(self) -> Voxtral:
+        """The same without the adapters, which are taken off for good."""
+        remove_adapters(self.adapted)
+        return self.adapted
+
+    def baked(self) -> Voxtral:
+        """The baked one in its place."""
+        self.__dict__.pop("adapted", None)
+        mx.clear_cache()
+        return self._loaded(Release(self._config.baked_dir), None)
+
+    def _loaded(self, release: Release, encoder: Path | None) -> Voxtral:
+        model = load_model(release, dtype=Compute.of(self._config).dtype, encoder_file=encoder)
+        model.speaks_only = True
+        return model
 
 
 def finish(
@@ -45,37 +84,45 @@ def finish(
     say: Callable[[str], None],
 ) -> None:
     """Choose what is delivered, bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`;
-    fills in `summary`.
+    fills in `summary`. The released model and the baked one are read once each.
 
     Raises:
         CheckpointError: the directory holds something else than this run would bake.
     """
     release, best = Release(config.model), run_dir / "speaker" / BEST
-    delivery = delivered(config, data, found, best, summary.results["speaker"], run_dir, quiet, say)
+    models = _Models(config, release, found.encoder, best)
+    delivery = delivered(config, data, found, best, models, summary.results["speaker"], run_dir, quiet, say)
     adapters, voice, encoder = best if delivery["name"] == ADAPTED else None, delivery["codes"], found.encoder
-    rows = load_model(release, parts=["lm"]).voice_embedding(voice)
-    if config.baked_dir.exists() and any(config.baked_dir.iterdir()):
+    rows = voice_rows(models.adapted, voice)
+    is_baked = config.baked_dir.exists() and any(config.baked_dir.iterdir())
+    if is_baked:
         _check_baked(config, rows, encoder, adapters)
-    else:
+    heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
+    clip = heldout.text, voice, found.judged.codes.get(heldout.id, found.codes[heldout.id])
+    states = None if adapters is None else _states_before(models, *clip)
+    say("say: before and after")
+    write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run_dir, say)
+    spoken = sentences(config, heldout.text)
+    released = models.released()
+    speak_sentences(released, models.tokenizer, released.voice_embedding(voice), "before", spoken, config, run_dir)
+    del released
+    if not is_baked:
         say(f"bake: writing {config.baked_dir}")
-        embedding = run_dir / "codes" / ROWS_FILE
-        save_tensors(embedding, {"embedding": rows}, overwrite=True)
         bake(
             release,
             config.baked_dir,
             encoder=encoder,
             adapters=adapters,
-            voices={config.voice: embedding},
+            voices={config.voice: rows},
             target=config.bake.target,
         )
+    baked, model = Release(config.baked_dir), models.baked()
     summary.delivered = {key: delivery[key] for key in ("name", "why", "measured")}
     summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": delivery["voice"]}
-    heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
-    if adapters is None:
+    if states is None:
         say(f"the adapters are kept: say --adapters {best} speaks with them")
     else:
-        codes = found.judged.codes.get(heldout.id, found.codes[heldout.id])
-        fold = fold_check(release, Release(config.baked_dir), adapters, heldout.text, voice, codes)
+        fold = fold_figures(*states, hidden_states(model, SpeechTokenizer.of(baked), *clip))
         if fold["fold_error"] > fold["adapter_effect"] / 2:
             say(
                 "warning: the adapters changed so little that folding them into BF16 loses most of it (the adapter's"
@@ -83,9 +130,16 @@ def finish(
                 f" {fold['fold_error']:.2%}); train longer, or speak with say --adapters {adapters}"
             )
         summary.baked |= fold
-    say("say: before and after")
-    write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run_dir, say)
-    summary.speech = before_and_after(config, release, voice, run_dir, heldout.text)
+    speak_sentences(model, SpeechTokenizer.of(baked), baked.voice(config.voice), "after", spoken, config, run_dir)
+    summary.speech = spoken
+
+
+def _states_before(models: _Models, text: str, voice: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Hidden states of a clip without the adapters and with them."""
+    model = models.adapted
+    with without_adapters(model):
+        base = hidden_states(model, models.tokenizer, text, voice, codes)
+    return base, hidden_states(model, models.tokenizer, text, voice, codes)
 
 
 def delivered(
@@ -93,6 +147,7 @@ def delivered(
     data: PreparedData,
     found: Recovered,
     adapters: Path,
+    models: _Models,
     result: TrainResult,
     run_dir: Path,
     quiet: bool,
@@ -119,7 +174,7 @@ def delivered(
                 raise CheckpointError(
                     f"{path}: its description of the voice is damaged; delete it, run again"
                 ) from None
-    chosen = deliver(config, data, found, adapters, result, quiet, say)
+    chosen = deliver(config, data, found, models.adapted, models.tokenizer, result, quiet, say)
     document = {
         "name": chosen.chosen.name,
         "why": chosen.why,
@@ -158,34 +213,37 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
         )
 
 
-def before_and_after(
-    config: RunConfig, release: Release, reference_codes: np.ndarray, run_dir: Path, heldout: str
-) -> list[dict[str, Any]]:
-    """Speak each sentence with the base model and with the baked one, on the same voice rows and seed.
-
-    "Before" is the released model given the new encoder's rows: zero-shot cloning. "After" is what was baked. The text
-    of a held-out recording is among the sentences, as the one that the voice's owner can be heard to say.
-    """
-    dtype = Compute.of(config).dtype
-    (run_dir / "samples").mkdir(exist_ok=True)
-    spoken: list[dict[str, Any]] = [
+def sentences(config: RunConfig, heldout: str) -> list[dict[str, Any]]:
+    """What is spoken before and after. The text of a held-out recording is among the sentences, as the one that the
+    voice's owner can be heard to say."""
+    return [
         {"text": text, "original": {"file": SENTENCE if text == heldout else VOICE, "same_text": text == heldout}}
         for text in dict.fromkeys([*config.say, heldout])
     ]
-    for when, source in (("before", release), ("after", Release(config.baked_dir))):
-        model = load_model(source, dtype=dtype)
-        model.speaks_only = True
-        tokenizer = SpeechTokenizer.of(source)
-        rows = source.voice(config.voice) if when == "after" else model.voice_embedding(reference_codes)
-        for i, entry in enumerate(spoken):
-            result = _speak(model, tokenizer, rows, entry["text"], config.seed)
-            name = f"samples/{when}-{i + 1}.wav" if result.frames else None  # END at once: nothing to hear
-            if name:
-                write_wav(run_dir / name, result.samples)
-            entry[when] = {"file": name, "frames": result.frames, "ended": result.ended}
-        del model
-        mx.clear_cache()
-    return spoken
+
+
+def speak_sentences(
+    model: Voxtral,
+    tokenizer: SpeechTokenizer,
+    rows: mx.array,
+    when: str,
+    spoken: list[dict[str, Any]],
+    config: RunConfig,
+    run_dir: Path,
+) -> None:
+    """Speak each sentence into `samples/`, and add to its entry how that went.
+
+    "before" is the released model given the new encoder's rows: zero-shot cloning. "after" is what was baked, with the
+    same voice and seed.
+    """
+    (run_dir / "samples").mkdir(exist_ok=True)
+    for i, entry in enumerate(spoken):
+        result = _speak(model, tokenizer, rows, entry["text"], config.seed)
+        name = f"samples/{when}-{i + 1}.wav" if result.frames else None  # END at once: nothing to hear
+        if name:
+            write_wav(run_dir / name, result.samples)
+        entry[when] = {"file": name, "frames": result.frames, "ended": result.ended}
+    mx.clear_cache()
 
 
 def _speak(model: Voxtral, tokenizer: SpeechTokenizer, rows: mx.array, text: str, seed: int) -> SpeechResult:

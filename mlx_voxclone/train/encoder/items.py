@@ -106,7 +106,7 @@ class EncoderItems:
         if rng is not None:
             start = max(0, min(int((place + rng.uniform(-0.5, 0.5)) * self.crop), clip.samples - self.crop))
             gain = 10.0 ** (rng.uniform(*self.section.gain_db) / 20.0)
-        wave = clip.read()[start : start + self.crop]
+        wave = clip.read(start, start + self.crop)
         item = {"id": clip.id, "waveform": (wave * gain).astype(np.float32)}
         if self._states is not None:
             item["teacher"] = self._states(clip, start, self.config.n_frames(len(wave)))
@@ -116,7 +116,7 @@ class EncoderItems:
         """A crop of a recording with its judged codes, at its own level; without `rng` exactly at its place."""
         codes = self._judged[clip.id]
         cut, item = self._coded_crop(codes, place, rng)
-        item |= {"id": clip.id, "waveform": clip.read()[cut]}
+        item |= {"id": clip.id, "waveform": clip.read(cut.start, cut.stop)}
         if self._states is not None and rng is not None:
             item["teacher"] = self._states(clip, cut.start, item["codes"].shape[1])
         return item
@@ -136,7 +136,7 @@ class EncoderItems:
         cut, item = self._coded_crop(pair.codes, place, rng)
         item["id"] = pair.name
         as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
-        item["waveform"] = pair.read(augmented=as_recorded)[cut]
+        item["waveform"] = pair.read(as_recorded, cut.start, cut.stop)
         if self._states is not None and rng is not None:
             item["teacher"] = self._states(pair, cut.start, item["codes"].shape[1])
         if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:

@@ -45,7 +45,7 @@ def encoder_codec(
     if weights is None and not own:
         if section.start == "mirror":
             mirror_decoder(codec)
-        calibrate_encoder(codec, [clip.read()[:CALIBRATION_SAMPLES] for clip in data.train[:CALIBRATION_CLIPS]])
+        calibrate_encoder(codec, [clip.read(0, CALIBRATION_SAMPLES) for clip in data.train[:CALIBRATION_CLIPS]])
     for part in (*codec.decoder_blocks, codec.output_proj):
         part.set_dtype(decoder_dtype)
     mx.eval(codec.parameters())

@@ -11,6 +11,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.process.limits import describe_memory_error
 from mlx_voxclone.train.loop.distributed import ALONE, Ranks
 from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
 from mlx_voxclone.train.loop.task import Padded, Task, weights_at
@@ -18,6 +19,7 @@ from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.saved.state import not_finite
 
 MAX_COMPILED = 64  # functions of a task that are compiled
+_OF_THE_DEVICE = ("command buffer", "cuda error", "cudaerror", "cuda_error")
 
 
 class Masters:
@@ -118,7 +120,7 @@ class Gradients:
             if before is None:
                 raise
             set_rng(before)  # else the generator may hold what was being traced, and never draw again
-            if not isinstance(error, RuntimeError | ValueError):
+            if not _may_be_of_compiling(error):
                 raise
             self.compiled = False
             result = self._of_group(group, step)  # which fails likewise, if it was not for compiling
@@ -225,6 +227,14 @@ class Gradients:
         if totals is None:  # the last group of an epoch may be too small for all
             totals = {name: mx.zeros_like(array) for name, array in self._masters.values.items()}
         return ranks.sum_all(totals), losses, []
+
+
+def _may_be_of_compiling(error: BaseException) -> bool:
+    """Whether the same step may succeed uncompiled. One that lacks memory needs no less of it then, and one that the
+    device gave up (a command buffer) has been compiled already."""
+    if not isinstance(error, RuntimeError | ValueError) or describe_memory_error(error) is not None:
+        return False
+    return not any(words in str(error).lower() for words in _OF_THE_DEVICE)
 
 
 def _arrays_of(batch: Mapping[str, Any]) -> dict[str, Any]:

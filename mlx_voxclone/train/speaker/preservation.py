@@ -74,7 +74,7 @@ def load_kept(
             `own_pairs`.
     """
     section = config.speaker.preserve
-    if not _is_on(config) or begun is False:
+    if not is_on(config) or begun is False:
         return None
     automatic = section.path == AUTO
     paths = _automatic_paths(config, release, bool(begun), quiet, say) if automatic else section.path
@@ -102,7 +102,7 @@ def check_kept(config: RunConfig, release: Release) -> None:
     """Refuse early what `load_kept` would refuse late; makes no pairs."""
     if config.speaker.preserve.path != AUTO:
         load_kept(config, release)
-    elif _is_on(config) and config.task == "clone" and own_voices(release):
+    elif is_on(config) and config.task == "clone" and own_voices(release):
         if config.encoder.pairs.path == AUTO:
             check_automatic(config, release, own_only=True)
         else:
@@ -117,7 +117,8 @@ def kept_before(directory: Path) -> bool | None:
     return None
 
 
-def _is_on(config: RunConfig) -> bool:
+def is_on(config: RunConfig) -> bool:
+    """Whether `speaker.preserve` asks for anything."""
     section, losses = config.speaker.preserve, config.speaker.losses
     return bool(section.path and section.share and (losses.kept_semantic or losses.kept_flow))
 

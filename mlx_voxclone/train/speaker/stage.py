@@ -209,7 +209,7 @@ def listening(
     longest, sentences = config.speaker.reference_seconds[1], []
     for clip in chosen:
         reference = data.references(clip)[0]
-        recording = reference.read()[: round(longest * SAMPLE_RATE)]
+        recording = reference.read(0, round(longest * SAMPLE_RATE))
         frames = -(-len(recording) // frame_size)
         sentences.append(
             Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])

@@ -155,6 +155,7 @@ def test_long_recordings_are_cut_and_played_in_parts(tmp_path):
     for clip in ours:
         first = clip.line.first
         np.testing.assert_allclose(clip.read(), wave[first : first + clip.samples], atol=2**-15)
+        np.testing.assert_array_equal(clip.read(500, 900), clip.read()[500:900])
 
 
 def test_other_rates_and_levels(tmp_path):
@@ -168,6 +169,7 @@ def test_other_rates_and_levels(tmp_path):
     ours, theirs = ShardData(tmp_path / "i").train[0], PreparedData.load(tmp_path / "p").train[0]
     assert ours.samples == theirs.samples
     np.testing.assert_allclose(ours.read(), theirs.read(), atol=1e-5)
+    np.testing.assert_array_equal(ours.read(500, 900), ours.read()[500:900])
 
 
 def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path):

@@ -33,6 +33,7 @@ def check_all(data) -> None:
     for clip in data.clips:
         wave = noise(int(clip.id[1:]), clip.samples)
         np.testing.assert_allclose(clip.read(), wave, atol=2**-23)
+        np.testing.assert_array_equal(clip.read(700, 1700), clip.read()[700:1700])
 
 
 def line_of(function) -> str:

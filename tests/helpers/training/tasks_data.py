@@ -27,8 +27,8 @@ class MemoryClip:
     def seconds(self) -> float:
         return self.samples / 24000
 
-    def read(self) -> np.ndarray:
-        return self.wave
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return self.wave[start:stop]
 
 
 @dataclass

@@ -6,6 +6,7 @@ from pairs_on_disk import load_some
 from tasks_data import clip
 
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.pairs.data import Pair
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.items import CONTEXT_FRAMES, EncoderItems
 from mlx_voxclone.train.loop.heldout import spread
@@ -46,6 +47,25 @@ def test_a_crop_of_a_pair_has_the_codes_of_its_own_samples(miniature, pairs):
         assert len(item["waveform"]) == item["codes"].shape[1] * FRAME <= made.crop
         assert (item["waveform"] == audio).all()
         assert item["skip"] == (CONTEXT_FRAMES if start else 0)
+
+
+def test_a_crop_reads_no_more_than_itself(miniature, pairs, monkeypatch):
+    """Of recordings, with judged codes and without, and of pairs."""
+    read, asked = Pair.read, []
+
+    def part(self, augmented=False, start=0, stop=None):
+        asked.append((start, stop))
+        return read(self, augmented, start, stop)
+
+    monkeypatch.setattr(Pair, "read", part)
+    monkeypatch.setattr(
+        type(CLIPS[0]), "read", lambda self, start=0, stop=None: asked.append((start, stop)) or self.wave[start:stop]
+    )
+    judged = {one.id: np.zeros((37, -(-one.samples // FRAME)), np.int32) for one in CLIPS}
+    made = items(miniature, pairs, share=0.5)
+    made._judged = judged
+    assert len(drawn(made)) == len(asked)
+    assert all(stop - start <= made.crop for start, stop in asked)
 
 
 def test_pairs_keep_their_level_and_recordings_do_not(miniature, pairs):

@@ -14,7 +14,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, read_log
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import TrainResult
-from mlx_voxclone.train.saved.state import list_checkpoints
+from mlx_voxclone.train.saved.state import list_checkpoints, recover_all
 
 DROPOUT = 0.3  # the loss draws from mx.random in every step
 
@@ -277,3 +277,18 @@ def test_only_damaged_checkpoints(tmp_path):
     shutil.copy(tmp_path / "run" / LOG_NAME, tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"cannot resume: checkpoint .*step-2 is damaged: model.safetensors has"):
         resume(tmp_path / "run")
+
+
+# ---- what a stop between two renames leaves ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("home", ["checkpoints", "samples"])
+def test_what_a_stop_left_between_two_renames_is_mended(tmp_path, home):
+    """Of a directory that was being replaced the whole new one stands in its place, and nothing else stays behind."""
+    place = tmp_path / home
+    for name, content in ((".step-2.new", "new"), (".step-2.old", "old"), (".step-4.old", "pruned"), ("step-6", "own")):
+        (place / name).mkdir(parents=True)
+        (place / name / "a.txt").write_text(content)
+    (place / ".step-8.12345678.partial").mkdir()  # half-written, by a process that is dead
+    recover_all(tmp_path)
+    assert {path.name: (path / "a.txt").read_text() for path in place.iterdir()} == {"step-2": "new", "step-6": "own"}

@@ -1,0 +1,171 @@
+"""Decoding audio files at their own rate: what a header says, blocks of samples, and what is refused."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mlx_voxclone.audio.containers import CHECKED, check_container
+from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
+from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
+
+BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
+_UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
+LOUDEST = 100.0  # full scale is 1; float audio beyond this was scaled as integers, or is no audio
+RATES = (1000, 768_000)  # Hz; beyond, a header is damaged or what it describes is no speech
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What a file's header says."""
+
+    path: Path | AudioBytes
+    sample_rate: int  # Hz
+    channels: int
+    frames: int  # samples per channel
+    format: str  # libsndfile's name: WAV, FLAC, OGG, MP3, ...
+    subtype: str  # PCM_16, FLOAT, VORBIS, ...
+    flaw: str | None = None  # see `containers.check_container`
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.sample_rate
+
+
+def audio_info(path: AudioSource) -> AudioInfo:
+    """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
+
+    Raises:
+        AudioError: `missing`, `unreadable` (no audio format known here, a pipe or a device), `rate` (absurd),
+            `truncated` (shorter or longer than its header says).
+    """
+    path = as_source(path)
+    check_source(path)
+    flag = check_container(path)
+    with _open(path) as file:
+        frames = file.frames
+        if frames >= _UNKNOWN_LENGTH:
+            frames = sum(len(block) for block in _blocks(file, path, None))
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag)
+
+
+def read_blocks(path: AudioSource | AudioInfo, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+    """Decode frames `start` to `stop` (the end by default) at the file's own rate, a bounded block at a time.
+
+    Args:
+        path: the file, or its `audio_info`, which has looked at the container already.
+    Yields:
+        float32 arrays [frames, channels]; integer formats are scaled so that full scale is 1.
+    Raises:
+        AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
+    """
+    if not isinstance(path, AudioInfo):
+        path = audio_info(path)
+    path = path.path
+    with _open(path) as file:
+        if start:
+            file.seek(start)
+        yield from _blocks(file, path, None if stop is None else stop - start)
+
+
+def check_channels(info: AudioInfo, max_channels: int = 2) -> None:
+    """Raise AudioError `channels` for more than `max_channels`: averaging a microphone array is not a mixdown."""
+    if info.channels > max_channels:
+        wanted = "mono" if max_channels == 1 else "mono or stereo" if max_channels == 2 else f"at most {max_channels}"
+        raise AudioError(
+            "channels",
+            f"{info.path}: {info.channels} channels; {wanted} is needed, so extract the voice's channel first",
+        )
+
+
+def check_block(block: np.ndarray, path: AudioSource, first_frame: int, sample_rate: int) -> None:
+    """Refuse a block [frames, channels] of `path` whose numbers are no audio.
+
+    Raises:
+        AudioError: `non-finite` for NaN or infinity, `level` for samples beyond `LOUDEST` times full scale.
+    """
+    # No temporary array for a sound block; NaN fails every comparison.
+    if block.size == 0 or (block.max() <= LOUDEST and block.min() >= -LOUDEST):
+        return
+    wrong = ~np.isfinite(block).all(axis=1)
+    if wrong.any():
+        at = (first_frame + int(wrong.argmax())) / sample_rate
+        raise AudioError("non-finite", f"{path}: holds NaN or infinite samples, the first at {at:.3f} s")
+    at = (first_frame + int((np.abs(block) > LOUDEST).any(axis=1).argmax())) / sample_rate
+    raise AudioError(
+        "level", f"{path}: {np.abs(block).max():.3g} times full scale at {at:.3f} s is no audio level; scale it to +-1"
+    )
+
+
+class _File(soundfile.SoundFile):
+    """soundfile seeks after each block, which fails at the end of a FLAC that does not state its length."""
+
+    def seekable(self) -> bool:
+        return self.frames < _UNKNOWN_LENGTH and super().seekable()
+
+
+def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
+    in_memory = isinstance(path, AudioBytes)
+    try:
+        # As text, libsndfile refuses names that are not UTF-8.
+        file = _File(BytesIO(path.content) if in_memory else os.fsencode(path))
+    except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
+        detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
+        if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
+            raise AudioError("unreadable", f"{path}: {what}") from None
+        if "lost sync" in detail or "malformed" in detail:
+            raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None
+        raise AudioError(
+            "unreadable",
+            f"{path}: not audio that can be read ({detail}); WAV, FLAC, OGG, MP3 and AIFF can, "
+            "convert others first (ffmpeg, or afconvert on a Mac)",
+        ) from None
+    try:
+        _check_header(path, file)
+    except AudioError:
+        file.close()
+        raise
+    return file
+
+
+def _check_header(path: Path | AudioBytes, file: soundfile.SoundFile) -> None:
+    """Raise AudioError `unreadable` for a container whose completeness cannot be told, `rate` for an absurd one."""
+    if file.format not in CHECKED:
+        raise AudioError(
+            "unreadable",
+            f"{path}: of the format {file.format} nobody can tell whether a part is missing; convert it to WAV or FLAC",
+        )
+    if not RATES[0] <= file.samplerate <= RATES[1]:
+        raise AudioError(
+            "rate",
+            f"{path}: sampled at {file.samplerate} Hz by its header, which no speech is ({RATES[0]} to {RATES[1]} Hz)",
+        )
+
+
+def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | None) -> Iterator[np.ndarray]:
+    expected = file.frames - file.tell() if file.frames < _UNKNOWN_LENGTH else None
+    wanted = expected if frames is None else frames
+    done = 0
+    while wanted is None or done < wanted:
+        size = BLOCK_FRAMES if wanted is None else min(BLOCK_FRAMES, wanted - done)
+        try:
+            block = file.read(size, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as e:
+            raise AudioError(
+                "truncated",
+                f"{path}: damaged or cut off after {done / file.samplerate:.2f} s ({e.error_string.strip(' .')})",
+            ) from None
+        if len(block) == 0:
+            break
+        done += len(block)
+        yield block
+    # The length of an MP3 is an estimate where its header lacks one.
+    missing = 0 if expected is None else min(wanted, expected) - done
+    if missing > (0.01 * expected + 2304 if file.subtype.startswith("MPEG") else 0):
+        raise AudioError(
+            "truncated", f"{path}: cut off, {missing / file.samplerate:.2f} s are missing of what its header says"
+        )
