@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes, shown
+from mlx_voxclone.settings.removed import REMOVED, removed
 from mlx_voxclone.settings.schema import (
     AUTO,
     BakeSection,
@@ -267,6 +268,7 @@ def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
+    _refuse_removed(content, sources)
     for key in dotted(content):
         *sections, name = key.split(".")
         model: type[BaseModel] | None = RunConfig
@@ -275,6 +277,18 @@ def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None
         if model is not None and name not in model.model_fields:
             setter = next((k for k in sources if k == key or k.startswith(key + ".")), key)
             raise ConfigError(f"{_source(sources, setter)}: {key}: unknown key; {_suggest(model, sections, name)}")
+
+
+def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
+    """One line for all of them: a run's saved configuration of an earlier version has every key."""
+    if not (found := removed(dotted(content))):
+        return
+    setters = {key: next((k for k in sources if k == key or k.startswith(key + ".")), key) for key in found}
+    source = _source(sources, setters[found[0]])
+    others = [key for key in found[1:] if _source(sources, setters[key]) == source]
+    line = "it" if source == COMMAND_LINE else "the line"
+    more = f", and those of other removed keys: {', '.join(others)}" if others else ""
+    raise ConfigError(f"{source}: {found[0]}: this key was removed ({REMOVED[found[0]]}); remove {line}{more}")
 
 
 def _suggest(model: type[BaseModel], sections: list[str], name: str) -> str:

@@ -65,10 +65,8 @@ class EncoderLosses(Section):
     commitment: Weight = 0.1
     semantic_code: Weight = 1.0
     acoustic_code: Weight = 1.0
-    level_code: Weight = 0.0
     feature_matching: Weight = 1.0
     distillation: Weight = 1.0
-    usage: Weight = 0.0
 
 
 class MelSection(Section):
@@ -103,7 +101,6 @@ class CodesSection(Section):
     """The losses on true codes: `losses/codes.py`."""
 
     temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
-    learn_temperature: bool = False
     margin: Ratio = 0.5
 
 
@@ -148,7 +145,6 @@ class EncoderSection(Section):
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
     quantisation_noise: bool = False
-    reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
@@ -168,7 +164,7 @@ class EncoderSection(Section):
 
     @model_validator(mode="after")
     def _some_loss(self):
-        losses, codes = self.losses, ("semantic_code", "acoustic_code", "level_code")
+        losses, codes = self.losses, ("semantic_code", "acoustic_code")
         if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
             return self
         if not self.pairs.path:

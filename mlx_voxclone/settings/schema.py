@@ -149,13 +149,6 @@ class ListenSection(Section):
         return self
 
 
-class CodeNoiseSection(Section):
-    """Wrong codes among those that are heard in training: `train/speaker/code_noise.py`."""
-
-    semantic: Ratio = 0.0
-    acoustic: Ratio = 0.0
-
-
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
@@ -167,10 +160,6 @@ class SpeakerSection(Section):
     max_seconds: Seconds = 20.0
     hidden_dropout: Fraction = 0.1
     recompute: bool = False
-    label_smoothing: Fraction = 0.0
-    silence_weight: Ratio = 1.0
-    code_noise: CodeNoiseSection = CodeNoiseSection()
-    acoustic_weights: list[Weight] | None = None
     preserve: PreserveSection = PreserveSection()
     listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()

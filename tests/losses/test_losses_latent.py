@@ -97,28 +97,6 @@ def test_cross_entropy_equals_the_definition_with_its_gradient():
     reference.assert_gradient(lambda x: likelihoods(x, targets).sum(), logits, gradient, rng, coordinates=40)
 
 
-@pytest.mark.parametrize("smoothing", [0.1, 0.6])
-def test_smoothed_cross_entropy_equals_the_definition_with_its_gradient(smoothing):
-    """Against a distribution that is even over the rows that can be spoken, but for the target; -inf rows are not."""
-    rng = np.random.default_rng(3)
-    logits = (3 * rng.standard_normal((5, N_VALID + 4))).astype(np.float32)
-    logits[:, 2] = -np.inf  # a row that the model itself forbids
-    targets = np.array([1, 3, N_VALID - 1, 4, 1])
-    rows = [k for k in range(1, N_VALID) if k != 2]
-    wide = logits[:, rows].astype(np.float64)
-    log_p = wide - np.log(np.exp(wide).sum(axis=1, keepdims=True))
-    wanted = np.full(log_p.shape, smoothing / len(rows))
-    wanted[np.arange(5), [rows.index(t) for t in targets]] += 1 - smoothing
-    arguments = mx.array(targets), None, N_VALID
-    values = semantic_cross_entropy(mx.array(logits), *arguments, "none", smoothing=smoothing)
-    np.testing.assert_allclose(values, -(wanted * log_p).sum(axis=1), rtol=1e-5)
-    gradient = mx.grad(lambda x: semantic_cross_entropy(x, *arguments, smoothing=smoothing))(mx.array(logits))
-    np.testing.assert_allclose(np.array(gradient)[:, rows], np.exp(log_p) - wanted, atol=1e-5)
-    assert np.abs(np.array(gradient)[:, [0, 2, *range(N_VALID, N_VALID + 4)]]).max() == 0
-    with pytest.raises(ValueError, match="smoothing"):
-        semantic_cross_entropy(mx.array(logits), *arguments, smoothing=1.0)
-
-
 def test_weighted_flow_matching_is_a_weighted_mean():
     rng = np.random.default_rng(4)
     predicted, v = (rng.standard_normal((3, 4)).astype(np.float32) for _ in range(2))

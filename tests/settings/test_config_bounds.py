@@ -24,11 +24,10 @@ MAY_BE_NULL = {
         "encoder.stft_sizes",
     ),
     *("encoder.pairs.path", "encoder.pairs.texts", "speaker.encoder", "speaker.start", "speaker.lora.layers"),
-    *("speaker.acoustic_weights", "speaker.preserve.path", "speaker.listen.speaker_model"),
+    *("speaker.preserve.path", "speaker.listen.speaker_model"),
     *("speaker.listen.whisper_model", "distill.pairs", "distill.layers", "bake.output", "bake.reference"),
 }
 MAY_BE_EMPTY = {"data.heldout_speakers", "encoder.pairs.path", "speaker.preserve.path", "distill.pairs", "say"}
-MAY_BE_EMPTY |= {"speaker.acoustic_weights"}
 # What a thousand million of something means: never, all of them, without a limit, any seed; or a rate that ends in a
 # loss that is not finite, which the trainer notices.
 MAY_BE_HUGE = ("eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped", "seed")

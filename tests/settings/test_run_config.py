@@ -147,7 +147,6 @@ def _dotted(content, prefix=""):
         ("encoder: {distillation: {median: 4}}", "encoder.distillation: median must be odd"),
         ("encoder: {distillation: {heads: all}}", "encoder.distillation.heads"),
         ("encoder: {discriminators: {sizes: [8]}}", "encoder.discriminators.sizes[0]: must be at least 16; got 8"),
-        ("encoder: {reconstruction_decay: 0}", "encoder.reconstruction_decay: must be above 0; got 0"),
         ("speaker: {lora: {rank: 0}}", "speaker.lora.rank: must be at least 1; got 0"),
         ("speaker: {lora: {rank: 0, alpha: 0}}", "got 0 (and 1 more)"),
         ("speaker: {lora: {targets: [wq, wx]}}", "speaker.lora.targets[1]: expected one of wq, wk"),
