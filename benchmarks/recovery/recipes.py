@@ -32,7 +32,6 @@ COMMON = {
         "distillation": 1.0,
     },
     "encoder.stft_sizes": [2048, 1024, 512, 256],
-    "encoder.mel": {"n_mels": 80, "n_fft": 1024},
     "encoder.pairs.share": 0.5,
     "encoder.pairs.alone_steps": 0,
     "encoder.pairs.augmented": 0.5,

@@ -233,7 +233,7 @@ def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: floa
     count = batch * min(2, section.train.accumulate)
     distillation = section.distillation.model_copy(update={"enabled": False})
     pairs = section.pairs.model_copy(update={"path": []})
-    judges = section.discriminators.model_copy(update={"warmup_steps": 0, "start_step": 0})
+    judges = section.discriminators.model_copy(update={"warmup_steps": 0})
     changes = {"crop_seconds": crop, "pairs": pairs, "distillation": distillation, "discriminators": judges}
     section = section.model_copy(update=changes)
     mx.random.seed(0)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 
 from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.removed import removed
 
 
 def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:
@@ -20,11 +21,13 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
         flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
         flat(config.model_dump(mode="json")),
     )
+    if gone := removed(old):
+        return [f"keys that were removed, remove their lines from its config.yaml: {', '.join(gone)}"]
     keys = [k for k in sorted(old.keys() | new.keys()) if not k.startswith(free) and k != "output"]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 
 
-_FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped")
+_FREE = ("steps", "epochs", "eval_every", "save_every", "log_every", "sample_every", "keep", "patience")
 
 
 def flat(content: Mapping, prefix: str = "") -> dict:

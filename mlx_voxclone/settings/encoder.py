@@ -13,7 +13,6 @@ from mlx_voxclone.settings.fields import (
     AutoPaths,
     Count,
     FileField,
-    Fraction,
     ModelName,
     Number,
     PathField,
@@ -69,17 +68,6 @@ class EncoderLosses(Section):
     distillation: Weight = 1.0
 
 
-class MelSection(Section):
-    n_mels: at_most(1024) = 80
-    n_fft: WindowSize = 1024
-
-    @model_validator(mode="after")
-    def _bands(self):
-        if self.n_mels > self.n_fft // 2:
-            raise ValueError(f"n_mels ({self.n_mels}) must be at most half of n_fft ({self.n_fft})")
-        return self
-
-
 class PairsSection(Section):
     """True codes and their audio: `train/judge/auto_pairs.py` makes them, or `voxclone pairs`;
     `train/encoder/items.py` draws."""
@@ -111,8 +99,6 @@ class DiscriminatorsSection(Section):
     sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
     channels: at_most(1024) = 32
     learning_rate: Positive = 2e-4
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
-    start_step: WholeNumber = 0
     warmup_steps: WholeNumber = 500
 
 
@@ -122,13 +108,6 @@ class DistillationSection(Section):
     enabled: bool = False
     whisper_model: ModelName = "mlx-community/whisper-small-mlx"
     heads: Literal["published", "dtw"] = "published"
-    median: at_most(999) = 7
-
-    @model_validator(mode="after")
-    def _odd(self):
-        if self.median % 2 == 0:
-            raise ValueError(f"median must be odd, a frame and as many on either side; got {self.median}")
-        return self
 
 
 class PriorSection(Section):
@@ -148,7 +127,6 @@ class EncoderSection(Section):
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
-    mel: MelSection = MelSection()
     pairs: PairsSection = PairsSection()
     codes: CodesSection = CodesSection()
     discriminators: DiscriminatorsSection = DiscriminatorsSection()

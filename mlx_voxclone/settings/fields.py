@@ -167,8 +167,6 @@ class TrainSection(Section):
     min_lr_ratio: Ratio = 0.1
     warmup_steps: WholeNumber = 0
     weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.99]
-    eps: Annotated[Number, Field(gt=0, le=1)] = 1e-8
     grad_clip: NonNegative = 1.0
     eval_every: WholeNumber = 100
     save_every: WholeNumber = 100
@@ -176,7 +174,6 @@ class TrainSection(Section):
     sample_every: WholeNumber = 0
     keep: Count = 2
     patience: WholeNumber = 0
-    max_skipped: Count = 5
 
     @model_validator(mode="before")
     @classmethod

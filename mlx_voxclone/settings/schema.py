@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mlx_voxclone.settings.encoder import EncoderLosses as EncoderLosses  # also to be had from here
 from mlx_voxclone.settings.encoder import EncoderSection as EncoderSection
-from mlx_voxclone.settings.encoder import MelSection as MelSection
 from mlx_voxclone.settings.fields import (
     AUTO,
     AutoFile,
@@ -62,7 +61,6 @@ class DataSection(Section):
     whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
     cache: PathField | None = None
     cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
-    mix_shards: at_most(10_000) = 4
 
     @model_validator(mode="after")
     def _lengths(self):
@@ -190,8 +188,6 @@ class DistillSection(Section):
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     presets: bool = True
     items: at_most(10_000_000) = 500
-    layers: Annotated[list[at_most(1000)], Field(min_length=1, max_length=1000)] | None = None
-    kept: Fraction = 0.25
     losses: DistillLosses = DistillLosses()
 
 

@@ -9,9 +9,7 @@ _MOST = 1e30  # of any number: NaN and infinity are above it, and so is what no 
 PRECISIONS = ("float32", "bf16")
 
 # These may differ between a run and its continuation: they decide what is written and when, not how the weights move.
-FREE_ON_RESUME = frozenset(
-    {"eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped", "stop_after"}
-)
+FREE_ON_RESUME = frozenset({"eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "stop_after"})
 
 
 @dataclass(frozen=True)
@@ -29,8 +27,6 @@ class TrainSettings:
     min_lr_ratio: float = 0.1  # the cosine ends at this fraction of the peak
     warmup_steps: int = 0  # linear, from learning_rate / warmup_steps
     weight_decay: float = 0.01  # decoupled (AdamW), on every trainable tensor
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
     grad_clip: float = 1.0  # largest global norm of the averaged gradient; 0 = no clipping
     precision: str = "float32"  # of the computation; the trained master weights are float32 always
     eval_every: int = 100  # 0 = at the start and at the end only
@@ -40,7 +36,6 @@ class TrainSettings:
     keep: int = 2  # newest checkpoints kept on disk
     patience: int = 0  # stop after so many evaluations without a better held-out metric; 0 = never
     seed: int = 0
-    max_skipped: int = 5  # consecutive steps with a loss or gradient that is not finite before the run stops
     stop_after: int = 0  # stop (evaluated, saved, to be resumed) at this step; the schedule still spans `steps`
 
     def __post_init__(self):
@@ -53,16 +48,14 @@ class TrainSettings:
                 f"nothing to train or unclear how long: give either steps or epochs, at least 1 "
                 f"(steps is {self.steps}, epochs is {self.epochs})"
             )
-        for name in ("batch_size", "accumulate", "log_every", "keep", "max_skipped"):
+        for name in ("batch_size", "accumulate", "log_every", "keep"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "eps"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
+        _require("learning_rate", self.learning_rate, self.learning_rate > 0, "above 0")
         _require("min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
-        _require("betas", self.betas, all(0 <= b < 1 for b in self.betas), "two numbers from 0 to below 1")
 
     def as_dict(self) -> dict:
         """JSON-ready copy."""
-        return asdict(self) | {"betas": list(self.betas)}
+        return asdict(self)
 
     def steps_per_epoch(self, n_items: int) -> int:
         """Optimiser steps of one pass; the last group and the last batch in it may be smaller, never dropped."""
@@ -99,10 +92,6 @@ def _typed(name: str, value, kind):
         if not isinstance(value, str):
             raise ConfigError(f"{name} must be text, not {_shown(value)}")
         return value
-    if name == "betas":
-        if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ConfigError(f"betas must be two numbers, not {_shown(value)}")
-        return tuple(_typed("each of betas", beta, float) for beta in value)
     if isinstance(value, str):
         raise ConfigError(
             f"{name} must be a number, not the text {_shown(value)} (YAML needs a point: 2.0e-5, not 2e-5)"

@@ -98,9 +98,7 @@ MISTAKES = {
          "test_encoder_counts.py::test_agreement_leaves_out_skipped_frames_and_what_lies_behind_the_end"),
         ("found[:, skip:n] - true[:, skip:n]", "found[:, skip:] - true[:, skip:]",
          "test_encoder_counts.py::test_agreement_leaves_out_skipped_frames_and_what_lies_behind_the_end"),
-        ("(decay if name in SOUND else 1.0)", "decay", "test_encoder_terms.py::test_weights_over_time"),
-        ("step < judges.start_step + judges.warmup_steps", "step < judges.warmup_steps",
-         "test_encoder_terms.py::test_weights_over_time"),
+        ("step < judges.warmup_steps", "step <= judges.warmup_steps", "test_encoder_terms.py::test_weights_over_time"),
     ],
     "train/loop/trainer.py": [
         ("state.stale + scheduled", "state.stale + 1",

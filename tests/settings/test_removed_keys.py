@@ -4,6 +4,7 @@ import pytest
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import load_run_config, parse_set, schema_keys
+from mlx_voxclone.settings.differences import config_differences
 from mlx_voxclone.settings.removed import REMOVED
 
 
@@ -54,3 +55,15 @@ def test_a_key_of_a_removed_section_is_the_section(refusal):
 
 def test_a_line_that_remains_is_found_before_other_mistakes(refusal):
     assert "speaker.silence_weight: this key was removed" in refusal("speaker: {silence_weight: 1.0, loss: 3}")
+
+
+def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):
+    """Where its configuration is given anew, so that the saved one is only compared."""
+    path = tmp_path / "run.yaml"
+    path.write_text("task: speaker\n")
+    config = load_run_config(path)
+    saved = config.dump().replace("encoder:\n", "encoder:\n  mel: {n_fft: 512}\n", 1)
+    saved = saved.replace("  train:\n", "  train:\n    eps: 0.1\n", 1)
+    assert config_differences(saved, config) == [
+        "keys that were removed, remove their lines from its config.yaml: encoder.mel, encoder.train.eps"
+    ]

@@ -10,7 +10,6 @@ from places import ROOT
 
 from mlx_voxclone.cli.common import DEFAULT_MODEL
 from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.data.shards.data import MIX
 from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
@@ -42,7 +41,7 @@ def refusal(*args, **keywords) -> str:
 
 def test_exponents_without_a_dot_are_numbers(tmp_path):
     assert isinstance(yaml.safe_load("2e-5"), str), "PyYAML has learnt it: the conversion can go"
-    text = "task: encoder\nencoder: {train: {learning_rate: 2e-5, betas: [0.9, 1e-1]}}"
+    text = "task: encoder\nencoder: {train: {learning_rate: 2e-5}, gain_db: [-1e-1, 0.9]}"
     train = load_run_config(write(tmp_path, text)).encoder.train
     assert train.learning_rate == 2e-5
     assert train.betas == [0.9, 0.1]
@@ -127,7 +126,6 @@ def _dotted(content, prefix=""):
         ("encoder: {gain_db: [3, 1]}", "encoder.gain_db: expected [low, high]; got [3.0, 1.0]"),
         ("encoder: {gain_db: [3]}", "encoder.gain_db: expected at least 2 values; got [3]"),
         ("encoder: {stft_sizes: [512, 3]}", "encoder.stft_sizes[1]: must be at least 16; got 3"),
-        ("encoder: {mel: {n_fft: 64}}", "encoder.mel: n_mels (80) must be at most half of n_fft (64)"),
         (
             "encoder: {pairs: {path: null}, losses: {l1: 0, stft: 0, mel: 0}}",
             "encoder: losses.l1, stft and mel are all 0 and there are no pairs",
@@ -144,7 +142,6 @@ def _dotted(content, prefix=""):
         ("encoder: {pairs: {share: 1.5}}", "encoder.pairs.share: must be at most 1; got 1.5"),
         ("encoder: {pairs: {heldout: 0}}", "encoder.pairs.heldout: must be above 0; got 0"),
         ("encoder: {codes: {temperature: 0}}", "encoder.codes.temperature: must be at least 0.0001; got 0"),
-        ("encoder: {distillation: {median: 4}}", "encoder.distillation: median must be odd"),
         ("encoder: {distillation: {heads: all}}", "encoder.distillation.heads"),
         ("encoder: {discriminators: {sizes: [8]}}", "encoder.discriminators.sizes[0]: must be at least 16; got 8"),
         ("speaker: {lora: {rank: 0}}", "speaker.lora.rank: must be at least 1; got 0"),
@@ -430,7 +427,7 @@ def test_train_section_has_the_trainers_settings():
 def test_data_section_has_the_options_and_defaults_of_prepare():
     section = {**DataSection().model_dump(), "heldout_speakers": ()}
     assert section.pop("path") is None
-    assert [section.pop(key) for key in ("cache", "cache_gb", "mix_shards")] == [None, CACHE_GB, MIX]
+    assert [section.pop(key) for key in ("cache", "cache_gb")] == [None, CACHE_GB]
     options = asdict(PrepareOptions())
     assert options.pop("seed") == RunConfig(task="clone").seed
     assert section == options

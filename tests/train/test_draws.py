@@ -78,7 +78,7 @@ def test_the_flow_of_a_distillation_is_learnt_from_normal_noise_at_uniform_times
     said = codes(20, 3)
     item = DistillItem("i", voice, 1, 6, "words", said, False)
     save = {"save": lambda directory, tensors: None, "prompt": tokenizer.prompt, "cache": tmp_path}
-    task = DistillTask(model, [item], [item], DistillSection(layers=[1]), **save)
+    task = DistillTask(model, [item], [item], DistillSection(), **save)
     task.teacher.read = lambda number: np.zeros((1, 2, 64), np.float32)
     items = [task.item(epoch, 0) for epoch in range(40)]
     time = np.stack([item["time"] for item in items])

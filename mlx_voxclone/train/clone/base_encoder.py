@@ -45,7 +45,7 @@ _NO_RECIPE = {
     "prior": True,
     "sound_teaches": True,
     "pairs": {"path", "texts", "per_voice", "moves", "max_seconds", "batch"},
-    "train": {"save_every", "log_every", "sample_every", "keep", "max_skipped"},
+    "train": {"save_every", "log_every", "sample_every", "keep"},
 }
 
 

@@ -37,6 +37,7 @@ from mlx_voxclone.train.encoder.terms import (
 from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
+DISCRIMINATOR_BETAS = (0.5, 0.9)  # short memories, as opponents follow each other: those of the paper's discriminators
 ENCODER_FILE = "encoder.safetensors"
 CODEC_PREFIX = "audio_tokenizer."
 _OWN = "codec."  # of the encoder's parameters in the model that trains
@@ -137,14 +138,12 @@ class EncoderTask:
         judges = self.section.discriminators
         if not judges.enabled:
             return ()
-        return (ParameterGroup("discriminators.", judges.learning_rate, tuple(judges.betas), 0.0, judges.start_step),)
+        return (ParameterGroup("discriminators.", judges.learning_rate, DISCRIMINATOR_BETAS, 0.0),)
 
     def weights_at(self, step: int) -> dict[str, float]:
         """Opponents are heard after their warm-up."""
         judges, weights = self.section.discriminators, dict(self.weights)
-        if judges.enabled and step < judges.start_step:
-            weights["discriminator"] = 0.0
-        if judges.enabled and step < judges.start_step + judges.warmup_steps:
+        if judges.enabled and step < judges.warmup_steps:
             weights["feature_matching"] = 0.0
         return weights
 

@@ -132,11 +132,10 @@ class EncoderTerms:
 
     def _sound(self, ours: Spectra, theirs: Spectra) -> dict[str, Callable[[], mx.array]]:
         section, lengths = self.section, ours.lengths
-        mel = [(section.mel.n_fft, section.mel.n_mels)]
         return {
             "l1": lambda: waveform_l1(ours.signals, theirs.signals, lengths, "none"),
             "stft": lambda: multi_resolution_stft_loss(ours, theirs, None, "none", sizes=section.stft_windows),
-            "mel": lambda: log_mel_loss(ours, theirs, None, "none", scales=mel),
+            "mel": lambda: log_mel_loss(ours, theirs, None, "none"),
         }
 
     def _opponents(self, ours: Spectra, theirs: Spectra) -> dict[str, mx.array]:
