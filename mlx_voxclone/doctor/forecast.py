@@ -8,7 +8,7 @@ time.
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -331,7 +331,7 @@ def _speaker_trial(
     fitting = section.model_copy(update={"reference_seconds": [seconds, seconds]})
     batch = section.train.batch_size
     task = speaker_task(params | {"n_layers": layers}, fitting, compute.dtype, [size] * batch * micro)
-    settings = replace(_settings(section.train, compute, batch), accumulate=micro)
+    settings = _settings(section.train, compute, batch).model_copy(update={"accumulate": micro})
     return _try(task, settings, layers, steps)
 
 
