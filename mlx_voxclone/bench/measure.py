@@ -21,7 +21,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"  # in the repository; not in a wheel
 # Environment variables that name interpreters which have other programs: vLLM-Omni with PyTorch, mlx-audio.
 SERVING, MLX_AUDIO = "VOXCLONE_SERVING_PYTHON", "VOXCLONE_MLX_AUDIO_PYTHON"
 
@@ -168,17 +168,26 @@ def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx
     return 2 * size**3 / found.seconds, 2 * size**3 / max(found.cpu_seconds, 1e-9)
 
 
+def without_peers() -> str | None:
+    """Why none of the programs that are asked for can be run; None where they can be, or none is asked for."""
+    named = [variable for variable in (SERVING, MLX_AUDIO) if os.environ.get(variable)]
+    if not named or PEERS.is_dir():
+        return None
+    return f"{' and '.join(named)}: left out; the scripts that run other programs are in the repository only"
+
+
 def interpreter(variable: str, module: str) -> str | None:
-    """The Python that an environment variable names, if it is there and has `module`; None if not."""
+    """The Python that an environment variable names, if it is there and has `module`; None if not, and where there are
+    no scripts for it to run."""
     python = os.environ.get(variable)
-    if not python or not shutil.which(python):
+    if not python or not PEERS.is_dir() or not shutil.which(python):
         return None
     has_it = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     return python if subprocess.run([python, "-c", has_it], check=False).returncode == 0 else None
 
 
 class PeerProcess:
-    """A script of `bench/peers/` in an interpreter of its own, which does its work whenever it is asked to.
+    """A script of `benchmarks/peers/` in an interpreter of its own, which does its work whenever it is asked to.
 
     The script prints one JSON object when it is ready (its own name under "name"), and after each line that it reads
     one with `seconds`, `cpu_seconds`, `peak` (bytes), `memory` and, if it has any, `more`. So both sides take
