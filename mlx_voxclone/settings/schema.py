@@ -41,12 +41,12 @@ from mlx_voxclone.settings.fields import (
 from mlx_voxclone.settings.fields import SpokenText as SpokenText
 from mlx_voxclone.settings.fields import VoiceName as VoiceName
 
+LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
-class DataSection(Section):
-    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults; and how
-    shards are read: `data/shards/data.py`."""
 
-    path: PlaceField | None = None
+class PrepareSection(Section):
+    """What is kept of recordings and how clips are cut; `data/options.py: PrepareOptions` is this with a seed."""
+
     speaker: Name | None = None
     language: Name | None = None
     min_seconds: Positive = 1.0
@@ -55,18 +55,24 @@ class DataSection(Section):
     heldout_speakers: list[Name] = []
     normalise: bool = False
     trim_silence: bool = True
-    min_sampling_rate: at_most(768_000) = 16000
+    min_sampling_rate: at_most(768_000, LOWEST_RATE) = 16000
     max_clipped: Ratio = 0.01
     transcribe: bool = False
     whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
-    cache: PathField | None = None
-    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
 
     @model_validator(mode="after")
     def _lengths(self):
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds ({self.min_seconds:g}) must be below max_seconds ({self.max_seconds:g})")
         return self
+
+
+class DataSection(PrepareSection):
+    """What is read, what is kept of it, and how shards are read: `data/shards/data.py`."""
+
+    path: PlaceField | None = None
+    cache: PathField | None = None
+    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
 
 
 class SpeakerTrain(TrainSection):

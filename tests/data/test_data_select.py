@@ -50,7 +50,7 @@ def load(place: Path) -> PreparedData | ShardData:
 
 def chosen(place: Path, insisted=(), **changes):
     """The data as a run with these changes uses it, and what it is told."""
-    return select(load(place), replace(PrepareOptions(), **changes), Preparation.of(place), insisted)
+    return select(load(place), PrepareOptions(**changes), Preparation.of(place), insisted)
 
 
 def sides(data) -> dict[str, str]:
