@@ -3,6 +3,7 @@
 Ratios are of runs that take turns, so that what else the machine does meets all of them alike.
 """
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -13,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import mlx.core as mx
 
@@ -169,11 +172,20 @@ def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx
 
 
 def without_peers() -> str | None:
-    """Why none of the programs that are asked for can be run; None where they can be, or none is asked for."""
-    named = [variable for variable in (SERVING, MLX_AUDIO) if os.environ.get(variable)]
-    if not named or PEERS.is_dir():
+    """Why no other program can be run; None where they can be."""
+    return None if PEERS.is_dir() else "other programs are left out: what runs them is in the repository only"
+
+
+@cache
+def peer_module(name: str) -> ModuleType | None:
+    """A module of `benchmarks/peers/` that runs in this process; None in an installed package, which has none."""
+    path = PEERS / f"{name}.py"
+    if not path.is_file():
         return None
-    return f"{' and '.join(named)}: left out; the scripts that run other programs are in the repository only"
+    spec = importlib.util.spec_from_file_location(f"benchmarks.peers.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def interpreter(variable: str, module: str) -> str | None:
