@@ -28,8 +28,12 @@ MISTAKES = {
          "test_losses_latent.py::test_impossible_rows_get_neither_probability_nor_gradient"),
         ("(row < n_valid_rows)), logits", "(row < n_valid_rows - 1)), logits",
          "test_losses_latent.py::test_cross_entropy_equals_the_definition_with_its_gradient"),
-        ("values = mx.where(possible, values, mx.inf)", "pass",
+        ("mx.where(possible, mx.logsumexp(logits, axis=-1) - chosen, mx.inf)", "mx.logsumexp(logits, axis=-1) - chosen",
          "test_losses_latent.py::test_a_target_that_cannot_be_is_never_plausible"),
+    ],
+    "losses/divergence.py": [
+        ("return mx.sum(p * (", "return mx.sum(mx.exp(log_q) * (",
+         "test_distill.py::test_divergence_is_kullback_and_leiblers"),
     ],
     "losses/adversarial.py": [
         ("mx.maximum(1 + false, 0)", "mx.maximum(1 - false, 0)",
@@ -87,6 +91,7 @@ MISTAKES = {
     "model/quantizer.py": [
         ("mx.argmin(self.distances(z), axis=-1)", "mx.argmax(z.astype(mx.float32) @ self.embedding.T, axis=-1)",
          "test_golden.py::test_codes"),
+        ("mx.where(own, mx.inf, distances)", "distances", "test_encoder_terms.py::test_the_scale_of_a_codebook"),
         ("usage = mx.maximum(self.cluster_usage.astype(mx.float32), MIN_USAGE)",
          "usage = self.cluster_usage.astype(mx.float32)", "test_golden.py::test_codes"),
         ("mx.where(noise.acoustic[:, None, None]", "mx.where(noise.semantic[:, None, None]",

@@ -41,9 +41,9 @@ def refusal(*args, **keywords) -> str:
 def test_exponents_without_a_dot_are_numbers(tmp_path):
     assert isinstance(yaml.safe_load("2e-5"), str), "PyYAML has learnt it: the conversion can go"
     text = "task: encoder\nencoder: {train: {learning_rate: 2e-5}, gain_db: [-1e-1, 0.9]}"
-    train = load_run_config(write(tmp_path, text)).encoder.train
-    assert train.learning_rate == 2e-5
-    assert train.betas == [0.9, 0.1]
+    encoder = load_run_config(write(tmp_path, text)).encoder
+    assert encoder.train.learning_rate == 2e-5
+    assert encoder.gain_db == [-0.1, 0.9]
     config = load_run_config(write(tmp_path, "task: speaker"), parse_set(["speaker.train.learning_rate=3e-6"]))
     assert config.speaker.train.learning_rate == 3e-6
 

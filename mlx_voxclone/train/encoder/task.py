@@ -37,7 +37,7 @@ from mlx_voxclone.train.encoder.terms import (
 from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
-DISCRIMINATOR_BETAS = (0.5, 0.9)  # short memories, as opponents follow each other: those of the paper's discriminators
+DISCRIMINATOR_BETAS = (0.5, 0.9)  # short memories, as two models follow each other; EnCodec's
 ENCODER_FILE = "encoder.safetensors"
 CODEC_PREFIX = "audio_tokenizer."
 _OWN = "codec."  # of the encoder's parameters in the model that trains
