@@ -57,7 +57,7 @@ def test_equals_a_plain_loop_of_mlx_adamw(tmp_path):
     trainer, _ = train(ToyTask(7), tmp_path / "run", **options)
 
     task, chosen = ToyTask(7), settings(**options)
-    optimizer = optim.AdamW(0.01, [0.9, 0.999], 1e-8, 0.1, bias_correction=True)
+    optimizer = optim.AdamW(0.01, [0.9, 0.99], 1e-8, 0.1, bias_correction=True)
 
     def objective(batch, targets):
         sums = task.losses(batch)
