@@ -277,3 +277,15 @@ def test_only_damaged_checkpoints(tmp_path):
     shutil.copy(tmp_path / "run" / LOG_NAME, tmp_path / "run" / "checkpoints" / "step-2" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"cannot resume: checkpoint .*step-2 is damaged: model.safetensors has"):
         resume(tmp_path / "run")
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such(tmp_path):
+    run(tmp_path / "run", stop_after=2)
+    file = tmp_path / "run" / "checkpoints" / "step-2" / "state.json"
+    document = json.loads(file.read_text())
+    document["settings"] |= {"betas": [0.9, 0.99], "eps": 1e-8, "max_skipped": 5}
+    file.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError) as caught:
+        resume(tmp_path / "run")
+    line = "is of an earlier version, which had betas, eps, max_skipped; start a new run"
+    assert str(caught.value) == f"cannot resume: checkpoint {file.parent} {line}"
