@@ -4,24 +4,18 @@ import mlx.core as mx
 import numpy as np
 
 
-def semantic_cross_entropy(
-    logits: mx.array,
-    targets: mx.array,
-    mask: mx.array | None,
-    n_valid_rows: int,
-    reduction: str = "sum",
-) -> mx.array:
-    """Negative log-likelihood in nats of `targets` [...] under `logits` [..., rows].
+def semantic_cross_entropy(logits: mx.array, targets: mx.array, mask: mx.array | None, n_valid_rows: int) -> mx.array:
+    """Negative log-likelihoods [...] in nats of `targets` [...] under `logits` [..., rows].
 
     Row 0 (EMPTY) and rows >= `n_valid_rows` (codebook size + 2; the rest pads the head to a multiple of 128) can never
     be spoken, so they are set to -inf before the float32 log-softmax: set to 0, they would keep probability and push
     every other logit up. Rows that are -inf already stay so.
 
     `mask` [...] is true where a target counts (None: everywhere); elsewhere logits and targets may hold anything, NaN
-    included. "sum" gives the sum over counted targets, "none" the values [...] with zeros where the mask is false. A
-    counted target that is not in 1..n_valid_rows-1 gives +inf rather than a plausible number.
+    included, and their value is 0. A counted target that is not in 1..n_valid_rows-1 gives +inf rather than a plausible
+    number.
 
-    Raises ValueError for shapes or reductions that do not fit.
+    Raises ValueError for shapes that do not fit.
     """
     if logits.shape[:-1] != targets.shape or (mask is not None and mask.shape != targets.shape):
         shapes = [list(array.shape) for array in (logits, targets, mask) if array is not None]
@@ -29,8 +23,6 @@ def semantic_cross_entropy(
     rows = logits.shape[-1]
     if not 1 < n_valid_rows <= rows:
         raise ValueError(f"n_valid_rows must be in 2..{rows}, the rows of the logits, got {n_valid_rows}")
-    if reduction not in ("sum", "none"):
-        raise ValueError(f'reduction must be "sum" or "none", got {reduction!r}')
 
     logits = logits.astype(mx.float32)
     possible = (targets >= 1) & (targets < n_valid_rows)
@@ -43,6 +35,4 @@ def semantic_cross_entropy(
     safe = mx.where(possible, targets, 1).astype(mx.int32)
     chosen = mx.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]
     values = mx.where(possible, mx.logsumexp(logits, axis=-1) - chosen, mx.inf)
-    if mask is not None:
-        values = mx.where(mask, values, 0.0)
-    return values.sum() if reduction == "sum" else values
+    return values if mask is None else mx.where(mask, values, 0.0)

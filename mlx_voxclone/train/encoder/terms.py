@@ -178,7 +178,7 @@ class EncoderTerms:
             semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]
         semantic = semantic[mx.array(batch["taught"])]
         counts = batch["taught_frames"]
-        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
+        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts)
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)
 
 

@@ -267,7 +267,7 @@ class SpeakerTask:
         condition = hidden[batch["flow"]]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
         predicted = head.velocity(x_t, batch["time"], condition)
-        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none")
+        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows)
         weights = batch["flow_weight"][:, None]
         sums = dict.fromkeys(self.weights, mx.array(0.0))
         sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
