@@ -62,8 +62,6 @@ class Setting:
     learning_rate: float = LENGTHS.train.learning_rate
     preserve: float = 0.25  # share of the items; 0: none
     clips: int = 160
-    wrong_semantic: float = 0.1  # of the codes that are heard
-    moved_acoustic: float = 0.3
     semantic: float = 1.0  # weights of the losses
     flow: float = 10.0
     by_ear: bool = False  # the best is chosen by the similarity of held-out speech in place of the held-out loss
@@ -72,7 +70,7 @@ class Setting:
     def name(self) -> str:
         parts = [f"rank {self.rank}", f"{self.steps} steps", f"rate {self.learning_rate:g}", f"{self.clips} clips"]
         parts += [f"semantic x{self.semantic:g}"] * (self.semantic != 1)
-        parts += [f"flow x{self.flow:g}", f"wrong codes {self.wrong_semantic:g}, {self.moved_acoustic:g}"]
+        parts += [f"flow x{self.flow:g}"]
         parts += [f"presets kept ({self.preserve:g})" if self.preserve else "presets not kept"]
         return ", ".join([*parts, *["chosen by ear"] * self.by_ear])
 
@@ -87,7 +85,6 @@ def ablations(base: Setting) -> list[Setting]:
         {"steps": 80},
         {"flow": 1.0},
         {"semantic": 0.0},
-        {"wrong_semantic": 0.0, "moved_acoustic": 0.0},
         {"preserve": 0.0},
         {"clips": 40},
         {"by_ear": True},
@@ -180,7 +177,6 @@ class Adapting:
             reference_seconds=LENGTHS.reference_seconds,
             preserve=PreserveSection(path=[self.pairs] if setting.preserve else [], share=setting.preserve),
             train={"batch_size": setting.batch},
-            code_noise={"semantic": setting.wrong_semantic, "acoustic": setting.moved_acoustic},
             losses={"semantic": setting.semantic, "flow": setting.flow},
         )
         adapter = AdapterConfig(setting.rank, 2.0 * setting.rank, TARGETS, self.release.fingerprint())

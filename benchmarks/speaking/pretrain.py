@@ -19,10 +19,10 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.speaking.utterances import Spoken
+from benchmarks.speaking.wrong_codes import disturbed
 from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.settings.schema import CodeNoiseSection, SpeakerSection
-from mlx_voxclone.train.speaker.code_noise import disturbed
+from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 
 LAST_RATE, CLIP_NORM = 0.02, 1.0
@@ -127,9 +127,8 @@ class Batches:
         task, run = self._task, self._run
         most = 1 if progress < run.alone_until else run.most_clips
         items = [task._item(task.drawn(rng, most), rng) for _ in range(POOL * run.batch)]
-        noise = CodeNoiseSection(semantic=run.wrong_semantic, acoustic=run.moved_acoustic)
-        codec = task.model.config.codec
-        items = [{**item, "codes": disturbed(item["codes"], noise, codec, rng)} for item in items]
+        codec, wrong = task.model.config.codec, (run.wrong_semantic, run.moved_acoustic)
+        items = [{**item, "codes": disturbed(item["codes"], *wrong, codec, rng)} for item in items]
         items.sort(key=lambda item: len(item["ids"]))
         rows = [items[k * run.batch : (k + 1) * run.batch] for k in range(POOL)]
         self._pool.extend(rows[k] for k in rng.permutation(POOL))

@@ -151,7 +151,7 @@ class EncoderStep:
     """
 
     def __init__(self, codec: Codec, waveform: mx.array, learning_rate: float = 1e-4):
-        settings = TrainSettings(steps=1_000_000, learning_rate=learning_rate, betas=(0.9, 0.99))
+        settings = TrainSettings(steps=1_000_000, learning_rate=learning_rate)
         self.codec, self.waveform, self._steps, self._total = codec, waveform, 0, settings.steps
         self._values = dict(tree_flatten(codec.trainable_parameters()))
         self._optimizers = Optimizers(self._values, settings)

@@ -19,19 +19,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
-import numpy as np
-from mlx.utils import tree_map
 
-from mlx_voxclone.bench.measure import Peer, Row, product_rate, taking_turns
+from mlx_voxclone.bench.measure import Peer, Row, peer_module, product_rate, taking_turns
 from mlx_voxclone.doctor.rehearsal import Length, optimiser_step, speaker_task
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.model.blocks.dequantised import dequantising
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
@@ -39,16 +34,6 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
 
-# Where the release's names of the linears are in mlx-lm's llama.
-_PEER_NAMES = {
-    "wq": "self_attn.q_proj",
-    "wk": "self_attn.k_proj",
-    "wv": "self_attn.v_proj",
-    "wo": "self_attn.o_proj",
-    "w1": "mlp.gate_proj",
-    "w2": "mlp.down_proj",
-    "w3": "mlp.up_proj",
-}
 # Clips of 3 to 16 seconds behind references of 5 to 20, fifteen letters of text a second.
 LENGTHS = tuple(
     Length(text=t, voice=v, frames=f)
@@ -95,7 +80,7 @@ def measure_lora_step(
         section: rank, targets, quantisation, `recompute`; None: the configuration's defaults.
         lengths: of the sequences; all of them make one step, in micro-batches of `batch_size`.
         dtype: of all that is not quantised; None: float32 on the CPU, bfloat16 on a GPU.
-        peer: time mlx-lm as well.
+        peer: time mlx-lm as well, where the repository is (`benchmarks/peers/mlx_lm_lora.py`).
         peer_vocabulary: rows of its vocabulary; None: as many as ours has semantic logits, which favours it.
         repeats: timed steps of each after a first one.
 
@@ -113,12 +98,12 @@ def measure_lora_step(
     ours, operations, padded = _ours(params, section, dtype, lengths, batch_size)
     works: dict[str, Callable[[], object]] = {"ours": ours}
     held["ours"] = mx.get_active_memory()
-    rows = peer_vocabulary or config.codec.semantic_logits
-    if peer:
+    rows, theirs = peer_vocabulary or config.codec.semantic_logits, peer_module("mlx_lm_lora") if peer else None
+    if theirs is not None:
         name = f"mlx-lm {version('mlx-lm')}, {rows} rows of vocabulary"
         for direct in (False, True)[: 1 + (on_cpu and section.quantise.bits > 0)]:
             which = f"{name}, dequantising as ours" if direct else name
-            works[which] = _peer(config, section, dtype, lengths, batch_size, rows, direct)
+            works[which] = theirs.lora_step(config, section, dtype, lengths, batch_size, rows, direct)
             held[which] = mx.get_active_memory()
     with _compiled_nowhere(on_cpu):
         found = taking_turns(works, repeats)
@@ -129,12 +114,12 @@ def measure_lora_step(
         found[name] = replace(found[name], peak=found[name].peak - others)
     rate, cpu_rate = product_rate(dtype=dtype)
     mine = found.pop("ours")
-    tokens = sum(_positions(n) for n in lengths)
+    tokens = sum(positions(n) for n in lengths)
     seconds = mine.cpu_seconds if on_cpu else mine.seconds
     backbone, lora = config.backbone, section.lora
     what = (
         f"{backbone.n_layers} layers of {backbone.dim}, {section.quantise.bits or 'no'} bits, rank {lora.rank}, "
-        f"{len(lengths)} sequences of {min(map(_positions, lengths))} to {max(map(_positions, lengths))} positions, "
+        f"{len(lengths)} sequences of {min(map(positions, lengths))} to {max(map(positions, lengths))} positions, "
         f"{batch_size} at a time{', recomputed' if section.recompute else ''}, {str(dtype).removeprefix('mlx.core.')}"
     )
     speeds = {n: tokens / (s.cpu_seconds if on_cpu else s.seconds) for n, s in found.items()}
@@ -153,7 +138,7 @@ def measure_lora_step(
             "positions": padded,
             "operations": asdict(operations) | {"total": operations.total},
             "logits": config.codec.semantic_logits,
-            "peer_vocabulary": rows if peer else None,
+            "peer_vocabulary": rows if theirs is not None else None,
             "peer_tokens_per_second": speeds,
             "times_as_fast": {n: tokens / seconds / speed for n, speed in speeds.items()},
             "times_the_memory": {n: mine.peak / s.peak for n, s in found.items()},
@@ -161,7 +146,7 @@ def measure_lora_step(
     )
 
 
-def _positions(length: Length) -> int:
+def positions(length: Length) -> int:
     """Inputs of a sequence: `<s>`, the voice, the text, the frames."""
     return 1 + length.voice + length.text + length.frames
 
@@ -269,94 +254,3 @@ def _shape(module: nn.Module) -> tuple[int, int]:
     linear = module.linear if "lora_a" in module else module
     outputs, inputs = linear.weight.shape
     return (inputs * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else inputs), outputs
-
-
-# --- mlx-lm -----------------------------------------------------------------------------------------------------------
-
-
-def _peer(
-    config: VoxtralConfig,
-    section: SpeakerSection,
-    dtype: mx.Dtype,
-    lengths: Sequence[Length],
-    batch_size: int,
-    vocabulary: int,
-    direct: bool,
-) -> Callable[[], object]:
-    """A step of mlx-lm's trainer over the same lengths; `direct`: its quantised linears are of our kind."""
-    from mlx_lm.models.llama import Model, ModelArgs  # takes seconds
-    from mlx_lm.tuner.utils import linear_to_lora_layers
-
-    backbone, lora, quantise = config.backbone, section.lora, section.quantise
-    mx.random.seed(0)
-    model = Model(
-        ModelArgs(
-            model_type="llama",
-            hidden_size=backbone.dim,
-            num_hidden_layers=backbone.n_layers,
-            intermediate_size=backbone.hidden_dim,
-            num_attention_heads=backbone.n_heads,
-            num_key_value_heads=backbone.n_kv_heads,
-            head_dim=backbone.head_dim,
-            rms_norm_eps=backbone.norm_eps,
-            vocab_size=vocabulary,
-            rope_theta=backbone.rope_theta,
-            rope_traditional=True,
-        )
-    )
-    model.set_dtype(dtype)
-    for layer in model.layers:
-        if quantise.bits:
-            nn.quantize(layer, quantise.group_size, quantise.bits)
-        mx.eval(layer.parameters())
-        if direct:
-            dequantising(layer)
-    model.freeze()
-    scale = lora.alpha / lora.rank
-    keys = {_PEER_NAMES[target] for target in lora.targets}
-    asked = {"rank": lora.rank, "scale": scale, "dropout": lora.dropout, "keys": keys}
-    linear_to_lora_layers(model, min(lora.layers or backbone.n_layers, backbone.n_layers), asked)
-    mx.eval(model.parameters())
-    # Its AdamW is the plain one, with parameters in float32 as LoRA makes them.
-    return _peer_step(model, lengths, batch_size, vocabulary, section.recompute)
-
-
-def _peer_step(
-    model: nn.Module, lengths: Sequence[Length], batch_size: int, vocabulary: int, recompute: bool
-) -> Callable[[], object]:
-    from mlx_lm.tuner.trainer import default_loss, grad_checkpoint, iterate_batches
-
-    rng = np.random.default_rng(0)
-    # One more token than positions, as the last one is a target alone; targets are what is said.
-    data = [(rng.integers(0, vocabulary, _positions(n) + 1).tolist(), _positions(n) + 1 - n.frames) for n in lengths]
-    optimizer = optim.AdamW(learning_rate=1e-6)
-    optimizer.init(model.trainable_parameters())
-    mx.eval(optimizer.state)
-    value_and_grad = nn.value_and_grad(model, default_loss)
-    state, count = [model.state, optimizer.state, mx.random.state], len(data) // batch_size
-
-    @partial(mx.compile, inputs=state, outputs=state)
-    def micro_step(batch, gathered, update):
-        (value, tokens), gradients = value_and_grad(model, *batch)
-        if gathered is not None:
-            gradients = tree_map(lambda a, b: a + b, gradients, gathered)
-        if update:
-            optimizer.update(model, tree_map(lambda g: g / count, gradients) if count > 1 else gradients)
-            gradients = None
-        return value, tokens, gradients
-
-    def step():
-        kind = type(model.layers[0])
-        plain = kind.__call__
-        if recompute:
-            grad_checkpoint(model.layers[0])  # changes the class
-        try:
-            model.train()
-            gathered, longest = None, max(map(_positions, lengths)) + 64
-            for k, batch in enumerate(iterate_batches(data, batch_size, longest)):
-                value, tokens, gathered = micro_step(batch, gathered, k == count - 1)
-                mx.eval(state, value, tokens, gathered)
-        finally:
-            kind.__call__ = plain
-
-    return step

@@ -3,6 +3,7 @@
 Ratios are of runs that take turns, so that what else the machine does meets all of them alike.
 """
 
+import importlib.util
 import os
 import resource
 import shutil
@@ -13,7 +14,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import mlx.core as mx
 
@@ -21,7 +24,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 
 GEMM_SIZE = {"cpu": 2048, "gpu": 4096}
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"  # in the repository; not in a wheel
 # Environment variables that name interpreters which have other programs: vLLM-Omni with PyTorch, mlx-audio.
 SERVING, MLX_AUDIO = "VOXCLONE_SERVING_PYTHON", "VOXCLONE_MLX_AUDIO_PYTHON"
 
@@ -168,17 +171,35 @@ def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx
     return 2 * size**3 / found.seconds, 2 * size**3 / max(found.cpu_seconds, 1e-9)
 
 
+def without_peers() -> str | None:
+    """Why no other program can be run; None where they can be."""
+    return None if PEERS.is_dir() else "other programs are left out: what runs them is in the repository only"
+
+
+@cache
+def peer_module(name: str) -> ModuleType | None:
+    """A module of `benchmarks/peers/` that runs in this process; None in an installed package, which has none."""
+    path = PEERS / f"{name}.py"
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location(f"benchmarks.peers.{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def interpreter(variable: str, module: str) -> str | None:
-    """The Python that an environment variable names, if it is there and has `module`; None if not."""
+    """The Python that an environment variable names, if it is there and has `module`; None if not, and where there are
+    no scripts for it to run."""
     python = os.environ.get(variable)
-    if not python or not shutil.which(python):
+    if not python or not PEERS.is_dir() or not shutil.which(python):
         return None
     has_it = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     return python if subprocess.run([python, "-c", has_it], check=False).returncode == 0 else None
 
 
 class PeerProcess:
-    """A script of `bench/peers/` in an interpreter of its own, which does its work whenever it is asked to.
+    """A script of `benchmarks/peers/` in an interpreter of its own, which does its work whenever it is asked to.
 
     The script prints one JSON object when it is ready (its own name under "name"), and after each line that it reads
     one with `seconds`, `cpu_seconds`, `peak` (bytes), `memory` and, if it has any, `more`. So both sides take

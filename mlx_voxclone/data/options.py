@@ -1,18 +1,19 @@
 """What `prepare` keeps and how."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.settings.findings import describe
+from mlx_voxclone.settings.schema import PrepareSection
 
-WHISPER_MODEL = "mlx-community/whisper-large-v3-turbo"
+WHISPER_MODEL = PrepareSection().whisper_model
 LETTERS_PER_SECOND = 15  # of speech, spaces among them
-LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
 
-@dataclass(frozen=True)
-class PrepareOptions:
-    """What to keep and how; the `data` section of a configuration by the same names.
+class PrepareOptions(PrepareSection):
+    """What to keep and how: keys, defaults and bounds of a configuration's section `data`, and a seed.
 
     Attributes:
         speaker: use only this speaker of the source.
@@ -27,33 +28,16 @@ class PrepareOptions:
         max_clipped: largest fraction of clipped samples, see `audio.clipping`.
         transcribe: make missing texts with `whisper_model` (directory or hub id).
         seed: of the split.
+
+    Raises DataError (one line) for any value that cannot be used.
     """
 
-    speaker: str | None = None
-    language: str | None = None
-    min_seconds: float = 1.0
-    max_seconds: float = 20.0
-    heldout: float = 0.1
-    heldout_speakers: Sequence[str] = ()
-    normalise: bool = False
-    trim_silence: bool = True
-    min_sampling_rate: int = 16_000
-    max_clipped: float = 0.01
-    transcribe: bool = False
-    whisper_model: str = WHISPER_MODEL
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "heldout_speakers", tuple(self.heldout_speakers))
-        if not 0 < self.min_seconds < self.max_seconds:
-            raise DataError(
-                f"min_seconds ({self.min_seconds:g}) must be above 0 and below max_seconds ({self.max_seconds:g})"
-            )
-        if self.max_seconds < 1:
-            raise DataError(f"max_seconds ({self.max_seconds:g}) must be at least 1")
-        if not 0 <= self.heldout < 1:
-            raise DataError(f"heldout ({self.heldout:g}) is a fraction from 0 to below 1")
-        if self.min_sampling_rate < LOWEST_RATE:
-            raise DataError(f"min_sampling_rate ({self.min_sampling_rate:g}) must be at least {LOWEST_RATE} Hz")
-        if not 0 <= self.max_clipped <= 1:
-            raise DataError(f"max_clipped ({self.max_clipped:g}) is a fraction from 0 to 1")
+    def __init__(self, **values: Any) -> None:
+        if isinstance(values.get("heldout_speakers"), tuple):
+            values["heldout_speakers"] = list(values["heldout_speakers"])
+        try:
+            super().__init__(**values)
+        except ValidationError as e:
+            raise DataError(describe(e)[1]) from None

@@ -200,7 +200,7 @@ def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions)
 
 
 def _settings(options: PrepareOptions) -> dict[str, Any]:
-    settings = dataclasses.asdict(options) | {"heldout_speakers": list(options.heldout_speakers)}
+    settings = options.model_dump()
     if not options.transcribe:
         del settings["whisper_model"]
     return settings

@@ -32,7 +32,7 @@ def disk_needed(config: RunConfig, encoders: EncoderPlan) -> dict[str, float]:
         lora = speaker_weights(params, config, Compute("bf16"))["adapters, gradients, optimiser"] / 5
         needed["adapters' checkpoints"] = lora * (3 * (config.speaker.train.keep + 1) + 2)
     if config.task == "distill":
-        lengths, layers = longest_sequence(config), matched_layers(config.distill.layers, params["n_layers"])
+        lengths, layers = longest_sequence(config), matched_layers(params["n_layers"])
         width = 4 if Compute.of(config).precision == "float32" else 2
         positions = lengths["text"] + lengths["frames"]  # of the longest; half of the items are texts alone
         states = (len(layers) + 1) * params["dim"] * width * positions

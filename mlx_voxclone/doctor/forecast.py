@@ -8,7 +8,7 @@ time.
 """
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mlx.core as mx
@@ -234,7 +234,7 @@ def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: floa
     count = batch * min(2, section.train.accumulate)
     distillation = section.distillation.model_copy(update={"enabled": False})
     pairs = section.pairs.model_copy(update={"path": []})
-    judges = section.discriminators.model_copy(update={"warmup_steps": 0, "start_step": 0})
+    judges = section.discriminators.model_copy(update={"warmup_steps": 0})
     changes = {"crop_seconds": crop, "pairs": pairs, "distillation": distillation, "discriminators": judges}
     section = section.model_copy(update=changes)
     mx.random.seed(0)
@@ -343,7 +343,7 @@ def _speaker_trial(
     fitting = section.model_copy(update={"reference_seconds": [seconds, seconds]})
     batch = section.train.batch_size
     task = speaker_task(params | {"n_layers": layers}, fitting, compute.dtype, [size] * batch * micro)
-    settings = replace(_settings(section.train, compute, batch), accumulate=micro)
+    settings = _settings(section.train, compute, batch).model_copy(update={"accumulate": micro})
     return _try(task, settings, layers, steps)
 
 

@@ -71,10 +71,3 @@ def reduce_items(items: mx.array, lengths: Sequence[int], reduction: str) -> mx.
         raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
     weights = np.asarray(lengths, np.float64)
     return (items * mx.array((weights / weights.sum()).astype(np.float32))).sum()
-
-
-def checked_temperature(temperature: float | mx.array) -> float | mx.array:
-    """A softmax's temperature as it is; ValueError for a number not above 0 (for an array its owner sees to that)."""
-    if not isinstance(temperature, mx.array) and not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    return temperature

@@ -1,8 +1,8 @@
 """Losses on true codes: of pairs of audio and the codes that the missing encoder would have given it.
 
-Three terms, each with a weight of its own: cross-entropy over the semantic codebook, regression of the acoustic latents
-to their levels, and (optional beside the regression) cross-entropy over the levels. All three read raw latents, before
-tanh, and 0-based codes, and the semantic ones the codebook that quantises: the most probable code is the encoded one.
+Two terms, each with a weight of its own: cross-entropy over the semantic codebook, and regression of the acoustic
+latents to their levels. Both read raw latents, before tanh, and 0-based codes, and the semantic one the codebook that
+quantises: the most probable code is the encoded one.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_voxclone.audio.spectral.plain import check_lengths
-from mlx_voxclone.losses._reduce import check_pair, checked_temperature, cut_to_valid, frame_means, reduce_items
+from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
 from mlx_voxclone.model.quantizer import values_to_levels
 
 
@@ -21,14 +21,13 @@ def semantic_code_loss(
     lengths_frames: Sequence[int] | None = None,
     reduction: str = "mean",
     *,
-    temperature: float | mx.array = 1.0,
+    temperature: float = 1.0,
 ) -> mx.array:
     """Mean over frames of -log softmax(-||z - row||^2 / temperature) at the true code's row, in nats.
 
     `z` [B, T, D] semantic latents, `codes` [B, T] integers, `codebook` [K, D] as `SemanticCodebook.embedding` gives it,
-    `temperature` in units of squared distance (an `mx.array` scalar, kept above 0 by its owner, may be learned). Unlike
-    the commitment loss it also pushes z away from the other rows. The gradient goes to `z` and the temperature alone:
-    the codebook never moves.
+    `temperature` in units of squared distance. Unlike the commitment loss it also pushes z away from the other rows.
+    The gradient goes to `z` alone: the codebook never moves.
 
     `lengths_frames`: valid frames per item (None: all). "none" gives [B], "mean" their mean weighted by frames. A code
     outside 0..K-1 in a valid frame gives +inf rather than a plausible number. Raises ValueError for shapes, lengths,
@@ -37,6 +36,8 @@ def semantic_code_loss(
     if z.ndim != 3 or codes.shape != z.shape[:2] or codebook.ndim != 2 or codebook.shape[1] != z.shape[2]:
         shapes = [list(array.shape) for array in (z, codes, codebook)]
         raise ValueError(f"latents [B, T, D], codes [B, T] and codebook [K, D] do not fit: {shapes}")
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
     _check_codes(codes)
     lengths = check_lengths(lengths_frames, z)
     z, codes = cut_to_valid(z, lengths), _codes_to_valid(codes, lengths)
@@ -45,7 +46,7 @@ def semantic_code_loss(
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
     rows = rows - centre  # [K, D]
-    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / checked_temperature(temperature)
+    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / temperature
     values = _negative_log_likelihood(logits, codes)  # [B, T]
     return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)
 
@@ -77,28 +78,6 @@ def acoustic_code_loss(
     excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)  # [B, T, A]
     excess = mx.where((codes >= 0) & (codes < levels), excess, mx.inf)
     return reduce_items(frame_means(excess, lengths), lengths, reduction)
-
-
-def acoustic_level_cross_entropy(
-    z: mx.array,
-    codes: mx.array,
-    lengths_frames: Sequence[int] | None = None,
-    reduction: str = "mean",
-    *,
-    levels: int = 21,
-    temperature: float | mx.array = 1.0,
-) -> mx.array:
-    """Mean of -log softmax(-(tanh(z) - value)^2 / temperature) over all levels' values at the true level, in nats.
-
-    For latents and codes [B, T, A]; the distances are counted in levels (1 is 2 / (levels - 1) of tanh), so that a
-    `temperature` of 1 gives a neighbour of a level that is met exactly 1/e of its odds at any number of levels. An
-    `mx.array` scalar, kept above 0 by its owner, may be learned. There is no margin: it pulls to the centre of inner
-    cells, and the latents of the two outermost ever further out. Reduction, lengths, codes out of range and errors are
-    those of `acoustic_code_loss`; the gradient goes to `z` and the temperature alone.
-    """
-    position, codes, lengths = _on_level_scale(z, codes, lengths_frames, levels)
-    logits = -mx.square(position[..., None] - mx.arange(levels, dtype=mx.float32)) / checked_temperature(temperature)
-    return reduce_items(frame_means(_negative_log_likelihood(logits, codes), lengths), lengths, reduction)
 
 
 def _on_level_scale(

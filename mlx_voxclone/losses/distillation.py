@@ -5,28 +5,25 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mlx_voxclone.audio.spectral.plain import check_lengths
-from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
+from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means
 
 # Shorter vectors count as shorter than they are in direction, so that the gradient, which grows as 1 / norm, ends.
 MIN_NORM = 1e-3
 
 
-def distillation_loss(
-    projected: mx.array, teacher: mx.array, lengths_frames: Sequence[int] | None = None, reduction: str = "mean"
-) -> mx.array:
-    """Mean over frames of 1 - cosine between `projected` and `teacher` [B, T, D]: 0 (same direction) to 2.
+def distillation_loss(projected: mx.array, teacher: mx.array, lengths_frames: Sequence[int] | None = None) -> mx.array:
+    """Mean of 1 - cosine between `projected` and `teacher` [B, T, D] over each item's frames: [B], 0 (alike) to 2.
 
     The gradient goes to `projected` alone: the teacher is given. A zero vector on either side gives 1 and a finite
     gradient; an item without a teacher may hold zeros and be left out by its weight.
 
-    `lengths_frames`: valid frames per item (None: all). "none" gives [B], "mean" their mean weighted by frames. Raises
-    ValueError for shapes, lengths or reductions that do not fit.
+    `lengths_frames`: valid frames per item (None: all). Raises ValueError for shapes or lengths that do not fit.
     """
     check_pair(projected, teacher, 3)
     lengths = check_lengths(lengths_frames, projected)
     ours, theirs = _direction(cut_to_valid(projected, lengths)), _direction(cut_to_valid(teacher, lengths))
     cosine = (ours * mx.stop_gradient(theirs)).sum(axis=-1, keepdims=True)  # [B, T, 1]
-    return reduce_items(frame_means(1.0 - cosine, lengths), lengths, reduction)
+    return frame_means(1.0 - cosine, lengths)
 
 
 def _direction(x: mx.array) -> mx.array:

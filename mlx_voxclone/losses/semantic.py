@@ -4,29 +4,18 @@ import mlx.core as mx
 import numpy as np
 
 
-def semantic_cross_entropy(
-    logits: mx.array,
-    targets: mx.array,
-    mask: mx.array | None,
-    n_valid_rows: int,
-    reduction: str = "sum",
-    *,
-    smoothing: float = 0.0,
-) -> mx.array:
-    """Negative log-likelihood in nats of `targets` [...] under `logits` [..., rows].
+def semantic_cross_entropy(logits: mx.array, targets: mx.array, mask: mx.array | None, n_valid_rows: int) -> mx.array:
+    """Negative log-likelihoods [...] in nats of `targets` [...] under `logits` [..., rows].
 
     Row 0 (EMPTY) and rows >= `n_valid_rows` (codebook size + 2; the rest pads the head to a multiple of 128) can never
     be spoken, so they are set to -inf before the float32 log-softmax: set to 0, they would keep probability and push
     every other logit up. Rows that are -inf already stay so.
 
     `mask` [...] is true where a target counts (None: everywhere); elsewhere logits and targets may hold anything, NaN
-    included. "sum" gives the sum over counted targets, "none" the values [...] with zeros where the mask is false. A
-    counted target that is not in 1..n_valid_rows-1 gives +inf rather than a plausible number.
+    included, and their value is 0. A counted target that is not in 1..n_valid_rows-1 gives +inf rather than a plausible
+    number.
 
-    `smoothing` (0 to below 1): the target distribution is `1 - smoothing` on the target and `smoothing` spread evenly
-    over all rows that can be spoken (Szegedy et al. 2016, section 7), so that the least value is above 0.
-
-    Raises ValueError for shapes, reductions or a smoothing that do not fit.
+    Raises ValueError for shapes that do not fit.
     """
     if logits.shape[:-1] != targets.shape or (mask is not None and mask.shape != targets.shape):
         shapes = [list(array.shape) for array in (logits, targets, mask) if array is not None]
@@ -34,10 +23,6 @@ def semantic_cross_entropy(
     rows = logits.shape[-1]
     if not 1 < n_valid_rows <= rows:
         raise ValueError(f"n_valid_rows must be in 2..{rows}, the rows of the logits, got {n_valid_rows}")
-    if reduction not in ("sum", "none"):
-        raise ValueError(f'reduction must be "sum" or "none", got {reduction!r}')
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
 
     logits = logits.astype(mx.float32)
     possible = (targets >= 1) & (targets < n_valid_rows)
@@ -49,13 +34,5 @@ def semantic_cross_entropy(
     logits = mx.where(mx.array((row >= 1) & (row < n_valid_rows)), logits, -mx.inf)
     safe = mx.where(possible, targets, 1).astype(mx.int32)
     chosen = mx.take_along_axis(logits, safe[..., None], axis=-1)[..., 0]  # [..., rows] -> [...]
-    total = mx.logsumexp(logits, axis=-1)  # [...]
-    values = total - chosen
-    if smoothing:
-        spoken = mx.isfinite(logits)
-        even = mx.where(spoken, logits, 0.0).sum(axis=-1) / mx.maximum(spoken.sum(axis=-1), 1)
-        values = (1 - smoothing) * values + smoothing * (total - even)
-    values = mx.where(possible, values, mx.inf)
-    if mask is not None:
-        values = mx.where(mask, values, 0.0)
-    return values.sum() if reduction == "sum" else values
+    values = mx.where(possible, mx.logsumexp(logits, axis=-1) - chosen, mx.inf)
+    return values if mask is None else mx.where(mask, values, 0.0)

@@ -13,7 +13,9 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes, shown
+from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes
+from mlx_voxclone.settings.findings import describe
+from mlx_voxclone.settings.removed import REMOVED, removed
 from mlx_voxclone.settings.schema import (
     AUTO,
     BakeSection,
@@ -176,7 +178,8 @@ def load_run_config(
     try:
         config = RunConfig.model_validate(_without_empty_sections(content, RunConfig))
     except ValidationError as e:
-        raise ConfigError(_describe(e, sources)) from None
+        key, line = describe(e)
+        raise ConfigError(f"{_source(sources, key.partition('[')[0])}: {line}") from None
     config._sources.update(sources)
     return config
 
@@ -273,6 +276,7 @@ def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
+    _refuse_removed(content, sources)
     for key in dotted(content):
         *sections, name = key.split(".")
         model: type[BaseModel] | None = RunConfig
@@ -281,6 +285,18 @@ def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None
         if model is not None and name not in model.model_fields:
             setter = next((k for k in sources if k == key or k.startswith(key + ".")), key)
             raise ConfigError(f"{_source(sources, setter)}: {key}: unknown key; {_suggest(model, sections, name)}")
+
+
+def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
+    """One line for all of them: a run's saved configuration of an earlier version has every key."""
+    if not (found := removed(dotted(content))):
+        return
+    setters = {key: next((k for k in sources if k == key or k.startswith(key + ".")), key) for key in found}
+    source = _source(sources, setters[found[0]])
+    others = [key for key in found[1:] if _source(sources, setters[key]) == source]
+    line = "it" if source == COMMAND_LINE else "the line"
+    more = f", and those of other removed keys: {', '.join(others)}" if others else ""
+    raise ConfigError(f"{source}: {found[0]}: this key was removed ({REMOVED[found[0]]}); remove {line}{more}")
 
 
 def _suggest(model: type[BaseModel], sections: list[str], name: str) -> str:
@@ -317,61 +333,3 @@ def _source(sources: Mapping[str, str], key: str) -> str:
     while key and key not in sources:
         key = key.rpartition(".")[0]
     return sources.get(key) or sources[""]
-
-
-_EXPECTED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list",
-    "path_type": "a path",
-    "is_instance_of": "a path",
-    "model_type": "a section of keys",
-}
-_BOUNDS = {
-    "greater_than": ("gt", "above"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "below"),
-    "less_than_equal": ("le", "at most"),
-}
-
-
-def _describe(failure: ValidationError, sources: Mapping[str, str]) -> str:
-    """The first of pydantic's findings as one line, with how many more there are."""
-    errors = failure.errors()
-    first = errors[0]
-    key = ""
-    for part in first["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    source = _source(sources, key.partition("[")[0])
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-    return f"{source}: {key}{': ' if key else ''}{_expectation(first)}{more}"
-
-
-def _expectation(error: Any) -> str:
-    kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    got = shown(value)
-    if kind == "missing":
-        return "missing; this key has no default"
-    if kind == "value_error":
-        return str(context["error"])
-    if kind in _BOUNDS:
-        name, word = _BOUNDS[kind]
-        return f"must be {word} {context[name]:g}; got {got}"
-    if kind == "literal_error":
-        return f"expected one of {context['expected']}; got {got}".replace("'", "")
-    if kind == "string_pattern_mismatch":
-        return f"only a-z, 0-9, _ and - (servers ask for voices in lower case); got {got}"
-    if kind == "string_too_short":
-        return "expected some text; got none (null or no line at all leaves it open)"
-    if kind == "extra_forbidden":  # unknown keys were refused before: only a dot inside a key comes here
-        return "write the sections as nested lines, not as one dotted key"
-    if kind in ("too_short", "too_long"):
-        n = context.get("min_length", context.get("max_length"))
-        return f"expected {'at least ' if kind != 'too_long' else 'at most '}{n} value{'s' * (n != 1)}; got {got}"
-    from_word = isinstance(value, bool) and kind == "string_type"
-    quotes = " (YAML reads yes, no, on and off so: put quotes around it)" if from_word else ""
-    return f"expected {_EXPECTED.get(kind, error['msg'])}; got {got}{quotes}"

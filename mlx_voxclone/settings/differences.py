@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 
 from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.removed import removed
 from mlx_voxclone.settings.training import FREE_ON_RESUME, LENGTHS
 
 
@@ -19,6 +20,8 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
         flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
         flat(config.model_dump(mode="json")),
     )
+    if gone := removed(old):
+        return [f"keys that were removed, remove their lines from its config.yaml: {', '.join(gone)}"]
     keys = [k for k in sorted(old.keys() | new.keys()) if k not in _FREE and not k.startswith(sections)]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 

@@ -13,7 +13,6 @@ from mlx_voxclone.settings.fields import (
     AutoPaths,
     Count,
     FileField,
-    Fraction,
     ModelName,
     Number,
     PathField,
@@ -65,21 +64,8 @@ class EncoderLosses(Section):
     commitment: Weight = 0.1
     semantic_code: Weight = 1.0
     acoustic_code: Weight = 1.0
-    level_code: Weight = 0.0
     feature_matching: Weight = 1.0
     distillation: Weight = 1.0
-    usage: Weight = 0.0
-
-
-class MelSection(Section):
-    n_mels: at_most(1024) = 80
-    n_fft: WindowSize = 1024
-
-    @model_validator(mode="after")
-    def _bands(self):
-        if self.n_mels > self.n_fft // 2:
-            raise ValueError(f"n_mels ({self.n_mels}) must be at most half of n_fft ({self.n_fft})")
-        return self
 
 
 class PairsSection(Section):
@@ -103,7 +89,6 @@ class CodesSection(Section):
     """The losses on true codes: `losses/codes.py`."""
 
     temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
-    learn_temperature: bool = False
     margin: Ratio = 0.5
 
 
@@ -114,8 +99,6 @@ class DiscriminatorsSection(Section):
     sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] = [2296, 1418, 876, 542, 334, 206, 126, 76]
     channels: at_most(1024) = 32
     learning_rate: Positive = 2e-4
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.5, 0.9]
-    start_step: WholeNumber = 0
     warmup_steps: WholeNumber = 500
 
 
@@ -125,13 +108,6 @@ class DistillationSection(Section):
     enabled: bool = False
     whisper_model: ModelName = "mlx-community/whisper-small-mlx"
     heads: Literal["published", "dtw"] = "published"
-    median: at_most(999) = 7
-
-    @model_validator(mode="after")
-    def _odd(self):
-        if self.median % 2 == 0:
-            raise ValueError(f"median must be odd, a frame and as many on either side; got {self.median}")
-        return self
 
 
 class PriorSection(Section):
@@ -148,11 +124,9 @@ class EncoderSection(Section):
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
     quantisation_noise: bool = False
-    reconstruction_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
-    mel: MelSection = MelSection()
     pairs: PairsSection = PairsSection()
     codes: CodesSection = CodesSection()
     discriminators: DiscriminatorsSection = DiscriminatorsSection()
@@ -168,7 +142,7 @@ class EncoderSection(Section):
 
     @model_validator(mode="after")
     def _some_loss(self):
-        losses, codes = self.losses, ("semantic_code", "acoustic_code", "level_code")
+        losses, codes = self.losses, ("semantic_code", "acoustic_code")
         if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
             return self
         if not self.pairs.path:

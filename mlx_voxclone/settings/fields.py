@@ -157,26 +157,23 @@ class Section(BaseModel):
 
 
 class TrainSection(Section):
-    """The trainer's settings, the same for every task: `train/settings.py: TrainSettings` by the same names."""
+    """The keys of every training; the trainer's own settings are these and a few more (`settings/training.py`)."""
 
-    steps: Steps = 1000
-    epochs: Steps = 0
-    batch_size: StepItems = 1
-    accumulate: StepItems = 1
-    learning_rate: Positive = 1e-4
-    min_lr_ratio: Ratio = 0.1
-    warmup_steps: WholeNumber = 0
-    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01
-    betas: Annotated[list[Fraction], Field(min_length=2, max_length=2)] = [0.9, 0.99]
-    eps: Annotated[Number, Field(gt=0, le=1)] = 1e-8
-    grad_clip: NonNegative = 1.0
-    eval_every: WholeNumber = 100
-    save_every: WholeNumber = 100
+    steps: Steps = 1000  # optimiser steps; the learning-rate schedule spans them
+    epochs: Steps = 0  # passes over the data
+    batch_size: StepItems = 1  # items in one micro-batch: what is in memory at once
+    accumulate: StepItems = 1  # micro-batches per optimiser step
+    learning_rate: Positive = 1e-4  # peak, reached after the warm-up
+    min_lr_ratio: Ratio = 0.1  # the cosine ends at this fraction of the peak
+    warmup_steps: WholeNumber = 0  # linear, from learning_rate / warmup_steps
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01  # decoupled (AdamW), on every trainable tensor
+    grad_clip: NonNegative = 1.0  # largest global norm of the averaged gradient; 0 = no clipping
+    eval_every: WholeNumber = 100  # 0 = at the start and at the end only
+    save_every: WholeNumber = 100  # 0 = at the end (and on Ctrl-C) only
     log_every: Count = 1
-    sample_every: WholeNumber = 0
-    keep: Count = 2
-    patience: WholeNumber = 0
-    max_skipped: Count = 5
+    sample_every: WholeNumber = 0  # 0 = no samples
+    keep: Count = 2  # newest checkpoints kept on disk
+    patience: WholeNumber = 0  # stop after so many evaluations without a better held-out metric; 0 = never
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mlx_voxclone.settings.encoder import EncoderLosses as EncoderLosses  # also to be had from here
 from mlx_voxclone.settings.encoder import EncoderSection as EncoderSection
-from mlx_voxclone.settings.encoder import MelSection as MelSection
 from mlx_voxclone.settings.fields import (
     AUTO,
     AutoFile,
@@ -42,12 +41,12 @@ from mlx_voxclone.settings.fields import (
 from mlx_voxclone.settings.fields import SpokenText as SpokenText
 from mlx_voxclone.settings.fields import VoiceName as VoiceName
 
+LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
-class DataSection(Section):
-    """What is read and how clips are cut: `data/options.py: PrepareOptions` by the same names and defaults; and how
-    shards are read: `data/shards/data.py`."""
 
-    path: PlaceField | None = None
+class PrepareSection(Section):
+    """What is kept of recordings and how clips are cut; `data/options.py: PrepareOptions` is this with a seed."""
+
     speaker: Name | None = None
     language: Name | None = None
     min_seconds: Positive = 1.0
@@ -56,19 +55,24 @@ class DataSection(Section):
     heldout_speakers: list[Name] = []
     normalise: bool = False
     trim_silence: bool = True
-    min_sampling_rate: at_most(768_000) = 16000
+    min_sampling_rate: at_most(768_000, LOWEST_RATE) = 16000
     max_clipped: Ratio = 0.01
     transcribe: bool = False
     whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
-    cache: PathField | None = None
-    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
-    mix_shards: at_most(10_000) = 4
 
     @model_validator(mode="after")
     def _lengths(self):
         if self.min_seconds >= self.max_seconds:
             raise ValueError(f"min_seconds ({self.min_seconds:g}) must be below max_seconds ({self.max_seconds:g})")
         return self
+
+
+class DataSection(PrepareSection):
+    """What is read, what is kept of it, and how shards are read: `data/shards/data.py`."""
+
+    path: PlaceField | None = None
+    cache: PathField | None = None
+    cache_gb: Annotated[Number, Field(gt=0, le=1e6)] = 50.0
 
 
 class SpeakerTrain(TrainSection):
@@ -149,13 +153,6 @@ class ListenSection(Section):
         return self
 
 
-class CodeNoiseSection(Section):
-    """Wrong codes among those that are heard in training: `train/speaker/code_noise.py`."""
-
-    semantic: Ratio = 0.0
-    acoustic: Ratio = 0.0
-
-
 class SpeakerSection(Section):
     """Adapting the language model to a voice, or to a language, with LoRA over quantised linears."""
 
@@ -167,10 +164,6 @@ class SpeakerSection(Section):
     max_seconds: Seconds = 20.0
     hidden_dropout: Fraction = 0.1
     recompute: bool = False
-    label_smoothing: Fraction = 0.0
-    silence_weight: Ratio = 1.0
-    code_noise: CodeNoiseSection = CodeNoiseSection()
-    acoustic_weights: list[Weight] | None = None
     preserve: PreserveSection = PreserveSection()
     listen: ListenSection = ListenSection()
     losses: SpeakerLosses = SpeakerLosses()
@@ -201,8 +194,6 @@ class DistillSection(Section):
     heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     presets: bool = True
     items: at_most(10_000_000) = 500
-    layers: Annotated[list[at_most(1000)], Field(min_length=1, max_length=1000)] | None = None
-    kept: Fraction = 0.25
     losses: DistillLosses = DistillLosses()
 
 

@@ -1,70 +1,40 @@
-"""What a training run may be told: plain numbers, checked once, before anything is read or written."""
+"""The trainer's settings: the keys of a training (`TrainSection`), and what the run as a whole decides."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
 
 from mlx_voxclone.errors import ConfigError
-
-_MOST = 1e30  # of any number: NaN and infinity are above it, and so is what no run can mean
-PRECISIONS = ("float32", "bf16")
+from mlx_voxclone.settings.fields import TrainSection, WholeNumber
+from mlx_voxclone.settings.findings import describe
 
 LENGTHS = frozenset({"steps", "epochs"})  # of a run; judged by the number of steps that they come to
 # These may differ between a run and its continuation: they decide what is written and when, not how the weights move.
 # The one list of them: a run's configuration is compared by it, too (`differences.py`).
-FREE_ON_RESUME = frozenset(
-    {"eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "max_skipped", "stop_after"}
-)
+FREE_ON_RESUME = frozenset({"eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "stop_after"})
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """Settings of one run. A "step" is one optimiser step over `batch_size * accumulate` items; `*_every` count steps.
+class TrainSettings(TrainSection):
+    """Settings of one training. A "step" is one optimiser step over `batch_size * accumulate` items; `*_every` count
+    steps. `epochs`, where they are above 0, decide instead of `steps`.
 
-    Exactly one of `steps` and `epochs` is given. Raises ConfigError (one line) for any value that cannot be used.
+    Raises ConfigError (one line) for any value that cannot be used.
     """
 
-    steps: int = 0  # optimiser steps; the learning-rate schedule spans them
-    epochs: int = 0  # passes over the data, instead of `steps`
-    batch_size: int = 1  # items in one micro-batch: what is in memory at once
-    accumulate: int = 1  # micro-batches per optimiser step
-    learning_rate: float = 1e-4  # peak, reached after the warm-up
-    min_lr_ratio: float = 0.1  # the cosine ends at this fraction of the peak
-    warmup_steps: int = 0  # linear, from learning_rate / warmup_steps
-    weight_decay: float = 0.01  # decoupled (AdamW), on every trainable tensor
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    grad_clip: float = 1.0  # largest global norm of the averaged gradient; 0 = no clipping
-    precision: str = "float32"  # of the computation; the trained master weights are float32 always
-    eval_every: int = 100  # 0 = at the start and at the end only
-    save_every: int = 100  # 0 = at the end (and on Ctrl-C) only
-    log_every: int = 1
-    sample_every: int = 0  # 0 = no samples
-    keep: int = 2  # newest checkpoints kept on disk
-    patience: int = 0  # stop after so many evaluations without a better held-out metric; 0 = never
-    seed: int = 0
-    max_skipped: int = 5  # consecutive steps with a loss or gradient that is not finite before the run stops
-    stop_after: int = 0  # stop (evaluated, saved, to be resumed) at this step; the schedule still spans `steps`
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    precision: Literal["float32", "bf16"] = "float32"  # of the computation; trained master weights are float32 always
+    stop_after: WholeNumber = 0  # stop (evaluated, saved, to be resumed) at this step; the schedule still spans `steps`
 
-    def __post_init__(self):
-        for field in fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), field.type))
-        if self.precision not in PRECISIONS:
-            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
-        if (self.steps > 0) == (self.epochs > 0):
-            raise ConfigError(
-                f"nothing to train or unclear how long: give either steps or epochs, at least 1 "
-                f"(steps is {self.steps}, epochs is {self.epochs})"
-            )
-        for name in ("batch_size", "accumulate", "log_every", "keep", "max_skipped"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("learning_rate", "eps"):
-            _require(name, getattr(self, name), getattr(self, name) > 0, "above 0")
-        _require("min_lr_ratio", self.min_lr_ratio, 0 <= self.min_lr_ratio <= 1, "from 0 to 1")
-        _require("betas", self.betas, all(0 <= b < 1 for b in self.betas), "two numbers from 0 to below 1")
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as e:
+            raise ConfigError(describe(e)[1]) from None
 
     def as_dict(self) -> dict:
         """JSON-ready copy."""
-        return asdict(self) | {"betas": list(self.betas)}
+        return self.model_dump()
 
     def steps_per_epoch(self, n_items: int) -> int:
         """Optimiser steps of one pass; the last group and the last batch in it may be smaller, never dropped."""
@@ -93,35 +63,3 @@ def changed(old: dict, new: dict) -> list[str]:
     skip = FREE_ON_RESUME | LENGTHS
     names = sorted((old.keys() | new.keys()) - skip)
     return [f"{name}: {old.get(name)} -> {new.get(name)}" for name in names if old.get(name) != new.get(name)]
-
-
-def _typed(name: str, value, kind):
-    """`value` as the field's type; a number written as text (YAML reads 2e-5 so) is refused, not guessed at."""
-    if kind is str:
-        if not isinstance(value, str):
-            raise ConfigError(f"{name} must be text, not {_shown(value)}")
-        return value
-    if name == "betas":
-        if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ConfigError(f"betas must be two numbers, not {_shown(value)}")
-        return tuple(_typed("each of betas", beta, float) for beta in value)
-    if isinstance(value, str):
-        raise ConfigError(
-            f"{name} must be a number, not the text {_shown(value)} (YAML needs a point: 2.0e-5, not 2e-5)"
-        )
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST:
-        raise ConfigError(f"{name} must be a finite number, not {_shown(value)}")
-    if kind is int and value != int(value):
-        raise ConfigError(f"{name} must be a whole number, not {_shown(value)}")
-    _require(name, value, value >= 0, "0 or more")
-    return kind(value)
-
-
-def _shown(value) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _require(name: str, value, good: bool, wanted: str) -> None:
-    if not good:
-        raise ConfigError(f"{name} must be {wanted}, not {value}")

@@ -16,14 +16,14 @@ from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import selected_entries
 from mlx_voxclone.data.select import APPLIED, FIXED, Preparation, select
-from mlx_voxclone.data.shards.data import ShardData, is_sharded
+from mlx_voxclone.data.shards.data import MIX, ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.transcribe import NOT_INSTALLED, PACKAGE
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.loop.stage import prepare_options
 
-_OF_SHARDS = ("cache", "cache_gb", "mix_shards")
+_OF_SHARDS = ("cache", "cache_gb")
 MOMENT = 60.0  # seconds of audio
 
 
@@ -55,7 +55,7 @@ def open_data(config: RunConfig, say: Callable[[str], None]) -> PreparedData | S
 def open_shards(config: RunConfig, place: Path | str, say: Callable[[str], None]) -> ShardData:
     """All clips of an index, as `data` says how shards are read."""
     section = config.data
-    data = ShardData(place, section.cache, section.cache_gb, section.mix_shards, say)
+    data = ShardData(place, section.cache, section.cache_gb, MIX, say)
     say(f"data: {place}: {len(data.train) + len(data.heldout)} clips in {len(data.index.shards)} shards")
     return data
 

@@ -148,3 +148,23 @@ def test_every_work_is_measured_on_a_miniature(capsys):
         assert f"\n{name} " in text
     assert "x as_strided + rfft" in text
     assert "x mlx-lm" in text
+
+
+def test_an_installed_package_says_that_what_runs_other_programs_is_elsewhere(tmp_path, monkeypatch, capsys):
+    """In a wheel there is no folder of the repository beside the package."""
+    assert sorted(path.name for path in measure.PEERS.glob("*_codec.py")) == ["mlx_audio_codec.py", "serving_codec.py"]
+    assert measure.without_peers() is None
+    monkeypatch.setattr(measure, "PEERS", tmp_path / "none")
+    monkeypatch.setenv(measure.MLX_AUDIO, sys.executable)
+    assert measure.interpreter(measure.MLX_AUDIO, "json") is None
+    measure.peer_module.cache_clear()
+    assert measure.peer_module("mlx_lm_lora") is None
+    measure.peer_module.cache_clear()
+    monkeypatch.setattr(command, "measure", lambda *_: spectral.measure_spectral(1, 0.1, 1, peers=False))
+    monkeypatch.setitem(measure.GEMM_SIZE, "cpu", 64)
+    line = "other programs are left out: what runs them is in the repository only\n"
+    argv = ["--only", "spectral", "--repeats", "1", "--device", "cpu"]
+    assert command.main(argv) == 0
+    assert line in capsys.readouterr().err
+    assert command.main([*argv, "--no-peers"]) == 0
+    assert line not in capsys.readouterr().err

@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from mlx_voxclone.bench import lora as bench
 from mlx_voxclone.bench.lora import LENGTHS, count_operations, measure_lora_step
+from mlx_voxclone.bench.measure import peer_module
 from mlx_voxclone.doctor.rehearsal import Length, speaker_task
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.miniature.layout import PRESETS, params_json
@@ -82,7 +83,8 @@ def test_the_peer_trains_what_we_train(recompute):
     """As many adapters of the same shapes, the same quantised bytes, sequences of the same lengths; and it learns."""
     section = bench._allowing(SpeakerSection(lora={"rank": 3, "layers": 1}, recompute=recompute), SHORT)
     task = speaker_task(TINY, section, mx.float32, SHORT)
-    seen, peer_step = {}, bench._peer_step
+    peers = peer_module("mlx_lm_lora")
+    seen, peer_step = {}, peers.trainer_step
 
     def look(model, lengths, batch_size, vocabulary, recompute):
         step = peer_step(model, lengths, batch_size, vocabulary, recompute)
@@ -93,8 +95,8 @@ def test_the_peer_trains_what_we_train(recompute):
         return sorted(array.shape for _, array in tree_flatten(parameters))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench, "_peer_step", look)
-        bench._peer(task.model.config, section, mx.float32, SHORT, 1, 50, direct=False)
+        patch.setattr(peers, "trainer_step", look)
+        peers.lora_step(task.model.config, section, mx.float32, SHORT, 1, 50, direct=False)
     model = seen["model"]
     assert sizes(model.trainable_parameters()) == sizes(task.model.trainable_parameters())
     linears = [m for m in model.modules() if "scales" in m]

@@ -131,8 +131,8 @@ def test_ctrl_c_is_130_and_leaves_nothing(corpus, tmp_path, monkeypatch, capsys)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c"]
 
 
-def test_the_script_is_the_command():
-    run = subprocess.run([sys.executable, ROOT / "scripts" / "prepare.py", "--help"], capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["train", "bake"])
+def test_the_script_is_the_command(name):
+    run = subprocess.run([sys.executable, ROOT / "scripts" / f"{name}.py", "--help"], capture_output=True, text=True)
     assert run.returncode == 0
-    assert "usage: voxclone prepare" in run.stdout
-    assert "held out for measuring" in run.stdout
+    assert f"usage: voxclone {name}" in run.stdout

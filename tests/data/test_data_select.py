@@ -50,7 +50,7 @@ def load(place: Path) -> PreparedData | ShardData:
 
 def chosen(place: Path, insisted=(), **changes):
     """The data as a run with these changes uses it, and what it is told."""
-    return select(load(place), replace(PrepareOptions(), **changes), Preparation.of(place), insisted)
+    return select(load(place), PrepareOptions(**changes), Preparation.of(place), insisted)
 
 
 def sides(data) -> dict[str, str]:
@@ -206,7 +206,7 @@ def test_a_default_that_is_insisted_on(prepared):
 
 
 def test_every_key_of_data_is_applied_or_refused():
-    of_shards = {"cache", "cache_gb", "mix_shards"}
+    of_shards = {"cache", "cache_gb"}
     assert set(DataSection.model_fields) == {*APPLIED, *FIXED, *of_shards, "path", "whisper_model"}
 
 

@@ -23,7 +23,6 @@ TINY_RUN = {
         "crop_seconds": 0.4,
         "pairs": {"path": None},
         "stft_sizes": [256],
-        "mel": {"n_mels": 20, "n_fft": 256},
         "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0, "eval_every": 2,
                   "save_every": 2, "log_every": 1, "sample_every": 0},
         "refine": {"steps": 2, "batch_size": 1, "accumulate": 2, "warmup_steps": 0, "eval_every": 1,

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import yaml
 from hub_stand_in import WRITE
-from places import ROOT
 from publishable import CONSENT, SECRET, SENTENCE
 
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -27,7 +26,6 @@ from mlx_voxclone.train import run as run_module
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-SCRIPTS = ROOT / "scripts"
 PARTS = {
     ".gitattributes",
     "README.md",
@@ -397,7 +395,8 @@ def test_a_process_of_its_own(hub, clone_run, tmp_path):
         "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path), "HF_TOKEN": WRITE,
         "HF_HUB_DISABLE_XET": "1",
     }  # fmt: skip
-    argv = [sys.executable, SCRIPTS / "publish.py", clone_run / "codes" / "ann.safetensors", "--repo", "ann/voice"]
+    command = "import sys; from mlx_voxclone.cli import script; sys.exit(script('publish'))"
+    argv = [sys.executable, "-c", command, clone_run / "codes" / "ann.safetensors", "--repo", "ann/voice"]
     done = subprocess.run([*argv, "--consent", CONSENT], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "publishing 3 files, 2.41 kB\nann/voice is public\n"  # and no bars: it is no terminal

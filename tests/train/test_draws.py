@@ -14,13 +14,13 @@ from tasks_data import full_model
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.settings.schema import CodeNoiseSection, DistillSection
+from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, TwiceCoded
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.judge import judge as judging
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask, silent_frames
+from mlx_voxclone.train.speaker.task import SpeakerTask
 
 LEAST = 1e-3  # probability below which a sample is not of its distribution; with the true one, fixed seeds stay above
 
@@ -78,7 +78,7 @@ def test_the_flow_of_a_distillation_is_learnt_from_normal_noise_at_uniform_times
     said = codes(20, 3)
     item = DistillItem("i", voice, 1, 6, "words", said, False)
     save = {"save": lambda directory, tensors: None, "prompt": tokenizer.prompt, "cache": tmp_path}
-    task = DistillTask(model, [item], [item], DistillSection(layers=[1]), **save)
+    task = DistillTask(model, [item], [item], DistillSection(), **save)
     task.teacher.read = lambda number: np.zeros((1, 2, 64), np.float32)
     items = [task.item(epoch, 0) for epoch in range(40)]
     time = np.stack([item["time"] for item in items])
@@ -126,9 +126,8 @@ def test_references_of_every_length_and_every_start_are_drawn(make):
 
 
 def test_what_is_measured_by_is_drawn_apart_from_what_is_learnt_from(make):
-    """The same clip on both sides, and wrong codes asked for: the measured one has right ones, and noise of its own."""
-    noisy = CodeNoiseSection(semantic=1.0, acoustic=1.0)
-    task = make([utterance(1, 20)], [utterance(1, 20)], kept_pairs(), code_noise=noisy)
+    """The same clip on both sides: the measured one has noise of its own."""
+    task = make([utterance(1, 20)], [utterance(1, 20)], kept_pairs())
     for k, batch in enumerate(task.heldout_batches()):
         for epoch in range(3):
             for key in ("noise", "time"):
@@ -145,9 +144,3 @@ def test_another_length_and_another_order_are_another_training(make):
     prints = [make(train).fingerprint() for train in ([one, two], [two, one], [longer, two], [one, two])]
     assert len(set(prints)) == 3
     assert prints[0] == prints[3]
-
-
-def test_silence_is_40_db_below_the_loudest_frame():
-    levels = [0.0, -20.5, -30.0, -39.5, -40.5, -60.0]
-    wave = np.concatenate([np.full(1920, 0.5 * 10 ** (level / 20)) for level in levels])
-    assert silent_frames(wave, 1920, 6).tolist() == [False, False, False, False, True, True]

@@ -97,7 +97,7 @@ def test_what_is_left_out_is_said(arguments, two, miniature, monkeypatch, capsys
     assert "data: held out anew: 4 of 8 clips (data.heldout 0.5)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("key", ["cache=x", "cache_gb=1", "mix_shards=2"])
+@pytest.mark.parametrize("key", ["cache=x", "cache_gb=1"])
 def test_what_is_for_shards_says_nothing_to_clips(refused, arguments, two, key):
     refused(arguments("encoder", two["clips"], f"data.{key}"), f"data.{key.split('=')[0]}: ", "is for shards")
 

@@ -8,7 +8,6 @@ from mlx_voxclone.cli.common import (
     add_encoder,
     add_model,
     add_quiet,
-    add_seed,
     encoder_path,
     entry,
     message,
@@ -115,7 +114,6 @@ def _parser() -> Parser:
     parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
     parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
     add_quiet(parser)
-    add_seed(parser)
     add_device(parser)
     return parser
 

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """Time the product's work on this machine, with made-up weights: speed, memory, share of its limit.
 
-Nothing is downloaded. Where mlx-audio or the serving code (vLLM-Omni with PyTorch) is installed in an interpreter that
-VOXCLONE_MLX_AUDIO_PYTHON or VOXCLONE_SERVING_PYTHON names, it does the same work by turns; mlx-lm always does.
+Nothing is downloaded. From a checkout of the repository, mlx-lm does the same work by turns; so do mlx-audio and the
+serving code (vLLM-Omni with PyTorch), where VOXCLONE_MLX_AUDIO_PYTHON and VOXCLONE_SERVING_PYTHON name interpreters
+that have them.
 docs/PERFORMANCE.md explains each line."""
 LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
@@ -71,6 +72,8 @@ def _run(names: list[str], options) -> None:
     rates = {name: measuring.product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
     told = ", ".join(f"{name} {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items())
     print(describe(machine), f"{'products':<12} {told}", "", sep="\n", flush=True)
+    if not options.no_peers and (line := measuring.without_peers()):
+        message(line)
     rows = []
     for name in names:
         message(f"{name}: {WORKS[name]}")

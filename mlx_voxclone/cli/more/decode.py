@@ -5,7 +5,6 @@ from mlx_voxclone.cli.common import (
     add_device,
     add_model,
     add_quiet,
-    add_seed,
     check_wav_output,
     entry,
     message,
@@ -21,7 +20,6 @@ def main(argv: list[str]) -> None:
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
     parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
-    add_seed(parser)  # every command takes it; nothing is drawn at random here
     add_device(parser)
     add_quiet(parser)
     options = parser.parse_args(argv)

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
 from mlx_voxclone.process.amounts import format_bytes
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def main(argv: list[str]) -> None:
         help="write the card and the list of files into a new temporary directory, ask the hub nothing",
     )
     add_quiet(parser)
-    add_seed(parser)  # every command takes both; nothing is computed or drawn at random here
     add_device(parser)
     options = parser.parse_args(argv)
     set_quiet(options.quiet)

@@ -10,7 +10,6 @@ from mlx_voxclone.cli.common import (
     add_encoder,
     add_model,
     add_quiet,
-    add_seed,
     entry,
     message,
     set_device,
@@ -79,7 +78,6 @@ def _parser() -> Parser:
         help="what may be left over of a row, in multiples of the BF16 rounding expected",
     )
     for made in (listing, add, remove, invert):
-        add_seed(made)  # every command takes it; nothing is drawn at random here
         add_device(made)
         add_quiet(made)
     return parser
@@ -159,7 +157,7 @@ def _facts(release: "Release", end: "np.ndarray", path, expected: int | None, no
 def _add(options) -> int:
     from mlx_voxclone.cli.front import bake
 
-    argv = ["--model", options.model, "--output", options.output, "--seed", str(options.seed)]
+    argv = ["--model", options.model, "--output", options.output]
     argv += ["--device", options.device] + (["--quiet"] if options.quiet else [])
     argv += ["--encoder", options.encoder] if options.encoder is not None else []
     for voice in options.voices:

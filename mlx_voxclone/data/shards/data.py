@@ -22,7 +22,7 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.files.atomic import atomic_file
 
 MOST_HELDOUT = 512  # clips to measure by, however many the index holds out: each is copied out of its shard
-MIX = 4
+MIX = 4  # more would mix better and need more of the cache, which holds these and as many more
 LEFT_OUT = len(SPLITS)  # in the place of a number in `SPLITS`
 FOR_TRAINING = "reference, not held out"  # the voice prompts that training clips may get
 

@@ -103,7 +103,7 @@ class ShardStore:
         if needed * 1e9 > self.budget:
             raise ConfigError(
                 f"data.cache_gb: {self.budget / 1e9:.3g} holds less than the {mix} shards that are mixed at a time "
-                f"({needed:.3g} GB); raise it, or lower data.mix_shards"
+                f"({needed:.3g} GB); raise it"
             )
         if better * 1e9 > self.budget:
             warnings.append(

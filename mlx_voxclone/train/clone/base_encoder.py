@@ -45,7 +45,7 @@ _NO_RECIPE = {
     "prior": True,
     "sound_teaches": True,
     "pairs": {"path", "texts", "per_voice", "moves", "max_seconds", "batch"},
-    "train": {"save_every", "log_every", "sample_every", "keep", "max_skipped"},
+    "train": {"save_every", "log_every", "sample_every", "keep"},
 }
 
 
@@ -115,7 +115,7 @@ def _base_section(config: RunConfig):
     defaults = type(config.encoder)()
     pairs = config.encoder.pairs.model_copy(update={"share": 1.0, "alone_steps": 0, "path": []})
     fixed = {"distillation": defaults.distillation, "discriminators": defaults.discriminators}
-    silent = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0, "usage": 0.0}
+    silent = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
     fixed |= {"losses": config.encoder.losses.model_copy(update=silent)}
     fixed |= {"weights": None, "gain_db": [0.0, 0.0], "quantisation_noise": False}
     return config.encoder.model_copy(update={"pairs": pairs, **fixed})

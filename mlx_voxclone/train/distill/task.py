@@ -15,7 +15,7 @@ import numpy as np
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.codes import from_lm, lm_frames, with_end
@@ -32,19 +32,9 @@ _PLACES = ("places", "compared", "predict", "within", "flow", "flow_within")
 _JOINED = ("codes", "states", "points", "time", "kept", "kept_flow")
 
 
-def matched_layers(asked: Sequence[int] | None, n_layers: int) -> list[int]:
-    """Layers after which states are matched, beside the last: those asked for, or a quarter, half and three quarters.
-
-    Raises:
-        ConfigError: a layer that there is not.
-    """
-    if asked is None:
-        return sorted({max(1, n_layers * part // 4) for part in (1, 2, 3)} - {n_layers})
-    if wrong := [layer for layer in asked if not 1 <= layer < n_layers]:
-        raise ConfigError(
-            f"distill.layers: {wrong[0]}; the model has {n_layers}, so 1 to {n_layers - 1} can be matched"
-        )
-    return sorted(set(asked))
+def matched_layers(n_layers: int) -> list[int]:
+    """Layers after which states are matched, beside the last: a quarter, half and three quarters of them."""
+    return sorted({max(1, n_layers * part // 4) for part in (1, 2, 3)} - {n_layers})
 
 
 class TeacherStates:
@@ -118,7 +108,7 @@ class DistillTask:
         self.model, self.section, self.seed, self._prompt, self._save = model, section, seed, prompt, save
         self._train, self._heldout, self._batch_size = list(train), list(heldout), batch_size
         self._identity = dict(identity or {})
-        self.layers = matched_layers(section.layers, len(model.layers))
+        self.layers = matched_layers(len(model.layers))
         self.n_items = len(self._train)
         weights = section.losses.model_dump()
         kept = any(item.kept for item in self._train) and any(item.kept for item in self._heldout)

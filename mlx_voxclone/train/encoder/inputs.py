@@ -129,7 +129,7 @@ def load_pairs(
 def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
     """The configured Whisper, not yet loaded."""
     asked = section.distillation
-    return AsrTeacher(asked.whisper_model, heads=asked.heads, median=asked.median, language=language)
+    return AsrTeacher(asked.whisper_model, heads=asked.heads, language=language)
 
 
 def whisper_teacher(

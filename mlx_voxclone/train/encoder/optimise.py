@@ -174,11 +174,11 @@ class _Objective:
     def terms(self, decoded: mx.array, target: mx.array, reduction: str = "mean") -> dict[str, mx.array]:
         """Of `[B, S]` each: the terms and their weighted sum; `reduction` as of the losses."""
         section = self.section
-        mel, pair = [(section.mel.n_fft, section.mel.n_mels)], (Spectra(decoded), Spectra(target))
+        pair = Spectra(decoded), Spectra(target)
         terms = {
             "l1": waveform_l1(decoded, target, None, reduction),
             "stft": multi_resolution_stft_loss(*pair, None, reduction, sizes=section.stft_windows),
-            "mel": log_mel_loss(*pair, None, reduction, scales=mel),
+            "mel": log_mel_loss(*pair, None, reduction),
         }
         return terms | {TOTAL: sum(weight * terms[name] for name, weight in self.weights.items())}
 

@@ -30,7 +30,6 @@ from mlx_voxclone.train.encoder.terms import (
     CODES,
     OF_RECORDINGS,
     OPPONENTS,
-    SOUND,
     EncoderModel,
     EncoderTerms,
     recordings,
@@ -38,6 +37,7 @@ from mlx_voxclone.train.encoder.terms import (
 from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
+DISCRIMINATOR_BETAS = (0.5, 0.9)  # short memories, as two models follow each other; EnCodec's
 ENCODER_FILE = "encoder.safetensors"
 CODEC_PREFIX = "audio_tokenizer."
 _OWN = "codec."  # of the encoder's parameters in the model that trains
@@ -102,9 +102,7 @@ class EncoderTask:
         self.weights = self._weights()
         self.model = self._model()
         self.groups = self._groups()
-        self._terms = EncoderTerms(
-            self.model, section, self.crop, compute_dtype, self._prior_shares(), self.semantic_from_sound
-        )
+        self._terms = EncoderTerms(self.model, section, self.crop, compute_dtype, self.semantic_from_sound)
 
     # --- what trains, and by which terms --------------------------------------------------------------------------
 
@@ -113,9 +111,8 @@ class EncoderTask:
         losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
         coded = self.pairs is not None or self.metric == JUDGED_LOSS
         there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents, "commitment": self.semantic_from_sound}
-        there |= {"distillation": self._teacher is not None, "usage": self._prior is not None}
-        optional = {"level_code", "usage"}  # costly, and of no interest to those who do not use them
-        found = {k: v for k, v in losses.items() if there.get(k, True) and (v or k not in optional)}
+        there |= {"distillation": self._teacher is not None}
+        found = {name: weight for name, weight in losses.items() if there.get(name, True)}
         return found | ({"discriminator": 1.0} if opponents else {})
 
     @property
@@ -133,9 +130,7 @@ class EncoderTask:
         projection = None
         if self._teacher is not None:
             projection = nn.Linear(self.codec.config.semantic_dim, self._teacher.dim)
-        learned = section.codes.learn_temperature and self.weights.get("semantic_code")
-        log_temperature = math.log(section.codes.temperature) if learned else None
-        model = EncoderModel(self.codec, discriminators, projection, log_temperature)
+        model = EncoderModel(self.codec, discriminators, projection)
         mx.eval(model.parameters())
         return model
 
@@ -143,18 +138,12 @@ class EncoderTask:
         judges = self.section.discriminators
         if not judges.enabled:
             return ()
-        return (ParameterGroup("discriminators.", judges.learning_rate, tuple(judges.betas), 0.0, judges.start_step),)
-
-    def _prior_shares(self) -> tuple[np.ndarray, np.ndarray] | None:
-        return None if "usage" not in self.weights else (self._prior.semantic_share, self._prior.level_shares)
+        return (ParameterGroup("discriminators.", judges.learning_rate, DISCRIMINATOR_BETAS, 0.0),)
 
     def weights_at(self, step: int) -> dict[str, float]:
-        """Reconstruction decays as `reconstruction_decay ** step`; opponents are heard after their warm-up."""
-        judges, decay = self.section.discriminators, self.section.reconstruction_decay**step
-        weights = {name: weight * (decay if name in SOUND else 1.0) for name, weight in self.weights.items()}
-        if judges.enabled and step < judges.start_step:
-            weights["discriminator"] = 0.0
-        if judges.enabled and step < judges.start_step + judges.warmup_steps:
+        """Opponents are heard after their warm-up."""
+        judges, weights = self.section.discriminators, dict(self.weights)
+        if judges.enabled and step < judges.warmup_steps:
             weights["feature_matching"] = 0.0
         return weights
 
@@ -187,10 +176,8 @@ class EncoderTask:
         counts = dict.fromkeys(OF_RECORDINGS, float(sum(batch["lengths"][k] for k in heard)))
         counts |= dict.fromkeys(CODES, float(sum(batch.get("coded_frames", [])) - sum(batch.get("skip", []))))
         counts |= {"distillation": float(sum(batch.get("taught_frames", [])))}
-        counts |= {"usage": float(sum(self.codec.config.n_frames(n) for n in batch["lengths"]))}
         if "step" not in batch:  # measuring: every term of interest, on the data it is of interest on
-            unasked = (*OPPONENTS, "usage") if "coded" in batch else OPPONENTS
-            return {name: 0.0 if name in unasked else counts[name] for name in self.weights}
+            return {name: 0.0 if name in OPPONENTS else counts[name] for name in self.weights}
         weights = self.weights_at(batch["step"])
         return {name: counts[name] if weights[name] else 0.0 for name in self.weights}
 

@@ -2,8 +2,8 @@
 
 On recordings, reconstruction (L1, multi-resolution STFT magnitude, log-mel) through straight-through quantisers, and
 the commitment loss of the semantic one (arXiv 2603.25551, SPEC section 4). On pairs, whose true codes are known, the
-codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching, a
-speech recogniser's states and the usage of codes where they are configured.
+codes themselves, and nothing is decoded: that would tell less and take most of a step. Opponents' feature matching and
+a speech recogniser's states where they are configured.
 
 Many codes give nearly one sound. To an encoder that has learnt them from pairs, the sound of a voice therefore teaches
 the acoustic ones alone (`encoder.sound_teaches`): what it taught the semantic latents of the speaking miniature made
@@ -20,15 +20,12 @@ import numpy as np
 from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.losses import (
     acoustic_code_loss,
-    acoustic_level_cross_entropy,
     adversarial_losses,
     commitment_loss,
     distillation_loss,
-    level_usage_loss,
     log_mel_loss,
     multi_resolution_stft_loss,
     semantic_code_loss,
-    usage_loss,
     waveform_l1,
 )
 from mlx_voxclone.model.codec import Codec
@@ -37,7 +34,7 @@ from mlx_voxclone.model.quantizer import QuantisationNoise, nearest_distance
 from mlx_voxclone.settings.schema import EncoderSection
 
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
-CODES = ("semantic_code", "acoustic_code", "level_code")
+CODES = ("semantic_code", "acoustic_code")
 OPPONENTS = ("feature_matching", "discriminator")
 OF_RECORDINGS = (*SOUND, *OPPONENTS, "commitment")
 
@@ -49,7 +46,6 @@ class EncoderModel(nn.Module):
         codec: built with an encoder.
         discriminators: opponents, if any.
         projection: from the semantic latent to the width of the speech recogniser's states, if one teaches.
-        log_temperature: start of the learned temperature of the semantic cross-entropy, if it is learned.
     """
 
     def __init__(
@@ -57,7 +53,6 @@ class EncoderModel(nn.Module):
         codec: Codec,
         discriminators: MultiResolutionDiscriminator | None = None,
         projection: nn.Linear | None = None,
-        log_temperature: float | None = None,
     ):
         super().__init__()
         self.codec = codec
@@ -65,8 +60,6 @@ class EncoderModel(nn.Module):
             self.discriminators = discriminators
         if projection is not None:
             self.projection = projection
-        if log_temperature is not None:
-            self.log_temperature = mx.array(log_temperature, dtype=mx.float32)
 
 
 class EncoderTerms:
@@ -77,7 +70,6 @@ class EncoderTerms:
         section: the configuration's `encoder` section.
         crop: samples of a batch's items.
         compute_dtype: of the encoder's activations; the frozen decoder computes in the dtype of its weights.
-        prior: probabilities of the semantic codes `[K]` and of the levels `[A, L]`, for the usage term.
         semantic_from_sound: whether the sound of recordings moves their semantic latents.
     """
 
@@ -87,21 +79,12 @@ class EncoderTerms:
         section: EncoderSection,
         crop: int,
         compute_dtype: mx.Dtype = mx.float32,
-        prior: tuple[np.ndarray, np.ndarray] | None = None,
         semantic_from_sound: bool = True,
     ):
         self.model, self.section, self.crop, self._dtype = model, section, crop, compute_dtype
-        self._prior = None if prior is None else tuple(mx.array(p.astype(np.float32)) for p in prior)
         self._semantic_from_sound = semantic_from_sound
         self._codebook = model.codec.quantizer.semantic_codebook.embedding
-        self._scale = nearest_distance(self._codebook)
-
-    @property
-    def temperature(self) -> float | mx.array:
-        """Of the semantic cross-entropy, in units of squared distance."""
-        if "log_temperature" in self.model:
-            return mx.exp(self.model.log_temperature) * self._scale
-        return self.section.codes.temperature * self._scale
+        self.temperature = section.codes.temperature * nearest_distance(self._codebook)  # in units of squared distance
 
     def __call__(self, batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, mx.array]:
         """Sums over the batch's targets of the named terms (see `targets`)."""
@@ -117,9 +100,6 @@ class EncoderTerms:
                 sums["distillation"] = self._distillation(quantised, batch)
         if set(names) & set(CODES):
             sums |= {name: value for name, value in self._codes(latents, batch).items() if name in names}
-        if "usage" in names:
-            frames = [codec.config.n_frames(n) for n in lengths]
-            sums["usage"] = sum(frames) * self._usage(latents, frames)
         return sums
 
     def _recorded(
@@ -152,11 +132,10 @@ class EncoderTerms:
 
     def _sound(self, ours: Spectra, theirs: Spectra) -> dict[str, Callable[[], mx.array]]:
         section, lengths = self.section, ours.lengths
-        mel = [(section.mel.n_fft, section.mel.n_mels)]
         return {
             "l1": lambda: waveform_l1(ours.signals, theirs.signals, lengths, "none"),
             "stft": lambda: multi_resolution_stft_loss(ours, theirs, None, "none", sizes=section.stft_windows),
-            "mel": lambda: log_mel_loss(ours, theirs, None, "none", scales=mel),
+            "mel": lambda: log_mel_loss(ours, theirs, None, "none"),
         }
 
     def _opponents(self, ours: Spectra, theirs: Spectra) -> dict[str, mx.array]:
@@ -184,7 +163,6 @@ class EncoderTerms:
                 semantic, codes[..., 0], self._codebook, *where, temperature=self.temperature
             ),
             "acoustic_code": acoustic_code_loss(acoustic, codes[..., 1:], *where, levels=levels, margin=margin),
-            "level_code": acoustic_level_cross_entropy(acoustic, codes[..., 1:], *where, levels=levels),
         }
         weight = mx.array(counts, dtype=mx.float32)
         return {name: mx.sum(weight * value) for name, value in found.items()}
@@ -200,14 +178,8 @@ class EncoderTerms:
             semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]  # [P, T] -> [P, T, S]
         semantic = semantic[mx.array(batch["taught"])]  # [B, T, S] -> [Q, T, S]
         counts = batch["taught_frames"]
-        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts, "none")
+        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts)
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)
-
-    def _usage(self, latents: mx.array, frames: Sequence[int]) -> mx.array:
-        semantic = latents[..., : self.model.codec.config.semantic_dim]
-        acoustic = latents[..., self.model.codec.config.semantic_dim :]
-        of_codes = usage_loss(semantic, self._codebook, self._prior[0], frames, temperature=self._scale)
-        return of_codes + level_usage_loss(acoustic, self._prior[1], frames)
 
 
 def recordings(batch: Mapping[str, Any]) -> list[int]:

@@ -15,6 +15,9 @@ from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.schedule import learning_rate
 from mlx_voxclone.train.loop.task import ParameterGroup
 
+# Those of codec and speech training (HiFi-GAN, DAC: 0.99 and below for the second): a memory of 100 steps follows a
+# loss that changes with the codes; 1e-8 is Adam's own and of no weight beside gradients of losses of about 1.
+BETAS, EPS = (0.9, 0.99), 1e-8
 _SCALARS = ("step", "learning_rate")  # of an AdamW, beside the two moments of each parameter
 
 
@@ -32,7 +35,7 @@ class Optimizers:
 
     def __init__(self, values: Mapping[str, mx.array], settings: TrainSettings, groups: Sequence[ParameterGroup] = ()):
         self._settings = settings
-        own = ParameterGroup("", settings.learning_rate, settings.betas, settings.weight_decay)
+        own = ParameterGroup("", settings.learning_rate, BETAS, settings.weight_decay)
         self._groups = {group.prefix: group for group in (own, *groups)}
         self._names: dict[str, list[str]] = {prefix: [] for prefix in self._groups}
         for name in values:
@@ -42,9 +45,7 @@ class Optimizers:
         self._adamw = {prefix: self._new(group, values) for prefix, group in self._groups.items()}
 
     def _new(self, group: ParameterGroup, values: Mapping[str, mx.array]) -> optim.AdamW:
-        optimizer = optim.AdamW(
-            group.learning_rate, list(group.betas), self._settings.eps, group.weight_decay, bias_correction=True
-        )
+        optimizer = optim.AdamW(group.learning_rate, list(group.betas), EPS, group.weight_decay, bias_correction=True)
         # One level below, so that no parameter can be called "step" or "learning_rate" beside the optimiser's own.
         optimizer.init({"parameters": {name: values[name] for name in self._names[group.prefix]}})
         return optimizer
@@ -55,16 +56,14 @@ class Optimizers:
     def late(self) -> set[str]:
         """Parameters that may be without gradient in the run's first steps: those of the other groups.
 
-        They may start late. And the bias of a discriminator's logits has none as long as the hinge loss is in its
-        linear range, where real and decoded sound pull alike.
+        The bias of a discriminator's logits has none as long as the hinge loss is in its linear range, where real and
+        decoded sound pull alike.
         """
         return {n for prefix, names in self._names.items() if prefix for n in names}
 
     def rate(self, step: int, total: int, prefix: str = "") -> float:
-        """Learning rate of a group in the step after `step` complete ones; 0 before the group's start."""
+        """Learning rate of a group in the step after `step` complete ones."""
         group, settings = self._groups[prefix], self._settings
-        if step < group.start_step:
-            return 0.0
         return learning_rate(
             step,
             total,
@@ -91,9 +90,6 @@ class Optimizers:
         for prefix, optimizer in self._adamw.items():
             names = self._names[prefix]
             own = {name: gradients.pop(name) for name in names}
-            if step < self._groups[prefix].start_step:  # nothing was learnt, so moments and decay must not move either
-                result |= {name: values[name] for name in names}
-                continue
             clip, norm = self._settings.grad_clip, self.norm(norms, prefix)
             if clip and norm > clip:
                 own = {name: gradient * (clip / (norm + 1e-6)) for name, gradient in own.items()}

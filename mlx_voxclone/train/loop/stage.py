@@ -79,5 +79,5 @@ def trained(config: RunConfig) -> tuple[str, ...]:
 
 def prepare_options(config: RunConfig) -> PrepareOptions:
     """How a configuration's recordings are prepared."""
-    of_shards = {"path", "cache", "cache_gb", "mix_shards"}
+    of_shards = {"path", "cache", "cache_gb"}
     return PrepareOptions(**config.data.model_dump(exclude=of_shards), seed=config.seed)

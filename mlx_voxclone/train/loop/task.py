@@ -136,8 +136,6 @@ class ParameterGroup:
 
     betas: tuple[float, float]
     weight_decay: float = 0.0
-    start_step: int = 0
-    """Before this step the group has no gradient and does not move."""
 
 
 def parameter_groups(task: Task) -> Sequence[ParameterGroup]:

@@ -52,6 +52,7 @@ from mlx_voxclone.train.saved.state import RunState, uninterrupted
 
 _JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
 _RECENT = 8  # losses in the smoothed one
+MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient: this is no single bad item any more
 
 
 class Trainer:
@@ -124,7 +125,7 @@ class Trainer:
         """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
 
         On Ctrl-C the last complete step is saved, a line says how to go on, and KeyboardInterrupt is raised again.
-        Raises TrainingError when `max_skipped` consecutive steps, or all steps, were not finite.
+        Raises TrainingError when `MAX_SKIPPED` consecutive steps, or all steps, were not finite.
         """
         self._began = time.perf_counter() - self.state.seconds
         if self.ranks.first:
@@ -198,7 +199,7 @@ class Trainer:
                 self._record(group, sums, norm, time.perf_counter() - began)
             self._log_if_due(group.epoch, rate)
             _trim_cache()
-        if self.state.skipped_in_row >= self.settings.max_skipped:
+        if self.state.skipped_in_row >= MAX_SKIPPED:
             raise TrainingError(
                 f"{self.task.name}: loss or gradient not finite in {self.state.skipped_in_row} consecutive steps, the "
                 f"last at step {self.state.step} with {', '.join(culprits)}: check these items, or lower the learning "

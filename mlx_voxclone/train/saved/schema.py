@@ -178,12 +178,15 @@ def check_document(document: Any) -> dict[str, Any]:
         raise ValueError("its checksum does not match, it was changed after it had been written")
     try:
         _Document.model_validate({key: value for key, value in document.items() if key != CHECKSUM})
+        if differing := sorted(document["settings"].keys() ^ TrainSettings.model_fields.keys()):
+            missing = differing[0] not in document["settings"]
+            raise ConfigError(f"{differing[0]} is {'missing' if missing else 'no setting'}")
         TrainSettings(**document["settings"])
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "it"
         got = "" if first["type"] in ("missing", "value_error") else f"; got {shown(first['input'])}"
         raise ValueError(f"{place}: {first['msg']}{got}") from None
-    except (ConfigError, TypeError) as error:
+    except ConfigError as error:
         raise ValueError(f"settings: {error}") from None
     return document

@@ -27,6 +27,7 @@ from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.files.yaml_files import shown
 from mlx_voxclone.process.signals import held_back as uninterrupted
 from mlx_voxclone.process.temporaries import clear_below
+from mlx_voxclone.settings.removed import removed_settings
 from mlx_voxclone.train.saved.schema import CHECKSUM, Best, check_document, checksum
 
 FORMAT = 1
@@ -102,6 +103,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         version = document.get("format") if isinstance(document, dict) else None
         if type(version) is int and version != FORMAT:
             raise CheckpointError(f"checkpoint {path} has format {shown(version)}, this version reads {FORMAT}")
+        settings = document.get("settings") if isinstance(document, dict) else None
+        if isinstance(settings, dict) and (gone := removed_settings(settings)):
+            names = ", ".join(gone)
+            raise CheckpointError(f"checkpoint {path} is of an earlier version, which had {names}; start a new run")
         check_document(document)
     except (OSError, ValueError) as error:
         reason = reason_of(error)

@@ -26,7 +26,7 @@ from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance, silent_frames
+from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
 
 ANYONES = 8  # clips of other speakers, where one has no other clip of his own
 
@@ -52,11 +52,10 @@ def utterances(
     clips: list[Clip],
     data: PreparedData,
     codes: Mapping[str, np.ndarray],
-    frame_size: int = 0,
     anyone: bool = False,
     judged: Mapping[str, np.ndarray] | None = None,
 ) -> list[Utterance]:
-    """The usable clips as codes; with a frame size (samples) also which of their frames are silent.
+    """The usable clips as codes.
 
     With `judged` codes these are what is to be said, and clips without any are left out. Voice prompts are the
     encoder's own codes always, as they are when the model speaks: judged ones lie nearer to the voices that the model
@@ -68,8 +67,7 @@ def utterances(
             continue
         voices = tuple(codes[other.id] for other in references(clip, data, anyone))
         own = judged[clip.id] if judged else codes[clip.id]
-        silent = silent_frames(clip.read(), frame_size, own.shape[1]) if frame_size else None
-        found.append(Utterance(clip.id, clip.text, own, voices, silent))
+        found.append(Utterance(clip.id, clip.text, own, voices))
     return found
 
 
@@ -150,9 +148,8 @@ def train_speaker(
     codes, judged = recovered.codes, recovered.judged.codes
     compute, section, release = Compute.of(config), config.speaker, Release(config.model)
     kept = _kept(config, release, directory, quiet, say)
-    size = release.config.codec.frame_size if section.silence_weight < 1 else 0
     anyone = config.adapts == "language"
-    pairs = {name: utterances(getattr(data, name), data, codes, size, anyone, judged) for name in ("train", "heldout")}
+    pairs = {name: utterances(getattr(data, name), data, codes, anyone, judged) for name in ("train", "heldout")}
     tokenizer = SpeechTokenizer.of(release)
     model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
     identity |= start_from(config, release, model)

@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.data.text_checks import check_said
-from mlx_voxclone.errors import ConfigError, DataError
+from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.codes import lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
@@ -25,13 +25,11 @@ from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker import listening as listen
 from mlx_voxclone.train.speaker.buckets import padded_speech
-from mlx_voxclone.train.speaker.code_noise import disturbed
 from mlx_voxclone.train.speaker.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.speaker.preservation import TERMS as KEPT_TERMS
 
 _JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 _PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions
-SILENCE_DB = 40.0  # below the loudest frame of a clip
 MAX_HELDOUT = 64  # clips by which an evaluation measures, however large the corpus
 HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
 HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
@@ -45,25 +43,6 @@ class Utterance:
     text: str
     codes: np.ndarray  # 0-based [37, T], int32
     references: tuple[np.ndarray, ...]  # 0-based codes of other clips of the speaker, each [37, N]
-    silent: np.ndarray | None = None  # bool [T]: frames in which nobody speaks; None: not known, or of no interest
-
-
-def silent_frames(waveform: np.ndarray, frame_size: int, frames: int) -> np.ndarray:
-    """Bool `[frames]`: those whose RMS is 40 dB or more below that of the clip's loudest frame."""
-    padded = np.zeros(frames * frame_size, dtype=np.float64)
-    padded[: min(len(waveform), len(padded))] = waveform[: len(padded)]
-    power = np.square(padded).reshape(frames, frame_size).mean(axis=1)
-    return power <= power.max(initial=0) * 10 ** (-SILENCE_DB / 10)
-
-
-def _acoustic_weights(section: SpeakerSection, dim: int) -> mx.array | None:
-    """Float32 `[dim]` of mean 1, or None. Raises ConfigError for another number of them."""
-    given = section.acoustic_weights
-    if given is None:
-        return None
-    if len(given) != dim or not sum(given):
-        raise ConfigError(f"speaker.acoustic_weights: {dim} numbers expected, not all 0; got {len(given)}")
-    return mx.array([weight * dim / sum(given) for weight in given], dtype=mx.float32)
 
 
 def _kept_places(items: list[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
@@ -138,7 +117,6 @@ class SpeakerTask:
         losses = section.losses.model_dump()
         self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
         codec = model.config.codec
-        self._acoustic_weights = _acoustic_weights(section, codec.acoustic_dim)
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
         for utterance in [*self._train, *self._heldout]:
@@ -155,10 +133,7 @@ class SpeakerTask:
     def item(self, epoch: int, index: int, step: int = 0) -> dict[str, Any]:
         rng = np.random.default_rng([self.seed, epoch, index])
         if index < len(self._train):
-            item, noise = self._item(self._train[index], rng), self.section.code_noise
-            if noise.semantic or noise.acoustic:
-                item["codes"] = disturbed(item["codes"], noise, self.model.config.codec, rng)
-            return item
+            return self._item(self._train[index], rng)
         return self._item(self._kept.train[rng.integers(len(self._kept.train))], rng)
 
     def _item(self, utterance: Utterance | Kept, rng: np.random.Generator) -> dict[str, Any]:
@@ -179,8 +154,6 @@ class SpeakerTask:
         inputs = frames if ended else frames[:-1]
         semantic = (with_end(frames) if ended else frames)[:, 0]  # [T + 1] or [T]
         weights = np.full(len(semantic), 0.0 if kept else 1.0, dtype=np.float32)  # of the frames, and of END
-        if not kept and utterance.silent is not None:
-            weights[:n][utterance.silent[:n]] = self.section.silence_weight
         return {
             "id": utterance.id,
             "length": len(prompt) + len(inputs),
@@ -241,7 +214,7 @@ class SpeakerTask:
     def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
         """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
 
-        A frame of silence counts as much as it weighs, one to be kept only as such.
+        A frame to be kept counts only as such.
         """
         counts = {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
         counts |= {
@@ -295,11 +268,8 @@ class SpeakerTask:
         condition = hidden[batch["flow"]]  # [frames, dim]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
         predicted = head.velocity(x_t, batch["time"], condition)  # [frames, 36]
-        smoothing = self.section.label_smoothing
-        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows, "none", smoothing=smoothing)
+        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows)
         weights = batch["flow_weight"][:, None]  # [frames, 1]
-        if self._acoustic_weights is not None:
-            weights = weights * self._acoustic_weights
         sums = dict.fromkeys(self.weights, mx.array(0.0))
         sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
         sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)

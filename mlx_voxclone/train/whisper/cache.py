@@ -25,7 +25,7 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.files.atomic import free_space_check, write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.train.whisper.alignment import latent_frames
-from mlx_voxclone.train.whisper.teacher import N_HEADS, AsrTeacher, Head, choose_heads_by_dtw
+from mlx_voxclone.train.whisper.teacher import MEDIAN, N_HEADS, AsrTeacher, Head, choose_heads_by_dtw
 
 HEAD_CLIPS = 32  # alignment heads are chosen on at most so many
 _FORMAT = "asr teacher 1"  # changes with what is stored or how it is computed
@@ -169,7 +169,7 @@ class TeacherCache:
         chosen = [ordered[k] for k in places]
         contents = [_content_key(clip, clip.read()) for clip in chosen]
         teacher = self.teacher
-        fields = [_FORMAT, teacher.files.digest, teacher.median, teacher.language, N_HEADS, contents]
+        fields = [_FORMAT, teacher.files.digest, MEDIAN, teacher.language, N_HEADS, contents]
         path = self.directory / f"heads-{_hash(json.dumps(fields))[:16]}.json"
         try:
             heads = read_json(path)

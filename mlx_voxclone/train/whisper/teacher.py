@@ -37,6 +37,7 @@ from mlx_voxclone.train.whisper.model import WhisperFiles, whisper_module
 
 Head = tuple[int, int]  # (layer, head), both from 0
 PUBLISHED, DTW = "published", "dtw"
+MEDIAN = 7  # width of the median filter over time in encoder frames of 20 ms: that of Whisper's own word timing
 N_HEADS = 6  # chosen by DTW; published sets have 6 to 23
 LONGEST = CONTEXT_FRAMES * ENCODER_FRAME  # samples
 
@@ -51,19 +52,13 @@ class AsrTeacher:
         heads: "published": those that come with the model (`alignment_heads`; an old conversion without them has all
             heads of its upper half of layers). "dtw": to be chosen on the user's clips, by `choose_heads_by_dtw`. Or a
             list of (layer, head), both counted from 0.
-        median: width of the median filter over time, in encoder frames of 20 ms; odd, 1 leaves it out.
         language: of clips that state none (code or English name); None lets the model find out.
     Raises:
-        ConfigError: heads or median are none of these.
+        ConfigError: heads are none of these.
     """
 
-    def __init__(
-        self, model: str, *, heads: str | Sequence[Head] = PUBLISHED, median: int = 7, language: str | None = None
-    ) -> None:
-        if type(median) is not int or median < 1 or median % 2 == 0:
-            raise ConfigError(f"the median filter's width must be an odd number of frames, got {median!r}")
+    def __init__(self, model: str, *, heads: str | Sequence[Head] = PUBLISHED, language: str | None = None) -> None:
         self.files = WhisperFiles(model)
-        self.median = median
         self.language = language
         self._heads = _checked_heads(heads)
         self._loaded: tuple[Any, bool] | None = None
@@ -89,7 +84,7 @@ class AsrTeacher:
         """
         if self.needs_heads:
             raise ValueError("the alignment heads are still to be chosen")
-        fields = {"model": self.files.digest, "heads": self._heads, "median": self.median, "language": self.language}
+        fields = {"model": self.files.digest, "heads": self._heads, "median": MEDIAN, "language": self.language}
         return json.dumps(fields, sort_keys=True)
 
     # --- running it -----------------------------------------------------------------------------------------------
@@ -155,7 +150,7 @@ class AsrTeacher:
             return None
         hidden, attention = read
         scores = np.stack([attention(layer)[head] for layer, head in heads])
-        weights = token_weights(scores, encoder_frames(len(samples)), self.median)
+        weights = token_weights(scores, encoder_frames(len(samples)), MEDIAN)
         states = to_latent_frames(weights.T @ hidden, len(samples)).astype(np.float32)
         if not np.isfinite(states).all():
             raise DataError(f"{self.files.name}: its states are not finite; it is damaged, fetch or convert it again")
@@ -168,7 +163,7 @@ class AsrTeacher:
             return None
         frames, shares = encoder_frames(len(samples)), []
         for layer in range(self.files.sizes["n_text_layer"]):
-            shares.append(monotone_share(over_tokens(smoothed_attention(read[1](layer), frames, self.median))))
+            shares.append(monotone_share(over_tokens(smoothed_attention(read[1](layer), frames, MEDIAN))))
         return np.stack(shares)
 
     def _read(self, samples: np.ndarray, text: str | None, language: str | None):

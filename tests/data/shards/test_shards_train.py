@@ -17,7 +17,7 @@ from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands", "shards_fixtures"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-SECTION = EncoderSection(crop_seconds=0.16, stft_sizes=[128], mel={"n_mels": 8, "n_fft": 128})
+SECTION = EncoderSection(crop_seconds=0.16, stft_sizes=[128])
 
 
 def task(miniature, data):
@@ -86,10 +86,11 @@ def test_from_any_step_the_same_groups_follow(miniature, remote, stop):
 def test_the_command_from_an_address(config_file, server, shards, tmp_path, monkeypatch, capsys):
     """Interrupted by a server that loses a shard, continued, compared with training from the folder."""
     monkeypatch.setattr(run_module, "write_report", lambda run_dir: "no report")
+    monkeypatch.setattr("mlx_voxclone.train.open_data.MIX", 2)
     one = server(shards)
-    data = {"cache": str(tmp_path / "cache"), "cache_gb": 0.001, "mix_shards": 2}
+    data = {"cache": str(tmp_path / "cache"), "cache_gb": 0.001}
     train = {"steps": 13, "batch_size": 2, "warmup_steps": 0, "eval_every": 4, "save_every": 0, "sample_every": 8}
-    section = {"crop_seconds": 0.16, "stft_sizes": [128], "mel": {"n_mels": 8, "n_fft": 128}, "train": train}
+    section = {"crop_seconds": 0.16, "stft_sizes": [128], "train": train}
     config = config_file("encoder", data=data, encoder=section)
 
     def run(place, *arguments):

@@ -35,7 +35,7 @@ def states(source, start, frames):
 TEACHER = Teacher(states, 5, "random")
 
 
-ALL = {"semantic_code": 1.0, "acoustic_code": 1.0, "level_code": 0.5, "usage": 0.1}
+ALL = {"semantic_code": 1.0, "acoustic_code": 1.0}
 
 
 def make(miniature, pairs=None, teacher=None, prior=None, drawing=None, **section):

@@ -16,7 +16,7 @@ from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.settings.schema import DistillSection
@@ -35,7 +35,7 @@ from mlx_voxclone.train.loop.trainer import Trainer
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-SECTION = DistillSection(layers=[1])
+SECTION = DistillSection()
 
 
 def voice(n, same=False, frames=9):
@@ -212,11 +212,8 @@ def test_it_learns(make, tmp_path):
 
 
 def test_layers_are_a_quarter_half_and_three_quarters():
-    assert matched_layers(None, 26) == [6, 13, 19]
-    assert matched_layers(None, 2) == [1]
-    assert matched_layers([3, 1, 3], 4) == [1, 3]
-    with pytest.raises(ConfigError, match="distill.layers: 4; the model has 4"):
-        matched_layers([4], 4)
+    assert matched_layers(26) == [6, 13, 19]
+    assert matched_layers(2) == [1]
 
 
 def test_the_same_codes_are_refused():

@@ -20,8 +20,8 @@ FIRST = "codec.input_proj.conv.parametrizations.weight.original1"
 
 @pytest.fixture
 def task(miniature, pairs, prior):
-    """Everything that a step can hold: pairs, opponents, a teacher, a learned temperature, quantisation noise."""
-    options = {"losses": ALL, "discriminators": JUDGES, "codes": {"learn_temperature": True}}
+    """Everything that a step can hold: pairs, opponents, a teacher, quantisation noise."""
+    options = {"losses": ALL, "discriminators": JUDGES}
     return make(miniature, pairs, TEACHER, prior, quantisation_noise=True, **options)
 
 

@@ -19,8 +19,7 @@ def pairs(miniature, tmp_path_factory):
 @pytest.fixture
 def task(miniature, pairs):
     """With opponents and all terms on codes."""
-    losses = {key: ALL[key] for key in ("semantic_code", "acoustic_code", "level_code")}
-    return make(miniature, pairs, losses=losses, discriminators=JUDGES, sound_teaches="all")
+    return make(miniature, pairs, losses=ALL, discriminators=JUDGES, sound_teaches="all")
 
 
 def test_skipped_frames_leave_the_others_their_share(task):
@@ -30,7 +29,7 @@ def test_skipped_frames_leave_the_others_their_share(task):
 
     def sums(frames, skip):
         values = task.losses(batch | {"coded_frames": [frames] * rows, "skip": [skip] * rows})
-        return {name: values[name].item() for name in ("semantic_code", "acoustic_code", "level_code")}
+        return {name: values[name].item() for name in ("semantic_code", "acoustic_code")}
 
     whole, first, later = sums(6, 0), sums(2, 0), sums(6, 2)
     for name, value in whole.items():
@@ -39,13 +38,11 @@ def test_skipped_frames_leave_the_others_their_share(task):
 
 
 def test_the_temperature_is_in_units_of_the_codebooks_own_scale(miniature, pairs):
-    """Learned or not: a number of squared distances between neighbouring rows."""
-    codes = {"temperature": 0.7}
-    fixed, learned = (make(miniature, pairs, codes=codes | {"learn_temperature": on}) for on in (False, True))
-    scale = nearest_distance(fixed.codec.quantizer.semantic_codebook.embedding)
+    """A number of squared distances between neighbouring rows."""
+    task = make(miniature, pairs, codes={"temperature": 0.7})
+    scale = nearest_distance(task.codec.quantizer.semantic_codebook.embedding)
     assert not 0.5 < scale < 2
-    assert float(fixed._terms.temperature) == pytest.approx(0.7 * scale)
-    assert float(learned._terms.temperature) == pytest.approx(0.7 * scale)
+    assert task._terms.temperature == pytest.approx(0.7 * scale)
 
 
 def test_opponents_hear_silence_behind_a_short_item(task, monkeypatch):

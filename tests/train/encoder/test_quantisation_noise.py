@@ -10,6 +10,7 @@ from mlx_voxclone.model.quantizer import QuantisationNoise
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.loop import optimizers
 from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.trainer import Trainer
 
@@ -53,9 +54,7 @@ def batch_of(task, *indices, epoch=0):
 
 def trained(miniature, directory, batch_size=2, accumulate=1, steps=2, section=ON, resume=None, **settings):
     task = EncoderTask(scratch_codec(miniature), DATA, section, seed=1)
-    settings = TrainSettings(
-        steps=steps, batch_size=batch_size, accumulate=accumulate, eps=1e-3, **SETTINGS, **settings
-    )
+    settings = TrainSettings(steps=steps, batch_size=batch_size, accumulate=accumulate, **SETTINGS, **settings)
     result = Trainer(task, settings, directory, quiet=True, resume=resume).run()
     return result, {k: np.array(v) for k, v in encoder_parameters(task.codec).items()}
 
@@ -175,7 +174,8 @@ def test_an_item_keeps_its_choice_and_noise_in_any_batch(task):
 
 
 @pytest.mark.slow
-def test_micro_batches_equal_one_batch(miniature, tmp_path):
+def test_micro_batches_equal_one_batch(miniature, tmp_path, monkeypatch):
+    monkeypatch.setattr(optimizers, "EPS", 1e-3)
     one, a = trained(miniature, tmp_path / "one", batch_size=4, accumulate=1)
     four, b = trained(miniature, tmp_path / "four", batch_size=1, accumulate=4)
     _, plain = trained(miniature, tmp_path / "off", batch_size=4, section=OFF)

@@ -150,7 +150,12 @@ def test_two_ranks_train_what_one_process_trains(tmp_path, start):
         part | {"settings": OPTIONS, "resume": True},
         whole | {"run_dir": str(runs / "bad"), "poisoned": BAD, "mine": elsewhere("bad")},
         whole | {"run_dir": str(runs / "odd"), "settings": OPTIONS | {"accumulate": 3}, "fails": True},
-        whole | {"run_dir": str(runs / "unlike"), "mine": {"1": {"settings": OPTIONS | {"eps": 1e-6}}}, "fails": True},
+        whole
+        | {
+            "run_dir": str(runs / "unlike"),
+            "mine": {"1": {"settings": OPTIONS | {"weight_decay": 1e-6}}},
+            "fails": True,
+        },
         whole | {"run_dir": str(runs / "data"), "mine": {"1": {"toy": TOY | {"data_seed": 4}}}, "fails": True},
         whole | {"run_dir": str(runs / "whole"), "fails": True},
     ]

@@ -57,7 +57,7 @@ def test_equals_a_plain_loop_of_mlx_adamw(tmp_path):
     trainer, _ = train(ToyTask(7), tmp_path / "run", **options)
 
     task, chosen = ToyTask(7), settings(**options)
-    optimizer = optim.AdamW(0.01, [0.9, 0.999], 1e-8, 0.1, bias_correction=True)
+    optimizer = optim.AdamW(0.01, [0.9, 0.99], 1e-8, 0.1, bias_correction=True)
 
     def objective(batch, targets):
         sums = task.losses(batch)
@@ -238,7 +238,7 @@ def test_a_skipped_step_leaves_parameters_and_optimiser_untouched(tmp_path):
     task = ToyTask(8)
     task.poisoned = set(range(8))
     before = {name: np.array(array) for name, array in tree_flatten(task.model.trainable_parameters())}
-    trainer = Trainer(task, settings(max_skipped=3), tmp_path / "run", quiet=True)
+    trainer = Trainer(task, settings(), tmp_path / "run", quiet=True)
     with pytest.raises(VoxcloneError):
         trainer.run()
     assert_close(weights(trainer), before, 0)
@@ -248,19 +248,19 @@ def test_a_skipped_step_leaves_parameters_and_optimiser_untouched(tmp_path):
 def test_too_many_in_a_row_stop_the_run_with_step_and_items(tmp_path):
     task = ToyTask(8)
     task.poisoned = set(range(8))
-    trainer = Trainer(task, settings(max_skipped=3, batch_size=1, accumulate=1), tmp_path / "run", quiet=True)
+    trainer = Trainer(task, settings(batch_size=1, accumulate=1), tmp_path / "run", quiet=True)
     with pytest.raises(
-        VoxcloneError, match=r"not finite in 3 consecutive steps, the last at step 3 with clip\d: check"
+        VoxcloneError, match=r"not finite in 5 consecutive steps, the last at step 5 with clip\d: check"
     ):
         trainer.run()
-    assert len(task.items_made) >= 3
+    assert len(task.items_made) >= 5
 
 
 def test_skips_apart_from_each_other_do_not_stop_the_run(tmp_path):
     task = ToyTask(8)
     task.poisoned = {0, 1, 2}
-    _, result = train(task, tmp_path / "run", steps=40, batch_size=1, accumulate=1, max_skipped=5)
-    assert result.skipped == 15  # in all far more than max_skipped
+    _, result = train(task, tmp_path / "run", steps=40, batch_size=1, accumulate=1)
+    assert result.skipped == 15  # in all far more than MAX_SKIPPED
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path):
@@ -275,9 +275,9 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path):
 
     task.losses = with_infinite_slope
     with pytest.raises(VoxcloneError, match="consecutive"):
-        Trainer(task, settings(max_skipped=2), tmp_path / "run", quiet=True).run()
+        Trainer(task, settings(), tmp_path / "run", quiet=True).run()
     skips = [line for line in read_log(tmp_path / "run" / "log.jsonl") if line.get("event") == "skip"]
-    assert len(skips) == 2
+    assert len(skips) == 5
     assert len(skips[0]["items"]) == 4  # which of them it was cannot be told
     assert all(math.isfinite(value) for value in skips[0]["sums"].values())
 

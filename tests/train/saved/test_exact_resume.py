@@ -31,7 +31,7 @@ SPEAKER = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, preserve
 ENCODER = EncoderSection(
     crop_seconds=0.24,
     stft_sizes=[512, 128],
-    discriminators={"enabled": True, "start_step": 1, "warmup_steps": 1, "channels": 4, "sizes": [128, 64]},
+    discriminators={"enabled": True, "warmup_steps": 2, "channels": 4, "sizes": [128, 64]},
 )
 DATA = MemoryData([clip(0, 9000), clip(2, 7000)], [clip(4, 4000)])
 

@@ -11,7 +11,6 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.settings.training import FREE_ON_RESUME
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.schema import CHECKSUM, checksum
@@ -107,10 +106,8 @@ def refusal(run_dir, content):
 def means_the_same(path, kind) -> bool:
     """Changes that go on as a run could have gone on: figures of the past, intervals, what was not yet judged."""
     *above, name = path
-    if "settings" in above:  # the length of the run is judged by its schedule
-        return (kind == "huge" and name in FREE_ON_RESUME | {"steps"}) or (
-            kind == "deleted" and name in FREE_ON_RESUME | {"epochs"}
-        )
+    if "settings" in above:
+        return False
     if "metrics" in above and name == "loss":  # of one that was not the best
         return "best" not in above and above[-2] == 0 and kind in ("huge", "nan", "infinite")
     if "metrics" in above:

@@ -208,7 +208,7 @@ def test_not_a_run_directory_or_without_a_checkpoint(tmp_path):
     [
         ({}, {"learning_rate": 0.02}, "learning_rate: 0.01 -> 0.02"),
         ({}, {"batch_size": 3, "seed": 6}, "batch_size: 2 -> 3; seed: 5 -> 6"),
-        ({}, {"betas": (0.9, 0.95)}, r"betas: \[0.9, 0.999\] -> \[0.9, 0.95\]"),
+        ({}, {"weight_decay": 0.1}, "weight_decay: 0.01 -> 0.1"),
         ({"data_seed": 4}, {}, "data_seed: 3 -> 4"),
         ({"hidden": 8}, {}, "trainable parameters: hidden.0.bias"),
     ],
@@ -234,7 +234,7 @@ def test_a_free_text_fingerprint_is_compared_too(tmp_path):
 
 def test_what_does_not_move_the_weights_may_change(tmp_path):
     run(tmp_path / "run", stop_after=2)
-    _, result = resume(tmp_path / "run", save_every=3, eval_every=4, keep=1, log_every=2, patience=9, max_skipped=2)
+    _, result = resume(tmp_path / "run", save_every=3, eval_every=4, keep=1, log_every=2, patience=9)
     assert result.steps == 10
 
 
@@ -292,3 +292,15 @@ def test_what_a_stop_left_between_two_renames_is_mended(tmp_path, home):
     (place / ".step-8.12345678.partial").mkdir()  # half-written, by a process that is dead
     recover_all(tmp_path)
     assert {path.name: (path / "a.txt").read_text() for path in place.iterdir()} == {"step-2": "new", "step-6": "own"}
+
+
+def test_a_checkpoint_of_an_earlier_version_is_named_as_such(tmp_path):
+    run(tmp_path / "run", stop_after=2)
+    file = tmp_path / "run" / "checkpoints" / "step-2" / "state.json"
+    document = json.loads(file.read_text())
+    document["settings"] |= {"betas": [0.9, 0.99], "eps": 1e-8, "max_skipped": 5}
+    file.write_text(json.dumps(document))
+    with pytest.raises(CheckpointError) as caught:
+        resume(tmp_path / "run")
+    line = "is of an earlier version, which had betas, eps, max_skipped; start a new run"
+    assert str(caught.value) == f"cannot resume: checkpoint {file.parent} {line}"

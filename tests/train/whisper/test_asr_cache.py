@@ -119,7 +119,6 @@ def test_another_teachers_states_are_neither_used_nor_touched(cache, whisper, tm
     others = [
         AsrTeacher(str(write_whisper(tmp_path / "other", seed=1, heads=[[0, 1], [1, 0]]))),
         AsrTeacher(str(whisper), heads=[(0, 1)]),
-        AsrTeacher(str(whisper), median=5),
         AsrTeacher(str(whisper), language="fr"),
     ]
     for n, other in enumerate(others, 1):
@@ -134,7 +133,7 @@ def test_another_teachers_states_are_neither_used_nor_touched(cache, whisper, tm
 
 
 def test_a_file_put_in_anothers_place_is_not_used(cache, whisper):
-    other = TeacherCache(cache.directory, AsrTeacher(str(whisper), median=5))
+    other = TeacherCache(cache.directory, AsrTeacher(str(whisper), heads=[(0, 1)]))
     place = other._path("b")
     place.parent.mkdir()
     shutil.copy(cache._path("b"), place)

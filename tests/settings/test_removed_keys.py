@@ -1,0 +1,69 @@
+"""Keys that configurations had once: refused by name, in one line that says what to do."""
+
+import pytest
+
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.settings.config import load_run_config, parse_set, schema_keys
+from mlx_voxclone.settings.differences import config_differences
+from mlx_voxclone.settings.removed import REMOVED
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    path = tmp_path / "run.yaml"
+
+    def line(text, overrides=None):
+        path.write_text("task: clone\n" + text)
+        with pytest.raises(ConfigError) as caught:
+            load_run_config(path, overrides)
+        text = str(caught.value)
+        assert "\n" not in text
+        return text.replace(str(path), "FILE")
+
+    return line
+
+
+@pytest.mark.parametrize("key", REMOVED)
+def test_a_removed_key_is_named_with_the_reason_and_what_to_do(key, refusal):
+    head = f"{key}: this key was removed ({REMOVED[key]}); remove "
+    assert refusal("", {key: None}) == f"command line: {head}it"
+    nested, parts = "", key.split(".")
+    for depth, part in enumerate(parts):
+        nested += "  " * depth + part + ":" + ("\n" if depth < len(parts) - 1 else " 0.5\n")
+    assert refusal(nested) == f"FILE: {head}the line"
+
+
+def test_no_removed_key_is_one_that_there_is():
+    there = set(schema_keys())
+    assert not {key for key in there if any(key == one or key.startswith(one + ".") for one in REMOVED)}
+
+
+def test_several_are_named_at_once(refusal):
+    """The saved configuration of a run of an earlier version has all of them."""
+    found = refusal("speaker: {label_smoothing: 0.0, code_noise: {semantic: 0.0, acoustic: 0.0}, silence_weight: 1.0}")
+    assert found == (
+        "FILE: speaker.label_smoothing: this key was removed (no measurement showed a gain); remove the line, and "
+        "those of other removed keys: speaker.code_noise, speaker.silence_weight"
+    )
+
+
+def test_a_key_of_a_removed_section_is_the_section(refusal):
+    assert refusal("", parse_set(["speaker.code_noise.semantic=0.1"])).startswith(
+        "command line: speaker.code_noise: this"
+    )
+
+
+def test_a_line_that_remains_is_found_before_other_mistakes(refusal):
+    assert "speaker.silence_weight: this key was removed" in refusal("speaker: {silence_weight: 1.0, loss: 3}")
+
+
+def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):
+    """Where its configuration is given anew, so that the saved one is only compared."""
+    path = tmp_path / "run.yaml"
+    path.write_text("task: speaker\n")
+    config = load_run_config(path)
+    saved = config.dump().replace("encoder:\n", "encoder:\n  mel: {n_fft: 512}\n", 1)
+    saved = saved.replace("  train:\n", "  train:\n    eps: 0.1\n", 1)
+    assert config_differences(saved, config) == [
+        "keys that were removed, remove their lines from its config.yaml: encoder.mel, encoder.train.eps"
+    ]
