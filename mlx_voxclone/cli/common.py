@@ -54,16 +54,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse does it, with `~` and `$NAME` in every path expanded: shells leave those of `--output=~/x`."""
-        found, rest = super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
         for action in self._actions:
             expand = expanded if action.metavar in PATHS else expanded_part if action.metavar in NAMED_PATHS else None
-            value = getattr(found, action.dest, None)
+            value = getattr(parsed, action.dest, None)
             if expand is None or not value:
                 continue
             several = isinstance(value, list)
             values = [type(each)(expand(each)) for each in (value if several else [value])]
-            setattr(found, action.dest, values if several else values[0])
-        return found, rest
+            setattr(parsed, action.dest, values if several else values[0])
+        return parsed, rest
 
     def error(self, text: str):
         if text.startswith("unrecognized arguments: "):
@@ -215,12 +215,12 @@ def check_wav_output(output: str, *inputs: str | None) -> Path:
     check_output(output)
     path = Path(output).resolve()
     if path.suffix.lower() in OTHER_AUDIO:
-        raise DataError(f"{output}: WAV is what is written; give a name that ends in .wav")
+        raise DataError(f"{output}: only WAV is written; give a name that ends in .wav")
     if path.exists():
         if any(name is not None and Path(name).exists() and path.samefile(name) for name in inputs):
             raise DataError(f"{output}: is an input of this command; write to another file")
         if not path.is_file() or path.open("rb").read(4) not in (b"RIFF", b""):
-            raise DataError(f"{output}: exists and is no WAV file; it will not be replaced")
+            raise DataError(f"{output}: exists and is not a WAV file; it will not be replaced")
     return path
 
 
@@ -233,10 +233,10 @@ def set_device(name: str) -> str:
     import mlx.core as mx
 
     cuda = getattr(mx, "cuda", None)
-    found = mx.metal.is_available() or (cuda is not None and cuda.is_available())
-    if name == "gpu" and not found:
+    has_gpu = mx.metal.is_available() or (cuda is not None and cuda.is_available())
+    if name == "gpu" and not has_gpu:
         raise ConfigError("device gpu: MLX sees neither Metal nor CUDA on this machine; take --device cpu or auto")
-    chosen = "gpu" if found and name != "cpu" else "cpu"
+    chosen = "gpu" if has_gpu and name != "cpu" else "cpu"
     mx.set_default_device(mx.gpu if chosen == "gpu" else mx.cpu)
     return chosen
 
@@ -248,6 +248,6 @@ def set_quiet(quiet: bool) -> None:
 
 
 def message(text: str) -> None:
-    """Tell the user what goes on: a line on stderr (stdout is for results), nothing when quiet."""
+    """Print a line of progress on stderr (stdout is for results), or nothing when quiet."""
     if not _quiet:
         print(text, file=sys.stderr, flush=True)

@@ -255,7 +255,7 @@ def _override(content: dict[str, Any], sources: dict[str, str], key: str, value:
             place[section] = {}
         place = place[section]
         if not isinstance(place, dict):
-            raise ConfigError(f"{COMMAND_LINE}: {key}: {'.'.join(sections[: i + 1])} is no section")
+            raise ConfigError(f"{COMMAND_LINE}: {key}: {'.'.join(sections[: i + 1])} is not a section")
     place[name] = value
     sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], COMMAND_LINE))
 
@@ -358,14 +358,14 @@ def _expectation(error: Any) -> str:
     if kind == "literal_error":
         return f"expected one of {context['expected']}; got {got}".replace("'", "")
     if kind == "string_pattern_mismatch":
-        return f"only a-z, 0-9, _ and - (servers ask for voices in lower case); got {got}"
+        return f"only a-z, 0-9, _ and - (servers request voices in lower case); got {got}"
     if kind == "string_too_short":
-        return "expected some text; got none (null or no line at all leaves it open)"
+        return "expected some text; got none (to leave it unset, use null or remove the line)"
     if kind == "extra_forbidden":  # unknown keys were refused before: only a dot inside a key comes here
         return "write the sections as nested lines, not as one dotted key"
     if kind in ("too_short", "too_long"):
         n = context.get("min_length", context.get("max_length"))
         return f"expected {'at least ' if kind != 'too_long' else 'at most '}{n} value{'s' * (n != 1)}; got {got}"
     from_word = isinstance(value, bool) and kind == "string_type"
-    quotes = " (YAML reads yes, no, on and off so: put quotes around it)" if from_word else ""
+    quotes = " (YAML reads yes, no, on and off as true or false: put it in quotes)" if from_word else ""
     return f"expected {_EXPECTED.get(kind, error['msg'])}; got {got}{quotes}"

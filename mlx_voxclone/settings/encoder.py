@@ -130,7 +130,7 @@ class DistillationSection(Section):
     @model_validator(mode="after")
     def _odd(self):
         if self.median % 2 == 0:
-            raise ValueError(f"median must be odd, a frame and as many on either side; got {self.median}")
+            raise ValueError(f"median must be odd; got {self.median}")
         return self
 
 

@@ -136,7 +136,7 @@ BAD_ADAPTERS = {
     ),
     "too large": (
         lambda t: {k: v * 1e25 if k.startswith("layers.0.attention.wq") else v for k, v in t.items()},
-        "beyond the range of BF16",
+        "exceeds the range of BF16",
     ),
 }
 

@@ -126,7 +126,7 @@ def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("argv", "told"),
     [
-        (["--only", "decode,sing"], "--only sing: there are spectral, encoder, decode, lora, say"),
+        (["--only", "decode,sing"], "--only sing: choose from spectral, encoder, decode, lora, say"),
         (["--only", ","], "--only: name at least one"),
         (["--repeats", "0"], "--repeats must be from 1 to 1000, got 0"),
         (["--output", "no/such/place.json", "--only", "decode"], "no/such"),

@@ -268,7 +268,7 @@ def test_overview_lists_every_command(capsys):
     assert cli.main(["--version"]) == 0
 
 
-@pytest.mark.parametrize(("name", "near"), [("trian", "did you mean train?"), ("zzz", "there are prepare, train")])
+@pytest.mark.parametrize(("name", "near"), [("trian", "did you mean train?"), ("zzz", "choose from prepare, train")])
 def test_unknown_command_names_the_nearest(name, near, capsys):
     assert cli.main([name]) == 2
     err = capsys.readouterr().err

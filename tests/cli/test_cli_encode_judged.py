@@ -198,7 +198,7 @@ def test_what_a_whisper_understands_is_the_text(encode, clip, other, heard):
 def test_nothing_understood_is_no_text(refused, whole, clip, tmp_path, heard):
     heard.text = None
     argv = ["encode", clip, "--model", whole, "--output", tmp_path / "x.safetensors", "--transcribe"]
-    refused(argv, f"{clip}: {WHISPER_MODEL} understood nothing", "--text")
+    refused(argv, f"{clip}: {WHISPER_MODEL} recognised no speech in it", "--text")
     assert heard.freed == 1
 
 

@@ -89,7 +89,7 @@ def test_a_long_clip_says_how_long_it_will_take(miniature, clip, tmp_path, capsy
     monkeypatch.setattr(optimise, "optimise_codes", lambda *a, **k: inner(*a, **k, piece_frames=2))
     assert run(clip, miniature, tmp_path / "x.safetensors", "--max-steps", "1") == 0
     errors = capsys.readouterr().err
-    assert errors.count("piece 1 of 3 took") == 1
+    assert errors.count("chunk 1 of 3 took") == 1
     assert "to go" in errors
     assert "3 steps" in errors
 

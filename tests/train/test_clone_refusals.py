@@ -32,7 +32,7 @@ def recover(miniature, tmp_path, monkeypatch):
 
 
 def test_a_model_that_follows_no_text_is_refused_before_the_base_encoder(recover, miniature):
-    with pytest.raises(CheckpointError, match="does not follow its text"):
+    with pytest.raises(CheckpointError, match="ignores its text"):
         recover(configured(miniature), 0.02)
 
 

@@ -38,20 +38,21 @@ def _options(parser: Parser) -> None:
         dest="target",
         choices=("vllm", "mlx-audio"),
         default="vllm",
-        help="who will load it: mlx-audio knows no encoder, so it is left out there",
+        help="the program that will load it; mlx-audio supports no encoder, so it is left out there",
     )
     parser.add_argument(
         "--rounding",
         choices=("compensated", "nearest"),
         default="compensated",
-        help="of folded weights: compensated keeps the effect of small changes, nearest each number's own nearest",
+        help="of folded weights to BF16: compensated keeps the effect of small changes, nearest rounds each number",
     )
     parser.add_argument(
         "--folded-as",
         choices=("base", "auto", "float32"),
         default="base",
-        help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
-        " change's direction; loaders that compute in BF16, vLLM-Omni among them, round float32 to the nearest",
+        help="type of folded weights: the base's (BF16), float32, or (auto) float32 where BF16 would lose"
+        " over 5 %% of a"
+        " change's direction; programs that compute in BF16, such as vLLM-Omni, round float32 to the nearest",
     )
     add_shared(parser, "--verbose", note=" that adapters change")
     add_shared(parser, "--dry-run", "--device", "--quiet")
@@ -100,7 +101,7 @@ def _voices(options: list[str]) -> dict[str, list[str]]:
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not source:
-            raise CheckpointError(f"--voice {option}: write NAME=SOURCE")
+            raise CheckpointError(f"--voice {option}: expected NAME=SOURCE")
         if source in voices.get(name, []):
             raise CheckpointError(f"--voice {option}: given twice")
         voices.setdefault(name, []).append(source)

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
     from mlx_voxclone.model.config import CodecConfig
 
-_DESCRIPTION = """Measure outputs against what they should say, the voice they should have, and what they reconstruct.
+_DESCRIPTION = """Measure speech against its text, a reference of the voice, and the original recording.
 
 SOURCE is a directory (NAME.wav with NAME.txt, NAME-reference.wav or reference.wav, NAME-original.wav), a .jsonl file
 ({"output": ..., "text": ..., "reference": ..., "original": ...}), or a list as SEED-TTS-eval has them (with --outputs).
-Written are evaluation.json and index.html, with players and spectrograms. Similarity needs a speaker-verification model
-and error rates a Whisper; both are fetched from the hub when first used. With --base, --pairs and --model or --adapters
-the drift of the model's own voices is measured, too, or alone."""
+The results are evaluation.json and index.html, with players and spectrograms. Similarity needs a speaker-verification
+model and error rates need Whisper; both are fetched from the Hub when first used. With --base, --pairs and --model or
+--adapters, the drift of the model's own voices is measured as well; SOURCE may then be left out."""
 NONE = "none"
 
 
@@ -25,7 +25,7 @@ def _options(parser: Parser) -> None:
 
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="directory, .jsonl or .lst")
     add_shared(parser, "--output", note=": the results; must not exist")
-    parser.add_argument("--outputs", metavar="DIR", help="where the outputs of a .lst are")
+    parser.add_argument("--outputs", metavar="DIR", help="directory with the outputs of a .lst")
     parser.add_argument(
         "--speaker-model",
         default=MODEL,
@@ -42,11 +42,11 @@ def _options(parser: Parser) -> None:
     )
     add_shared(parser, "--model", default=None, note=" (for the drift by default BASE, with --adapters)")
     drift = parser.add_argument_group(
-        "drift of the model's own voices", "what the released model said with them, compared frame by frame"
+        "drift of the model's own voices", "speech of the released model, compared frame by frame"
     )
     add_shared(drift, "--base")
     add_shared(drift, "--adapters")
-    drift.add_argument("--pairs", metavar="DIR", help="what `voxclone pairs` wrote with the released model")
+    drift.add_argument("--pairs", metavar="DIR", help="directory that `voxclone pairs` wrote with the released model")
     parser.add_argument("--compare", metavar="JSON", help="an earlier evaluation of the same cases")
     add_shared(parser, "--seed", "--device", "--quiet")
 
@@ -59,9 +59,9 @@ def _check(parser: Parser, options) -> None:
     if options.base is not None and not options.pairs:
         parser.error("--base is for the drift of the model's own voices: give --pairs, too")
     if options.base is not None and not (options.model or options.adapters):
-        parser.error("--base alone has not drifted: give --model or --adapters")
+        parser.error("--base is compared with another model: give --model or --adapters")
     if options.base is None and options.source is None:
-        parser.error("SOURCE is missing: name what is to be measured")
+        parser.error("SOURCE is missing: name the outputs to measure")
 
 
 @command(_DESCRIPTION, _options, _check)
@@ -75,16 +75,16 @@ def main(options) -> None:
     refuse_existing_directory(output)
     cases = read_cases(options.source, options.outputs, options.language) if options.source else []
     earlier = Evaluation.load(options.compare) if options.compare else None
-    found = _measured(cases, options)
-    changes = compare(earlier, found, options.seed) if earlier is not None else None
+    evaluation = _measured(cases, options)
+    changes = compare(earlier, evaluation, options.seed) if earlier is not None else None
     with atomic_directory(output) as directory:
-        (directory / "evaluation.json").write_text(found.to_json(), encoding="utf-8")
+        (directory / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
         # Sounds that are too long to be put into the page are linked, relative to where it will be.
-        (directory / "index.html").write_text(evaluation_page(found, cases, output, changes), encoding="utf-8")
-    for case in found.cases:
+        (directory / "index.html").write_text(evaluation_page(evaluation, cases, output, changes), encoding="utf-8")
+    for case in evaluation.cases:
         for note in case.notes:
             message(f"warning: {case.id}: {note}")
-    print(table(found))
+    print(table(evaluation))
     if changes is not None:
         print("\n" + changes_table(changes))
     print(f"\n{output / 'index.html'}")
@@ -127,32 +127,35 @@ def _measured(cases, options) -> "Evaluation":
         if options.whisper_model != NONE and any(case.text for case in cases):
             whisper = stack.enter_context(Transcriber(options.whisper_model))
         bar = stack.enter_context(progress_bar(quiet=options.quiet, total=len(cases), unit="output"))
-        found = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
+        evaluation = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
     coded = [case.codes for case in cases if case.codes]
     if options.code_usage:
         usage = usage_of_files(coded, _codec(options, coded))
-        found.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
+        evaluation.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
     if options.base is not None:
-        found.cases += _drift(options)
-        found.summary = summarise(found.cases, options.seed)
-        found.about |= {"base": options.base, "model": options.model or options.base, "adapters": options.adapters}
-    return found
+        evaluation.cases += _drift(options)
+        evaluation.summary = summarise(evaluation.cases, options.seed)
+        evaluation.about |= {"base": options.base, "model": options.model or options.base, "adapters": options.adapters}
+    return evaluation
 
 
-def table(found: "Evaluation") -> str:
+def table(evaluation: "Evaluation") -> str:
     """Means with their intervals, and what they were measured with."""
     from mlx_voxclone.evaluate.measure import METRICS
 
-    width = max((len(METRICS[name].title) for name in found.summary), default=0)
-    lines = [f"{len(found.cases)} cases; means with 95 % bootstrap intervals"]
-    for name, interval in found.summary.items():
+    width = max((len(METRICS[name].title) for name in evaluation.summary), default=0)
+    lines = [f"{len(evaluation.cases)} cases; means with 95 % bootstrap intervals"]
+    for name, interval in evaluation.summary.items():
         metric = METRICS[name]
         lines.append(
             f"{metric.title:<{width}}  {interval.mean:>9.4g} {metric.unit:<9} {interval.low:.4g} to {interval.high:.4g}"
             f"  ({interval.n})"
         )
-    lines += [f"{key}  {value:.4g}" for key, value in found.about.items() if key.startswith("codes: ")]
-    models = [("speakers by", found.about["speaker_model"]), ("heard by", found.about["whisper_model"])]
+    lines += [f"{key}  {value:.4g}" for key, value in evaluation.about.items() if key.startswith("codes: ")]
+    models = [
+        ("speaker similarity by", evaluation.about["speaker_model"]),
+        ("transcribed by", evaluation.about["whisper_model"]),
+    ]
     return "\n".join([*lines, *(f"{title} {model}" for title, model in models if model)])
 
 

@@ -9,7 +9,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.process.progress import progress_over
 
 DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
-pauses, a part held out for measuring. What cannot be used is left out, each file with its reason.
+pauses, some of them held out for measuring. Files that cannot be used are left out, each with its reason.
 
 SOURCE is one of
   a folder of audio    text from a .txt beside each file; subfolders are speakers
@@ -21,7 +21,7 @@ SOURCE is one of
   one recording
   tar shards           a folder of .tar files, an address (https://HOST/x-{000..012}.tar) or a dataset on the hub
                        (hf://datasets/OWNER/NAME): audio, beside it .json or .txt; they stay as they are, and --output
-                       gets an index of them, by which to train"""
+                       gets an index of them to train from"""
 
 
 def _options(parser: Parser) -> None:
@@ -35,10 +35,12 @@ def _options(parser: Parser) -> None:
         "--shards", metavar="SIZE", help="write tar shards of this size (1GB) and an index, in place of a file per clip"
     )
     shards.add_argument(
-        "--cache", type=Path, metavar="DIR", help="through which shards are fetched (default: ~/.cache/voxclone/shards)"
+        "--cache", type=Path, metavar="DIR", help="directory for fetched shards (default: ~/.cache/voxclone/shards)"
     )
     length = parser.add_argument_group("length and level")
-    length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
+    length.add_argument(
+        "--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter clips"
+    )
     add_shared(
         length,
         "--max-seconds",
@@ -50,7 +52,11 @@ def _options(parser: Parser) -> None:
     add_shared(length, "--normalise")
     refuse = parser.add_argument_group("what is refused")
     refuse.add_argument(
-        "--min-sampling-rate", type=int, default=default.min_sampling_rate, metavar="HZ", help="refuse recordings below"
+        "--min-sampling-rate",
+        type=int,
+        default=default.min_sampling_rate,
+        metavar="HZ",
+        help="refuse recordings below this rate",
     )
     refuse.add_argument(
         "--max-clipped",

@@ -15,7 +15,7 @@ MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
 
 _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
 
-To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -nodisp -"""
+To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -"""
 
 
 def _options(parser: Parser) -> None:
@@ -33,8 +33,12 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
     add_shared(parser, "--max-seconds", default=60.0, note=" of the speech, which is cut off there")
-    parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
-    parser.add_argument("--cfg-alpha", type=float, default=1.2, help="guidance; 1.0 is none")
+    parser.add_argument(
+        "--steps", type=int, default=None, metavar="N", help="Euler steps per frame (default: the checkpoint's, 7)"
+    )
+    parser.add_argument(
+        "--cfg-alpha", type=float, default=1.2, metavar="X", help="classifier-free guidance; 1.0 is none"
+    )
     add_shared(parser, "--float32", "--seed", "--device", "--quiet")
 
 
@@ -104,7 +108,7 @@ def _voice_file(voice: str | None) -> Path | None:
 
 
 def _output(options) -> "contextlib.AbstractContextManager":
-    """What takes the samples, found fit before anything is computed."""
+    """The writer of the samples, checked before anything is computed."""
     from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.process.streams import stdout_is_closed

@@ -8,17 +8,17 @@ from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 DESCRIPTION = """\
-Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or the whole
-way from recordings to a baked checkpoint (task clone). An interrupted run goes on with --resume.
+Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or
+everything from recordings to a baked checkpoint (task clone). --resume continues an interrupted run.
 
 Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
 
 
 def _options(parser: Parser) -> None:
     add_shared(parser, "--config")
-    parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
+    parser.add_argument("--smoke-test", action="store_true", help="train a miniature of everything, in about a minute")
     parser.add_argument(
-        "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
+        "--resume", metavar="DIR", help="run directory to continue, by default with its own configuration"
     )
     add_shared(parser, "--max-steps", note=" of each training; a longer warm-up is shortened to a tenth of them")
     parser.add_argument(
@@ -30,8 +30,8 @@ def _options(parser: Parser) -> None:
         type=float,
         nargs="*",
         metavar="X",
-        help="try learning rates with a short training each (60 steps, or --max-steps) and compare what they come to;"
-        " without numbers five from 1e-7 to 2e-5",
+        help="run a short training with each learning rate (60 steps, or --max-steps) and compare the resulting losses;"
+        " without numbers, five rates from 1e-7 to 2e-5",
     )
     parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
     add_shared(parser, "--set")

@@ -9,10 +9,10 @@ from mlx_voxclone.cli.options import add_shared
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
 
-_DESCRIPTION = """Time the product's work on this machine, with made-up weights: speed, memory, share of its limit.
+_DESCRIPTION = """Measure speed, memory and share of the hardware's limit on this machine, with random weights.
 
-Nothing is downloaded. Where mlx-audio or the serving code (vLLM-Omni with PyTorch) is installed in an interpreter that
-VOXCLONE_MLX_AUDIO_PYTHON or VOXCLONE_SERVING_PYTHON names, it does the same work by turns; mlx-lm always does.
+Nothing is downloaded. mlx-lm does the same work for comparison, and so do mlx-audio and the serving code (vLLM-Omni
+with PyTorch) where VOXCLONE_MLX_AUDIO_PYTHON or VOXCLONE_SERVING_PYTHON names a Python that has them installed.
 docs/PERFORMANCE.md explains each line."""
 LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
@@ -32,10 +32,10 @@ def _options(parser: Parser) -> None:
         "--sizes",
         choices=("release", "small", "tiny"),
         default="release",
-        help="of the model: the release's (its language model with two layers, random numbers), or a miniature's",
+        help="of the model: the release's (with two layers of its language model), or a miniature's",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each work, after a first one")
-    parser.add_argument("--no-peers", action="store_true", help="leave other programs out")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each kind of work, after a warm-up")
+    parser.add_argument("--no-peers", action="store_true", help="do not run other programs for comparison")
     add_shared(
         parser,
         "--output",
@@ -50,7 +50,7 @@ def _check(parser: Parser, options) -> None:
     options.only = [name.strip() for name in options.only.split(",") if name.strip()]
     for name in options.only:
         if name not in WORKS:
-            parser.error(f"--only {name}: there are {', '.join(WORKS)}")
+            parser.error(f"--only {name}: choose from {', '.join(WORKS)}")
     if not options.only:
         parser.error("--only: name at least one of " + ", ".join(WORKS))
     if not 1 <= options.repeats <= 1000:

@@ -29,31 +29,33 @@ def main(options) -> None:
 
     base, other = Release(options.base), Release(options.other)
     with weight_bar(options.quiet) as advance:
-        found = compare(base, other, advance)
+        difference = compare(base, other, advance)
     print(
-        json.dumps(asdict(found) | {"equal": found.equal}, indent=1) if options.json else table(found, options.verbose)
+        json.dumps(asdict(difference) | {"equal": difference.equal}, indent=1)
+        if options.json
+        else table(difference, options.verbose)
     )
 
 
-def table(found: "Difference", verbose: bool = False) -> str:
+def table(difference: "Difference", verbose: bool = False) -> str:
     """A difference in a few lines; `verbose`: and one for each tensor."""
-    if found.equal:
-        return f"no difference: {found.same} tensors, voices and files are the same"
-    lines = [("same", f"{found.same} tensors, to the bit")]
+    if difference.equal:
+        return f"no difference: {difference.same} tensors, voices and files are the same"
+    lines = [("same", f"{difference.same} tensors, to the bit")]
     for part, title in _PARTS.items():
-        if changed := [t for t in found.changed if t.part == part]:
+        if changed := [t for t in difference.changed if t.part == part]:
             lines.append(("changed", f"{len(changed)} tensors of the {title}{_extent(changed)}"))
-    for label, names in (("added", found.added), ("removed", found.removed)):
+    for label, names in (("added", difference.added), ("removed", difference.removed)):
         for part, count in _count(names).items():
             lines.append((label, f"{count} tensors of the {_PARTS[part]}"))
     for kind in ("voices", "files"):
         for label in ("added", "removed", "changed"):
-            if names := getattr(found, f"{kind}_{label}"):
+            if names := getattr(difference, f"{kind}_{label}"):
                 lines.append((f"{kind} {label}", ", ".join(names)))
     text = [f"{label:<16} {value}" for label, value in lines]
     if verbose:
-        text += [_line(tensor) for tensor in found.changed]
-        text += [f"  + {name}" for name in found.added] + [f"  - {name}" for name in found.removed]
+        text += [_line(tensor) for tensor in difference.changed]
+        text += [f"  + {name}" for name in difference.added] + [f"  - {name}" for name in difference.removed]
     return "\n".join(text)
 
 

@@ -18,17 +18,17 @@ ENCODER, OPTIMISE = "encoder", "optimise"
 
 _DESCRIPTION = """\
 Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and
-`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).
-Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,
-and its codes sound like the recording without being those an encoder would give.
+`embedding` float32 [T + 1, dim], the rows that represent the voice in a prompt (END row last).
+Without an encoder, --method optimise searches for latents that the decoder turns into the recording. It is
+slow, and its codes sound like the recording but are not those that an encoder would give.
 
-With --text, `codes` are judged: the encoder's, corrected by the frozen language model, which predicts the
-codes of these words. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes:
-rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`
+With --text, `codes` are judged: the frozen language model, which predicts the codes of these words, corrects
+the encoder's. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes: rows of
+judged codes are closer to the model's own voices, and further from the speaker. `confidence`
 float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,
 `changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how
-unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).
-With --transcribe a Whisper writes the text, which is printed; `transcribed_by` names it in the metadata."""
+unlikely the judged and the encoder's semantic codes are after voice and text, nats per frame).
+With --transcribe, Whisper writes the text, which is printed; `transcribed_by` in the metadata names the model."""
 
 
 def _options(parser: Parser) -> None:
@@ -69,14 +69,14 @@ def _options(parser: Parser) -> None:
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
-    asked = "--transcribe" if options.transcribe else "--text" if options.text is not None else None
-    if asked is None and options.ref_audio:
+    judging = "--transcribe" if options.transcribe else "--text" if options.text is not None else None
+    if judging is None and options.ref_audio:
         parser.error("--ref-audio is for --text and --transcribe")
     for name, value in {"--whisper-model": options.whisper_model, "--language": options.language}.items():
         if value is not None and not options.transcribe:
             parser.error(f"{name} is for --transcribe")
-    if asked is not None and options.method != ENCODER:
-        parser.error(f"{asked} is for --method encoder: only an encoder's latents say which other codes are likely")
+    if judging is not None and options.method != ENCODER:
+        parser.error(f"{judging} is for --method encoder: only an encoder's latents say which other codes are likely")
     if options.text is not None and not options.text.strip():
         parser.error("--text is empty; give the words of the recording, or leave it out")
     if options.text is not None:
@@ -126,11 +126,11 @@ def main(options: argparse.Namespace) -> None:
         latents = _optimise(codec, wave, latents, options)
     codes = np.array(codec.quantize(latents[None])[0])
     embedding = model.voice_embedding(codes).astype(mx.float32)
-    found, metadata = {"codes": codes, "latents": latents, "embedding": embedding}, None
+    tensors, metadata = {"codes": codes, "latents": latents, "embedding": embedding}, None
     if judging is not None:
         changes, metadata = judging.judge(codec, np.array(latents), codes)
-        found, metadata = found | changes, metadata | by
-    save_tensors(output, found, metadata)
+        tensors, metadata = tensors | changes, metadata | by
+    save_tensors(output, tensors, metadata)
     message(f"{len(wave) / codec.config.sampling_rate:.2f} s -> {codes.shape[1]} frames of {codes.shape[0]} codes")
     print(output)
 
@@ -160,7 +160,8 @@ def _transcribe(wave, options: argparse.Namespace) -> dict[str, str]:
         text, language = transcriber.transcribe(options.audio, options.language)
     if text is None:
         raise DataError(
-            f"{options.audio}: {model} understood nothing in it; give its words with --text, or leave out --transcribe"
+            f"{options.audio}: {model} recognised no speech in it; give its words with --text, or leave"
+            " out --transcribe"
         )
     message(f"transcribed ({language}): {text}")
     options.text = text
@@ -207,7 +208,7 @@ class _Judging:
         facts = judged_facts(judged, codes)
         message(
             f"judged: {100 * facts['changed_semantic']:.1f} % of the semantic codes changed, mean confidence"
-            f" {facts['mean_confidence']:.3f}, {facts['text_nats']:.3f} nats per frame behind the text"
+            f" {facts['mean_confidence']:.3f}, {facts['text_nats']:.3f} nats per frame after the text"
             f" (the encoder's own codes: {facts['raw_nats']:.3f})"
         )
         metadata = {"text": self.options.text} | {name: f"{value:.6g}" for name, value in facts.items()}
@@ -245,19 +246,19 @@ def _optimise(codec, wave, start, options: argparse.Namespace):
     with progress_bar(quiet=options.quiet, total=pieces * steps, unit="step", smoothing=0) as bar:
         try:
             progress = _Progress(bar, pieces, steps)
-            found = optimise_codes(codec, wave, start=start, seed=options.seed, progress=progress, **given)
+            result = optimise_codes(codec, wave, start=start, seed=options.seed, progress=progress, **given)
         except DataError as e:
             raise DataError(f"{options.audio}: {e}") from None
         except CheckpointError as e:
             raise CheckpointError(f"{options.model}: {e}") from None
-    before, after = found.start_loss, found.loss
+    before, after = result.start_loss, result.loss
     changes = ", ".join(f"{name} {before[name]:.4g} -> {after[name]:.4g}" for name in after)
     seconds = len(wave) / codec.config.sampling_rate
     message(
-        f"{changes}; {found.steps} steps in {format_seconds(found.seconds)},"
-        f" {found.seconds / seconds:.3g} s per second of audio"
+        f"{changes}; {result.steps} steps in {format_seconds(result.seconds)},"
+        f" {result.seconds / seconds:.3g} s per second of audio"
     )
-    return mx.array(found.latents)
+    return mx.array(result.latents)
 
 
 class _Progress:
@@ -273,4 +274,4 @@ class _Progress:
         if self.bar.disable and self.pieces > 1 and first and self.done >= self.steps:
             took = time.perf_counter() - self.began
             left = format_seconds(took * (self.pieces - 1))
-            message(f"piece 1 of {self.pieces} took {format_seconds(took)}: about {left} to go")
+            message(f"chunk 1 of {self.pieces} took {format_seconds(took)}: about {left} left")

@@ -37,7 +37,7 @@ def _check(parser: Parser, options) -> None:
         parser.error(f"--recordings are in the language of --preset {SPEAKING}, got --preset {options.preset}")
 
 
-@command("Write a complete miniature checkpoint in the release's layout, to try everything on.", _options, _check)
+@command("Write a complete miniature checkpoint in the release's layout, to try everything with.", _options, _check)
 def main(options) -> None:
     from mlx_voxclone.files.atomic import refuse_existing_directory
     from mlx_voxclone.miniature.micro import make_micro
@@ -52,6 +52,6 @@ def main(options) -> None:
             print(make_micro(options.output, options.preset, options.seed, advance))
     if options.recordings is not None:
         bar = {} if options.quiet else {"progress": progress_over}
-        place = write_speaker(options.recordings, options.seed, **bar)
-        message(f"sentences for its own voices, for encoder.pairs.texts: {place / SENTENCES_FILE}")
-        print(place)
+        directory = write_speaker(options.recordings, options.seed, **bar)
+        message(f"sentences for its own voices, for encoder.pairs.texts: {directory / SENTENCES_FILE}")
+        print(directory)

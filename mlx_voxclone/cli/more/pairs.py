@@ -7,21 +7,22 @@ from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 
 _DESCRIPTION = """\
-Let the stock model speak and keep its codes with their audio: exact pairs to train the encoder on.
-Sentences that the model does not end within the limit are rejected. After an interruption, run it again."""
+Generate speech with the stock model and keep its codes with the audio: exact pairs to train the encoder on.
+Sentences that do not end within --max-seconds are rejected. After an interruption, run the command again."""
 
 
 def _options(parser: Parser) -> None:
     add_shared(parser, "--model")
-    add_shared(parser, "--output", note=", or to go on with")
+    add_shared(parser, "--output", note=", or to continue")
     parser.add_argument(
         "--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all; with --recordings: none)"
     )
     parser.add_argument(
         "--recordings",
         metavar="SOURCE",
-        help="speak with the voices of these recordings as well, as far as the encoder hears them: folder, manifest or"
-        " prepared clips, best of many speakers",
+        help="also speak with the voices of these recordings, as the encoder represents them: folder,"
+        " manifest or prepared"
+        " clips, ideally of many speakers",
     )
     add_shared(parser, "--encoder", note="; for --recordings, with a checkpoint that has none")
     parser.add_argument(
@@ -29,26 +30,31 @@ def _options(parser: Parser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="most speakers of the recordings, drawn",
+        help="most speakers to take from the recordings, at random",
     )
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument(
         "--languages",
         nargs="+",
         metavar="CODE",
-        help="every voice speaks the shipped sentences in these: en, fr, de, es, it, pt, nl, ar, hi (default: its own"
-        " language by its name, such as fr_female, else en)",
+        help="languages of the shipped sentences that every voice speaks: en, fr, de, es, it, pt, nl, ar,"
+        " hi (default: by"
+        " the voice's name, such as fr_female, else en)",
     )
     texts.add_argument("--texts", metavar="FILE", help="speak these sentences instead, one per line")
     parser.add_argument("--per-voice", type=int, default=40, metavar="N", help="sentences of each voice")
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result in float32"
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="sentences generated at once; does not change the result in float32",
     )
     add_shared(parser, "--max-seconds", default=30.0, note=" of a sentence; longer ones are rejected")
     parser.add_argument(
         "--augment",
         action="store_true",
-        help="write all audio a second time as if recorded: room, noise, band, level; the codes stay",
+        help="also write all audio as if recorded: room, noise, band, level; the codes stay the same",
     )
     add_shared(parser, "--seed", "--device", "--quiet")
 
@@ -61,7 +67,7 @@ def _check(parser: Parser, options) -> None:
     if not 0 < options.max_seconds < math.inf:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
     if options.encoder and not options.recordings:
-        parser.error("--encoder hears recordings; name them with --recordings")
+        parser.error("--encoder is for --recordings; name some")
 
 
 @command(_DESCRIPTION, _options, _check)

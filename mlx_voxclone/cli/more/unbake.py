@@ -8,10 +8,10 @@ from mlx_voxclone.cli.options import add_shared
 if TYPE_CHECKING:
     from mlx_voxclone.bake.unbake import UnbakeReport
 
-_DESCRIPTION = """Take a bake back: a new checkpoint directory without the encoder and the voices that were baked in.
+_DESCRIPTION = """Undo a bake: write a new checkpoint directory without the encoder and the voices that were baked in.
 
-Weights that adapters were folded into come from the model that it was baked from, which must then be given. The result
-has the base's language model to the bit, or it is not there; the baked checkpoint is only read."""
+Weights that adapters were folded into are taken from the model that it was baked from, which must then be given. The
+result has the base's language model bit for bit, or nothing is written; the baked checkpoint is only read."""
 
 
 def _options(parser: Parser) -> None:
@@ -19,7 +19,9 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--output", note="; must not exist")
     add_shared(parser, "--base", note="; needed where adapters were folded into it")
     parser.add_argument(
-        "--parts", metavar="DIR", help="keep what is taken out there: encoder.safetensors and the voices, for `bake`"
+        "--parts",
+        metavar="DIR",
+        help="directory to write with what is removed: encoder.safetensors and the voices, for `bake`",
     )
     add_shared(parser, "--dry-run", "--quiet")
 

@@ -117,8 +117,8 @@ def test_bad_places_are_one_line(config_file, refused, shards, tmp_path):
     config = config_file("encoder")
     out = ["--set", f"output={tmp_path / 'run'}", "--set", f"data.cache={tmp_path / 'cache'}"]
     train = ["train", "--config", config, *out, "--set"]
-    refused([*train, "data.path=ftp://x.org/a"], "ftp://x.org/a: an address of a kind that is not known")
-    refused([*train, "data.path=hf://models/a/b"], "hf://datasets/OWNER/NAME is expected")
+    refused([*train, "data.path=ftp://x.org/a"], "ftp://x.org/a: unknown kind of address")
+    refused([*train, "data.path=hf://models/a/b"], "expected hf://datasets/OWNER/NAME")
     (shards / "shard-00003.tar").unlink()
     refused([*train, f"data.path={shards}"], f"{shards}/shard-00003.tar: the shard is missing")
 
