@@ -67,7 +67,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, text: str):
         if text.startswith("unrecognized arguments: "):
-            text += self._nearest(text.split()[2].partition("=")[0])
+            unknown = next((word for word in text.split()[2:] if word.startswith("-")), "")
+            text += self._nearest(unknown.partition("=")[0])
         self.exit(EXIT_BAD_INPUT, f"error: {_one_line(text)} (see {self.prog} --help)\n")
 
     def _nearest(self, unknown: str) -> str:
