@@ -88,7 +88,7 @@ def test_corrected_transcripts_are_other_data(miniature, tmp_path, monkeypatch):
     assert str(found) == f"or judge.enabled: false (with --resume {place})"
     place = tmp_path / "other"
     found = ended(configured(miniature), place, monkeypatch, DataError("a file is gone"), made)
-    assert str(found) == f"a file is gone; when that is mended, continue with --resume {place}"
+    assert str(found) == f"a file is gone; fix this, then continue with --resume {place}"
 
 
 def test_a_start_that_is_refused_leaves_no_base_encoder_in_the_way(miniature, tmp_path, monkeypatch):

@@ -106,7 +106,7 @@ def test_the_command_from_an_address(config_file, server, shards, tmp_path, monk
     err = capsys.readouterr().err
     assert (code, err.count("\n")) == (2, 1), err
     assert f"error: {one.address}/{lost}: missing on the server (404)" in err
-    assert err.endswith(f"when that is mended, continue with --resume {part}\n")
+    assert err.endswith(f"fix this, then continue with --resume {part}\n")
     (shards / "kept").rename(shards / lost)
     assert voxclone(["train", "--resume", str(part), "--quiet"]) == 0
     assert weights(part) == weights(tmp_path / "whole")
