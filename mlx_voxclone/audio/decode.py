@@ -137,7 +137,7 @@ def _check_header(path: Path | AudioBytes, file: soundfile.SoundFile) -> None:
     if file.format not in CHECKED:
         raise AudioError(
             "unreadable",
-            f"{path}: of the format {file.format} nobody can tell whether a part is missing; convert it to WAV or FLAC",
+            f"{path}: its format, {file.format}, does not show whether a part is missing; convert it to WAV or FLAC",
         )
     if not RATES[0] <= file.samplerate <= RATES[1]:
         raise AudioError(

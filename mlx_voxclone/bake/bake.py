@@ -137,9 +137,9 @@ def bake(
         DataError: a recording that cannot be read.
     """
     if target not in TARGETS:
-        raise CheckpointError(f"target {target!r}: there are {' and '.join(TARGETS)}")
+        raise CheckpointError(f"target {target!r}: choose {' or '.join(TARGETS)}")
     if folded_as not in FOLDED_AS:
-        raise CheckpointError(f"folded weights as {folded_as!r}: there are {', '.join(FOLDED_AS)}")
+        raise CheckpointError(f"folded weights as {folded_as!r}: choose one of {', '.join(FOLDED_AS)}")
     if encoder is None and not adapters and not voices and target == "vllm":
         raise CheckpointError("nothing to bake: give an encoder, adapters or a voice")
     release = release if isinstance(release, Release) else Release(release)
@@ -321,5 +321,5 @@ def _verify(inputs: _Inputs, directory: Path) -> str:
         place = directory / VOICE_DIRECTORY
         stored = [read_voice(place / f"{name}{suffix}") for suffix in (".pt", ".safetensors")]
         if not all(mx.array_equal(s, rows).item() for s in stored) or counts.get(name) != rows.shape[0]:
-            raise CheckpointError(f"{place}: voice {name} reads back otherwise than written; check the disk")
+            raise CheckpointError(f"{place}: voice {name} does not read back as written; check the disk")
     return new.fingerprint()

@@ -93,16 +93,18 @@ class Folding:
 
     def __init__(self, mix: AdapterMix, base: TensorFile, rounding: str = ROUNDINGS[0]):
         if rounding not in ROUNDINGS:
-            raise CheckpointError(f"rounding {rounding!r}: there are {' and '.join(ROUNDINGS)}")
+            raise CheckpointError(f"rounding {rounding!r}: choose {' or '.join(ROUNDINGS)}")
         names, where = list(mix.changes), mix.where
         lost = [name for name in names if part_of(name) not in ("lm", "head") or f"{name}.weight" not in base]
         if lost:
             matching = f"{len(names) - len(lost)} of {len(names)} adapted modules are in {base.path}"
-            raise CheckpointError(f"{where}: {matching}; not there: {', '.join(lost[:5])}{' ...' * (len(lost) > 5)}")
+            raise CheckpointError(f"{where}: {matching}; missing: {', '.join(lost[:5])}{' ...' * (len(lost) > 5)}")
         for name, change in mix.changes.items():
             made, shape = (change.b.shape[1], change.a.shape[0]), base.info(f"{name}.weight").shape
             if shape != made:
-                raise CheckpointError(f"{where}: {name} makes {list(made)}; its weight in {base.path} is {list(shape)}")
+                raise CheckpointError(
+                    f"{where}: {name} has the shape {list(made)}; its weight in {base.path} is {list(shape)}"
+                )
         self.mix, self._base, self._rounding = mix, base, rounding
         self.weights = [f"{name}.weight" for name in names]
 
@@ -133,7 +135,7 @@ class Folding:
                 folded[rows] = feedback.round(wanted, dtype) if feedback is not None else encode(wanted, dtype)
             after = decode(folded[rows], dtype)
             if not np.isfinite(after).all():
-                raise CheckpointError(f"{self._base.path}: {name} with its adapter is beyond the range of {dtype}")
+                raise CheckpointError(f"{self._base.path}: {name} with its adapter exceeds the range of {dtype}")
             got, error = after - before, after - wanted
             pairs = ((wanted_change, wanted_change), (got, got), (wanted_change, got), (error, error), (before, before))
             return [*(_product(x, y) for x, y in pairs), _square(error @ span)]

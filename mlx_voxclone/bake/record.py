@@ -61,7 +61,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: not found; the model directory is not complete") from None
+        raise CheckpointError(f"{path}: not found; the model directory is incomplete") from None
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: not readable as JSON ({reason_of(e)})") from None
     if not isinstance(content, dict):

@@ -67,7 +67,7 @@ class _Past:
         path = release.path / HISTORY
         if not path.is_file():
             raise CheckpointError(
-                f"{release.path}: was not baked here, it has no {HISTORY}; `voxclone diff` compares it"
+                f"{release.path}: was not baked by voxclone, it has no {HISTORY}; `voxclone diff` compares it"
             )
         bakes = read_object(path).get("bakes")
         try:
@@ -80,7 +80,7 @@ class _Past:
                 any(encoder["state"] in ("injected", "replaced", "left out") for encoder in encoders),
             )
         except (KeyError, IndexError, TypeError, AttributeError, ValueError):
-            raise CheckpointError(f"{path}: not the record of a bake, or of an older version's; bake again") from None
+            raise CheckpointError(f"{path}: not a bake record, or one of an older version; bake again") from None
 
 
 def _text(value: Any) -> str:
@@ -152,8 +152,8 @@ def unbake(
             file.check_unchanged()
         if new.fingerprint() != past.fingerprint:
             raise CheckpointError(
-                f"{release.path}: its language model is not the one that its {HISTORY} tells of, so it cannot be taken"
-                " back; nothing was written"
+                f"{release.path}: its language model is not the one recorded in its {HISTORY}, so the bake cannot be"
+                " undone; nothing was written"
             )
         if kept is not None:
             _keep(release, taken, gone, kept)

@@ -76,7 +76,7 @@ def remove_voices(release: Release, output: str | Path, names: Sequence[str]) ->
             (directory / name).write_bytes(text)
         for path in copied:
             if not filecmp.cmp(path, directory / path.relative_to(base), shallow=False):
-                raise CheckpointError(f"{path}: reads back otherwise than written; nothing was written, run again")
+                raise CheckpointError(f"{path}: does not read back as written; nothing was written, run again")
         Release(directory).check()
     return output
 

@@ -59,7 +59,7 @@ class VoiceMaker:
             if not path.is_file():
                 raise CheckpointError(f"{path}: no such file; a voice is made of a recording, codes or an embedding")
             if len(sources) > 1 and not _is_recording(path):
-                raise CheckpointError(f"{path}: codes and embeddings are a voice each; only recordings can be joined")
+                raise CheckpointError(f"{path}: codes and embeddings are one voice each; only recordings can be joined")
         self.warnings = []
         source = sources[0]
         if _is_recording(source):

@@ -123,10 +123,10 @@ class SpeechTokenizer:
         if possible < 1:
             raise DataError(
                 f"a voice of {rows} rows and up to {frames} frames of speech exceed the context of {self.context},"
-                " without any text; take a shorter voice, or let it speak for fewer seconds"
+                " without any text; take a shorter voice, or fewer seconds of speech"
             )
         if tokens > possible:
             raise DataError(
-                f"the text is too long: it has {about}{tokens} tokens, {possible} are possible: with a voice of {rows}"
-                f" rows and up to {frames} frames of speech more exceed the context of {self.context}; say it in parts"
+                f"the text is too long: it has {about}{tokens} tokens, at most {possible} fit: with a voice of {rows}"
+                f" rows and up to {frames} frames of speech more exceed the context of {self.context}; split the text"
             )

@@ -98,7 +98,7 @@ def read_pt(path: str | Path) -> mx.array:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except _Refused as e:
-        raise CheckpointError(f"{path}: not a torch file of one plain tensor ({e}); nothing of it was run") from None
+        raise CheckpointError(f"{path}: not a torch file of one plain tensor ({e}); no code in it was run") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, ValueError) as e:
         raise CheckpointError(f"{path}: damaged or not a torch zip file ({e})") from None
     except OSError as e:

@@ -64,7 +64,7 @@ def read_voice(path: str | Path) -> mx.array:
     if not mx.all(mx.isfinite(array)).item():
         raise CheckpointError(f"{path}: holds infinite or undefined numbers; make this voice again")
     if (largest := mx.abs(array.astype(mx.float32)).max().item()) > MOST:
-        raise CheckpointError(f"{path}: holds numbers up to {largest:.3g}, and a voice's are small; make it again")
+        raise CheckpointError(f"{path}: holds values up to {largest:.3g}, too large for a voice; make it again")
     return array
 
 

@@ -145,7 +145,7 @@ def _verify(written: Path, target: Path, entries: list[Entry], digests: dict[str
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for entry, same in zip(entries, pool.map(as_written, entries)):
             if not same:
-                raise CheckpointError(f"{target}: {entry.name} reads back otherwise than written; check the disk")
+                raise CheckpointError(f"{target}: {entry.name} does not read back as written; check the disk")
     if len(file) != len(entries):
         raise CheckpointError(f"{target}: {len(file)} tensors read back, {len(entries)} written; check the disk")
 

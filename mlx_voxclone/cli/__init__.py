@@ -5,23 +5,24 @@ import sys
 from collections.abc import Sequence
 
 FRONT = {
-    "prepare": "recordings -> clips, transcripts and a held-out split",
-    "train": "run a configuration: encoder, speaker, or the whole way from recordings to a baked checkpoint",
-    "say": "text -> speech",
-    "bake": "write a new checkpoint: encoder injected, adapters folded, voices added",
-    "evaluate": "how close a clone is, how well it is understood: figures, a page to listen to, comparisons",
-    "doctor": "what this machine can train: memory, time, disk, and what to change",
+    "prepare": "turn recordings into clips, transcripts and a held-out split",
+    "train": "train an encoder or a voice, or do everything from recordings to a baked checkpoint",
+    "say": "turn text into speech",
+    "bake": "write a new checkpoint with an encoder, folded adapters and new voices",
+    "evaluate": "measure speaker similarity, intelligibility and reconstruction; write a page to listen to",
+    "doctor": "predict the memory, time and disk space of a training on this machine",
 }
 MORE = {
-    "diff": "what differs between two checkpoints",
-    "unbake": "take a bake back: the checkpoint it was made from, and the parts apart",
-    "encode": "audio -> codes, latents and voice embedding",
-    "decode": "codes -> audio",
-    "voices": "list, add and remove the voices of a checkpoint; recover the codes behind one",
-    "publish": "share an encoder, adapters, a voice or a baked checkpoint on the hub, with a model card",
-    "pairs": "let the model speak: exact pairs of codes and audio to train the encoder on",
-    "bench": "how fast this machine does all of it, and how near its limit",
-    "micro": "write a miniature checkpoint to try everything on",
+    "config": "explain the keys of a configuration, list the shipped ones, print one in full",
+    "diff": "compare two checkpoints",
+    "unbake": "undo a bake: write the checkpoint it was made from, and its parts",
+    "encode": "turn audio into codes, latents and a voice embedding",
+    "decode": "turn codes into audio",
+    "voices": "list, add and remove the voices of a checkpoint; recover the codes of one",
+    "publish": "upload an encoder, adapters, a voice or a checkpoint to the Hub, with a model card",
+    "pairs": "generate pairs of codes and audio with the model, to train the encoder on",
+    "bench": "measure the speed of this machine, and how near it is to its limit",
+    "micro": "write a miniature checkpoint to try everything with",
 }
 COMMANDS = FRONT | MORE
 USAGE_ERROR = 2
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import difflib
 
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
         print(f"error: {name}: no such command; {hint}", file=sys.stderr)
         return USAGE_ERROR
     from mlx_voxclone.process.limits import too_little_address_space

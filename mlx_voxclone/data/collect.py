@@ -192,7 +192,7 @@ class Collector:
             clip["language"] = clip["language"] or language
         silent = sum(clip["text"] is None for clip in missing)
         if silent:
-            self.notes.append(f"{silent} of {len(missing)} clips: nothing understood, left without text")
+            self.notes.append(f"{silent} of {len(missing)} clips: no speech recognised, left without text")
 
     def split(self) -> None:
         """Mark the held-out clips; the same audio is never on both sides, and no training clip has a held-out prompt.

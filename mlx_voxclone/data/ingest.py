@@ -179,7 +179,7 @@ def _pieces(
         raise AudioError(
             "too-long",
             f"{path}: {whole.seconds:.0f} s of transcribed speech; text and audio over {MAX_TRANSCRIBED_SECONDS:.0f} s "
-            "are not cut blindly, cut both or leave the text out",
+            "are not cut automatically; cut both, or remove the text",
         )
     if transcribed or whole.seconds <= options.max_seconds:
         pieces = [whole]

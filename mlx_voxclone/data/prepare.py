@@ -224,7 +224,9 @@ def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
         changed.append("--shards")
     if changed or version != _VERSION:
         what = ", ".join(changed) or "this program's version"
-        raise DataError(f"{output}: holds data prepared otherwise: {what} changed; choose another output or delete it")
+        raise DataError(
+            f"{output}: holds data prepared with other settings: {what} changed; choose another output or delete it"
+        )
     (ShardData if is_sharded(output) else PreparedData.load)(output)  # complete still?
     return report
 

@@ -124,7 +124,7 @@ def select(
     _refuse_fixed(asked, before, data)
     lines = _without_effect(asked, before)
     if kept:
-        lines.append(f"as it was prepared: {', '.join(f'{key} {_shown(before.value(key))}' for key in kept)}")
+        lines.append(f"kept as prepared: {', '.join(f'{key} {_shown(before.value(key))}' for key in kept)}")
     if not any(key in asked for key in APPLIED):
         return data, lines
     chosen = _Choice(data, asked, before, options.seed)
@@ -165,10 +165,12 @@ def _without_effect(asked: dict[str, Any], before: Preparation) -> list[str]:
     for key, looser in (("min_seconds", -1), ("max_seconds", 1)):
         was = before.value(key)
         if key in asked and looser * (asked[key] - was) > 0:
-            lines.append(f"data.{key}: {asked.pop(key):g} leaves nothing out of what is prepared with {was:g}")
+            lines.append(f"data.{key}: {asked.pop(key):g} has no effect on clips prepared with {was:g}")
     if "heldout" in asked and not before.is_known:
         del asked["heldout"]
-        lines.append("data.heldout: it does not say how it was prepared, and what it holds out stays so")
+        lines.append(
+            "data.heldout: no effect, as the data does not record how it was prepared; its held-out clips stay"
+        )
     return lines
 
 
@@ -178,7 +180,7 @@ def _refuse_fixed(asked: Mapping[str, Any], before: Preparation, data: PreparedD
             continue
         if key != "transcribe":
             raise DataError(
-                f"data.{key}: {_shown(asked[key])} cannot be applied to {before.place}, whose clips are made already"
+                f"data.{key}: {_shown(asked[key])} cannot be applied to {before.place}, whose clips are already made"
                 f" (with {_shown(before.value(key))}); leave it out, or prepare the recordings again"
             )
         count = sum(clip.text is None for clip in _facts(data) if clip.split != REFERENCE)

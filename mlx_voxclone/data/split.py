@@ -54,7 +54,9 @@ def divided(
         unique.setdefault(piece.digest, piece)
     notes = []
     if copies := len(pieces) - len(unique):
-        notes.append(f"{copies} of {len(pieces)} clips repeat the audio of another; equal ones share a side")
+        notes.append(
+            f"{copies} of {len(pieces)} clips repeat the audio of another; equal ones stay on one side of the split"
+        )
     recordings: dict[str, list[Piece]] = {}
     for piece in unique.values():
         recordings.setdefault(piece.recording, []).append(piece)

@@ -36,8 +36,9 @@ def check_said(name: str, text: str, seconds: float) -> None:
     """
     if not can_be_said(text, seconds):
         raise DataError(
-            f"{name}: its text is too long: it has {len(text)} characters, {MOST_CHARACTERS * (seconds + 1):.0f} are"
-            f" possible in {seconds:.1f} s of speech ({FASTEST:.0f} letters a second): {text[:40]!r}"
+            f"{name}: its text is too long: it has {len(text)} characters, at most"
+            f" {MOST_CHARACTERS * (seconds + 1):.0f} fit into {seconds:.1f} s of speech ({FASTEST:.0f}"
+            f" letters a second): {text[:40]!r}"
         )
 
 
@@ -50,7 +51,7 @@ def check_same(clips: Sequence[Clip]) -> None:
     texts = [clip.text for clip in clips if clip.text]
     if len(texts) > 2 and len({" ".join(text.casefold().split()) for text in texts}) == 1:
         raise DataError(
-            f"all {len(texts)} transcripts are the same ({texts[0][:40]!r}); give each clip the text of what it says"
+            f"all {len(texts)} transcripts are the same ({texts[0][:40]!r}); give each clip its own transcript"
         )
 
 

@@ -69,7 +69,7 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise DataError(f"text: a sentence is expected, got {shown(value)}")
     if len(value) > MAX_CHARACTERS:
-        raise DataError(f"the text is too long: {len(value):,} characters; give it in pieces of a few sentences")
+        raise DataError(f"the text is too long: {len(value):,} characters; split it into parts of a few sentences")
     if all(unicodedata.category(c)[0] in _SILENT or unicodedata.category(c) == "Cf" for c in value):
         raise DataError("there is nothing to say: type a sentence")
     return spoken(value)

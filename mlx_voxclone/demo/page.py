@@ -89,7 +89,7 @@ def _error(error: Exception) -> gr.Error:
     if os.environ.get("VOXCLONE_DEBUG", "") not in ("", "0"):
         traceback.print_exception(error)
     message(f"error: a request failed ({type(error).__name__}: {str(error)[:200]})")
-    return gr.Error("this request could not be carried out; the terminal says more", print_exception=False)
+    return gr.Error("this request failed; see the terminal for details", print_exception=False)
 
 
 def handler(studio: Studio, thread: MainThread) -> Callable[..., list]:

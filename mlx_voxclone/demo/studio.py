@@ -176,5 +176,5 @@ def bounded_prompt(speaker, text: str, rows) -> list[int]:
     ids = speaker.tokenizer.prompt(text, rows.shape[0], max_frames(speaker))
     count = len(ids) - len(speaker.tokenizer.prompt(".", rows.shape[0])) + 1
     if count > MAX_TOKENS:
-        raise DataError(f"the text is too long: {count:,} tokens; up to {MAX_TOKENS:,} are taken, so give it in pieces")
+        raise DataError(f"the text is too long: {count:,} tokens; up to {MAX_TOKENS:,} are possible, so split it")
     return ids

@@ -50,7 +50,7 @@ def measure_drift(
     """
     if base.config.backbone != other.config.backbone or base.config.codec != other.config.codec:
         raise DataError(
-            f"{other.path}: has other sizes than {base.path}; drift is measured against what it was made of"
+            f"{other.path}: has other sizes than {base.path}; drift is measured against the model it was made from"
         )
     data = PairData.of_model(pairs, base, heldout=0.0)
     data.check_voices(base)

@@ -119,7 +119,7 @@ def _check(
                 got = shown(key.value) if isinstance(key, yaml.ScalarNode) else "a list or a mapping"
                 raise ConfigError(f"{here}: keys are text, for example seed; got {got} (quotes make text of a word)")
             if key.value in keys:
-                raise ConfigError(f"{here}: {key.value}: this key stands here twice")
+                raise ConfigError(f"{here}: {key.value}: this key appears twice")
             keys.add(key.value)
             size += 1 + _check(value, place, sizes, above)
     if size > MAX_PARTS:

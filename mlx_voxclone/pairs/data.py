@@ -249,7 +249,7 @@ def _check_manifest(path: Path, listed: dict[str, dict[str, Any]]) -> None:
 def _checked_codes(codes: np.ndarray, config: CodecConfig, where: str) -> np.ndarray:
     """int16 `[37, T]`, in memory of its own."""
     if codes.dtype.kind not in "iu" or codes.ndim != 2:
-        raise DataError(f"{where}: codes of type {codes.dtype}, shape {list(codes.shape)} are none; {_AGAIN}")
+        raise DataError(f"{where}: codes of type {codes.dtype}, shape {list(codes.shape)} are not codes; {_AGAIN}")
     if codes.shape[0] != config.n_codebooks:
         raise DataError(
             f"{where}: {codes.shape[0]} codebooks where this model has {config.n_codebooks}; made with another model,"

@@ -174,7 +174,8 @@ def settle(output: Path, settings: Mapping[str, Any]) -> None:
     if changed:
         causes = [key for key in changed if key not in _CONSEQUENCES] or changed
         raise DataError(
-            f"{output}: holds pairs made otherwise: {', '.join(causes)} changed; choose another output or delete it"
+            f"{output}: holds pairs made with other settings: {', '.join(causes)} changed; choose"
+            " another output or delete it"
         )
 
 
@@ -222,7 +223,7 @@ def read_whole_shard(path: Path) -> tuple[list[dict[str, Any]], dict[str, int]]:
     _, kept, rejected = read_shard(path)
     missing = [name for name in audio_of(kept) if not (path.parent / name).is_file()]
     if missing:
-        raise CheckpointError(f"{path}: {missing[0]} is missing; delete the shard and run again, which makes it anew")
+        raise CheckpointError(f"{path}: {missing[0]} is missing; delete the shard and run again to make it again")
     return kept, rejected
 
 

@@ -63,10 +63,10 @@ def recorded_voices(
             mx.eval(rows)
             found[PREFIX + name] = RecordedVoice(rows, spoken[0] if spoken else None)
         else:
-            notes.append(f"{name}: no recording can serve as a voice ({why})")
+            notes.append(f"{name}: no recording can be used as a voice ({why})")
         progress(1)
     if not found:
-        raise DataError(f"{source}: nobody's recordings can serve; {notes[0]}")
+        raise DataError(f"{source}: no speaker's recordings can be used; {notes[0]}")
     return found, notes
 
 

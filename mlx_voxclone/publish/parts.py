@@ -41,7 +41,7 @@ def add_adapters(
     _, config = load_adapters(directory)
     known = publication.base_fingerprint
     if known not in (None, config.base_fingerprint):
-        raise CheckpointError(f"{directory}: trained on another model than what it is to be published with")
+        raise CheckpointError(f"{directory}: trained on another model than the one it would be published with")
     text = staging / folder / ADAPTER_CONFIG
     text.parent.mkdir(parents=True, exist_ok=True)
     text.write_text(config.text(), encoding="utf-8")  # the known keys alone, whatever else may have been added

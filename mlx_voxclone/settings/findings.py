@@ -51,9 +51,9 @@ def _expectation(error: Any) -> str:
     if kind == "literal_error":
         return f"expected one of {context['expected']}; got {got}".replace("'", "")
     if kind == "string_pattern_mismatch":
-        return f"only a-z, 0-9, _ and - (servers ask for voices in lower case); got {got}"
+        return f"only a-z, 0-9, _ and - (servers request voices in lower case); got {got}"
     if kind == "string_too_short":
-        return "expected some text; got none (null or no line at all leaves it open)"
+        return "expected some text; got none (to leave it unset, use null or remove the line)"
     if kind == "extra_forbidden":  # those of a file were refused before: of one, only a dot inside a key comes here
         dot = "." in str(error["loc"][-1])
         return "write the sections as nested lines, not as one dotted key" if dot else "unknown key"
@@ -61,5 +61,5 @@ def _expectation(error: Any) -> str:
         n = context.get("min_length", context.get("max_length"))
         return f"expected {'at least ' if kind != 'too_long' else 'at most '}{n} value{'s' * (n != 1)}; got {got}"
     from_word = isinstance(value, bool) and kind == "string_type"
-    quotes = " (YAML reads yes, no, on and off so: put quotes around it)" if from_word else ""
+    quotes = " (YAML reads yes, no, on and off as true or false: put it in quotes)" if from_word else ""
     return f"expected {_EXPECTED.get(kind, error['msg'])}; got {got}{quotes}"

@@ -66,7 +66,8 @@ def check_speakers(config: RunConfig, speakers: Collection[str]) -> None:
         names = sorted(speakers)
         there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
         raise DataError(
-            f"{config.data.path}: {len(names)} speakers ({there}), and task clone makes the voice of one: name it with"
+            f"{config.data.path}: {len(names)} speakers ({there}), and task clone makes one voice:"
+            " choose its speaker with"
             " data.speaker; if all are the same person, give them one name in a manifest"
         )
 

@@ -300,7 +300,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
             raise TranscriptError(f"{e} (with --resume {run_dir})") from None
         elif isinstance(e, DataError | StoppedError) and begun:
             kind = StoppedError if isinstance(e, StoppedError) else DataError
-            raise kind(f"{e}; when that is mended, continue with --resume {run_dir}") from None
+            raise kind(f"{e}; fix this, then continue with --resume {run_dir}") from None
         raise
 
 

@@ -52,7 +52,7 @@ def sweep(
         ConfigError: task `clone`, or a rate that is none. CheckpointError: the directory is there already.
     """
     if len(config.stages) != 1:
-        raise ConfigError("a sweep is of one training: take task encoder, distill, language or speaker")
+        raise ConfigError("a sweep is for a single training: use task encoder, distill, language or speaker")
     if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates) or len(set(rates)) < len(rates):
         raise ConfigError("learning rates of a sweep must be different finite numbers above 0")
     home = config.run_dir.with_name(config.run_dir.name + "-sweep")
@@ -111,7 +111,7 @@ def lines(points: Sequence[Point]) -> list[str]:
     told.append(f"best: {chosen.rate:g} (held-out {chosen.metric} {chosen.value:.4g})")
     usable = [p for p in points if p.fault is None]
     if len(usable) > 1 and chosen is max(usable, key=lambda p: p.rate):
-        told.append("it is the highest of them: a higher one may be better still")
+        told.append("it is the highest of those tried; a higher one may be better still")
     return told
 
 

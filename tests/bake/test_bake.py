@@ -245,7 +245,7 @@ def test_a_voice_that_reads_back_otherwise_is_noticed(base, tmp_path, monkeypatc
         write_voice(directory, name, rows + 1)
 
     monkeypatch.setattr(bake_files, "write_voice", other)
-    with pytest.raises(CheckpointError, match="voice anna reads back otherwise"):
+    with pytest.raises(CheckpointError, match="voice anna does not read back as written"):
         bake(base, tmp_path / "out", voices={"anna": base / "voice_embedding" / "casual_male.pt"})
     assert list(tmp_path.iterdir()) == []
 

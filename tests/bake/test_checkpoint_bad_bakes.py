@@ -71,7 +71,7 @@ BAD_OPTIONS = {
     "a missing encoder": (["--encoder", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
     "missing adapters": (["--adapters", "nowhere"], "not found"),
     "a missing recording": (["--voice", "anna=nowhere.wav"], "nowhere.wav: no such file"),
-    "a voice without file": (["--voice", "anna"], "NAME=FILE"),
+    "a voice without file": (["--voice", "anna"], "NAME=SOURCE"),
     "a recording twice": (["--voice", "anna=a.wav", "--voice", "anna=a.wav"], "given twice"),
     "a bad name": (["--voice", "An.na=a.wav"], "voice name"),
     "a name that is taken": (["--voice", "casual_male=a.wav"], "casual_male: this checkpoint has one"),
@@ -136,7 +136,7 @@ BAD_ADAPTERS = {
     ),
     "too large": (
         lambda t: {k: v * 1e25 if k.startswith("layers.0.attention.wq") else v for k, v in t.items()},
-        "beyond the range of BF16",
+        "exceeds the range of BF16",
     ),
 }
 

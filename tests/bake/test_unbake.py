@@ -269,13 +269,13 @@ def test_what_cannot_be_taken_back(base, baked, with_encoder, tmp_path, assert_r
         assert list(tmp_path.iterdir()) == []
 
     record = (baked / "voxclone.json").read_text()
-    refused("was not baked here", base)
+    refused("was not baked by voxclone", base)
     refused("adapters were folded into it; give the model", baked)
     refused("is not what", baked, "--base", baked)
-    refused("not the record of a bake", baked, history="{}")
-    refused("not the record of a bake", baked, history='{"bakes": [{"base_fingerprint": 3}]}')
+    refused("not a bake record", baked, history="{}")
+    refused("not a bake record", baked, history='{"bakes": [{"base_fingerprint": 3}]}')
     refused("names weights that are not there", baked, "--base", base, history=record.replace("attention.wq", "wx"))
-    refused("not the one that its voxclone.json tells of", with_encoder, history=_without_folded(record, "0" * 64))
+    refused("not the one recorded in its voxclone.json", with_encoder, history=_without_folded(record, "0" * 64))
     refused("not empty", baked, "--base", base, "--parts", base)
 
 

@@ -155,7 +155,7 @@ def test_a_disk_that_lies_is_noticed(tmp_path):
             file.write(b"garbage!")
 
     data = np.ones(1_000_000, np.float32)
-    with pytest.raises(CheckpointError, match="a reads back otherwise than written"):
+    with pytest.raises(CheckpointError, match="a does not read back as written"):
         write_safetensors(tmp_path / "x", [("a", "F32", data.shape, lambda: data)], progress=damage)
     assert list(tmp_path.iterdir()) == []
 

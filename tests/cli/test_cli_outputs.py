@@ -36,7 +36,7 @@ def test_say_and_decode_replace_nothing_but_a_wav(refused, whole, voice_file, tm
     say = ["say", "--model", model, "--text", "papa", *SHORT]
     argv, said = {
         "reference": ([*say, "--ref-audio", reference, "--output", reference], "is an input"),
-        "weights": ([*say, "--voice", "casual_male", "--output", model / WEIGHTS], "no WAV file"),
+        "weights": ([*say, "--voice", "casual_male", "--output", model / WEIGHTS], "is not a WAV file"),
         "codes": (["decode", "--model", model, codes, "--output", codes], "is an input"),
         "mp3": ([*say, "--voice", "casual_male", "--output", tmp_path / "x.mp3"], "ends in .wav"),
         "folder name": ([*say, "--voice", "casual_male", "--output", tmp_path / "no" / "x.wav"], "no such directory"),

@@ -173,7 +173,7 @@ def test_a_run_makes_its_pairs_and_the_next_one_finds_them(config_file, cache, t
         assert voxclone(["train", "--config", str(config), "--set", f"output={place}"]) == 0
         monkeypatch.setattr(generation, "generate_batch", lambda *_, **__: pytest.fail("said again"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pairs: ")]
-    assert "the model says 12 sentences" in lines[0]
+    assert "generating 12 sentences with the model" in lines[0]
     assert lines[-2].endswith(f", from the cache {next(cache.iterdir())}")
     assert lines[-1] == lines[3]  # as many to learn from, as many held out
     assert "path: auto" in (places[0] / "config.yaml").read_text()

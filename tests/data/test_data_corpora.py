@@ -87,7 +87,7 @@ def test_librispeech(tmp_path):
     assert entry.audio == root / "train-clean-100/19/198/19-198-0001.flac"
     assert entry.where == f"{root}/train-clean-100/19/198/19-198.trans.txt:2"
     notes = " ".join(read_listing(root).notes)
-    assert "lower case with a first capital (5)" in notes
+    assert "lower case with an initial capital (5)" in notes
     assert "dev and test recordings are held out" in notes
 
 

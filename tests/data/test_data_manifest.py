@@ -91,12 +91,12 @@ def test_nothing_there(tmp_path, name):
 
 
 def test_a_file_of_no_known_kind(tmp_path):
-    assert "neither audio nor a manifest" in refusal(make(tmp_path, "a.pdf") / "a.pdf")
+    assert "not the name of an audio file or a manifest" in refusal(make(tmp_path, "a.pdf") / "a.pdf")
 
 
 def test_prepared_data_is_no_source(tmp_path):
     make(tmp_path, "manifest.jsonl", "summary.json", "clips/a.flac")
-    assert "prepared clips already" in refusal(tmp_path)
+    assert "already holds prepared clips" in refusal(tmp_path)
 
 
 # JSON Lines

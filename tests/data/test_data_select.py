@@ -126,8 +126,8 @@ def test_looser_limits_change_nothing_and_are_named(prepared):
     data, lines = chosen(prepared, min_seconds=0.3, max_seconds=25.0)
     assert sides(data) == sides(load(prepared))
     assert lines[:2] == [
-        "data.min_seconds: 0.3 leaves nothing out of what is prepared with 0.5",
-        "data.max_seconds: 25 leaves nothing out of what is prepared with 20",
+        "data.min_seconds: 0.3 has no effect on clips prepared with 0.5",
+        "data.max_seconds: 25 has no effect on clips prepared with 20",
     ]
 
 
@@ -137,7 +137,9 @@ def test_a_split_that_was_made_without_prepare_stays(shards):
     before = Preparation.of(shards)
     same, lines = select(data, PrepareOptions(heldout=0.5), before)
     assert sides(same) == sides(data)
-    assert lines == ["data.heldout: it does not say how it was prepared, and what it holds out stays so"]
+    assert lines == [
+        "data.heldout: no effect, as the data does not record how it was prepared; its held-out clips stay"
+    ]
     more, _ = select(data, PrepareOptions(heldout_speakers=["speaker-1"]), before)
     own = {clip.id for clip in data.heldout} | {clip.id for clip in data.clips if clip.speaker == "speaker-1"}
     assert {clip.id for clip in more.heldout} == own
@@ -145,7 +147,7 @@ def test_a_split_that_was_made_without_prepare_stays(shards):
 
 def test_defaults_say_nothing_and_are_named(prepared):
     _, lines = chosen(prepared)
-    assert lines == ["as it was prepared: min_seconds 0.5, heldout 0.2"]
+    assert lines == ["kept as prepared: min_seconds 0.5, heldout 0.2"]
 
 
 def test_the_source_itself_still_decides(source, tmp_path):

@@ -174,9 +174,9 @@ def test_headers_of_other_makers(tmp_path, header, form, wanted):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id|text|text\n1|a|b\n", ":1: 'text' is there twice"),
-        ("id|text|sentence\n1|a|b\n", ":1: both 'text' and 'sentence' can be the text"),
-        ("file|path|text\n1|a|b\n", ":1: both 'file' and 'path' can be the audio"),
+        ("id|text|text\n1|a|b\n", ":1: 'text' appears twice"),
+        ("id|text|sentence\n1|a|b\n", ":1: both 'text' and 'sentence' could be the text"),
+        ("file|path|text\n1|a|b\n", ":1: both 'file' and 'path' could be the audio"),
         ("id|text\n1|a|b\n", ":2: expected 2 columns as in other lines, found 3 columns"),
         ("id|text|speaker\n1|a\n", ":2: expected 3 columns as in other lines, found 2 columns"),
         ("wav|phrase\n1|Hello there\n", ":1: 'wav|phrase' is neither a recording"),
@@ -270,10 +270,10 @@ def test_a_normalised_text_counts_before_the_raw_one(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"audio": "a.wav", "text": "one", "text": "two"}', ":1: 'text' is there twice"),
-        ('{"audio": "a.wav", "audio": "a.wav"}', ":1: 'audio' is there twice"),
-        ({"audio": "a.wav", "audio_filepath": "b.wav"}, ":1: both 'audio' and 'audio_filepath' can be the audio"),
-        ({"audio": "a.wav", "sentence": "x", "text": "y"}, ":1: both 'sentence' and 'text' can be the text"),
+        ('{"audio": "a.wav", "text": "one", "text": "two"}', ":1: 'text' appears twice"),
+        ('{"audio": "a.wav", "audio": "a.wav"}', ":1: 'audio' appears twice"),
+        ({"audio": "a.wav", "audio_filepath": "b.wav"}, ":1: both 'audio' and 'audio_filepath' could be the audio"),
+        ({"audio": "a.wav", "sentence": "x", "text": "y"}, ":1: both 'sentence' and 'text' could be the text"),
         ({"audio_filepath": "a.wav", "offset": 2.5, "duration": 3}, ":1: offset 2.5: a part of a recording"),
         ({"id": "1", "text": "x"}, ':1: "audio" is missing'),
         ({"audio": "a.wav", "speaker": True}, ":1: speaker must be a text, found true"),
@@ -316,7 +316,7 @@ def test_a_name_that_is_there_is_taken_as_it_stands(tmp_path):
     (tmp_path / "x\\b.wav").touch()
     assert names_of(tmp_path, "A.wav", "a.wav", "x\\b.wav") == ["A.wav", "a.wav", "x\\b.wav"]
     assert read_listing(tmp_path / "m.jsonl").notes == []
-    with pytest.raises(DataError, match=r"m.jsonl:1: A.WAV can be A.wav or a.wav; write the name"):
+    with pytest.raises(DataError, match=r"m.jsonl:1: A.WAV can be A.wav or a.wav; spell it exactly"):
         read_listing(lines(tmp_path / "m.jsonl", {"audio": "A.WAV"}))
 
 
@@ -331,9 +331,7 @@ def test_paths_of_a_windows_machine(tmp_path):
         None,
     ]
     (note,) = read_listing(tmp_path / "m.jsonl").notes
-    assert note == (
-        "m.jsonl: 3 paths of a Windows machine are taken from beside the list, such as C:\\Users\\me\\data\\wavs\\1.wav"
-    )
+    assert note == ("m.jsonl: 3 Windows paths are looked up beside the list, such as C:\\Users\\me\\data\\wavs\\1.wav")
     with pytest.raises(DataError, match="1.wav is listed already"):
         names_of(tmp_path, r"C:\a\1.wav", r"C:\a\wavs\1.wav", r"C:\b\wavs\1.wav")
 

@@ -78,7 +78,7 @@ def test_a_guess_is_no_text(tmp_path):
     folder = recordings(tmp_path / "r", 2)
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(model)))
     assert report.with_text == 0
-    assert "2 of 2 clips: nothing understood, left without text" in report.notes
+    assert "2 of 2 clips: no speech recognised, left without text" in report.notes
 
 
 @needs_whisper

@@ -136,8 +136,8 @@ def test_everything_is_measured_and_shown(outputs, tmp_path, heard, capsys):
     options = ["--speaker-model", model, "--whisper-model", "tiny", "--language", "en"]
     assert run(outputs, "--output", tmp_path / "out", *options) == 0
     table = capsys.readouterr().out
-    assert f"speakers by {model}" in table
-    assert "heard by tiny" in table
+    assert f"speaker similarity by {model}" in table
+    assert "transcribed by tiny" in table
     found = Evaluation.load(tmp_path / "out")
     expected = {name for name in METRICS if not name.startswith("preset_")}  # see test_drift
     expected -= {"spectral_similarity", "real_time_factor"}
@@ -301,7 +301,7 @@ def test_how_codebooks_are_used(miniature, tmp_path, capsys):
         write_wav(place / f"{k}.wav", 0.1 * rng.standard_normal(3 * 1920).astype(np.float32))
         codes = np.concatenate([np.array([semantic]), np.full((36, 3), 7 + k)]).astype(np.int32)
         save_tensors(place / f"{k}.safetensors", {"codes": codes})
-    argv = [place, "--speaker-model", "none", "--whisper-model", "none", "--codec", miniature]
+    argv = [place, "--speaker-model", "none", "--whisper-model", "none", "--code-usage", "--model", miniature]
     assert run(*argv, "--output", tmp_path / "out") == 0
     about = Evaluation.load(tmp_path / "out").about
     shares = np.array([2, 1, 3]) / 6

@@ -104,7 +104,7 @@ def test_as_many_tokens_as_the_context_has_room_for(miniature):
     tokenizer = SpeechTokenizer(miniature / "tekken.json", context=100)
     text = "q" * (100 - 5 - 10 - 20)  # a token each
     assert len(tokenizer.prompt(text, 10, 20)) == 80
-    with pytest.raises(DataError, match=r"too long: it has 66 tokens, 65 are possible: with a voice of 10 rows and up"):
+    with pytest.raises(DataError, match=r"too long: it has 66 tokens, at most 65 fit: with a voice of 10 rows and up"):
         tokenizer.prompt(text + "q", 10, 20)
     with pytest.raises(DataError, match=r"voice of 76 rows and up to 20 frames of speech exceed the context of 100,"):
         tokenizer.prompt("q", 76, 20)

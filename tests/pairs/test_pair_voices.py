@@ -129,6 +129,6 @@ def test_mistakes(people, miniature, encoder_file, tmp_path, refused, listening)
     assert "--max-voices" in refused(arguments(miniature, out, "--max-voices", "0"))
     gone = refused(arguments(miniature, out, "--recordings", tmp_path / "gone", "--encoder", encoder_file))
     assert "no such file" in gone
-    with pytest.raises(DataError, match="nobody's recordings can serve; cid: .*silent"):
+    with pytest.raises(DataError, match="no speaker's recordings can be used; cid: .*silent"):
         recorded_voices(listening, people / "cid.wav", most=1)
     assert not out.exists()

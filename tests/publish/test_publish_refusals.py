@@ -74,7 +74,7 @@ def test_what_cannot_be_published(no, tmp_path, clone_run, base, encoder):
     (tmp_path / "empty").mkdir()
     no(tmp_path / "empty", "nothing to publish", what)
     no(clone_run / "data", "nothing to publish", what)
-    no(base, "was not baked here, it has no voxclone.json")
+    no(base, "was not baked by voxclone, it has no voxclone.json")
     no(clone_run / "samples" / "after-1.wav", "not a .safetensors file")
     no(clone_run / "codes" / "codes.safetensors", "neither an encoder nor a voice")
     no(clone_run / "speaker" / "best" / "adapters.safetensors", "name their directory")

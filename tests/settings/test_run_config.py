@@ -7,7 +7,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from mlx_voxclone.cli.common import DEFAULT_MODEL
+from mlx_voxclone.cli.options import DEFAULT_MODEL
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
@@ -172,8 +172,8 @@ def test_refusals_name_file_key_and_remedy(text, message, tmp_path):
         ("just words", ":1: expected `key: value` lines"),
         ("# nothing", ": the file is empty"),
         ("seed: 1", ": task: missing; this key has no default"),
-        ("task: clone\nseed: 1\nseed: 2", ":3: seed: this key stands here twice"),
-        ("task: clone\ndata:\n  path: a\n  path: b", ":4: path: this key stands here twice"),
+        ("task: clone\nseed: 1\nseed: 2", ":3: seed: this key appears twice"),
+        ("task: clone\ndata:\n  path: a\n  path: b", ":4: path: this key appears twice"),
         ("task: clone\n1: 2", ':2: keys are text, for example seed; got "1"'),
         ("task: clone\nnull: 2", ':2: keys are text, for example seed; got "null"'),
         ("task: clone\ndata:\n  ? \n  : 2", ':3: keys are text, for example seed; got ""'),
@@ -232,7 +232,7 @@ def test_set_overrides_with_yaml_values(tmp_path):
     [
         ("data.pth=x", "command line: data.pth: unknown key; did you mean data.path?"),
         ("speaker.lora.rank=0", "command line: speaker.lora.rank: must be at least 1; got 0"),
-        ("seed.x=1", "command line: seed.x: seed is no section"),
+        ("seed.x=1", "command line: seed.x: seed is not a section"),
         ("data={pth: 1}", "command line: data.pth: unknown key"),
         ("zzz.x=1", "command line: zzz: unknown key; the top level has task"),
     ],

@@ -32,7 +32,7 @@ def recover(miniature, tmp_path, monkeypatch):
 
 
 def test_a_model_that_follows_no_text_is_refused_before_the_base_encoder(recover, miniature):
-    with pytest.raises(CheckpointError, match="does not follow its text"):
+    with pytest.raises(CheckpointError, match="ignores its text"):
         recover(configured(miniature), 0.02)
 
 
@@ -88,7 +88,7 @@ def test_corrected_transcripts_are_other_data(miniature, tmp_path, monkeypatch):
     assert str(found) == f"or judge.enabled: false (with --resume {place})"
     place = tmp_path / "other"
     found = ended(configured(miniature), place, monkeypatch, DataError("a file is gone"), made)
-    assert str(found) == f"a file is gone; when that is mended, continue with --resume {place}"
+    assert str(found) == f"a file is gone; fix this, then continue with --resume {place}"
 
 
 def test_a_start_that_is_refused_leaves_no_base_encoder_in_the_way(miniature, tmp_path, monkeypatch):

@@ -62,7 +62,9 @@ def arguments(config_file, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_clone_asks_whose_voice_it_makes(refused, arguments, two, monkeypatch, kind):
     monkeypatch.setattr(open_data, "MOMENT", 3.0)
-    names = "2 speakers (synthetic-0, synthetic-1), and task clone makes the voice of one: name it with data.speaker"
+    names = (
+        "2 speakers (synthetic-0, synthetic-1), and task clone makes one voice: choose its speaker with data.speaker"
+    )
     refused(arguments("clone", two[kind]), str(two[kind]), names)
     refused(arguments("clone", two[kind], "data.speaker=ann"), "no speaker 'ann'", "found: synthetic-0, synthetic-1")
 

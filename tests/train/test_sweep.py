@@ -31,7 +31,7 @@ def test_the_best_is_the_lowest_that_became_better():
     assert told[3].split() == ["1e-05", "0.7", "0.4"]
     assert "0.001: blew up" in told
     assert "best: 1e-05 (held-out loss 0.7)" in told
-    assert told[-1] == "it is the highest of them: a higher one may be better still"
+    assert told[-1] == "it is the highest of those tried; a higher one may be better still"
     assert lines([point(1e-6, 1.0)])[-1].startswith("no rate made it better")
 
 
@@ -91,7 +91,7 @@ def test_what_is_no_sweep_is_refused(config_path, tmp_path, capsys):
     for rates in ([], [0.0], [1e-5, 1e-5], [math.nan]):
         with pytest.raises(ConfigError, match="learning rates of a sweep"):
             sweep.sweep(config, rates)
-    with pytest.raises(ConfigError, match="a sweep is of one training"):
+    with pytest.raises(ConfigError, match="a sweep is for a single training"):
         sweep.sweep(config.model_copy(update={"task": "clone"}), [1e-5])
     (tmp_path / "run-sweep").mkdir()
     (tmp_path / "run-sweep" / "x").touch()

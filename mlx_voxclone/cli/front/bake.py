@@ -2,18 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    encoder_path,
-    entry,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.amounts import format_bytes
 
@@ -29,11 +19,47 @@ Adapters are folded in float32 into the BF16 weights, the encoder goes in under 
 registered where servers look for them. The result appears under its name only when it is complete and verified."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    options = _parser().parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", note="; must not exist")
+    add_shared(parser, "--encoder", note="; put into the checkpoint")
+    add_shared(parser, "--adapters", note="; folded into the weights")
+    add_shared(
+        parser,
+        "--voice",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        note=" to add; SOURCE is a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
+        " (.safetensors); repeat for several voices or, with one name, for several recordings of one voice",
+    )
+    parser.add_argument(
+        "--for",
+        dest="target",
+        choices=("vllm", "mlx-audio"),
+        default="vllm",
+        help="the program that will load it; mlx-audio supports no encoder, so it is left out there",
+    )
+    parser.add_argument(
+        "--rounding",
+        choices=("compensated", "nearest"),
+        default="compensated",
+        help="of folded weights to BF16: compensated keeps the effect of small changes, nearest rounds each number",
+    )
+    parser.add_argument(
+        "--folded-as",
+        choices=("base", "auto", "float32"),
+        default="base",
+        help="type of folded weights: the base's (BF16), float32, or (auto) float32 where BF16 would lose"
+        " over 5 %% of a change's direction or effect; programs that compute in BF16, such as vLLM-Omni, round float32"
+        " to the nearest",
+    )
+    add_shared(parser, "--verbose", note=" that adapters change")
+    add_shared(parser, "--dry-run", "--device", "--quiet")
+
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
     voices = _voices(options.voice)
 
     from mlx_voxclone.adapters.mix import AdapterSource
@@ -69,62 +95,13 @@ def main(argv: list[str]) -> None:
         print(folded_table(report.folded))
 
 
-def _parser() -> Parser:
-    parser = Parser("bake", _DESCRIPTION)
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    add_encoder(parser, "a trained codec encoder")
-    parser.add_argument(
-        "--adapters",
-        action="append",
-        default=[],
-        metavar="DIR[=WEIGHT]",
-        help="LoRA adapters trained on this model, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
-        " takes half of a change",
-    )
-    parser.add_argument(
-        "--voice",
-        action="append",
-        default=[],
-        metavar="NAME=FILE",
-        help="add a voice from a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
-        " (.safetensors); may be repeated, for several voices or, with one name, for several recordings of one",
-    )
-    parser.add_argument(
-        "--for",
-        dest="target",
-        choices=("vllm", "mlx-audio"),
-        default="vllm",
-        help="who will load it: mlx-audio knows no encoder, so it is left out there",
-    )
-    parser.add_argument(
-        "--rounding",
-        choices=("compensated", "nearest"),
-        default="compensated",
-        help="of folded weights: compensated keeps the effect of small changes, nearest each number's own nearest",
-    )
-    parser.add_argument(
-        "--folded-as",
-        choices=("base", "auto", "float32"),
-        default="base",
-        help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
-        " change's direction or effect; loaders that compute in BF16, vLLM-Omni among them, round float32 to the"
-        " nearest",
-    )
-    parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
-    parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
-    add_quiet(parser)
-    add_device(parser)
-    return parser
-
-
 def _voices(options: list[str]) -> dict[str, list[str]]:
     """Name -> its sources: a name that is repeated is of a voice made of several recordings."""
     voices: dict[str, list[str]] = {}
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not source:
-            raise CheckpointError(f"--voice {option}: write NAME=FILE")
+            raise CheckpointError(f"--voice {option}: expected NAME=SOURCE")
         if source in voices.get(name, []):
             raise CheckpointError(f"--voice {option}: given twice")
         voices.setdefault(name, []).append(source)

@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message, set_device
+from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -14,32 +15,31 @@ if TYPE_CHECKING:
     from mlx_voxclone.process.machine import Machine
     from mlx_voxclone.settings.config import RunConfig
 
-_DESCRIPTION = """Say what this machine can train.
+_DESCRIPTION = """Predict what this machine can train.
 
-Without a configuration: what the machine is. With one: real pieces of its stages in the small, and from them memory by
-part, time, disk, and a verdict. At the release's sizes that takes some minutes on a CPU."""
+Without a configuration: describe the machine. With one: run small trial steps of its stages, and predict memory by
+part, time and disk space. At the release's sizes that takes some minutes on a CPU."""
 TIGHT = 0.9  # of what is usable
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("doctor", _DESCRIPTION)
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
-    )
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_device(parser, default=None)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--config", "--set", "--json")
+    add_shared(parser, "--device", default=None, note=f" {BY_CONFIGURATION}")
+    add_shared(parser, "--quiet")
+
+
+def _check(parser: Parser, options) -> None:
     if options.set and not options.config:
         parser.error("--set changes a configuration; name one with --config")
 
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.process.machine import this_machine
 
     if not options.config:
-        set_device(options.device or "auto")
+        if options.device is None:
+            set_device("auto")
         machine = this_machine()
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return
@@ -56,15 +56,15 @@ def main(argv: list[str]) -> None:
     config = load_run_config(options.config, parse_set(options.set) | given)
     set_device(config.device)
     machine = this_machine()
-    pairs, encoders, found = plan_pairs(config), plan_encoders(config), []
+    pairs, encoders, forecasts = plan_pairs(config), plan_encoders(config), []
     clips = plan_clips(config, trains_encoder=bool(encoders.trainings))
     disks = [Disk("disk", "`output`", disk_needed(config, encoders), free_bytes(config.run_dir))]
     if pairs is not None:
         shared = same_disk(pairs.place, config.run_dir)
         need = encoders.cache_bytes(config, shared=shared)
         if pairs.missing:
-            message("pairs: trying frames in the small")
-            found.append(forecast_pairs(config, pairs))
+            message("pairs: running small trial steps")
+            forecasts.append(forecast_pairs(config, pairs))
             need = {"automatic pairs": pairs.nbytes(config.encoder.pairs.max_seconds)} | need
         disks[0].needed.update(need if shared else encoders.copy_bytes(config))
         if need and not shared:
@@ -72,25 +72,25 @@ def main(argv: list[str]) -> None:
     for stage in config.stages:
         if stage == ENCODER and not encoders.trainings:
             continue  # there is one already
-        message(f"{stage}: trying steps in the small")
-        found += encoders.forecasts(config, forecast) if stage == ENCODER else [forecast(config, stage)]
+        message(f"{stage}: running small trial steps")
+        forecasts += encoders.forecasts(config, forecast) if stage == ENCODER else [forecast(config, stage)]
     if clips is not None:
-        message("codes, judging, voice: trying clips in the small")
-        found = in_order(found, forecast_clips(config, *clips))
+        message("codes, judging, voice: running small trials")
+        forecasts = in_order(forecasts, forecast_clips(config, *clips))
     cached = {"pairs": pairs.place} if pairs is not None and not pairs.missing else {}
     cached |= {BASE: encoders.cached} if encoders.cached is not None else {}
     if options.json:
-        stages = [asdict(stage) | {"peak": stage.peak, "seconds": stage.seconds} for stage in found]
-        content = {"machine": asdict(machine), "stages": stages, "seconds": sum(stage.seconds for stage in found)}
+        stages = [asdict(stage) | {"peak": stage.peak, "seconds": stage.seconds} for stage in forecasts]
+        content = {"machine": asdict(machine), "stages": stages, "seconds": sum(stage.seconds for stage in forecasts)}
         content |= {"disk": disks[0].needed, "free": disks[0].free}
         content |= {f"{name.replace(' ', '_')}_cached": _text(cached.get(name)) for name in ("pairs", BASE)}
         content |= {"cache_disk": asdict(disks[1]) if len(disks) > 1 else None}
         print(json.dumps(content, indent=1))
         return
     tables = [f"\n{name}: cached in {place}" for name, place in cached.items()]
-    tables += [table(stage, machine) for stage in found]
-    print("\n".join([describe(machine), *tables, time_table(found), *map(_disk, disks)]))
-    for line in advice(config, found, machine, disks):
+    tables += [table(stage, machine) for stage in forecasts]
+    print("\n".join([describe(machine), *tables, time_table(forecasts), *map(_disk, disks)]))
+    for line in advice(config, forecasts, machine, disks):
         print(line)
 
 

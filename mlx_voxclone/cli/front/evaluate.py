@@ -3,64 +3,69 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
     from mlx_voxclone.model.config import CodecConfig
 
-_DESCRIPTION = """Measure outputs against what they should say, the voice they should have, and what they reconstruct.
+_DESCRIPTION = """Measure speech against its text, a reference of the voice, and the original recording.
 
 SOURCE is a directory (NAME.wav with NAME.txt, NAME-reference.wav or reference.wav, NAME-original.wav), a .jsonl file
 ({"output": ..., "text": ..., "reference": ..., "original": ...}), or a list as SEED-TTS-eval has them (with --outputs).
-Written are evaluation.json and index.html, with players and spectrograms. Similarity needs a speaker-verification model
-and error rates a Whisper; both are fetched from the hub when first used. With --base, --pairs and --model or --adapters
-the drift of the model's own voices is measured, too, or alone."""
+The results are evaluation.json and index.html, with players and spectrograms. Similarity needs a speaker-verification
+model and error rates need Whisper; both are fetched from the Hub when first used. With --base, --pairs and --model or
+--adapters, the drift of the model's own voices is measured as well; SOURCE may then be left out."""
 NONE = "none"
 
 
-@entry
-def main(argv: list[str]) -> None:
+def _options(parser: Parser) -> None:
     from mlx_voxclone.evaluate.speakers import MODEL, SPECTRAL
 
-    parser = Parser("evaluate", _DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="directory, .jsonl or .lst")
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make for the results")
-    parser.add_argument("--outputs", metavar="DIR", help="where the outputs of a .lst are")
+    add_shared(parser, "--output", note=": the results; must not exist")
+    parser.add_argument("--outputs", metavar="DIR", help="directory with the outputs of a .lst")
     parser.add_argument(
         "--speaker-model",
         default=MODEL,
-        metavar="M",
-        help=f"of the similarity: a hub id, an .onnx file, {SPECTRAL} (a fallback that knows little), or {NONE}",
+        metavar="MODEL",
+        help=f"speaker verification, for the similarity: a Hub id, an .onnx file, {SPECTRAL} (a weak fallback), or"
+        f" {NONE}",
     )
+    add_shared(parser, "--whisper-model", note=f", for the error rates, or {NONE}")
+    add_shared(parser, "--language", note=", of texts that do not name theirs")
     parser.add_argument(
-        "--whisper-model",
-        default="mlx-community/whisper-large-v3-turbo",
-        metavar="M",
-        help=f"of the error rates: a directory or hub id in mlx-whisper's format, or {NONE}",
+        "--code-usage",
+        action="store_true",
+        help="measure how the codes in NAME.safetensors use the codebooks of --model",
     )
-    parser.add_argument("--language", metavar="L", help="of texts that do not say theirs, such as en")
-    parser.add_argument(
-        "--codec", metavar="DIR", help="the model whose codes NAME.safetensors holds: how its codebooks are used"
-    )
+    add_shared(parser, "--model", default=None, note=" (for the drift by default BASE, with --adapters)")
     drift = parser.add_argument_group(
-        "drift of the model's own voices", "what the released model said with them, compared frame by frame"
+        "drift of the model's own voices", "speech of the released model, compared frame by frame"
     )
-    drift.add_argument("--base", metavar="DIR", help="the released model")
-    drift.add_argument("--model", metavar="DIR", help="what was made of it (by default BASE, with --adapters)")
-    drift.add_argument(
-        "--adapters", action="append", default=[], metavar="DIR[=WEIGHT]", help="adapters kept apart, may be repeated"
-    )
-    drift.add_argument("--pairs", metavar="DIR", help="what `voxclone pairs` wrote with the released model")
+    add_shared(drift, "--base")
+    add_shared(drift, "--adapters")
+    drift.add_argument("--pairs", metavar="DIR", help="directory that `voxclone pairs` wrote with the released model")
     parser.add_argument("--compare", metavar="JSON", help="an earlier evaluation of the same cases")
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    _check(parser, options)
-    set_quiet(options.quiet)
-    set_device(options.device)
+    add_shared(parser, "--seed", "--device", "--quiet")
 
+
+def _check(parser: Parser, options) -> None:
+    if options.code_usage and not options.model:
+        parser.error("--code-usage is measured in the codebooks of a checkpoint: give --model, too")
+    if options.base is None and (options.adapters or options.pairs or (options.model and not options.code_usage)):
+        parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
+    if options.base is not None and not options.pairs:
+        parser.error("--base is for the drift of the model's own voices: give --pairs, too")
+    if options.base is not None and not (options.model or options.adapters):
+        parser.error("--base is compared with another model: give --model or --adapters")
+    if options.base is None and options.source is None:
+        parser.error("SOURCE is missing: name the outputs to measure")
+
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.evaluate.cases import read_cases
     from mlx_voxclone.evaluate.measure import Evaluation, compare
     from mlx_voxclone.files.atomic import atomic_directory, refuse_existing_directory
@@ -70,30 +75,19 @@ def main(argv: list[str]) -> None:
     refuse_existing_directory(output)
     cases = read_cases(options.source, options.outputs, options.language) if options.source else []
     earlier = Evaluation.load(options.compare) if options.compare else None
-    found = _measured(cases, options)
-    changes = compare(earlier, found, options.seed) if earlier is not None else None
+    evaluation = _measured(cases, options)
+    changes = compare(earlier, evaluation, options.seed) if earlier is not None else None
     with atomic_directory(output) as directory:
-        (directory / "evaluation.json").write_text(found.to_json(), encoding="utf-8")
+        (directory / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
         # Sounds that are too long to be put into the page are linked, relative to where it will be.
-        (directory / "index.html").write_text(evaluation_page(found, cases, output, changes), encoding="utf-8")
-    for case in found.cases:
+        (directory / "index.html").write_text(evaluation_page(evaluation, cases, output, changes), encoding="utf-8")
+    for case in evaluation.cases:
         for note in case.notes:
             message(f"warning: {case.id}: {note}")
-    print(table(found))
+    print(table(evaluation))
     if changes is not None:
         print("\n" + changes_table(changes))
     print(f"\n{output / 'index.html'}")
-
-
-def _check(parser: Parser, options) -> None:
-    if options.base is None and (options.model or options.adapters or options.pairs):
-        parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
-    if options.base is not None and not options.pairs:
-        parser.error("--base is for the drift of the model's own voices: give --pairs, too")
-    if options.base is not None and not (options.model or options.adapters):
-        parser.error("--base alone has not drifted: give --model or --adapters")
-    if options.base is None and options.source is None:
-        parser.error("SOURCE is missing: name what is to be measured")
 
 
 def _codec(options, coded) -> "CodecConfig":
@@ -101,8 +95,8 @@ def _codec(options, coded) -> "CodecConfig":
     from mlx_voxclone.errors import DataError
 
     if not coded:
-        raise DataError(f"{options.source}: --codec asks for the use of codes, and no NAME.safetensors holds any")
-    return Release(options.codec).config.codec
+        raise DataError(f"{options.source}: --code-usage needs codes, and no NAME.safetensors holds any")
+    return Release(options.model).config.codec
 
 
 def _drift(options) -> "list[Measured]":
@@ -133,32 +127,35 @@ def _measured(cases, options) -> "Evaluation":
         if options.whisper_model != NONE and any(case.text for case in cases):
             whisper = stack.enter_context(Transcriber(options.whisper_model))
         bar = stack.enter_context(progress_bar(quiet=options.quiet, total=len(cases), unit="output"))
-        found = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
+        evaluation = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
     coded = [case.codes for case in cases if case.codes]
-    if options.codec:
+    if options.code_usage:
         usage = usage_of_files(coded, _codec(options, coded))
-        found.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
+        evaluation.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
     if options.base is not None:
-        found.cases += _drift(options)
-        found.summary = summarise(found.cases, options.seed)
-        found.about |= {"base": options.base, "model": options.model or options.base, "adapters": options.adapters}
-    return found
+        evaluation.cases += _drift(options)
+        evaluation.summary = summarise(evaluation.cases, options.seed)
+        evaluation.about |= {"base": options.base, "model": options.model or options.base, "adapters": options.adapters}
+    return evaluation
 
 
-def table(found: "Evaluation") -> str:
+def table(evaluation: "Evaluation") -> str:
     """Means with their intervals, and what they were measured with."""
     from mlx_voxclone.evaluate.measure import METRICS
 
-    width = max((len(METRICS[name].title) for name in found.summary), default=0)
-    lines = [f"{len(found.cases)} cases; means with 95 % bootstrap intervals"]
-    for name, interval in found.summary.items():
+    width = max((len(METRICS[name].title) for name in evaluation.summary), default=0)
+    lines = [f"{len(evaluation.cases)} cases; means with 95 % bootstrap intervals"]
+    for name, interval in evaluation.summary.items():
         metric = METRICS[name]
         lines.append(
             f"{metric.title:<{width}}  {interval.mean:>9.4g} {metric.unit:<9} {interval.low:.4g} to {interval.high:.4g}"
             f"  ({interval.n})"
         )
-    lines += [f"{key}  {value:.4g}" for key, value in found.about.items() if key.startswith("codes: ")]
-    models = [("speakers by", found.about["speaker_model"]), ("heard by", found.about["whisper_model"])]
+    lines += [f"{key}  {value:.4g}" for key, value in evaluation.about.items() if key.startswith("codes: ")]
+    models = [
+        ("speaker similarity by", evaluation.about["speaker_model"]),
+        ("transcribed by", evaluation.about["whisper_model"]),
+    ]
     return "\n".join([*lines, *(f"{title} {model}" for title, model in models if model)])
 
 

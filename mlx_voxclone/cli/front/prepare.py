@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, set_device, set_quiet
-from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
+from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.process.progress import progress_over
 
 DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
-pauses, a part held out for measuring. What cannot be used is left out, each file with its reason.
+pauses, some of them held out for measuring. Files that cannot be used are left out, each with its reason.
 
 SOURCE is one of
   a folder of audio    text from a .txt beside each file; subfolders are speakers
@@ -20,39 +21,42 @@ SOURCE is one of
   one recording
   tar shards           a folder of .tar files, an address (https://HOST/x-{000..012}.tar) or a dataset on the hub
                        (hf://datasets/OWNER/NAME): audio, beside it .json or .txt; they stay as they are, and --output
-                       gets an index of them, by which to train"""
+                       gets an index of them to train from"""
 
 
-def build_parser() -> Parser:
+def _options(parser: Parser) -> None:
     default = PrepareOptions()
-    parser = Parser("prepare", DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="folder, manifest or recording")
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
+    add_shared(parser, "--output", note="; used again if up to date")
     parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
-    parser.add_argument("--language", metavar="CODE", help="language where the manifest names none (en, de, fr, ...)")
+    add_shared(parser, "--language", note=", of recordings whose manifest names none")
     shards = parser.add_argument_group("corpora larger than the disk")
     shards.add_argument(
         "--shards", metavar="SIZE", help="write tar shards of this size (1GB) and an index, in place of a file per clip"
     )
     shards.add_argument(
-        "--cache", type=Path, metavar="DIR", help="through which shards are fetched (default: ~/.cache/voxclone/shards)"
+        "--cache", type=Path, metavar="DIR", help="directory for fetched shards (default: ~/.cache/voxclone/shards)"
     )
     length = parser.add_argument_group("length and level")
-    length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
     length.add_argument(
+        "--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter clips"
+    )
+    add_shared(
+        length,
         "--max-seconds",
-        type=float,
         default=default.max_seconds,
-        metavar="S",
-        help="cut longer recordings at pauses; transcribed ones stay whole up to 30 s and are left out beyond",
+        note=" of a clip: longer recordings are cut at pauses; with a text they stay whole up to 30 s, and are left out"
+        " beyond",
     )
     length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
-    length.add_argument(
-        "--normalise", action="store_true", help="bring speech to -23 dB of full scale; servers keep the level as it is"
-    )
+    add_shared(length, "--normalise")
     refuse = parser.add_argument_group("what is refused")
     refuse.add_argument(
-        "--min-sampling-rate", type=int, default=default.min_sampling_rate, metavar="HZ", help="refuse recordings below"
+        "--min-sampling-rate",
+        type=int,
+        default=default.min_sampling_rate,
+        metavar="HZ",
+        help="refuse recordings below this rate",
     )
     refuse.add_argument(
         "--max-clipped",
@@ -69,26 +73,14 @@ def build_parser() -> Parser:
         "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
     )
     text = parser.add_argument_group("transcripts")
-    text.add_argument(
-        "--transcribe", action="store_true", help="make missing texts with mlx-whisper (extra transcribe)"
-    )
-    text.add_argument(
-        "--whisper", default=WHISPER_MODEL, metavar="MODEL", help="Whisper in MLX format, directory or hub id"
-    )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
-    return parser
+    add_shared(text, "--transcribe", note=" what has no text")
+    add_shared(text, "--whisper-model", note="; for --transcribe")
+    add_shared(parser, "--seed", "--device", "--quiet")
 
 
-@entry
-def main(argv: list[str]) -> None:
-    arguments = build_parser().parse_args(argv)
-    set_quiet(arguments.quiet)
-    options = _options(arguments)
-    if arguments.transcribe:
-        set_device(arguments.device)
-
+@command(DESCRIPTION, _options)
+def main(arguments: argparse.Namespace) -> None:
+    options = _prepare_options(arguments)
     from mlx_voxclone.data.prepare import prepare
     from mlx_voxclone.data.shards.write import parse_size
 
@@ -103,7 +95,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(report.lines()))
 
 
-def _options(arguments: argparse.Namespace) -> PrepareOptions:
+def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
     return PrepareOptions(
         speaker=arguments.speaker,
         language=arguments.language,
@@ -116,6 +108,6 @@ def _options(arguments: argparse.Namespace) -> PrepareOptions:
         min_sampling_rate=arguments.min_sampling_rate,
         max_clipped=arguments.max_clipped,
         transcribe=arguments.transcribe,
-        whisper_model=arguments.whisper,
+        whisper_model=arguments.whisper_model,
         seed=arguments.seed,
     )

@@ -2,49 +2,45 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message, set_device, set_quiet
+from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 DESCRIPTION = """\
-Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or the whole
-way from recordings to a baked checkpoint (task clone). An interrupted run goes on with --resume.
+Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or
+everything from recordings to a baked checkpoint (task clone). --resume continues an interrupted run.
 
 Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
 
-MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to a tenth of them"
 
-
-@entry
-def main(argv: list[str]) -> int:
-    parser = Parser("train", DESCRIPTION)
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
-    parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--config")
+    parser.add_argument("--smoke-test", action="store_true", help="train a miniature of everything, in about a minute")
     parser.add_argument(
-        "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
+        "--resume", metavar="DIR", help="run directory to continue, by default with its own configuration"
     )
-    parser.add_argument("--max-steps", type=int, metavar="N", help=MAX_STEPS)
+    add_shared(parser, "--max-steps", note=" of each training; a longer warm-up is shortened to a tenth of them")
     parser.add_argument(
         "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
     )
-    parser.add_argument("--lr", type=float, metavar="X", help="peak learning rate (task clone: of the speaker stage)")
+    add_shared(parser, "--lr", note=" (task clone: of the speaker stage)")
     parser.add_argument(
         "--sweep-lr",
         type=float,
         nargs="*",
         metavar="X",
-        help="try learning rates with a short training each (60 steps, or --max-steps) and compare what they come to;"
-        " without numbers five from 1e-7 to 2e-5",
+        help="run a short training with each learning rate (60 steps, or --max-steps) and compare the resulting losses;"
+        " without numbers, five rates from 1e-7 to 2e-5",
     )
     parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
-    )
-    add_seed(parser, default=None)
-    add_device(parser, default=None)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+    add_shared(parser, "--set")
+    add_shared(parser, "--seed", "--device", default=None, note=f" {BY_CONFIGURATION}")
+    add_shared(parser, "--quiet")
+
+
+@command(DESCRIPTION, _options)
+def main(options) -> int:
     from mlx_voxclone.train.loop.distributed import join
 
     ranks = join()
@@ -52,7 +48,7 @@ def main(argv: list[str]) -> int:
         option = "--smoke-test" if options.smoke_test else "--sweep-lr"
         raise ConfigError(f"{option} is for one process: start it without mlx.launch")
     set_quiet(options.quiet or not ranks.first)
-    config = _config(parser, options)
+    config = _config(main.parser(), options)
     set_device(config.device)
     if options.smoke_test:
         from mlx_voxclone.doctor.smoke import smoke_test

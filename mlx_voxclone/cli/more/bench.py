@@ -3,12 +3,13 @@
 import json
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
 
-_DESCRIPTION = """Time the product's work on this machine, with made-up weights: speed, memory, share of its limit.
+_DESCRIPTION = """Measure speed, memory and share of the hardware's limit on this machine, with random weights.
 
 Nothing is downloaded. From a checkout of the repository, mlx-lm does the same work by turns; so do mlx-audio and the
 serving code (vLLM-Omni with PyTorch), where VOXCLONE_MLX_AUDIO_PYTHON and VOXCLONE_SERVING_PYTHON name interpreters
@@ -24,9 +25,7 @@ WORKS = {
 }
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("bench", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument(
         "--only", metavar="A,B", default=",".join(WORKS), help="some of " + ", ".join(WORKS) + " (default: all)"
     )
@@ -34,28 +33,33 @@ def main(argv: list[str]) -> None:
         "--sizes",
         choices=("release", "small", "tiny"),
         default="release",
-        help="of the model: the release's (its language model with two layers, random numbers), or a miniature's",
+        help="of the model: the release's (with two layers of its language model), or a miniature's",
     )
-    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each work, after a first one")
-    parser.add_argument("--no-peers", action="store_true", help="leave other programs out")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too; replaced if it exists")
-    add_device(parser)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    names = [name.strip() for name in options.only.split(",") if name.strip()]
-    for name in names:
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each kind of work, after a warm-up")
+    parser.add_argument("--no-peers", action="store_true", help="do not run other programs for comparison")
+    add_shared(
+        parser,
+        "--output",
+        required=False,
+        metavar="FILE",
+        help="JSON file to write with the figures; replaced if it exists",
+    )
+    add_shared(parser, "--device", "--quiet")
+
+
+def _check(parser: Parser, options) -> None:
+    options.only = [name.strip() for name in options.only.split(",") if name.strip()]
+    for name in options.only:
         if name not in WORKS:
-            parser.error(f"--only {name}: there are {', '.join(WORKS)}")
-    if not names:
+            parser.error(f"--only {name}: choose from {', '.join(WORKS)}")
+    if not options.only:
         parser.error("--only: name at least one of " + ", ".join(WORKS))
     if not 1 <= options.repeats <= 1000:
         parser.error(f"--repeats must be from 1 to 1000, got {options.repeats}")
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(names, options)
 
 
-def _run(names: list[str], options) -> None:
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     import mlx.core as mx
 
     from mlx_voxclone.audio.io import check_output
@@ -65,8 +69,8 @@ def _run(names: list[str], options) -> None:
     from mlx_voxclone.files.atomic import write_text_atomic
     from mlx_voxclone.process.machine import this_machine
 
-    if options.json:
-        check_output(options.json)
+    if options.output:
+        check_output(options.output)
     machine = this_machine()
     precisions = {"float32": mx.float32} | ({} if machine.device == "cpu" else {"bfloat16": mx.bfloat16})
     rates = {name: measuring.product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
@@ -75,14 +79,14 @@ def _run(names: list[str], options) -> None:
     if not options.no_peers and (line := measuring.without_peers()):
         message(line)
     rows = []
-    for name in names:
+    for name in options.only:
         message(f"{name}: {WORKS[name]}")
         rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers))
         message(f"{row.name}: {number(row.speed)} {row.unit}")
         mx.clear_cache()
     print(render(rows))
-    if options.json:
-        write_text_atomic(options.json, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
+    if options.output:
+        write_text_atomic(options.output, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
 
 
 def on_cpu() -> bool:

@@ -1,34 +1,18 @@
 """`voxclone decode`: codes to audio."""
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_model,
-    add_quiet,
-    check_wav_output,
-    entry,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
+from mlx_voxclone.cli.options import add_shared
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("decode", "Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.")
+def _options(parser: Parser) -> None:
     parser.add_argument("codes", metavar="X.safetensors", help="file with a tensor `codes`, 0-based")
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
-    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
-    add_device(parser)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(options)
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", metavar="OUT.wav", help="24 kHz mono WAV to write; replaced if it exists")
+    add_shared(parser, "--float32", "--device", "--quiet")
 
 
-def _run(options) -> None:
+@command("Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.", _options)
+def main(options) -> None:
     from mlx_voxclone.audio.wav_stream import wav_file
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model

@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_quiet, entry, set_quiet
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.compare import ChangedTensor, Difference
@@ -13,48 +14,48 @@ if TYPE_CHECKING:
 _PARTS = {"lm": "language model", "head": "flow head", "decoder": "codec decoder", "encoder": "codec encoder"}
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("diff", "Compare two checkpoints: tensors, voices and files. Both are only read.")
-    parser.add_argument("base", metavar="BASE", help="Voxtral directory, or a hub id to fetch")
+def _options(parser: Parser) -> None:
+    parser.add_argument("base", metavar="BASE", help="Voxtral checkpoint: a directory or a Hub id")
     parser.add_argument("other", metavar="OTHER", help="what to compare it with")
-    parser.add_argument("--verbose", action="store_true", help="name every tensor that differs")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+    add_shared(parser, "--verbose", note=" that differs")
+    add_shared(parser, "--json", "--quiet")
 
+
+@command("Compare two checkpoints: tensors, voices and files. Both are only read.", _options)
+def main(options) -> None:
     from mlx_voxclone.bake.compare import compare
     from mlx_voxclone.checkpoint.release import Release
     from mlx_voxclone.process.progress import weight_bar
 
     base, other = Release(options.base), Release(options.other)
     with weight_bar(options.quiet) as advance:
-        found = compare(base, other, advance)
+        difference = compare(base, other, advance)
     print(
-        json.dumps(asdict(found) | {"equal": found.equal}, indent=1) if options.json else table(found, options.verbose)
+        json.dumps(asdict(difference) | {"equal": difference.equal}, indent=1)
+        if options.json
+        else table(difference, options.verbose)
     )
 
 
-def table(found: "Difference", verbose: bool = False) -> str:
+def table(difference: "Difference", verbose: bool = False) -> str:
     """A difference in a few lines; `verbose`: and one for each tensor."""
-    if found.equal:
-        return f"no difference: {found.same} tensors, voices and files are the same"
-    lines = [("same", f"{found.same} tensors, to the bit")]
+    if difference.equal:
+        return f"no difference: {difference.same} tensors, voices and files are the same"
+    lines = [("same", f"{difference.same} tensors, to the bit")]
     for part, title in _PARTS.items():
-        if changed := [t for t in found.changed if t.part == part]:
+        if changed := [t for t in difference.changed if t.part == part]:
             lines.append(("changed", f"{len(changed)} tensors of the {title}{_extent(changed)}"))
-    for label, names in (("added", found.added), ("removed", found.removed)):
+    for label, names in (("added", difference.added), ("removed", difference.removed)):
         for part, count in _count(names).items():
             lines.append((label, f"{count} tensors of the {_PARTS[part]}"))
     for kind in ("voices", "files"):
         for label in ("added", "removed", "changed"):
-            if names := getattr(found, f"{kind}_{label}"):
+            if names := getattr(difference, f"{kind}_{label}"):
                 lines.append((f"{kind} {label}", ", ".join(names)))
     text = [f"{label:<16} {value}" for label, value in lines]
     if verbose:
-        text += [_line(tensor) for tensor in found.changed]
-        text += [f"  + {name}" for name in found.added] + [f"  - {name}" for name in found.removed]
+        text += [_line(tensor) for tensor in difference.changed]
+        text += [f"  + {name}" for name in difference.added] + [f"  - {name}" for name in difference.removed]
     return "\n".join(text)
 
 

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("micro", "Write a complete miniature checkpoint in the release's layout, to try everything on.")
-    parser.add_argument("--output", metavar="DIR", help="directory to make for the checkpoint")
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--output", required=False, note=": the checkpoint; must not exist")
     parser.add_argument(
         "--preset",
         choices=("tiny", "small", "speaking", "full"),
@@ -22,26 +21,29 @@ def main(argv: list[str]) -> None:
         help="directory to make for three to four minutes of transcribed recordings of a synthetic speaker (another one"
         " for each --seed), unknown to the preset speaking, and sentences in its language, DIR/sentences.txt",
     )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
+    add_shared(parser, "--seed", "--device", "--quiet")
+
+
+def _check(parser: Parser, options) -> None:
     if options.output is None and options.recordings is None:
         parser.error("give --output DIR, or --recordings DIR, or both")
     if None not in (options.output, options.recordings):
         output, recordings = Path(options.output).resolve(), Path(options.recordings).resolve()
         if output.is_relative_to(recordings) or recordings.is_relative_to(output):
             parser.error("--output and --recordings must be two directories, none of them in the other")
-
-    from mlx_voxclone.files.atomic import refuse_existing_directory
-    from mlx_voxclone.miniature.micro import SPEAKING, make_micro
-    from mlx_voxclone.miniature.readings import SENTENCES_FILE, write_speaker
-    from mlx_voxclone.process.progress import progress_over, weight_bar
+    from mlx_voxclone.miniature.micro import SPEAKING
 
     if options.recordings is not None and options.preset != SPEAKING:
         parser.error(f"--recordings are in the language of --preset {SPEAKING}, got --preset {options.preset}")
-    set_quiet(options.quiet)
-    set_device(options.device)
+
+
+@command("Write a complete miniature checkpoint in the release's layout, to try everything with.", _options, _check)
+def main(options) -> None:
+    from mlx_voxclone.files.atomic import refuse_existing_directory
+    from mlx_voxclone.miniature.micro import make_micro
+    from mlx_voxclone.miniature.readings import SENTENCES_FILE, write_speaker
+    from mlx_voxclone.process.progress import progress_over, weight_bar
+
     for directory in (options.output, options.recordings):
         if directory is not None:
             refuse_existing_directory(directory)
@@ -50,6 +52,6 @@ def main(argv: list[str]) -> None:
             print(make_micro(options.output, options.preset, options.seed, advance))
     if options.recordings is not None:
         bar = {} if options.quiet else {"progress": progress_over}
-        place = write_speaker(options.recordings, options.seed, **bar)
-        message(f"sentences for its own voices, for encoder.pairs.texts: {place / SENTENCES_FILE}")
-        print(place)
+        directory = write_speaker(options.recordings, options.seed, **bar)
+        message(f"sentences for its own voices, for encoder.pairs.texts: {directory / SENTENCES_FILE}")
+        print(directory)

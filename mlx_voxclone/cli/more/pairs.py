@@ -2,71 +2,64 @@
 
 import math
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    encoder_path,
-    entry,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 
+_DESCRIPTION = """\
+Generate speech with the stock model and keep its codes with the audio: exact pairs to train the encoder on.
+Sentences that do not end within --max-seconds are rejected. After an interruption, run the command again."""
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        "pairs",
-        "Let the stock model speak and keep its codes with their audio: exact pairs to train the encoder on.\n"
-        "Sentences that the model does not end within the limit are rejected. After an interruption, run it again.",
-    )
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make, or to go on with")
+
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", note=", or to continue")
     parser.add_argument(
         "--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all; with --recordings: none)"
     )
     parser.add_argument(
         "--recordings",
         metavar="SOURCE",
-        help="speak with the voices of these recordings as well, as far as the encoder hears them: folder, manifest or"
-        " prepared clips, best of many speakers",
+        help="also speak with the voices of these recordings, as the encoder represents them: folder,"
+        " manifest or prepared"
+        " clips, ideally of many speakers",
     )
-    add_encoder(parser, "encoder for --recordings, where the checkpoint has none")
+    add_shared(parser, "--encoder", note="; for --recordings, with a checkpoint that has none")
     parser.add_argument(
         "--max-voices",
         type=int,
         default=200,
         metavar="N",
-        help="most speakers of the recordings, drawn",
+        help="most speakers to take from the recordings, at random",
     )
     texts = parser.add_mutually_exclusive_group()
     texts.add_argument(
         "--languages",
         nargs="+",
         metavar="CODE",
-        help="every voice speaks the shipped sentences in these: en, fr, de, es, it, pt, nl, ar, hi (default: its own"
-        " language by its name, such as fr_female, else en)",
+        help="languages of the shipped sentences that every voice speaks: en, fr, de, es, it, pt, nl, ar,"
+        " hi (default: by"
+        " the voice's name, such as fr_female, else en)",
     )
     texts.add_argument("--texts", metavar="FILE", help="speak these sentences instead, one per line")
     parser.add_argument("--per-voice", type=int, default=40, metavar="N", help="sentences of each voice")
     parser.add_argument(
-        "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result in float32"
+        "--batch",
+        type=int,
+        default=16,
+        metavar="N",
+        help="sentences generated at once; does not change the result in float32",
     )
-    parser.add_argument("--max-seconds", type=float, default=30.0, metavar="S", help="limit for one sentence")
+    add_shared(parser, "--max-seconds", default=30.0, note=" of a sentence; longer ones are rejected")
     parser.add_argument(
         "--augment",
         action="store_true",
-        help="write all audio a second time as if recorded: room, noise, band, level; the codes stay",
+        help="also write all audio as if recorded: room, noise, band, level; the codes stay the same",
     )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
-    options = parser.parse_args(argv)
+    add_shared(parser, "--seed", "--device", "--quiet")
+
+
+def _check(parser: Parser, options) -> None:
     counts = (("--per-voice", options.per_voice), ("--batch", options.batch), ("--max-voices", options.max_voices))
     for name, value in counts:
         if value < 1:
@@ -74,9 +67,11 @@ def main(argv: list[str]) -> None:
     if not 0 < options.max_seconds < math.inf:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
     if options.encoder and not options.recordings:
-        parser.error("--encoder hears recordings; name them with --recordings")
-    set_quiet(options.quiet)
-    set_device(options.device)
+        parser.error("--encoder is for --recordings; name some")
+
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.files.locks import held
 
     with held(options.output, message):  # before the model is loaded, which takes a while

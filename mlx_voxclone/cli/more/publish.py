@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.process.amounts import format_bytes
 
 if TYPE_CHECKING:
@@ -21,23 +22,22 @@ DIR is one of
   encoder.safetensors        an encoder
   NAME.safetensors           the voice NAME, a tensor `embedding`
 
-Nothing else goes up: no recordings, clips, transcripts, codes of clips, logs or configurations; files that name a path
-of this machine are refused. The card holds your statement of consent, the licence (CC BY-NC 4.0, as the model's),
-figures of summary.json, samples, and how to use it. Others then write hf://OWNER/NAME where a path of an encoder,
-adapters or a voice is taken. Publishing again updates the repository. Log in once with `hf auth login`."""
+Nothing else is uploaded: no recordings, clips, transcripts, codes of clips, logs or configurations; files that name
+a path of this machine are refused. The card holds your statement of consent, the licence (CC BY-NC 4.0, as the
+model's), figures of summary.json, samples, and how to use it. Others can then give hf://OWNER/NAME in place of the path
+of an encoder, adapters or a voice. Publishing again updates the repository. Log in once with `hf auth login`."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("publish", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument("source", metavar="DIR", help="what to publish, see above")
-    parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository on the hub; made if need be")
+    parser.add_argument(
+        "--repo", required=True, metavar="OWNER/NAME", help="repository on the Hub; created if it does not exist"
+    )
     parser.add_argument(
         "--consent",
         metavar="TEXT",
         help="whose voice it is and that its owner agreed to publishing it, such as 'Ann Lee agreed on 2 May 2026', or"
-        " 'it is my own voice'; of many voices, which data and their licence. Goes into the card; nothing is done"
-        " without it",
+        " 'it is my own voice'; of many voices, which data and their licence. It goes into the card and must be given",
     )
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument("--baked", action="store_true", help="of a run of task clone, the baked checkpoint as well")
@@ -46,17 +46,12 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="remove files that were published there earlier and are not among these (older commits keep them)",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="write the card and the list of files into a new temporary directory, ask the hub nothing",
-    )
-    add_quiet(parser)
-    add_device(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
+    add_shared(parser, "--dry-run", note=" to the Hub; card and list of files go into a new temporary directory")
+    add_shared(parser, "--quiet")
 
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
     from mlx_voxclone.publish.card import check_consent
 
     consent = check_consent(options.consent)

@@ -2,31 +2,32 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_model, add_quiet, entry, set_quiet
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.unbake import UnbakeReport
 
-_DESCRIPTION = """Take a bake back: a new checkpoint directory without the encoder and the voices that were baked in.
+_DESCRIPTION = """Undo a bake: write a new checkpoint directory without the encoder and the voices that were baked in.
 
-Weights that adapters were folded into come from the model that it was baked from, which must then be given. The result
-has the base's language model to the bit, or it is not there; the baked checkpoint is only read."""
+Weights that adapters were folded into are taken from the model that it was baked from, which must then be given. The
+result has the base's language model bit for bit, or nothing is written; the baked checkpoint is only read."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("unbake", _DESCRIPTION)
-    add_model(parser, default=None)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    parser.add_argument("--base", metavar="DIR_OR_ID", help="what it was baked from, if adapters were folded into it")
+def _options(parser: Parser) -> None:
+    add_shared(parser, "--model", required=True, default=None)
+    add_shared(parser, "--output", note="; must not exist")
+    add_shared(parser, "--base", note="; needed where adapters were folded into it")
     parser.add_argument(
-        "--parts", metavar="DIR", help="keep what is taken out there: encoder.safetensors and the voices, for `bake`"
+        "--parts",
+        metavar="DIR",
+        help="directory to write with what is removed: encoder.safetensors and the voices, for `bake`",
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+    add_shared(parser, "--dry-run", "--quiet")
 
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
     from mlx_voxclone.bake.unbake import unbake
     from mlx_voxclone.process.progress import weight_bar
 

@@ -4,17 +4,8 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    entry,
-    message,
-    set_device,
-    set_quiet,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +15,8 @@ if TYPE_CHECKING:
 
 PARTLY = 1  # exit code: some rows are explained, not all
 
-_DESCRIPTION = "The voices of a checkpoint: the rows that stand for a speaker in the prompt, one per frame, then END."
-_INVERT = """Recover the codes behind a voice: each of its rows is the sum of one row of the model's audio table per
+_DESCRIPTION = "The voices of a checkpoint: the rows that represent a speaker in the prompt, one per frame, then END."
+_INVERT = """Recover the codes of a voice: each of its rows is the sum of one row of the model's audio table per
 codebook, rounded to BF16. A row counts as explained if what the codes leave over is no more than that rounding.
 
 The output holds `codes` int32 [37, T] (0-based; `voxclone decode` reads it), without the END row. Rows that are not
@@ -33,32 +24,23 @@ explained, or in more than one way, are left out; `frames` int32 [T] then says w
 Exit code 0: all rows are explained, 1: some, 2: none, or a mistake."""
 
 
-@entry
-def main(argv: list[str]) -> int | None:
-    options = _parser().parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    return {"list": _list, "add": _add, "remove": _remove, "invert": _invert}[options.action](options)
-
-
-def _parser() -> Parser:
-    parser = Parser("voices", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="ACTION", parser_class=lambda **keywords: Parser("", **keywords)
     )
 
     def action(name: str, line: str, description: str | None = None) -> Parser:
         made = actions.add_parser(name, help=line, description=description or f"{line[0].upper()}{line[1:]}.")
-        add_model(made)
+        add_shared(made, "--model")
         return made
 
-    listing = action("list", "name, number, rows and seconds of each voice, and what is wrong with it")
+    listing = action("list", "name, number, rows and seconds of each voice, and problems with it")
     add = action("add", "write a new checkpoint with voices added, as `voxclone bake --voice` does")
     remove = action("remove", "write a new checkpoint without some voices, every other byte as it was")
-    invert = action("invert", "recover the codes behind a voice", _INVERT)
+    invert = action("invert", "recover the codes of a voice", _INVERT)
     for made in (add, remove):
-        made.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    add_encoder(add, "encoder for recordings where the model has none, baked in too")
+        add_shared(made, "--output", note="; must not exist")
+    add_shared(add, "--encoder", note="; for recordings, with a checkpoint that has none, and put into it")
     add.add_argument(
         "voices",
         nargs="+",
@@ -69,18 +51,27 @@ def _parser() -> Parser:
     invert.add_argument(
         "voice", metavar="VOICE", help="name of one of the model's voices, a .pt, .safetensors or hf://OWNER/NAME"
     )
-    invert.add_argument("--output", metavar="X.safetensors", help="file to write the codes to; must not exist")
+    add_shared(
+        invert,
+        "--output",
+        required=False,
+        metavar="X.safetensors",
+        help="file to write; must not exist",
+    )
     invert.add_argument(
         "--tolerance",
         type=_positive,
         default=2.0,
         metavar="X",
-        help="what may be left over of a row, in multiples of the BF16 rounding expected",
+        help="largest residual of a row, in multiples of the expected BF16 rounding",
     )
     for made in (listing, add, remove, invert):
-        add_device(made)
-        add_quiet(made)
-    return parser
+        add_shared(made, "--device", "--quiet")
+
+
+@command(_DESCRIPTION, _options)
+def main(options) -> int | None:
+    return {"list": _list, "add": _add, "remove": _remove, "invert": _invert}[options.action](options)
 
 
 def _positive(text: str) -> float:
@@ -157,8 +148,8 @@ def _facts(release: "Release", end: "np.ndarray", path, expected: int | None, no
 def _add(options) -> int:
     from mlx_voxclone.cli.front import bake
 
-    argv = ["--model", options.model, "--output", options.output]
-    argv += ["--device", options.device] + (["--quiet"] if options.quiet else [])
+    argv = ["--model", options.model, "--output", options.output, "--device", options.device]
+    argv += ["--quiet"] if options.quiet else []
     argv += ["--encoder", options.encoder] if options.encoder is not None else []
     for voice in options.voices:
         argv.append(f"--voice={voice}")
@@ -203,56 +194,59 @@ def _invert(options) -> int:
     try:
         with progress_bar(quiet=options.quiet, total=len(rows), unit="row") as bar:
             table = CodeTable(release.tensors.numpy(TABLE), release.config.codec.code_sizes)
-            found = invert(table, rows, tolerance=options.tolerance, progress=bar.update)
+            inversion = invert(table, rows, tolerance=options.tolerance, progress=bar.update)
     except ValueError as e:
         raise CheckpointError(f"{options.voice}: {e}") from None
-    exact = found.rows(EXACT)
+    exact = inversion.rows(EXACT)
     if not exact:
-        raise CheckpointError(_nothing_found(options, found, table.dim))
-    _print_inversion(found)
-    complete = len(exact) == len(_frames(found))
+        raise CheckpointError(_nothing_found(options, inversion, table.dim))
+    _print_inversion(inversion)
+    complete = len(exact) == len(_frames(inversion))
     if output is not None:
-        tensors = {"codes": np.ascontiguousarray(found.codes[:, exact])}
+        tensors = {"codes": np.ascontiguousarray(inversion.codes[:, exact])}
         if not complete:
             tensors["frames"] = np.array(exact, dtype=np.int32)
         save_tensors(output, tensors)
-        ending = ", END row dropped" if len(_frames(found)) < len(found.status) else ""
-        message(f"codes of {len(exact)} of {len(_frames(found))} frames{ending}")
+        ending = ", END row dropped" if len(_frames(inversion)) < len(inversion.status) else ""
+        message(f"codes of {len(exact)} of {len(_frames(inversion))} frames{ending}")
         print(output)
     return 0 if complete else PARTLY
 
 
-def _frames(found: "Inversion") -> list[int]:
+def _frames(inversion: "Inversion") -> list[int]:
     """Rows that should be audio: all but a last one that is END."""
-    n = len(found.status)
-    return list(range(n - 1 if n and found.status[-1] == "END" else n))
+    n = len(inversion.status)
+    return list(range(n - 1 if n and inversion.status[-1] == "END" else n))
 
 
-def _nothing_found(options, found: "Inversion", dim: int) -> str:
-    frames = _frames(found)
+def _nothing_found(options, inversion: "Inversion", dim: int) -> str:
+    frames = _frames(inversion)
     if not frames:
         return f"{options.voice}: holds nothing but an END row"
-    if found.rows("ambiguous"):
-        return f"{options.voice}: each of its rows is explained in several ways, or not at all; no codes can be told"
-    least = min(found.residuals[i] for i in frames)
+    if inversion.rows("ambiguous"):
+        return (
+            f"{options.voice}: each of its rows is explained in several ways, or not at all; its codes"
+            " cannot be determined"
+        )
+    least = min(inversion.residuals[i] for i in frames)
     return (
         f"{options.voice}: none of its {len(frames)} rows could be explained by this model's audio table (the best "
         f"leaves {least:.3g} times the rounding); made for another model, or {dim} columns are too few to search"
     )
 
 
-def _print_inversion(found: "Inversion") -> None:
-    frames = _frames(found)
-    exact = [i for i in frames if found.status[i] == "exact"]
+def _print_inversion(inversion: "Inversion") -> None:
+    frames = _frames(inversion)
+    exact = [i for i in frames if inversion.status[i] == "exact"]
     lines = [
-        ("rows", str(len(found.status))),
-        ("END row", "yes, not a frame" if len(frames) < len(found.status) else "no"),
+        ("rows", str(len(inversion.status))),
+        ("END row", "yes, not a frame" if len(frames) < len(inversion.status) else "no"),
         ("frames", str(len(frames))),
         ("exact", str(len(exact))),
-        ("residual", f"{max(found.residuals[i] for i in frames):.3g} at worst (1: the BF16 rounding expected)"),
+        ("residual", f"{max(inversion.residuals[i] for i in frames):.3g} at worst (1: the BF16 rounding expected)"),
     ]
     for status in ("ambiguous", "special", "END", "unexplained"):
-        rows = [f"{i} ({found.residuals[i]:.3g})" for i in found.rows(status) if i in frames]
+        rows = [f"{i} ({inversion.residuals[i]:.3g})" for i in inversion.rows(status) if i in frames]
         if rows:
             lines.append((status, f"row {', '.join(rows)}"))
     print("\n".join(f"{label:<12} {value}" for label, value in lines))

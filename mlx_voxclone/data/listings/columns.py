@@ -55,7 +55,7 @@ def assign(names: Sequence[str], where: str) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     if twice := sorted({name for name in names if name.strip() and list(names).count(name) > 1}):
-        raise DataError(f"{where}: {twice[0].strip()!r} is there twice; name each column once")
+        raise DataError(f"{where}: {twice[0].strip()!r} appears twice; name each column once")
     for number, name in enumerate(names):
         role = role_of(name)
         if role is None or role == UNUSED:
@@ -67,7 +67,7 @@ def assign(names: Sequence[str], where: str) -> dict[str, int]:
             )
         found[role] = number
     if AUDIO not in found and ID not in found:
-        raise DataError(f"{where}: names no column for the audio; known are {KNOWN}")
+        raise DataError(f"{where}: no column names the audio; known names are {KNOWN}")
     if AUDIO in found:
         found.pop(ID, None)
     else:

@@ -92,7 +92,7 @@ def _libri(folder: Path) -> Listing | None:
         return None  # a folder of audio like any other
     notes = []
     if shouted:
-        notes.append(f"{corpus}: texts in capitals are taken in lower case with a first capital ({shouted})")
+        notes.append(f"{corpus}: texts in capitals are converted to lower case with an initial capital ({shouted})")
     if outside:
         notes.append(f"{corpus}: audio outside of its layout is left out ({len(outside)}), such as {outside[0]}")
     return _finished(corpus, entries, notes)
@@ -245,7 +245,7 @@ def _finished(corpus: str, entries: list[Entry], notes: list[str]) -> Listing:
     else:
         kept = [entry for entry in entries if entry.split == HELDOUT or entry.speaker not in held]
         if left := len(entries) - len(kept):
-            notes.append(f"{corpus}: who speaks in dev or test is left out of training ({left} recordings)")
+            notes.append(f"{corpus}: speakers of dev or test are left out of training ({left} recordings)")
         entries = kept
         notes.append(f"{corpus}: its own dev and test recordings are held out")
     if missing := sum(entry.text is None for entry in entries):

@@ -96,9 +96,7 @@ class _Foreign:
             if role in (UNUSED, ID):
                 self._unused[key] = None
             elif role in found:
-                raise DataError(
-                    f"{where}: both {found[role][0]!r} and {key!r} can be the {role}; leave one of them out"
-                )
+                raise DataError(f"{where}: both {found[role][0]!r} and {key!r} could be the {role}; remove one of them")
             else:
                 found[role] = (key, value)
         if found.get(NORMALISED, ("", None))[1]:
@@ -131,7 +129,7 @@ def _checked(line: str, where: str, foreign: _Foreign) -> dict:
     try:
         content = parse_json(line, _once)
     except _Repeated as e:
-        raise DataError(f"{where}: {str(e)!r} is there twice; leave one of them out") from None
+        raise DataError(f"{where}: {str(e)!r} appears twice; remove one of them") from None
     except ValueError as e:
         raise DataError(f"{where}: not JSON ({e}); one object per line is expected") from None
     if not isinstance(content, dict):

@@ -56,9 +56,9 @@ def read_listing(source: str | Path) -> Listing:
     source = Path(source)
     if source.is_dir():
         if (source / INDEX).is_file():
-            raise DataError(f"{source}: holds shards, made already; use it as it is, or name the recordings")
+            raise DataError(f"{source}: already holds shards; use it as it is, or name the recordings")
         if (source / MANIFEST).exists() and is_prepared(source):
-            raise DataError(f"{source}: holds prepared clips already; use it as it is, or name the recordings")
+            raise DataError(f"{source}: already holds prepared clips; use it as it is, or name the recordings")
         return _noted(_read_directory(source), _waiting(source))
     if not source.exists():
         raise DataError(
@@ -72,7 +72,7 @@ def read_listing(source: str | Path) -> Listing:
     if suffix in AUDIO_SUFFIXES:
         text = TextsBeside(source.parent).find(source)
         return Listing([Entry(str(source), source.stem, text, listing=str(source))])
-    raise DataError(f"{source}: neither audio nor a manifest by its name; .jsonl, .csv, .wav, .flac, ... are expected")
+    raise DataError(f"{source}: not the name of an audio file or a manifest; expected .jsonl, .csv, .wav, .flac, ...")
 
 
 def _read_directory(source: Path) -> Listing:

@@ -101,7 +101,7 @@ class Names:
             if part in found:
                 found = [part]
             if len(found) > 1:
-                raise DataError(f"{where}: {part} can be {' or '.join(sorted(found))}; write the name as the file's is")
+                raise DataError(f"{where}: {part} can be {' or '.join(sorted(found))}; spell it exactly as the file")
             if not found:
                 return None
             path = os.path.join(path, found[0])
@@ -134,8 +134,7 @@ class Names:
             )
         if self.moved:
             notes.append(
-                f"{name}: {len(self.moved)} paths of a Windows machine are taken from beside the list, such as"
-                f" {self.moved[0]}"
+                f"{name}: {len(self.moved)} Windows paths are looked up beside the list, such as {self.moved[0]}"
             )
         return notes
 

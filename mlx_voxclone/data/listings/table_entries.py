@@ -84,7 +84,7 @@ class _Reader:
                     raise DataError(f"{where}: names no recording")
                 if "\0" in value or (reason := damage(value)):
                     what = "a null character" if "\0" in value else reason
-                    raise DataError(f"{where}: {role} holds {what}; mend it or leave the line out")
+                    raise DataError(f"{where}: {role} holds {what}; fix it or remove the line")
             text = words(cell.get(TEXT, "")) or words(cell.get(RAW, ""))
             file, there = self._audio(cell[AUDIO], where)
             reference = cell.get(REFERENCE)

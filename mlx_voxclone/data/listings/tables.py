@@ -83,7 +83,7 @@ class Table:
         except csv.Error as e:
             raise DataError(
                 f"{self.path}:{number}: not CSV as spreadsheets write it ({e}); a text that holds a {MARKS[self.mark]}"
-                " or a quotation mark stands in quotation marks, those inside doubled"
+                " or a quotation mark must be in quotation marks, with those inside doubled"
             ) from None
 
 

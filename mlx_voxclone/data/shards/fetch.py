@@ -84,9 +84,9 @@ def is_remote(place: str | Path) -> bool:
     if not separator or not scheme.isalnum():
         return False
     if scheme not in ("http", "https", "hf"):
-        raise DataError(f"{place}: an address of a kind that is not known; http://, https:// and hf:// are")
+        raise DataError(f"{place}: unknown kind of address; use http://, https:// or hf://")
     if scheme == "hf" and (not _HUB.fullmatch(str(place)) or ".." in str(place).split("/")):
-        raise DataError(f"{place}: no dataset on the hub; hf://datasets/OWNER/NAME is expected")
+        raise DataError(f"{place}: not a dataset on the Hub; expected hf://datasets/OWNER/NAME")
     return True
 
 
@@ -123,7 +123,7 @@ def expanded(pattern: str) -> list[str]:
     count = math.prod(max(0, int(last) - int(first) + 1) for first, last in ranges)
     if not 0 < count <= _MOST_NAMES:
         named = ", ".join(f"from {first} to {last}" for first, last in ranges[:3])
-        raise DataError(f"{pattern[:200]}: a range {named} names no files, or too many (up to {_MOST_NAMES} are taken)")
+        raise DataError(f"{pattern[:200]}: a range {named} names no files, or too many (at most {_MOST_NAMES})")
     parts = ([str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] for first, last in ranges)
     return [
         texts[0] + "".join(number + text for number, text in zip(numbers, texts[3::3]))
@@ -215,7 +215,7 @@ def _from_http(
                 if limit is not None and count > limit:
                     raise DataError(
                         f"{address}: over {limit / 1e6:.0f} MB came without an end, more than is taken of a server that"
-                        " does not state a length; mend the server or the address"
+                        " does not state a length; fix the server or the address"
                     )
                 digest.update(block)
                 file.write(block)
@@ -282,10 +282,10 @@ def _from_hub(
 
 def _refused(address: str, code: int) -> DataError:
     if code in (404, 410):
-        return DataError(f"{address}: missing on the server ({code}); put it there, or mend the address")
+        return DataError(f"{address}: missing on the server ({code}); put it there, or correct the address")
     if code in (401, 403):
         return DataError(f"{address}: the server gives no access ({code}); make it readable, or log in (hf auth login)")
-    return DataError(f"{address}: the server refuses it ({code}); mend the address")
+    return DataError(f"{address}: the server refused the request ({code}); correct the address")
 
 
 def _first_line(error: BaseException) -> str:

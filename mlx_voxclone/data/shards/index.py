@@ -161,7 +161,7 @@ class ShardIndex:
         except (ValueError, KeyError, TypeError):
             row = None
         if row is None or row.samples != self.samples[number]:
-            raise DataError(f"{self.path}: was changed while it is in use; start again")
+            raise DataError(f"{self.path}: changed while in use; start again")
         return row
 
     def _lines(self) -> Iterator[tuple[int, int, bytes]]:

@@ -148,7 +148,9 @@ class _Scan:
     def _examined(self, file: Any, one: Recording) -> AudioError | tuple[str, Plan]:
         """SHA-256 of a recording, and what becomes of it."""
         if one.member.size > LARGEST_MEMBER:
-            return AudioError("too-long", f"{one.member.name}: {one.member.size / 1e6:.0f} MB in one recording; cut it")
+            return AudioError(
+                "too-long", f"{one.member.name}: {one.member.size / 1e6:.0f} MB in one recording; split it"
+            )
         content = os.pread(file.fileno(), one.member.size, one.member.offset)
         try:
             plan = examine(AudioBytes(one.member.name, content), one.text is not None, self.options)

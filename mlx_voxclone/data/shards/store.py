@@ -108,7 +108,7 @@ class ShardStore:
         if better * 1e9 > self.budget:
             warnings.append(
                 f"data.cache_gb: {self.budget / 1e9:.3g} leaves no room to fetch ahead: training will wait for shards; "
-                f"{2 * needed:.3g} would do"
+                f"{2 * needed:.3g} would be enough"
             )
         return warnings
 

@@ -55,9 +55,9 @@ def members(path: Path, skipped: Counter | None = None) -> Iterator[Member]:
                     break
                 # Negative sizes lead backwards, in Pythons that let them.
                 if tar.offset <= last:
-                    raise DataError(f"{path}: damaged: its headers run in circles")
+                    raise DataError(f"{path}: damaged: its headers form a loop")
                 if count == _MOST_MEMBERS:
-                    raise DataError(f"{path}: more than {_MOST_MEMBERS} files in one shard; make several of it")
+                    raise DataError(f"{path}: more than {_MOST_MEMBERS} files in one shard; split it into several")
                 last, tar.members = tar.offset, []  # else all of them stay in memory
                 if not found.isreg() or found.issparse():
                     skipped[_kind(found)] += 1
@@ -68,11 +68,11 @@ def members(path: Path, skipped: Counter | None = None) -> Iterator[Member]:
                 name = found.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
                 yield Member(name, found.offset_data, found.size)
         except RecursionError:
-            raise DataError(f"{path}: damaged: headers of headers without end; copy it again") from None
+            raise DataError(f"{path}: damaged: its headers are nested without end; copy it again") from None
         except (tarfile.TarError, ValueError, ArithmeticError, LookupError, TypeError) as e:
-            raise DataError(f"{path}: no tar file that can be read ({e}); shards are uncompressed .tar") from None
+            raise DataError(f"{path}: not a readable tar file ({e}); shards are uncompressed .tar") from None
         if last < 0:
-            raise DataError(f"{path}: no tar file, or an empty one; shards are uncompressed .tar")
+            raise DataError(f"{path}: not a tar file, or an empty one; shards are uncompressed .tar")
         if not _ended(file, last, size):
             raise DataError(f"{path}: cut off or damaged after {last} of {size} bytes; copy it again")
 

@@ -135,7 +135,7 @@ def parse_size(text: str) -> int:
     try:
         size = float(word.removesuffix(unit)) * units[unit]
     except (ValueError, KeyError):
-        raise DataError(f"--shards {text}: a size such as 1GB or 500MB is expected") from None
+        raise DataError(f"--shards {text}: expected a size such as 1GB or 500MB") from None
     if not SMALLEST <= size < 1e15:
         raise DataError(f"--shards {text}: at least 1MB, and 1GB is usual")
     return int(size)

@@ -75,7 +75,7 @@ def check_encoder(config: RunConfig, release: Release) -> None:
         load_pairs(config, release)
     if section.pairs.path and not any(getattr(section.losses, name) for name in CODES):
         raise ConfigError(
-            f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would teach nothing; "
+            f"encoder.losses: {', '.join(CODES)} are all 0, so pairs would have no effect; "
             "give one of them a weight or set encoder.pairs.path to null"
         )
     judges = section.discriminators
@@ -109,7 +109,7 @@ def encoder_inputs(
         if config.encoder.pairs.share < 1 and 0 < steps <= alone:
             say(
                 f"warning: encoder.pairs.alone_steps ({alone}) is not below encoder.train.steps ({steps}): your "
-                "recordings will not be heard; a quarter of the steps is usual"
+                "recordings will not be used; a quarter of the steps is usual"
             )
     teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
     return EncoderInputs(pairs, teacher, code_prior(config, release, pairs, directory / PRIOR, quiet, say))
@@ -150,7 +150,7 @@ def whisper_teacher(
     spoken = [pair for pair in spoken if pair.samples <= LONGEST]
     report = cache.fill([*data.train, *data.heldout, *spoken], wrap)
     recogniser.unload()
-    say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them heard now")
+    say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them computed now")
     for note in report.notes:
         say(f"warning: teacher: {note}")
     read, known = lru_cache(_KEPT_STATES)(cache.read), {pair.id for pair in spoken}

@@ -169,7 +169,7 @@ def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Calla
     found = asked.facts(asked.pairs)
     facts = found or _made_pairs(asked, quiet, say)
     if asked.moves and facts["voices"] < 2:
-        say("warning: pairs: moving mixes voices, and there is one: none is moved")
+        say("warning: pairs: moving needs at least two voices and there is one, so none is moved")
     moving = asked.moves > 0 and facts["voices"] > 1
     moved = asked.facts(asked.moved) if moving else None
     if found and (moved or not moving):
@@ -209,7 +209,7 @@ def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) 
         if (facts := asked.facts(entry)) is not None:  # another process has made them meanwhile
             return facts
         _clear_damaged(asked, entry, say)
-        say(f"pairs: the model says {count} sentences, for this run and the next ones, in {entry.path}")
+        say(f"pairs: generating {count} sentences with the model, kept for later runs in {entry.path}")
         bar = progress_bar(quiet=quiet, total=count, unit="sentence", desc="pairs")
         with _explained(entry), separate_rng(SEED), bar:
             speaker = Speaker.load(asked.release.path, dtype=asked.dtype)
@@ -255,7 +255,7 @@ def _made_moved(asked: AutomaticPairs, pairs: int, quiet: bool, say: Callable[[s
             )
             entry.complete({"pairs": count})
         mx.clear_cache()
-    say(f"pairs: {count} moved to voices that none of the model's is, in {entry.path}")
+    say(f"pairs: {count} moved to voices that the model does not have, in {entry.path}")
 
 
 def _clear_damaged(asked: AutomaticPairs, entry: Entry, say: Callable[[str], None]) -> None:
@@ -264,7 +264,7 @@ def _clear_damaged(asked: AutomaticPairs, entry: Entry, say: Callable[[str], Non
     entry.reopen()
     if not asked.fits(entry):
         if any(entry.path.glob(SHARDS)):
-            say(f"pairs: {entry.path} is damaged or of another model, and is made again")
+            say(f"pairs: {entry.path} is damaged or of another model; it is made again")
         shutil.rmtree(entry.path, ignore_errors=True)
         return
     size = asked.release.config.codec.frame_size
@@ -298,6 +298,6 @@ def _explained(entry: Entry) -> Iterator[None]:
             raise unwritable(entry.path, cause) from e
         if isinstance(cause, OSError) or not (entry.path / SETTINGS).is_file():
             raise CheckpointError(
-                f"{entry.path}: was deleted while it was being made; run again, which makes it anew"
+                f"{entry.path}: was deleted while it was being made; run again to make it again"
             ) from e
         raise

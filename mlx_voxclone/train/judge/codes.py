@@ -135,7 +135,7 @@ def unfitting(judged: JudgedCodes, clips: Sequence[Clip]) -> list[str]:
     for name in sorted(judged.left_out, key=judged.left_out.get):
         clip = by_id[name]
         place, text = clip.source or clip.path, clip.text or ""
-        lines.append(f"{place}: its text does not fit what is said, so it is left out: {text[:60]!r}")
+        lines.append(f"{place}: its text does not match the speech, so it is left out: {text[:60]!r}")
     return lines
 
 
@@ -175,8 +175,8 @@ def _check_enough(config: RunConfig, data: PreparedData, clips: Sequence[Clip], 
             some = ", ".join(f"{clip.source or clip.path} {clip.text[:30]!r}" for clip in wrong[:NAMED])
             more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
             raise TranscriptError(
-                f"the texts of {len(wrong)} of {len(there)} {side} clips do not fit what is said ({some}{more}), and"
-                f" {least} that fit are needed; correct them and start a new run: pairs and base encoder are kept in"
+                f"the texts of {len(wrong)} of {len(there)} {side} clips do not match the speech ({some}{more}), and"
+                f" at least {least} must match; correct them and start a new run: pairs and base encoder are kept in"
                 " the cache; or judge.check_texts: false goes on with all of them"
             )
 

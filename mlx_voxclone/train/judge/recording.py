@@ -33,9 +33,7 @@ def check_recording(samples: np.ndarray, sampling_rate: int) -> None:
             " (voxclone prepare) and give each its own text"
         )
     if np.abs(samples).max() < _SILENT:
-        raise DataError(
-            "the recording is silent, so no text is spoken in it; record it again, or encode it without a text"
-        )
+        raise DataError("the recording is silent, so it holds no speech; record it again, or encode it without a text")
 
 
 def own_voice_frames(codec: CodecConfig, frames: int) -> int:

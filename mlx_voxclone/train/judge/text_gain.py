@@ -107,8 +107,8 @@ def check_model(place: object, said: float | None) -> None:
     """
     if said is not None and said < LEAST_GAIN:
         raise CheckpointError(
-            f"{place}: this language model does not follow its text: what it said itself is as likely behind another"
-            f" one (median gain {said:.1%}, {LEAST_GAIN:.0%} expected), so it cannot judge what others say; get the"
+            f"{place}: this language model ignores its text: its own speech is as likely with another"
+            f" text (median gain {said:.1%}, {LEAST_GAIN:.0%} expected), so it cannot judge recordings; get the"
             f" model again, or {_WITHOUT}"
         )
 
@@ -127,12 +127,13 @@ def why_none_fits(judge: CodeJudge, place: object, median: float, pairs: Sequenc
     heard = pairs_gain(judge, pairs, heard=True)
     if heard is not None and heard < LEAST_GAIN:
         return DataError(
-            "the encoder cannot tell yet what is said, so no transcript can be checked: even of the model's own pairs,"
-            f" whose texts are right, they explain nothing (median gain {heard:.1%}, {LEAST_GAIN:.0%} expected); train"
+            "the encoder is not good enough yet to check transcripts: even for the model's own pairs,"
+            f" whose texts are right, they make no difference (median gain {heard:.1%},"
+            f" {LEAST_GAIN:.0%} expected); train"
             f" it longer (encoder.refine.steps; encoder.train.steps in a new run), or {_WITHOUT}"
         )
     return TranscriptError(
-        "the transcripts do not fit the recordings: behind its own text a clip is no likelier than behind another"
+        "the transcripts do not match the recordings: a clip is no likelier with its own text than with another"
         f" clip's (median gain {median:.1%}, {LEAST_GAIN:.0%} expected); check that texts and audio belong together and"
         " are in a language of the model, and start a new run with other texts: pairs and base encoder are kept in the"
         f" cache; or {_WITHOUT}"

@@ -49,7 +49,7 @@ class CacheReport:
             notes.append(f"{len(self.damaged)} cached teacher states were damaged and made again ({self.damaged[0]})")
         if self.without_states:
             total = self.heard + self.found
-            notes.append(f"{self.without_states} of {total} clips: nothing understood, they have no teacher")
+            notes.append(f"{self.without_states} of {total} clips: no speech recognised, so they have no teacher")
         return notes
 
 

@@ -175,7 +175,7 @@ class AsrTeacher:
 
         if samples.ndim != 1 or not 0 < len(samples) <= LONGEST:
             raise DataError(
-                f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper hears clips of up to 30 s; prepare shorter ones"
+                f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper takes clips of up to 30 s; prepare shorter ones"
             )
         features = self._hear(samples)
         if features is None:
@@ -190,7 +190,8 @@ class AsrTeacher:
         longest = self.files.sizes["n_text_ctx"] - len(prefix)
         if len(tokens) > longest:
             raise DataError(
-                f"a text of {len(tokens)} tokens, where Whisper takes {longest}; is it the text of another recording?"
+                f"a text of {len(tokens)} tokens, but Whisper takes at most {longest}; is it the text"
+                " of another recording?"
             )
         hidden, scores = decoder_states(self.model, mx.array([prefix + list(tokens)]), features)
         mx.eval(hidden, scores)
@@ -218,7 +219,7 @@ class AsrTeacher:
         language = language.split("-")[0] if language else None
         if not model.is_multilingual:
             if (language or "en").lower() not in ("en", "english"):
-                raise DataError(f"{self.files.name}: hears English alone, but the language is {language!r}")
+                raise DataError(f"{self.files.name}: is an English-only model, but the language is {language!r}")
         elif language is None:
             _, probabilities = model.detect_language(features)
             language = max(probabilities[0], key=probabilities[0].get)
@@ -279,7 +280,7 @@ def choose_heads_by_dtw(teacher: AsrTeacher, clips: Iterable[Any], count: int = 
             total = total + shares * encoder_frames(len(samples))
             frames += encoder_frames(len(samples))
     if not frames:
-        raise DataError(f"{teacher.files.name}: understood none of the clips, so no alignment heads can be chosen")
+        raise DataError(f"{teacher.files.name}: recognised no speech in the clips, so no alignment heads can be chosen")
     best = np.argsort(-(total / frames).ravel(), kind="stable")[:count]
     return sorted((int(k) // total.shape[1], int(k) % total.shape[1]) for k in best)
 

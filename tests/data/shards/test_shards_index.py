@@ -92,7 +92,7 @@ def test_an_empty_line_is_damage(shards):
 def test_an_index_that_changes_while_it_is_in_use_is_noticed(shards):
     data = ShardData(shards)
     edited(shards, lambda lines: lines.reverse())
-    with pytest.raises(DataError, match="was changed while it is in use"):
+    with pytest.raises(DataError, match="changed while in use"):
         [clip.id for clip in data.train]
 
 

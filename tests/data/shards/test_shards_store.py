@@ -384,7 +384,7 @@ def test_an_index_of_another_server_leads_nowhere_else(shards, server, tmp_path)
         edited(shards, lambda lines, place=place: lines[0].update(shard=place))
         assert "does not lie below it" in line_of(lambda: ShardData(one.address, cache=tmp_path / "cache"))
     edited(shards, lambda lines: lines[0].update(shard="file:///etc/passwd"))
-    assert "an address of a kind that is not known" in line_of(lambda: ShardData(one.address, cache=tmp_path / "cache"))
+    assert "unknown kind of address" in line_of(lambda: ShardData(one.address, cache=tmp_path / "cache"))
 
 
 def test_an_address_without_an_index(shards, server, tmp_path):

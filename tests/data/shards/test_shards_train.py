@@ -107,7 +107,7 @@ def test_the_command_from_an_address(config_file, server, shards, tmp_path, monk
     err = capsys.readouterr().err
     assert (code, err.count("\n")) == (2, 1), err
     assert f"error: {one.address}/{lost}: missing on the server (404)" in err
-    assert err.endswith(f"when that is mended, continue with --resume {part}\n")
+    assert err.endswith(f"fix this, then continue with --resume {part}\n")
     (shards / "kept").rename(shards / lost)
     assert voxclone(["train", "--resume", str(part), "--quiet"]) == 0
     assert weights(part) == weights(tmp_path / "whole")
@@ -118,8 +118,8 @@ def test_bad_places_are_one_line(config_file, refused, shards, tmp_path):
     config = config_file("encoder")
     out = ["--set", f"output={tmp_path / 'run'}", "--set", f"data.cache={tmp_path / 'cache'}"]
     train = ["train", "--config", config, *out, "--set"]
-    refused([*train, "data.path=ftp://x.org/a"], "ftp://x.org/a: an address of a kind that is not known")
-    refused([*train, "data.path=hf://models/a/b"], "hf://datasets/OWNER/NAME is expected")
+    refused([*train, "data.path=ftp://x.org/a"], "ftp://x.org/a: unknown kind of address")
+    refused([*train, "data.path=hf://models/a/b"], "expected hf://datasets/OWNER/NAME")
     (shards / "shard-00003.tar").unlink()
     refused([*train, f"data.path={shards}"], f"{shards}/shard-00003.tar: the shard is missing")
 

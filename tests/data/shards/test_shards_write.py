@@ -118,7 +118,7 @@ def test_shards_are_used_again_and_others_refused(corpus, sharded, tmp_path):
         prepare(corpus, sharded, OPTIONS, shards=2 * SIZE)
     with pytest.raises(DataError, match="prepared otherwise: --shards changed"):
         prepare(corpus, sharded, OPTIONS)
-    with pytest.raises(DataError, match="holds shards, made already"):
+    with pytest.raises(DataError, match="already holds shards"):
         prepare(sharded, tmp_path / "x", OPTIONS)
 
 
@@ -136,4 +136,4 @@ def test_the_command(corpus, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{tmp_path / 's'}: written\n")
     assert len(ShardData(tmp_path / "s").index.shards) == 3
     assert voxclone([*argv[:-3], "many"]) == 2
-    assert capsys.readouterr().err == "error: --shards many: a size such as 1GB or 500MB is expected\n"
+    assert capsys.readouterr().err == "error: --shards many: expected a size such as 1GB or 500MB\n"

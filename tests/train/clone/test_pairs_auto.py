@@ -98,7 +98,7 @@ def test_pairs_and_copies_of_all_own_voices(made, miniature):
     assert {pair.voice for pair in own} <= set(release.voices())
     assert len(data.pairs) == 3 * len(own) > 6
     assert {pair.text for pair in own} == {pair.text for pair in data.pairs}
-    assert lines[0].startswith("pairs: the model says 12 sentences")
+    assert lines[0].startswith("pairs: generating 12 sentences with the model")
     assert lines[1].startswith(f"pairs: {len(own)} of 12 sentences")
     assert f"({12 - len(own)} did not end within 1 s)" in lines[1]
     assert lines[2].startswith(f"pairs: {2 * len(own)} moved")
@@ -205,7 +205,7 @@ def test_one_voice_alone_is_not_moved(miniature, tmp_path, home):
     for _ in range(2):
         found = run(model, lines.append)
         assert [path.name.split("-")[0] for path in found] == ["pairs"]
-    assert lines.count("warning: pairs: moving mixes voices, and there is one: none is moved") == 2
+    assert lines.count("warning: pairs: moving needs at least two voices and there is one, so none is moved") == 2
     assert lines[-1].startswith("pairs: ")
     assert "from the cache" in lines[-1]
 
@@ -255,7 +255,7 @@ def test_the_cache_of_another_model_is_not_taken_for_this_ones(made, miniature, 
     lines = []
     assert cached_own_pairs(configured(miniature), Release(miniature)) is None
     run(miniature, lines.append)
-    assert lines[0] == f"pairs: {pairs} is damaged or of another model, and is made again"
+    assert lines[0] == f"pairs: {pairs} is damaged or of another model; it is made again"
     assert content(home) == content(made[0])
 
 

@@ -97,7 +97,7 @@ def test_a_transcript_of_something_else_is_left_out_and_said(speaking, said, tmp
     assert list(found.left_out) == [wrong.id]
     assert set(found.codes) == {clip.id for clip in data.clips} - {wrong.id}
     (line,) = unfitting(found, data.clips)
-    assert "03.wav: its text does not fit" in line
+    assert "03.wav: its text does not match the speech" in line
     again, _ = judged(speaking, data, tmp_path)  # from the file
     assert again.left_out == found.left_out
     assert all((again.codes[name] == found.codes[name]).all() for name in found.codes)
@@ -108,7 +108,7 @@ def test_a_transcript_of_something_else_is_left_out_and_said(speaking, said, tmp
 def test_transcripts_of_another_recording_are_refused(speaking, said, tmp_path):
     texts = [reading.text for reading in said]
     data = prepared(said, tmp_path, texts[5:] + texts[:5])
-    with pytest.raises(DataError, match="the transcripts do not fit the recordings"):
+    with pytest.raises(DataError, match="the transcripts do not match the recordings"):
         judged(speaking, data, tmp_path)
     assert not (tmp_path / "judged.safetensors").exists()
 

@@ -178,7 +178,7 @@ def test_damaged_states_are_made_again_with_one_warning(cache, damage):
 def test_that_nothing_was_understood_is_remembered(tmp_path):
     guessing = AsrTeacher(str(write_whisper(tmp_path / "guessing", sentence=None)))
     cache = TeacherCache(tmp_path / "cache", guessing)
-    note = "1 of 2 clips: nothing understood, they have no teacher"
+    note = "1 of 2 clips: no speech recognised, so they have no teacher"
     assert counts(cache.fill([CLIPS[0], CLIPS[2]])) == (2, 0, 1, [note])
     assert counts(cache.fill([CLIPS[0], CLIPS[2]])) == (0, 2, 1, [note])
     assert cache.read("c") is None

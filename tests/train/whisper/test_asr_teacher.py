@@ -141,7 +141,7 @@ def test_where_nothing_is_understood_there_are_no_states(tmp_path):
     assert guessing.states(WAVE) is None
     assert guessing.states(WAVE, "Given.").shape == (16, 32)
     assert guessing.states(WAVE[:500], "Given.") is None  # less than a window of the spectrogram
-    with pytest.raises(DataError, match="understood none of the clips"):
+    with pytest.raises(DataError, match="recognised no speech in the clips"):
         choose_heads_by_dtw(guessing, [Stub(WAVE)])
 
 
@@ -192,7 +192,7 @@ def test_languages(teacher, whisper, tmp_path):
         teacher.states(WAVE, "Good day", "klingon")
     english = AsrTeacher(str(write_whisper(tmp_path / "en", n_vocab=51864)))
     np.testing.assert_array_equal(english.states(WAVE), english.states(WAVE, SENTENCE, "en"))
-    with pytest.raises(DataError, match="hears English alone, but the language is 'de'"):
+    with pytest.raises(DataError, match="is an English-only model, but the language is 'de'"):
         english.states(WAVE, "Guten Tag", "de")
 
 
@@ -204,9 +204,9 @@ def test_special_tokens_in_a_text_are_ordinary_text(teacher):
 @pytest.mark.parametrize(
     ("samples", "text", "message"),
     [
-        (30 * 24000 + 1, "Good day", "30.0 s of audio: Whisper hears clips of up to 30 s"),
+        (30 * 24000 + 1, "Good day", "30.0 s of audio: Whisper takes clips of up to 30 s"),
         (0, "Good day", "0.0 s of audio"),
-        (24000, "word " * 100, "a text of 100 tokens, where Whisper takes 60"),
+        (24000, "word " * 100, "a text of 100 tokens, but Whisper takes at most 60"),
     ],
 )
 def test_clips_that_do_not_fit_are_refused(teacher, samples, text, message):
