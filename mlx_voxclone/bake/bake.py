@@ -25,7 +25,7 @@ from mlx_voxclone.bake.record import (
     files_to_copy,
     read_object,
 )
-from mlx_voxclone.bake.voice_sources import VoiceMaker
+from mlx_voxclone.bake.voice_sources import VoiceMaker, VoiceSource
 from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, file_sha256, open_encoder, part_of
@@ -108,7 +108,7 @@ def bake(
     *,
     encoder: str | Path | None = None,
     adapters: AdapterArgument = None,
-    voices: Mapping[str, str | Path] | None = None,
+    voices: Mapping[str, VoiceSource] | None = None,
     target: str = "vllm",
     rounding: str = ROUNDINGS[0],
     folded_as: str = FOLDED_AS[0],
@@ -122,7 +122,7 @@ def bake(
         output: directory to make; must not exist or be empty, and must not lie inside the base.
         encoder: safetensors file of a codec encoder under the release's names; replaces the base's own.
         adapters: directory of adapters trained on this base (see `adapters/files.py`), or several, which are added up.
-        voices: name -> recording, codes or embedding; see `VoiceMaker.make`.
+        voices: name -> recording, codes, embedding or rows; see `VoiceMaker.make`.
         target: `vllm`: everything; `mlx-audio`: without the encoder, which mlx-audio refuses to load.
         rounding: of folded weights: `compensated` keeps a small change's effect, `nearest` each number's own nearest.
         folded_as: type of folded weights: `base` the base's (BF16), `float32`, or `auto`: float32 where the base's
@@ -187,7 +187,7 @@ def _read_inputs(
     release: Release,
     encoder: str | Path | None,
     adapters: AdapterArgument,
-    voices: dict[str, str | Path],
+    voices: dict[str, VoiceSource],
     target: str,
     rounding: str,
 ) -> _Inputs:

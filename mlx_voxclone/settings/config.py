@@ -29,7 +29,8 @@ from mlx_voxclone.settings.schema import (
     VoiceName,
 )
 
-COMMAND_LINE = "command line"
+COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
+CONFIGURATION = "configuration"
 TASKS = ("encoder", "distill", "language", "speaker", "clone")
 
 
@@ -51,7 +52,7 @@ class RunConfig(Section):
     bake: BakeSection = BakeSection()
     say: Annotated[list[SpokenText], Field(default_factory=list)]
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": "configuration"})
+    _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": CONFIGURATION})
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -82,8 +83,8 @@ class RunConfig(Section):
         return _source(self._sources, key)
 
     def insists(self, key: str) -> bool:
-        """Whether the dotted `key` was set on the command line, which files with their defaults are not."""
-        return self._sources.get(key) == COMMAND_LINE
+        """Whether the dotted `key` was set on the command line or in a call; files with their defaults are neither."""
+        return self._sources.get(key) in (COMMAND_LINE, CALL)
 
     def check_voice(self) -> None:
         """Raise ConfigError if the voice that task `clone` makes has no name."""
@@ -145,9 +146,10 @@ def trainings_of(task: str) -> list[str]:
 
 
 def load_run_config(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
+    given_by: str = COMMAND_LINE,
     max_steps: int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -156,6 +158,8 @@ def load_run_config(
 ) -> RunConfig:
     """Read a configuration file; `include` lies underneath it, `overrides` (dotted key -> value) on top.
 
+    Instead of a file, `path` may be its content as nested mappings. `given_by` names the overrides in messages.
+
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
     encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
     a tenth of the steps (not with `shorten_warmup=False`: a run that goes on keeps its own).
@@ -163,13 +167,16 @@ def load_run_config(
     Raises:
         ConfigError: one line: file (with the line number where YAML itself is broken), dotted key, what was expected.
     """
-    content, sources = read_with_includes(Path(path))
-    sources[""] = str(path)  # what no file sets
+    if isinstance(path, Mapping):
+        content, sources = _copied(path), {"": CONFIGURATION}
+    else:
+        content, sources = read_with_includes(Path(path))
+        sources[""] = str(path)  # what no file sets
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
     if max_steps is not None and shorten_warmup:
         flags |= _shortened_warmup(content, max_steps)
     for key, value in {**flags, **(overrides or {})}.items():
-        _override(content, sources, key, value)
+        _override(content, sources, key, value, given_by)
     _refuse_unknown(content, sources)
     try:
         config = RunConfig.model_validate(_without_empty_sections(content, RunConfig))
@@ -240,7 +247,15 @@ def _shortened_warmup(content: Mapping[str, Any], max_steps: int) -> dict[str, i
     return found
 
 
-def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any) -> None:
+def _copied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings that may be changed."""
+    if "include" in content:
+        hint = "give the file, and keys as overrides"
+        raise ConfigError(f"{CONFIGURATION}: include: only a file includes another; {hint}")
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+
+
+def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any, given_by: str) -> None:
     """Set the dotted `key` inside the nested `content`."""
     *sections, name = key.split(".")
     model: type[BaseModel] | None = RunConfig
@@ -248,16 +263,16 @@ def _override(content: dict[str, Any], sources: dict[str, str], key: str, value:
         model = _section(model, part) if model is not None and part in model.model_fields else None
     if value is None and model is not None:  # of a file it would mean "nothing said here"; said aloud, it is a slip
         hint = f"set one of its keys, such as {key}.{next(iter(model.model_fields))}"
-        raise ConfigError(f"{COMMAND_LINE}: {key}: a section cannot be null; {hint}")
+        raise ConfigError(f"{given_by}: {key}: a section cannot be null; {hint}")
     place = content
     for i, section in enumerate(sections):
         if place.get(section) is None:
             place[section] = {}
         place = place[section]
         if not isinstance(place, dict):
-            raise ConfigError(f"{COMMAND_LINE}: {key}: {'.'.join(sections[: i + 1])} is no section")
+            raise ConfigError(f"{given_by}: {key}: {'.'.join(sections[: i + 1])} is no section")
     place[name] = value
-    sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], COMMAND_LINE))
+    sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], given_by))
 
 
 def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
