@@ -1,5 +1,6 @@
 """Text to speech from Python: a checkpoint, its voices, voices from recordings, its codec."""
 
+import numbers
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -153,6 +154,7 @@ class TextToSpeech:
         if not isinstance(text, str):
             raise DataError(f"the text must be a str, got {text!r:.80}")
         _check_options(seed, max_seconds, steps, cfg_alpha)
+        seed, steps = int(seed), None if steps is None else int(steps)
         most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
         with computing():
             spoken = self._speaker.stream(
@@ -175,7 +177,7 @@ class TextToSpeech:
 
         Raises:
             DataError: unreadable, under 1 s, over 60 s, silent or not finite.
-            CheckpointError: the checkpoint has no encoder (`load(..., encoder=...)`), or a file of another model's voice.
+            CheckpointError: the checkpoint has no encoder (`load(..., encoder=...)`), or a file that is no voice of it.
 
         Two people in one recording are a `VoxcloneWarning`.
         """
@@ -206,9 +208,7 @@ class TextToSpeech:
             return self._file_rows(voice)
         elif isinstance(voice, PLACES):
             if not isinstance(voice, str) or "." in voice:  # no voice's name has a dot
-                raise DataError(
-                    f"{voice}: neither a voice's name nor its file; make a voice of a recording: voice_from"
-                )
+                raise DataError(f"{voice}: neither a voice's name nor its file; of a recording, voice_from makes one")
             return voice
         elif isinstance(voice, np.ndarray | mx.array):
             rows = rows_of(voice)
@@ -318,11 +318,14 @@ def _is_voice_file(voice: object) -> bool:
 
 
 def _check_options(seed: int, max_seconds: float, steps: int | None, cfg_alpha: float) -> None:
-    numbers = {"max_seconds": (max_seconds, int | float), "steps": (steps, int | None)}
-    numbers |= {"cfg_alpha": (cfg_alpha, int | float), "seed": (seed, int)}
-    for name, (value, kind) in numbers.items():
+    for name, value, kind in (
+        ("seed", seed, numbers.Integral),
+        ("max_seconds", max_seconds, numbers.Real),
+        ("steps", 1 if steps is None else steps, numbers.Integral),
+        ("cfg_alpha", cfg_alpha, numbers.Real),
+    ):
         if isinstance(value, bool) or not isinstance(value, kind):
-            whole = "" if kind == int | float else "whole "
+            whole = "whole " if kind is numbers.Integral else ""
             raise ConfigError(f"{name}: a {whole}number is expected, got {value!r:.80}")
     if not 0 <= seed < _MOST_SEED:
         raise ConfigError(f"seed: must be from 0 to 2^63 - 1, got {seed}")

@@ -19,7 +19,7 @@ class Voice:
     `TextToSpeech.voice_from` makes one; `say(voice=...)` and `bake(voices=...)` take it.
 
     Args:
-        rows: floats `[N, dim]`, one per frame of 80 ms, the END row last; kept in bfloat16, as in files and checkpoints.
+        rows: floats `[N, dim]`, one per frame of 80 ms, the END row last; kept in bfloat16, as files keep them.
 
     Raises:
         DataError: another shape or type, or numbers that are not finite.
