@@ -54,8 +54,9 @@ def adapter_sources(adapters: Adapters | None) -> list[AdapterSource]:
     Raises:
         CheckpointError: a weight that is 0 or not finite, an address with nothing to be had. ConfigError: no path.
     """
-    listed = [adapters] if isinstance(adapters, (*PLACES, AdapterSource)) else list(adapters or ())
-    return [_adapter_source(source) for source in listed]
+    if adapters is None:
+        return []
+    return [_adapter_source(source) for source in (adapters if isinstance(adapters, list | tuple) else [adapters])]
 
 
 def _adapter_source(source: Place | AdapterSource) -> AdapterSource:
