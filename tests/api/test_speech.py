@@ -63,7 +63,7 @@ def test_cut_off_is_a_warning(tts, said):
     with pytest.warns(VoxcloneWarning, match="did not end within 0.4 s") as caught:
         short = tts.say(TEXT, VOICE, max_seconds=0.4)
     assert len(caught) == 1
-    assert np.array_equal(short, said[: 5 * 1920])
+    assert np.allclose(short, said[: 5 * 1920], atol=1e-4)  # decoded in a shorter piece
 
 
 def test_streams_of_one_model_do_not_disturb_each_other(tts, said):
