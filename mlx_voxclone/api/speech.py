@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.adapters.mix import AdapterSource
@@ -45,7 +46,14 @@ def load(
     name = text_of(model, "model")
     weights = None if encoder is None else local(file_of(encoder, "encoder"), ENCODER)
     with computing():
-        return TextToSpeech(Speaker.load(name, adapters=adapter_sources(adapters), encoder=weights, dtype=dtype))
+        speaker = Speaker.load(name, adapters=adapter_sources(adapters), encoder=weights, dtype=dtype)
+        _read(speaker.model)
+        return TextToSpeech(speaker)
+
+
+def _read(model: nn.Module) -> None:
+    """Read all weights now: MLX evaluates an array that is still lazy only in the thread that made it."""
+    mx.eval([array for module in model.modules() for array in module.values() if isinstance(array, mx.array)])
 
 
 def adapter_sources(adapters: Adapters | None) -> list[AdapterSource]:

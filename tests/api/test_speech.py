@@ -92,6 +92,42 @@ def test_threads_share_a_model(tts, said):
     assert all(np.array_equal(results[k], said) for k in range(2))
 
 
+def in_a_thread(work):
+    """What `work()` returns, or raises, in a thread that ends."""
+    found: list = []
+
+    def run() -> None:
+        try:
+            found.append((work(), None))
+        except BaseException as e:
+            found.append((None, e))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    result, error = found[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def test_any_thread_is_the_first(whole, said, tts, voice_file):
+    """MLX evaluates what is still lazy only in the thread that made it: of a model that was loaded nothing is."""
+    fresh = in_a_thread(lambda: mlx_voxclone.load(whole))
+    codes = tts.codec.encode(voice_file)
+    rows, other = tts.voice_from(voice_file).rows, mlx_voxclone.load(whole)
+    for model in (fresh, other):
+        assert np.array_equal(in_a_thread(lambda model=model: model.codec.encode(voice_file)), codes)
+        assert np.array_equal(in_a_thread(lambda model=model: model.say(TEXT, VOICE)), said)
+        voice = in_a_thread(lambda model=model: model.voice_from(voice_file))
+        assert mx.array_equal(voice.rows, rows)
+        assert np.array_equal(model.say(TEXT, VOICE), said)
+        stream = model.stream(TEXT, VOICE)
+        chunks = [next(stream)]
+        chunks += in_a_thread(lambda stream=stream: list(stream))
+        assert np.array_equal(np.concatenate(chunks), said)
+
+
 def test_one_thread_computes_at_a_time(tts, monkeypatch):
     inside, most = [0], [0]
     lock = threading.Lock()
