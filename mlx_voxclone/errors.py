@@ -5,6 +5,10 @@ class VoxcloneError(Exception):
     """Base of every error whose message is meant for the user as it stands."""
 
 
+class VoxcloneWarning(UserWarning):
+    """Something that a caller of the Python API should know, and that stops nothing: speech cut off, two voices."""
+
+
 class ConfigError(VoxcloneError):
     """A run configuration or `params.json` that cannot be used."""
 

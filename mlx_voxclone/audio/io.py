@@ -20,6 +20,7 @@ import soundfile
 import soxr
 
 from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_channels, read_blocks
+from mlx_voxclone.audio.output import check_output
 from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.audio.source import AudioError, AudioSource
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, StereoMeter
@@ -230,19 +231,6 @@ def _check_samples(path: str | Path, samples: np.ndarray) -> np.ndarray:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content
-
-
-def check_output(path: str | Path) -> None:
-    """Refuse a place where no file can be written, for those who first spend minutes on what is to be written.
-
-    Raises:
-        DataError: its directory does not exist, or it is a directory itself.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise DataError(f"{path.parent}: no such directory to write {path.name} into")
-    if path.is_dir():
-        raise DataError(f"{path}: is a directory; name the file to write")
 
 
 @contextlib.contextmanager

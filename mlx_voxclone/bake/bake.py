@@ -24,7 +24,7 @@ from mlx_voxclone.bake.record import (
     files_to_copy,
     read_object,
 )
-from mlx_voxclone.bake.voice_sources import VoiceMaker
+from mlx_voxclone.bake.voice_sources import VoiceMaker, VoiceSource
 from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, file_sha256, open_encoder, part_of
@@ -37,7 +37,6 @@ from mlx_voxclone.version import __version__
 TARGETS = ("vllm", "mlx-audio")
 FOLDED_AS = ("base", "auto", "float32")
 
-VoiceSource = str | Path | Sequence[str | Path] | mx.array
 AdapterArgument = str | Path | AdapterSource | Sequence[str | Path | AdapterSource] | None
 
 

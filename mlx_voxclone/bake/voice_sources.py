@@ -13,6 +13,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.speech.speaker import read_references, reference_codes, reference_warnings
 
 CODES = "codes"
+VoiceSource = str | Path | Sequence[str | Path] | mx.array
 
 
 def _is_recording(path: Path) -> bool:
@@ -36,13 +37,13 @@ class VoiceMaker:
         self.warnings: list[str] = []
         self._model: Voxtral | None = None
 
-    def make(self, source: "str | Path | Sequence[str | Path] | mx.array") -> mx.array:
+    def make(self, source: "VoiceSource") -> mx.array:
         """The rows of a voice.
 
         Args:
-            source: `.pt` or `.safetensors` with `embedding` `[N, dim]`; `.safetensors` with `codes` `[37, T]` (without
-                the +2); anything else is read as audio, at its own level. Several recordings are taken together. An
-                array is the rows `[N, dim]` themselves.
+            source: rows `[N, dim]`, or a path: `.pt` or `.safetensors` with `embedding` `[N, dim]`; `.safetensors` with
+                `codes` `[37, T]` (without the +2); anything else is read as audio, at its own level. Several recordings
+                are taken together.
 
         Returns:
             `[N, dim]` BF16, the END row last.
@@ -53,7 +54,7 @@ class VoiceMaker:
         """
         if isinstance(source, mx.array):
             self.warnings = []
-            return self._checked("voice rows", source)
+            return self._fitting(source, "voice")
         sources = [Path(s) for s in ([source] if isinstance(source, str | Path) else source)]
         for path in sources:
             if not path.is_file():
@@ -66,9 +67,9 @@ class VoiceMaker:
             rows = self._recorded(sources)
         else:
             rows = read_voice(source) if source.suffix == ".pt" else self._stored(source)
-        return self._checked(source, rows)
+        return self._fitting(rows, source)
 
-    def _checked(self, source: "str | Path", rows: mx.array) -> mx.array:
+    def _fitting(self, rows: mx.array, source: str | Path) -> mx.array:
         self.release.check_voice_rows(source, *rows.shape)
         rows = rows.astype(mx.bfloat16)
         mx.eval(rows)

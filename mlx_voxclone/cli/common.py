@@ -12,12 +12,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
+from mlx_voxclone.audio.output import check_wav_output as check_wav_output
 from mlx_voxclone.cli.options import RENAMED
-from mlx_voxclone.errors import ConfigError, VoxcloneError
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
+from mlx_voxclone.process.device import set_device as set_device
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 
 EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141
@@ -27,8 +28,6 @@ PATHS = frozenset(
     | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
 )
 NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=SOURCE"})
-
-OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
 
 _quiet = False
 
@@ -202,44 +201,6 @@ def _report(line: str, code: int) -> int:
 
 def _one_line(text: str) -> str:
     return "; ".join(part.strip() for part in text.splitlines() if part.strip())
-
-
-def check_wav_output(output: str, *inputs: str | None) -> Path:
-    """Where to write a WAV, links followed; what is there may be replaced only if it is a WAV and none of the inputs.
-
-    Raises:
-        DataError: another kind of file or name, an input of this very command, or no directory to write into.
-    """
-    from mlx_voxclone.audio.io import check_output
-    from mlx_voxclone.errors import DataError
-
-    check_output(output)
-    path = Path(output).resolve()
-    if path.suffix.lower() in OTHER_AUDIO:
-        raise DataError(f"{output}: only WAV is written; give a name that ends in .wav")
-    if path.exists():
-        if any(name is not None and Path(name).exists() and path.samefile(name) for name in inputs):
-            raise DataError(f"{output}: is an input of this command; write to another file")
-        if not path.is_file() or path.open("rb").read(4) not in (b"RIFF", b""):
-            raise DataError(f"{output}: exists and is not a WAV file; it will not be replaced")
-    return path
-
-
-def set_device(name: str) -> str:
-    """Make `auto`, `gpu` or `cpu` MLX's default device; returns `gpu` or `cpu`.
-
-    Raises:
-        ConfigError: `gpu` where MLX sees neither Metal nor CUDA.
-    """
-    import mlx.core as mx
-
-    cuda = getattr(mx, "cuda", None)
-    has_gpu = mx.metal.is_available() or (cuda is not None and cuda.is_available())
-    if name == "gpu" and not has_gpu:
-        raise ConfigError("device gpu: MLX sees neither Metal nor CUDA on this machine; take --device cpu or auto")
-    chosen = "gpu" if has_gpu and name != "cpu" else "cpu"
-    mx.set_default_device(mx.gpu if chosen == "gpu" else mx.cpu)
-    return chosen
 
 
 def set_quiet(quiet: bool) -> None:

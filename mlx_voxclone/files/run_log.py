@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.process.progress import listener
 
 LOG_NAME = "log.jsonl"
 # Keys of a step line that no loss term may be called.
@@ -99,19 +100,25 @@ def _finite(value):
 
 
 class Progress:
-    """Progress on stderr: a bar with loss, speed and time left on a terminal, else a line every tenth of the way."""
+    """Progress on stderr: a bar with loss, speed and time left on a terminal, else a line every tenth of the way.
+
+    Where a caller listens (`progress.told_to`) nothing is shown: it is told of every step and line.
+    """
 
     def __init__(self, name: str, total: int, start: int = 0, *, quiet: bool = False):
         self.name, self.total, self.quiet = name, total, quiet
         self._began, self._start, self._tenth = time.monotonic(), start, start * 10 // total
-        self._bar = None
-        if sys.stderr.isatty() and not quiet:
+        self._bar, self._listener = None, listener()
+        if self._listener is None and sys.stderr.isatty() and not quiet:
             from tqdm import tqdm  # here: it is not needed for --help
 
             self._bar = tqdm(total=total, initial=start, desc=name, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def step(self, step: int, loss: float, items_per_second: float) -> None:
         """Step `step` (1-based) is complete."""
+        if self._listener is not None:
+            self._listener.progress(step, self.total, self.name)
+            return
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {loss:.4g}, {items_per_second:.3g} items/s", refresh=False)
             self._bar.update(step - self._bar.n)
@@ -132,7 +139,9 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line that the user must see: warnings, how to resume."""
-        if self._bar is not None:
+        if self._listener is not None:
+            self._listener.message(line)
+        elif self._bar is not None:
             self._bar.write(line, file=sys.stderr)
         else:
             print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,72 @@
-"""Progress bars: one look, silent where stderr is no terminal."""
+"""Progress: bars on a terminal, silent where stderr is none; or a caller's own functions in their place (`told_to`)."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
+
+Progress = Callable[[int, int | None, str], object]  # done, total (None: unknown), what
+Message = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Listener:
+    """What is called in the place of bars and of lines on stderr."""
+
+    progress: Progress
+    message: Message
+
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def listener() -> Listener | None:
+    """The functions that the caller wants called; None: progress goes to stderr."""
+    return _listener.get()
+
+
+@contextlib.contextmanager
+def told_to(progress: Progress | None, message: Message | None) -> Iterator[None]:
+    """In this block nothing is shown: every step of a bar calls `progress`, every line beside one `message`."""
+    token = _listener.set(Listener(progress or (lambda done, total, what: None), message or (lambda line: None)))
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+class _Told:
+    """Has of a tqdm bar what is used here, and tells a listener."""
+
+    disable = False
+
+    def __init__(self, listener: Listener, iterable: Iterable = (), total: int | None = None, desc: str = "", **_: Any):
+        self.total, self.n, self._iterable, self._what, self._listener = total, 0, iterable, desc, listener
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        self._listener.progress(self.n, self.total, self._what)
+
+    def __iter__(self) -> Iterator:
+        for item in self._iterable:
+            yield item
+            self.update()
+
+    def close(self) -> None:
+        pass
+
+    def __enter__(self) -> "_Told":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def progress_bar(*, quiet: bool = False, **options: Any):
     """A tqdm bar that vanishes when done. `options` as tqdm's: total, unit, desc, ..."""
+    if not quiet and (told := listener()) is not None:
+        return _Told(told, **options)
     from tqdm import tqdm  # here: --help does without it
 
     return tqdm(disable=True if quiet else None, leave=False, **options)

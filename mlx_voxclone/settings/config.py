@@ -31,7 +31,8 @@ from mlx_voxclone.settings.schema import (
     VoiceName,
 )
 
-COMMAND_LINE = "command line"
+COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
+CONFIGURATION = "configuration"
 TASKS = ("encoder", "distill", "language", "speaker", "clone")
 
 
@@ -53,7 +54,7 @@ class RunConfig(Section):
     bake: BakeSection = BakeSection()
     say: Annotated[list[SpokenText], Field(default_factory=list)]
 
-    _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": "configuration"})
+    _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": CONFIGURATION})
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -84,8 +85,8 @@ class RunConfig(Section):
         return _source(self._sources, key)
 
     def insists(self, key: str) -> bool:
-        """Whether the dotted `key` was set on the command line, which files with their defaults are not."""
-        return self._sources.get(key) == COMMAND_LINE
+        """Whether the dotted `key` was set on the command line or in a call; files with their defaults are neither."""
+        return self._sources.get(key) in (COMMAND_LINE, CALL)
 
     def check_voice(self) -> None:
         """Raise ConfigError if the voice that task `clone` makes has no name."""
@@ -147,9 +148,10 @@ def trainings_of(task: str) -> list[str]:
 
 
 def load_run_config(
-    path: str | Path,
+    path: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     *,
+    given_by: str = COMMAND_LINE,
     max_steps: int | None = None,
     epochs: int | None = None,
     learning_rate: float | None = None,
@@ -157,6 +159,8 @@ def load_run_config(
     shorten_warmup: bool = True,
 ) -> RunConfig:
     """Read a configuration file; `include` lies underneath it, `overrides` (dotted key -> value) on top.
+
+    Instead of a file, `path` may be its content as nested mappings. `given_by` names the overrides in messages.
 
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
     encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
@@ -166,14 +170,17 @@ def load_run_config(
     Raises:
         ConfigError: one line: file (with the line number where YAML itself is broken), dotted key, what was expected.
     """
-    content, sources = read_with_includes(Path(path))
-    sources[""] = str(path)  # what no file sets
+    if isinstance(path, Mapping):
+        content, sources = _copied(path), {"": CONFIGURATION}
+    else:
+        content, sources = read_with_includes(Path(path))
+        sources[""] = str(path)  # what no file sets
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
     given = {**flags, **(overrides or {})}
     if shorten_warmup:
         given = _shortened_warmups(content, given, max_steps) | given
     for key, value in given.items():
-        _override(content, sources, key, value)
+        _override(content, sources, key, value, given_by)
     _refuse_unknown(content, sources)
     try:
         config = RunConfig.model_validate(_without_empty_sections(content, RunConfig))
@@ -249,7 +256,15 @@ def _shortened_warmups(content: Mapping[str, Any], given: Mapping[str, Any], max
     return found
 
 
-def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any) -> None:
+def _copied(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings that may be changed."""
+    if "include" in content:
+        hint = "give the file, and keys as overrides"
+        raise ConfigError(f"{CONFIGURATION}: include: only a file includes another; {hint}")
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in content.items()}
+
+
+def _override(content: dict[str, Any], sources: dict[str, str], key: str, value: Any, given_by: str) -> None:
     """Set the dotted `key` inside the nested `content`."""
     *sections, name = key.split(".")
     model: type[BaseModel] | None = RunConfig
@@ -257,16 +272,16 @@ def _override(content: dict[str, Any], sources: dict[str, str], key: str, value:
         model = section_of(model, part) if model is not None and part in model.model_fields else None
     if value is None and model is not None:  # of a file it would mean "nothing said here"; said aloud, it is a slip
         hint = f"set one of its keys, such as {key}.{next(iter(model.model_fields))}"
-        raise ConfigError(f"{COMMAND_LINE}: {key}: a section cannot be null; {hint}")
+        raise ConfigError(f"{given_by}: {key}: a section cannot be null; {hint}")
     place = content
     for i, section in enumerate(sections):
         if place.get(section) is None:
             place[section] = {}
         place = place[section]
         if not isinstance(place, dict):
-            raise ConfigError(f"{COMMAND_LINE}: {key}: {'.'.join(sections[: i + 1])} is not a section")
+            raise ConfigError(f"{given_by}: {key}: {'.'.join(sections[: i + 1])} is not a section")
     place[name] = value
-    sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], COMMAND_LINE))
+    sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], given_by))
 
 
 def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
@@ -294,7 +309,7 @@ def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None
     setters = {key: next((k for k in sources if k == key or k.startswith(key + ".")), key) for key in found}
     source = _source(sources, setters[found[0]])
     others = [key for key in found[1:] if _source(sources, setters[key]) == source]
-    line = "it" if source == COMMAND_LINE else "the line"
+    line = "it" if source in (COMMAND_LINE, CALL) else "the line"
     more = f", and those of other removed keys: {', '.join(others)}" if others else ""
     raise ConfigError(f"{source}: {found[0]}: this key was removed ({REMOVED[found[0]]}); remove {line}{more}")
 

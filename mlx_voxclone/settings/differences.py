@@ -1,12 +1,30 @@
-"""In what a run's saved configuration differs from another one."""
+"""The configuration that a run was started with: where it is saved, in what it differs from another one."""
 
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
+from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.removed import removed
 from mlx_voxclone.settings.training import FREE_ON_RESUME, LENGTHS
+
+CONFIG_FILE = "config.yaml"
+
+
+def own_config(run_dir: str | Path) -> Path:
+    """The configuration of a run that goes on.
+
+    Raises:
+        ConfigError: not a run directory.
+    """
+    path = Path(run_dir) / CONFIG_FILE
+    if not path.is_file():
+        above = [place for place in Path(run_dir).parents if (place / CONFIG_FILE).is_file()]
+        hint = f"; it is part of the run {above[0]}" if above and Path(run_dir).exists() else ""
+        raise ConfigError(f"cannot resume: {run_dir} is not a run directory (it has no {CONFIG_FILE}){hint}")
+    return path
 
 
 def config_differences(saved: str, config: RunConfig, open_stages: Collection[str] = ()) -> list[str]:

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 from places import ROOT
 
-OWN = {"benchmarks", "configs", "demo", "docs", "mlx_voxclone", "scripts", "tests"}
+OWN = {"benchmarks", "configs", "demo", "docs", "examples", "mlx_voxclone", "scripts", "tests"}
 
 
 def test_the_source_distribution_is_a_list():

@@ -1,16 +1,14 @@
 """`voxclone say`: text to speech."""
 
 import contextlib
-import math
 import sys
-from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
 from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
 
 STDOUT = "-"
-MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
 
 
 _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
@@ -43,12 +41,8 @@ def _options(parser: Parser) -> None:
 
 
 def _check(parser: Parser, options) -> None:
-    if not 0 < options.max_seconds < math.inf:
-        parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
-    if options.steps is not None and not 1 <= options.steps <= MAX_STEPS:
-        parser.error(f"--steps must be from 1 to {MAX_STEPS}, got {options.steps}")
-    if not abs(options.cfg_alpha) <= MAX_GUIDANCE:
-        parser.error(f"--cfg-alpha must be a finite number up to {MAX_GUIDANCE}, got {options.cfg_alpha:g}")
+    if found := fault(options.max_seconds, options.steps, options.cfg_alpha):
+        parser.error(f"--{found[0].replace('_', '-')} {found[1]}")
 
 
 @command(_DESCRIPTION, _options, _check)
@@ -65,9 +59,9 @@ def main(options) -> None:
     for line in reference_warnings(reference) if reference else []:
         message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
-    voice_file = _voice_file(options.voice)
+    kept_apart = voice_file(options.voice) if options.voice is not None else None
     speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
-    voice = options.voice if voice_file is None else speaker.release.voice_of_file(voice_file)
+    voice = options.voice if kept_apart is None else speaker.release.voice_of_file(kept_apart)
     began, first, rate = time.perf_counter(), 0.0, speaker.model.config.codec.frame_rate
     limit = round(options.max_seconds * rate)
     with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
@@ -86,7 +80,7 @@ def main(options) -> None:
                 first = first or time.perf_counter() - began
                 write(samples)
             if not speech.frames:
-                raise DataError("the model ended before its first frame: nothing to write; try another text or voice")
+                raise DataError(NOTHING_SAID)
     if not speech.ended:
         message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
     seconds, spent = speech.frames / rate, time.perf_counter() - began
@@ -96,15 +90,6 @@ def main(options) -> None:
     )
     if options.output != STDOUT:
         print(options.output)
-
-
-def _voice_file(voice: str | None) -> Path | None:
-    """The file of a voice that is kept apart; None: a voice of the checkpoint, or none."""
-    from mlx_voxclone.files.hub import VOICE, VOICE_SUFFIXES, is_address, local
-
-    if voice is None or not (is_address(voice) or Path(voice).suffix in VOICE_SUFFIXES):  # no voice's name has a dot
-        return None
-    return local(voice, VOICE)
 
 
 def _output(options) -> "contextlib.AbstractContextManager":

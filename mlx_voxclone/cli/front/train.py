@@ -73,14 +73,11 @@ def main(options) -> int:
 def _config(parser: Parser, options):
     """The configuration: the file's, or the resumed run's own, under the flags."""
     from mlx_voxclone.settings.config import load_run_config, parse_set
+    from mlx_voxclone.settings.differences import own_config
 
     path = options.config
     if path is None and options.resume:
-        path = Path(options.resume) / "config.yaml"
-        if not path.is_file():
-            above = [p for p in Path(options.resume).parents if (p / "config.yaml").is_file()]
-            hint = f"; it is part of the run {above[0]}" if above and Path(options.resume).exists() else ""
-            raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml){hint}")
+        path = own_config(options.resume)
     if path is None:
         parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
     overrides = parse_set(options.set)

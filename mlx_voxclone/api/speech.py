@@ -1,0 +1,342 @@
+"""Text to speech from Python: a checkpoint, its voices, voices from recordings, its codec."""
+
+import numbers
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.api.shared import PLACES, Place, Progress, computing, file_of, path_of, text_of
+from mlx_voxclone.api.sound import read_audio, samples_of
+from mlx_voxclone.api.voice import Voice, rows_of
+from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
+from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
+from mlx_voxclone.files.paths import expanded_part
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import CFG_ALPHA
+from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
+from mlx_voxclone.speech.speaker import MAX_SECONDS, Speaker, SpeechStream, read_reference, reference_warnings
+
+Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
+Clip = Place | np.ndarray | mx.array
+_MOST_SEED = 2**63
+
+
+def load(
+    model: Place, *, adapters: Adapters = (), encoder: Place | None = None, dtype: mx.Dtype | None = None
+) -> "TextToSpeech":
+    """Load a checkpoint, ready to speak, on MLX's default device (`mx.set_default_device` changes it).
+
+    Args:
+        model: Voxtral directory, or a hub id to fetch (`OWNER/NAME`, `hf://OWNER/NAME[@REVISION]`). A download shows
+            huggingface-hub's own bars on a terminal.
+        adapters: LoRA to speak with, kept apart: a directory, `hf://OWNER/NAME`, either with `=WEIGHT` behind it, or
+            several of them, which are added up.
+        encoder: encoder weights for a checkpoint that has none: `.safetensors` or `hf://OWNER/NAME`.
+        dtype: of the language model and the head; None: bfloat16 on a GPU, float32 on the CPU.
+
+    Raises:
+        CheckpointError: no such model, weights that do not fit, adapters of another model.
+        ConfigError: a `params.json` that cannot be used, or what is no path.
+    """
+    name = text_of(model, "model")
+    weights = None if encoder is None else local(file_of(encoder, "encoder"), ENCODER)
+    with computing():
+        speaker = Speaker.load(name, adapters=adapter_sources(adapters), encoder=weights, dtype=dtype)
+        _read(speaker.model)
+        return TextToSpeech(speaker)
+
+
+def _read(model: nn.Module) -> None:
+    """Read all weights now: MLX evaluates an array that is still lazy only in the thread that made it."""
+    mx.eval([array for module in model.modules() for array in module.values() if isinstance(array, mx.array)])
+
+
+def adapter_sources(adapters: Adapters | None) -> list[AdapterSource]:
+    """One or several adapters as `load` and `bake` take them.
+
+    Raises:
+        CheckpointError: a weight that is 0 or not finite, an address with nothing to be had. ConfigError: no path.
+    """
+    if adapters is None:
+        return []
+    return [_adapter_source(source) for source in (adapters if isinstance(adapters, list | tuple) else [adapters])]
+
+
+def _adapter_source(source: Place | AdapterSource) -> AdapterSource:
+    if isinstance(source, AdapterSource):
+        return source
+    if isinstance(source, str) and source:
+        return AdapterSource.parse(expanded_part(source))
+    return AdapterSource(path_of(source, "adapters"))
+
+
+class TextToSpeech:
+    """A checkpoint that speaks; `load` makes it.
+
+    Threads may share it: they compute one after the other, a chunk of speech at a time. What it holds in memory goes
+    when nothing refers to it any more (`del tts`; `mx.clear_cache()` returns MLX's own reserve as well).
+    """
+
+    def __init__(self, speaker: Speaker):
+        self._speaker = speaker
+
+    def __repr__(self) -> str:
+        return f"<TextToSpeech {self._speaker.release.path}: {len(self.voices)} voices>"
+
+    @property
+    def voices(self) -> list[str]:
+        """Names of the checkpoint's voices."""
+        return self._speaker.voices
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether it can take a voice from a recording, and encode audio."""
+        return self._speaker.has_encoder
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of all audio, in Hz: 24,000."""
+        return self._speaker.sampling_rate
+
+    @property
+    def codec(self) -> "SpeechCodec":
+        """The codec, for audio to codes and back."""
+        return SpeechCodec(self._speaker)
+
+    def say(
+        self,
+        text: str,
+        voice: "str | Path | Voice | np.ndarray | mx.array",
+        *,
+        seed: int = 0,
+        max_seconds: float = MAX_SECONDS,
+        steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Speak a text.
+
+        Args:
+            text: what to say, up to what fits into the model's context; longer texts in parts.
+            voice: one of `voices`; a voice of `voice_from`; a file of one (`.safetensors`, `.pt`, `hf://OWNER/NAME`);
+                rows `[N, dim]`, the END row last.
+            seed: same seed, same speech on the same device: 0 to 2^63 - 1.
+            max_seconds: cut off there if the model does not end, with a `VoxcloneWarning`.
+            steps: Euler steps per frame, 1 to 1000; None: the checkpoint's (7).
+            cfg_alpha: guidance; 1.0 is none.
+            progress: called with the frames (80 ms) so far, the most there can be, and `"speaking"`.
+
+        Returns:
+            float32 `[S]` at 24 kHz, S a multiple of 1920, not clipped.
+
+        Raises:
+            DataError: an empty text or one that is too long, what is no voice, or nothing was said.
+            CheckpointError: no such voice, or rows of another model. NotFiniteError: damaged weights.
+            ConfigError: an option out of its bounds.
+        """
+        chunks = list(self._stream(text, voice, seed, max_seconds, steps, cfg_alpha, progress))
+        return np.concatenate(chunks)
+
+    def stream(
+        self,
+        text: str,
+        voice: "str | Path | Voice | np.ndarray | mx.array",
+        *,
+        seed: int = 0,
+        max_seconds: float = MAX_SECONDS,
+        steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        progress: Progress | None = None,
+    ) -> "Stream":
+        """Speak a text piece by piece, the first 0.8 s long and the next ones 2 s; joined they are what `say` returns.
+
+        Arguments and errors are those of `say`. All that can be refused is refused here, before the first chunk.
+        """
+        return self._stream(text, voice, seed, max_seconds, steps, cfg_alpha, progress)
+
+    def _stream(self, text, voice, seed, max_seconds, steps, cfg_alpha, progress) -> "Stream":
+        if not isinstance(text, str):
+            raise DataError(f"the text must be a str, got {text!r:.80}")
+        _check_options(seed, max_seconds, steps, cfg_alpha)
+        seed, steps = int(seed), None if steps is None else int(steps)
+        most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
+        with computing():
+            spoken = self._speaker.stream(
+                text,
+                self._voice(voice),
+                seed=seed,
+                max_seconds=max_seconds,
+                n_steps=steps,
+                cfg_alpha=cfg_alpha,
+                on_frame=None if progress is None else lambda n: progress(n, most, "speaking"),
+            )
+        return Stream(spoken, max_seconds)
+
+    def voice_from(self, *clips: "Clip | Sequence[Clip]") -> "Voice":
+        """The voice of one recording, or of several taken together, up to 60 s in all (3 to 25 s work best).
+
+        Args:
+            clips: paths of recordings, or float samples `[S]` at 24 kHz; one list of them will do, too. Or one file of
+                a voice (`.safetensors`, `.pt`, `hf://OWNER/NAME`), which is read.
+
+        Raises:
+            DataError: unreadable, under 1 s, over 60 s, silent or not finite.
+            CheckpointError: the checkpoint has no encoder (`load(..., encoder=...)`), or a file that is no voice of it.
+
+        Two people in one recording are a `VoxcloneWarning`.
+        """
+        listed = list(clips[0]) if len(clips) == 1 and isinstance(clips[0], list | tuple) else list(clips)
+        if len(listed) == 1 and _is_voice_file(listed[0]):
+            return Voice(self._file_rows(listed[0]))
+        if not listed:
+            raise DataError("no recording given; give at least one")
+        if not self.has_encoder:
+            raise CheckpointError(
+                f"{self._speaker.release.path}: has no codec encoder, so it cannot take a voice from a recording; load"
+                " it with encoder=, or a checkpoint that has one baked in"
+            )
+        samples = [
+            read_reference(path_of(clip, "recording")) if isinstance(clip, PLACES) else samples_of(clip, "recording")
+            for clip in listed
+        ]
+        with computing():
+            voice = Voice(self._speaker.voice_rows(reference=samples))
+        for line in reference_warnings(samples):
+            warnings.warn(line, VoxcloneWarning, stacklevel=2)
+        return voice
+
+    def _voice(self, voice) -> mx.array | str:
+        if isinstance(voice, Voice):
+            rows = voice.rows
+        elif _is_voice_file(voice):
+            return self._file_rows(voice)
+        elif isinstance(voice, PLACES):
+            if not isinstance(voice, str) or "." in voice:  # no voice's name has a dot
+                raise DataError(f"{voice}: neither a voice's name nor its file; of a recording, voice_from makes one")
+            return voice
+        elif isinstance(voice, np.ndarray | mx.array):
+            rows = rows_of(voice)
+        else:
+            known = ", ".join(self.voices) or "none"
+            raise DataError(f"{voice!r:.80} is no voice; take a name ({known}) or one that voice_from makes")
+        self._speaker.release.check_voice_rows("voice", *rows.shape)
+        return rows
+
+    def _file_rows(self, place: Place) -> mx.array:
+        file = place if isinstance(place, str) and is_address(place) else text_of(place, "voice")
+        with computing():
+            return self._speaker.release.voice_of_file(voice_file(file))
+
+
+class Stream(Iterator[np.ndarray]):
+    """Speech chunk by chunk: iterate, each is float32 `[n * 1920]` at 24 kHz, not clipped. Stop whenever you like.
+
+    Attributes:
+        ended: None while it speaks; then whether the model came to its end by itself (False: cut off, and warned of).
+    """
+
+    def __init__(self, spoken: SpeechStream, max_seconds: float):
+        self._spoken, self._max_seconds = spoken, max_seconds
+        self._done = False
+
+    @property
+    def ended(self) -> bool | None:
+        return self._spoken.ended
+
+    @property
+    def codes(self) -> np.ndarray:
+        """What was said so far: int32 `[37, T]`, 0-based, 12.5 frames per second."""
+        return self._spoken.codes
+
+    def __next__(self) -> np.ndarray:
+        try:
+            with computing():
+                return next(self._spoken)
+        except StopIteration:
+            if not self._done:
+                self._done = True
+                self._check_end()
+            raise
+
+    def _check_end(self) -> None:
+        if not self._spoken.frames and self._spoken.ended is not None:
+            raise DataError(NOTHING_SAID) from None
+        if self._spoken.ended is False:
+            line = f"the model did not end within {self._max_seconds:g} s and was cut off"
+            warnings.warn(line, VoxcloneWarning, stacklevel=3)
+
+
+class SpeechCodec:
+    """Audio to codes and back; `TextToSpeech.codec`.
+
+    Codes are 0-based: the first of the 37 of a frame is semantic, the others acoustic. A frame is 1920 samples, 80 ms.
+    """
+
+    def __init__(self, speaker: Speaker):
+        self._codec: Codec = speaker.model.audio_tokenizer
+        self._where = speaker.release.path
+
+    def encode(self, audio: Clip) -> np.ndarray:
+        """Codes of a recording of any length, at its own level.
+
+        Args:
+            audio: its path, or float samples `[S]` at 24 kHz, at least one.
+
+        Returns:
+            int32 `[37, ceil(S / 1920)]`.
+
+        Raises:
+            DataError: unreadable, empty or not finite. CheckpointError: the checkpoint has no encoder.
+        """
+        if not self._codec.has_encoder:
+            raise CheckpointError(f"{self._where}: has no codec encoder; load it with encoder=, or one that has it")
+        samples = read_audio(audio) if isinstance(audio, PLACES) else samples_of(audio, "audio")
+        if not len(samples):
+            raise DataError("audio: holds no samples")
+        with computing():
+            return self._codec.audio_codes(samples)
+
+    def decode(self, codes: "np.ndarray | mx.array") -> np.ndarray:
+        """The sound of codes.
+
+        Args:
+            codes: integers `[37, T]`, 0-based.
+
+        Returns:
+            float32 `[T * 1920]` at 24 kHz, not clipped.
+
+        Raises:
+            DataError: another shape, or a code outside its codebook.
+        """
+        with computing():
+            try:
+                return self._codec.decode_audio(np.asarray(codes))
+            except ValueError as e:
+                raise DataError(str(e)) from None
+
+
+def _is_voice_file(voice: object) -> bool:
+    return isinstance(voice, PLACES) and (
+        (isinstance(voice, str) and is_address(voice)) or Path(voice).suffix in VOICE_SUFFIXES
+    )
+
+
+def _check_options(seed: int, max_seconds: float, steps: int | None, cfg_alpha: float) -> None:
+    for name, value, kind in (
+        ("seed", seed, numbers.Integral),
+        ("max_seconds", max_seconds, numbers.Real),
+        ("steps", 1 if steps is None else steps, numbers.Integral),
+        ("cfg_alpha", cfg_alpha, numbers.Real),
+    ):
+        if isinstance(value, bool) or not isinstance(value, kind):
+            whole = "whole " if kind is numbers.Integral else ""
+            raise ConfigError(f"{name}: a {whole}number is expected, got {value!r:.80}")
+    if not 0 <= seed < _MOST_SEED:
+        raise ConfigError(f"seed: must be from 0 to 2^63 - 1, got {seed}")
+    if found := fault(max_seconds, steps, cfg_alpha):
+        raise ConfigError(f"{found[0]}: {found[1]}")
