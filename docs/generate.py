@@ -15,6 +15,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,11 @@ def parsed(command: str, argv: list[str]) -> argparse.Namespace:
         argparse.ArgumentParser.parse_args = real
 
 
-def option_strings(command: str) -> set[str]:
+@cache
+def option_strings(command: str) -> frozenset[str]:
     """All options of a command, those of its actions included."""
-    return {name for parser in _with_actions(parser_of(command)) for a in parser._actions for name in a.option_strings}
+    parsers = _with_actions(parser_of(command))
+    return frozenset(name for parser in parsers for action in parser._actions for name in action.option_strings)
 
 
 def _with_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -203,7 +206,7 @@ def _cell(text: str) -> str:
 
 def configuration_page() -> str:
     """A table per section of the schema: key, type and bounds, default, and the comment of the main file."""
-    from mlx_voxclone.run_config import RunConfig
+    from mlx_voxclone.settings.config import RunConfig
 
     comments = _comments(MAIN_CONFIG.read_text(encoding="utf-8"))
     lines: list[str] = []
