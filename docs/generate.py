@@ -346,7 +346,7 @@ def _member(name: str, value: Any, level: int) -> list[str]:
         return lines
     if not callable(value):
         return [*lines, f"`{value!r}`", ""]
-    lines += ["```python", f"{name.rpartition('.')[2]}{_signature(value)}", "```", "", *_docstring(value), ""]
+    lines += ["```python", *_signature(name.rpartition(".")[2], value), "```", "", *_docstring(value), ""]
     if inspect.isclass(value):
         for inner, member in vars(value).items():
             if inner.startswith("_"):
@@ -358,12 +358,28 @@ def _member(name: str, value: Any, level: int) -> list[str]:
     return lines
 
 
-def _signature(value: Any) -> str:
+def _signature(name: str, value: Any) -> list[str]:
+    """How it is called: on one line where that is short, else a line per parameter; modules' names are left out."""
     try:
-        text = str(inspect.signature(value))
+        signature = inspect.signature(value)
     except (TypeError, ValueError):
-        return "(...)"
-    return re.sub(r" at 0x[0-9a-f]+", "", text).replace("'", "").replace("(self, ", "(").replace("(self)", "()")
+        return [f"{name}(...)"]
+    kept = [parameter for parameter in signature.parameters.values() if parameter.name != "self"]
+    whole = _short(str(signature.replace(parameters=kept)))
+    if len(name) + len(whole) <= 100:
+        return [f"{name}{whole}"]
+    parameters: list[str] = []
+    for parameter in kept:
+        if parameter.kind is parameter.KEYWORD_ONLY and not any(row.startswith("*") for row in parameters):
+            parameters.append("*")
+        parameters.append(_short(str(parameter)))
+    returns = _short(str(inspect.Signature(return_annotation=signature.return_annotation)).removeprefix("()"))
+    return [f"{name}(", *(f"    {parameter}," for parameter in parameters), f"){returns}"]
+
+
+def _short(text: str) -> str:
+    text = re.sub(r" at 0x[0-9a-f]+", "", text).replace("'", "")
+    return re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z]\w*)|\b(?:numpy|np)\.(?=ndarray)", "", text)
 
 
 def _docstring(value: Any) -> list[str]:
@@ -373,7 +389,7 @@ def _docstring(value: Any) -> list[str]:
     for line in (inspect.getdoc(value) or "").splitlines():
         if re.fullmatch(r"(Args|Returns|Raises|Yields|Attributes):", line):
             inside = True
-            lines += ["", f"**{line.removesuffix(':')}**", ""]
+            lines += [f"**{line.removesuffix(':')}**", ""]
         elif inside and re.match(r" {2,4}\w[\w.*, ]*(\(.*\))?: ", line):
             name, _, rest = line.strip().partition(": ")
             lines.append(f"- `{name}`: {_plain(rest)}")
