@@ -315,6 +315,8 @@ def python_page() -> str:
 
     lines: list[str] = []
     for name in _public(mlx_voxclone):
+        if name == "errors":
+            continue  # below
         lines += _member(f"mlx_voxclone.{name}", getattr(mlx_voxclone, name), level=2)
     errors = importlib.import_module("mlx_voxclone.errors")
     lines += ["## Exceptions", "", "In `mlx_voxclone.errors`. The message is one line: what, where, what to do.", ""]
@@ -339,7 +341,7 @@ def _public(module: Any) -> list[str]:
 
 def _member(name: str, value: Any, level: int) -> list[str]:
     lines = [f"{'#' * level} {name}", ""]
-    if inspect.ismodule(value):
+    if inspect.ismodule(value) and not callable(value):
         lines += [*_docstring(value), ""]
         for inner in _public(value):
             lines += _member(f"{name}.{inner}", getattr(value, inner), level + 1)

@@ -22,7 +22,7 @@ OTHERS_BY_UV = {"hf", "mlx.distributed_config", "mkdocs"}
 SUFFIXES = {"safetensors", "yaml", "json", "jsonl", "wav", "txt", "pt", "html", "py"}
 SECTIONS = {key.partition(".")[0] for key in schema_keys()}
 
-# Drop the two marks when the API is there.
+# Until the API is there; drop the marks then.
 API = hasattr(mlx_voxclone, "load")
 until_the_api_is_there = pytest.mark.xfail(not API, reason="mlx_voxclone.load is not there yet", strict=True)
 
@@ -218,7 +218,6 @@ def test_the_readmes_python_runs(speaking_clone, monkeypatch, capsys):
     (block,) = [block for block in PYTHON if block.page == pages.README]
     names: dict = {}
     exec(compile(block.text, "README.md", "exec"), names)
-    assert names["tts"].sample_rate == 24000
     assert names["audio"].dtype == "float32"
     assert len(names["audio"]) > 0
     assert sum(int(line) for line in capsys.readouterr().out.split()) > 0
@@ -258,13 +257,15 @@ def test_environment_variables_are_the_packages_and_all_of_them_are_told():
 
 
 def literals() -> str:
-    """All strings of the package, `\\0` where a value is put in, a line each."""
+    """All strings of the package but docstrings, `\\0` where a value is put in, a line each."""
     found = []
     for path in (ROOT / "mlx_voxclone").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(v.value if isinstance(v, ast.Constant) else "\0" for v in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
                 found.append(node.value)
     return "\n".join(" ".join(text.split()) for text in found)
 
@@ -276,18 +277,27 @@ def quoted_messages() -> list[str]:
     return [match[1] for head in heads for match in re.finditer(r"(?:^|, )`{1,2}(.+?)`{1,2}(?=$|, `)", head)]
 
 
-SHORT = ("left out", "voice: missing;", "holds several")  # all that is fixed in some messages
+# All that is fixed in messages that are made of values for the most part.
+SHORT = (
+    "left out",
+    "voice: missing;",
+    "holds several",
+    "does not exist",
+    "unknown key;",
+    "no voice called",
+)
+SHORT += ("it was started with another configuration",)
 
 
 def unknown_messages(messages: list[str], strings: str) -> list[str]:
-    """Those of which less than 0.3 of the words stand in the strings, in threes."""
+    """Those of which less than half of the words stand in the strings, in threes."""
     unknown = []
     for message in messages:
         words = re.sub(r"^(error|warning|note): ", "", message).replace("...", " ").split()
         threes = [" ".join(words[k : k + 3]) for k in range(len(words) - 2)]
         covered = {k + n for k, three in enumerate(threes) if three in strings for n in range(3)}
         short = any(fixed in message and fixed in strings for fixed in SHORT)
-        if len(covered) < 0.3 * len(words) and not short:
+        if len(covered) < 0.5 * len(words) and not short:
             unknown.append(message)
     return unknown
 
