@@ -278,9 +278,9 @@ def _bounds(schema: dict[str, Any]) -> str:
         words.append(f"above {_number(above)}")
     elif least is not None and least > -1e30:
         words.append(f"from {_number(least)}")
-    if below is not None:
+    if below is not None and below < 1e15:
         words.append(f"below {_number(below)}")
-    elif most is not None and most < 1e15:
+    elif below is None and most is not None and most < 1e15:
         words.append(f"up to {_number(most)}")
     return f" {' '.join(words)}" if words else ""
 
