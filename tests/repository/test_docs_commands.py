@@ -19,6 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Programs of others that the documents name. Their options are not ours to check.
 OTHERS = {"pip", "python3", "source", "export", "vllm", "curl", "mlx_audio.tts.generate", "ffplay"}
 OTHERS_BY_UV = {"hf", "mlx.distributed_config", "mkdocs"}
+EXTRAS, GROUPS = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
+UV_OPTIONS = {"--extra": EXTRAS, "--group": GROUPS, "--no-group": GROUPS}
 SUFFIXES = {"safetensors", "yaml", "json", "jsonl", "wav", "txt", "pt", "html", "py"}
 SECTIONS = {key.partition(".")[0] for key in schema_keys()}
 
@@ -31,9 +33,8 @@ def without_uv(words: list[str]) -> list[str]:
     """The words behind `uv run` and its own options, whose extras and groups must exist."""
     assert words[:2] == ["uv", "run"], words
     rest = words[2:]
-    while rest[0] in ("--extra", "--group"):
-        kinds = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
-        assert rest[1] in kinds[rest[0] == "--group"], words
+    while rest[0] in UV_OPTIONS:
+        assert rest[1] in UV_OPTIONS[rest[0]], words
         rest = rest[2:]
     return rest
 
@@ -111,7 +112,9 @@ def test_every_block_has_a_language_that_is_checked():
 
 # ---- inline ----------------------------------------------------------------------------------------------------------
 
-COMMAND_SPAN = re.compile(r"^(?:uv run (?:--(?:extra|group) \S+ )*)?(?:voxclone|scripts/\w+\.py|demo/app\.py)(?= |$)")
+COMMAND_SPAN = re.compile(
+    r"^(?:uv run (?:--(?:extra|group|no-group) \S+ )*)?(?:voxclone|scripts/\w+\.py|demo/app\.py)(?= |$)"
+)
 
 
 def mistakes(span: str) -> list[str]:
@@ -130,11 +133,9 @@ def mistakes(span: str) -> list[str]:
             return [] if program == "voxclone" and not rest else [f"{span}: no such command"]
         known = generator.option_strings(command)
     for before, word in zip(["", *words], words):
-        if re.match(r"--[a-z]", word) and word.partition("=")[0] not in {*known, "--extra", "--group"}:
+        if re.match(r"--[a-z]", word) and word.partition("=")[0] not in {*known, *UV_OPTIONS}:
             wrong.append(f"{span}: {word}")
-        if before == "--extra" and word not in PROJECT["project"]["optional-dependencies"]:
-            wrong.append(f"{span}: {word}")
-        if before == "--group" and word not in PROJECT["dependency-groups"]:
+        if word not in UV_OPTIONS.get(before, (word,)):
             wrong.append(f"{span}: {word}")
         key = word.partition("=")[0].rstrip(":,")
         dotted = key.count(".") and key.partition(".")[0] in SECTIONS and key.rpartition(".")[2] not in SUFFIXES
@@ -152,7 +153,7 @@ def test_inline_code_names_what_exists(page: Path):
     found = [
         mistake
         for span in pages.spans(page)
-        if "speaker.lora.rnak" not in span and not span.startswith(("--set a.b", "scripts/NAME", "uv run scripts/NAME"))
+        if "speaker.lora.rnak" not in span and not span.startswith("--set a.b")
         for mistake in mistakes(span)
     ]
     assert found == []

@@ -8,6 +8,7 @@ import yaml
 from pages import DOCS, README, ROOT
 
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
+from mlx_voxclone.data.shards.data import MIX
 from mlx_voxclone.demo.studio import MAX_TOKENS
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.train import sweep
@@ -66,8 +67,8 @@ def test_data():
     assert (float(plain), float(transcribed)) == (CLONE.data.max_seconds, MAX_TRANSCRIBED_SECONDS)
     rate, clipped = said(GUIDES / "recording.md", r"below (\d+) kHz are refused.*?more than (\d+) % of their samples")
     assert (int(rate) * 1000, int(clipped) / 100) == (CLONE.data.min_sampling_rate, CLONE.data.max_clipped)
-    size, mixed = said(GUIDES / "corpora.md", r"`data.cache_gb` \((\d+)\).*?`data.mix_shards` \((\d+)\)")
-    assert (int(size), int(mixed)) == (CLONE.data.cache_gb, CLONE.data.mix_shards)
+    size, mixed = said(GUIDES / "corpora.md", r"`data.cache_gb` \((\d+)\).*?Clips of (\w+) shards are mixed")
+    assert (int(size), mixed) == (CLONE.data.cache_gb, NUMBERS[MIX])
     assert RunConfig(task="clone").data.heldout == 0.1
     said(GUIDES / "recording.md", "holds out a tenth")
 
