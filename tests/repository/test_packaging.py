@@ -21,13 +21,15 @@ def test_the_source_distribution_is_a_list():
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_what_the_readme_has_people_make_is_ignored():
-    """Every folder that a command of the README reads recordings from or writes to, and audio anywhere."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = "\n".join(re.findall(r"^ *(?:uv run )?voxclone .*$", text, re.MULTILINE))
-    made = set(re.findall(r"(?:--output|--recordings|--model|prepare|shards) ([A-Za-z][\w.-]*)", commands))
+def test_what_the_documents_have_people_make_is_ignored():
+    """Every folder that a command of README or guides reads recordings from or writes to, and audio anywhere."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages if page.name != "LOG.md")
+    commands = "\n".join(re.findall(r"^ *(?:uv run .*)?voxclone .*$", text, re.MULTILINE))
+    asked = r"(?:--output|--recordings|--model|--parts|prepare|evaluate|shards) ([A-Za-z][\w.-]*)"
+    made = set(re.findall(asked, commands))
     folders = sorted(name for name in made if "." not in name and name not in OWN)
-    assert {"recordings", "prepared", "voxtral"} <= set(folders)
+    assert {"recordings", "prepared", "voxtral", "ann", "rehearsal", "results"} <= set(folders)
     paths = [f"{name}/any.bin" for name in folders] + ["me.wav", "docs/me.flac", "encoder.safetensors"]
     command = ["git", "check-ignore", "--", *paths]
     ignored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split()

@@ -1,4 +1,4 @@
-"""The README's rehearsal, command by command as it is written there, in the small size that it names."""
+"""The rehearsal of the guides, command by command as it is written there, in the small size that it names."""
 
 import os
 import re
@@ -18,18 +18,18 @@ _RUN = "uv run voxclone "
 _DEMO = "uv run --extra demo demo/app.py "
 
 
-def section() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text[text.index("### A rehearsal\n") : text.index("### What task `clone` does")]
+def page() -> str:
+    return (ROOT / "docs" / "guides" / "rehearsal.md").read_text(encoding="utf-8")
 
 
 def commands() -> list[str]:
-    return section().split("```\n")[1].splitlines()
+    (block,) = re.findall(r"```bash\n(.*?)```", page(), re.DOTALL)
+    return block.splitlines()
 
 
 def small() -> list[str]:
-    """What the section says to add to the training, to see only that every step works."""
-    return shlex.split(re.search(r"add `(--max-steps [^`]*)`", section().replace("\n", " "))[1])
+    """What the page says to add to the training, to see only that every step works."""
+    return shlex.split(re.search(r"add `(--max-steps [^`]*)`", page().replace("\n", " "))[1])
 
 
 def test_the_rehearsal_keeps_out_of_the_real_ones_way():
@@ -62,8 +62,8 @@ def test_the_rehearsal(tmp_path, monkeypatch):
         assert voxclone(argv + small() if argv[0] == "train" else argv) == 0, line
     assert len(read_audio(tmp_path / "rehearsal" / "hello.wav"))
     assert "ann" in Release(tmp_path / "rehearsal" / "ann").voices()
-    page = (tmp_path / "rehearsal" / "run" / "report" / "index.html").read_text(encoding="utf-8")
-    shown = page.partition('<details class="part">')[0]
+    report = (tmp_path / "rehearsal" / "run" / "report" / "index.html").read_text(encoding="utf-8")
+    shown = report.partition('<details class="part">')[0]
     assert shown.count("<h3>original recording</h3><audio") == 1
     assert shown.count("<h3>original voice (saying something else)</h3><audio") == 1
     assert "missing" not in shown.partition("<body>")[2]
