@@ -16,6 +16,7 @@ from pathlib import Path
 from mlx_voxclone.errors import ConfigError, VoxcloneError
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
+from mlx_voxclone.process.backend import describe_import_error
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
@@ -104,6 +105,7 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
                 words = str(e) if isinstance(e, KeyboardInterrupt) else ""
                 return _report(f"{signals.told()}{': ' if words else ''}{words}", signals.exit_code())
             line = describe_os_error(e) if isinstance(e, OSError) else describe_link_loop(e) or describe_memory_error(e)
+            line = line or describe_import_error(e)
             if line is None:
                 raise
             return _report(f"error: {line}", EXIT_BAD_INPUT)
@@ -160,6 +162,12 @@ def check_wav_output(output: str, *inputs: str | None) -> Path:
         if not path.is_file() or path.open("rb").read(4) not in (b"RIFF", b""):
             raise DataError(f"{output}: exists and is no WAV file; it will not be replaced")
     return path
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """`--config C`; hand the value to `load_run_config`."""
+    text = "YAML file, or the name of a configuration that comes with voxclone, such as voxtral_speaker or mac-32gb"
+    parser.add_argument("--config", metavar="C", help=text)
 
 
 def add_device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
