@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.files import shipped
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes, shown
 from mlx_voxclone.settings.schema import (
     AUTO,
@@ -156,6 +157,9 @@ def load_run_config(
 ) -> RunConfig:
     """Read a configuration file; `include` lies underneath it, `overrides` (dotted key -> value) on top.
 
+    `path` may be the name of a configuration that comes with the package, such as `voxtral_speaker`; a file of that
+    name in the working directory wins.
+
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
     encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
     a tenth of the steps, and so do steps in `overrides` that the file's warm-up would exceed (neither with
@@ -164,8 +168,10 @@ def load_run_config(
     Raises:
         ConfigError: one line: file (with the line number where YAML itself is broken), dotted key, what was expected.
     """
-    content, sources = read_with_includes(Path(path))
+    path = shipped.find(path)
+    content, sources = read_with_includes(path)
     sources[""] = str(path)  # what no file sets
+    sources = {key: shipped.label(source) for key, source in sources.items()}
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
     given = {**flags, **(overrides or {})}
     if shorten_warmup:

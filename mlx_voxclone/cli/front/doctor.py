@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_config, add_device, add_quiet, entry, message, set_device, set_quiet
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ TIGHT = 0.9  # of what is usable
 @entry
 def main(argv: list[str]) -> None:
     parser = Parser("doctor", _DESCRIPTION)
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    add_config(parser)
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
     )

@@ -2,7 +2,17 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import (
+    Parser,
+    add_config,
+    add_device,
+    add_quiet,
+    add_seed,
+    entry,
+    message,
+    set_device,
+    set_quiet,
+)
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
@@ -18,7 +28,7 @@ MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to 
 @entry
 def main(argv: list[str]) -> int:
     parser = Parser("train", DESCRIPTION)
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    add_config(parser)
     parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
     parser.add_argument(
         "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
@@ -76,6 +86,7 @@ def main(argv: list[str]) -> int:
 
 def _config(parser: Parser, options):
     """The configuration: the file's, or the resumed run's own, under the flags."""
+    from mlx_voxclone.files import shipped
     from mlx_voxclone.settings.config import load_run_config, parse_set
 
     path = options.config
@@ -85,8 +96,10 @@ def _config(parser: Parser, options):
             above = [p for p in Path(options.resume).parents if (p / "config.yaml").is_file()]
             hint = f"; it is part of the run {above[0]}" if above and Path(options.resume).exists() else ""
             raise ConfigError(f"cannot resume: {options.resume} is not a run directory (it has no config.yaml){hint}")
+    if path is None and options.smoke_test:
+        path = shipped.shipped(shipped.MAIN)
     if path is None:
-        parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
+        parser.error(f"--config is missing: name a YAML file, or one of {', '.join(shipped.names())}")
     overrides = parse_set(options.set)
     steps = options.max_steps
     if options.sweep_lr is not None:
