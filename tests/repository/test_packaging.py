@@ -154,7 +154,7 @@ def test_the_wheel_works_outside_of_the_repository(wheel, tmp_path):
     install = [place / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel]
     subprocess.run(install, check=True, env={"PATH": os.environ["PATH"]})
     work = tmp_path / "work"
-    work.mkdir()
+    (work / "recordings").mkdir(parents=True)
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def voxclone(*arguments: str) -> subprocess.CompletedProcess:
