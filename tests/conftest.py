@@ -27,13 +27,21 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+# Folders whose tests need no training: `pytest -m core`, within a minute on two cores.
+CORE = ("adapters", "checkpoint", "files", "losses", "model", "settings")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`metal` and `torch` tests are skipped, with the reason, where there is neither."""
+    """Marks the `core` tests; `metal` and `torch` tests are skipped, with the reason, where there is neither."""
     missing = {
         "metal": None if mx.metal.is_available() else "needs a Mac with Metal",
         "torch": None if importlib.util.find_spec("torch") else "PyTorch is not installed",
     }
     for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder in CORE and not {"slow", "metal"} & item.keywords.keys():
+            item.add_marker("core")
         for marker, reason in missing.items():
             if reason and marker in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=reason))

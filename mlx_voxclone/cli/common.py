@@ -18,6 +18,7 @@ from mlx_voxclone.cli.options import RENAMED
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
+from mlx_voxclone.process.backend import describe_import_error
 from mlx_voxclone.process.device import set_device as set_device
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 
@@ -119,6 +120,7 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
                 words = str(e) if isinstance(e, KeyboardInterrupt) else ""
                 return _report(f"{signals.told()}{': ' if words else ''}{words}", signals.exit_code())
             line = describe_os_error(e) if isinstance(e, OSError) else describe_link_loop(e) or describe_memory_error(e)
+            line = line or describe_import_error(e)
             if line is None:
                 raise
             return _report(f"error: {line}", EXIT_BAD_INPUT)

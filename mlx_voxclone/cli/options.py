@@ -54,7 +54,10 @@ SHARED: dict[str, dict[str, Any]] = {
     "--max-seconds": {"type": float, "metavar": "S", "help": "longest duration (seconds)"},
     "--max-steps": {"type": int, "metavar": "N", "help": "most optimiser steps"},
     "--lr": {"type": float, "metavar": "X", "help": "peak learning rate"},
-    "--config": {"metavar": "C", "help": "YAML file, such as configs/voxtral_speaker.yaml"},
+    "--config": {
+        "metavar": "C",
+        "help": "YAML file, or the name of a shipped configuration, such as voxtral_speaker or mac-32gb",
+    },
     "--set": {
         "action": "append",
         "default": [],

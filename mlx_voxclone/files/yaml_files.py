@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.files import shipped
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.files.plain import read_plain, reason_of
@@ -30,6 +31,8 @@ _UNUSUAL = re.compile(r"[-+]?(0[0-9]+|0[xob][0-9a-fA-F_]+|[0-9]+_[0-9_]*)")  # o
 def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
     """A file's content over that of its `include: other.yaml` (relative to it), and which file set each dotted key.
 
+    Where there is no such file, `include` may name a configuration that comes with the package.
+
     Raises:
         ConfigError: missing, unreadable or broken file, a key given twice, an include that is missing or circular.
     """
@@ -40,14 +43,17 @@ def read_with_includes(path: Path, including: tuple[Path, ...] = ()) -> tuple[di
     if not isinstance(below, str):
         raise ConfigError(f"{path}: include: expected the path of one file; got {shown(below)}")
     try:
-        target = path.parent / expanded(below)
+        target = shipped.find(expanded(below), path.parent)
     except ConfigError as e:
         raise ConfigError(f"{path}: include: {e}") from None
     chain = (*including, path.resolve())
     if target.resolve() in chain:
         raise ConfigError(f"{path}: include: {below} includes this file again")
     if not target.is_file():
-        raise ConfigError(f"{path}: include: {target} does not exist (the path is relative to the including file)")
+        raise ConfigError(
+            f"{path}: include: {target} does not exist (the path is relative to the including file)"
+            f"{shipped.hint(below)}"
+        )
     base, sources = read_with_includes(target, chain)
     sources.update(dict.fromkeys(dotted(content), str(path)))
     return merge(base, content), sources
@@ -58,7 +64,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = read_plain(path, MAX_YAML).decode("utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
+        raise ConfigError(f"{path}: no such configuration file{shipped.hint(path)}") from None
     except (OSError, ValueError) as e:
         raise ConfigError(f"{path}: not readable as text ({reason_of(e)})") from None
     content = parse_yaml(text, lambda line: str(path) if line is None else f"{path}:{line}")

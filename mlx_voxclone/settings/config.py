@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.files import shipped
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes
 from mlx_voxclone.settings.findings import describe
 from mlx_voxclone.settings.removed import REMOVED, removed
@@ -160,7 +161,9 @@ def load_run_config(
 ) -> RunConfig:
     """Read a configuration file; `include` lies underneath it, `overrides` (dotted key -> value) on top.
 
-    Instead of a file, `path` may be its content as nested mappings. `given_by` names the overrides in messages.
+    `path` may be the name of a configuration that comes with the package, such as `voxtral_speaker`; a file of that
+    name in the working directory wins. It may also be the content of one as nested mappings. `given_by` names the
+    overrides in messages.
 
     The four flags reach the stages of the file's task: `max_steps` and `epochs` every stage, `learning_rate` the
     encoder in task `encoder` and the LoRA otherwise, `lora_rank` the LoRA. `max_steps` brings a longer warm-up down to
@@ -173,8 +176,10 @@ def load_run_config(
     if isinstance(path, Mapping):
         content, sources = _copied(path), {"": CONFIGURATION}
     else:
-        content, sources = read_with_includes(Path(path))
+        path = shipped.find(path)
+        content, sources = read_with_includes(path)
         sources[""] = str(path)  # what no file sets
+        sources = {key: shipped.label(source) for key, source in sources.items()}
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
     given = {**flags, **(overrides or {})}
     if shorten_warmup:

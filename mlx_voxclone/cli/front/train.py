@@ -72,14 +72,17 @@ def main(options) -> int:
 
 def _config(parser: Parser, options):
     """The configuration: the file's, or the resumed run's own, under the flags."""
+    from mlx_voxclone.files import shipped
     from mlx_voxclone.settings.config import load_run_config, parse_set
     from mlx_voxclone.settings.differences import own_config
 
     path = options.config
     if path is None and options.resume:
         path = own_config(options.resume)
+    if path is None and options.smoke_test:
+        path = shipped.shipped(shipped.MAIN)
     if path is None:
-        parser.error("--config is missing: name a YAML file, such as configs/voxtral_speaker.yaml")
+        parser.error(f"--config is missing: name a YAML file, or one of {', '.join(shipped.names())}")
     overrides = parse_set(options.set)
     steps = options.max_steps
     if options.sweep_lr is not None:
