@@ -35,6 +35,26 @@ def open_plain(path: str | Path) -> BinaryIO:
         raise
 
 
+def open_own(path: str | Path, flags: int = 0) -> int:
+    """A descriptor of a file of a known name to read and write, which is made if it is missing.
+
+    Whoever can put a link there could have us write anywhere: none is followed. As the `opener` of `open` it does so
+    whatever the mode says.
+
+    Args:
+        flags: of `os.open`; what tells how to open is decided here, `O_APPEND` counts.
+
+    Raises:
+        OSError: it is a link, or cannot be opened.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags & os.O_APPEND, 0o666)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.EMLINK) and os.path.islink(path):
+            raise OSError(e.errno, "a link, and nothing is written through it; remove it", str(path)) from None
+        raise
+
+
 def read_plain(path: str | Path, most: int = MAX_JSON) -> bytes:
     """The bytes of a plain file.
 

@@ -138,7 +138,7 @@ def _report(line: str, code: int) -> int:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+    return streams.visible("; ".join(part.strip() for part in text.splitlines() if part.strip()))
 
 
 def check_wav_output(output: str, *inputs: str | None) -> Path:
@@ -236,4 +236,4 @@ def set_quiet(quiet: bool) -> None:
 def message(text: str) -> None:
     """Tell the user what goes on: a line on stderr (stdout is for results), nothing when quiet."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(streams.visible(text), file=sys.stderr, flush=True)

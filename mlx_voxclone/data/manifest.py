@@ -116,7 +116,8 @@ def folder_listing(folder: str | Path) -> Listing:
         for path in (directory / name for name in names):
             inside = path.relative_to(folder).parts
             speaker = inside[0] if len(inside) > 1 else folder.resolve().name
-            entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder)))
+            same = tuple(str(directory / name) for name, best in others.items() if best == path.name)
+            entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder), others=same))
     if not entries:
         waiting = _waiting(folder)
         reason = f"; {waiting[0]}" if waiting else "; WAV, FLAC, MP3, OGG or AIFF files are expected"

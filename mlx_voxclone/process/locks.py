@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.plain_files import parse_json
+from mlx_voxclone.plain_files import open_own, parse_json, reason_of
 from mlx_voxclone.process.temporaries import clear_dead, is_alive, same, try_lock
 
 LOCK = ".lock"
@@ -35,7 +35,7 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         say: receives a line where the file system knows no locks.
 
     Raises:
-        CheckpointError: another process has it, or it cannot be written.
+        CheckpointError: another process has it, it cannot be written, or a link in it leads out.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
@@ -56,6 +56,7 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         raise
     _ours[key] = 1
     try:
+        _refuse_links(directory)
         clear_dead(directory, again=True)
         yield
     finally:
@@ -67,14 +68,29 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         _remove_empty(new)
 
 
+def _refuse_links(directory: Path) -> None:
+    """What is written, replaced and cleared in a directory lies in it: somebody else's may hold links to anything."""
+    root = os.path.realpath(directory)
+    for folder, folders, names in os.walk(directory):
+        for name in (*folders, *names):
+            if os.path.islink(path := os.path.join(folder, name)):
+                target = os.path.realpath(path)
+                if os.path.commonpath([root, target]) != root:
+                    raise CheckpointError(
+                        f"{path}: a link to {target}, outside of {directory}, where it would be written; put the"
+                        " folder itself there, or let a link lead to all of the directory"
+                    )
+
+
 def _taken(directory: Path, say: Callable[[str], None]) -> int:
     path = directory / LOCK
     while True:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_own(path)
         except OSError as e:
-            raise CheckpointError(f"{directory}: cannot be written ({(e.strerror or str(e)).lower()})") from e
+            place = path if path.is_symlink() else directory
+            raise CheckpointError(f"{place}: cannot be written ({reason_of(e).lower()})") from e
         try:
             locked, holder = try_lock(descriptor), _read(descriptor)
             if locked is False:
