@@ -24,22 +24,20 @@ FAMILIES: dict[str, Callable[[], Iterator[Probe]]] = {
 
 
 def probes(count: int | None = None) -> list[tuple[str, Probe]]:
-    """(family, probe) of the first `count`, taken from every family in turn; None: all there are."""
-    found = {family: list(made()) for family, made in FAMILIES.items()}
-    longest = max(map(len, found.values()))
-    # Of a long family they come evenly spread over its attacks and targets.
-    turns = [(k / len(each), family, probe) for family, each in found.items() for k, probe in enumerate(_spread(each))]
-    if count is None or count >= len(turns):
-        return [(family, probe) for _, family, probe in sorted(turns, key=lambda turn: turn[0])]
-    chosen = [
-        (family, probe) for k in range(longest) for family, each in found.items() for probe in _spread(each)[k : k + 1]
-    ]
-    return chosen[:count]
+    """(family, probe) of the first `count`, taken from every family in turn; None: all there are.
+
+    The first ones of a family differ in attack and target.
+    """
+    families = {family: _spread(list(made())) for family, made in FAMILIES.items()}
+    longest = max(map(len, families.values()))
+    found = [(family, probe) for k in range(longest) for family, own in families.items() for probe in own[k : k + 1]]
+    return found[:count]
 
 
 def _spread(found: list[Probe]) -> list[Probe]:
-    """The same in an order in which the first ones differ in attack and target."""
-    step = next(k for k in range(max(1, round(len(found) * 0.382)), len(found) + 2) if _coprime(k, len(found)))
+    """The same in another order: steps of a golden section through a list that goes on behind its end at its start."""
+    least = max(1, round(len(found) * 0.382))
+    step = next(k for k in range(least, least + len(found) + 1) if _coprime(k, len(found)))
     return [found[k * step % len(found)] for k in range(len(found))]
 
 

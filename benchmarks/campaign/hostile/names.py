@@ -38,7 +38,7 @@ GIVEN: dict[str, Callable[[str], tuple[str, ...]]] = {
     "train --set voice": lambda n: (*TRAIN, "--set", "task=clone", "--set", f"voice={json.dumps(n)}", "--set", "say=7"),
     "pairs --voices": lambda n: (
         "pairs", "--model", "model", "--output", "more", "--texts", "texts.txt", f"--voices={n}"),
-    "publish --repo": lambda n: ("publish", "baked", "--dry-run", "--consent", "self", f"--repo=ann/{n}"),
+    "publish --repo": lambda n: ("publish", "baked", "--dry-run", "--consent", "it is my own voice", f"--repo=ann/{n}"),
     "decode --model": lambda n: (*DECODE, f"--model={n}"),
     "a command": lambda n: (n, "--help"),
 }  # fmt: skip

@@ -110,8 +110,9 @@ def code() -> Iterator[Probe]:
 
 
 def _written(scene: Scene, file: str, content: Callable[[Scene], bytes]) -> None:
-    data = content(scene)
-    (scene.place / file).write_bytes(data)
+    data, path = content(scene), scene.place / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
 
 
 # ---- tar -----------------------------------------------------------------------------------------------------------
@@ -130,10 +131,10 @@ def _audio(scene: Scene) -> bytes:
 
 
 def _tar(scene: Scene, *more: tuple[tarfile.TarInfo, bytes | None], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """A shard of two good recordings and what is given."""
-    file, audio = io.BytesIO(), _audio(scene)
+    """A shard of three good recordings and what is given."""
+    file, good = io.BytesIO(), sorted((scene.place / "recordings").rglob("*.wav"))[:3]
     with tarfile.open(fileobj=file, mode="w", format=form) as packed:
-        for info, content in (*((_member(f"good{k}.wav"), audio) for k in range(2)), *more):
+        for info, content in (*((_member(f"good{k}.wav"), path.read_bytes()) for k, path in enumerate(good)), *more):
             if content is not None:
                 info.size = len(content)
             packed.addfile(info, None if content is None else io.BytesIO(content))
@@ -201,4 +202,5 @@ def archives() -> Iterator[Probe]:
     for attack, content in ARCHIVES.items():
         make = partial(_written, file="s.tar", content=content)
         yield Probe(attack, "s.tar (prepare)", ("prepare", "s.tar", *PREPARE), make)
-        yield Probe(attack, "s.tar (prepare --shards)", ("prepare", "s.tar", "--shards", "1MB", *PREPARE), make)
+        make = partial(_written, file="sharded/s.tar", content=content)
+        yield Probe(attack, "a folder of shards (prepare)", ("prepare", "sharded", *PREPARE), make)

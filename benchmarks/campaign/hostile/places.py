@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import yaml as yaml_library
-
 from benchmarks.campaign.hostile.scene import MADE, SECRET, Probe, Scene
 from benchmarks.campaign.place import JOBS, Job
 
@@ -88,13 +86,16 @@ def temporaries() -> Iterator[Probe]:
 # ---- run directories -----------------------------------------------------------------------------------------------
 
 _RESUME = ("train", "--resume", "run", "--quiet")
-_PUBLISH = ("publish", "--dry-run", "--consent", "self", "--repo", "ann/x")
+_PUBLISH = ("publish", "--dry-run", "--consent", "it is my own voice", "--repo", "ann/x")
 
 
 def _configured(scene: Scene, **values: str) -> None:
     path = scene.place / "run" / "config.yaml"
-    content = yaml_library.safe_load(path.read_text(encoding="utf-8"))
-    path.write_text(json.dumps(content | {k: v.format(outside=scene.outside) for k, v in values.items()}), "utf-8")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for key, value in values.items():
+        lines = [line for line in lines if not line.startswith(f"{key}:")]
+        lines.append(f"{key}: {json.dumps(value.format(outside=scene.outside))}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _replaced(scene: Scene, name: str, target: str) -> None:
