@@ -82,6 +82,10 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
         content = json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise _too_deep() from None
+    except ValueError as e:
+        if "set_int_max_str_digits" in str(e):
+            raise ValueError("a number of thousands of digits") from None
+        raise
     opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
     if opened > MAX_DEPTH:  # else it cannot be that deep
         _check_depth(content)

@@ -114,6 +114,16 @@ def test_a_server_that_sends_too_slowly_is_not_waited_for(tmp_path, monkeypatch,
     assert asked == ["/x.tar"] * 2
 
 
+def test_a_damaged_shard_is_named_by_its_address(tmp_path):
+    def cut(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(tarfile.TarInfo("a.wav").tobuf()[:300])
+
+    with served(cut) as address, pytest.raises(DataError, match=f"^{address}/x.tar: no tar file"):
+        prepare(f"{address}/x.tar", tmp_path / "out", PrepareOptions(), cache=tmp_path / "cache")
+
+
 def test_a_server_that_is_fast_enough_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(connection, "SLOW", 0.1)
     monkeypatch.setattr(connection, "LEAST", 2)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.campaign.forked import Forked
 from benchmarks.campaign.hostile import probes as all_probes
+from benchmarks.campaign.hostile.names import NAMES
 from benchmarks.campaign.hostile.remote import serving
 from benchmarks.campaign.hostile.scene import SECRET, TRAIN, Probe, Scene, state_of
 from benchmarks.campaign.interruptions import Tried
@@ -33,6 +34,7 @@ WAITING = 20  # times the limit that a process may take on a machine that is bus
 # Orders to a terminal, in one byte or several, and marks that turn the direction of writing around.
 ORDERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _PAGE, _TICKS = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+_PAGE_THAT_RUNS = NAMES["a page"].partition("</")[0].encode()
 _MADE_BY_PROBES = re.compile(r"executed.*")
 
 
@@ -172,6 +174,8 @@ def _leaked(probe: Probe, scene: Scene, before: dict, done: Watched) -> list[str
         content = path.read_bytes()
         if secret in content:
             places.append(name)
+        if path.suffix == ".html" and _PAGE_THAT_RUNS in content:
+            faults.append(f"{name} would run what an input says")
         if path.name == "published.json":
             results.append(content.decode("utf-8", "replace"))
     if places:
@@ -182,17 +186,17 @@ def _leaked(probe: Probe, scene: Scene, before: dict, done: Watched) -> list[str
 
 
 def prepared(good: Path, home: Path) -> Path:
-    """The good inputs and, beside them, a run that can be gone on with."""
+    """The good inputs and, beside them, a run that can be gone on with where the probes take place."""
     target = home / "with-a-run"
-    if not (target / "run" / "summary.json").is_file():
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(good, target, ignore=shutil.ignore_patterns("cache"))
+    if not target.exists():
+        place = Scene.fresh(good, home / "probe").place
         argv = [part.replace("output=out", "output=run") for part in TRAIN]
-        done = run_command([*argv, "--set", "encoder.train.steps=4", "--max-steps", "2"], target)
+        done = run_command(argv, place)
         if done.code:
             raise VoxcloneError(f"the run of the probes: {done.errors.strip()[-300:]}")
-        (target / "stderr.txt").unlink()
-        shutil.rmtree(target / "cache", ignore_errors=True)
+        (place / "stderr.txt").unlink()
+        shutil.rmtree(place / "cache", ignore_errors=True)
+        place.rename(target)
     return target
 
 

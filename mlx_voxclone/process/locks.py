@@ -70,16 +70,21 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
 
 def _refuse_links(directory: Path) -> None:
     """What is written, replaced and cleared in a directory lies in it: somebody else's may hold links to anything."""
-    root = os.path.realpath(directory)
-    for folder, folders, names in os.walk(directory):
-        for name in (*folders, *names):
-            if os.path.islink(path := os.path.join(folder, name)):
-                target = os.path.realpath(path)
-                if os.path.commonpath([root, target]) != root:
+    root, folders = os.path.realpath(directory), [os.fspath(directory)]
+    while folders:
+        with contextlib.suppress(PermissionError, FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_symlink() and not _lies_in(root, target := os.path.realpath(entry.path)):
                     raise CheckpointError(
-                        f"{path}: a link to {target}, outside of {directory}, where it would be written; put the"
-                        " folder itself there, or let a link lead to all of the directory"
+                        f"{entry.path}: a link to {target}, outside of {directory}, where it would be written; put that"
+                        " itself there, or let a link lead to all of the directory"
                     )
+
+
+def _lies_in(root: str, path: str) -> bool:
+    return os.path.commonpath([root, path]) == root
 
 
 def _taken(directory: Path, say: Callable[[str], None]) -> int:

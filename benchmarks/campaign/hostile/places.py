@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmarks.campaign.hostile.scene import MADE, SECRET, Probe, Scene
+from benchmarks.campaign.hostile.scene import MADE, RESUME, SECRET, TRAIN, Probe, Scene
 from benchmarks.campaign.place import JOBS, Job
 
 WHOLE = {job.name: job for job in JOBS if not job.name.startswith("train")}
-TRAINED = next(job for job in JOBS if job.name == "train encoder")
+TRAINED = Job("train encoder", TRAIN, "out")
 
 
 # ---- outputs -------------------------------------------------------------------------------------------------------
@@ -85,7 +85,6 @@ def temporaries() -> Iterator[Probe]:
 
 # ---- run directories -----------------------------------------------------------------------------------------------
 
-_RESUME = ("train", "--resume", "run", "--quiet")
 _PUBLISH = ("publish", "--dry-run", "--consent", "it is my own voice", "--repo", "ann/x")
 
 
@@ -138,7 +137,7 @@ RUNS: dict[str, Callable[[Scene], None]] = {
 def runs() -> Iterator[Probe]:
     """Run directories that lead elsewhere, gone on with and published."""
     for attack, make in RUNS.items():
-        yield Probe(attack, "train --resume", _RESUME, make)
+        yield Probe(attack, "train --resume", RESUME, make)
         yield Probe(attack, "publish", (*_PUBLISH, "run"), make, unnamed=("secret.txt", "kept.txt"))
 
 
@@ -173,7 +172,8 @@ LEAKS: dict[str, tuple[str, Callable[[Scene, str], None]]] = {
     "a link to the secret as the card": ("secret.txt", lambda s, f: _put(s, f, "README.md", None)),
     "a link to the secret as the configuration": ("config.json", lambda s, f: _put(s, f, "config.json", None)),
     "samples that are recordings": ("private.wav", lambda s, f: _recorded(s, f, "samples/private.wav")),
-    "a path of this machine in a text": ("x", lambda s, f: _put(s, f, "config.json", json.dumps({"a": str(s.secret)}))),
+    "a path of this machine in a text": (
+        "secret.txt", lambda s, f: _put(s, f, "config.json", json.dumps({"a": str(s.secret)}))),
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ BY_REFERENCE = ("--ref-audio", "reference.wav")
 TRAIN = ("train", "--config", "train.yaml", "--quiet", "--set", "task=encoder", "--set", "output=out",
          "--set", "encoder.train.steps=2", "--set", "encoder.train.eval_every=2",
          "--set", "encoder.train.sample_every=0")  # fmt: skip
+RESUME = ("train", "--resume", "run", "--quiet", "--max-steps", "4")  # of a run of two steps
 PREPARE = ("--output", "fresh", "--min-seconds", "1")
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaign.hostile.scene import BY_REFERENCE, DECODE, MADE, PREPARE, SAY, TRAIN, Probe, Scene
+from benchmarks.campaign.hostile.scene import BY_REFERENCE, DECODE, MADE, PREPARE, RESUME, SAY, TRAIN, Probe, Scene
 
 EVALUATE = ("--speaker-model", "none", "--whisper-model", "none", "--output", "found")
 
@@ -173,7 +173,7 @@ def yaml() -> Iterator[Probe]:
     targets = {
         "c.yaml (train)": ("c.yaml", ("train", "--config", "c.yaml", "--quiet")),
         "an included file (train)": ("below.yaml", ("train", "--config", "above.yaml", "--quiet")),
-        "config.yaml of a run (train --resume)": ("run/config.yaml", ("train", "--resume", "run", "--quiet")),
+        "config.yaml of a run (train --resume)": ("run/config.yaml", RESUME),
         "c.yaml (doctor)": ("c.yaml", ("doctor", "--config", "c.yaml")),
     }
     for attack, text in YAML.items():
@@ -224,9 +224,9 @@ READERS: dict[str, tuple[str, ...]] = {
         "4",
     ),
     "baked/voxclone.json": ("unbake", "--model", "baked", "--base", "model", "--output", "back"),
-    "run/checkpoints/step-2/state.json": ("train", "--resume", "run", "--quiet"),
-    "run/spent.json": ("train", "--resume", "run", "--quiet"),
-    "run/best/info.json": ("train", "--resume", "run", "--quiet", "--max-steps", "3"),
+    "run/checkpoints/step-2/state.json": RESUME,
+    "run/spent.json": RESUME,
+    "run/best/info.json": RESUME,
 }
 
 

@@ -101,7 +101,10 @@ def scan(
     with _fetched_ahead(places, cache or default_cache()) as opened, found.writing():
         for number, place in enumerate(progress(places, len(places), "shards")):
             with opened(number) as path:
-                found.add(number, place, path)
+                try:
+                    found.add(number, place, path)
+                except DataError as e:  # the file is the fetched copy's
+                    raise DataError(str(e).replace(str(path), place)) from None
     return found.rejected, found.finish()
 
 
