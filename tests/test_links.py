@@ -1,5 +1,7 @@
 """Links that somebody put where we write: nothing is written, emptied or removed through them."""
 
+import os
+
 import pytest
 
 from mlx_voxclone.errors import CheckpointError
@@ -28,6 +30,9 @@ def test_a_file_of_a_known_name_is_no_link(outside, tmp_path, target):
     with pytest.raises(OSError, match="a link, and nothing is written through it"):
         open_own(link)
     link.unlink()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a plain file"):
+        open_own(tmp_path / "pipe")
     with open(link, "ab", opener=open_own) as file:
         file.write(b"one")
     with open(link, "ab", opener=open_own) as file:
