@@ -56,7 +56,8 @@ def watched(forked: Forked, argv: Sequence[str], scene: Scene, seconds: float) -
     """
     temporary = scene.place / "tmp"
     temporary.mkdir(exist_ok=True)
-    places = {name: str(scene.place / "home" / name) for name in ("HF_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")}
+    places = {name: str(scene.place / "home" / name) for name in ("HF_HOME", "XDG_CACHE_HOME")}
+    places["MPLCONFIGDIR"] = str(scene.place.parent.parent / "matplotlib")  # its list of fonts takes a while to make
     environment = {
         **os.environ, **places, "VOXCLONE_CACHE": str(scene.place / "cache"), "TMPDIR": str(temporary),
         "HOME": str(scene.place / "home"), "HF_HUB_OFFLINE": "1", "PROBED_SECRET": SECRET,
