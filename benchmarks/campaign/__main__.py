@@ -1,7 +1,8 @@
 """Try to break the commands: `python -m benchmarks.campaign --output DIR`.
 
-Kills at random moments, signals, closed pipes, full disks, second processes, malformed inputs made by rule, long
-trainings, all on a miniature. Prints what was tried, what held and what fell short; exit code 1 if anything did.
+Kills at random moments, signals, closed pipes, full disks, second processes, malformed inputs made by rule, hostile
+inputs beside a secret, long trainings, all on a miniature. Prints what was tried, what held and what fell short; exit
+code 1 if anything did.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from benchmarks.campaign.endurance import endurance
 from benchmarks.campaign.interruptions import Interruptions, Tried
 from benchmarks.campaign.malformed import malformed
 from benchmarks.campaign.place import good
+from benchmarks.campaign.probes import probes
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.files.atomic import write_text_atomic
 
@@ -37,6 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=200, help="processes killed at a random moment (%(default)s)")
     parser.add_argument("--signals", type=int, default=100, help="processes interrupted (%(default)s)")
     parser.add_argument("--malformed", type=int, default=1000, help="malformed inputs (%(default)s)")
+    parser.add_argument("--probes", type=int, default=100, help="hostile inputs, of every family (%(default)s)")
     parser.add_argument("--steps", type=int, default=3000, help="of the long trainings (%(default)s; 0: none)")
     parser.add_argument("--no-disks", action="store_true", help="leave out pipes, full disks and second processes")
     parser.add_argument("--seed", type=int, default=0, help="of moments and malformations (%(default)s)")
@@ -54,6 +57,7 @@ def main(argv: list[str]) -> int:
         write_text_atomic(home / "campaign.json", json.dumps(content, indent=1) + "\n")
 
     keep(malformed(inputs, home, options.malformed, seed=options.seed))
+    keep(probes(inputs, home, options.probes))
     if options.kills or options.signals or not options.no_disks:
         tries = Interruptions(inputs, home, options.seed)
         keep(tries.kills(options.kills))

@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
-        print(f"error: {name}: no such command; {hint}", file=sys.stderr)
+        print(f"error: {' '.join(name.splitlines())}: no such command; {hint}", file=sys.stderr)
         return USAGE_ERROR
     from mlx_voxclone.process.limits import too_little_address_space
 

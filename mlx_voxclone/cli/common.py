@@ -202,7 +202,7 @@ def _report(line: str, code: int) -> int:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(part.strip() for part in text.splitlines() if part.strip())
+    return streams.visible("; ".join(part.strip() for part in text.splitlines() if part.strip()))
 
 
 def set_quiet(quiet: bool) -> None:
@@ -214,4 +214,4 @@ def set_quiet(quiet: bool) -> None:
 def message(text: str) -> None:
     """Print a line of progress on stderr (stdout is for results), or nothing when quiet."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        print(streams.visible(text), file=sys.stderr, flush=True)

@@ -29,6 +29,7 @@ from mlx_voxclone.files.names import cut
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
+_DAMAGED = ("unreadable", "truncated", "zero-length")  # what another file of the same recording may not be
 LONGEST_NAME = 80  # bytes; numbers, suffixes and temporaries take up to 60 more, encrypted file systems 143 in all
 
 
@@ -49,6 +50,7 @@ class Collector:
     notes: list[str] = field(default_factory=list)
     seconds_read: float = 0.0
     _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
+    _instead: list[tuple[str, str]] = field(default_factory=list)  # damaged recordings, and the copies of them used
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
@@ -56,20 +58,28 @@ class Collector:
         names = unique_names(entries)
         references = self._ingest_references(entries, names, progress)
 
-        def one(job: tuple[Entry, str]) -> tuple[Plan, list[Written]] | AudioError:
+        def one(job: tuple[Entry, str]) -> tuple[Entry, tuple[Plan, list[Written]] | AudioError]:
+            """What became of an entry, and of which file: a damaged one gives way to its copy in another format."""
             entry, name = job
             if not all(is_utf8(used) for used in (self._relative(entry.audio), entry.speaker)):
-                return AudioError("name", f"{entry.audio}: a name that is not UTF-8; rename the file or its folder")
+                name_error = f"{entry.audio}: a name that is not UTF-8; rename the file or its folder"
+                return entry, AudioError("name", name_error)
             failed = references.get(entry.ref_audio)
             if isinstance(failed, AudioError):
-                return AudioError("reference", f"its ref_audio cannot be used: {failed}")
-            return self._try(entry.audio, entry.text is not None, name)
+                return entry, AudioError("reference", f"its ref_audio cannot be used: {failed}")
+            outcome = self._try(entry.audio, entry.text is not None, name)
+            for other in entry.others if _is_damaged(outcome) else ():
+                if not _is_damaged(found := self._try(Path(other), entry.text is not None, name)):
+                    return dataclasses.replace(entry, file=other), found
+            return entry, outcome
 
         with closing(_on_threads(one, list(zip(entries, names)), progress, "recordings")) as outcomes:
-            for (entry, name), outcome in outcomes:
+            for (listed, name), (entry, outcome) in outcomes:
                 if isinstance(outcome, AudioError):
                     self._reject(entry, outcome)
                     continue
+                if entry is not listed:
+                    self._instead.append((self._relative(listed.audio), entry.audio.name))
                 plan, pieces = outcome
                 self.seconds_read += plan.seconds
                 self._remark(entry.audio, plan)
@@ -257,14 +267,26 @@ class Collector:
             "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
             "notes": [
                 *self.notes,
+                *self._about_copies(),
                 *remarks(self._remarks),
                 *_about_texts(with_text, sum(own["clips"] for own in speakers.values())),
             ],
         }
 
+    def _about_copies(self) -> list[str]:
+        if not self._instead:
+            return []
+        (damaged, copy), count = self._instead[0], len(self._instead)
+        what = "1 recording is damaged" if count == 1 else f"{count} recordings are damaged"
+        return [f"{what}, and its copy in another format is used: such as {copy} for {damaged}"]
+
     def _relative(self, path: Path) -> str:
         base = self.source if self.source.is_dir() else self.source.parent
         return path.relative_to(base).as_posix() if path.is_relative_to(base) else str(path)
+
+
+def _is_damaged(outcome: Any) -> bool:
+    return isinstance(outcome, AudioError) and outcome.reason in _DAMAGED
 
 
 def remarks(found: dict[str, list[str]]) -> list[str]:

@@ -35,6 +35,7 @@ class Entry:
     listing: str = ""  # the file or folder that lists it
     line: int = 0  # in that file, from 1; 0 where it has no lines
     split: str | None = None  # train or heldout, where the source itself says so
+    others: tuple[str, ...] = ()  # like `file`: the same recording in other formats, the best first
 
     @property
     def audio(self) -> Path:
@@ -96,7 +97,8 @@ def shared(text: str | None) -> str | None:
 
 
 def best_of_each(audio: Iterable[str]) -> tuple[list[str], dict[str, str]]:
-    """Of audio files in one folder: one per name without suffix, sorted; and which one each other gave way to."""
+    """Of audio files in one folder: one per name without suffix, sorted; and which one each other gave way to, the
+    best of these first."""
     best: dict[str, str] = {}
     left: dict[str, str] = {}
     for name in sorted(audio, key=lambda name: (SUFFIXES.index(os.path.splitext(name)[1].lower()), name)):

@@ -25,7 +25,7 @@ from typing import Any
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import existing_parent, free_space_check, write_text_atomic
 from mlx_voxclone.files.paths import expanded
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import open_own, read_json
 from mlx_voxclone.process.temporaries import try_lock
 
 ROOT_VARIABLE = "VOXCLONE_CACHE"
@@ -112,7 +112,7 @@ class Entry:
         lock = self.path.with_name(f".{self.path.name}.lock")
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a+")
+            file = open(lock, "r+", opener=open_own)  # noqa: SIM115 (closed below)
         except OSError as e:
             raise unwritable(self.path, e) from None
         with file:
@@ -127,6 +127,7 @@ class Entry:
                     say(f"waiting for {file.read().strip() or 'another process'}, which is making {self.path}")
                     told = True
                 time.sleep(_POLL)
+            file.seek(0)
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()

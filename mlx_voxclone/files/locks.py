@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.plain import open_own, parse_json, reason_of
 from mlx_voxclone.process.temporaries import clear_dead, is_alive, same, try_lock
 
 LOCK = ".lock"
@@ -35,7 +35,7 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         say: receives a line where the file system knows no locks.
 
     Raises:
-        CheckpointError: another process has it, or it cannot be written.
+        CheckpointError: another process has it, it cannot be written, or a link in it leads out.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
@@ -56,6 +56,7 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         raise
     _ours[key] = 1
     try:
+        _refuse_links(directory)
         clear_dead(directory, again=True)
         yield
     finally:
@@ -67,14 +68,34 @@ def held(directory: str | Path, say: Callable[[str], None] = lambda line: None) 
         _remove_empty(new)
 
 
+def _refuse_links(directory: Path) -> None:
+    """What is written, replaced and cleared in a directory lies in it: somebody else's may hold links to anything."""
+    root, folders = os.path.realpath(directory), [os.fspath(directory)]
+    while folders:
+        with contextlib.suppress(PermissionError, FileNotFoundError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif entry.is_symlink() and not _lies_in(root, target := os.path.realpath(entry.path)):
+                    raise CheckpointError(
+                        f"{entry.path}: a link to {target}, outside of {directory}, where it would be written; put that"
+                        " itself there, or let a link lead to all of the directory"
+                    )
+
+
+def _lies_in(root: str, path: str) -> bool:
+    return os.path.commonpath([root, path]) == root
+
+
 def _taken(directory: Path, say: Callable[[str], None]) -> int:
     path = directory / LOCK
     while True:
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+            descriptor = open_own(path)
         except OSError as e:
-            raise CheckpointError(f"{directory}: cannot be written ({(e.strerror or str(e)).lower()})") from e
+            place = path if path.is_symlink() else directory
+            raise CheckpointError(f"{place}: cannot be written ({reason_of(e).lower()})") from e
         try:
             locked, holder = try_lock(descriptor), _read(descriptor)
             if locked is False:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MAX_DEPTH = 100  # levels; what our own files hold has under ten
+_NOT_PLAIN = "not a plain file but a pipe or a device"
 MAX_JSON = 1 << 28  # bytes; the release's tokenizer is 15 MB
 
 
@@ -28,11 +29,35 @@ def open_plain(path: str | Path) -> BinaryIO:
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a plain file but a pipe or a device", str(path))
+            raise OSError(errno.EINVAL, _NOT_PLAIN, str(path))
         return os.fdopen(handle, "rb")
     except BaseException:
         os.close(handle)
         raise
+
+
+def open_own(path: str | Path, flags: int = 0) -> int:
+    """A descriptor of a file of a known name to read and write, which is made if it is missing.
+
+    Whoever can put a link there could have us write anywhere: none is followed. As the `opener` of `open` it does so
+    whatever the mode says.
+
+    Args:
+        flags: of `os.open`; what tells how to open is decided here, `O_APPEND` counts.
+
+    Raises:
+        OSError: it is a link, a pipe or a device, or cannot be opened.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags & os.O_APPEND, 0o666)
+    except OSError as e:
+        if e.errno in (errno.ELOOP, errno.EMLINK) and os.path.islink(path):
+            raise OSError(e.errno, "a link, and nothing is written through it; remove it", str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, _NOT_PLAIN, str(path))
+    return handle
 
 
 def read_plain(path: str | Path, most: int = MAX_JSON) -> bytes:
@@ -62,6 +87,10 @@ def parse_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] 
         content = json.loads(text, object_pairs_hook=pairs)
     except RecursionError:
         raise _too_deep() from None
+    except ValueError as e:
+        if "set_int_max_str_digits" in str(e):
+            raise ValueError("a number of thousands of digits") from None
+        raise
     opened = text.count(b"[") + text.count(b"{") if isinstance(text, bytes) else text.count("[") + text.count("{")
     if opened > MAX_DEPTH:  # else it cannot be that deep
         _check_depth(content)

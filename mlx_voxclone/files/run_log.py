@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.process.progress import listener
 
 LOG_NAME = "log.jsonl"
@@ -34,12 +34,12 @@ class JsonLog:
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                os.truncate(self.path, whole)
-        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 (lives as long as the run)
+        self._file = open(self.path, "a+b", buffering=0, opener=open_own)  # noqa: SIM115 (lives as long as the run)
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._file.fileno(), whole)
 
     def write(self, record: dict) -> None:
         line = (json.dumps(_finite(record), allow_nan=False, ensure_ascii=False) + "\n").encode()

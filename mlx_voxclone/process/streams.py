@@ -1,7 +1,12 @@
-"""Standard streams that can be written to whatever the caller made of them: closed, without a reader, not UTF-8."""
+"""Standard streams that can be written to whatever the caller made of them: closed, without a reader, not UTF-8.
+
+What is said of an input may hold its names and texts, and these may hold orders to a terminal: a title, a cleared
+screen, a line that runs backwards. They are shown, never given.
+"""
 
 import errno
 import os
+import re
 import select
 import stat
 import sys
@@ -10,15 +15,23 @@ from typing import Any
 from mlx_voxclone.process import signals
 
 _GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
+# Control characters but for tab and line feed, and marks that turn the direction of writing around.
+_ORDERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_OF_BARS = re.compile(r"(\r|\x1b\[A)")  # what tqdm writes: back to the line's beginning, one line up
 _closed: set[str] = set()
+
+
+def visible(text: str) -> str:
+    """A text with orders to a terminal as escapes (`\\x1b`)."""
+    return _ORDERS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def prepare() -> None:
     """Make the streams of this process fit to be written to.
 
     A closed one becomes the null device: else the next file that is opened would get its number, and with it whatever
-    a library prints. Characters that the encoding lacks become escapes. What cannot be said on stderr is dropped;
-    where its reader has gone, see `signals.reader_gone`.
+    a library prints. Characters that the encoding lacks become escapes, and so do orders to a terminal. What cannot be
+    said on stderr is dropped; where its reader has gone, see `signals.reader_gone`.
     """
     if isinstance(sys.stderr, _Messages):
         return
@@ -34,6 +47,7 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (lives as long as the process)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout = _Results(sys.stdout)  # type: ignore[assignment]
     sys.stderr = _Messages(sys.stderr)  # type: ignore[assignment]
 
 
@@ -59,11 +73,25 @@ def discard(stream: Any) -> None:
         os.close(null)
 
 
-class _Messages:
-    """stderr: what cannot be written there is no reason for a command to fail."""
+class _Results:
+    """stdout: texts are `visible`; bytes (`buffer`) stay as they are."""
 
     def __init__(self, stream: Any):
         self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Messages(_Results):
+    """stderr: what cannot be written there is no reason for a command to fail."""
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
         self._pipe = None
         if stat.S_ISFIFO(os.fstat(2).st_mode):
             self._pipe = select.poll()
@@ -74,11 +102,12 @@ class _Messages:
             self._failed(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
     def write(self, text: str) -> int:
+        parts = _OF_BARS.split(text)
         try:
-            return self._stream.write(text)
+            self._stream.write("".join(visible(part) if k % 2 == 0 else part for k, part in enumerate(parts)))
         except OSError as error:
             self._failed(error)
-            return len(text)
+        return len(text)
 
     def flush(self) -> None:
         try:
@@ -91,6 +120,3 @@ class _Messages:
             self._pipe = None
             discard(self._stream)
             signals.reader_gone()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)

@@ -11,6 +11,7 @@ so that `hf://OWNER/NAME` alone is an encoder, adapters, a voice or a model, by 
 """
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,12 +83,23 @@ class Publication:
         return sum(path.stat().st_size for path in self.files.values())
 
     def check(self) -> None:
-        """Raise CheckpointError if a file is no plain file, or names a path of this machine."""
+        """Raise CheckpointError if a file is no plain file, a link, or names a path of this machine."""
         for name, path in self.files.items():
+            if (link := self._link(path)) is not None:
+                raise CheckpointError(
+                    f"{link}: a link to {os.path.realpath(link)}, which could be anything of this machine; put the file"
+                    f" itself there if it is to be published (as {name})"
+                )
             if not path.is_file():
                 raise CheckpointError(f"{path}: not a readable file; it was to be published as {name}")
             if name != "tekken.json":  # a tokenizer's vocabulary holds pieces of paths, of nobody's machine
                 check_file(path, name)
+
+    def _link(self, path: Path) -> Path | None:
+        """The link by which a file below `source` is reached; the user may have named `source` itself by one."""
+        places = (path, *path.parents)
+        below = places[: places.index(self.source)] if self.source in places else places[:1]
+        return next((place for place in below if place != self.source and place.is_symlink()), None)
 
     def complete(self, card: str, staging: Path, progress: Callable[[int], None] = lambda count: None) -> None:
         """Add the model card and the list of files, both written into `staging`.

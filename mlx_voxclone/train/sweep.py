@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
 from mlx_voxclone.files.atomic import write_text_atomic
+from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import CODES, DATA, run
 from mlx_voxclone.train.saved.result import TrainResult
@@ -49,15 +50,29 @@ def sweep(
         rates: peaks of the schedule, above 0.
 
     Raises:
-        ConfigError: task `clone`, or a rate that is none. CheckpointError: the directory is there already.
+        ConfigError: task `clone`, or a rate that is none.
+        CheckpointError: the directory is there already, or another process is at work in it.
     """
     if len(config.stages) != 1:
         raise ConfigError("a sweep is for a single training: use task encoder, distill, language or speaker")
     if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates) or len(set(rates)) < len(rates):
         raise ConfigError("learning rates of a sweep must be different finite numbers above 0")
     home = config.run_dir.with_name(config.run_dir.name + "-sweep")
-    if home.exists() and any(home.iterdir()):
-        raise CheckpointError(f"{home}: exists already; move it away, or choose another output")
+    with held(home, say):
+        if any(entry.name != LOCK for entry in home.iterdir()):
+            raise CheckpointError(f"{home}: exists already; move it away, or choose another output")
+        points = _trained(config, rates, home, quiet, say)
+        chosen = best(points)
+        table = [{**vars(point), "value": point.value if math.isfinite(point.value) else None} for point in points]
+        text = json.dumps({"task": config.task, "points": table, "best": chosen.rate if chosen else None}, indent=1)
+        write_text_atomic(home / RESULT, text + "\n")
+    return points
+
+
+def _trained(
+    config: RunConfig, rates: Sequence[float], home: Path, quiet: bool, say: Callable[[str], None]
+) -> list[Point]:
+    """A training with each rate."""
     stage, points, first = config.stages[0], [], None
     for rate in rates:
         place = home / f"lr-{rate:g}"
@@ -72,10 +87,6 @@ def sweep(
         else:
             points.append(_point(rate, next(iter(results.values()))))
         first = first or place
-    chosen = best(points)
-    table = [{**vars(point), "value": point.value if math.isfinite(point.value) else None} for point in points]
-    text = json.dumps({"task": config.task, "points": table, "best": chosen.rate if chosen else None}, indent=1)
-    write_text_atomic(home / RESULT, text + "\n")
     return points
 
 

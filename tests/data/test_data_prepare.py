@@ -21,6 +21,33 @@ from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 # What is kept
 
 
+@pytest.mark.parametrize("damage", ["no audio", "cut off", "empty", "silent"])
+def test_a_damaged_recording_gives_way_to_its_copy_in_another_format(tmp_path, damage):
+    folder = folder_of(tmp_path / "a", one=talk(), two=silence(2.0) if damage == "silent" else talk(seed=1))
+    path = folder / "two.wav"
+    soundfile.write(folder / "two.flac", talk(seed=1), SAMPLE_RATE)
+    (folder / "two.txt").write_text("two words", encoding="utf-8")
+    content = {"no audio": b"no audio", "cut off": path.read_bytes()[:20_000], "empty": b""}
+    path.write_bytes(content.get(damage, path.read_bytes()))
+    report = prepare(folder, tmp_path / "out")
+    if damage == "silent":  # which is what it is: another recording is another one
+        assert rejections(tmp_path / "out")["two.wav"]["reason"] == "silent"
+        return
+    assert not rejections(tmp_path / "out")
+    clips = {clip.id: clip for clip in PreparedData.load(tmp_path / "out").clips}
+    assert (clips["two"].source, clips["two"].text) == ("two.flac", "two words")
+    line = "1 recording is damaged, and its copy in another format is used: such as two.flac for two.wav"
+    assert line in report.notes
+
+
+def test_where_the_copy_is_damaged_as_well_the_recording_is_named(tmp_path):
+    folder = folder_of(tmp_path / "a", one=talk(), two=talk(seed=1))
+    for name in ("two.wav", "two.flac", "two.mp3"):
+        (folder / name).write_bytes(b"no audio")
+    prepare(folder, tmp_path / "out")
+    assert list(rejections(tmp_path / "out")) == ["two.wav"]
+
+
 def test_a_corpus_becomes_clips(tmp_path):
     speakers = [SyntheticSpeaker.sample(0), SyntheticSpeaker.sample(1)]
     write_corpus(tmp_path / "c", speakers, 5, seconds=2.0)

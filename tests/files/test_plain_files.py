@@ -96,6 +96,11 @@ READERS = {
 }
 
 
+def test_a_number_of_thousands_of_digits_is_said_so():
+    with pytest.raises(ValueError, match="^a number of thousands of digits$"):
+        parse_json("9" * 5000)
+
+
 @pytest.mark.parametrize("text", DEEP, ids=["open", "list", "object", "legal"])
 @pytest.mark.parametrize("reader", READERS)
 def test_deeply_nested_json_ends_in_one_line(tmp_path, reader, text):

@@ -201,6 +201,28 @@ def test_messages_without_a_reader_end_a_command_as_a_closed_terminal_does():
     process.stdout.close()
 
 
+ORDERS = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202eb\r\tc"
+SHOWN = "a\\x1b]0;owned\\x07\\x1b[2J\\x9b31m\\u202eb"
+
+
+def test_orders_to_a_terminal_are_shown_and_not_given():
+    work = f"""
+        from mlx_voxclone.errors import DataError
+        from tqdm import tqdm
+        print({ORDERS!r})
+        sys.stdout.buffer.write(b"\\x1b")
+        tqdm(total=2, file=sys.stderr).close()
+        common.message({ORDERS!r})
+        raise DataError({ORDERS!r})
+    """
+    results, errors = start(work).communicate(timeout=30)
+    assert results.replace("\x1b", "") == f"{SHOWN}\\r\tc\n"
+    assert results.count("\x1b") == 1  # the byte
+    assert errors.splitlines()[-2:] == [f"{SHOWN}\\r\tc", f"error: {SHOWN}; c"]
+    assert "it/s" in errors
+    assert "\x1b" not in errors
+
+
 def test_a_reader_that_has_gone_is_found_without_writing():
     work = """
         from mlx_voxclone.process.streams import check_reader

@@ -14,6 +14,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.publish.card import model_card
 from mlx_voxclone.publish.privacy import local_path
 from mlx_voxclone.publish.publication import Publication
+from mlx_voxclone.publish.sources import collect
 from mlx_voxclone.publish.upload import upload
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
@@ -131,6 +132,27 @@ def test_a_run_that_bakes_nothing(no, run_copy):
     content = yaml.safe_load((run_copy / "config.yaml").read_text()) | {"task": "encoder"}
     (run_copy / "config.yaml").write_text(yaml.safe_dump(content))
     no(run_copy, "a run of task encoder bakes nothing", options=("--baked",))
+
+
+# ---- links ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["LICENSE-of-mine", "NOTICE", "config.json", "voice_embedding"])
+def test_what_a_link_leads_to_is_not_published(no, run_copy, tmp_path, name):
+    secret, place = tmp_path / "secret", run_copy / "baked" / name
+    if place.is_dir():
+        place.rename(secret)
+    else:
+        place.unlink(missing_ok=True)
+        secret.write_text("{}")
+    place.symlink_to(secret)
+    for source, options in ((run_copy / "baked", ()), (run_copy, ("--baked",))):
+        no(source, f"{place}: a link to {secret}", "put the file itself there", options=options)
+
+
+def test_what_is_named_by_a_link_is_published(run_copy, tmp_path):
+    (tmp_path / "way").symlink_to(run_copy / "baked")
+    collect(tmp_path / "way", tmp_path / "staging").check()
 
 
 # ---- paths of this machine -----------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """`train --sweep-lr`: equal trainings but for the rate, data made once, and what is told of them."""
 
+import fcntl
 import json
 import math
 
@@ -84,6 +85,26 @@ def test_a_rate_that_blows_up_is_told_and_the_others_go_on(config_path, tmp_path
     assert (points[0].fault, points[0].value) == ("not finite", math.inf)
     assert points[1].metrics is not None
     assert json.loads((tmp_path / "run-sweep" / "sweep.json").read_text())["points"][0]["fault"] == "not finite"
+
+
+def test_two_sweeps_in_one_place_do_not_mix(config_path, tmp_path, monkeypatch):
+    config = load_run_config(config_path, {"output": tmp_path / "run"})
+    home = tmp_path / "run-sweep"
+
+    def locked(here, **options):
+        with pytest.raises(BlockingIOError), (home / ".lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(sweep, "run", locked)
+    with pytest.raises(ConfigError, match="enough"):
+        sweep.sweep(config, [1e-5])
+    assert not home.exists()
+    home.mkdir()
+    with (home / ".lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(CheckpointError, match="run-sweep: is in use by another process"):
+            sweep.sweep(config, [1e-5])
 
 
 def test_what_is_no_sweep_is_refused(config_path, tmp_path, capsys):

@@ -113,10 +113,14 @@ def folder_listing(folder: str | Path) -> Listing:
     for directory, audio, _ in walk_folders(folder):
         names, others = best_of_each(audio)
         left |= {directory / name: best for name, best in others.items()}
+        copies: dict[str, list[str]] = {}
+        for name, best in others.items():
+            copies.setdefault(best, []).append(str(directory / name))
         for path in (directory / name for name in names):
             inside = path.relative_to(folder).parts
             speaker = inside[0] if len(inside) > 1 else folder.resolve().name
-            entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder)))
+            same = tuple(copies.get(path.name, ()))
+            entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder), others=same))
     if not entries:
         waiting = _waiting(folder)
         reason = f"; {waiting[0]}" if waiting else "; WAV, FLAC, MP3, OGG or AIFF files are expected"

@@ -13,18 +13,17 @@ import shutil
 import ssl
 import threading
 import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote
 
+from mlx_voxclone.data.shards.connection import blocks, opened
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.process.temporaries import made
 
 WAITS = (1.0, 3.0, 10.0, 30.0)  # seconds before each new attempt
-TIMEOUT = 60.0  # seconds without a byte
 _BLOCK = 1 << 20
 _PASSING = frozenset({408, 425, 429})
 _HUB = re.compile(r"hf://datasets/([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.*))?")
@@ -201,12 +200,11 @@ def _from_http(
     """SHA-256 and length of what was written."""
     digest, count = hashlib.sha256(), 0
     try:
-        request = urllib.request.Request(address, headers={"User-Agent": "mlx-voxclone"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+        with opened(address) as answer:
             stated = answer.headers.get("Content-Length")
             length = int(stated) if stated is not None and stated.isdigit() else None
             limit = None if most is None else most.limit(address, length, file)
-            while block := answer.read(_BLOCK):
+            for block in blocks(answer):
                 if stop.is_set():
                     raise Abandoned
                 count += len(block)

@@ -102,7 +102,10 @@ def scan(
     with _fetched_ahead(places, cache or default_cache()) as opened, found.writing():
         for number, place in enumerate(progress(places, len(places), "shards")):
             with opened(number) as path:
-                found.add(number, place, path)
+                try:
+                    found.add(number, place, path)
+                except DataError as e:  # the file is the fetched copy's
+                    raise DataError(str(e).replace(str(path), place)) from None
     return found.rejected, found.finish()
 
 
@@ -220,7 +223,7 @@ class _Scan:
         for one in self._heldout.values():
             one.clear()
         if not counts.clips[TRAIN]:
-            raise DataError(f"{self._nothing_kept()}")
+            raise DataError(self._nothing_kept(alike))
         notes = [f"{n} {kind}{'s' if n > 1 else ''} in the shards left alone" for kind, n in self.skipped.items()]
         if alike:
             what = "1 clip seems to be a copy" if alike == 1 else f"{alike} clips seem to be copies"
@@ -251,7 +254,9 @@ class _Scan:
         yield shard_line(writer.close())
         yield from lines
 
-    def _nothing_kept(self) -> str:
+    def _nothing_kept(self, alike: int) -> str:
+        if alike:
+            return f"every recording of the shards is held out, or sounds the same as one that is ({alike} clips)"
         if not self.rejected:
             return "the shards hold no audio to train on; .wav, .flac, .mp3, ... beside .json or .txt are expected"
         reasons = Counter(line["reason"] for line in self.rejected).most_common()

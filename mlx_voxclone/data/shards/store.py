@@ -23,6 +23,7 @@ from mlx_voxclone.data.shards.index import Shard
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.files.atomic import atomic_file, free_bytes
 from mlx_voxclone.files.cache import cache_root
+from mlx_voxclone.files.plain import open_own
 from mlx_voxclone.process.temporaries import clear_dead, same, try_lock
 
 CACHE_GB = 50.0
@@ -338,7 +339,9 @@ class ShardStore:
         """Remove what processes that were killed have left half fetched."""
         clear_dead(self._cache, again=True)
         for path in self._cache.glob("*.partial"):
-            with suppress(OSError), path.open("ab") as file:
+            if path.is_symlink():  # none of ours
+                continue
+            with suppress(OSError), open(path, "ab", opener=open_own) as file:
                 if try_lock(file.fileno()) and same(file.fileno(), path):  # else it is a whole shard by now
                     path.unlink()
 
@@ -369,7 +372,7 @@ class ShardStore:
 def _locked(path: Path, stop: threading.Event):
     """A file open for writing that no other process writes."""
     while True:
-        with path.open("ab") as file:
+        with open(path, "ab", opener=open_own) as file:
             locked = try_lock(file.fileno())
             if locked is None:
                 raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))

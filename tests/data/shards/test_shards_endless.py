@@ -5,6 +5,8 @@ import json
 import os
 import tarfile
 import threading
+import time
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import pytest
 
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.data.shards import data, fetch, recordings, scan, tar
+from mlx_voxclone.data.shards import connection, data, fetch, recordings, scan, tar
 from mlx_voxclone.data.shards.fetch import Most
 from mlx_voxclone.data.shards.index import ShardIndex
 from mlx_voxclone.errors import DataError
@@ -86,6 +88,98 @@ def test_a_server_that_sends_for_ever(endless, tmp_path, monkeypatch, what, leng
     assert "\n" not in str(error.value)
     assert files(tmp_path / "cache") == []
     assert sent[0] < 8 * LIMIT  # and what the sockets between hold
+
+
+@pytest.mark.parametrize("what", ["content", "headers"])
+def test_a_server_that_sends_too_slowly_is_not_waited_for(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(fetch, "WAITS", (0.01,))
+    monkeypatch.setattr(connection, "SLOW", 0.3)
+    monkeypatch.setattr(connection, "TIMEOUT", 0.3)
+    asked = []
+
+    def slowly(handler):
+        asked.append(handler.path)
+        if what == "content":
+            handler.send_response(200)
+            handler.send_header("Content-Length", "10000000")
+            handler.end_headers()
+        for _ in range(600):
+            handler.wfile.write(b"x")
+            time.sleep(0.05)
+
+    match = "sends less than [0-9.]+ kB a second; tried 2 times"
+    with served(slowly) as address, pytest.raises(DataError, match=match) as caught:
+        get(f"{address}/x.tar", tmp_path / "x.tar")
+    assert "\n" not in str(caught.value)
+    assert asked == ["/x.tar"] * 2
+
+
+def test_a_damaged_shard_is_named_by_its_address(tmp_path):
+    def cut(handler):
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(tarfile.TarInfo("a.wav").tobuf()[:300])
+
+    with served(cut) as address, pytest.raises(DataError, match=f"^{address}/x.tar: no tar file"):
+        prepare(f"{address}/x.tar", tmp_path / "out", PrepareOptions(), cache=tmp_path / "cache")
+
+
+def test_a_server_that_is_fast_enough_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "SLOW", 0.1)
+    monkeypatch.setattr(connection, "LEAST", 2)
+
+    def steadily(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "20")
+        handler.end_headers()
+        for _ in range(20):
+            handler.wfile.write(b"x")
+            time.sleep(0.02)
+
+    with served(steadily) as address:
+        get(f"{address}/x.tar", tmp_path / "x.tar")
+    assert (tmp_path / "x.tar").read_bytes() == b"x" * 20
+
+
+@pytest.mark.parametrize("place", ["file:///etc/hostname", "ftp://127.0.0.1:9/x", "data:text/plain,x"])
+def test_a_server_leads_to_servers_alone(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(fetch, "WAITS", ())
+
+    def elsewhere(handler):
+        handler.send_response(302)
+        handler.send_header("Location", place)
+        handler.end_headers()
+
+    with served(elsewhere) as address, pytest.raises(DataError, match="is not allowed|unknown url type|refuses it"):
+        get(f"{address}/x.tar", tmp_path / "x.tar")
+    assert (tmp_path / "x.tar").read_bytes() == b""
+
+
+@contextmanager
+def served(answer):
+    """The address of a server that answers so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            with suppress(OSError):
+                answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.block_on_close = False
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def get(address, path):
+    with path.open("wb") as file:
+        fetch.fetch(address, file, None, None)
 
 
 def test_a_server_that_states_what_it_sends_is_taken_up_to_its_length(tmp_path):

@@ -364,6 +364,25 @@ def test_what_a_killed_process_has_left_takes_no_room(remote, tmp_path):
     assert not (tmp_path / "cache" / "left.partial").exists()
 
 
+@pytest.mark.parametrize("target", ["file", "none"])
+@pytest.mark.parametrize("who", ["own", "another's"])
+def test_nothing_is_fetched_through_a_link(remote, tmp_path, target, who):
+    data, _ = remote()
+    data.store._cache.mkdir(parents=True, exist_ok=True)
+    own = data.store._cached(int(data.index.shard[0])).with_suffix(".partial")
+    link = own if who == "own" else own.with_name("other.partial")
+    (tmp_path / "file").write_text("kept")
+    link.symlink_to(tmp_path / target)
+    if who == "own":
+        with pytest.raises(OSError, match="a link, and nothing is written through it"):
+            data.clips[0].read()
+    else:
+        check_all(data)
+    assert link.is_symlink()
+    assert (tmp_path / "file").read_text() == "kept"
+    assert not (tmp_path / "none").exists()
+
+
 def test_waiting_is_said(remote, monkeypatch):
     monkeypatch.setattr("mlx_voxclone.data.shards.store._TOLD_AFTER", 0.0)
     said = []
