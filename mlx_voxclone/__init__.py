@@ -1,3 +1,5 @@
 """MLX-native voice cloning for Voxtral-4B-TTS."""
 
-__version__ = "0.1.0"
+from mlx_voxclone.version import __version__
+
+__all__ = ["__version__"]

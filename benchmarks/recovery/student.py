@@ -9,7 +9,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
-from mlx_voxclone.audio.spectral.plain import stft
+from mlx_voxclone.audio.spectral.stft import stft
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
 from mlx_voxclone.miniature.synth import PHONES, SyntheticSpeaker

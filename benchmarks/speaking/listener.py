@@ -12,7 +12,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.speaking.recogniser import tuned_level
-from mlx_voxclone.audio.spectral.plain import log_mel
+from mlx_voxclone.audio.spectral.stft import log_mel
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker
 

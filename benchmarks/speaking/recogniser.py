@@ -14,7 +14,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from benchmarks.recovery.corpus import TRACK_HOP, UNITS, label_track
-from mlx_voxclone.audio.spectral.plain import log_mel
+from mlx_voxclone.audio.spectral.stft import log_mel
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.readings import Reading
 from mlx_voxclone.miniature.synth import LEVEL, VOWELS, synthesise_aligned

@@ -16,6 +16,7 @@ from mlx_voxclone.audio.prosody import pitch
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.readings import HELDOUT, Reading, readings
 from mlx_voxclone.miniature.synth import SyntheticSpeaker
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.speech.speaker import Speaker
 
@@ -183,7 +184,9 @@ def score_model(
             limits.append(LEAST_FRAMES + FRAMES_PER_UNIT * len(said(reading.text)))
             owners.append((case, reading))
     voices = {id(case): speaker_voice(ears, codec, case) for case in cases}
-    generated = model.generate_batch(prompts, max_frames=max(limits), seeds=[seed + k for k in range(len(prompts))])
+    generated = generation.generate_batch(
+        model, prompts, max_frames=max(limits), seeds=[seed + k for k in range(len(prompts))]
+    )
     found = []
     for one, limit, (case, reading) in zip(generated, limits, owners):
         codes, ended = one.codes[:, :limit], one.ended and one.codes.shape[1] <= limit

@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone import __version__
 from mlx_voxclone.adapters.files import TENSORS
 from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.bake.fold import LOSSY, ROUNDINGS, FoldedWeight, Folding
@@ -33,6 +32,7 @@ from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, check_voice_name, re
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import atomic_directory, free_space_check
+from mlx_voxclone.version import __version__
 
 TARGETS = ("vllm", "mlx-audio")
 FOLDED_AS = ("base", "auto", "float32")

@@ -10,7 +10,6 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_voxclone import __version__
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release
 from mlx_voxclone.checkpoint.voices import (
     EMBEDDING,
@@ -25,6 +24,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import refuse_existing_directory
 from mlx_voxclone.files.plain import read_json, reason_of
+from mlx_voxclone.version import __version__
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
 WRITTEN_ANEW = {WEIGHTS, PARAMS, TEKKEN, CONFIG, HISTORY, NOTICE}

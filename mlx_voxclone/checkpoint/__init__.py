@@ -1,1 +1,1 @@
-"""Everything that knows tensor files: reading, atomic writing, voices, adapters, baking, the miniature."""
+"""Tensor files, releases and voices: reading and writing."""

@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(overview())
         return 0
     if name == "--version":
-        from mlx_voxclone import __version__
+        from mlx_voxclone.version import __version__
 
         print(f"voxclone {__version__}")
         return 0

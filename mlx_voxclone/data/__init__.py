@@ -1,1 +1,1 @@
-"""Recordings in, clips out: manifests, preparation, transcripts, and a synthesiser of speech-like test voices."""
+"""Recordings in, clips out: manifests, preparation, transcripts, shards."""

@@ -1,1 +1,1 @@
-"""What a run came to: plots and the HTML report."""
+"""Measures of speech and codes, and the cases they are taken on."""

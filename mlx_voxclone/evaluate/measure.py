@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mlx_voxclone import __version__
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.audio.prosody import pitch, semitones, spoken_seconds
 from mlx_voxclone.errors import DataError
@@ -22,6 +21,7 @@ from mlx_voxclone.evaluate.fidelity import fidelity
 from mlx_voxclone.evaluate.intelligibility import Errors, errors
 from mlx_voxclone.evaluate.speakers import SpeakerModel, similarity
 from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.version import __version__
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 HIGHER, LOWER, NEITHER = "higher", "lower", ""

@@ -118,7 +118,7 @@ class SpectralModel:
     def embed(self, samples: np.ndarray) -> np.ndarray:
         import mlx.core as mx
 
-        from mlx_voxclone.audio.spectral.plain import log_mel
+        from mlx_voxclone.audio.spectral.stft import log_mel
 
         samples = _enough(samples)
         frames = np.array(log_mel(mx.array(samples)[None], n_fft=1024, n_mels=40))[0].astype(np.float64)

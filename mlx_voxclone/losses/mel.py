@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import frame_count, log_of_bands, mel_filterbank
-from mlx_voxclone.audio.spectral.spectra import Spectra, window_energy
+from mlx_voxclone.audio.spectral.plain import frame_count, log_of_bands, mel_filterbank, window_energy
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 

@@ -11,7 +11,6 @@ item keeps its own positions. An item that ended leaves the batch with its keys 
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
@@ -19,9 +18,7 @@ import numpy as np
 from mlx_voxclone.model.blocks.layers import KVCache
 from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.model.flow_head import checked_frames
-
-if TYPE_CHECKING:
-    from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.voxtral import Voxtral
 
 READ_AT_ONCE = 2048  # positions of a prompt: a longer one is read in pieces, so that its activations stay small
 NOISE_FRAMES = 64  # drawn at once; part of what a seed stands for
@@ -47,7 +44,7 @@ class FrameQueue:
         cfg_alpha: guidance strength.
     """
 
-    def __init__(self, model: "Voxtral", cache: Sequence[KVCache], n_steps: int | None, cfg_alpha: float) -> None:
+    def __init__(self, model: Voxtral, cache: Sequence[KVCache], n_steps: int | None, cfg_alpha: float) -> None:
         self._model, self._cache, self._n_steps, self._cfg_alpha = model, cache, n_steps, cfg_alpha
         self._times: mx.array | None = None
 
@@ -70,7 +67,7 @@ class FrameQueue:
         return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
 
 
-def join_products(model: "Voxtral") -> None:
+def join_products(model: Voxtral) -> None:
     """Fewer and larger products per frame, in a model that nothing trains.
 
     Joined products round in another way than separate ones, and stay joined: a training whose model had spoken would
@@ -81,7 +78,7 @@ def join_products(model: "Voxtral") -> None:
 
 
 def generate(
-    model: "Voxtral",
+    model: Voxtral,
     prompt: mx.array,
     *,
     max_frames: int,
@@ -89,7 +86,19 @@ def generate(
     n_steps: int | None = None,
     cfg_alpha: float = CFG_ALPHA,
 ) -> Iterator[np.ndarray]:
-    """Speak one prompt; see `Voxtral.generate`."""
+    """Speak: yield one frame of 0-based codes `[37]` at a time until END (not yielded) or `max_frames`.
+
+    Args:
+        model: see `join_products` for what it does to one that nothing trains.
+        prompt: embeddings `[1, T, dim]` from `embed_prompt`.
+        max_frames: upper limit of frames; the generator returns True at END, False when cut off there.
+        seed: of the sampling noise; the global generator is not touched. A larger `max_frames` changes no frame.
+        n_steps: Euler steps of the flow, None: the configuration's.
+        cfg_alpha: guidance strength.
+
+    Raises:
+        FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
+    """
     if max_frames < 1:
         return False
     join_products(model)
@@ -99,7 +108,7 @@ def generate(
 
 
 def spoken_frames(
-    model: "Voxtral",
+    model: Voxtral,
     hidden: mx.array,
     cache: Sequence[KVCache],
     max_frames: int,
@@ -196,7 +205,7 @@ def _padded(x: mx.array, columns: int) -> mx.array:
 
 
 def generate_batch(
-    model: "Voxtral",
+    model: Voxtral,
     prompts: Sequence[mx.array],
     *,
     max_frames: int,
@@ -207,7 +216,7 @@ def generate_batch(
 ) -> list[GeneratedCodes]:
     """Speak several prompts at once.
 
-    An item's codes are those of `Voxtral.generate` for its prompt and seed alone, but for rounding: matrix products of
+    An item's codes are those of `generate` for its prompt and seed alone, but for rounding: matrix products of
     one row and of several may differ in the last bit, which tips a code over once in very many frames in float32 and
     more often in bfloat16.
 
@@ -265,7 +274,7 @@ def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) ->
     return mx.concatenate([next(noise[item]) for item in speaking])
 
 
-def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
+def read_prompt(model: Voxtral, prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:
     """The last hidden state `[1, dim]` of a prompt `[1, T, dim]`, whose keys and values the cache then holds.
 
     Memory beside the cache does not grow with T beyond `READ_AT_ONCE` positions.
@@ -280,7 +289,7 @@ def read_prompt(model: "Voxtral", prompt: mx.array, cache: Sequence[KVCache]) ->
     return hidden
 
 
-def read_prompts(model: "Voxtral", prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
+def read_prompts(model: Voxtral, prompts: Sequence[mx.array]) -> tuple[mx.array, list[BatchCache]]:
     """The last hidden states `[B, dim]` of prompts `[T_i, dim]`, read one by one; a cache of the batch per layer."""
     hidden, caches = [], []
     for prompt in prompts:

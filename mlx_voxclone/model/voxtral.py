@@ -1,9 +1,10 @@
-"""The assembled model: Mistral backbone, flow-matching head, codec; prompt with voice rows, frame feedback, END.
+"""The assembled model: Mistral backbone, flow-matching head, codec; prompt with voice rows, END.
 
-(Source: vLLM-Omni 0.30 `voxtral_tts*.py`; prompt layout of mistral-common's speech request.)
+How it speaks is in `generation`. (Source: vLLM-Omni 0.30 `voxtral_tts*.py`; prompt layout of mistral-common's speech
+request.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,9 +13,8 @@ import numpy as np
 from mlx_voxclone.model.blocks.layers import KVCache, TransformerBlock
 from mlx_voxclone.model.blocks.recompute import recomputed
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
+from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
 from mlx_voxclone.model.flow_head import FlowMatchingHead
-from mlx_voxclone.model.generation import GeneratedCodes, generate, generate_batch
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
 
@@ -149,52 +149,6 @@ class Voxtral(Backbone):
             return text[None]
         start, stop = int(places[0]), int(places[-1]) + 1
         return mx.concatenate([text[:start], voice.astype(text.dtype), text[stop:]], axis=0)[None]
-
-    # --- generation -----------------------------------------------------------------------------------------------
-
-    def generate(
-        self,
-        prompt: mx.array,
-        *,
-        max_frames: int,
-        seed: int = 0,
-        n_steps: int | None = None,
-        cfg_alpha: float = CFG_ALPHA,
-    ) -> Iterator[np.ndarray]:
-        """Speak: yield one frame of 0-based codes `[37]` at a time until END (not yielded) or `max_frames`.
-
-        Args:
-            prompt: embeddings `[1, T, dim]` from `embed_prompt`.
-            max_frames: upper limit of frames; the generator returns True at END, False when cut off there.
-            seed: of the sampling noise; the global generator is not touched. A larger `max_frames` changes no frame.
-            n_steps: Euler steps of the flow, None: the configuration's.
-            cfg_alpha: guidance strength.
-
-        Raises:
-            FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
-        """
-        return generate(self, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
-
-    def generate_batch(
-        self,
-        prompts: Sequence[mx.array],
-        *,
-        max_frames: int,
-        seeds: Sequence[int],
-        n_steps: int | None = None,
-        cfg_alpha: float = CFG_ALPHA,
-        on_frame: Callable[[int], None] | None = None,
-    ) -> list[GeneratedCodes]:
-        """Speak several prompts `[T_i, dim]` at once; see `generation.generate_batch`."""
-        return generate_batch(
-            self,
-            prompts,
-            max_frames=max_frames,
-            seeds=seeds,
-            n_steps=n_steps,
-            cfg_alpha=cfg_alpha,
-            on_frame=on_frame,
-        )
 
 
 def with_end_frame(frames: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.texts import spoken, tidy
+from mlx_voxclone.model import generation
 from mlx_voxclone.pairs.files import (
     FORMAT,
     SHARD_SENTENCES,
@@ -197,7 +198,7 @@ def _say_sentences(
         for sentence in part:
             ids = speaker.tokenizer.prompt(sentence.text, rows[sentence.voice].shape[0])
             prompts.append(speaker.model.embed_prompt(ids, rows[sentence.voice])[0])
-        said = speaker.model.generate_batch(prompts, max_frames=max_frames, seeds=[s.seed for s in part])
+        said = generation.generate_batch(speaker.model, prompts, max_frames=max_frames, seeds=[s.seed for s in part])
         for sentence, result in zip(part, said):
             if not result.ended or not result.codes.size:
                 writer.reject(EMPTY if result.ended else RUNAWAY)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import yaml
 
-from mlx_voxclone import __version__
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.publish.privacy import check_text
 from mlx_voxclone.publish.publication import Publication
+from mlx_voxclone.version import __version__
 
 LICENCE = "cc-by-nc-4.0"
 LICENCE_PAGE = "https://creativecommons.org/licenses/by-nc/4.0/"

@@ -15,9 +15,9 @@ from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.hub import ENCODER_FILE
+from mlx_voxclone.publish.parts import add_adapters, add_baked, add_encoder, add_voice, first_bake, last_bake
 from mlx_voxclone.publish.publication import Publication
 from mlx_voxclone.publish.run_directory import Run
-from mlx_voxclone.publish.sources import add_adapters, add_baked, add_encoder, add_voice, first_bake, last_bake
 
 
 def add_clone(publication: Publication, run: Run, staging: Path, with_baked: bool) -> None:

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone import __version__
 from mlx_voxclone.adapters.files import AdapterConfig
 from mlx_voxclone.checkpoint.release import file_sha256
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.publish.privacy import check_file
+from mlx_voxclone.version import __version__
 
 CARD, LIST = "README.md", "published.json"
 MADE_WITH = "voxclone"

@@ -213,7 +213,7 @@ def _log_mel_db(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """Mel spectrogram [frames, bands], 20 log10 of the mel magnitude of `log_mel`."""
     import mlx.core as mx
 
-    from mlx_voxclone.audio.spectral.plain import log_mel
+    from mlx_voxclone.audio.spectral.stft import log_mel
 
     hop = max(_MEL_WINDOW // 4, len(samples) // _MAX_COLUMNS)
     spectrum = np.array(log_mel(mx.array(samples)[None], sample_rate, _MEL_WINDOW, hop, _MEL_BANDS))[0]

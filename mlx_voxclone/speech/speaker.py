@@ -10,6 +10,7 @@ import numpy as np
 from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError
 from mlx_voxclone.files.texts import spoken
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.voxtral import Voxtral
@@ -67,7 +68,9 @@ class SpeechStream:
     ) -> None:
         self._codec, self._frames, self._on_frame = model.audio_tokenizer, [], on_frame
         self.ended: bool | None = None
-        self._generator = model.generate(prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha)
+        self._generator = generation.generate(
+            model, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha
+        )
         self._pieces = self._speak()
 
     def __iter__(self) -> "SpeechStream":

@@ -14,6 +14,7 @@ from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import load_run_config
@@ -77,9 +78,9 @@ def test_no_generation_goes_on_with_nan(part):
     place.weight = place.weight * math.nan
     prompt = mx.random.normal((1, 6, 32), key=mx.random.key(0))
     with pytest.raises(FloatingPointError, match="not finite"):
-        list(model.generate(prompt, max_frames=2))
+        list(generation.generate(model, prompt, max_frames=2))
     with pytest.raises(FloatingPointError, match="not finite"):
-        model.generate_batch([prompt[0]], max_frames=2, seeds=[0])
+        generation.generate_batch(model, [prompt[0]], max_frames=2, seeds=[0])
 
 
 def test_metrics_of_codes_are_nan_when_the_training_has_blown_up(miniature):

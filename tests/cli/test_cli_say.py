@@ -12,7 +12,7 @@ from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model import generation
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
@@ -155,7 +155,7 @@ def never_generates(monkeypatch):
     def generate(*_, **__):
         raise AssertionError("the model spoke before the mistake was reported")
 
-    monkeypatch.setattr(Voxtral, "generate", generate)
+    monkeypatch.setattr(generation, "generate", generate)
 
 
 BASIC = {"--text": "papa", "--voice": "casual_male", "--output": "out.wav"}
@@ -240,7 +240,7 @@ def test_a_hub_model_that_cannot_be_fetched(refused, tmp_path):
 
 
 def test_a_model_that_ends_at_once_writes_nothing(refused, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(Voxtral, "generate", lambda *_, **__: iter(()))
+    monkeypatch.setattr(generation, "generate", lambda *_, **__: iter(()))
     argv = ["say", "--model", whole, "--text", "papa", "--voice", "casual_male", "--output", tmp_path / "o.wav"]
     refused(argv, "ended before its first frame")
 

@@ -15,7 +15,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.files.run_log import read_log
-from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model import generation
 from mlx_voxclone.train import run
 from mlx_voxclone.train.encoder import code_prior
 from mlx_voxclone.train.encoder import inputs as encoder_inputs
@@ -174,7 +174,7 @@ def test_a_run_makes_its_pairs_and_the_next_one_finds_them(config_file, cache, t
     places = [tmp_path / "one", tmp_path / "two"]
     for place in places:
         assert voxclone(["train", "--config", str(config), "--set", f"output={place}"]) == 0
-        monkeypatch.setattr(Voxtral, "generate_batch", lambda *_, **__: pytest.fail("said again"))
+        monkeypatch.setattr(generation, "generate_batch", lambda *_, **__: pytest.fail("said again"))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pairs: ")]
     assert "the model says 12 sentences" in lines[0]
     assert lines[-2].endswith(f", from the cache {next(cache.iterdir())}")
@@ -254,8 +254,8 @@ def test_no_disk_for_the_pairs(config_file, refused, cache, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_a_model_that_does_not_speak(config_file, cache, tmp_path, monkeypatch, capsys):
     """Found out when the recordings are prepared; those are used again by the corrected command."""
-    generate = Voxtral.generate_batch
-    monkeypatch.setattr(Voxtral, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
+    generate = generation.generate_batch
+    monkeypatch.setattr(generation, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
     config = config_file("encoder", **encoder_section(pairs=AUTOMATIC))
     command = ["--config", config, "--set", f"output={tmp_path / 'run'}"]
     assert train(*command) == 2

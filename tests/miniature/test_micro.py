@@ -20,6 +20,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.miniature import readings
 from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.pairs.make import read_texts
 
@@ -112,7 +113,7 @@ def test_it_speaks(micro):
     tokenizer = SpeechTokenizer(release.tokenizer_path, release.config.backbone.vocab_size)
     voice = release.voice("casual_male")
     prompt = model.embed_prompt(tokenizer.prompt("hello", voice.shape[0]), voice)
-    frames = list(model.generate(prompt, max_frames=3))
+    frames = list(generation.generate(model, prompt, max_frames=3))
     assert all(frame.shape == (37,) for frame in frames)
     assert frames
 

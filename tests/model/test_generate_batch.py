@@ -8,6 +8,7 @@ from mlx.utils import tree_map
 
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.blocks.layers import KVCache
 from mlx_voxclone.model.config import END_CODE, VoxtralConfig
 from mlx_voxclone.model.generation import BatchCache
@@ -49,7 +50,7 @@ def prompts_of(model, lengths, seed=0):
 
 def alone(model, prompt, seed, **options):
     """codes [37, T], ended: by `generate`."""
-    generator, frames = model.generate(prompt[None], seed=seed, **options), []
+    generator, frames = generation.generate(model, prompt[None], seed=seed, **options), []
     while True:
         try:
             frames.append(next(generator))
@@ -58,7 +59,7 @@ def alone(model, prompt, seed, **options):
 
 
 def assert_as_alone(model, prompts, seeds, **options):
-    results = model.generate_batch(prompts, seeds=seeds, **options)
+    results = generation.generate_batch(model, prompts, seeds=seeds, **options)
     for prompt, seed, result in zip(prompts, seeds, results, strict=True):
         codes, ended = alone(model, prompt, seed, **options)
         assert result.codes.dtype == np.int32
@@ -79,7 +80,7 @@ def test_items_end_at_different_frames_and_leave(random_model):
     speaking = []
     prompts = prompts_of(random_model, [40, 7, 23, 11, 3, 30, 16, 9], seed=2)
     options = {"max_frames": 40, "seeds": range(8)}
-    results = random_model.generate_batch(prompts, on_frame=speaking.append, **options)
+    results = generation.generate_batch(random_model, prompts, on_frame=speaking.append, **options)
     lengths = [r.codes.shape[1] for r in results]
     assert len({n for n, r in zip(lengths, results) if r.ended}) >= 3, lengths
     assert speaking == [sum(n > i for n in lengths) for i in range(len(speaking))]
@@ -151,9 +152,9 @@ def test_a_cache_drops_items_and_the_columns_that_none_needs():
 
 def test_nothing_to_do_and_seeds_that_do_not_fit(random_model):
     prompts = prompts_of(random_model, [4, 6])
-    assert random_model.generate_batch([], max_frames=5, seeds=[]) == []
-    for result in random_model.generate_batch(prompts, max_frames=0, seeds=[0, 1]):
+    assert generation.generate_batch(random_model, [], max_frames=5, seeds=[]) == []
+    for result in generation.generate_batch(random_model, prompts, max_frames=0, seeds=[0, 1]):
         assert result.codes.shape == (37, 0)
         assert not result.ended
     with pytest.raises(ValueError, match="2 prompts need as many seeds"):
-        random_model.generate_batch(prompts, max_frames=5, seeds=[0])
+        generation.generate_batch(random_model, prompts, max_frames=5, seeds=[0])

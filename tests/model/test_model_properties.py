@@ -7,6 +7,7 @@ from golden import RELEASE_PARAMS, params_of, relative_error
 from mlx.utils import tree_map
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.blocks.layers import KVCache
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.generation import frame_noise
@@ -38,7 +39,7 @@ def prompt(model, rows=5, seed=0):
 
 
 def frames(model, **kwargs):
-    return np.array(list(model.generate(prompt(model), **{"max_frames": 8, "seed": 0} | kwargs)))
+    return np.array(list(generation.generate(model, prompt(model), **{"max_frames": 8, "seed": 0} | kwargs)))
 
 
 def test_cache_equals_no_cache_at_any_split(model):
@@ -91,7 +92,7 @@ def test_generation_stops_at_end(model):
     """Make END win: the generator ends at once and says that it ended; cut off, it says that it did not."""
 
     def run(max_frames):
-        generator, count = model.generate(prompt(model), max_frames=max_frames), 0
+        generator, count = generation.generate(model, prompt(model), max_frames=max_frames), 0
         while True:
             try:
                 next(generator)

@@ -17,7 +17,6 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.model import generation
 from mlx_voxclone.model.config import END_CODE
 from mlx_voxclone.model.flow_head import FlowMatchingHead
-from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
 
 pytest_plugins = ["commands"]
@@ -81,7 +80,7 @@ def spoken(generator) -> tuple[list, bool]:
 
 def test_a_frame_is_submitted_before_the_one_before_it_is_looked_at(speaker, prompt, monkeypatch):
     happened = ending_at(monkeypatch, {})
-    frames, ended = spoken(speaker.model.generate(prompt, max_frames=3))
+    frames, ended = spoken(generation.generate(speaker.model, prompt, max_frames=3))
     assert (len(frames), ended) == (3, False)
     assert happened == [
         "submitted",
@@ -95,7 +94,7 @@ def test_a_frame_is_submitted_before_the_one_before_it_is_looked_at(speaker, pro
 
 def test_the_frame_after_end_is_thrown_away(speaker, prompt, monkeypatch):
     happened = ending_at(monkeypatch, {2: 0})
-    frames, ended = spoken(speaker.model.generate(prompt, max_frames=9))
+    frames, ended = spoken(generation.generate(speaker.model, prompt, max_frames=9))
     assert (len(frames), ended) == (2, True)
     assert happened.count("submitted") == 4  # two frames, END, and the one under way
 
@@ -103,9 +102,11 @@ def test_the_frame_after_end_is_thrown_away(speaker, prompt, monkeypatch):
 def test_in_a_batch_the_frame_after_end_is_thrown_away_too(speaker, prompt, monkeypatch):
     with monkeypatch.context() as patch:
         ending_at(patch, {})
-        alone = [np.stack(list(speaker.model.generate(prompt, max_frames=6, seed=seed))) for seed in (0, 1, 2)]
+        alone = [
+            np.stack(list(generation.generate(speaker.model, prompt, max_frames=6, seed=seed))) for seed in (0, 1, 2)
+        ]
     ending_at(monkeypatch, {2: 1})
-    results = speaker.model.generate_batch([prompt[0]] * 3, max_frames=6, seeds=[0, 1, 2])
+    results = generation.generate_batch(speaker.model, [prompt[0]] * 3, max_frames=6, seeds=[0, 1, 2])
     assert [(r.codes.shape[1], r.ended) for r in results] == [(6, False), (2, True), (6, False)]
     for result, codes in zip(results, alone):
         np.testing.assert_array_equal(result.codes.T, codes[: result.codes.shape[1]])
@@ -113,12 +114,12 @@ def test_in_a_batch_the_frame_after_end_is_thrown_away_too(speaker, prompt, monk
 
 def test_a_larger_limit_says_the_same(speaker, prompt, monkeypatch):
     monkeypatch.setattr(generation, "NOISE_FRAMES", 4)  # limits before and behind a place where noise is drawn anew
-    long, _ = spoken(speaker.model.generate(prompt, max_frames=10, seed=2))
+    long, _ = spoken(generation.generate(speaker.model, prompt, max_frames=10, seed=2))
     assert len(long) == 10
     for limit in (1, 5, 9):
-        short, _ = spoken(speaker.model.generate(prompt, max_frames=limit, seed=2))
+        short, _ = spoken(generation.generate(speaker.model, prompt, max_frames=limit, seed=2))
         np.testing.assert_array_equal(short, long[:limit])
-    (result,) = speaker.model.generate_batch([prompt[0]], max_frames=6, seeds=[2])
+    (result,) = generation.generate_batch(speaker.model, [prompt[0]], max_frames=6, seeds=[2])
     np.testing.assert_array_equal(result.codes.T, long[:6])
 
 
@@ -218,7 +219,7 @@ def test_the_command_writes_to_stdout(argv, tmp_path, capsysbinary):
 
 
 def test_a_terminal_gets_no_samples(argv, refused, monkeypatch):
-    monkeypatch.setattr(Voxtral, "generate", None)
+    monkeypatch.setattr(generation, "generate", None)
     monkeypatch.setattr(say_command.sys.stdout, "isatty", lambda: True, raising=False)
     refused([*argv, "--output", "-"], "stdout is a terminal", "| ffplay -")
 
@@ -242,7 +243,7 @@ def test_an_interrupt_leaves_no_half_file(argv, tmp_path, monkeypatch, capsys):
         held.extend(os.listdir(tmp_path))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Voxtral, "generate", interrupted)
+    monkeypatch.setattr(generation, "generate", interrupted)
     assert voxclone([*argv, "--output", str(tmp_path / "out.wav")]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert len(held) == 1  # what was written by then, under another name

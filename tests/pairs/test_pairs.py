@@ -12,7 +12,7 @@ from commands import tree
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model import generation
 from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.make import sentences
 from mlx_voxclone.pairs.prompts import load_prompts
@@ -108,7 +108,7 @@ def test_another_seed_says_it_otherwise(made, miniature, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_after_its_last_shard(made, miniature, tmp_path, monkeypatch, capsys, stop):
     """Batches of 2 in shards of 5: three calls for each of two shards, one for the last."""
-    calls, generate = [], Voxtral.generate_batch
+    calls, generate = [], generation.generate_batch
 
     def stopping(*args, **options):
         calls.append(1)
@@ -116,7 +116,7 @@ def test_an_interrupted_run_goes_on_after_its_last_shard(made, miniature, tmp_pa
             raise KeyboardInterrupt
         return generate(*args, **options)
 
-    monkeypatch.setattr(Voxtral, "generate_batch", stopping)
+    monkeypatch.setattr(generation, "generate_batch", stopping)
     output = tmp_path / "out"
     assert voxclone(arguments(miniature, output, "--batch", 2)) == 130
     complete = stop // 3
@@ -177,7 +177,7 @@ def test_other_settings_are_refused_by_name(refused, made, miniature, tmp_path, 
 )
 def test_refusals(refused, miniature, tmp_path, monkeypatch, options, texts):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Voxtral, "generate_batch", None)
+    monkeypatch.setattr(generation, "generate_batch", None)
     (tmp_path / "empty.txt").write_text("\n  \n")
     (tmp_path / "latin.txt").write_bytes("déjà\n".encode("latin-1"))
     (tmp_path / "long.txt").write_text("papa " * 70_000)
@@ -215,8 +215,8 @@ def test_texts_of_the_user_by_chosen_voices(miniature, tmp_path, capsys):
 
 
 def test_nothing_but_runaways_is_a_result_too(miniature, tmp_path, capsys, monkeypatch):
-    generate = Voxtral.generate_batch
-    monkeypatch.setattr(Voxtral, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
+    generate = generation.generate_batch
+    monkeypatch.setattr(generation, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
     assert voxclone(arguments(miniature, tmp_path / "out")) == 0
     assert "kept 0 of 12 sentences, 0.00 s of speech; rejected: 12 runaway" in capsys.readouterr().err
     assert lines_of(tmp_path / "out") == []

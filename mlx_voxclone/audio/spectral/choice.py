@@ -15,7 +15,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import metal as metal_spectral
+from mlx_voxclone.audio.spectral import metal, plain
 from mlx_voxclone.errors import ConfigError
 
 VARIABLE = "VOXCLONE_SPECTRAL"
@@ -50,16 +50,19 @@ def use_metal() -> bool:
     return available and _trusted()
 
 
-def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int]) -> mx.array | None:
+def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
     """The part of x [B, T] that the Metal kernels are to analyse, or None where plain operations must.
 
-    Items of unequal length are left to the plain operations, each of them being reflected at an end of its own.
+    Items of unequal length are left to the plain operations, each of them being reflected at an end of its own. Raises
+    ValueError for impossible shapes, sizes or lengths, ConfigError as `use_metal`.
     """
+    plain.check_sizes(x, n_fft, hop)
+    lengths = plain.check_lengths(lengths, x)
     if (
         not use_metal()
         or len(set(lengths)) > 1
         or not kernels_win(n_fft)
-        or not metal_spectral.fits(len(lengths), lengths[0], n_fft, hop)
+        or not metal.fits(len(lengths), lengths[0], n_fft, hop)
     ):
         return None
     return x[:, : lengths[0]]
@@ -73,17 +76,15 @@ def kernels_win(n_fft: int) -> bool:
 @lru_cache(maxsize=256)
 def _faster(n_fft: int) -> bool:
     """Times both ways, value and gradient, on a second of noise per item; the clock is looked at once per process."""
-    from mlx_voxclone.audio.spectral import plain as spectral  # which imports this module
-
     x, hop = mx.array(np.random.default_rng(0).standard_normal(TIMED_SHAPE).astype(np.float32)), max(1, n_fft // 4)
-    sizes = (n_fft, hop, spectral.hann_window(n_fft))
+    sizes = (n_fft, hop, plain.hann_window(n_fft))
 
     def seconds(magnitude) -> float:
         way = mx.value_and_grad(lambda x: magnitude(x, *sizes).sum())
         mx.eval(way(x))  # compiled, and constants made
         return min(_clocked(lambda: mx.eval(way(x))) for _ in range(TIMED_RUNS))
 
-    return seconds(metal_spectral.magnitude) <= seconds(spectral.plain_magnitude)
+    return seconds(metal.magnitude) <= seconds(plain.magnitude)
 
 
 def _clocked(work: Callable[[], object]) -> float:
@@ -115,14 +116,11 @@ def self_test() -> str | None:
 
 
 def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
-    from mlx_voxclone.audio.spectral import plain as spectral  # which import this module
-    from mlx_voxclone.audio.spectral import spectra
-
     rng = np.random.default_rng(n_fft)
     x = mx.array(rng.standard_normal((batch, samples)).astype(np.float32))
     # Three times the signal has three times its magnitude everywhere: no near tie has a gradient of either sign.
-    target, sizes = 3 * x, (n_fft, hop, spectral.hann_window(n_fft))
-    size = spectral.plain_magnitude(x, *sizes)
+    target, sizes = 3 * x, (n_fft, hop, plain.hann_window(n_fft))
+    size = plain.magnitude(x, *sizes)
     # The phase of a small bin is inexact; a weight that is smaller still keeps it from deciding the comparison.
     weights = mx.square(size) * mx.array(rng.standard_normal(size.shape).astype(np.float32))
 
@@ -130,24 +128,24 @@ def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
         return mx.vjp(lambda x: function(x, *arguments), [x], [weights])
 
     def plain_difference(x, *limits):
-        theirs = spectral.plain_magnitude(target, *sizes)
-        return spectra.difference_of(spectral.plain_magnitude(x, *sizes), theirs, *limits)
+        theirs = plain.magnitude(target, *sizes)
+        return plain.difference_of(plain.magnitude(x, *sizes), theirs, *limits)
 
     def difference(x, *limits):
-        ours, theirs = (metal_spectral.spectrum(y, *sizes) for y in (x, target))
-        return metal_spectral.difference_of(ours, theirs, *limits)
+        ours, theirs = (metal.spectrum(y, *sizes) for y in (x, target))
+        return metal.difference_of(ours, theirs, *limits)
 
-    limits = (0.5, spectral.LOG_FLOOR)  # weight of the logs, floor
+    limits = (0.5, plain.LOG_FLOOR)  # weight of the logs, floor
     try:
         compared = {
-            "magnitude": (pulled(spectral.plain_magnitude, *sizes), pulled(metal_spectral.magnitude, *sizes)),
+            "magnitude": (pulled(plain.magnitude, *sizes), pulled(metal.magnitude, *sizes)),
             "difference": (pulled(plain_difference, *limits), pulled(difference, *limits)),
         }
         mx.eval(compared)
     except RuntimeError as error:
         return f"running them failed ({str(error).strip().partition(chr(10))[0]})"
-    for name, (plain, metal) in compared.items():
-        for part, (expected,), (got,) in zip(("value", "gradient"), plain, metal):
+    for name, ways in compared.items():
+        for part, (expected,), (got,) in zip(("value", "gradient"), *ways):
             error = _error(np.array(got), np.array(expected))
             if not error <= TOLERANCE:  # NaN included
                 return f"their {part} ({name}, n_fft={n_fft}) is off by {error:.1e} of its RMS"

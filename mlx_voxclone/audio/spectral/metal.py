@@ -1,7 +1,7 @@
 """Short-time spectra on Apple GPUs: small Metal kernels around two matrix products, with exact gradients.
 
-Conventions are those of `mlx_voxclone.audio.spectral.plain`, whose functions decide when this module is used. No
-Fourier transform is written in Metal: the codec's window sizes have large prime factors, which fast transforms are slow
+Conventions are those of `audio.spectral.plain`; `audio.spectral.choice` decides when this module is used. No Fourier
+transform is written in Metal: the codec's window sizes have large prime factors, which fast transforms are slow
 at. A real frame v of N samples is folded into its even part e[n] = v[n] + v[N - n] and its odd part
 o[n] = v[n] - v[N - n], n = 0..N // 2 (v[0], and v[N / 2] of an even N, have no partner and are even), so that
 
@@ -21,9 +21,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-# Below this magnitude the gradient of |X| fades to zero, as in the other implementation; its square is a normal float32
-# number, and squares that underflow only make the magnitude zero.
-TINY_MAGNITUDE = 1e-18
+from mlx_voxclone.audio.spectral.plain import TINY_MAGNITUDE
+
 MAX_ELEMENTS = 2**31 - 1  # kernels count in int32
 _THREADGROUP = 256
 

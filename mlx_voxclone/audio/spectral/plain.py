@@ -12,9 +12,8 @@ own end, and nothing behind that end, NaN included, reaches a value or a gradien
 The gradient of `mx.as_strided` is a scatter-add, many times slower than the transform itself; `frame` therefore carries
 its own, an overlap-add made of padded sums. Everything is computed in float32, whatever the input's type.
 
-On an Apple GPU `stft`, `stft_magnitude` and what is built on them run on the Metal kernels of
-`mlx_voxclone.audio.spectral.metal`, as `mlx_voxclone.audio.spectral.choice` decides; elsewhere, and for items of
-unequal `lengths`, on the operations below.
+These are operations of MLX, for any device. Callers take `audio.spectral.stft` or `audio.spectral.spectra`, which on an
+Apple GPU run on the kernels of `audio.spectral.metal` instead where `audio.spectral.choice` finds them better.
 """
 
 import math
@@ -24,12 +23,12 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.spectral import choice as spectral_choice
-from mlx_voxclone.audio.spectral import metal as metal_spectral
-from mlx_voxclone.audio.spectral.metal import TINY_MAGNITUDE
 from mlx_voxclone.errors import ConfigError
 
 LOG_FLOOR = 1e-5
+# Below this magnitude the gradient of |X| fades to zero, in every implementation; its square is a normal float32
+# number, and squares that underflow only make the magnitude zero.
+TINY_MAGNITUDE = 1e-18
 
 
 @lru_cache(maxsize=64)
@@ -42,6 +41,16 @@ def _hann(n_fft: int) -> np.ndarray:
 def hann_window(n_fft: int) -> mx.array:
     """Periodic Hann window [n_fft], float32: 0.5 - 0.5 cos(2 pi n / n_fft), as `torch.hann_window`."""
     return mx.array(_hann(n_fft))
+
+
+def window_energy(n_fft: int) -> float:
+    """L2 norm of the periodic Hann window, sqrt(3 n_fft / 8) (exact from 3 samples on)."""
+    return math.sqrt(3 * n_fft / 8)
+
+
+def unit_window(n_fft: int) -> mx.array:
+    """Periodic Hann window [n_fft] of unit energy: white noise has the same level at every size."""
+    return hann_window(n_fft) / window_energy(n_fft)
 
 
 # ---- framing ---------------------------------------------------------------------------------------------------------
@@ -88,14 +97,15 @@ def frame(x: mx.array, n_fft: int, hop: int) -> mx.array:
     No centring; samples behind the last whole frame are dropped, and a signal shorter than one frame is extended by
     zeros to one. Raises ValueError for a shape that is not [B, T] with T >= 1, or sizes below 1.
     """
-    _check_sizes(x, n_fft, hop)
+    check_sizes(x, n_fft, hop)
     x = x.astype(mx.float32)
     if x.shape[1] < n_fft:
         x = mx.pad(x, [(0, 0), (0, n_fft - x.shape[1])])
     return _framer(n_fft, hop)(x)
 
 
-def _check_sizes(x: mx.array, n_fft: int, hop: int) -> None:
+def check_sizes(x: mx.array, n_fft: int, hop: int) -> None:
+    """Raises ValueError for a shape that is not [B, T] with T >= 1, or sizes below 1."""
     if x.ndim != 2 or x.shape[1] < 1:
         raise ValueError(f"expected a signal of shape [batch, samples >= 1], got {list(x.shape)}")
     if n_fft < 1 or hop < 1:
@@ -124,7 +134,7 @@ def centre_pad(x: mx.array, n_fft: int, lengths: Sequence[int] | None = None) ->
 
     Shorter items are followed by zeros. Raises ValueError if `lengths` are not B integers in 1..T.
     """
-    _check_sizes(x, n_fft, 1)
+    check_sizes(x, n_fft, 1)
     x = x.astype(mx.float32)
     half = n_fft // 2
     lengths = check_lengths(lengths, x)
@@ -149,38 +159,8 @@ def check_lengths(lengths: Sequence[int] | None, x: mx.array) -> list[int]:
 # ---- transforms ------------------------------------------------------------------------------------------------------
 
 
-def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
-    hop = max(1, n_fft // 4) if hop is None else hop
-    window = hann_window(n_fft) if window is None else mx.stop_gradient(window.astype(mx.float32))
-    if window.shape != (n_fft,):
-        raise ValueError(f"the window must have shape [{n_fft}], got {list(window.shape)}")
-    return hop, window
-
-
-def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
-    """Checks the arguments; what the Metal kernels are to analyse, or None where the plain operations are used."""
-    _check_sizes(x, n_fft, hop)
-    return spectral_choice.signal_for_metal(x, n_fft, hop, check_lengths(lengths, x))
-
-
-def stft(
-    x: mx.array,
-    n_fft: int,
-    hop: int | None = None,
-    window: mx.array | None = None,
-    lengths: Sequence[int] | None = None,
-) -> mx.array:
-    """Centred short-time Fourier transform: x [B, T] -> complex64 [B, F, n_fft // 2 + 1].
-
-    `hop` in samples (default n_fft // 4), `window` [n_fft] (default periodic Hann), `lengths` as in the module's
-    description. F = `frame_count` of the longest item. The window is a constant: no gradient goes to it. Raises
-    ValueError for impossible shapes, sizes or lengths, ConfigError as `spectral_choice.use_metal`.
-    """
-    hop, window = _prepare(n_fft, hop, window)
-    signal = signal_for_metal(x, n_fft, hop, lengths)
-    if signal is not None:
-        parts = metal_spectral.spectrum(signal, n_fft, hop, window)
-        return parts[0] + 1j * parts[1]
+def stft(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+    """Centred transform of x [B, T] with a window [n_fft]: complex64 [B, F, n_fft // 2 + 1]."""
     return mx.fft.rfft(frame(centre_pad(x, n_fft, lengths), n_fft, hop) * window)
 
 
@@ -216,31 +196,52 @@ def _magnitude(n_fft: int, hop: int):
     return magnitude
 
 
-def stft_magnitude(
-    x: mx.array,
-    n_fft: int,
-    hop: int | None = None,
-    window: mx.array | None = None,
-    lengths: Sequence[int] | None = None,
-) -> mx.array:
-    """|stft(...)|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; arguments and errors as `stft`.
-
-    The gradient with respect to x is exact, and zero where the magnitude is zero (digital silence). The window is a
-    constant.
-    """
-    hop, window = _prepare(n_fft, hop, window)
-    signal = signal_for_metal(x, n_fft, hop, lengths)
-    if signal is not None:
-        return metal_spectral.magnitude(signal, n_fft, hop, window)
-    return plain_magnitude(x, n_fft, hop, window, lengths)
-
-
-def plain_magnitude(
-    x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None
-) -> mx.array:
-    """`stft_magnitude` without the Metal kernels, on any device."""
+def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+    """|stft(...)|, [B, F, n_fft // 2 + 1]; the gradient is zero where the magnitude is, and none goes to the window."""
     padded = centre_pad(x, n_fft, lengths)
     return _magnitude(n_fft, hop)(padded, window)[0]
+
+
+@lru_cache(maxsize=64)
+def pairs(n_fft: int, hop: int):
+    """The transform of padded signals [B, T] with the `unit_window`, real and imaginary parts: [B, F, bins, 2].
+
+    Its backward is one inverse transform and one overlap-add.
+    """
+    bins, scale = n_fft // 2 + 1, adjoint_scale(n_fft)[:, None]
+
+    @mx.custom_function
+    def transform(padded: mx.array) -> mx.array:
+        spectrum = mx.fft.rfft(frame(padded, n_fft, hop) * unit_window(n_fft))
+        return mx.view(spectrum, mx.float32).reshape(*spectrum.shape, 2)
+
+    @transform.vjp
+    def transform_vjp(padded: mx.array, cotangent: mx.array, _output: mx.array) -> mx.array:
+        parts = (cotangent * mx.array(scale)).reshape(*cotangent.shape[:2], 2 * bins)
+        frames = mx.fft.irfft(mx.view(parts, mx.complex64), n=n_fft) * unit_window(n_fft)
+        return overlap_add(frames, hop, padded.shape[1])
+
+    return transform
+
+
+@mx.custom_function
+def magnitude_of_pairs(pairs: mx.array) -> mx.array:
+    """Magnitudes [...] of real and imaginary parts [..., 2]; the gradient is zero where the magnitude is."""
+    return mx.abs(mx.view(pairs.reshape(*pairs.shape[:-2], -1), mx.complex64))
+
+
+@magnitude_of_pairs.vjp
+def magnitude_of_pairs_vjp(pairs: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:
+    return (cotangent / mx.maximum(output, TINY_MAGNITUDE))[..., None] * pairs
+
+
+def difference_of(ours: mx.array, theirs: mx.array, log_weight: float, floor: float) -> mx.array:
+    """|a - b| + log_weight |log max(a, floor) - log max(b, floor)| of magnitudes a and b."""
+    errors = mx.abs(ours - theirs)
+    if log_weight:
+        logs = mx.log(mx.maximum(ours, floor)) - mx.log(mx.maximum(theirs, floor))
+        errors = errors + log_weight * mx.abs(logs)
+    return errors
 
 
 # ---- mel -------------------------------------------------------------------------------------------------------------
@@ -285,26 +286,6 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0,
     Raises ConfigError for impossible limits or when a band is too narrow to hold any bin.
     """
     return mx.array(_mel_numpy(sample_rate, n_fft, n_mels, fmin, fmax))
-
-
-def log_mel(
-    x: mx.array,
-    sample_rate: int = 24000,
-    n_fft: int = 1024,
-    hop: int | None = None,
-    n_mels: int = 80,
-    fmin: float = 0.0,
-    fmax: float | None = None,
-    lengths: Sequence[int] | None = None,
-    floor: float = LOG_FLOOR,
-) -> mx.array:
-    """Log-mel spectrogram: x [B, T] -> float32 [B, F, n_mels], natural log of max(mel, floor).
-
-    mel = `mel_filterbank` applied to the Hann-windowed, unnormalised STFT magnitude (power 1, as HiFi-GAN's mel loss);
-    hop defaults to n_fft // 4. Below the floor the gradient is zero. Errors as `stft` and `mel_filterbank`.
-    """
-    filters = mel_filterbank(sample_rate, n_fft, n_mels, fmin, fmax)
-    return log_of_bands(stft_magnitude(x, n_fft, hop, lengths=lengths), filters, floor)
 
 
 def log_of_bands(magnitude: mx.array, filters: mx.array, floor: float = LOG_FLOOR) -> mx.array:

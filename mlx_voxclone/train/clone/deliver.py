@@ -30,6 +30,7 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.intelligibility import errors
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
@@ -251,7 +252,7 @@ class _Bench:
             prompts.append(self.model.embed_prompt(self.prompt(clip.text, rows.shape[0]), rows)[0])
             limits.append(MORE_FRAMES * self.codes[clip.id].shape[1] + FEWEST)
         seeds = [self.config.seed + k for k in range(len(prompts))]
-        said = self.model.generate_batch(prompts, max_frames=max(limits), seeds=seeds) if prompts else []
+        said = generation.generate_batch(self.model, prompts, max_frames=max(limits), seeds=seeds) if prompts else []
         ended = [one.ended and one.codes.shape[1] <= limit for one, limit in zip(said, limits)]
         codes = [one.codes[:, :limit] for one, limit in zip(said, limits)]
         return {"not_ended": 1.0 - np.array(ended, dtype=float), **self._heard(voice, codes)}

@@ -17,6 +17,7 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.evaluate.intelligibility import errors
 from mlx_voxclone.evaluate.speakers import SpeakerModel, speaker_model
+from mlx_voxclone.model import generation
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import ListenSection
 
@@ -104,7 +105,7 @@ class Listening:
         most = [MORE_FRAMES * sentence.frames + FEWEST for sentence in self.sentences]
         seeds = [self.seed + k for k in range(len(prompts))]
         found = []
-        for one, limit in zip(model.generate_batch(prompts, max_frames=max(most), seeds=seeds), most):
+        for one, limit in zip(generation.generate_batch(model, prompts, max_frames=max(most), seeds=seeds), most):
             codes = one.codes[:, :limit]
             samples = model.audio_tokenizer.decode_audio(codes) if codes.shape[1] else np.zeros(0, np.float32)
             found.append((samples, one.ended and one.codes.shape[1] <= limit))

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_voxclone.audio.spectral import choice as spectral_choice
 from mlx_voxclone.audio.spectral import metal as metal_spectral
-from mlx_voxclone.audio.spectral import plain as spectral
+from mlx_voxclone.audio.spectral import stft as spectral
 from mlx_voxclone.audio.spectral.metal import Kernel
 from mlx_voxclone.audio.spectral.spectra import Spectra
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.audio.spectral import choice as spectral_choice
-from mlx_voxclone.audio.spectral import plain as spectral
+from mlx_voxclone.audio.spectral import stft as spectral
 from mlx_voxclone.losses import multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES
 

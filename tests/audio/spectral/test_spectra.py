@@ -4,8 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio.spectral import plain as spectral
-from mlx_voxclone.audio.spectral.spectra import Spectra, unit_window
+from mlx_voxclone.audio.spectral import plain
+from mlx_voxclone.audio.spectral.plain import unit_window
+from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.losses import adversarial_losses, log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 
@@ -77,9 +78,9 @@ def test_shared_spectra_give_the_terms_and_gradients_of_each_alone(discriminator
 def test_magnitudes_are_those_of_the_transform(n_fft, paired):
     """With pairs or without, the same numbers and the same gradient; silence has none."""
     x = mx.concatenate([noise(1, 300), mx.zeros((1, 300))])
-    weights = noise(2, spectral.frame_count(300, n_fft, n_fft // 4), n_fft // 2 + 1, seed=2)
+    weights = noise(2, plain.frame_count(300, n_fft, n_fft // 4), n_fft // 2 + 1, seed=2)
     got = mx.vjp(lambda x: Spectra(x, paired=paired).magnitude(n_fft), [x], [weights])
-    expected = mx.vjp(lambda x: spectral.plain_magnitude(x, n_fft, n_fft // 4, unit_window(n_fft)), [x], [weights])
+    expected = mx.vjp(lambda x: plain.magnitude(x, n_fft, n_fft // 4, unit_window(n_fft)), [x], [weights])
     for (ours,), (theirs,) in zip(got, expected):
         np.testing.assert_allclose(np.array(ours), np.array(theirs), atol=1e-6)
     assert not np.array(got[1][0][1]).any()

@@ -16,12 +16,10 @@ from mlx_voxclone.audio.spectral.plain import (
     frame,
     frame_count,
     hann_window,
-    log_mel,
     mel_filterbank,
     overlap_add,
-    stft,
-    stft_magnitude,
 )
+from mlx_voxclone.audio.spectral.stft import log_mel, stft, stft_magnitude
 from mlx_voxclone.errors import ConfigError
 
 FIXTURES = np.load(ROOT / "tests" / "fixtures" / "losses" / "torch_losses.npz")

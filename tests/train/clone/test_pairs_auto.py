@@ -14,7 +14,7 @@ from places import CONFIG
 from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model import generation
 from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
@@ -115,7 +115,7 @@ def test_how_much_the_texts_explain_is_known_with_them(made, miniature, home, mo
 def test_the_next_run_finds_them(made, miniature, monkeypatch):
     directory, _ = made
     monkeypatch.setenv("VOXCLONE_CACHE", str(directory))
-    monkeypatch.setattr(Voxtral, "generate_batch", no_model)
+    monkeypatch.setattr(generation, "generate_batch", no_model)
     before, lines = tree(directory), []
     found = run(miniature, lines.append, batch=1)
     assert [path.name.split("-")[0] for path in found] == ["pairs", "moved"]
@@ -176,7 +176,7 @@ def test_voices_that_were_baked_in_are_not_asked(miniature, tmp_path, home):
 @pytest.mark.parametrize(("stop", "complete"), [pytest.param(1, 0, marks=slow), (3, 1), pytest.param(7, 3, marks=slow)])
 def test_interrupted_it_goes_on_after_the_last_shard(made, miniature, home, monkeypatch, stop, complete):
     """Batches of 4 in shards of 5 of 12 sentences: five calls; then three shards of copies."""
-    calls, generate, move = [], Voxtral.generate_batch, auto.move_pairs
+    calls, generate, move = [], generation.generate_batch, auto.move_pairs
 
     def stopping(function):
         def call(*args, **options):
@@ -187,7 +187,7 @@ def test_interrupted_it_goes_on_after_the_last_shard(made, miniature, home, monk
 
         return call
 
-    monkeypatch.setattr(Voxtral, "generate_batch", stopping(generate))
+    monkeypatch.setattr(generation, "generate_batch", stopping(generate))
     monkeypatch.setattr(auto, "move_pairs", lambda *a, **k: move(*a, **k | {"progress": stopping(k["progress"])}))
     with pytest.raises(KeyboardInterrupt):
         run(miniature)
@@ -296,8 +296,8 @@ def refused(call, *texts, error=CheckpointError) -> str:
 
 
 def test_a_model_that_never_ends(miniature, home, monkeypatch):
-    generate = Voxtral.generate_batch
-    monkeypatch.setattr(Voxtral, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
+    generate = generation.generate_batch
+    monkeypatch.setattr(generation, "generate_batch", lambda *a, **k: generate(*a, **k | {"max_frames": 0}))
     for _ in range(2):  # the second time by what the first has left
         refused(
             lambda: run(miniature, per_voice=24),
@@ -368,7 +368,7 @@ def test_a_disk_that_fills_up_meanwhile(made, miniature, home, monkeypatch):
 
 
 def test_a_cache_that_is_deleted_meanwhile(miniature, home, monkeypatch):
-    generate, calls = Voxtral.generate_batch, []
+    generate, calls = generation.generate_batch, []
 
     def deleting(*args, **options):
         calls.append(1)
@@ -376,7 +376,7 @@ def test_a_cache_that_is_deleted_meanwhile(miniature, home, monkeypatch):
             shutil.rmtree(home)
         return generate(*args, **options)
 
-    monkeypatch.setattr(Voxtral, "generate_batch", deleting)
+    monkeypatch.setattr(generation, "generate_batch", deleting)
     refused(lambda: run(miniature), "was deleted while it was being made; run again")
 
 

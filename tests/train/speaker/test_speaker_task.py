@@ -15,6 +15,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.model import generation
 from mlx_voxclone.settings.schema import CodeNoiseSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.trainer import Trainer
@@ -72,7 +73,7 @@ def test_labels_are_what_the_model_itself_would_say(make, tokenizer):
     base = make(lora=False).model
     rows = base.voice_embedding(reference)
     prompt = base.embed_prompt(tokenizer.prompt("her own words", rows.shape[0]), rows)
-    spoken = np.stack(list(base.generate(prompt, max_frames=20, seed=3)), axis=1)
+    spoken = np.stack(list(generation.generate(base, prompt, max_frames=20, seed=3)), axis=1)
     own = Utterance("own", "her own words", spoken, (reference,))
     task = make(train=[own], heldout=[own], reference_seconds=[8 / 12.5, 8 / 12.5])
     item = task.item(0, 0)
