@@ -113,6 +113,53 @@ def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str
     return main
 
 
+class Command:
+    """One command: how it is described, its options, and the function that runs it.
+
+    Called with arguments (None: those of this process) it returns an exit code, as `entry` says. `parser()` makes its
+    parser.
+    """
+
+    def __init__(self, run: "Run", description: str, options: "Options", check: "Check | None" = None):
+        self.name, self.description = run.__module__.rpartition(".")[2], description
+        self._run, self._options, self._check = run, options, check
+        self._main = entry(self._parse_and_run)
+
+    def __call__(self, argv: Sequence[str] | None = None) -> int:
+        return self._main(argv)
+
+    def parser(self) -> Parser:
+        made = Parser(self.name, self.description)
+        self._options(made)
+        return made
+
+    def _parse_and_run(self, argv: list[str]) -> int | None:
+        parser = self.parser()
+        options = parser.parse_args(argv)
+        if self._check is not None:
+            self._check(parser, options)
+        set_quiet(options.quiet)
+        if getattr(options, "device", None) is not None:
+            set_device(options.device)
+        return self._run(options)
+
+
+Run = Callable[[argparse.Namespace], int | None]
+Options = Callable[[Parser], None]
+Check = Callable[[Parser, argparse.Namespace], None]
+
+
+def command(description: str, options: Options, check: Check | None = None) -> Callable[[Run], Command]:
+    """Make a command of `run(options)`, named as its module.
+
+    Args:
+        description: the text above the options in `--help`.
+        options: adds the command's options to a parser, `--quiet` among them.
+        check: calls `parser.error(...)` for options that contradict each other, before anything heavy is imported.
+    """
+    return lambda run: Command(run, description, options, check)
+
+
 def as_process(function: Callable[[], int]) -> int:
     """Call a command's function as what this process is for: signals and streams are its own; returns its exit code."""
     streams.prepare()

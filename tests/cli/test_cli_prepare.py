@@ -13,7 +13,7 @@ from places import ROOT
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.cli.front.prepare import build_parser, main
+from mlx_voxclone.cli.front.prepare import main
 from mlx_voxclone.data import collect
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
@@ -87,7 +87,7 @@ def test_options_arrive(corpus, tmp_path):
 
 
 def test_defaults_are_those_of_the_options():
-    parsed = vars(build_parser().parse_args(["x", "--output", "y"]))
+    parsed = vars(main.parser().parse_args(["x", "--output", "y"]))
     default = PrepareOptions()
     for name in ("min_seconds", "max_seconds", "heldout", "min_sampling_rate", "max_clipped", "seed", "normalise"):
         assert parsed[name] == getattr(default, name)

@@ -72,19 +72,8 @@ def test_paths_with_a_name_or_a_weight(home):
 # Options
 
 
-def parsers(monkeypatch) -> list[common.Parser]:
-    found = []
-
-    def keep(self, *arguments, **keywords):
-        found.append(self)
-        raise SystemExit(0)
-
-    monkeypatch.setattr(common.Parser, "parse_args", keep)
-    for name in COMMANDS:
-        importlib.import_module(module_of(name)).main([])
-    monkeypatch.undo()
-    assert len(found) == len(COMMANDS)
-    return found
+def parsers() -> list[common.Parser]:
+    return [importlib.import_module(module_of(name)).main.parser() for name in COMMANDS]
 
 
 def actions(parser: argparse.ArgumentParser):
@@ -99,7 +88,7 @@ def actions(parser: argparse.ArgumentParser):
 def test_every_option_that_takes_a_path_expands_it(monkeypatch):
     """Each option is told by its metavar: a new one must be a path (`cli/common.py`) or stand in NO_PATHS here."""
     home, tried = str(Path("~").expanduser()), 0
-    found = parsers(monkeypatch)
+    found = parsers()
     monkeypatch.setenv("HOME", home)
     for parser, action in (pair for each in found for pair in actions(each)):
         known = common.PATHS | common.NAMED_PATHS | NO_PATHS

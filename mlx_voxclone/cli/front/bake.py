@@ -9,11 +9,9 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
+    command,
     encoder_path,
-    entry,
     message,
-    set_device,
-    set_quiet,
 )
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.amounts import format_bytes
@@ -30,48 +28,7 @@ Adapters are folded in float32 into the BF16 weights, the encoder goes in under 
 registered where servers look for them. The result appears under its name only when it is complete and verified."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    options = _parser().parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    voices = _voices(options.voice)
-
-    from mlx_voxclone.adapters.mix import AdapterSource
-    from mlx_voxclone.bake.bake import bake
-    from mlx_voxclone.bake.fold import LOSSY
-    from mlx_voxclone.files.hub import VOICE, local
-    from mlx_voxclone.process.progress import weight_bar
-
-    adapters = [AdapterSource.parse(text) for text in options.adapters]
-    with weight_bar(options.quiet) as advance:
-        report = bake(
-            options.model,
-            options.output,
-            encoder=encoder_path(options.encoder),
-            adapters=adapters,
-            voices={name: [local(source, VOICE) for source in sources] for name, sources in voices.items()},
-            target=options.target,
-            rounding=options.rounding,
-            folded_as=options.folded_as,
-            dry_run=options.dry_run,
-            progress=advance,
-        )
-    for line in report.warnings:
-        message(f"warning: --voice {line}")
-    if lossy := [w for w in report.folded if w.lost > LOSSY]:
-        message(
-            f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
-            f" direction to BF16 rounding (most: {max(w.lost for w in lossy):.0%}); keep float32 for them with"
-            " --folded-as auto, or the adapters apart (say --adapters)"
-        )
-    print(table(report))
-    if options.verbose and report.folded:
-        print(folded_table(report.folded))
-
-
-def _parser() -> Parser:
-    parser = Parser("bake", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
     add_encoder(parser, "a trained codec encoder")
@@ -116,7 +73,43 @@ def _parser() -> Parser:
     add_quiet(parser)
     add_seed(parser)
     add_device(parser)
-    return parser
+
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
+    voices = _voices(options.voice)
+
+    from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.bake.bake import bake
+    from mlx_voxclone.bake.fold import LOSSY
+    from mlx_voxclone.files.hub import VOICE, local
+    from mlx_voxclone.process.progress import weight_bar
+
+    adapters = [AdapterSource.parse(text) for text in options.adapters]
+    with weight_bar(options.quiet) as advance:
+        report = bake(
+            options.model,
+            options.output,
+            encoder=encoder_path(options.encoder),
+            adapters=adapters,
+            voices={name: [local(source, VOICE) for source in sources] for name, sources in voices.items()},
+            target=options.target,
+            rounding=options.rounding,
+            folded_as=options.folded_as,
+            dry_run=options.dry_run,
+            progress=advance,
+        )
+    for line in report.warnings:
+        message(f"warning: --voice {line}")
+    if lossy := [w for w in report.folded if w.lost > LOSSY]:
+        message(
+            f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
+            f" direction to BF16 rounding (most: {max(w.lost for w in lossy):.0%}); keep float32 for them with"
+            " --folded-as auto, or the adapters apart (say --adapters)"
+        )
+    print(table(report))
+    if options.verbose and report.folded:
+        print(folded_table(report.folded))
 
 
 def _voices(options: list[str]) -> dict[str, list[str]]:

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, command, message, set_device
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ part, time, disk, and a verdict. At the release's sizes that takes some minutes 
 TIGHT = 0.9  # of what is usable
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("doctor", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
     parser.add_argument(
         "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
@@ -31,15 +29,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     add_device(parser, default=None)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+
+
+def _check(parser: Parser, options) -> None:
     if options.set and not options.config:
         parser.error("--set changes a configuration; name one with --config")
 
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.process.machine import this_machine
 
     if not options.config:
-        set_device(options.device or "auto")
+        if options.device is None:
+            set_device("auto")
         machine = this_machine()
         print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
         return

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
 
 if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
@@ -19,11 +19,9 @@ the drift of the model's own voices is measured, too, or alone."""
 NONE = "none"
 
 
-@entry
-def main(argv: list[str]) -> None:
+def _options(parser: Parser) -> None:
     from mlx_voxclone.evaluate.speakers import MODEL, SPECTRAL
 
-    parser = Parser("evaluate", _DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="directory, .jsonl or .lst")
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make for the results")
     parser.add_argument("--outputs", metavar="DIR", help="where the outputs of a .lst are")
@@ -56,11 +54,21 @@ def main(argv: list[str]) -> None:
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    _check(parser, options)
-    set_quiet(options.quiet)
-    set_device(options.device)
 
+
+def _check(parser: Parser, options) -> None:
+    if options.base is None and (options.model or options.adapters or options.pairs):
+        parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
+    if options.base is not None and not options.pairs:
+        parser.error("--base is for the drift of the model's own voices: give --pairs, too")
+    if options.base is not None and not (options.model or options.adapters):
+        parser.error("--base alone has not drifted: give --model or --adapters")
+    if options.base is None and options.source is None:
+        parser.error("SOURCE is missing: name what is to be measured")
+
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.evaluate.cases import read_cases
     from mlx_voxclone.evaluate.measure import Evaluation, compare
     from mlx_voxclone.files.atomic import atomic_directory, refuse_existing_directory
@@ -83,17 +91,6 @@ def main(argv: list[str]) -> None:
     if changes is not None:
         print("\n" + changes_table(changes))
     print(f"\n{output / 'index.html'}")
-
-
-def _check(parser: Parser, options) -> None:
-    if options.base is None and (options.model or options.adapters or options.pairs):
-        parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
-    if options.base is not None and not options.pairs:
-        parser.error("--base is for the drift of the model's own voices: give --pairs, too")
-    if options.base is not None and not (options.model or options.adapters):
-        parser.error("--base alone has not drifted: give --model or --adapters")
-    if options.base is None and options.source is None:
-        parser.error("SOURCE is missing: name what is to be measured")
 
 
 def _codec(options, coded) -> "CodecConfig":

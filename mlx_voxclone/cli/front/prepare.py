@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command
 from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
 from mlx_voxclone.process.progress import progress_over
 
@@ -23,9 +23,8 @@ SOURCE is one of
                        gets an index of them, by which to train"""
 
 
-def build_parser() -> Parser:
+def _options(parser: Parser) -> None:
     default = PrepareOptions()
-    parser = Parser("prepare", DESCRIPTION)
     parser.add_argument("source", metavar="SOURCE", help="folder, manifest or recording")
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
     parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
@@ -78,17 +77,11 @@ def build_parser() -> Parser:
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
-    return parser
 
 
-@entry
-def main(argv: list[str]) -> None:
-    arguments = build_parser().parse_args(argv)
-    set_quiet(arguments.quiet)
-    options = _options(arguments)
-    if arguments.transcribe:
-        set_device(arguments.device)
-
+@command(DESCRIPTION, _options)
+def main(arguments: argparse.Namespace) -> None:
+    options = _prepare_options(arguments)
     from mlx_voxclone.data.prepare import prepare
     from mlx_voxclone.data.shards.write import parse_size
 
@@ -103,7 +96,7 @@ def main(argv: list[str]) -> None:
     print("\n".join(report.lines()))
 
 
-def _options(arguments: argparse.Namespace) -> PrepareOptions:
+def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
     return PrepareOptions(
         speaker=arguments.speaker,
         language=arguments.language,

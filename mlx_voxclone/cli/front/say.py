@@ -13,11 +13,9 @@ from mlx_voxclone.cli.common import (
     add_quiet,
     add_seed,
     check_wav_output,
+    command,
     encoder_path,
-    entry,
     message,
-    set_device,
-    set_quiet,
 )
 from mlx_voxclone.process.amounts import format_seconds
 
@@ -25,13 +23,12 @@ STDOUT = "-"
 MAX_STEPS, MAX_GUIDANCE = 1000, 100  # beyond, it is a slip of the hand
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        "say",
-        "Speak a text with a voice of the checkpoint, or with the voice of a reference clip.\n\n"
-        "To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -nodisp -",
-    )
+_DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
+
+To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -nodisp -"""
+
+
+def _options(parser: Parser) -> None:
     add_model(parser)
     parser.add_argument("--text", required=True, help="what to say")
     voice = parser.add_mutually_exclusive_group(required=True)
@@ -68,19 +65,19 @@ def main(argv: list[str]) -> None:
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
+
+
+def _check(parser: Parser, options) -> None:
     if not 0 < options.max_seconds < math.inf:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
     if options.steps is not None and not 1 <= options.steps <= MAX_STEPS:
         parser.error(f"--steps must be from 1 to {MAX_STEPS}, got {options.steps}")
     if not abs(options.cfg_alpha) <= MAX_GUIDANCE:
         parser.error(f"--cfg-alpha must be a finite number up to {MAX_GUIDANCE}, got {options.cfg_alpha:g}")
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(options)
 
 
-def _run(options) -> None:
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     import time
 
     from mlx_voxclone.adapters.mix import AdapterSource

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message, set_device, set_quiet
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
@@ -15,9 +15,7 @@ Clone only a voice whose owner has agreed to it. Weights derived from Voxtral ar
 MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to a tenth of them"
 
 
-@entry
-def main(argv: list[str]) -> int:
-    parser = Parser("train", DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
     parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
     parser.add_argument(
@@ -43,8 +41,10 @@ def main(argv: list[str]) -> int:
     add_seed(parser, default=None)
     add_device(parser, default=None)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
+
+
+@command(DESCRIPTION, _options)
+def main(options) -> int:
     from mlx_voxclone.train.loop.distributed import join
 
     ranks = join()
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
         option = "--smoke-test" if options.smoke_test else "--sweep-lr"
         raise ConfigError(f"{option} is for one process: start it without mlx.launch")
     set_quiet(options.quiet or not ranks.first)
-    config = _config(parser, options)
+    config = _config(main.parser(), options)
     set_device(config.device)
     if options.smoke_test:
         from mlx_voxclone.doctor.smoke import smoke_test

@@ -3,7 +3,7 @@
 import json
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, command, message
 
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
@@ -23,9 +23,7 @@ WORKS = {
 }
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("bench", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument(
         "--only", metavar="A,B", default=",".join(WORKS), help="some of " + ", ".join(WORKS) + " (default: all)"
     )
@@ -40,21 +38,21 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", metavar="FILE", help="write the figures there too; replaced if it exists")
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    names = [name.strip() for name in options.only.split(",") if name.strip()]
-    for name in names:
+
+
+def _check(parser: Parser, options) -> None:
+    options.only = [name.strip() for name in options.only.split(",") if name.strip()]
+    for name in options.only:
         if name not in WORKS:
             parser.error(f"--only {name}: there are {', '.join(WORKS)}")
-    if not names:
+    if not options.only:
         parser.error("--only: name at least one of " + ", ".join(WORKS))
     if not 1 <= options.repeats <= 1000:
         parser.error(f"--repeats must be from 1 to 1000, got {options.repeats}")
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(names, options)
 
 
-def _run(names: list[str], options) -> None:
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     import mlx.core as mx
 
     from mlx_voxclone.audio.io import check_output
@@ -72,7 +70,7 @@ def _run(names: list[str], options) -> None:
     told = ", ".join(f"{name} {number(rate / 1e12)} TFLOP/s" for name, rate in rates.items())
     print(describe(machine), f"{'products':<12} {told}", "", sep="\n", flush=True)
     rows = []
-    for name in names:
+    for name in options.only:
         message(f"{name}: {WORKS[name]}")
         rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers))
         message(f"{row.name}: {number(row.speed)} {row.unit}")

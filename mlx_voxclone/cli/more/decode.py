@@ -7,16 +7,12 @@ from mlx_voxclone.cli.common import (
     add_quiet,
     add_seed,
     check_wav_output,
-    entry,
+    command,
     message,
-    set_device,
-    set_quiet,
 )
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("decode", "Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.")
+def _options(parser: Parser) -> None:
     parser.add_argument("codes", metavar="X.safetensors", help="file with a tensor `codes`, 0-based")
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
@@ -24,13 +20,10 @@ def main(argv: list[str]) -> None:
     add_seed(parser)  # every command takes it; nothing is drawn at random here
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(options)
 
 
-def _run(options) -> None:
+@command("Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.", _options)
+def main(options) -> None:
     from mlx_voxclone.audio.wav_stream import wav_file
     from mlx_voxclone.checkpoint.reader import TensorFile
     from mlx_voxclone.checkpoint.release import Release, load_model

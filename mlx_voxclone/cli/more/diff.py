@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_quiet, entry, set_quiet
+from mlx_voxclone.cli.common import Parser, add_quiet, command
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.compare import ChangedTensor, Difference
@@ -13,17 +13,16 @@ if TYPE_CHECKING:
 _PARTS = {"lm": "language model", "head": "flow head", "decoder": "codec decoder", "encoder": "codec encoder"}
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("diff", "Compare two checkpoints: tensors, voices and files. Both are only read.")
+def _options(parser: Parser) -> None:
     parser.add_argument("base", metavar="BASE", help="Voxtral directory, or a hub id to fetch")
     parser.add_argument("other", metavar="OTHER", help="what to compare it with")
     parser.add_argument("--verbose", action="store_true", help="name every tensor that differs")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
 
+
+@command("Compare two checkpoints: tensors, voices and files. Both are only read.", _options)
+def main(options) -> None:
     from mlx_voxclone.bake.compare import compare
     from mlx_voxclone.checkpoint.release import Release
     from mlx_voxclone.process.progress import weight_bar

@@ -14,11 +14,9 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
+    command,
     encoder_path,
-    entry,
     message,
-    set_device,
-    set_quiet,
 )
 from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.files.texts import spoken
@@ -27,22 +25,22 @@ from mlx_voxclone.process.amounts import format_seconds
 ENCODER, OPTIMISE = "encoder", "optimise"
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        "encode",
-        "Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and\n"
-        "`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).\n"
-        "Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,\n"
-        "and its codes sound like the recording without being those an encoder would give.\n\n"
-        "With --text, `codes` are judged: the encoder's, corrected by the frozen language model, which predicts the\n"
-        "codes of these words. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes:\n"
-        "rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`\n"
-        "float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,\n"
-        "`changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how\n"
-        "unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).\n"
-        "With --transcribe a Whisper writes the text, which is printed; `transcribed_by` names it in the metadata.",
-    )
+_DESCRIPTION = """\
+Encode a recording. The output holds `codes` int32 [37, T] (0-based), `latents` float32 [T, 292] and
+`embedding` float32 [T + 1, dim], the rows that stand for the voice in a prompt (END row last).
+Without an encoder, --method optimise searches the latents that the decoder turns into the recording: slow,
+and its codes sound like the recording without being those an encoder would give.
+
+With --text, `codes` are judged: the encoder's, corrected by the frozen language model, which predicts the
+codes of these words. `latents` stay the encoder's, and `embedding` is made from the encoder's own codes:
+rows of judged codes lie nearer to voices that the model knows, and further from the speaker. `confidence`
+float32 [T] is the posterior probability of each judged semantic code (0 to 1). The metadata hold `text`,
+`changed_semantic` (share of the semantic codes), `mean_confidence`, `text_nats` and `raw_nats` (how
+unlikely the judged and the encoder's semantic codes are behind voice and text, nats per frame).
+With --transcribe a Whisper writes the text, which is printed; `transcribed_by` names it in the metadata."""
+
+
+def _options(parser: Parser) -> None:
     parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="X.safetensors", help="file to write; must not exist")
@@ -93,11 +91,6 @@ def main(argv: list[str]) -> None:
     add_seed(parser)  # of the search's start; the encoder draws nothing at random
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    _check(parser, options)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    _run(options)
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
@@ -125,7 +118,8 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
             parser.error(f"{name} must be at least 1, got {value}")
 
 
-def _run(options: argparse.Namespace) -> None:
+@command(_DESCRIPTION, _options, _check)
+def main(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     import mlx.core as mx

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("micro", "Write a complete miniature checkpoint in the release's layout, to try everything on.")
+def _options(parser: Parser) -> None:
     parser.add_argument("--output", metavar="DIR", help="directory to make for the checkpoint")
     parser.add_argument(
         "--preset",
@@ -25,23 +23,28 @@ def main(argv: list[str]) -> None:
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
+
+
+def _check(parser: Parser, options) -> None:
     if options.output is None and options.recordings is None:
         parser.error("give --output DIR, or --recordings DIR, or both")
     if None not in (options.output, options.recordings):
         output, recordings = Path(options.output).resolve(), Path(options.recordings).resolve()
         if output.is_relative_to(recordings) or recordings.is_relative_to(output):
             parser.error("--output and --recordings must be two directories, none of them in the other")
-
-    from mlx_voxclone.files.atomic import refuse_existing_directory
-    from mlx_voxclone.miniature.micro import SPEAKING, make_micro
-    from mlx_voxclone.miniature.readings import SENTENCES_FILE, write_speaker
-    from mlx_voxclone.process.progress import progress_over, weight_bar
+    from mlx_voxclone.miniature.micro import SPEAKING
 
     if options.recordings is not None and options.preset != SPEAKING:
         parser.error(f"--recordings are in the language of --preset {SPEAKING}, got --preset {options.preset}")
-    set_quiet(options.quiet)
-    set_device(options.device)
+
+
+@command("Write a complete miniature checkpoint in the release's layout, to try everything on.", _options, _check)
+def main(options) -> None:
+    from mlx_voxclone.files.atomic import refuse_existing_directory
+    from mlx_voxclone.miniature.micro import make_micro
+    from mlx_voxclone.miniature.readings import SENTENCES_FILE, write_speaker
+    from mlx_voxclone.process.progress import progress_over, weight_bar
+
     for directory in (options.output, options.recordings):
         if directory is not None:
             refuse_existing_directory(directory)

@@ -9,22 +9,18 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
+    command,
     encoder_path,
-    entry,
     message,
-    set_device,
-    set_quiet,
 )
 from mlx_voxclone.process.amounts import format_seconds
 
+_DESCRIPTION = """\
+Let the stock model speak and keep its codes with their audio: exact pairs to train the encoder on.
+Sentences that the model does not end within the limit are rejected. After an interruption, run it again."""
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser(
-        "pairs",
-        "Let the stock model speak and keep its codes with their audio: exact pairs to train the encoder on.\n"
-        "Sentences that the model does not end within the limit are rejected. After an interruption, run it again.",
-    )
+
+def _options(parser: Parser) -> None:
     add_model(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make, or to go on with")
     parser.add_argument(
@@ -66,7 +62,9 @@ def main(argv: list[str]) -> None:
     add_seed(parser)
     add_device(parser)
     add_quiet(parser)
-    options = parser.parse_args(argv)
+
+
+def _check(parser: Parser, options) -> None:
     counts = (("--per-voice", options.per_voice), ("--batch", options.batch), ("--max-voices", options.max_voices))
     for name, value in counts:
         if value < 1:
@@ -75,8 +73,10 @@ def main(argv: list[str]) -> None:
         parser.error(f"--max-seconds must be above 0 and finite, got {options.max_seconds:g}")
     if options.encoder and not options.recordings:
         parser.error("--encoder hears recordings; name them with --recordings")
-    set_quiet(options.quiet)
-    set_device(options.device)
+
+
+@command(_DESCRIPTION, _options, _check)
+def main(options) -> None:
     from mlx_voxclone.files.locks import held
 
     with held(options.output, message):  # before the model is loaded, which takes a while

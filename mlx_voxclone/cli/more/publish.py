@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, entry, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
 from mlx_voxclone.process.amounts import format_bytes
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ figures of summary.json, samples, and how to use it. Others then write hf://OWNE
 adapters or a voice is taken. Publishing again updates the repository. Log in once with `hf auth login`."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("publish", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     parser.add_argument("source", metavar="DIR", help="what to publish, see above")
     parser.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository on the hub; made if need be")
     parser.add_argument(
@@ -54,10 +52,10 @@ def main(argv: list[str]) -> None:
     add_quiet(parser)
     add_seed(parser)  # every command takes both; nothing is computed or drawn at random here
     add_device(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
 
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
     from mlx_voxclone.publish.card import check_consent
 
     consent = check_consent(options.consent)

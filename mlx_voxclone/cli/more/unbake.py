@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_model, add_quiet, entry, set_quiet
+from mlx_voxclone.cli.common import Parser, add_model, add_quiet, command
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.unbake import UnbakeReport
@@ -13,9 +13,7 @@ Weights that adapters were folded into come from the model that it was baked fro
 has the base's language model to the bit, or it is not there; the baked checkpoint is only read."""
 
 
-@entry
-def main(argv: list[str]) -> None:
-    parser = Parser("unbake", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     add_model(parser, default=None)
     parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
     parser.add_argument("--base", metavar="DIR_OR_ID", help="what it was baked from, if adapters were folded into it")
@@ -24,9 +22,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
     add_quiet(parser)
-    options = parser.parse_args(argv)
-    set_quiet(options.quiet)
 
+
+@command(_DESCRIPTION, _options)
+def main(options) -> None:
     from mlx_voxclone.bake.unbake import unbake
     from mlx_voxclone.process.progress import weight_bar
 

@@ -11,10 +11,8 @@ from mlx_voxclone.cli.common import (
     add_model,
     add_quiet,
     add_seed,
-    entry,
+    command,
     message,
-    set_device,
-    set_quiet,
 )
 
 if TYPE_CHECKING:
@@ -34,16 +32,7 @@ explained, or in more than one way, are left out; `frames` int32 [T] then says w
 Exit code 0: all rows are explained, 1: some, 2: none, or a mistake."""
 
 
-@entry
-def main(argv: list[str]) -> int | None:
-    options = _parser().parse_args(argv)
-    set_quiet(options.quiet)
-    set_device(options.device)
-    return {"list": _list, "add": _add, "remove": _remove, "invert": _invert}[options.action](options)
-
-
-def _parser() -> Parser:
-    parser = Parser("voices", _DESCRIPTION)
+def _options(parser: Parser) -> None:
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="ACTION", parser_class=lambda **keywords: Parser("", **keywords)
     )
@@ -82,7 +71,11 @@ def _parser() -> Parser:
         add_seed(made)  # every command takes it; nothing is drawn at random here
         add_device(made)
         add_quiet(made)
-    return parser
+
+
+@command(_DESCRIPTION, _options)
+def main(options) -> int | None:
+    return {"list": _list, "add": _add, "remove": _remove, "invert": _invert}[options.action](options)
 
 
 def _positive(text: str) -> float:
