@@ -25,6 +25,7 @@ class GrowingWav:
 
     Attributes:
         chunks: how many are in it.
+        memory: what was given with the last of them; JSON.
         seconds: of audio.
     """
 
@@ -32,13 +33,18 @@ class GrowingWav:
         self._file, self._path, self._state, self._float32 = file, path, state, float32
         self._identity = dict(identity)
         self.chunks = self._samples = 0
+        self.memory: Any = None
 
     @property
     def seconds(self) -> float:
         return self._samples / 24000
 
-    def append(self, samples: np.ndarray) -> None:
-        """Write the next chunk `[S]`. Raises DataError beyond the 4 GB that a WAV holds."""
+    def append(self, samples: np.ndarray, memory: Any = None) -> None:
+        """Write the next chunk `[S]`, and keep `memory` for a command that goes on.
+
+        Raises:
+            DataError: more than the 4 GB that a WAV holds.
+        """
         data = wav_data(self._path, samples, self._float32)
         header = wav_header(self._path, self._samples + len(data), self._float32)
         self._file.seek(0, os.SEEK_END)
@@ -48,16 +54,16 @@ class GrowingWav:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._samples += len(data)
-        self.chunks += 1
+        self.chunks, self.memory = self.chunks + 1, memory
         self.save()
 
     def save(self) -> None:
-        content = {**self._identity, "chunks": self.chunks, "samples": self._samples}
+        content = {**self._identity, "chunks": self.chunks, "samples": self._samples, "memory": self.memory}
         write_text_atomic(self._state, json.dumps(content) + "\n")
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on behind the chunks that a state counts; what a kill left behind them is cut off."""
-        self.chunks, self._samples = content["chunks"], content["samples"]
+        self.chunks, self._samples, self.memory = (content[key] for key in ("chunks", "samples", "memory"))
         size = len(wav_header(self._path, 0, self._float32)) + self._samples * (4 if self._float32 else 2)
         if os.fstat(self._file.fileno()).st_size < size:
             raise DataError(f"{self._path}: is shorter than {self._state.name} says; delete both and start again")
@@ -93,8 +99,7 @@ def growing_wav(
         raise DataError(
             f"{audio}: holds {found['chunks']} chunks of an earlier command; go on with --resume, or delete it"
         )
-    if found is None or not resume:
-        found = None
+    found = found if resume else None
     with _opened(audio, new=found is None) as file:
         growing = GrowingWav(file, audio, state, float32, identity)
         if found is not None:
@@ -125,7 +130,9 @@ def _state(state: Path, audio: Path, path: str | Path, identity: Mapping[str, An
     try:
         content = parse_json(state.read_bytes())
         counts = [content.get(key) for key in ("chunks", "samples")]
-        if any(type(count) is not int or count < 0 for count in counts) or not audio.is_file():
+        if any(type(count) is not int or count < 0 for count in counts) or "memory" not in content:
+            raise ValueError
+        if not audio.is_file():
             raise ValueError
     except (OSError, ValueError, AttributeError, RecursionError):
         raise DataError(f"{path}: {audio.name} or {state.name} is damaged; {advice}") from None

@@ -5,7 +5,7 @@ let expect. It is spoken again with other seeds; of all tries the likeliest leng
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -29,6 +29,7 @@ LONGEST_SECONDS = 60.0
 MARGIN = 0.06  # seconds kept before and after speech
 FADE = 0.01  # seconds
 MOST_GAIN = 4.0  # dB, by which levels are evened
+_KEPT = 64  # chunks, of which pace and level are remembered
 _SEEDS = 1_000_003  # between the seeds of tries
 
 
@@ -56,10 +57,17 @@ class Narration:
         speaker: a loaded checkpoint.
         chunks: from `split_text`.
         rows: of the voice, `[N, dim]`.
-        first: number of the first chunk to speak; those before it are done.
-        seed: the same seed, the same speech, whatever `first` is but for the pace and level of what came before.
+        first: number of the first chunk to give; those before it are done.
+        memory: `memory` as it was when the chunk before `first` was given; then the rest is what it would have been.
+        seed: the same seed, the same speech.
         batch: chunks at once; more are faster and take more memory.
-        on_frame: called with the number of frames of every step of a batch.
+        on_frame: called after every frame of a batch with the number of chunks that are still speaking.
+
+    Attributes:
+        memory: what is known of the voice where the present batch began.
+
+    Raises:
+        NotFiniteError: while iterating, numbers that are not finite.
     """
 
     def __init__(
@@ -69,6 +77,7 @@ class Narration:
         rows: mx.array,
         *,
         first: int = 0,
+        memory: Mapping[str, Sequence[float]] | None = None,
         seed: int = 0,
         batch: int = BATCH,
         n_steps: int | None = None,
@@ -79,33 +88,35 @@ class Narration:
         self._seed, self._batch, self._on_frame = seed, batch, on_frame
         self._flow = {"n_steps": n_steps, "cfg_alpha": cfg_alpha}
         self._rate = speaker.model.config.codec.frame_rate
-        self._paces: list[float] = []  # seconds a character of chunks that are not doubtful
-        self._levels: list[float] = []  # dB
+        self.memory = {name: tuple((memory or {}).get(name, ())) for name in ("paces", "levels")}
+        self._paces = list(self.memory["paces"])  # seconds a character of chunks that are not doubtful
+        self._levels = list(self.memory["levels"])  # dB of full scale
         self._codec = speaker.model.audio_tokenizer
 
     def __iter__(self) -> Iterator[Spoken]:
-        for start in range(self._first, len(self._chunks), self._batch):
+        for start in range(self._first - self._first % self._batch, len(self._chunks), self._batch):
             numbers = range(start, min(start + self._batch, len(self._chunks)))
-            best: dict[int, tuple[GeneratedCodes, str | None, int]] = {}
-            for attempt in range(TRIES):
-                again = [n for n in numbers if n not in best or best[n][1] is not None]
-                if not again:
-                    break
-                for number, said in zip(again, self._say(again, attempt)):
-                    doubt = self._doubt(number, said)
-                    if (
-                        number not in best
-                        or doubt is None
-                        or self._distance(number, said) < self._distance(number, best[number][0])
-                    ):
-                        best[number] = said, doubt, attempt + 1
-                    else:
-                        best[number] = *best[number][:2], attempt + 1
-            for number in numbers:
-                said, doubt, tries = best[number]
+            for number, (said, doubt, tries) in self._best(numbers).items():
                 if doubt is None and len(self._chunks[number].text) >= SURE:
                     self._paces.append(said.codes.shape[1] / self._rate / len(self._chunks[number].text))
-                yield Spoken(number, self._finished(number, said.codes), tries, doubt)
+                samples = self._finished(number, said.codes)
+                if number == numbers[-1]:  # until then the batch would be spoken again
+                    self.memory = {"paces": tuple(self._paces[-_KEPT:]), "levels": tuple(self._levels[-_KEPT:])}
+                if number >= self._first:
+                    yield Spoken(number, samples, tries, doubt)
+
+    def _best(self, numbers: Sequence[int]) -> dict[int, tuple[GeneratedCodes, str | None, int]]:
+        """By number: the best of the tries, what is doubtful about it, and how many there were."""
+        best: dict[int, tuple[GeneratedCodes, str | None, int]] = {}
+        for attempt in range(TRIES):
+            again = [n for n in numbers if n not in best or best[n][1] is not None]
+            for number, said in zip(again, self._say(again, attempt) if again else ()):
+                doubt = self._doubt(number, said)
+                kept = best.get(number)
+                if kept is not None and doubt and self._distance(number, kept[0]) <= self._distance(number, said):
+                    said, doubt = kept[:2]
+                best[number] = said, doubt, attempt + 1
+        return {number: best[number] for number in numbers}
 
     def _say(self, numbers: Sequence[int], attempt: int) -> list[GeneratedCodes]:
         limits = {n: self._limit(n) for n in numbers}
@@ -131,7 +142,7 @@ class Narration:
 
     def _expected(self, number: int) -> float:
         """Seconds of speech."""
-        pace = statistics.median(self._paces) if len(self._paces) >= FEW else PACE
+        pace = statistics.median(self._paces[-_KEPT:]) if len(self._paces) >= FEW else PACE
         return pace * len(self._chunks[number].text)
 
     def _limit(self, number: int) -> int:
@@ -171,7 +182,7 @@ class Narration:
         # The model's own silence is as much of the pause as there is of it.
         stop = min(len(samples), edge[1] + max(round(MARGIN * rate), len(pause)))
         self._levels.append(speech_level(levels, mask))
-        gain = np.clip(statistics.median(self._levels[-9:]) - self._levels[-1], -MOST_GAIN, MOST_GAIN)
+        gain = np.clip(statistics.median(self._levels[-_KEPT:]) - self._levels[-1], -MOST_GAIN, MOST_GAIN)
         body = _faded(samples[start:stop] * np.float32(10 ** (gain / 20)), rate)
         return np.concatenate([body, pause[max(0, stop - edge[1]) :]])
 
