@@ -11,7 +11,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, entry, message, set_device
+from mlx_voxclone.cli.common import Parser, entry, message, set_device
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.demo.session import bare, private_folder, take_port, temporary_files_in
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> int:
         help="address to listen on, and beside localhost the one name that is answered; 0.0.0.0 lets others in",
     )
     parser.add_argument("--port", type=_port, default=7860, help="port to listen on; 0 takes any free one")
-    add_device(parser)
+    add_shared(parser, "--device")
     options = parser.parse_args(argv)
     if options.model is None and options.baked is not None:
         raise ConfigError("--baked needs --model: the checkpoint it was baked from, to compare with")

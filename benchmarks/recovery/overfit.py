@@ -21,7 +21,8 @@ from benchmarks.recovery.corpus import Corpus
 from benchmarks.recovery.recipes import RECIPES, SCALES, Materials, Scale, recipe_config
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
+from mlx_voxclone.cli.common import Parser, entry, set_device
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.data.clips import HELDOUT, TRAIN
 from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
@@ -94,7 +95,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--size", choices=list(SCALES), default="full", help="batch size and learning rate (full)")
     parser.add_argument("--steps", type=int, default=600, metavar="N", help="optimiser steps (600)")
     parser.add_argument("--kind", default="real", help="kind of the held-out clip (real)")
-    add_device(parser)
+    add_shared(parser, "--device")
     options = parser.parse_args(argv)
     set_device(options.device)
     clips = Corpus.load(options.corpus or options.benchmark / "corpus").split("heldout", options.kind)

@@ -23,7 +23,8 @@ from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe
 from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
 from benchmarks.recovery.teacher import taught_units
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import Parser, add_device, entry, set_device
+from mlx_voxclone.cli.common import Parser, entry, set_device
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.model.codec import Codec
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> int:
         "--equal", choices=(training.STEPS, training.TIME), help="compare at equal steps or equal time alone"
     )
     parser.add_argument("--ignore-gates", action="store_true", help="go on with a codec that fails its gates")
-    add_device(parser)
+    add_shared(parser, "--device")
     options = parser.parse_args(argv)
     set_device(options.device)
     names = list(dict.fromkeys(options.recipes.split(",")))

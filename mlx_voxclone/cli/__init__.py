@@ -13,6 +13,7 @@ FRONT = {
     "doctor": "what this machine can train: memory, time, disk, and what to change",
 }
 MORE = {
+    "config": "explain a configuration's keys, list the shipped ones, print one complete",
     "diff": "what differs between two checkpoints",
     "unbake": "take a bake back: the checkpoint it was made from, and the parts apart",
     "encode": "audio -> codes, latents and voice embedding",

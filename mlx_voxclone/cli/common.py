@@ -1,4 +1,4 @@
-"""What every command shares: options, the device, and how mistakes reach the user.
+"""What every command shares: its registration, the device, and how mistakes reach the user (`options.py`: options).
 
 Exit codes: 0 success, 2 the user's mistake or what the machine refuses (one line on stderr), 130 interrupted by Ctrl-C,
 143 SIGTERM, 129 SIGHUP, 141 reader of our output gone. An error that is ours keeps its traceback. `VOXCLONE_DEBUG=1`
@@ -6,27 +6,27 @@ shows the traceback of the user's mistakes too.
 """
 
 import argparse
+import difflib
 import functools
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mlx_voxclone.cli.options import RENAMED
 from mlx_voxclone.errors import ConfigError, VoxcloneError
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 
-DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
-DEVICES = ("auto", "gpu", "cpu")
 EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141
 # Metavars of options that take a path, or a path or a hub id; and of those that join one with a name or a weight.
 PATHS = frozenset(
     {"DIR", "FILE", "WAV", "AUDIO", "OUT.wav", "X.safetensors", "JSON", "C", "SOURCE", "DIR_OR_ID", "NAME_OR_FILE"}
-    | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER"}
+    | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
 )
-NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=FILE", "NAME=SOURCE"})
+NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=SOURCE"})
 
 OTHER_AUDIO = (".mp3", ".flac", ".ogg", ".opus", ".m4a", ".aac", ".aiff", ".aif")
 
@@ -66,7 +66,22 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def error(self, text: str):
+        if text.startswith("unrecognized arguments: "):
+            text += self._nearest(text.split()[2].partition("=")[0])
         self.exit(EXIT_BAD_INPUT, f"error: {_one_line(text)} (see {self.prog} --help)\n")
+
+    def _nearest(self, unknown: str) -> str:
+        """`; did you mean ...?` for an option that there is not, or nothing."""
+        options = {name for parser in self._with_actions() for name in parser._option_string_actions}
+        near = [RENAMED[unknown]] if RENAMED.get(unknown) in options else difflib.get_close_matches(unknown, options, 1)
+        return f"; did you mean {near[0]}?" if near else ""
+
+    def _with_actions(self) -> Iterator[argparse.ArgumentParser]:
+        """This parser, and those of its actions where it has some (`voices add`)."""
+        yield self
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                yield from action.choices.values()
 
 
 def entry(function: Callable[[list[str]], int | None]) -> Callable[[Sequence[str] | None], int]:
@@ -207,54 +222,6 @@ def check_wav_output(output: str, *inputs: str | None) -> Path:
         if not path.is_file() or path.open("rb").read(4) not in (b"RIFF", b""):
             raise DataError(f"{output}: exists and is no WAV file; it will not be replaced")
     return path
-
-
-def add_device(parser: argparse.ArgumentParser, default: str | None = "auto") -> None:
-    """`--device auto|gpu|cpu`; hand the value to `set_device`. `default=None`: a configuration decides."""
-    fallback = "" if default else " (default: the configuration's)"
-    text = "where to compute: auto takes the GPU (Metal or CUDA) when there is one"
-    parser.add_argument("--device", choices=DEVICES, default=default, help=text + fallback)
-
-
-def add_seed(parser: argparse.ArgumentParser, default: int | None = 0) -> None:
-    """`--seed N`. `default=None`: a configuration decides."""
-    fallback = "" if default is not None else " (default: the configuration's)"
-    parser.add_argument(
-        "--seed", type=_seed, default=default, metavar="N", help=f"same seed, same result on the same device{fallback}"
-    )
-
-
-def add_model(parser: argparse.ArgumentParser, default: str | None = DEFAULT_MODEL) -> None:
-    """`--model DIR_OR_ID`. `default=None`: the option is required."""
-    text = "Voxtral directory, or a hub id to fetch"
-    parser.add_argument("--model", default=default, required=default is None, metavar="DIR_OR_ID", help=text)
-
-
-def add_encoder(parser: argparse.ArgumentParser, use: str = "encoder weights for a checkpoint that has none") -> None:
-    """`--encoder FILE`; hand the value to `encoder_path`."""
-    parser.add_argument("--encoder", metavar="FILE", help=f"{use}: .safetensors or hf://OWNER/NAME")
-
-
-def encoder_path(given: str | None) -> Path | None:
-    """The encoder file of `--encoder`, fetched from the hub where it is an address; None: none given.
-
-    Raises:
-        CheckpointError: not to be had from the hub.
-    """
-    from mlx_voxclone.files.hub import ENCODER, local
-
-    return local(given, ENCODER) if given is not None else None
-
-
-def add_quiet(parser: argparse.ArgumentParser) -> None:
-    """`--quiet`; hand the value to `set_quiet`."""
-    parser.add_argument("--quiet", action="store_true", help="say nothing but errors and the result")
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"a whole number from 0 to 2^63 - 1 expected, got {text!r}")
-    return int(text)
 
 
 def set_device(name: str) -> str:

@@ -201,7 +201,7 @@ def schema_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterato
     """Every dotted key of the schema, sections before what they hold."""
     for name in model.model_fields:
         yield prefix + name
-        section = _section(model, name)
+        section = section_of(model, name)
         if section is not None:
             yield from schema_keys(section, f"{prefix}{name}.")
 
@@ -251,7 +251,7 @@ def _override(content: dict[str, Any], sources: dict[str, str], key: str, value:
     *sections, name = key.split(".")
     model: type[BaseModel] | None = RunConfig
     for part in (*sections, name) if value is None else ():
-        model = _section(model, part) if model is not None and part in model.model_fields else None
+        model = section_of(model, part) if model is not None and part in model.model_fields else None
     if value is None and model is not None:  # of a file it would mean "nothing said here"; said aloud, it is a slip
         hint = f"set one of its keys, such as {key}.{next(iter(model.model_fields))}"
         raise ConfigError(f"{COMMAND_LINE}: {key}: a section cannot be null; {hint}")
@@ -266,7 +266,7 @@ def _override(content: dict[str, Any], sources: dict[str, str], key: str, value:
     sources.update(dict.fromkeys([key, *dotted(value if isinstance(value, dict) else {}, key + ".")], COMMAND_LINE))
 
 
-def _section(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     """The model behind a field that is a section, None for a plain value."""
     annotation = model.model_fields[name].annotation
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
@@ -277,13 +277,13 @@ def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None
         *sections, name = key.split(".")
         model: type[BaseModel] | None = RunConfig
         for section in sections:
-            model = _section(model, section) if model is not None else None
+            model = section_of(model, section) if model is not None else None
         if model is not None and name not in model.model_fields:
             setter = next((k for k in sources if k == key or k.startswith(key + ".")), key)
-            raise ConfigError(f"{_source(sources, setter)}: {key}: unknown key; {_suggest(model, sections, name)}")
+            raise ConfigError(f"{_source(sources, setter)}: {key}: unknown key; {suggest(model, sections, name)}")
 
 
-def _suggest(model: type[BaseModel], sections: list[str], name: str) -> str:
+def suggest(model: type[BaseModel], sections: list[str], name: str) -> str:
     """The same name in another section, else the nearest here, else the nearest elsewhere, else what there is here."""
     prefix = "".join(section + "." for section in sections)
     elsewhere: dict[str, list[str]] = {}
@@ -304,7 +304,7 @@ def _without_empty_sections(content: Mapping[str, Any], model: type[BaseModel]) 
     """`data:` with every line below it commented out means the defaults, not null."""
     result = {}
     for name, value in content.items():
-        section = _section(model, name) if name in model.model_fields else None
+        section = section_of(model, name) if name in model.model_fields else None
         if section is not None and isinstance(value, Mapping):
             value = _without_empty_sections(value, section)
         if section is None or value is not None:

@@ -16,6 +16,7 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.hub import FORM, HubAddress, is_address
@@ -138,6 +139,11 @@ ModelName = Annotated[Name, BeforeValidator(_model)]  # a directory, or a hub id
 SpokenText = Annotated[Name, AfterValidator(_spoken)]
 VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
+
+
+def is_automatic(field: FieldInfo) -> bool:
+    """Whether a field takes AUTO in the place of paths."""
+    return any(isinstance(part, WrapValidator) and part.func is _automatic for part in field.metadata)
 
 
 def at_most(most: int, least: int = 1) -> Any:

@@ -71,7 +71,7 @@ BAD_OPTIONS = {
     "a missing encoder": (["--encoder", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
     "missing adapters": (["--adapters", "nowhere"], "not found"),
     "a missing recording": (["--voice", "anna=nowhere.wav"], "nowhere.wav: no such file"),
-    "a voice without file": (["--voice", "anna"], "NAME=FILE"),
+    "a voice without file": (["--voice", "anna"], "NAME=SOURCE"),
     "a recording twice": (["--voice", "anna=a.wav", "--voice", "anna=a.wav"], "given twice"),
     "a bad name": (["--voice", "An.na=a.wav"], "voice name"),
     "a name that is taken": (["--voice", "casual_male=a.wav"], "casual_male: this checkpoint has one"),

@@ -107,7 +107,7 @@ def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypat
     asked = []
     monkeypatch.setattr(command, "measure", lambda *work: asked.append(work) or ROW)
     monkeypatch.setattr(measure, "product_rate", lambda **_: (2.5e12, 1e12))
-    text = bench(capsys, "--only", "decode, say", "--sizes", "tiny", "--no-peers", "--json", str(tmp_path / "b.json"))
+    text = bench(capsys, "--only", "decode, say", "--sizes", "tiny", "--no-peers", "--output", str(tmp_path / "b.json"))
     assert asked == [("decode", "tiny", 3, False), ("say", "tiny", 3, False)]
     assert "float32 2.5 TFLOP/s" in text
     lines = [line for line in text.splitlines() if line.startswith("decode ")]
@@ -129,7 +129,7 @@ def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypat
         (["--only", "decode,sing"], "--only sing: there are spectral, encoder, decode, lora, say"),
         (["--only", ","], "--only: name at least one"),
         (["--repeats", "0"], "--repeats must be from 1 to 1000, got 0"),
-        (["--json", "no/such/place.json", "--only", "decode"], "no/such"),
+        (["--output", "no/such/place.json", "--only", "decode"], "no/such"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_is_measured(argv, told, capsys, monkeypatch):

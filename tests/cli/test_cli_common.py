@@ -11,6 +11,7 @@ import pytest
 
 from mlx_voxclone import cli
 from mlx_voxclone.cli import common
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
@@ -125,9 +126,8 @@ def test_broken_pipe_is_quiet():
 
 def options(argv):
     parser = common.Parser("demo", "what it does")
-    common.add_model(parser, default=None)
-    common.add_device(parser)
-    common.add_seed(parser)
+    add_shared(parser, "--model", required=True, default=None)
+    add_shared(parser, "--device", "--seed")
     parser.add_argument("--rate", type=float, default=0.5, help="a rate in Hz")
     parser.add_argument("--dry-run", action="store_true", help="only say")
     return parser.parse_args(argv)
@@ -161,11 +161,40 @@ def test_a_wrong_option_is_one_line(argv, words, capsys):
 
 def test_defaults_left_to_a_configuration():
     parser = argparse.ArgumentParser()
-    common.add_device(parser, default=None)
-    common.add_seed(parser, default=None)
+    add_shared(parser, "--device", "--seed", default=None)
     args = parser.parse_args([])
     assert args.device is None
     assert args.seed is None
+
+
+def test_a_command_checks_its_options_before_it_runs(capsys):
+    done = []
+
+    def options(parser):
+        parser.add_argument("--rate", type=float, default=0.5)
+        add_shared(parser, "--device", "--quiet")
+
+    def check(parser, options):
+        if options.rate < 0:
+            parser.error("--rate must not be negative")
+
+    @common.command("What it does.", options, check)
+    def main(options):
+        common.message("not said when quiet")
+        done.append((options.rate, mx.default_device()))
+        return 1
+
+    before = mx.default_device()
+    try:
+        assert main(["--rate", "2", "--device", "cpu", "--quiet"]) == 1
+    finally:
+        mx.set_default_device(before)
+    assert done == [(2.0, mx.cpu)]
+    assert capsys.readouterr().err == ""
+    assert main(["--rate", "-1"]) == 2
+    assert capsys.readouterr().err == "error: --rate must not be negative (see voxclone test_cli_common --help)\n"
+    assert main.parser().description == "What it does."
+    assert len(done) == 1
 
 
 def test_set_device(monkeypatch):

@@ -72,7 +72,7 @@ def judged(model, directory, samples, voice, text=TEXT):
 def test_codes_are_the_judges(encode, model, whole, clip, other):
     samples, codec = read_audio(clip), model.audio_tokenizer
     plain, plain_metadata, _ = encode(clip, name="plain.safetensors")
-    found, metadata, said = encode(clip, "--text", TEXT, "--voice-audio", other)
+    found, metadata, said = encode(clip, "--text", TEXT, "--ref-audio", other)
     expected = judged(model, whole, samples, codec.audio_codes(read_audio(other)))
     assert sorted(found) == ["codes", "confidence", "embedding", "latents"]
     assert (found["codes"].dtype, found["codes"].shape) == (np.int32, (37, 13))
@@ -117,15 +117,15 @@ def test_the_recording_is_its_own_voice_up_to_a_limit(encode, model, whole, clip
 
 def test_text_and_voice_count(encode, clip, other):
     """Other words or another voice prompt, other probabilities."""
-    options = {"a": [TEXT], "b": ["koni lesu tara papa."], "c": [TEXT, "--voice-audio", other]}
-    options["d"] = [*options["c"], "--voice-audio", other]
+    options = {"a": [TEXT], "b": ["koni lesu tara papa."], "c": [TEXT, "--ref-audio", other]}
+    options["d"] = [*options["c"], "--ref-audio", other]
     found = [encode(clip, "--text", *o, name=f"{name}.safetensors")[0]["confidence"] for name, o in options.items()]
     assert len({one.tobytes() for one in found}) == len(options)
 
 
 def test_normalising_brings_both_recordings_to_the_level(encode, model, whole, clip, other):
     samples, voice = (normalise_level(read_audio(path)) for path in (clip, other))
-    found, _, _ = encode(clip, "--text", TEXT, "--voice-audio", other, "--normalise", "--quiet")
+    found, _, _ = encode(clip, "--text", TEXT, "--ref-audio", other, "--normalise", "--quiet")
     expected = judged(model, whole, samples, model.audio_tokenizer.audio_codes(voice))
     np.testing.assert_array_equal(found["codes"], expected.codes)
     np.testing.assert_array_equal(found["confidence"], expected.confidence)
@@ -181,8 +181,8 @@ def heard(monkeypatch):
 
 
 def test_what_a_whisper_understands_is_the_text(encode, clip, other, heard):
-    given, metadata, _ = encode(clip, "--text", TEXT, "--voice-audio", other, name="given.safetensors")
-    found, own, said = encode(clip, "--transcribe", "--voice-audio", other)
+    given, metadata, _ = encode(clip, "--text", TEXT, "--ref-audio", other, name="given.safetensors")
+    found, own, said = encode(clip, "--transcribe", "--ref-audio", other)
     assert sorted(found) == sorted(given)
     for name in given:
         np.testing.assert_array_equal(found[name], given[name])
@@ -190,7 +190,7 @@ def test_what_a_whisper_understands_is_the_text(encode, clip, other, heard):
     assert "transcribed_by" not in metadata
     assert f"transcribed (it): {TEXT}\n" in said
     assert (heard.models, heard.clips, heard.freed) == ([WHISPER_MODEL], [(str(clip), None)], 1)
-    _, named, _ = encode(clip, "--transcribe", "--whisper", "tiny", "--language", "pt", name="named.safetensors")
+    _, named, _ = encode(clip, "--transcribe", "--whisper-model", "tiny", "--language", "pt", name="named.safetensors")
     assert named["transcribed_by"] == heard.models[-1] == "tiny"
     assert heard.clips[-1] == (str(clip), "pt")
 
@@ -214,7 +214,7 @@ def test_recordings_that_are_not_heard_at_all(refused, whole, tmp_path, heard, s
 def test_by_mlx_whisper_itself(encode, clip, tmp_path):
     whisper = write_whisper(tmp_path / "whisper")
     given, _, _ = encode(clip, "--text", SENTENCE, name="given.safetensors")
-    found, metadata, said = encode(clip, "--transcribe", "--whisper", whisper)
+    found, metadata, said = encode(clip, "--transcribe", "--whisper-model", whisper)
     assert metadata["text"] == SENTENCE
     assert f"transcribed ({LANGUAGE}): {SENTENCE}" in said
     np.testing.assert_array_equal(found["codes"], given["codes"])
@@ -237,13 +237,13 @@ def test_without_the_extra(refused, whole, clip, tmp_path, monkeypatch):
         (["--text", " \n "], ["--text is empty"]),
         (["--text", ""], ["--text is empty"]),
         (["--text", "papa " * 70_000], ["clip.wav: the text is too long", "exceed the context of 65536"]),
-        (["--voice-audio", "clip.wav"], ["--voice-audio is for --text and --transcribe"]),
-        (["--whisper", "tiny"], ["--whisper is for --transcribe"]),
+        (["--ref-audio", "clip.wav"], ["--ref-audio is for --text and --transcribe"]),
+        (["--whisper-model", "tiny"], ["--whisper-model is for --transcribe"]),
         (["--text", "pa", "--language", "en"], ["--language is for --transcribe"]),
         (["--text", "pa", "--transcribe"], ["--transcribe: not allowed with argument --text"]),
         (["--transcribe", "--method", "optimise"], ["--transcribe is for --method encoder"]),
         (["--text", "pa", "--method", "optimise"], ["--text is for --method encoder"]),
-        (["--text", "pa", "--voice-audio", "gone.wav"], ["gone.wav: no such audio file"]),
+        (["--text", "pa", "--ref-audio", "gone.wav"], ["gone.wav: no such audio file"]),
     ],
 )
 def test_options_that_cannot_be_used(refused, whole, clip, tmp_path, options, texts):
@@ -265,7 +265,7 @@ def test_recordings_that_hold_no_text(refused, whole, tmp_path, samples, text, o
 def test_a_voice_that_cannot_serve(refused, whole, clip, speech, tmp_path):
     write_wav(tmp_path / "short.wav", speech[:12_000])
     argv = ["encode", clip, "--model", whole, "--output", tmp_path / "x.safetensors", "--text", "papa"]
-    refused([*argv, "--voice-audio", tmp_path / "short.wav"], f"{tmp_path / 'short.wav'}: ", "0.5 s long")
+    refused([*argv, "--ref-audio", tmp_path / "short.wav"], f"{tmp_path / 'short.wav'}: ", "0.5 s long")
 
 
 def test_without_an_encoder(refused, miniature, clip, tmp_path):

@@ -44,7 +44,7 @@ def read(path) -> dict[str, np.ndarray]:
 
 def test_without_an_encoder(miniature, clip, tmp_path, capsys):
     output = tmp_path / "x.safetensors"
-    assert run(clip, miniature, output, "--steps", "3", "--learning-rate", "0.2", "--seed", "4") == 0
+    assert run(clip, miniature, output, "--max-steps", "3", "--lr", "0.2", "--seed", "4") == 0
     captured = capsys.readouterr()
     assert captured.out == f"{output}\n"
     assert "3 steps" in captured.err
@@ -67,7 +67,7 @@ def test_starts_from_an_encoder(whole, miniature, encoder_file, clip, tmp_path, 
     model, options = (whole, []) if where == "baked" else (miniature, ["--encoder", encoder_file])
     plain, output = tmp_path / "plain.safetensors", tmp_path / "x.safetensors"
     assert voxclone([str(a) for a in ("encode", clip, "--model", model, "--output", plain, *options)]) == 0
-    assert run(clip, model, output, *options, "--steps", "2", "--quiet") == 0
+    assert run(clip, model, output, *options, "--max-steps", "2", "--quiet") == 0
     codec = load_model(Release(miniature), parts=["codec"]).audio_tokenizer
     expected = optimise_codes(codec, read_audio(clip), start=read(plain)["latents"], steps=2)
     np.testing.assert_array_equal(read(output)["latents"], expected.latents)
@@ -77,7 +77,7 @@ def test_starts_from_an_encoder(whole, miniature, encoder_file, clip, tmp_path, 
 
 
 def test_decodes_and_makes_a_voice(miniature, clip, tmp_path):
-    assert run(clip, miniature, tmp_path / "x.safetensors", "--steps", "1", "--quiet") == 0
+    assert run(clip, miniature, tmp_path / "x.safetensors", "--max-steps", "1", "--quiet") == 0
     argv = ["decode", tmp_path / "x.safetensors", "--model", miniature, "--output", tmp_path / "x.wav"]
     assert voxclone([str(a) for a in argv]) == 0
     assert len(read_audio(tmp_path / "x.wav")) == 6 * 1920
@@ -87,7 +87,7 @@ def test_a_long_clip_says_how_long_it_will_take(miniature, clip, tmp_path, capsy
     monkeypatch.setattr(optimise, "PIECE_FRAMES", 2)
     inner = optimise.optimise_codes
     monkeypatch.setattr(optimise, "optimise_codes", lambda *a, **k: inner(*a, **k, piece_frames=2))
-    assert run(clip, miniature, tmp_path / "x.safetensors", "--steps", "1") == 0
+    assert run(clip, miniature, tmp_path / "x.safetensors", "--max-steps", "1") == 0
     errors = capsys.readouterr().err
     assert errors.count("piece 1 of 3 took") == 1
     assert "to go" in errors
@@ -125,11 +125,11 @@ def test_without_an_encoder_both_ways_out_are_named(refused, miniature, clip, tm
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ([*OPTIMISE, "--steps", "0"], "--steps must be at least 1, got 0"),
+        ([*OPTIMISE, "--max-steps", "0"], "--max-steps must be at least 1, got 0"),
         ([*OPTIMISE, "--patience", "-3"], "--patience must be at least 1, got -3"),
-        ([*OPTIMISE, "--learning-rate", "0"], "--learning-rate must be above 0 and finite, got 0"),
-        ([*OPTIMISE, "--learning-rate", "nan"], "--learning-rate must be above 0 and finite, got nan"),
-        (["--steps", "5"], "--steps is for --method optimise"),
+        ([*OPTIMISE, "--lr", "0"], "--lr must be above 0 and finite, got 0"),
+        ([*OPTIMISE, "--lr", "nan"], "--lr must be above 0 and finite, got nan"),
+        (["--max-steps", "5"], "--max-steps is for --method optimise"),
         (["--method", "encoder", "--patience", "5"], "--patience is for --method optimise"),
         (["--method", "both"], "invalid choice"),
     ],
@@ -146,7 +146,7 @@ def test_a_clip_shorter_than_a_frame(refused, miniature, speech, tmp_path):
 
 def test_silence_gives_codes(miniature, tmp_path):
     write_wav(tmp_path / "silent.wav", np.zeros(3 * 1920))
-    assert run(tmp_path / "silent.wav", miniature, tmp_path / "x.safetensors", "--steps", "2", "--quiet") == 0
+    assert run(tmp_path / "silent.wav", miniature, tmp_path / "x.safetensors", "--max-steps", "2", "--quiet") == 0
     assert np.isfinite(read(tmp_path / "x.safetensors")["latents"]).all()
 
 

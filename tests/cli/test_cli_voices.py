@@ -166,7 +166,7 @@ def test_bad_input_of_add_and_remove(refused, miniature, tmp_path):
     refused(["voices", "remove", "--model", tmp_path / "none", *out, "x"], "no such directory")
     refused(["voices", "remove", *model, *out], "NAME")
     refused(["voices", "remove", *model, "casual_male"], "--output")
-    refused(["voices", "add", *model, *out, "anna"], "write NAME=FILE")
+    refused(["voices", "add", *model, *out, "anna"], "write NAME=SOURCE")
     refused(["voices", "add", *model, *out, f"casual_male={tmp_path / 'x.pt'}"], "casual_male")
     refused(["voices", "add", *model, *out, f"anna={tmp_path / 'x.pt'}"], "x.pt: no such file")
     refused(["voices"], "ACTION")

@@ -301,7 +301,7 @@ def test_how_codebooks_are_used(miniature, tmp_path, capsys):
         write_wav(place / f"{k}.wav", 0.1 * rng.standard_normal(3 * 1920).astype(np.float32))
         codes = np.concatenate([np.array([semantic]), np.full((36, 3), 7 + k)]).astype(np.int32)
         save_tensors(place / f"{k}.safetensors", {"codes": codes})
-    argv = [place, "--speaker-model", "none", "--whisper-model", "none", "--codec", miniature]
+    argv = [place, "--speaker-model", "none", "--whisper-model", "none", "--code-usage", "--model", miniature]
     assert run(*argv, "--output", tmp_path / "out") == 0
     about = Evaluation.load(tmp_path / "out").about
     shares = np.array([2, 1, 3]) / 6

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from places import ROOT
 
-from mlx_voxclone.cli.common import DEFAULT_MODEL
+from mlx_voxclone.cli.options import DEFAULT_MODEL
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import MIX
 from mlx_voxclone.data.shards.store import CACHE_GB

@@ -2,17 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    command,
-    encoder_path,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.amounts import format_bytes
 
@@ -29,24 +20,18 @@ registered where servers look for them. The result appears under its name only w
 
 
 def _options(parser: Parser) -> None:
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    add_encoder(parser, "a trained codec encoder")
-    parser.add_argument(
-        "--adapters",
-        action="append",
-        default=[],
-        metavar="DIR[=WEIGHT]",
-        help="LoRA adapters trained on this model, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
-        " takes half of a change",
-    )
-    parser.add_argument(
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", note="; must not exist")
+    add_shared(parser, "--encoder", note="; put into the checkpoint")
+    add_shared(parser, "--adapters", note="; folded into the weights")
+    add_shared(
+        parser,
         "--voice",
         action="append",
         default=[],
-        metavar="NAME=FILE",
-        help="add a voice from a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
-        " (.safetensors); may be repeated, for several voices or, with one name, for several recordings of one",
+        metavar="NAME=SOURCE",
+        note=" to add; SOURCE is a recording, an embedding (.pt, .safetensors, hf://OWNER/NAME) or codes"
+        " (.safetensors); repeat for several voices or, with one name, for several recordings of one voice",
     )
     parser.add_argument(
         "--for",
@@ -68,11 +53,8 @@ def _options(parser: Parser) -> None:
         help="type of folded weights: the base's (BF16), float32, or float32 where BF16 would lose over 5 %% of a"
         " change's direction; loaders that compute in BF16, vLLM-Omni among them, round float32 to the nearest",
     )
-    parser.add_argument("--verbose", action="store_true", help="a line on every folded weight")
-    parser.add_argument("--dry-run", action="store_true", help="check and measure everything, write nothing")
-    add_quiet(parser)
-    add_seed(parser)
-    add_device(parser)
+    add_shared(parser, "--verbose", note=" that adapters change")
+    add_shared(parser, "--dry-run", "--device", "--quiet")
 
 
 @command(_DESCRIPTION, _options)
@@ -118,7 +100,7 @@ def _voices(options: list[str]) -> dict[str, list[str]]:
     for option in options:
         name, equals, source = option.partition("=")
         if not equals or not source:
-            raise CheckpointError(f"--voice {option}: write NAME=FILE")
+            raise CheckpointError(f"--voice {option}: write NAME=SOURCE")
         if source in voices.get(name, []):
             raise CheckpointError(f"--voice {option}: given twice")
         voices.setdefault(name, []).append(source)

@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, command, message, set_device
+from mlx_voxclone.cli.common import Parser, command, message, set_device
+from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -22,13 +23,9 @@ TIGHT = 0.9  # of what is usable
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
-    )
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_device(parser, default=None)
-    add_quiet(parser)
+    add_shared(parser, "--config", "--set", "--json")
+    add_shared(parser, "--device", default=None, note=f" {BY_CONFIGURATION}")
+    add_shared(parser, "--quiet")
 
 
 def _check(parser: Parser, options) -> None:

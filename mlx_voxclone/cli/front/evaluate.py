@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Change, Evaluation, Measured
@@ -23,41 +24,37 @@ def _options(parser: Parser) -> None:
     from mlx_voxclone.evaluate.speakers import MODEL, SPECTRAL
 
     parser.add_argument("source", metavar="SOURCE", nargs="?", help="directory, .jsonl or .lst")
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make for the results")
+    add_shared(parser, "--output", note=": the results; must not exist")
     parser.add_argument("--outputs", metavar="DIR", help="where the outputs of a .lst are")
     parser.add_argument(
         "--speaker-model",
         default=MODEL,
-        metavar="M",
-        help=f"of the similarity: a hub id, an .onnx file, {SPECTRAL} (a fallback that knows little), or {NONE}",
+        metavar="MODEL",
+        help=f"speaker verification, for the similarity: a Hub id, an .onnx file, {SPECTRAL} (a weak fallback), or"
+        f" {NONE}",
     )
+    add_shared(parser, "--whisper-model", note=f", for the error rates, or {NONE}")
+    add_shared(parser, "--language", note=", of texts that do not name theirs")
     parser.add_argument(
-        "--whisper-model",
-        default="mlx-community/whisper-large-v3-turbo",
-        metavar="M",
-        help=f"of the error rates: a directory or hub id in mlx-whisper's format, or {NONE}",
+        "--code-usage",
+        action="store_true",
+        help="measure how the codes in NAME.safetensors use the codebooks of --model",
     )
-    parser.add_argument("--language", metavar="L", help="of texts that do not say theirs, such as en")
-    parser.add_argument(
-        "--codec", metavar="DIR", help="the model whose codes NAME.safetensors holds: how its codebooks are used"
-    )
+    add_shared(parser, "--model", default=None, note=" (for the drift by default BASE, with --adapters)")
     drift = parser.add_argument_group(
         "drift of the model's own voices", "what the released model said with them, compared frame by frame"
     )
-    drift.add_argument("--base", metavar="DIR", help="the released model")
-    drift.add_argument("--model", metavar="DIR", help="what was made of it (by default BASE, with --adapters)")
-    drift.add_argument(
-        "--adapters", action="append", default=[], metavar="DIR[=WEIGHT]", help="adapters kept apart, may be repeated"
-    )
+    add_shared(drift, "--base")
+    add_shared(drift, "--adapters")
     drift.add_argument("--pairs", metavar="DIR", help="what `voxclone pairs` wrote with the released model")
     parser.add_argument("--compare", metavar="JSON", help="an earlier evaluation of the same cases")
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(parser, "--seed", "--device", "--quiet")
 
 
 def _check(parser: Parser, options) -> None:
-    if options.base is None and (options.model or options.adapters or options.pairs):
+    if options.code_usage and not options.model:
+        parser.error("--code-usage is measured in the codebooks of a checkpoint: give --model, too")
+    if options.base is None and (options.adapters or options.pairs or (options.model and not options.code_usage)):
         parser.error("--model, --adapters and --pairs are for the drift of the model's own voices: give --base, too")
     if options.base is not None and not options.pairs:
         parser.error("--base is for the drift of the model's own voices: give --pairs, too")
@@ -98,8 +95,8 @@ def _codec(options, coded) -> "CodecConfig":
     from mlx_voxclone.errors import DataError
 
     if not coded:
-        raise DataError(f"{options.source}: --codec asks for the use of codes, and no NAME.safetensors holds any")
-    return Release(options.codec).config.codec
+        raise DataError(f"{options.source}: --code-usage needs codes, and no NAME.safetensors holds any")
+    return Release(options.model).config.codec
 
 
 def _drift(options) -> "list[Measured]":
@@ -132,7 +129,7 @@ def _measured(cases, options) -> "Evaluation":
         bar = stack.enter_context(progress_bar(quiet=options.quiet, total=len(cases), unit="output"))
         found = evaluate(cases, speaker, whisper, seed=options.seed, progress=bar.update)
     coded = [case.codes for case in cases if case.codes]
-    if options.codec:
+    if options.code_usage:
         usage = usage_of_files(coded, _codec(options, coded))
         found.about |= {f"codes: {name.replace('_', ' ')}": value for name, value in usage.items()}
     if options.base is not None:

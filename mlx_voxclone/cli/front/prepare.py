@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command
-from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
+from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.process.progress import progress_over
 
 DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
@@ -26,9 +27,9 @@ SOURCE is one of
 def _options(parser: Parser) -> None:
     default = PrepareOptions()
     parser.add_argument("source", metavar="SOURCE", help="folder, manifest or recording")
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; used again if up to date")
+    add_shared(parser, "--output", note="; used again if up to date")
     parser.add_argument("--speaker", metavar="NAME", help="use only this speaker of the source")
-    parser.add_argument("--language", metavar="CODE", help="language where the manifest names none (en, de, fr, ...)")
+    add_shared(parser, "--language", note=", of recordings whose manifest names none")
     shards = parser.add_argument_group("corpora larger than the disk")
     shards.add_argument(
         "--shards", metavar="SIZE", help="write tar shards of this size (1GB) and an index, in place of a file per clip"
@@ -38,17 +39,15 @@ def _options(parser: Parser) -> None:
     )
     length = parser.add_argument_group("length and level")
     length.add_argument("--min-seconds", type=float, default=default.min_seconds, metavar="S", help="leave out shorter")
-    length.add_argument(
+    add_shared(
+        length,
         "--max-seconds",
-        type=float,
         default=default.max_seconds,
-        metavar="S",
-        help="cut longer recordings at pauses; transcribed ones stay whole up to 30 s and are left out beyond",
+        note=" of a clip: longer recordings are cut at pauses; with a text they stay whole up to 30 s, and are left out"
+        " beyond",
     )
     length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
-    length.add_argument(
-        "--normalise", action="store_true", help="bring speech to -23 dB of full scale; servers keep the level as it is"
-    )
+    add_shared(length, "--normalise")
     refuse = parser.add_argument_group("what is refused")
     refuse.add_argument(
         "--min-sampling-rate", type=int, default=default.min_sampling_rate, metavar="HZ", help="refuse recordings below"
@@ -68,15 +67,9 @@ def _options(parser: Parser) -> None:
         "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
     )
     text = parser.add_argument_group("transcripts")
-    text.add_argument(
-        "--transcribe", action="store_true", help="make missing texts with mlx-whisper (extra transcribe)"
-    )
-    text.add_argument(
-        "--whisper", default=WHISPER_MODEL, metavar="MODEL", help="Whisper in MLX format, directory or hub id"
-    )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(text, "--transcribe", note=" what has no text")
+    add_shared(text, "--whisper-model", note="; for --transcribe")
+    add_shared(parser, "--seed", "--device", "--quiet")
 
 
 @command(DESCRIPTION, _options)
@@ -109,6 +102,6 @@ def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
         min_sampling_rate=arguments.min_sampling_rate,
         max_clipped=arguments.max_clipped,
         transcribe=arguments.transcribe,
-        whisper_model=arguments.whisper,
+        whisper_model=arguments.whisper_model,
         seed=arguments.seed,
     )

@@ -5,18 +5,8 @@ import math
 import sys
 from pathlib import Path
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    check_wav_output,
-    command,
-    encoder_path,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 
 STDOUT = "-"
@@ -29,42 +19,23 @@ To hear it while it is spoken: voxclone say ... --output - | ffplay -autoexit -n
 
 
 def _options(parser: Parser) -> None:
-    add_model(parser)
-    parser.add_argument("--text", required=True, help="what to say")
+    add_shared(parser, "--model")
+    add_shared(parser, "--text", required=True, note=" to speak")
     voice = parser.add_mutually_exclusive_group(required=True)
-    voice.add_argument(
-        "--voice",
-        metavar="NAME_OR_FILE",
-        help="a voice of the checkpoint, or a voice kept apart: .safetensors, .pt or hf://OWNER/NAME",
-    )
-    voice.add_argument(
-        "--ref-audio",
-        metavar="WAV",
-        action="append",
-        help="a recording of the voice, 1 to 60 s (needs a checkpoint with an encoder); several are taken together",
-    )
-    parser.add_argument(
+    add_shared(voice, "--voice", note=" of the checkpoint, or a file: .safetensors, .pt or hf://OWNER/NAME")
+    add_shared(voice, "--ref-audio", note="; needs a codec encoder")
+    add_shared(
+        parser,
         "--output",
-        required=True,
         metavar="OUT.wav",
-        help="24 kHz mono; replaced if it exists; - writes to stdout, a piece of 0.8 s and then 2 s at a time",
+        help="24 kHz mono WAV to write; replaced if it exists; - streams to stdout, first 0.8 s, then 2 s at a time",
     )
-    parser.add_argument(
-        "--adapters",
-        action="append",
-        default=[],
-        metavar="DIR[=WEIGHT]",
-        help="LoRA adapters to speak with, kept apart, a directory or hf://OWNER/NAME; several are added up, WEIGHT 0.5"
-        " takes half of a change",
-    )
-    add_encoder(parser)
-    parser.add_argument("--max-seconds", type=float, default=60.0, help="cut off there if the model does not end")
+    add_shared(parser, "--adapters")
+    add_shared(parser, "--encoder", note="; for a checkpoint that has none")
+    add_shared(parser, "--max-seconds", default=60.0, note=" of the speech, which is cut off there")
     parser.add_argument("--steps", type=int, default=None, help="Euler steps per frame (default: the checkpoint's, 7)")
     parser.add_argument("--cfg-alpha", type=float, default=1.2, help="guidance; 1.0 is none")
-    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(parser, "--float32", "--seed", "--device", "--quiet")
 
 
 def _check(parser: Parser, options) -> None:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message, set_device, set_quiet
+from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 
@@ -12,20 +13,18 @@ way from recordings to a baked checkpoint (task clone). An interrupted run goes 
 
 Clone only a voice whose owner has agreed to it. Weights derived from Voxtral are CC BY-NC 4.0."""
 
-MAX_STEPS = "optimiser steps of each training; a longer warm-up is shortened to a tenth of them"
-
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("--config", metavar="C", help="YAML file, such as configs/voxtral_speaker.yaml")
+    add_shared(parser, "--config")
     parser.add_argument("--smoke-test", action="store_true", help="try everything on a miniature, about a minute")
     parser.add_argument(
         "--resume", metavar="DIR", help="run directory to go on with (its own configuration by default)"
     )
-    parser.add_argument("--max-steps", type=int, metavar="N", help=MAX_STEPS)
+    add_shared(parser, "--max-steps", note=" of each training; a longer warm-up is shortened to a tenth of them")
     parser.add_argument(
         "--epochs", type=int, metavar="N", help="passes over the data of each training, instead of steps"
     )
-    parser.add_argument("--lr", type=float, metavar="X", help="peak learning rate (task clone: of the speaker stage)")
+    add_shared(parser, "--lr", note=" (task clone: of the speaker stage)")
     parser.add_argument(
         "--sweep-lr",
         type=float,
@@ -35,12 +34,9 @@ def _options(parser: Parser) -> None:
         " without numbers five from 1e-7 to 2e-5",
     )
     parser.add_argument("--lora-rank", type=int, metavar="N", help="rank of the LoRA adapters")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=VALUE", help="any key of the configuration; may be repeated"
-    )
-    add_seed(parser, default=None)
-    add_device(parser, default=None)
-    add_quiet(parser)
+    add_shared(parser, "--set")
+    add_shared(parser, "--seed", "--device", default=None, note=f" {BY_CONFIGURATION}")
+    add_shared(parser, "--quiet")
 
 
 @command(DESCRIPTION, _options)

@@ -3,7 +3,8 @@
 import json
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, command, message
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
@@ -35,9 +36,14 @@ def _options(parser: Parser) -> None:
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each work, after a first one")
     parser.add_argument("--no-peers", action="store_true", help="leave other programs out")
-    parser.add_argument("--json", metavar="FILE", help="write the figures there too; replaced if it exists")
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(
+        parser,
+        "--output",
+        required=False,
+        metavar="FILE",
+        help="JSON file to write with the figures; replaced if it exists",
+    )
+    add_shared(parser, "--device", "--quiet")
 
 
 def _check(parser: Parser, options) -> None:
@@ -62,8 +68,8 @@ def main(options) -> None:
     from mlx_voxclone.files.atomic import write_text_atomic
     from mlx_voxclone.process.machine import this_machine
 
-    if options.json:
-        check_output(options.json)
+    if options.output:
+        check_output(options.output)
     machine = this_machine()
     precisions = {"float32": mx.float32} | ({} if machine.device == "cpu" else {"bfloat16": mx.bfloat16})
     rates = {name: measuring.product_rate(dtype=dtype)[0] for name, dtype in precisions.items()}
@@ -76,8 +82,8 @@ def main(options) -> None:
         message(f"{row.name}: {number(row.speed)} {row.unit}")
         mx.clear_cache()
     print(render(rows))
-    if options.json:
-        write_text_atomic(options.json, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
+    if options.output:
+        write_text_atomic(options.output, json.dumps(as_json(machine, rates, rows), indent=1) + "\n")
 
 
 def on_cpu() -> bool:

@@ -1,25 +1,14 @@
 """`voxclone decode`: codes to audio."""
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_model,
-    add_quiet,
-    add_seed,
-    check_wav_output,
-    command,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
+from mlx_voxclone.cli.options import add_shared
 
 
 def _options(parser: Parser) -> None:
     parser.add_argument("codes", metavar="X.safetensors", help="file with a tensor `codes`, 0-based")
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="OUT.wav", help="24 kHz mono; replaced if it exists")
-    parser.add_argument("--float32", action="store_true", help="write floats, unclipped, instead of 16-bit PCM")
-    add_seed(parser)  # every command takes it; nothing is drawn at random here
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", metavar="OUT.wav", help="24 kHz mono WAV to write; replaced if it exists")
+    add_shared(parser, "--float32", "--device", "--quiet")
 
 
 @command("Decode the `codes` [37, T] of a file that `encode` wrote to 24 kHz audio.", _options)

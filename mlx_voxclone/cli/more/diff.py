@@ -5,7 +5,8 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_quiet, command
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.compare import ChangedTensor, Difference
@@ -14,11 +15,10 @@ _PARTS = {"lm": "language model", "head": "flow head", "decoder": "codec decoder
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("base", metavar="BASE", help="Voxtral directory, or a hub id to fetch")
+    parser.add_argument("base", metavar="BASE", help="Voxtral checkpoint: a directory or a Hub id")
     parser.add_argument("other", metavar="OTHER", help="what to compare it with")
-    parser.add_argument("--verbose", action="store_true", help="name every tensor that differs")
-    parser.add_argument("--json", action="store_true", help="print everything as JSON")
-    add_quiet(parser)
+    add_shared(parser, "--verbose", note=" that differs")
+    add_shared(parser, "--json", "--quiet")
 
 
 @command("Compare two checkpoints: tensors, voices and files. Both are only read.", _options)

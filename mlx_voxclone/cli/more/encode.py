@@ -7,17 +7,8 @@ import argparse
 import math
 import time
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    command,
-    encoder_path,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.files.texts import spoken
 from mlx_voxclone.process.amounts import format_seconds
@@ -42,62 +33,46 @@ With --transcribe a Whisper writes the text, which is printed; `transcribed_by` 
 
 def _options(parser: Parser) -> None:
     parser.add_argument("audio", metavar="AUDIO", help="any file soundfile reads; resampled to 24 kHz mono")
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="X.safetensors", help="file to write; must not exist")
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", metavar="X.safetensors", help="file to write; must not exist")
     parser.add_argument(
         "--method",
         choices=(ENCODER, OPTIMISE),
         default=ENCODER,
         help="optimise needs no encoder, and starts from the encoder's latents where there is one",
     )
-    add_encoder(parser)
-    parser.add_argument("--normalise", action="store_true", help="bring the level to -23 dBFS first (servers do not)")
+    add_shared(parser, "--encoder", note="; for a checkpoint that has none")
+    add_shared(parser, "--normalise")
     judged = parser.add_argument_group("judged codes")
     words = judged.add_mutually_exclusive_group()
-    words.add_argument("--text", help="the words of the recording (at most 60 s): judge its codes")
-    words.add_argument(
-        "--transcribe",
-        action="store_true",
-        help="judge them by what mlx-whisper (extra transcribe) understands in the recording (at most 30 s)",
-    )
-    judged.add_argument(
-        "--whisper",
-        metavar="MODEL",
-        help=f"of --transcribe: Whisper in MLX format, directory or hub id (default: {WHISPER_MODEL})",
-    )
-    judged.add_argument(
-        "--language", metavar="CODE", help="of --transcribe: what is spoken, such as en (default: Whisper finds out)"
-    )
-    judged.add_argument(
-        "--voice-audio",
-        metavar="WAV",
-        action="append",
-        help="another recording of the speaker, 1 to 60 s, as the voice prompt of the judge; several are taken together"
-        " (default: the first 12 s of AUDIO itself, which is less good)",
+    add_shared(words, "--text", note=" of the recording (at most 60 s), by which its codes are judged")
+    add_shared(words, "--transcribe", note=" and judge by that text; the recording is at most 30 s long")
+    add_shared(judged, "--whisper-model", default=None, note=f"; for --transcribe (default: {WHISPER_MODEL})")
+    add_shared(judged, "--language", note=", of the recording; for --transcribe (default: Whisper detects it)")
+    add_shared(
+        judged,
+        "--ref-audio",
+        note="; the judge's voice prompt, best not from AUDIO itself (default: the first 12 s of AUDIO)",
     )
     search = parser.add_argument_group("options of --method optimise")
-    search.add_argument(
-        "--steps", type=int, metavar="N", help="most optimiser steps for each piece of 4 s (default: 300)"
+    add_shared(search, "--max-steps", note=", for each chunk of 4 s (default: 300)")
+    add_shared(
+        search,
+        "--lr",
+        note=", in units of the codebook's spread and of the acoustic latents before tanh (default: 0.1)",
     )
     search.add_argument(
-        "--learning-rate",
-        type=float,
-        metavar="R",
-        help="peak step, in units of the codebook's spread and of the acoustic latents before tanh (default: 0.1)",
+        "--patience", type=int, metavar="N", help="end a chunk after N steps without a gain of 0.1 %% (default: 50)"
     )
-    search.add_argument(
-        "--patience", type=int, metavar="N", help="end a piece after N steps without a gain of 0.1 %% (default: 50)"
-    )
-    add_seed(parser)  # of the search's start; the encoder draws nothing at random
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(search, "--seed", note=", of the search's start")
+    add_shared(parser, "--device", "--quiet")
 
 
 def _check(parser: Parser, options: argparse.Namespace) -> None:
     asked = "--transcribe" if options.transcribe else "--text" if options.text is not None else None
-    if asked is None and options.voice_audio:
-        parser.error("--voice-audio is for --text and --transcribe")
-    for name, value in {"--whisper": options.whisper, "--language": options.language}.items():
+    if asked is None and options.ref_audio:
+        parser.error("--ref-audio is for --text and --transcribe")
+    for name, value in {"--whisper-model": options.whisper_model, "--language": options.language}.items():
         if value is not None and not options.transcribe:
             parser.error(f"{name} is for --transcribe")
     if asked is not None and options.method != ENCODER:
@@ -106,15 +81,15 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
         parser.error("--text is empty; give the words of the recording, or leave it out")
     if options.text is not None:
         options.text = spoken(options.text, "--text")
-    given = {"--steps": options.steps, "--learning-rate": options.learning_rate, "--patience": options.patience}
+    given = {"--max-steps": options.max_steps, "--lr": options.lr, "--patience": options.patience}
     for name, value in given.items():
         if value is None:
             continue
         if options.method != OPTIMISE:
             parser.error(f"{name} is for --method optimise")
-        if name == "--learning-rate" and not 0 < value < math.inf:
+        if name == "--lr" and not 0 < value < math.inf:
             parser.error(f"{name} must be above 0 and finite, got {value:g}")
-        if name != "--learning-rate" and value < 1:
+        if name != "--lr" and value < 1:
             parser.error(f"{name} must be at least 1, got {value}")
 
 
@@ -171,7 +146,7 @@ def _transcribe(wave, options: argparse.Namespace) -> dict[str, str]:
     from mlx_voxclone.errors import DataError
     from mlx_voxclone.train.judge.recording import check_recording
 
-    seconds, model = len(wave) / SAMPLE_RATE, options.whisper or WHISPER_MODEL
+    seconds, model = len(wave) / SAMPLE_RATE, options.whisper_model or WHISPER_MODEL
     if seconds > LONGEST_SECONDS:
         raise DataError(
             f"{options.audio}: {seconds:.6g} s of audio, but --transcribe is for up to {LONGEST_SECONDS:g} s; cut it"
@@ -206,7 +181,7 @@ class _Judging:
         from mlx_voxclone.train.judge.recording import RecordingJudge, check_recording, own_voice_frames
 
         self.options, codec = options, release.config.codec
-        clips = read_references(options.voice_audio or [])
+        clips = read_references(options.ref_audio or [])
         for line in reference_warnings(clips) if clips else []:
             message(f"warning: {line}")
         self.clips = [normalise_level(clip) for clip in clips] if options.normalise else clips
@@ -264,7 +239,7 @@ def _optimise(codec, wave, start, options: argparse.Namespace):
     from mlx_voxclone.process.progress import progress_bar
     from mlx_voxclone.train.encoder.optimise import PIECE_FRAMES, STEPS, optimise_codes
 
-    given = {"steps": options.steps, "learning_rate": options.learning_rate, "patience": options.patience}
+    given = {"steps": options.max_steps, "learning_rate": options.lr, "patience": options.patience}
     given = {name: value for name, value in given.items() if value is not None}
     pieces, steps = -(-codec.config.n_frames(len(wave)) // PIECE_FRAMES), given.get("steps", STEPS)
     with progress_bar(quiet=options.quiet, total=pieces * steps, unit="step", smoothing=0) as bar:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 
 def _options(parser: Parser) -> None:
-    parser.add_argument("--output", metavar="DIR", help="directory to make for the checkpoint")
+    add_shared(parser, "--output", required=False, note=": the checkpoint; must not exist")
     parser.add_argument(
         "--preset",
         choices=("tiny", "small", "speaking", "full"),
@@ -20,9 +21,7 @@ def _options(parser: Parser) -> None:
         help="directory to make for three to four minutes of transcribed recordings of a synthetic speaker (another one"
         " for each --seed), unknown to the preset speaking, and sentences in its language, DIR/sentences.txt",
     )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(parser, "--seed", "--device", "--quiet")
 
 
 def _check(parser: Parser, options) -> None:

@@ -2,17 +2,8 @@
 
 import math
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    command,
-    encoder_path,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 
 _DESCRIPTION = """\
@@ -21,8 +12,8 @@ Sentences that the model does not end within the limit are rejected. After an in
 
 
 def _options(parser: Parser) -> None:
-    add_model(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make, or to go on with")
+    add_shared(parser, "--model")
+    add_shared(parser, "--output", note=", or to go on with")
     parser.add_argument(
         "--voices", nargs="+", metavar="NAME", help="voices to speak with (default: all; with --recordings: none)"
     )
@@ -32,7 +23,7 @@ def _options(parser: Parser) -> None:
         help="speak with the voices of these recordings as well, as far as the encoder hears them: folder, manifest or"
         " prepared clips, best of many speakers",
     )
-    add_encoder(parser, "encoder for --recordings, where the checkpoint has none")
+    add_shared(parser, "--encoder", note="; for --recordings, with a checkpoint that has none")
     parser.add_argument(
         "--max-voices",
         type=int,
@@ -53,15 +44,13 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="sentences spoken at once; changes no result in float32"
     )
-    parser.add_argument("--max-seconds", type=float, default=30.0, metavar="S", help="limit for one sentence")
+    add_shared(parser, "--max-seconds", default=30.0, note=" of a sentence; longer ones are rejected")
     parser.add_argument(
         "--augment",
         action="store_true",
         help="write all audio a second time as if recorded: room, noise, band, level; the codes stay",
     )
-    add_seed(parser)
-    add_device(parser)
-    add_quiet(parser)
+    add_shared(parser, "--seed", "--device", "--quiet")
 
 
 def _check(parser: Parser, options) -> None:

@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_device, add_quiet, add_seed, command, message
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.process.amounts import format_bytes
 
 if TYPE_CHECKING:
@@ -44,14 +45,8 @@ def _options(parser: Parser) -> None:
         action="store_true",
         help="remove files that were published there earlier and are not among these (older commits keep them)",
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="write the card and the list of files into a new temporary directory, ask the hub nothing",
-    )
-    add_quiet(parser)
-    add_seed(parser)  # every command takes both; nothing is computed or drawn at random here
-    add_device(parser)
+    add_shared(parser, "--dry-run", note=" to the Hub; card and list of files go into a new temporary directory")
+    add_shared(parser, "--quiet")
 
 
 @command(_DESCRIPTION, _options)

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, add_model, add_quiet, command
+from mlx_voxclone.cli.common import Parser, command
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.unbake import UnbakeReport
@@ -14,14 +15,13 @@ has the base's language model to the bit, or it is not there; the baked checkpoi
 
 
 def _options(parser: Parser) -> None:
-    add_model(parser, default=None)
-    parser.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    parser.add_argument("--base", metavar="DIR_OR_ID", help="what it was baked from, if adapters were folded into it")
+    add_shared(parser, "--model", required=True, default=None)
+    add_shared(parser, "--output", note="; must not exist")
+    add_shared(parser, "--base", note="; needed where adapters were folded into it")
     parser.add_argument(
         "--parts", metavar="DIR", help="keep what is taken out there: encoder.safetensors and the voices, for `bake`"
     )
-    parser.add_argument("--dry-run", action="store_true", help="check everything, write nothing")
-    add_quiet(parser)
+    add_shared(parser, "--dry-run", "--quiet")
 
 
 @command(_DESCRIPTION, _options)

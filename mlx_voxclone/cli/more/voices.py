@@ -4,16 +4,8 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import (
-    Parser,
-    add_device,
-    add_encoder,
-    add_model,
-    add_quiet,
-    add_seed,
-    command,
-    message,
-)
+from mlx_voxclone.cli.common import Parser, command, message
+from mlx_voxclone.cli.options import add_shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +31,7 @@ def _options(parser: Parser) -> None:
 
     def action(name: str, line: str, description: str | None = None) -> Parser:
         made = actions.add_parser(name, help=line, description=description or f"{line[0].upper()}{line[1:]}.")
-        add_model(made)
+        add_shared(made, "--model")
         return made
 
     listing = action("list", "name, number, rows and seconds of each voice, and what is wrong with it")
@@ -47,8 +39,8 @@ def _options(parser: Parser) -> None:
     remove = action("remove", "write a new checkpoint without some voices, every other byte as it was")
     invert = action("invert", "recover the codes behind a voice", _INVERT)
     for made in (add, remove):
-        made.add_argument("--output", required=True, metavar="DIR", help="directory to make; must not exist")
-    add_encoder(add, "encoder for recordings where the model has none, baked in too")
+        add_shared(made, "--output", note="; must not exist")
+    add_shared(add, "--encoder", note="; for recordings, with a checkpoint that has none, and put into it")
     add.add_argument(
         "voices",
         nargs="+",
@@ -59,7 +51,13 @@ def _options(parser: Parser) -> None:
     invert.add_argument(
         "voice", metavar="VOICE", help="name of one of the model's voices, a .pt, .safetensors or hf://OWNER/NAME"
     )
-    invert.add_argument("--output", metavar="X.safetensors", help="file to write the codes to; must not exist")
+    add_shared(
+        invert,
+        "--output",
+        required=False,
+        metavar="X.safetensors",
+        help="file to write: the codes; must not exist",
+    )
     invert.add_argument(
         "--tolerance",
         type=_positive,
@@ -68,9 +66,7 @@ def _options(parser: Parser) -> None:
         help="what may be left over of a row, in multiples of the BF16 rounding expected",
     )
     for made in (listing, add, remove, invert):
-        add_seed(made)  # every command takes it; nothing is drawn at random here
-        add_device(made)
-        add_quiet(made)
+        add_shared(made, "--device", "--quiet")
 
 
 @command(_DESCRIPTION, _options)
@@ -152,8 +148,8 @@ def _facts(release: "Release", end: "np.ndarray", path, expected: int | None, no
 def _add(options) -> int:
     from mlx_voxclone.cli.front import bake
 
-    argv = ["--model", options.model, "--output", options.output, "--seed", str(options.seed)]
-    argv += ["--device", options.device] + (["--quiet"] if options.quiet else [])
+    argv = ["--model", options.model, "--output", options.output, "--device", options.device]
+    argv += ["--quiet"] if options.quiet else []
     argv += ["--encoder", options.encoder] if options.encoder is not None else []
     for voice in options.voices:
         argv.append(f"--voice={voice}")
