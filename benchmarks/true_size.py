@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten
 
 from benchmarks.memory import AnonymousPeak, anonymous
 from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
-from mlx_voxclone.adapters.lora import ATTENTION, TARGETS
+from mlx_voxclone.adapters.names import TARGETS, module_name, tensor_names
 from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -119,7 +119,7 @@ def step(model: Path, options) -> dict:
     config, release, lm = ready(model, options.tokens)
     begun = anonymous()
     tokenizer = SpeechTokenizer.of(release)
-    rng, sizes = np.random.default_rng(0), [n - 2 for n in release.config.codec.code_sizes]
+    rng, sizes = np.random.default_rng(0), release.config.codec.codebook_sizes
     longest = longest_sequence(config)
     letters = int(config.speaker.max_seconds * LETTERS_PER_SECOND)
     text, voice = (TEXT * (1 + letters // len(TEXT)))[:letters], longest["voice"] - 1
@@ -206,10 +206,11 @@ def _make_parts(release: Release, work: Path) -> None:
         tensors = {}
         for layer in range(release.config.backbone.n_layers):
             for leaf in TARGETS:
-                module = f"layers.{layer}.{'attention' if leaf in ATTENTION else 'feed_forward'}.{leaf}"
+                module = module_name(layer, leaf)
                 outputs, inputs = release.tensors.info(f"{module}.weight").shape
-                tensors[f"{module}.lora_a"] = rng.standard_normal((inputs, RANK), dtype=np.float32)
-                tensors[f"{module}.lora_b"] = 1e-5 * rng.standard_normal((RANK, outputs), dtype=np.float32)
+                a, b = tensor_names(module)
+                tensors[a] = rng.standard_normal((inputs, RANK), dtype=np.float32)
+                tensors[b] = 1e-5 * rng.standard_normal((RANK, outputs), dtype=np.float32)
         save_adapters(work / "adapters", tensors, AdapterConfig(RANK, 32.0, TARGETS, release.fingerprint()))
 
 

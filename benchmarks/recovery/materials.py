@@ -16,13 +16,14 @@ from benchmarks.recovery.corpus import Corpus, CorpusClip
 from benchmarks.recovery.gates import group_of
 from mlx_voxclone.audio.augment import augment
 from mlx_voxclone.audio.io import audio_info
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
 from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.pairs.files import SpokenPair, write_pairs
 from mlx_voxclone.pairs.moved import move_pairs
 
 MOVES = 2  # copies of each pair
@@ -107,7 +108,7 @@ def make_pairs(
         return 0
     speakers = pair_speakers(corpus, share)
     clips = [clip for clip in corpus.split("train") if clip.speaker in speakers]
-    settings = {"codec": codec_digest(release.tensors), "speakers": sorted(speakers), "seed": seed}
+    settings = {"codec": decoder_digest(release.tensors), "speakers": sorted(speakers), "seed": seed}
     with atomic_directory(directory) as home:
         return write_pairs(home, _pairs(hidden, clips, seed, recorded), settings)
 

@@ -22,13 +22,13 @@ from benchmarks.recovery.gates import SEEN_REAL
 from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe, Scale, recipe_config
 from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
 from benchmarks.recovery.teacher import taught_units
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli.common import Parser, entry, set_device
 from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.pairs.clip_codes import codec_digest
 
 SETTINGS, PLAN, SCORES, RESULTS = "settings.json", "plan.json", "scores.json", "results.json"
 DESCRIPTION = """\

@@ -24,8 +24,9 @@ from benchmarks.speaking.ears import Ears
 from benchmarks.speaking.profile import PROFILE
 from benchmarks.speaking.score import Case, Heard, gain, heldout_cases, score_model, summary, table
 from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
-from mlx_voxclone.adapters.lora import TARGETS, add_lora
+from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone

@@ -1,6 +1,6 @@
 """LoRA adapters on disk: `adapters.safetensors` and `adapter_config.json`.
 
-Names follow mlx-lm's: `layers.0.attention.wq.lora_a` `[in, rank]` and `.lora_b` `[rank, out]`. Rank and alpha are
+Names are those of `adapters.names`. Rank and alpha are
 stored, never inferred; the base's fingerprint says which model the adapters were trained on.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.adapters.names import is_adapter_tensor, modules, tensor_names
 from mlx_voxclone.checkpoint.dtypes import FLOATS
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
@@ -21,7 +22,6 @@ from mlx_voxclone.files.plain import read_json, reason_of
 
 TENSORS, CONFIG = "adapters.safetensors", "adapter_config.json"
 MAX_ALPHA = 1e6  # far above any; float32 must hold what it does to a weight
-_SUFFIXES = (".lora_a", ".lora_b")
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,6 @@ def load_adapters(directory: str | Path) -> tuple[dict[str, mx.array], AdapterCo
     return tensors, config
 
 
-def modules(names: "Mapping[str, object] | list[str]") -> list[str]:
-    """The adapted modules behind tensor names, sorted: `layers.0.attention.wq`, ..."""
-    return sorted({name.rpartition(".")[0] for name in names})
-
-
 def _read_config(path: Path) -> AdapterConfig:
     try:
         raw = read_json(path)
@@ -143,10 +138,10 @@ def _check(shapes: Mapping[str, tuple[int, ...]], config: AdapterConfig, where: 
     if not shapes:
         raise CheckpointError(f"{where}: holds no adapters")
     for name in shapes:
-        if not name.endswith(_SUFFIXES):
+        if not is_adapter_tensor(name):
             raise CheckpointError(f"{where}: {name} is no LoRA tensor (MODULE.lora_a or MODULE.lora_b)")
     for module in modules(shapes):
-        a, b = (shapes.get(module + suffix) for suffix in _SUFFIXES)
+        a, b = (shapes.get(name) for name in tensor_names(module))
         if a is None or b is None:
             raise CheckpointError(f"{where}: {module} lacks its {'lora_a' if a is None else 'lora_b'}")
         if len(a) != 2 or len(b) != 2 or a[1] != config.rank or b[0] != config.rank:

@@ -4,7 +4,6 @@ Layers are mlx-lm's own (`mlx_lm.tuner.lora.LoRALinear`): `y = W x + scale * (x 
 `[in, rank]` and B `[rank, out]`, B zero at the start. mlx-lm is imported only when LoRA is used: it takes seconds.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
@@ -12,18 +11,15 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.adapters.mix import LowRank
+from mlx_voxclone.adapters.names import HALVES, TARGETS, block_of, is_adapter_tensor, layer_and_target, module_name
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
 from mlx_voxclone.model.blocks.recompute import KeyedDropout
 from mlx_voxclone.model.voxtral import Voxtral
 
-ATTENTION, FEED_FORWARD = ("wq", "wk", "wv", "wo"), ("w1", "w2", "w3")
-TARGETS = ATTENTION + FEED_FORWARD
-_MODULE = re.compile(r"layers\.(\d+)\.(?:attention|feed_forward)\.(" + "|".join(TARGETS) + ")")
-
 
 def _room(layer: nn.Module, target: str) -> nn.Module:
-    return layer.attention if target in ATTENTION else layer.feed_forward
+    return layer[block_of(target)]
 
 
 def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
@@ -89,15 +85,20 @@ def add_lora(
             wrapped = LoRALinear.from_base(getattr(room, target), r=rank, scale=alpha / rank)
             wrapped.dropout = KeyedDropout(dropout)
             setattr(room, target, wrapped)
-            names.append(f"layers.{i}.{'attention' if target in ATTENTION else 'feed_forward'}.{target}")
+            names.append(module_name(i, target))
     # By key, and not unfreeze() alone: that would unfreeze the quantised weights too and break the gradient.
-    model.unfreeze(keys=["lora_a", "lora_b"], strict=False)
+    model.unfreeze(keys=list(HALVES), strict=False)
     return names
 
 
 def lora_parameters(model: Voxtral) -> dict[str, mx.array]:
     """A and B of every wrapped linear, named `layers.N.attention.wq.lora_a`."""
-    return {k: v for k, v in tree_flatten(model.parameters()) if k.endswith((".lora_a", ".lora_b"))}
+    return {k: v for k, v in tree_flatten(model.parameters()) if is_adapter_tensor(k)}
+
+
+def is_adapted(linear: nn.Module) -> bool:
+    """Whether a linear is wrapped in LoRA."""
+    return HALVES[0] in linear
 
 
 def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
@@ -109,14 +110,14 @@ def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
     from mlx_lm.tuner.lora import LoRALinear
 
     for module, change in sorted(changes.items()):
-        match = _MODULE.fullmatch(module)
-        if match is None or int(match[1]) >= len(model.layers):
+        place = layer_and_target(module)
+        if place is None or place[0] >= len(model.layers):
             raise ConfigError(f"adapter {module}: no linear of this model's {len(model.layers)} layers")
-        room = _room(model.layers[int(match[1])], match[2])
-        wrapped = LoRALinear.from_base(getattr(room, match[2]), r=change.a.shape[1], scale=1.0)
-        for part, value in (("lora_a", change.a), ("lora_b", change.b)):
+        room, target = _room(model.layers[place[0]], place[1]), place[1]
+        wrapped = LoRALinear.from_base(getattr(room, target), r=change.a.shape[1], scale=1.0)
+        for part, value in zip(HALVES, change):
             if value.shape != wrapped[part].shape:
                 raise ConfigError(f"adapter {module}: shape {value.shape}, the model needs {wrapped[part].shape}")
             wrapped[part] = mx.array(value)
-        setattr(room, match[2], wrapped)
+        setattr(room, target, wrapped)
     model.freeze()

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, modules
+from mlx_voxclone.adapters.files import AdapterConfig, load_adapters
+from mlx_voxclone.adapters.names import modules, tensor_names
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.hub import ADAPTERS, local
 
@@ -102,7 +103,7 @@ def mix_adapters(sources: "Sequence[AdapterSource | str | Path]", fingerprint: s
         config.check_base(fingerprint, base, source.directory)
         parts.append((source, config))
         for name in modules(tensors):
-            a, b = (np.array(tensors[f"{name}.lora_{half}"]) for half in "ab")
+            a, b = (np.array(tensors[half]) for half in tensor_names(name))
             change = LowRank(a, np.float32(source.weight * config.scale) * b)
             others = found.setdefault(name, [])
             if others and (others[0].a.shape[0], others[0].b.shape[1]) != (a.shape[0], b.shape[1]):

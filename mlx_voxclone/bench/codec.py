@@ -40,7 +40,7 @@ from mlx_voxclone.bench.measure import (
     threads,
 )
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
+from mlx_voxclone.model.config import CodecConfig
 
 
 def measure_encoder_step(
@@ -153,7 +153,7 @@ def measure_decode(
 
 def random_codes(config: CodecConfig, frames: int) -> np.ndarray:
     """0-based codes `[37, frames]`, int32."""
-    sizes = np.array(config.code_sizes)[:, None] - N_SPECIAL_CODES
+    sizes = np.array(config.codebook_sizes)[:, None]
     return np.random.default_rng(0).integers(0, sizes, (len(sizes), frames)).astype(np.int32)
 
 

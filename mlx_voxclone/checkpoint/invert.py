@@ -18,7 +18,8 @@ from functools import cached_property
 
 import numpy as np
 
-from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.codes import end_frame, from_lm
+from mlx_voxclone.model.config import N_SPECIAL_CODES
 
 TABLE = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
 TOLERANCE = 2.0  # residual over expected rounding; rounding itself gives 1, its worst case 1.7
@@ -61,8 +62,7 @@ def rounding_error(rows: np.ndarray) -> np.ndarray:
 def end_row(weights: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     """`[dim]`: the sum for the END frame `[1, 0, 0, ...]`; arguments as for `CodeTable`."""
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    offsets[0] += END_CODE
-    return weights[offsets].sum(axis=0, dtype=np.float64)
+    return weights[offsets + end_frame(len(sizes))].sum(axis=0, dtype=np.float64)
 
 
 def is_end(rows: np.ndarray, end: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
@@ -309,7 +309,7 @@ def invert(
     codes = np.concatenate([np.zeros((0, len(table.sizes)), dtype=np.int64), *[piece[0] for piece in pieces]])
     residuals = np.concatenate([np.zeros(0), *[piece[1] for piece in pieces]])
     status = [s for piece in pieces for s in piece[2]]
-    return Inversion((codes - N_SPECIAL_CODES).T.astype(np.int32), residuals, status)
+    return Inversion(from_lm(codes), residuals, status)
 
 
 def _invert_block(
@@ -318,8 +318,7 @@ def _invert_block(
     error = rounding_error(rows)
     noise = np.square(error * max(1.0, tolerance / TOLERANCE))
     codes = table.descend(rows, table.linear(rows, noise.mean()))
-    end = np.zeros(len(table.sizes), dtype=np.int64)
-    end[0] = END_CODE
+    end = end_frame(len(table.sizes))
     codes[is_end(rows, end_row(table.table, table.sizes), tolerance)] = end
     residuals = table.residuals(rows, codes)
     for i in np.flatnonzero(residuals > tolerance):

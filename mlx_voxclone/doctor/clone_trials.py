@@ -136,7 +136,7 @@ class _Bench:
 
     def clips(self, size: Length, number: int) -> tuple[list[Evidence], list[np.ndarray]]:
         """So many clips, all alike, and their codes."""
-        rng, sizes = np.random.default_rng(0), [n - 2 for n in self.config.codec.code_sizes]
+        rng, sizes = np.random.default_rng(0), self.config.codec.codebook_sizes
         voice, codes = (
             np.stack([rng.integers(0, n, count) for n in sizes]).astype(np.int32)
             for count in (size.voice - 1, size.frames)

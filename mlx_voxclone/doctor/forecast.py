@@ -14,7 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.adapters.lora import TARGETS
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -32,6 +32,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
 from mlx_voxclone.train.loop.task import Task, parameter_groups
+from mlx_voxclone.train.saved.rng import kept_rng
 
 BUDGET, _PATIENCE = 10.0, 6  # seconds of trying, per stage; so many times it, if memory does not yet grow in a line
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked
@@ -123,13 +124,12 @@ def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
         budget: seconds that the trials of a stage may take; beyond, an encoder's are not made any larger, and a
             speaker's are one step with one micro-batch each, without a first one to warm up.
     """
-    before = mx.random.state[0].tolist()
     params, compute = model_params(config.model), Compute.of(config)
-    try:
-        return (_encoder if stage == "encoder" else _speaker)(config, params, compute, budget)
-    finally:
-        mx.clear_cache()
-        mx.random.seed((before[0] << 32) | before[1])
+    with kept_rng():
+        try:
+            return (_encoder if stage == "encoder" else _speaker)(config, params, compute, budget)
+        finally:
+            mx.clear_cache()
 
 
 def _try(task: Task, settings: TrainSettings, size: float, steps: int = _STEPS) -> Trial:

@@ -57,7 +57,7 @@ def speaker_task(
     lora, layers = section.lora, len(model.layers)
     adapted = min(lora.layers or layers, layers)
     add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, layers=adapted, dropout=lora.dropout)
-    rng, sizes = np.random.default_rng(0), [n - 2 for n in model.config.codec.code_sizes]
+    rng, sizes = np.random.default_rng(0), model.config.codec.codebook_sizes
 
     def codes(count: int) -> np.ndarray:
         return np.stack([rng.integers(0, size, count) for size in sizes]).astype(np.int32)

@@ -15,9 +15,10 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.measure import Measured
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.losses.divergence import divergence
-from mlx_voxclone.model.config import N_SPECIAL_CODES
+from mlx_voxclone.model.codes import lm_frames
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
 
@@ -85,7 +86,7 @@ def _heard(
     model: Voxtral, tokenizer: SpeechTokenizer, pair: Pair, rows: mx.array, seed: int, progress: Callable[[int], None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Masked logits `[frames, rows]` and velocities `[frames, 36]` at every frame of a pair, float32."""
-    frames = mx.array(pair.codes.T + N_SPECIAL_CODES)
+    frames = mx.array(lm_frames(pair.codes))  # [T, 37]
     prompt = model.embed_prompt(tokenizer.prompt(pair.text, rows.shape[0]), rows)
     x = mx.concatenate([prompt, model.embed_codes(frames[:-1])[None].astype(prompt.dtype)], axis=1)
     hidden = model.hidden_states(x)[0, prompt.shape[1] - 1 :]

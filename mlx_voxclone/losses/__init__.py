@@ -4,7 +4,7 @@ from mlx_voxclone.losses.adversarial import adversarial_losses, feature_matching
 from mlx_voxclone.losses.codes import acoustic_code_loss, acoustic_level_cross_entropy, semantic_code_loss
 from mlx_voxclone.losses.commitment import commitment_loss
 from mlx_voxclone.losses.distillation import distillation_loss
-from mlx_voxclone.losses.flow_matching import flow_matching_loss, flow_matching_targets, levels_to_values
+from mlx_voxclone.losses.flow_matching import flow_matching_loss, flow_matching_targets
 from mlx_voxclone.losses.mel import log_mel_loss
 from mlx_voxclone.losses.semantic import semantic_cross_entropy
 from mlx_voxclone.losses.stft import multi_resolution_stft_loss
@@ -22,7 +22,6 @@ __all__ = [
     "flow_matching_targets",
     "hinge_discriminator_loss",
     "level_usage_loss",
-    "levels_to_values",
     "log_mel_loss",
     "multi_resolution_stft_loss",
     "semantic_code_loss",

@@ -11,6 +11,7 @@ import mlx.core as mx
 
 from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import check_pair, checked_temperature, cut_to_valid, frame_means, reduce_items
+from mlx_voxclone.model.quantizer import values_to_levels
 
 
 def semantic_code_loss(
@@ -109,7 +110,7 @@ def _on_level_scale(
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     lengths = check_lengths(lengths_frames, z)
-    position = (mx.tanh(cut_to_valid(z, lengths)) + 1.0) * (0.5 * (levels - 1))
+    position = values_to_levels(mx.tanh(cut_to_valid(z, lengths)), levels)
     return position, _codes_to_valid(codes, lengths), lengths
 
 

@@ -10,15 +10,10 @@ velocity carries the noise exactly onto the codes.
 import mlx.core as mx
 
 
-def levels_to_values(codes: mx.array, levels: int = 21) -> mx.array:
-    """Acoustic codes 0..levels-1 (without the offset of 2) -> float32 values 2 * code / (levels - 1) - 1 in [-1, 1]."""
-    return codes.astype(mx.float32) * (2.0 / (levels - 1)) - 1.0
-
-
 def flow_matching_targets(x1: mx.array, x0: mx.array, t: mx.array) -> tuple[mx.array, mx.array]:
     """Points on the straight path and their velocity: (x_t, v), both float32 and of the shape of x1.
 
-    x1 [..., D] data (`levels_to_values`), x0 [..., D] standard normal noise, t [...] times in [0, 1], one per frame.
+    x1 [..., D] data (values of levels), x0 [..., D] standard normal noise, t [...] times in [0, 1], one per frame.
     Raises ValueError for shapes that do not fit.
     """
     if x1.shape != x0.shape or t.shape != x1.shape[:-1]:

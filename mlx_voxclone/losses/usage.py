@@ -17,6 +17,7 @@ import numpy as np
 
 from mlx_voxclone.audio.spectral.plain import check_lengths
 from mlx_voxclone.losses._reduce import checked_temperature
+from mlx_voxclone.model.quantizer import values_to_levels
 
 _LEAST = 1e-30  # below it, a share counts as this in the logarithm, whose gradient so stays finite
 
@@ -75,7 +76,7 @@ def level_usage_loss(
     def spread(position: mx.array) -> mx.array:
         return mx.softmax(-mx.square(position[..., None] - levels) / temperature, axis=-1)
 
-    position = (mx.tanh(_valid_frames(z, lengths_frames)) + 1.0) * (0.5 * (prior.shape[1] - 1))
+    position = values_to_levels(mx.tanh(_valid_frames(z, lengths_frames)), prior.shape[1])
     return _divergence(spread(position).mean(axis=0), prior.astype(mx.float32) @ spread(levels), smoothing)
 
 

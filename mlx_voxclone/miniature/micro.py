@@ -22,7 +22,8 @@ from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.miniature.layout import PRESETS, Sizes, params_json, tekken_json
-from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES, VoxtralConfig
+from mlx_voxclone.model.codes import with_end
+from mlx_voxclone.model.config import N_SPECIAL_CODES, VoxtralConfig
 
 VOICES = {"casual_female": 14, "casual_male": 19, "neutral_female": 25}  # name -> rows, END included
 LAYER_SCALE = 0.1
@@ -240,6 +241,4 @@ def _voice(config: VoxtralConfig, table: np.ndarray, frames: int, rng: np.random
     """`[frames + 1, dim]`: sums of the table's rows for random codes, then the END frame `[1, 0, 0, ...]`."""
     sizes, offsets = np.array(config.codec.code_sizes), np.array(config.codec.code_offsets)
     codes = rng.integers(N_SPECIAL_CODES, sizes, size=(frames, len(sizes)))
-    end = np.zeros((1, len(sizes)), dtype=codes.dtype)
-    end[0, 0] = END_CODE
-    return table[np.concatenate([codes, end]) + offsets].sum(axis=1)
+    return table[with_end(codes) + offsets].sum(axis=1)

@@ -16,7 +16,7 @@ from mlx_voxclone.model.blocks.attention import CodecAttention
 from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d
 from mlx_voxclone.model.blocks.layers import FeedForward
 from mlx_voxclone.model.blocks.products import linear, swiglu
-from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
+from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.model.quantizer import Quantizer
 
 
@@ -305,7 +305,7 @@ class Codec(nn.Module):
         """Raise ValueError unless `codes` is integer `[37, T]` with every value inside its codebook."""
         if codes.ndim != 2 or codes.shape[0] != self.config.n_codebooks or codes.dtype.kind not in "iu":
             raise ValueError(f"codes must be integers [{self.config.n_codebooks}, T], got {codes.dtype} {codes.shape}")
-        sizes = np.array(self.config.code_sizes)[:, None] - N_SPECIAL_CODES
+        sizes = np.array(self.config.codebook_sizes)[:, None]
         wrong = (codes < 0) | (codes >= sizes)
         if wrong.any():
             book, frame = np.argwhere(wrong)[0]

@@ -115,10 +115,14 @@ class CodecConfig:
         return -(-samples // self.frame_size)
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes of each codebook: 0-based ones are below these."""
+        return (self.semantic_codebook_size, *[self.acoustic_codebook_size] * self.acoustic_dim)
+
+    @property
     def code_sizes(self) -> tuple[int, ...]:
         """Rows of each codebook in the LM's table, the two special codes included."""
-        acoustic = self.acoustic_codebook_size + N_SPECIAL_CODES
-        return (self.semantic_codebook_size + N_SPECIAL_CODES, *[acoustic] * self.acoustic_dim)
+        return tuple(size + N_SPECIAL_CODES for size in self.codebook_sizes)
 
     @property
     def code_offsets(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_voxclone.model.blocks.layers import TransformerBlock
 from mlx_voxclone.model.config import CFG_ALPHA, EMPTY_CODE, END_CODE, N_SPECIAL_CODES, AcousticConfig, CodecConfig
+from mlx_voxclone.model.quantizer import values_to_levels
 
 TIME_THETA = 1e4
 INVALID_CODE = -1  # stands for a code that came out of numbers that are not finite
@@ -155,7 +156,7 @@ class FlowMatchingHead(nn.Module):
         """
         semantic = self._semantic_codes(hidden, may_end)
         values = self.acoustic_values(hidden, noise, n_steps, cfg_alpha, times)
-        levels = mx.round((values + 1.0) * 0.5 * (self._codec.acoustic_codebook_size - 1))
+        levels = mx.round(values_to_levels(values, self._codec.acoustic_codebook_size))
         levels = mx.where(mx.isnan(values), INVALID_CODE - N_SPECIAL_CODES, levels).astype(mx.int32)
         levels = mx.where(semantic == END_CODE, 0, levels)
         return mx.concatenate([semantic, levels + N_SPECIAL_CODES], axis=-1)

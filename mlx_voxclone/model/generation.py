@@ -16,7 +16,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.model.blocks.layers import KVCache
-from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
+from mlx_voxclone.model.codes import from_lm
+from mlx_voxclone.model.config import CFG_ALPHA, END_CODE
 from mlx_voxclone.model.flow_head import checked_frames
 from mlx_voxclone.model.voxtral import Voxtral
 
@@ -124,7 +125,7 @@ def spoken_frames(
         frame = checked_frames(np.array(present))[0]
         if frame[0] == END_CODE:
             return True
-        yield frame - N_SPECIAL_CODES
+        yield from_lm(frame)
         present = following
     return False
 
@@ -257,7 +258,7 @@ def generate_batch(
             if frame[0] == END_CODE:
                 ended[speaking[row]] = True
             else:
-                frames[speaking[row]].append(frame - N_SPECIAL_CODES)
+                frames[speaking[row]].append(frame)
                 stay.append(row)
         if on_frame is not None:
             on_frame(len(stay))
@@ -268,8 +269,8 @@ def generate_batch(
             for layer in cache:
                 layer.keep(stay)
         present = following
-    none = np.zeros((model.config.codec.n_codebooks, 0), dtype=np.int32)
-    return [GeneratedCodes(np.stack(f, axis=1) if f else none, e) for f, e in zip(frames, ended)]
+    books = model.config.codec.n_codebooks
+    return [GeneratedCodes(from_lm(np.reshape(f, (len(f), books))), e) for f, e in zip(frames, ended)]
 
 
 def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) -> mx.array:

@@ -44,6 +44,19 @@ class SemanticCodebook(nn.Module):
         return self.embedding_sum[codes].astype(mx.float32) / usage[..., None]
 
 
+def levels_to_values(levels: "mx.array | np.ndarray", count: int) -> "mx.array | np.ndarray":
+    """Levels 0..count-1 to their values, evenly spaced in [-1, 1]: `2 * level / (count - 1) - 1`, elementwise.
+
+    Integers give float32 in MLX and float64 in NumPy.
+    """
+    return levels * (2.0 / (count - 1)) - 1.0
+
+
+def values_to_levels(values: "mx.array | np.ndarray", count: int) -> "mx.array | np.ndarray":
+    """The inverse: where values of [-1, 1] lie on the scale 0..count-1, not rounded; the nearest level is the code."""
+    return (values + 1.0) * (0.5 * (count - 1))
+
+
 class AcousticCodebook:
     """Finite scalar quantiser: tanh once, then `levels` evenly spaced values in [-1, 1]."""
 
@@ -51,13 +64,12 @@ class AcousticCodebook:
         self.levels = levels
 
     def encode(self, z: mx.array) -> mx.array:
-        """Raw latent (before tanh) to level: `round((tanh(z) + 1) / 2 * (levels - 1))`, int32."""
-        bounded = mx.tanh(z.astype(mx.float32))
-        return mx.round((bounded + 1.0) * 0.5 * (self.levels - 1)).astype(mx.int32)
+        """Raw latent (before tanh) to level: the nearest to tanh(z), int32."""
+        return mx.round(values_to_levels(mx.tanh(z.astype(mx.float32)), self.levels)).astype(mx.int32)
 
     def decode(self, codes: mx.array) -> mx.array:
-        """Level to value: `2 * code / (levels - 1) - 1`, float32."""
-        return codes.astype(mx.float32) * (2.0 / (self.levels - 1)) - 1.0
+        """Level to value, float32."""
+        return levels_to_values(codes, self.levels)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import numpy as np
 from mlx_voxclone.model.blocks.layers import KVCache, TransformerBlock
 from mlx_voxclone.model.blocks.recompute import recomputed
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES, BackboneConfig, VoxtralConfig
+from mlx_voxclone.model.codes import lm_frames, with_end
+from mlx_voxclone.model.config import BackboneConfig, VoxtralConfig
 from mlx_voxclone.model.flow_head import FlowMatchingHead
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
@@ -124,7 +125,7 @@ class Voxtral(Backbone):
         """
         codes = np.asarray(codes)
         self.audio_tokenizer.check_codes(codes)
-        frames = mx.array(with_end_frame(codes.T.astype(np.int32) + N_SPECIAL_CODES))
+        frames = mx.array(with_end(lm_frames(codes)))  # [T + 1, 37]
         rows = []
         # Before the sum there are 37 rows per frame: piece by piece, or minutes of audio would take gigabytes.
         for start in range(0, frames.shape[0], EMBED_FRAMES):
@@ -149,10 +150,3 @@ class Voxtral(Backbone):
             return text[None]
         start, stop = int(places[0]), int(places[-1]) + 1
         return mx.concatenate([text[:start], voice.astype(text.dtype), text[stop:]], axis=0)[None]
-
-
-def with_end_frame(frames: np.ndarray) -> np.ndarray:
-    """Append the END frame `[1, 0, 0, ...]` to the LM's codes (with +2) `[T, 37]`."""
-    end = np.zeros((1, frames.shape[1]), dtype=frames.dtype)
-    end[0, 0] = END_CODE
-    return np.concatenate([frames, end], axis=0)

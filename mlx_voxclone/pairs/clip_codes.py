@@ -1,17 +1,16 @@
 """Codes of prepared clips, kept in a file."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, Release, file_sha256, load_model
+from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.model.config import N_SPECIAL_CODES
 
 CODES_FILE = "codes.safetensors"
 
@@ -31,7 +30,7 @@ def clip_codes(
     if path.is_file():
         file = TensorFile(path)
         if all(file.metadata.get(k) == v for k, v in made_from.items()):
-            sizes = [size - N_SPECIAL_CODES for size in release.config.codec.code_sizes]
+            sizes = release.config.codec.codebook_sizes
             kept = {name: file.codes(name, sizes) for name in file.names()}
             if kept.keys() != {clip.id for clip in data.clips}:
                 raise CheckpointError(f"{path}: holds codes of other clips than the data has; delete it, run again")
@@ -42,14 +41,3 @@ def clip_codes(
         codes[clip.id] = codec.audio_codes(clip.read())
     save_tensors(path, codes, made_from, overwrite=True)
     return codes
-
-
-def codec_digest(release: Release, encoder: Path | None = None) -> str:
-    """SHA-256 (hex) of the release's codec, and of the encoder file that is used with it."""
-    digest = hashlib.sha256()
-    for name in sorted(n for n in release.tensors.names() if n.startswith(CODEC_PREFIX)):
-        digest.update(name.encode())
-        digest.update(release.tensors.raw(name))
-    if encoder is not None:
-        digest.update(bytes.fromhex(file_sha256(encoder)))
-    return digest.hexdigest()

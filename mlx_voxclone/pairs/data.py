@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlx_voxclone.audio.io import AudioError, audio_info, read_audio
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json, read_json
-from mlx_voxclone.model.config import N_SPECIAL_CODES, CodecConfig
+from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.pairs.files import (
     FORMAT,
     MANIFEST,
@@ -27,7 +28,6 @@ from mlx_voxclone.pairs.files import (
     SHARDS,
     STORED,
     audio_of,
-    codec_digest,
     read_shard,
 )
 
@@ -112,7 +112,7 @@ class PairData:
         *,
         heldout: float = 0.05,
         seed: int = 0,
-        codec_digest: str | None = None,
+        decoder_digest: str | None = None,
     ) -> "PairData":
         """Read directories of pairs; the codes of all of them stay in memory, 74 bytes a frame (3.3 MB an hour).
 
@@ -122,7 +122,7 @@ class PairData:
             heldout: share of the texts to hold out, drawn by a hash of (seed, text), so that more pairs move none that
                 were there to the other side. Where it is above 0 and there are two texts, at least one and never all.
             seed: of that draw.
-            codec_digest: `pair_files.codec_digest` of the model: pairs that another codec decoded are then refused.
+            decoder_digest: of the model: pairs that another codec decoded are then refused.
 
         Raises:
             DataError: no pairs there; pairs of another model or codec; codes out of range; audio missing, unreadable
@@ -138,7 +138,7 @@ class PairData:
         for number, directory in enumerate(directories):
             if directory.resolve() in [other.resolve() for other in directories[:number]]:
                 raise DataError(f"{directory}: named twice as a directory of pairs; name it once")
-            settings = _settings(directory, codec_digest)
+            settings = _settings(directory, decoder_digest)
             digest.update(json.dumps(settings, sort_keys=True).encode() + b"\n")
             prefix = f"{number}/" if len(directories) > 1 else ""
             pairs.append(_load_directory(directory, codec_config, prefix, digest))
@@ -155,8 +155,8 @@ class PairData:
         cls, paths: str | Path | Sequence[str | Path], release: "Release", *, heldout: float = 0.05, seed: int = 0
     ) -> "PairData":
         """`load`, for a release; pairs that another codec decoded are refused. Arguments and errors as there."""
-        digest = codec_digest(release.tensors)
-        return cls.load(paths, release.config.codec, heldout=heldout, seed=seed, codec_digest=digest)
+        digest = decoder_digest(release.tensors)
+        return cls.load(paths, release.config.codec, heldout=heldout, seed=seed, decoder_digest=digest)
 
     def check_voices(self, release: "Release") -> None:
         """Raise DataError if a voice that spoke is none of the release's."""
@@ -194,7 +194,7 @@ class PairData:
         return self._digest
 
 
-def _settings(directory: Path, codec_digest: str | None) -> dict[str, Any]:
+def _settings(directory: Path, decoder_digest: str | None) -> dict[str, Any]:
     if not directory.is_dir():
         raise DataError(f"{directory}: no such directory of pairs; make them with `voxclone pairs`")
     path = directory / SETTINGS
@@ -206,7 +206,7 @@ def _settings(directory: Path, codec_digest: str | None) -> dict[str, Any]:
         raise DataError(f"{path}: not readable; {_AGAIN}") from None
     if settings.get("format") != FORMAT:
         raise DataError(f"{path}: format {settings.get('format')!r}, {FORMAT!r} is read here; {_AGAIN}")
-    if codec_digest is not None and settings.get("codec") != codec_digest:
+    if decoder_digest is not None and settings.get("codec") != decoder_digest:
         raise DataError(
             f"{directory}: these pairs were decoded by another codec than this model's; {_AGAIN} with this model"
         )
@@ -257,7 +257,7 @@ def _checked_codes(codes: np.ndarray, config: CodecConfig, where: str) -> np.nda
         )
     if not codes.shape[1]:
         raise DataError(f"{where}: holds no frames; {_AGAIN}")
-    sizes = np.array(config.code_sizes)[:, None] - N_SPECIAL_CODES
+    sizes = np.array(config.codebook_sizes)[:, None]
     wrong = (codes < 0) | (codes >= sizes)
     if wrong.any():
         book, frame = np.argwhere(wrong)[0]

@@ -23,7 +23,6 @@ import numpy as np
 
 from mlx_voxclone.audio.io import write_flac, write_wav
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.entries import lies_inside
 from mlx_voxclone.errors import CheckpointError, DataError
@@ -123,7 +122,7 @@ def write_pairs(output: str | Path, pairs: Iterable[SpokenPair], settings: Mappi
     Args:
         output: a new directory; it appears when all of them are written.
         pairs: taken one after the other; the audio of one is in memory at a time.
-        settings: where the pairs come from, for `settings.json`; `codec` is the `codec_digest` of who decoded them.
+        settings: where the pairs come from, for `settings.json`; `codec` is the `decoder_digest` of the model.
 
     Returns:
         The number of pairs.
@@ -263,11 +262,6 @@ def read_shard(path: str | Path) -> tuple[TensorFile, list[dict[str, Any]], dict
     if not complete:
         raise CheckpointError(f"{path}: its codes are not those it lists; delete the shard and make the pairs again")
     return file, kept, rejected
-
-
-def codec_digest(tensors: TensorFile) -> str:
-    """SHA-256 (hex) of a checkpoint's decoder and quantiser: which codec made the audio of pairs."""
-    return digest_of(tensors.raw(name) for name in sorted(tensors.names()) if part_of(name) == "decoder")
 
 
 def digest_of(parts: Iterable[Any]) -> str:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.audio.augment import augment
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.errors import DataError
@@ -27,7 +28,6 @@ from mlx_voxclone.pairs.files import (
     SHARD_SENTENCES,
     ShardWriter,
     SpokenPair,
-    codec_digest,
     digest_of,
     fill_shards,
     settle,
@@ -256,7 +256,7 @@ def identity(release: "Release", precision: str, listed: Sequence[Sentence], row
     return {
         "format": FORMAT,
         "model": release.fingerprint(),
-        "codec": codec_digest(release.tensors),
+        "codec": decoder_digest(release.tensors),
         "voice rows": digest_of(np.array(r.astype(mx.float32)) for r in rows.values()),
         "precision": precision,
         "texts": digest_of(repr((s.text, s.language, s.voice)).encode() for s in listed),

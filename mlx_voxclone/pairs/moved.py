@@ -19,6 +19,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.quantizer import levels_to_values, values_to_levels
 from mlx_voxclone.pairs.files import (
     FORMAT,
     MOVED,
@@ -60,7 +61,7 @@ class VoiceSpread:
             levels: of an acoustic code.
         """
         names = tuple(sorted(codes))
-        values = [acoustic_values(np.concatenate(codes[name], axis=1), levels) for name in names]  # [A, frames]
+        values = [levels_to_values(np.concatenate(codes[name], axis=1)[1:], levels) for name in names]  # [A, frames]
         means = np.stack([v.mean(axis=1) for v in values])
         deviations = np.stack([v.std(axis=1) for v in values])
         return cls(names, means, np.log(np.maximum(deviations, DEVIATIONS[0])))
@@ -73,11 +74,6 @@ class VoiceSpread:
             weight * table[first] + (1 - weight) * table[second] for table in (self.means, self.log_deviations)
         )
         return mean, np.exp(log_deviation).clip(*DEVIATIONS)
-
-
-def acoustic_values(codes: np.ndarray, levels: int) -> np.ndarray:
-    """Values in -1..1 of the acoustic codes: `[1 + A, T]` to `[A, T]`, float64."""
-    return 2.0 * codes[1:] / (levels - 1) - 1.0
 
 
 def moved_codes(
@@ -94,9 +90,9 @@ def moved_codes(
         levels: of an acoustic code.
     """
     (mean, deviation), (new_mean, new_deviation) = own, new
-    values = (acoustic_values(codes, levels) - mean[:, None]) / deviation[:, None]  # [A, T]
+    values = (levels_to_values(codes[1:], levels) - mean[:, None]) / deviation[:, None]  # [A, T]
     values = (values * new_deviation[:, None] + new_mean[:, None]).clip(-1.0, 1.0)
-    acoustic = np.rint((values + 1.0) / 2.0 * (levels - 1))
+    acoustic = np.rint(values_to_levels(values, levels))
     return np.concatenate([codes[:1], acoustic]).astype(np.int32)
 
 

@@ -44,7 +44,7 @@ class CodeStatistics:
         Raises:
             ValueError: codes of another shape or type, or outside their codebook.
         """
-        sizes = (config.semantic_codebook_size, *[config.acoustic_codebook_size] * config.acoustic_dim)
+        sizes = config.codebook_sizes
         counts = [np.zeros(size, dtype=np.int64) for size in sizes]
         for item in map(np.asarray, codes):
             if item.ndim != 2 or item.shape[0] != len(sizes) or item.dtype.kind not in "iu":

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mlx_voxclone.adapters.files import CONFIG as ADAPTER_CONFIG
 from mlx_voxclone.adapters.files import TENSORS
+from mlx_voxclone.adapters.names import is_adapter_tensor
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import PARAMS, WEIGHTS, part_of
 from mlx_voxclone.checkpoint.voices import EMBEDDING, VOICE_DIRECTORY
@@ -71,7 +72,7 @@ def _add_file(publication: Publication, path: Path) -> None:
     elif names and all(part_of(name) == "encoder" for name in names):
         add_encoder(publication, path)
         _add_measured(publication, path.parent)
-    elif any(name.endswith(".lora_a") for name in names):
+    elif any(is_adapter_tensor(name) for name in names):
         raise CheckpointError(f"{path}: adapters are published with {ADAPTER_CONFIG}; name their directory")
     else:
         raise CheckpointError(f"{path}: neither an encoder nor a voice; {WHAT}")

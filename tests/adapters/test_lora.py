@@ -8,8 +8,9 @@ from golden import relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 from tasks_data import full_model
 
-from mlx_voxclone.adapters.lora import TARGETS, add_lora, apply_adapters, lora_parameters, quantise_backbone
+from mlx_voxclone.adapters.lora import add_lora, apply_adapters, lora_parameters, quantise_backbone
 from mlx_voxclone.adapters.mix import LowRank
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
 from mlx_voxclone.model.blocks.recompute import KeyedDropout, recomputed

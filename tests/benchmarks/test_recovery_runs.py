@@ -81,7 +81,9 @@ def test_the_trainer_hears_the_training_speakers_as_they_are(corpus, tmp_path):
 def test_pairs_are_of_half_of_the_speakers_and_decode_to_their_audio(corpus, miniature, tmp_path):
     hidden, release = scratch_codec(miniature), Release(miniature)
     count = materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0)
-    data = PairData.load(tmp_path / "pairs", release.config.codec, codec_digest=materials.codec_digest(release.tensors))
+    data = PairData.load(
+        tmp_path / "pairs", release.config.codec, decoder_digest=materials.decoder_digest(release.tensors)
+    )
     speakers = {pair.voice for pair in data.pairs}
     assert len(speakers) == 2
     assert speakers < {clip.speaker for clip in corpus.split("train")}
@@ -103,7 +105,7 @@ def test_moved_pairs_are_beside_the_others(corpus, miniature, tmp_path):
         codes = np.stack([rng.integers(low, low + 8, 6) for _ in range(37)]).astype(np.int32)
         made.append(SpokenPair(f"{k:06d}", codes, hidden.decode_audio(codes), text="", voice=f"voice-{low}"))
     (tmp_path / "pairs").mkdir()
-    count = write_pairs(tmp_path / "pairs", made, {"codec": materials.codec_digest(release.tensors)})
+    count = write_pairs(tmp_path / "pairs", made, {"codec": materials.decoder_digest(release.tensors)})
     materials.move(hidden, tmp_path / "pairs", tmp_path / "moved", seed=0)
     places = [tmp_path / "pairs", tmp_path / "moved"]
     both = PairData.of_model(places, release, heldout=0.25)

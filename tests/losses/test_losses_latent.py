@@ -10,9 +10,9 @@ from mlx_voxclone.losses import (
     commitment_loss,
     flow_matching_loss,
     flow_matching_targets,
-    levels_to_values,
     semantic_cross_entropy,
 )
+from mlx_voxclone.model.quantizer import levels_to_values, values_to_levels
 
 FIXTURES = np.load(ROOT / "tests" / "fixtures" / "losses" / "torch_losses.npz")
 N_VALID = 66
@@ -198,11 +198,12 @@ def test_cross_entropy_misuse():
 
 
 def test_levels_become_the_values_of_the_decoder():
-    values = np.array(levels_to_values(mx.arange(21)))
+    values = np.array(levels_to_values(mx.arange(21), 21))
     np.testing.assert_allclose(values, np.linspace(-1, 1, 21), atol=1e-7)
     # and back by the serving code's rule
     np.testing.assert_array_equal(np.round((values + 1) / 2 * 20), np.arange(21))
-    np.testing.assert_allclose(np.array(levels_to_values(mx.array([0, 2, 4]), levels=5)), [-1, 0, 1])
+    np.testing.assert_allclose(values_to_levels(values, 21), np.arange(21), atol=1e-5)
+    np.testing.assert_allclose(np.array(levels_to_values(mx.array([0, 2, 4]), 5)), [-1, 0, 1])
 
 
 def test_the_path_runs_straight_from_noise_to_data():

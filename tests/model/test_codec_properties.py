@@ -183,6 +183,25 @@ def test_the_left_context_of_any_codec_is_what_its_frames_depend_on(which):
     assert max(changed(frames - 1 - context)) > 0
 
 
+@pytest.mark.parametrize(("window", "context"), [(32, 37), (64, 69)])
+def test_chunks_equal_the_whole_for_any_window(window, context, monkeypatch):
+    """The release's strides and depths; layer scales of 1 let every layer's window count."""
+    sizes = {"dim": 32, "hidden_dim": 32, "head_dim": 4, "n_heads": 8, "patch_size": 8, "semantic_dim": 8}
+    sizes |= {"semantic_codebook_size": 16, "acoustic_dim": 4, "layer_scale_init": 1.0, "window": window}
+    config = dataclasses.replace(VoxtralConfig.from_dict(RELEASE_PARAMS).codec, **sizes)
+    mx.random.seed(0)
+    codec = Codec(config, encoder=True)
+    codes = np.random.default_rng(0).integers(0, 16, (config.n_codebooks, 110))
+    wave = noise(110 * config.frame_size - 3)
+    assert codec.left_context == context
+    audio, latents = np.array(codec.decode(mx.array(codes)[None])[0]), encode_alone(codec, wave)
+    assert relative_error(codec.decode_audio(codes, chunk_frames=50), audio) < ROUNDING
+    assert relative_error(codec.encode_audio(wave, chunk_frames=50), latents) < ROUNDING
+    monkeypatch.setattr(Codec, "left_context", 4)
+    assert relative_error(codec.decode_audio(codes, chunk_frames=50), audio) > 100 * ROUNDING
+    assert relative_error(codec.encode_audio(wave, chunk_frames=50), latents) > 100 * ROUNDING
+
+
 @pytest.mark.parametrize(("length", "window"), [(1, 2), (5, 2), (16, 16), (17, 16), (70, 4), (200, 16), (33, 8)])
 def test_windowed_attention_equals_the_full_matrix(length, window):
     rng = np.random.default_rng(length)

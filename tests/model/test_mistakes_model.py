@@ -190,7 +190,7 @@ def test_the_vectors_notice(mistake, monkeypatch):
 
 def test_end_frame_forgotten(monkeypatch):
     model, vectors = golden.model_and_vectors("codec_small")
-    monkeypatch.setattr(voxtral, "with_end_frame", lambda frames: frames)
+    monkeypatch.setattr(voxtral, "with_end", lambda frames: frames)
     assert model.voice_embedding(np.array(vectors["out.codes"][0])).shape != vectors["out.voice_embedding"].shape
 
 

@@ -76,6 +76,24 @@ def test_sigmoid():
     assert sigmoid(x.astype(mx.bfloat16)).dtype == mx.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_sigmoid_and_swiglu_far_from_zero(dtype):
+    """exp(-x) is infinite in float32 below x = -88.7: the values are 0 there, and so are the gradients."""
+    far = [-1e30, -1e4, -200, -100, -89, -88, 88, 89, 200, 1e4, 1e30]
+    x = mx.array(far).astype(dtype)
+    want = [0.0 if value < 0 else 1.0 for value in far]
+    np.testing.assert_allclose(np.array(sigmoid(x).astype(mx.float32)), want, atol=1e-37)
+    slopes = mx.grad(lambda x: sigmoid(x).sum())(x)
+    assert slopes.dtype == dtype
+    np.testing.assert_allclose(np.array(slopes.astype(mx.float32)), 0, atol=1e-36)
+    for gated in (swiglu, lambda gate, up: gate * sigmoid(gate) * up):  # of the codec, of the language model
+        to_gate, to_up = mx.grad(lambda gate, up: gated(gate, up).sum(), argnums=(0, 1))(x, mx.ones_like(x))  # noqa: B023
+        np.testing.assert_allclose(np.array(to_gate.astype(mx.float32)), want, atol=1e-30)
+        np.testing.assert_allclose(
+            np.array(to_up.astype(mx.float32)), np.maximum(np.array(x.astype(mx.float32)), 0), atol=1e-30
+        )
+
+
 # ---- folding ---------------------------------------------------------------------------------------------------------
 
 CONVOLUTIONS = [

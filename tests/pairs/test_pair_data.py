@@ -11,13 +11,14 @@ import soundfile
 from pairs_made import SETTINGS, SHARD, refused, spoken
 
 from mlx_voxclone.audio.io import write_flac
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.pairs.data import PairData
-from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.pairs.files import SpokenPair, write_pairs
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
@@ -96,8 +97,8 @@ def test_pairs_of_the_miniature(miniature, config, tmp_path):
     argv = ["pairs", "--model", miniature, "--output", tmp_path / "out", "--per-voice", 3, "--max-seconds", 1.6]
     argv += ["--seed", 2]  # a miniature says noise, and ends where that leads it
     assert voxclone([str(a) for a in [*argv, "--voices", "casual_male", "--augment", "--quiet"]]) == 0
-    digest = codec_digest(Release(miniature).tensors)
-    data = PairData.load(tmp_path / "out", config, codec_digest=digest)
+    digest = decoder_digest(Release(miniature).tensors)
+    data = PairData.load(tmp_path / "out", config, decoder_digest=digest)
     lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
     assert sorted(pair.id for pair in data.pairs) == [line["id"] for line in lines]
     assert len(lines) >= 2
@@ -106,7 +107,7 @@ def test_pairs_of_the_miniature(miniature, config, tmp_path):
         np.testing.assert_allclose(pair.read(), codec.decode_audio(pair.codes), atol=1e-5)
         assert len(pair.read(augmented=True)) == pair.frames * 1920
     with pytest.raises(DataError, match="decoded by another codec than this model's; make the pairs again"):
-        PairData.load(tmp_path / "out", config, codec_digest="0" * 64)
+        PairData.load(tmp_path / "out", config, decoder_digest="0" * 64)
 
 
 # ---- the sides -------------------------------------------------------------------------------------------------------

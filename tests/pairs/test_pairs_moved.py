@@ -9,12 +9,13 @@ from commands import tree
 from pairs_made import refused
 from pairs_on_disk import random_codes
 
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.pairs import files as pair_files
 from mlx_voxclone.pairs.data import PairData
-from mlx_voxclone.pairs.files import MOVED, SpokenPair, codec_digest, read_shard, write_pairs
+from mlx_voxclone.pairs.files import MOVED, SpokenPair, read_shard, write_pairs
 from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, UNCHANGED, Mover, VoiceSpread, move_pairs, moved_codes
 
 pytest_plugins = ["commands"]
@@ -45,7 +46,7 @@ def write(miniature, codec, directory, count=6, voices=VOICES):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair_files, "SHARD_SENTENCES", 2)
-        write_pairs(directory, listed, {"codec": codec_digest(Release(miniature).tensors)})
+        write_pairs(directory, listed, {"codec": decoder_digest(Release(miniature).tensors)})
     return directory
 
 

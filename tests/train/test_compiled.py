@@ -18,7 +18,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, Loader, MicroBatch, to_device
 from mlx_voxclone.train.loop.task import Padded, fingerprint_of
 from mlx_voxclone.train.loop.trainer import Trainer
-from mlx_voxclone.train.saved.state import get_rng
+from mlx_voxclone.train.saved.rng import get_rng
 from mlx_voxclone.train.speaker.buckets import FRAMES, POSITIONS, bucket
 from mlx_voxclone.train.speaker.preservation import KeptPairs
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance

@@ -17,11 +17,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release, file_sha256, open_encoder
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files.atomic import atomic_file
 from mlx_voxclone.files.cache import NO_SPACE, Entry, unwritable
-from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.settings.config import RunConfig

@@ -31,6 +31,7 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.intelligibility import errors
 from mlx_voxclone.model import generation
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
@@ -299,4 +300,4 @@ class _Bench:
 
     def _profile(self, codes: np.ndarray) -> np.ndarray:
         """Mean acoustic values `[36]` of codes `[37, T]`."""
-        return 2.0 * codes[1:].mean(axis=1) / (self.model.config.codec.acoustic_codebook_size - 1) - 1.0
+        return levels_to_values(codes[1:], self.model.config.codec.acoustic_codebook_size).mean(axis=1)

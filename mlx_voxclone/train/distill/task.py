@@ -18,8 +18,9 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.losses.divergence import divergence
-from mlx_voxclone.model.config import N_SPECIAL_CODES
-from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
+from mlx_voxclone.model.codes import from_lm, lm_frames, with_end
+from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
 from mlx_voxclone.train.loop.task import fingerprint_of
@@ -173,13 +174,12 @@ class DistillTask:
         part = slice(item.first, item.first + item.frames)
         frames = np.zeros((0, item.voice.true.shape[0]), np.int32)
         if item.codes is not None:
-            frames = item.codes.T.astype(np.int32) + N_SPECIAL_CODES
+            frames = lm_frames(item.codes)
         prompt = np.array(self._prompt(item.text, item.frames + 1), dtype=np.int32)
         audio = self.model.config.audio_token_id
         heard = item.voice.true if item.kept else item.voice.ours
         true, ours = (
-            np.concatenate([with_end_frame(codes[:, part].T + N_SPECIAL_CODES), frames]).astype(np.int32)
-            for codes in (item.voice.true, heard)
+            np.concatenate([with_end(lm_frames(codes[:, part])), frames]) for codes in (item.voice.true, heard)
         )
         return {
             "ids": np.concatenate([prompt, np.full(len(frames), audio, dtype=np.int32)]),
@@ -203,12 +203,12 @@ class DistillTask:
         sequence = self._sequence(item)
         frames, levels = sequence.pop("frames"), self.model.config.codec.acoustic_codebook_size
         if len(frames):
-            acoustic = frames[:, 1:] - N_SPECIAL_CODES
+            acoustic = from_lm(frames)[1:].T
         else:
             acoustic = rng.integers(0, levels, (1, self.model.config.codec.acoustic_dim))
         noise = rng.standard_normal(acoustic.shape, dtype=np.float32)
         time = rng.uniform(size=len(acoustic)).astype(np.float32)
-        values = np.float32(2 / (levels - 1)) * acoustic.astype(np.float32) - 1
+        values = levels_to_values(acoustic, levels).astype(np.float32)
         del sequence["true"]
         return {
             "id": item.id,

@@ -19,6 +19,7 @@ from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.train.loop.schedule import learning_rate as scheduled
 
 if TYPE_CHECKING:
@@ -256,10 +257,11 @@ class _Adam:
         config = objective.codec.config
         self.steps, self.rate, self.patience, self.progress = steps, rate, patience, progress
         semantic, acoustic = config.semantic_dim, config.acoustic_dim
+        levels = config.acoustic_codebook_size
         self.offset = mx.concatenate([objective.centre, mx.zeros(acoustic)])
         self.unit = mx.concatenate([mx.full(semantic, objective.spread), mx.ones(acoustic)])
         # Half-way into the outermost levels' cells: further out tanh lets no gradient back, and no code changes.
-        edge = math.atanh(1.0 - 0.5 / (config.acoustic_codebook_size - 1))
+        edge = math.atanh(levels_to_values(levels - 1.25, levels))
         self.bound = mx.concatenate([mx.full(semantic, math.inf), mx.full(acoustic, edge)])
 
     def run(self, loss: _PieceLoss, start: np.ndarray) -> tuple[np.ndarray, int]:

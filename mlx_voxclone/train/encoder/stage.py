@@ -6,12 +6,12 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release, open_encoder
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.inputs import EncoderInputs

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.adapters.lora import quantise_backbone
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -23,7 +24,6 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.text_checks import is_sayable
 from mlx_voxclone.errors import CheckpointError, TranscriptError
 from mlx_voxclone.files.plain import parse_json
-from mlx_voxclone.pairs.clip_codes import codec_digest
 from mlx_voxclone.pairs.data import Pair
 from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig

@@ -21,10 +21,11 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.codes import lm_frames
 from mlx_voxclone.model.config import N_SPECIAL_CODES
-from mlx_voxclone.model.quantizer import nearest_distance
+from mlx_voxclone.model.quantizer import levels_to_values, nearest_distance, values_to_levels
 from mlx_voxclone.model.voxtral import Voxtral
 
 ROUNDS = 4
@@ -141,7 +142,7 @@ class CodeJudge:
         for batch in self._batches(evidence):
             hidden = self._hidden([self._embedded_prompt(evidence[k]) for k in batch], [codes[k] for k in batch])
             for k, states in zip(batch, hidden):
-                values = levels_to_values(mx.array(np.ascontiguousarray(codes[k][1:].T)), self._levels)  # [T, 36]
+                values = levels_to_values(mx.array(codes[k][1:].T), self._levels)  # [T, 36]
                 rng, losses = np.random.default_rng([seed, len(values)]), []
                 for _ in range(FLOW_DRAWS):
                     noise = mx.array(rng.standard_normal(values.shape).astype(np.float32))
@@ -189,7 +190,7 @@ class CodeJudge:
 
     def _with(self, semantic: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Semantic codes `[T]` and acoustic values `[T, 36]` in [-1, 1] -> codes `[37, T]`."""
-        levels = np.round((np.clip(values, -1, 1) + 1) / 2 * (self._levels - 1))
+        levels = np.round(values_to_levels(np.clip(values, -1, 1), self._levels))
         return np.concatenate([semantic[None], levels.T]).astype(np.int32)
 
     # --- the language model's side ----------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ class CodeJudge:
         """Per item the hidden states `[T, dim]` that predict its frames, given the frames before."""
         sequences = []
         for prompt, c in zip(prompts, codes):
-            frames = mx.array(np.ascontiguousarray(c.T[:-1]) + N_SPECIAL_CODES)  # the last frame predicts END alone
+            frames = mx.array(lm_frames(c[:, :-1]))  # the last frame predicts END alone
             sequences.append(mx.concatenate([prompt, self.model.embed_codes(frames).astype(prompt.dtype)], axis=0))
         width = max(s.shape[0] for s in sequences)
         batch = mx.stack([mx.pad(s, [(0, width - s.shape[0]), (0, 0)]) for s in sequences])  # [B, width, dim]

@@ -14,7 +14,8 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.train.loop.distributed import ALONE, Ranks
 from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
 from mlx_voxclone.train.loop.task import Padded, Task, weights_at
-from mlx_voxclone.train.saved.state import get_rng, not_finite, separate_rng, set_rng
+from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
+from mlx_voxclone.train.saved.state import not_finite
 
 MAX_COMPILED = 64  # functions of a task that are compiled
 

@@ -47,6 +47,7 @@ from mlx_voxclone.train.loop.resume import (
 from mlx_voxclone.train.loop.task import Task, parameter_groups
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.saved.state import RunState, uninterrupted
 
 _JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
@@ -108,9 +109,9 @@ class Trainer:
         else:
             self.run_dir = Path(run_dir)
             ranks.from_first(lambda: refuse_used(self.run_dir))
-            with states.separate_rng(settings.seed):
+            with separate_rng(settings.seed):
                 silent = sorted(self.masters.values.keys() - self.optimizers.late())
-                self.state = RunState(rng=states.get_rng(), silent=silent)
+                self.state = RunState(rng=get_rng(), silent=silent)
         self.keeper = Keeper(task, settings, self.masters, self.optimizers, self.identity, self.run_dir)
         self.keeper.saved = self.state.step if resume is not None else -1
         self._share()
@@ -157,7 +158,7 @@ class Trainer:
 
     def _loop(self) -> None:
         settings, state = self.settings, self.state
-        states.set_rng(state.rng)
+        set_rng(state.rng)
         position = {"seed": settings.seed, "position": state.position, "step": state.step}
         with Loader(self.task, batch_size=settings.batch_size, accumulate=settings.accumulate, **position) as loader:
             while True:
@@ -250,7 +251,7 @@ class Trainer:
     def _advance(self, group: Group) -> None:
         self.state.step += 1
         self.state.position = group.next_position
-        self.state.rng = states.get_rng()
+        self.state.rng = get_rng()
 
     def _note_silent(self, norms: dict[str, float]) -> None:
         """Warns, once and early, of trainable parameters that no loss reaches: they would only decay."""

@@ -241,26 +241,3 @@ def recover_all(run_dir: Path) -> None:
 
 def _beside(path: Path) -> tuple[Path, Path]:
     return path.with_name(f".{path.name}.new"), path.with_name(f".{path.name}.old")
-
-
-def get_rng() -> tuple[int, int]:
-    """MLX's random state as two 32-bit words."""
-    high, low = mx.random.state[0].tolist()
-    return high, low
-
-
-def set_rng(words: tuple[int, int]) -> None:
-    """Puts MLX's random state back exactly to what `get_rng` gave."""
-    high, low = words
-    mx.random.seed((high << 32) | low)
-
-
-@contextmanager
-def separate_rng(seed: int) -> Iterator[None]:
-    """Runs the block on random numbers of its own, so that evaluating or sampling does not change the training."""
-    words = get_rng()
-    mx.random.seed(seed)
-    try:
-        yield
-    finally:
-        set_rng(words)

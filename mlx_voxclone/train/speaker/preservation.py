@@ -15,6 +15,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.adapters.lora import is_adapted
 from mlx_voxclone.bake.record import own_voices
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
@@ -146,7 +147,7 @@ def _automatic_paths(
 @contextmanager
 def without_adapters(model: Voxtral) -> Iterator[None]:
     """The model as it was released: all LoRA layers at strength 0."""
-    adapted = [(m, m.scale) for m in model.modules() if "lora_a" in m]
+    adapted = [(m, m.scale) for m in model.modules() if is_adapted(m)]
     try:
         for module, _ in adapted:
             module.scale = 0.0

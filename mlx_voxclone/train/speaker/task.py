@@ -16,9 +16,10 @@ import numpy as np
 from mlx_voxclone.adapters.lora import lora_parameters
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, levels_to_values, semantic_cross_entropy
-from mlx_voxclone.model.config import END_CODE, N_SPECIAL_CODES
-from mlx_voxclone.model.voxtral import Voxtral, with_end_frame
+from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
+from mlx_voxclone.model.codes import lm_frames, with_end
+from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
@@ -169,14 +170,14 @@ class SpeakerTask:
         kept = isinstance(utterance, Kept)
         voice = np.zeros((0, utterance.codes.shape[0]), np.int32) if kept else self._voice(utterance, rng)
         rows = utterance.rows if kept else np.zeros((0, self.model.config.backbone.dim), np.float32)
-        frames = utterance.codes.T + N_SPECIAL_CODES  # (T, 37)
-        ended = frames.shape[0] <= self._frame_limit
-        frames = frames[: self._frame_limit]
+        ended = utterance.codes.shape[1] <= self._frame_limit
+        codes = utterance.codes[:, : self._frame_limit]  # [37, T], 0-based
+        frames = lm_frames(codes)  # [T, 37]
         prompt = np.array(self._prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
         audio_id, n = self.model.config.audio_token_id, len(frames)
         # The last frame is an input only where there is something left to predict after it: END.
         inputs = frames if ended else frames[:-1]
-        semantic = np.append(frames[:, 0], END_CODE) if ended else frames[:, 0]
+        semantic = (with_end(frames) if ended else frames)[:, 0]  # [T + 1] or [T]
         weights = np.full(len(semantic), 0.0 if kept else 1.0, dtype=np.float32)  # of the frames, and of END
         if not kept and utterance.silent is not None:
             weights[:n][utterance.silent[:n]] = self.section.silence_weight
@@ -188,7 +189,7 @@ class SpeakerTask:
             "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
             "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
             "semantic": semantic.astype(np.int32),
-            "acoustic": (frames[:, 1:] - N_SPECIAL_CODES).astype(np.int32),
+            "acoustic": codes[1:].T.astype(np.int32),
             "semantic_weight": weights,
             "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
@@ -209,7 +210,7 @@ class SpeakerTask:
                 break
         joined, length = np.concatenate(taken, axis=1), min(wanted, frames)
         start = int(rng.integers(frames - length + 1))
-        return with_end_frame(joined[:, start : start + length].T + N_SPECIAL_CODES)
+        return with_end(lm_frames(joined[:, start : start + length]))
 
     def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
@@ -288,7 +289,7 @@ class SpeakerTask:
         hidden, places = self._asked_states(inputs, batch)
         batch = {**batch, **places}
         logits = head.semantic_logits(hidden[batch["predict"]])
-        rows = codec.semantic_codebook_size + N_SPECIAL_CODES
+        rows = codec.code_sizes[0]
         values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)
         x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
         condition = hidden[batch["flow"]]

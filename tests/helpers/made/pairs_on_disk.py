@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.pairs.data import PairData
-from mlx_voxclone.pairs.files import SpokenPair, codec_digest, write_pairs
+from mlx_voxclone.pairs.files import SpokenPair, write_pairs
 
 
 def random_codes(config, frames: int, seed: int) -> np.ndarray:
@@ -31,7 +32,7 @@ def write_some(
         return SpokenPair(f"{k:03d}", codes, samples, f"text {k}", voice, augmented=quieter)
 
     pairs = [spoken(k, n) for k, n in enumerate(frames)]
-    write_pairs(directory, pairs, {"codec": codec_digest(release.tensors)})
+    write_pairs(directory, pairs, {"codec": decoder_digest(release.tensors)})
     return directory
 
 

@@ -10,7 +10,7 @@ from mlx_voxclone.train.loop import gradients as module
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.loop.task import Padded
-from mlx_voxclone.train.saved.state import get_rng, set_rng
+from mlx_voxclone.train.saved.rng import get_rng, set_rng
 
 pytest_plugins = ["encoder_made"]
 

@@ -17,7 +17,8 @@ from mlx_voxclone.adapters.lora import add_lora
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
@@ -95,7 +96,7 @@ def test_the_terms_are_their_formulas_against_the_released_model(make, miniature
     )
     where = p > 0
     divergence = (p[where] * (np.log(p[where]) - np.log(q[where]))).sum()
-    x_t, _ = flow_matching_targets(levels_to_values(batch["acoustic"]), batch["noise"], batch["time"])
+    x_t, _ = flow_matching_targets(levels_to_values(batch["acoustic"], 21), batch["noise"], batch["time"])
     a, b = (np.array(head.velocity(x_t, batch["time"], mx.array(states[at[:-1]]))) for states in (theirs, ours))
     task.model.recompute = recompute
     found = losses(task, item)

@@ -10,12 +10,14 @@ from speaker_made import SECTION, arrays, codes, losses, utterance
 from tasks_data import full_model
 
 from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
-from mlx_voxclone.adapters.lora import TARGETS, add_lora, lora_parameters
+from mlx_voxclone.adapters.lora import add_lora, lora_parameters
+from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.losses import flow_matching_targets, levels_to_values
+from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.model import generation
+from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.settings.schema import CodeNoiseSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.trainer import Trainer
@@ -296,7 +298,7 @@ def test_acoustic_weights_have_the_mean_one(make):
     batch = arrays(last.collate([item]))
     hidden = last.hidden_states(batch)[batch["flow"]]
     hidden = mx.where(batch["drop"][:, None], 0.0, hidden)
-    x_t, v = flow_matching_targets(levels_to_values(batch["acoustic"]), batch["noise"], batch["time"])
+    x_t, v = flow_matching_targets(levels_to_values(batch["acoustic"], 21), batch["noise"], batch["time"])
     predicted = last.model.acoustic_transformer.velocity(x_t, batch["time"], hidden)
     assert losses(last, item)["flow"] == pytest.approx(float(mx.square(predicted - v)[:, -1].sum()), rel=1e-4)
     with pytest.raises(ConfigError, match="36 numbers"):
