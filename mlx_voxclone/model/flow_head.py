@@ -138,6 +138,7 @@ class FlowMatchingHead(nn.Module):
         n_steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
         times: mx.array | None = None,
+        may_end: bool = True,
     ) -> mx.array:
         """One frame of the LM's codes (with +2) per hidden state.
 
@@ -147,21 +148,22 @@ class FlowMatchingHead(nn.Module):
             n_steps: Euler steps; None: the configuration's (7).
             cfg_alpha: guidance strength; 1.0 is no guidance.
             times: `euler_times(n_steps, hidden.dtype)`, for those who decode many frames; they decide, not `n_steps`.
+            may_end: False: the likeliest code but END.
 
         Returns:
             `[N, 37]` int32. At END (semantic code 1) every acoustic code is level 0 (2), as in the serving code.
             Where the numbers are not finite, -1: what `checked_frames` refuses.
         """
-        semantic = self._semantic_codes(hidden)  # [N, 1]
+        semantic = self._semantic_codes(hidden, may_end)  # [N, 1]
         values = self.acoustic_values(hidden, noise, n_steps, cfg_alpha, times)  # [N, 36]
         levels = mx.round(values_to_levels(values, self._codec.acoustic_codebook_size))
         levels = mx.where(mx.isnan(values), INVALID_CODE - N_SPECIAL_CODES, levels).astype(mx.int32)
         levels = mx.where(semantic == END_CODE, 0, levels)
         return mx.concatenate([semantic, levels + N_SPECIAL_CODES], axis=-1)
 
-    def _semantic_codes(self, hidden: mx.array) -> mx.array:
+    def _semantic_codes(self, hidden: mx.array, may_end: bool) -> mx.array:
         """The likeliest allowed code `[N, 1]`; the allowed ones stand side by side, from END to the last real code."""
-        last = self._codec.semantic_codebook_size + N_SPECIAL_CODES
-        logits = self.semantic_logits(hidden)[..., END_CODE:last].astype(mx.float32)
-        codes = mx.argmax(logits, axis=-1, keepdims=True).astype(mx.int32) + END_CODE
+        first, last = END_CODE + (not may_end), self._codec.semantic_codebook_size + N_SPECIAL_CODES
+        logits = self.semantic_logits(hidden)[..., first:last].astype(mx.float32)
+        codes = mx.argmax(logits, axis=-1, keepdims=True).astype(mx.int32) + first
         return mx.where(mx.any(mx.isnan(logits), axis=-1, keepdims=True), INVALID_CODE, codes)

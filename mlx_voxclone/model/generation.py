@@ -49,7 +49,7 @@ class FrameQueue:
         self._model, self._cache, self._n_steps, self._cfg_alpha = model, cache, n_steps, cfg_alpha
         self._times: mx.array | None = None
 
-    def first(self, hidden: mx.array, noise: mx.array) -> mx.array:
+    def first(self, hidden: mx.array, noise: mx.array, may_end: bool = True) -> mx.array:
         """Submit the frame that follows the prompts' last hidden states `[B, dim]`.
 
         Returns:
@@ -58,7 +58,7 @@ class FrameQueue:
         head = self._model.acoustic_transformer
         if self._times is None:  # for all frames
             self._times = head.euler_times(self._n_steps, hidden.dtype)
-        codes = head.decode_frame(hidden, noise, self._n_steps, self._cfg_alpha, self._times)
+        codes = head.decode_frame(hidden, noise, self._n_steps, self._cfg_alpha, self._times, may_end)
         mx.async_eval(codes)
         return codes
 
@@ -214,6 +214,7 @@ def generate_batch(
     n_steps: int | None = None,
     cfg_alpha: float = CFG_ALPHA,
     on_frame: Callable[[int], None] | None = None,
+    may_be_empty: bool = True,
 ) -> list[GeneratedCodes]:
     """Speak several prompts at once.
 
@@ -229,7 +230,8 @@ def generate_batch(
         seeds: of the sampling noise, one per prompt; the global generator is not touched.
         n_steps: Euler steps of the flow, None: the configuration's.
         cfg_alpha: guidance strength.
-        on_frame: hears after every frame how many items are still speaking.
+        on_frame: called after every frame with the number of items that are still speaking.
+        may_be_empty: False: no item ends at its first frame.
 
     Returns:
         One result per prompt, in the same order.
@@ -248,7 +250,7 @@ def generate_batch(
         noise = [frame_noise(seed, model.config.codec.acoustic_dim) for seed in seeds]
         hidden, cache = read_prompts(model, prompts)
         queue = FrameQueue(model, cache, n_steps, cfg_alpha)
-        present = queue.first(hidden, _next_noise(noise, speaking))  # [B, 37]
+        present = queue.first(hidden, _next_noise(noise, speaking), may_be_empty)  # [B, 37]
     for left in range(max_frames - 1 if speaking else -1, -1, -1):
         following = queue.after(present, _next_noise(noise, speaking)) if left else None
         stay = []

@@ -9,16 +9,24 @@ from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
 
 STDOUT = "-"
+MAX_PAUSE, MAX_BATCH = 60, 256  # beyond, it is a slip of the hand
+SHOWN = 5  # doubtful chunks
+PAUSE, BATCH = 0.35, 4  # those of `speech.chunks` and `speech.narration`, which take a moment to import
 
 
 _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
 
-To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -"""
+To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -
+
+A text of more than a few sentences is split at sentences and spoken in batches. Its WAV grows chunk by chunk as
+OUT.partial.wav; after an interruption the same command with --resume goes on."""
 
 
 def _options(parser: Parser) -> None:
     add_shared(parser, "--model")
-    add_shared(parser, "--text", required=True, note=" to speak")
+    text = parser.add_mutually_exclusive_group(required=True)
+    add_shared(text, "--text", note=" to speak, of any length")
+    text.add_argument("--text-file", metavar="FILE", help="a text in UTF-8 to speak; - reads standard input")
     voice = parser.add_mutually_exclusive_group(required=True)
     add_shared(voice, "--voice", note=" of the checkpoint, or a file: .safetensors, .pt or hf://OWNER/NAME")
     add_shared(voice, "--ref-audio", note="; needs a codec encoder")
@@ -30,7 +38,15 @@ def _options(parser: Parser) -> None:
     )
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
-    add_shared(parser, "--max-seconds", default=60.0, note=" of the speech, which is cut off there")
+    add_shared(parser, "--max-seconds", note=" of a short text, which is cut off there (default: 60)")
+    add_shared(parser, "--language", default="en", note=", which decides where the sentences of a long text end")
+    parser.add_argument(
+        "--pause", type=float, default=PAUSE, metavar="S", help="silence after a sentence of a long text (seconds)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=BATCH, metavar="N", help="chunks of a long text at once; more take more memory"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with the OUT.partial.wav of a long text")
     parser.add_argument(
         "--steps", type=int, default=None, metavar="N", help="Euler steps per frame (default: the checkpoint's, 7)"
     )
@@ -41,19 +57,32 @@ def _options(parser: Parser) -> None:
 
 
 def _check(parser: Parser, options) -> None:
-    if found := fault(options.max_seconds, options.steps, options.cfg_alpha):
+    if found := fault(_longest(options), options.steps, options.cfg_alpha):
         parser.error(f"--{found[0].replace('_', '-')} {found[1]}")
+    if not 0 <= options.pause <= MAX_PAUSE:
+        parser.error(f"--pause must be from 0 to {MAX_PAUSE} seconds, got {options.pause:g}")
+    if not 1 <= options.batch <= MAX_BATCH:
+        parser.error(f"--batch must be from 1 to {MAX_BATCH}, got {options.batch}")
+    if options.resume and options.output == STDOUT:
+        parser.error("--resume goes on with a file; what went down a pipe is gone")
+
+
+def _longest(options) -> float:
+    """Seconds at which a short text is cut off."""
+    return 60.0 if options.max_seconds is None else options.max_seconds
 
 
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> None:
-    import time
-
     from mlx_voxclone.adapters.mix import AdapterSource
-    from mlx_voxclone.errors import DataError
-    from mlx_voxclone.process.progress import progress_bar
+    from mlx_voxclone.speech.chunks import split_text
+    from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
 
+    text = _text(options)
+    long = is_long(text) or options.text_file is not None
+    chunks = split_text(text, options.language, options.pause) if long else None
+    _check_length(options, chunks)
     opened = _output(options)
     reference = read_references(options.ref_audio) if options.ref_audio else None
     for line in reference_warnings(reference) if reference else []:
@@ -62,15 +91,49 @@ def main(options) -> None:
     kept_apart = voice_file(options.voice) if options.voice is not None else None
     speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
     voice = options.voice if kept_apart is None else speaker.release.voice_of_file(kept_apart)
+    if chunks is None:
+        _say(options, text, speaker, voice, reference, opened)
+    else:
+        _say_long(options, chunks, speaker, speaker.voice_rows(voice, reference), opened)
+    if options.output != STDOUT:
+        print(options.output)
+
+
+def _text(options) -> str:
+    from mlx_voxclone.speech.long_speech import LARGEST_TEXT, decoded_text, read_text
+
+    if options.text_file is None:
+        return options.text
+    if options.text_file == STDOUT:
+        return decoded_text(sys.stdin.buffer.read(LARGEST_TEXT + 1), "standard input")
+    return read_text(options.text_file)
+
+
+def _check_length(options, chunks) -> None:
+    from mlx_voxclone.errors import DataError
+
+    if chunks is None and options.resume:
+        raise DataError("--resume goes on with a long text; this one is spoken in one go: leave it out")
+    if chunks is not None and options.max_seconds is not None:
+        raise DataError(f"--max-seconds cuts off a short text; this one has {len(chunks)} chunks: leave it out")
+
+
+def _say(options, text, speaker, voice, reference, opened) -> None:
+    """A short text: one utterance."""
+    import time
+
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.process.progress import progress_bar
+
+    longest = _longest(options)
     began, first, rate = time.perf_counter(), 0.0, speaker.model.config.codec.frame_rate
-    limit = round(options.max_seconds * rate)
-    with progress_bar(quiet=options.quiet, total=limit, unit="frame") as bar:
+    with progress_bar(quiet=options.quiet, total=round(longest * rate), unit="frame") as bar:
         speech = speaker.stream(
-            options.text,
+            text,
             voice,
             reference,
             seed=options.seed,
-            max_seconds=options.max_seconds,
+            max_seconds=longest,
             n_steps=options.steps,
             cfg_alpha=options.cfg_alpha,
             on_frame=lambda n: bar.update(),
@@ -82,14 +145,63 @@ def main(options) -> None:
             if not speech.frames:
                 raise DataError(NOTHING_SAID)
     if not speech.ended:
-        message(f"warning: the model did not end within {options.max_seconds:g} s and was cut off")
+        message(f"warning: the model did not end within {longest:g} s and was cut off")
     seconds, spent = speech.frames / rate, time.perf_counter() - began
-    message(
-        f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time),"
-        f" the first of it after {format_seconds(first)}"
-    )
-    if options.output != STDOUT:
-        print(options.output)
+    message(f"{_told(seconds, spent)}, the first of it after {format_seconds(first)}")
+
+
+def _say_long(options, chunks, speaker, rows, opened) -> None:
+    """A long text: chunk after chunk."""
+    import time
+
+    from mlx_voxclone.process.progress import progress_bar
+    from mlx_voxclone.speech.long_speech import stream_long, write_long
+
+    began = time.perf_counter()
+    settings = {
+        "seed": options.seed,
+        "batch": options.batch,
+        "n_steps": options.steps,
+        "cfg_alpha": options.cfg_alpha,
+    }
+    with progress_bar(quiet=options.quiet, total=len(chunks), unit="chunk") as bar:
+
+        def advance(done: int) -> None:
+            if not bar.n:
+                bar.initial = done  # of an earlier command: they say nothing about the time that is left
+            bar.update(done - bar.n)
+
+        if options.output == STDOUT:
+            with opened as write:
+                speech = stream_long(write, speaker, chunks, rows, on_chunk=advance, **settings)
+        else:
+            speech = write_long(
+                options.output,
+                speaker,
+                chunks,
+                rows,
+                resume=options.resume,
+                float32=options.float32,
+                on_chunk=advance,
+                asked={"adapters": options.adapters},
+                **settings,
+            )
+    for text, reason in speech.doubts[:SHOWN]:
+        message(f"warning: {_short(text)}: {reason}")
+    if len(speech.doubts) > SHOWN:
+        message(f"warning: {len(speech.doubts) - SHOWN} more chunks may not be right; listen to the end")
+    again = f", {speech.again} of them spoken again" if speech.again else ""
+    whole = f" ({format_seconds(speech.seconds)} in all)" if speech.earlier else ""
+    told = _told(speech.seconds - speech.earlier, time.perf_counter() - began)
+    message(f"{speech.chunks} chunks{again}; {told}{whole}")
+
+
+def _told(seconds: float, spent: float) -> str:
+    return f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time)"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _output(options) -> "contextlib.AbstractContextManager":

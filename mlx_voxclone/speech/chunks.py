@@ -1,0 +1,124 @@
+"""Long texts in chunks that a model speaks well: sentences, short ones together, long ones at clauses, then words.
+
+Nothing is lost and nothing is said twice: the chunks joined are the text, but for blanks. Sentences are found by
+`sentencex`, which knows abbreviations, quotes and ordinals of many languages.
+"""
+
+import re
+from dataclasses import dataclass
+
+from sentencex import segment
+
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.texts import damage, tidy
+
+LONGEST = 240  # characters of a chunk: about 16 s of speech
+SHORTEST = 30  # characters; a shorter sentence is spoken together with its neighbour
+PAUSE = 0.35  # seconds of silence after a sentence
+# Shares of the pause after a sentence.
+_PARAGRAPH, _CLAUSE, _COMMA = 2.0, 0.6, 0.4
+_PARAGRAPHS = re.compile(r"\n[^\S\n]*(?:\n\s*)+")
+_CLAUSES = re.compile(r"(?<=[;:,\u2014\u2013\u3001\uff0c\uff1b\uff1a])\s+|(?<=[\u3001\uff0c\uff1b\uff1a])")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a text that is spoken in one go.
+
+    Attributes:
+        text: tidy, at most `LONGEST` characters.
+        pause: seconds of silence between it and the next one.
+    """
+
+    text: str
+    pause: float
+
+
+def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Chunk]:
+    """The chunks of a text, in order.
+
+    Args:
+        text: of any length; an empty line ends a paragraph, other line breaks are blanks.
+        language: decides where sentences end, e.g. `de`.
+        pause: seconds of silence after a sentence; twice as long after a paragraph, shorter within a sentence.
+
+    Raises:
+        DataError: nothing to say in the text, or a text that a wrong decoding has damaged.
+    """
+    if reason := damage(text):
+        raise DataError(f"the text holds {reason}; write it again as UTF-8")
+    chunks: list[Chunk] = []
+    for paragraph in _PARAGRAPHS.split(text.replace("\r\n", "\n").replace("\r", "\n")):
+        content = tidy(paragraph)
+        if content is None:
+            continue
+        texts = _joined([part for sentence in _sentences(content, language) for part in _parts(sentence)])
+        chunks += [Chunk(text, pause * _share(text)) for text in texts[:-1]]
+        chunks.append(Chunk(texts[-1], pause * _PARAGRAPH))
+    chunks = _with_words(chunks)
+    if not chunks:
+        raise DataError("the text has no letter and no digit; give some words to speak")
+    return chunks
+
+
+def _sentences(text: str, language: str) -> list[str]:
+    return [
+        found for part in segment(language.replace("_", "-").split("-")[0].lower(), text) if (found := part.strip())
+    ]
+
+
+def _parts(sentence: str) -> list[str]:
+    """A sentence in parts of at most `LONGEST` characters, cut at clauses, else between words, else anywhere."""
+    if len(sentence) <= LONGEST:
+        return [sentence]
+    return _filled([word for clause in _CLAUSES.split(sentence) if clause for word in _words(clause)])
+
+
+def _words(clause: str) -> list[str]:
+    if len(clause) <= LONGEST:
+        return [clause]
+    pieces = [word[k : k + LONGEST] for word in clause.split() for k in range(0, len(word), LONGEST)]
+    return _filled(pieces)
+
+
+def _filled(pieces: list[str]) -> list[str]:
+    """Neighbours together, as long as they fit."""
+    filled = [pieces[0]]
+    for piece in pieces[1:]:
+        if len(filled[-1]) + 1 + len(piece) <= LONGEST:
+            filled[-1] += f" {piece}"
+        else:
+            filled.append(piece)
+    return filled
+
+
+def _joined(texts: list[str]) -> list[str]:
+    """Short sentences together with their neighbours."""
+    joined = [texts[0]]
+    for text in texts[1:]:
+        if min(len(joined[-1]), len(text)) < SHORTEST and len(joined[-1]) + 1 + len(text) <= LONGEST:
+            joined[-1] += f" {text}"
+        else:
+            joined.append(text)
+    return joined
+
+
+def _with_words(chunks: list[Chunk]) -> list[Chunk]:
+    """Chunks without a letter or digit (a row of stars between chapters) become silence after the one before."""
+    kept: list[Chunk] = []
+    for chunk in chunks:
+        if any(character.isalnum() for character in chunk.text):
+            kept.append(chunk)
+        elif kept:
+            kept[-1] = Chunk(kept[-1].text, max(kept[-1].pause, chunk.pause))
+    return kept
+
+
+def _share(text: str) -> float:
+    """Of the pause, after a chunk that ends in this way."""
+    last = text.rstrip("\"'\u2019\u201d\u00bb)]")[-1:]
+    if last in ",\u3001\uff0c" and last:
+        return _COMMA
+    if last in ";:\u2014\u2013\uff1b\uff1a" and last:
+        return _CLAUSE
+    return 1.0 if last and not last.isalnum() else 0.0 if last else 1.0

@@ -1,0 +1,144 @@
+"""A long text into a WAV or down a pipe: what `voxclone say` does with more than a few sentences."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.foreign import refuse_stand_in
+from mlx_voxclone.speech.chunks import LONGEST, Chunk
+from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
+from mlx_voxclone.speech.narration import Narration, Spoken
+from mlx_voxclone.speech.speaker import Speaker
+
+LARGEST_TEXT = 64 << 20  # bytes; a long novel has 3 MB
+
+
+@dataclass
+class LongSpeech:
+    """What was said of a long text.
+
+    Attributes:
+        seconds: of audio, pauses included.
+        earlier: seconds of it that an earlier command had written.
+        chunks: how many there were.
+        again: how many were spoken more than once.
+        doubts: `(text, reason)` of those that may not be right.
+    """
+
+    seconds: float = 0.0
+    earlier: float = 0.0
+    chunks: int = 0
+    again: int = 0
+    doubts: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, chunk: Chunk, spoken: Spoken, rate: int) -> None:
+        self.seconds += len(spoken.samples) / rate
+        self.chunks += 1
+        self.again += spoken.tries > 1
+        if spoken.doubt is not None:
+            self.doubts.append((chunk.text, spoken.doubt))
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a UTF-8 file. Raises DataError for one that is missing, too large, or another kind of file."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
+    refuse_stand_in(path, DataError)
+    if path.stat().st_size > LARGEST_TEXT:
+        raise DataError(f"{path}: is larger than {LARGEST_TEXT >> 20} MB; split it")
+    return decoded_text(path.read_bytes(), str(path))
+
+
+def decoded_text(content: bytes, name: str) -> str:
+    """UTF-8, with or without a byte order mark. Raises DataError, naming the line, for anything else."""
+    if len(content) > LARGEST_TEXT:
+        raise DataError(f"{name}: is larger than {LARGEST_TEXT >> 20} MB; split it")
+    if b"\0" in content[:4096]:
+        raise DataError(f"{name}: is no text file in UTF-8; save it as plain text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+        raise DataError(f"{name}:{line}: is not UTF-8; save it as plain text in UTF-8") from None
+
+
+def is_long(text: str) -> bool:
+    """Whether a text is spoken in chunks."""
+    return len(" ".join(text.split())) > LONGEST
+
+
+def identity(speaker: Speaker, chunks: Sequence[Chunk], rows: mx.array, **settings: Any) -> dict[str, str]:
+    """What decides what is said; a partial file of something else is not continued."""
+    text = json.dumps([(chunk.text, chunk.pause) for chunk in chunks]).encode()
+    voice = np.array(rows.astype(mx.float32)).tobytes()
+    digests = {"text": text, "voice": voice, "settings": json.dumps(settings, sort_keys=True, default=str).encode()}
+    return {name: hashlib.sha256(content).hexdigest() for name, content in digests.items()} | {
+        "model": speaker.release.fingerprint()
+    }
+
+
+def write_long(
+    path: str | Path,
+    speaker: Speaker,
+    chunks: Sequence[Chunk],
+    rows: mx.array,
+    *,
+    resume: bool = False,
+    float32: bool = False,
+    on_chunk: Callable[[int], None] = lambda done: None,
+    asked: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LongSpeech:
+    """Speak chunks into a WAV; see `growing_wav` for what an interruption leaves, and `Narration` for the options.
+
+    Args:
+        on_chunk: called with the number of chunks that are written, first with those of an earlier command.
+        asked: what else decides what is said, such as adapters.
+
+    Raises:
+        DataError: see `growing_wav`.
+        KeyboardInterrupt: with the words that say how to go on.
+    """
+    speech, rate = LongSpeech(), speaker.sampling_rate
+    audio, _ = partial_names(path)
+    done = 0
+    try:
+        identified = identity(speaker, chunks, rows, float32=float32, **(asked or {}), **options)
+        with growing_wav(path, identified, resume=resume, float32=float32) as wav:
+            on_chunk(done := wav.chunks)
+            speech.chunks, speech.seconds, speech.earlier = done, wav.seconds, wav.seconds
+            narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, **options)
+            for spoken in narration:
+                wav.append(spoken.samples, narration.memory)
+                speech.add(chunks[spoken.number], spoken, rate)
+                on_chunk(done := wav.chunks)
+    except KeyboardInterrupt:
+        where = f"{done} of {len(chunks)} chunks are in {audio}; go on with --resume"
+        raise KeyboardInterrupt(where if done else "") from None
+    return speech
+
+
+def stream_long(
+    write: Callable[[np.ndarray], None],
+    speaker: Speaker,
+    chunks: Sequence[Chunk],
+    rows: mx.array,
+    *,
+    on_chunk: Callable[[int], None] = lambda done: None,
+    **options: Any,
+) -> LongSpeech:
+    """Speak chunks and hand their samples to `write` in order, while later ones are still spoken."""
+    speech = LongSpeech()
+    for spoken in Narration(speaker, chunks, rows, **options):
+        write(spoken.samples)
+        speech.add(chunks[spoken.number], spoken, speaker.sampling_rate)
+        on_chunk(speech.chunks)
+    return speech

@@ -1,0 +1,141 @@
+"""`voxclone say` with long texts: from a file, standard input or the command line; interrupted and resumed."""
+
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.speech import long_speech
+from mlx_voxclone.speech.growing_wav import partial_names
+
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
+TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 9
+
+
+@pytest.fixture
+def argv(miniature, tmp_path):
+    (tmp_path / "book.txt").write_text(TEXT)
+    return ["say", "--model", str(miniature), "--voice", "casual_male"]
+
+
+def said(*arguments) -> np.ndarray:
+    assert voxclone([*map(str, arguments)]) == 0
+    return soundfile.read(arguments[-1])[0]
+
+
+def test_a_file_standard_input_and_the_command_line_say_the_same(argv, tmp_path, monkeypatch, capsys):
+    book = said(*argv, "--text-file", tmp_path / "book.txt", "--output", tmp_path / "a.wav")
+    assert len(book) > 9 * 0.35 * 24000
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'a.wav'}\n"
+    assert re.search(r"^9 chunks(, \d of them spoken again)?; [\d.]+ s of speech in ", captured.err, re.MULTILINE)
+    np.testing.assert_array_equal(said(*argv, "--text", TEXT, "--output", tmp_path / "b.wav"), book)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXT.encode())))
+    np.testing.assert_array_equal(said(*argv, "--text-file", "-", "--output", tmp_path / "c.wav"), book)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.wav", "book.txt", "c.wav"]
+
+
+def test_interrupted_and_resumed(argv, tmp_path, monkeypatch, capsys):
+    command = [*argv, "--text-file", str(tmp_path / "book.txt"), "--output", str(tmp_path / "a.wav")]
+    whole = said(*command)
+    append, calls = long_speech.growing_wav, []
+
+    def stopping(*arguments, **options):
+        context = append(*arguments, **options)
+        wav = context.__enter__()
+        write = wav.append
+
+        def limited(samples, memory):
+            if len(calls) == 6:
+                raise KeyboardInterrupt
+            calls.append(1)
+            write(samples, memory)
+
+        wav.append = limited
+
+        class Entered:
+            def __enter__(self):
+                return wav
+
+            def __exit__(self, *error):
+                return context.__exit__(*error)
+
+        return Entered()
+
+    other = [*command[:-1], str(tmp_path / "b.wav")]
+    with monkeypatch.context() as patch:
+        patch.setattr(long_speech, "growing_wav", stopping)
+        assert voxclone(other) == 130
+    partial, state = partial_names(tmp_path / "b.wav")
+    assert capsys.readouterr().err.endswith(f"interrupted: 6 of 9 chunks are in {partial}; go on with --resume\n")
+    assert 0 < len(soundfile.read(partial)[0]) < len(whole)
+    assert voxclone(other) == 2
+    assert "holds 6 chunks of an earlier command; go on with --resume, or delete it" in capsys.readouterr().err
+    assert voxclone([*other, "--seed", "7", "--resume"]) == 2
+    assert "is of another settings" in capsys.readouterr().err
+    np.testing.assert_array_equal(said(*other[:-2], "--resume", *other[-2:]), whole)
+    assert not partial.exists()
+    assert not state.exists()
+
+
+def test_down_a_pipe_in_order(argv, tmp_path, monkeypatch):
+    book = said(*argv, "--text-file", tmp_path / "book.txt", "--output", tmp_path / "a.wav")
+    out = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    assert voxclone([*argv, "--text-file", str(tmp_path / "book.txt"), "--output", "-"]) == 0
+    content = out.buffer.getvalue()
+    samples = np.frombuffer(content[content.index(b"data") + 8 :], "<i2")
+    np.testing.assert_array_equal(samples / 32768, book)
+
+
+def test_a_short_text_is_one_utterance(argv, tmp_path):
+    (tmp_path / "short.txt").write_text("papa mino")
+    long = said(*argv, "--text-file", tmp_path / "short.txt", "--output", tmp_path / "a.wav")
+    short = said(*argv, "--text", "papa mino", "--max-seconds", "4", "--output", tmp_path / "b.wav")
+    assert len(short) <= 4 * 24000
+    assert len(long) > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no letter and no digit"),
+        (b"...\n* * *\n", "has no letter and no digit"),
+        (b"good\nbad \xff line", r"book\.txt:2: is not UTF-8"),
+        ("Text".encode("utf-16"), "is not UTF-8|is no text file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS pointer"),
+    ],
+)
+def test_files_that_hold_no_text(argv, tmp_path, capsys, content, message):
+    (tmp_path / "book.txt").write_bytes(content)
+    assert voxclone([*argv, "--text-file", str(tmp_path / "book.txt"), "--output", str(tmp_path / "a.wav")]) == 2
+    captured = capsys.readouterr()
+    assert re.search(message, captured.err)
+    assert captured.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--text-file", "none.txt"], "none.txt: no such file"),
+        (["--text-file", "."], "is not a file"),
+        (["--text", TEXT, "--max-seconds", "9"], "--max-seconds cuts off a short text; this one has 9 chunks"),
+        (["--text", "papa", "--resume"], "--resume goes on with a long text"),
+        (["--text", TEXT, "--pause", "-1"], "--pause must be from 0 to 60 seconds"),
+        (["--text", TEXT, "--batch", "0"], "--batch must be from 1 to 256"),
+        (["--text", "a", "--text-file", "b"], "not allowed with"),
+        ([], "one of the arguments --text --text-file is required"),
+    ],
+)
+def test_mistakes_are_one_line(argv, tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    assert voxclone([*argv, *more, "--output", "a.wav"]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
