@@ -14,6 +14,7 @@ from mlx_voxclone.settings.config import schema_keys
 MEANINGS = {
     "--adapters": ("LoRA adapters: a directory or hf://OWNER/NAME; repeat", {"DIR[=WEIGHT]"}),
     "--base": ("the checkpoint that --model was made from", {"DIR_OR_ID"}),
+    "--batch": ("how many are generated at once", {"N"}),
     "--config": ("YAML file", {"C"}),
     "--device": ("where to compute", {None}),
     "--dry-run": ("check everything, write nothing", {None}),
@@ -29,6 +30,7 @@ MEANINGS = {
     "--output": ("", {"DIR", "OUT.wav", "X.safetensors", "FILE"}),  # by the kind of result, below
     "--quiet": ("print only errors and the result", {None}),
     "--ref-audio": ("a recording of the voice, 1 to 60 s; repeat", {"WAV"}),
+    "--resume": ("continue what an interruption left", {"DIR", None}),
     "--seed": ("same seed, same result on the same device", {"N"}),
     "--set": ("any key of the configuration", {"A.B=VALUE"}),
     "--text": ("the words", {"TEXT"}),

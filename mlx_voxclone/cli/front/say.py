@@ -44,9 +44,17 @@ def _options(parser: Parser) -> None:
         "--pause", type=float, default=PAUSE, metavar="S", help="silence after a sentence of a long text (seconds)"
     )
     parser.add_argument(
-        "--batch", type=int, default=BATCH, metavar="N", help="chunks of a long text at once; more take more memory"
+        "--batch",
+        type=int,
+        default=BATCH,
+        metavar="N",
+        help="how many are generated at once: chunks of a long text; more take more memory",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the OUT.partial.wav of a long text")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue what an interruption left: the OUT.partial.wav of a long text",
+    )
     parser.add_argument(
         "--steps", type=int, default=None, metavar="N", help="Euler steps per frame (default: the checkpoint's, 7)"
     )

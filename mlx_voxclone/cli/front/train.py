@@ -18,7 +18,9 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--config")
     parser.add_argument("--smoke-test", action="store_true", help="train a miniature of everything, in about a minute")
     parser.add_argument(
-        "--resume", metavar="DIR", help="run directory to continue, by default with its own configuration"
+        "--resume",
+        metavar="DIR",
+        help="continue what an interruption left: a run directory, by default with its own configuration",
     )
     add_shared(parser, "--max-steps", note=" of each training; a longer warm-up is shortened to a tenth of them")
     parser.add_argument(

@@ -48,7 +48,7 @@ def _options(parser: Parser) -> None:
         type=int,
         default=16,
         metavar="N",
-        help="sentences generated at once; does not change the result in float32",
+        help="how many are generated at once: sentences; does not change the result in float32",
     )
     add_shared(parser, "--max-seconds", default=30.0, note=" of a sentence; longer ones are rejected")
     parser.add_argument(
