@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.api.shared import PLACES, Place, Progress, computing, file_of, path_of, text_of
+from mlx_voxclone.api.shared import Place, Progress, computing, file_of, is_place, path_of, text_of
 from mlx_voxclone.api.speech import Adapters, adapter_sources
 from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.bake import bake as baking
@@ -89,7 +89,7 @@ def _source(name: str, source: Source) -> "VoiceSource":
         return source.rows
     if isinstance(source, np.ndarray | mx.array):
         return rows_of(source)
-    if isinstance(source, PLACES):
+    if is_place(source):
         return _place(source)
     if isinstance(source, list | tuple) and source:
         return [_place(one) for one in source]

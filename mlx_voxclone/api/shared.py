@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeGuard
 
 from mlx_voxclone.errors import ConfigError, NotFiniteError
 from mlx_voxclone.files.hub import is_address
@@ -13,7 +14,6 @@ from mlx_voxclone.process.progress import Message as Message
 from mlx_voxclone.process.progress import Progress as Progress
 
 Place = str | os.PathLike[str]
-PLACES = (str, os.PathLike)  # for isinstance
 
 _LOCK = threading.RLock()  # of all models: MLX evaluates arrays that several threads share for one of them at a time
 
@@ -28,7 +28,12 @@ def computing() -> Iterator[None]:
             raise NotFiniteError(f"{e}: its weights are damaged; take another file, or get it again") from None
 
 
-def path_of(place: Place, what: str) -> Path:
+def is_place(value: object) -> TypeGuard[Place]:
+    """Whether a value is meant as a path."""
+    return isinstance(value, str | os.PathLike)
+
+
+def path_of(place: object, what: str) -> Path:
     """A path as a user gives it, `~` and `$NAME` expanded.
 
     Args:
@@ -40,14 +45,14 @@ def path_of(place: Place, what: str) -> Path:
     return Path(text_of(place, what))
 
 
-def file_of(place: Place, what: str) -> Path | str:
+def file_of(place: object, what: str) -> Path | str:
     """`path_of`, or an address of the hub as it is."""
     return place if isinstance(place, str) and is_address(place) else path_of(place, what)
 
 
-def text_of(place: Place, what: str) -> str:
+def text_of(place: object, what: str) -> str:
     """`path_of` as text: addresses and ids of the hub stay as they are."""
-    text = os.fspath(place) if isinstance(place, PLACES) else None
+    text = os.fspath(place) if is_place(place) else None
     if not isinstance(text, str):
         raise ConfigError(f"{what}: a path (str or Path) is expected, got {place!r:.80}")
     if not text or "\0" in text:

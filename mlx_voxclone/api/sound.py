@@ -1,6 +1,6 @@
 """Audio in and out: float32 samples at 24 kHz, mono."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def write_wav(path: Place, samples: "np.ndarray | mx.array", *, float32: bool = 
     io.write_wav(place, samples_of(samples, str(place)), float32=float32)
 
 
-def samples_of(samples: "np.ndarray | mx.array", what: str) -> np.ndarray:
+def samples_of(samples: Any, what: str) -> np.ndarray:
     """float32 `[S]` of an array of floats; integers, other shapes and what is not finite are refused.
 
     Raises:

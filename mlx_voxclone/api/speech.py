@@ -4,13 +4,14 @@ import numbers
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.adapters.mix import AdapterSource
-from mlx_voxclone.api.shared import PLACES, Place, Progress, computing, file_of, path_of, text_of
+from mlx_voxclone.api.shared import Place, Progress, computing, file_of, is_place, path_of, text_of
 from mlx_voxclone.api.sound import read_audio, samples_of
 from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
@@ -67,7 +68,7 @@ def adapter_sources(adapters: Adapters | None) -> list[AdapterSource]:
     return [_adapter_source(source) for source in (adapters if isinstance(adapters, list | tuple) else [adapters])]
 
 
-def _adapter_source(source: Place | AdapterSource) -> AdapterSource:
+def _adapter_source(source: object) -> AdapterSource:
     if isinstance(source, AdapterSource):
         return source
     if isinstance(source, str) and source:
@@ -139,8 +140,10 @@ class TextToSpeech:
             CheckpointError: no such voice, or rows of another model. NotFiniteError: damaged weights.
             ConfigError: an option out of its bounds.
         """
-        chunks = list(self._stream(text, voice, seed, max_seconds, steps, cfg_alpha, progress))
-        return np.concatenate(chunks)
+        stream = self.stream(
+            text, voice, seed=seed, max_seconds=max_seconds, steps=steps, cfg_alpha=cfg_alpha, progress=progress
+        )
+        return np.concatenate(list(stream))
 
     def stream(
         self,
@@ -157,14 +160,16 @@ class TextToSpeech:
 
         Arguments and errors are those of `say`. All that can be refused is refused here, before the first chunk.
         """
-        return self._stream(text, voice, seed, max_seconds, steps, cfg_alpha, progress)
-
-    def _stream(self, text, voice, seed, max_seconds, steps, cfg_alpha, progress) -> "Stream":
         if not isinstance(text, str):
             raise DataError(f"the text must be a str, got {text!r:.80}")
         _check_options(seed, max_seconds, steps, cfg_alpha)
         seed, steps = int(seed), None if steps is None else int(steps)
         most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
+
+        def on_frame(n: int) -> None:
+            if progress is not None:
+                progress(n, most, "speaking")
+
         with computing():
             spoken = self._speaker.stream(
                 text,
@@ -173,7 +178,7 @@ class TextToSpeech:
                 max_seconds=max_seconds,
                 n_steps=steps,
                 cfg_alpha=cfg_alpha,
-                on_frame=None if progress is None else lambda n: progress(n, most, "speaking"),
+                on_frame=on_frame,
             )
         return Stream(spoken, max_seconds)
 
@@ -190,7 +195,7 @@ class TextToSpeech:
 
         Two people in one recording are a `VoxcloneWarning`.
         """
-        listed = list(clips[0]) if len(clips) == 1 and isinstance(clips[0], list | tuple) else list(clips)
+        listed: list[Any] = list(clips[0]) if len(clips) == 1 and isinstance(clips[0], list | tuple) else list(clips)
         if len(listed) == 1 and _is_voice_file(listed[0]):
             return Voice(self._file_rows(listed[0]))
         if not listed:
@@ -201,7 +206,7 @@ class TextToSpeech:
                 " it with encoder=, or a checkpoint that has one baked in"
             )
         samples = [
-            read_reference(path_of(clip, "recording")) if isinstance(clip, PLACES) else samples_of(clip, "recording")
+            read_reference(path_of(clip, "recording")) if is_place(clip) else samples_of(clip, "recording")
             for clip in listed
         ]
         with computing():
@@ -215,7 +220,7 @@ class TextToSpeech:
             rows = voice.rows
         elif _is_voice_file(voice):
             return self._file_rows(voice)
-        elif isinstance(voice, PLACES):
+        elif is_place(voice):
             if not isinstance(voice, str) or "." in voice:  # no voice's name has a dot
                 raise DataError(f"{voice}: neither a voice's name nor its file; of a recording, voice_from makes one")
             return voice
@@ -295,7 +300,7 @@ class SpeechCodec:
         """
         if not self._codec.has_encoder:
             raise CheckpointError(f"{self._where}: has no codec encoder; load it with encoder=, or one that has it")
-        samples = read_audio(audio) if isinstance(audio, PLACES) else samples_of(audio, "audio")
+        samples = read_audio(audio) if is_place(audio) else samples_of(audio, "audio")
         if not len(samples):
             raise DataError("audio: holds no samples")
         with computing():
@@ -321,9 +326,7 @@ class SpeechCodec:
 
 
 def _is_voice_file(voice: object) -> bool:
-    return isinstance(voice, PLACES) and (
-        (isinstance(voice, str) and is_address(voice)) or Path(voice).suffix in VOICE_SUFFIXES
-    )
+    return is_place(voice) and ((isinstance(voice, str) and is_address(voice)) or Path(voice).suffix in VOICE_SUFFIXES)
 
 
 def _check_options(seed: int, max_seconds: float, steps: int | None, cfg_alpha: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_voxclone.api.shared import PLACES, Message, Place, Progress, path_of
+from mlx_voxclone.api.shared import Message, Place, Progress, is_place, path_of
 from mlx_voxclone.api.speech import TextToSpeech, load
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.process.device import set_device
@@ -123,7 +123,7 @@ def _source(config: "Place | Mapping[str, Any] | None", resume: Path | None) -> 
         return own_config(resume)
     if isinstance(config, Mapping):
         return {str(key): _plain(value) for key, value in config.items()}
-    if not isinstance(config, PLACES):
+    if not is_place(config):
         got = "" if config is None else f", got {config!r:.80}"
         raise ConfigError(f"give a configuration (a path or a mapping), or resume=DIRECTORY{got}")
     return path_of(config, "config")

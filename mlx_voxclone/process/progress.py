@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Progress = Callable[[int, int | None, str], object]  # done, total (None: unknown), what
-Message = Callable[[str], object]
+Message = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import pytest
 
 import mlx_voxclone
 from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.api.speech import adapter_sources
 from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands", "baking"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
+pytestmark = [pytest.mark.usefixtures("no_fsync"), pytest.mark.filterwarnings("ignore:the model did not end")]
 
 
 def test_it_is_the_commands_bake(base, encoder, adapters, voice_file, tmp_path):
@@ -56,14 +57,19 @@ def test_voices_of_every_kind(whole, voice_file, tmp_path):
 
 def test_adapters_kept_apart_or_baked_in(base, adapters, tmp_path):
     """`load(adapters=...)` takes what `say --adapters` takes."""
-    text, voice = "Good morning.", "casual_female"
-    plain = mlx_voxclone.load(base).say(text, voice, max_seconds=1)
-    wanted = Speaker.load(base, adapters=adapters).say(text, voice, max_seconds=1).samples
-    assert not np.array_equal(wanted, plain)
-    for given in (adapters, str(adapters), [adapters], f"{adapters}=1", AdapterSource(adapters)):
-        assert np.array_equal(mlx_voxclone.load(base, adapters=given).say(text, voice, max_seconds=1), wanted)
-    half = Speaker.load(base, adapters=AdapterSource(adapters, 0.5)).say(text, voice, max_seconds=1).samples
-    assert np.array_equal(mlx_voxclone.load(base, adapters=f"{adapters}=0.5").say(text, voice, max_seconds=1), half)
+    text, voice, short = "Good morning.", "casual_female", {"max_seconds": 0.3}
+
+    def said(given) -> np.ndarray:
+        return mlx_voxclone.load(base, adapters=given).say(text, voice, **short)
+
+    half = AdapterSource(adapters, 0.5)
+    wanted = Speaker.load(base, adapters=half).say(text, voice, **short).samples
+    assert np.array_equal(said(f"{adapters}=0.5"), wanted)
+    assert not np.array_equal(said(()), wanted)
+    assert adapter_sources([f"{adapters}=0.5", half]) == [half, half]
+    for whole in (adapters, str(adapters), [adapters], (str(adapters),), f"{adapters}=1"):
+        assert adapter_sources(whole) == [AdapterSource(adapters)]
+    assert adapter_sources(None) == adapter_sources(()) == []
 
 
 def test_two_people_are_a_warning(whole, voice_file, tmp_path, monkeypatch):
