@@ -12,7 +12,7 @@ ROOMS = [
     ("process", "Signals, streams, locks, temporaries, limits and progress of a process.", ""),
     ("files", "Names, texts, JSON, YAML, the hub and the cache; atomic writing.", "errors process"),
     ("settings", "The run configuration: one schema, its defaults, bounds and comments.", "errors files"),
-    ("audio", "Audio in and out, segments, levels, spectra; 24 kHz mono float32.", "errors process files"),
+    ("audio", "Audio in and out, segments, levels, spectra; 24 kHz mono float32.", "errors files"),
     ("model", "The model, equal to the released serving code, and its generation.", "errors files audio"),
     ("losses", "Losses: pure functions of arrays.", "errors audio model"),
     ("checkpoint", "Tensor files, releases, voices: reading and writing.", "errors process files model"),
