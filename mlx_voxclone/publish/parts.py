@@ -75,7 +75,7 @@ def add_baked(publication: Publication, directory: Path) -> None:
     """Raises CheckpointError for a checkpoint that was not baked here, or is not whole."""
     if not (directory / HISTORY).is_file():
         raise CheckpointError(
-            f"{directory}: was not baked here, it has no {HISTORY}; published is what voxclone has made"
+            f"{directory}: was not baked by voxclone, it has no {HISTORY}; only what voxclone made is published"
         )
     release = Release(directory)
     release.check()

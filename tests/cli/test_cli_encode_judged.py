@@ -94,7 +94,7 @@ def test_codes_are_the_judges(encode, model, whole, clip, other):
         rel=1e-5,
     )
     assert f"{100 * changed:.1f} % of the semantic codes changed" in said
-    assert f"{expected.text_nats:.3f} nats per frame behind the text" in said
+    assert f"{expected.text_nats:.3f} nats per frame after the text" in said
 
 
 def test_latents_and_voice_stay_the_encoders(encode, clip):

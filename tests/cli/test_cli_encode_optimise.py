@@ -90,7 +90,7 @@ def test_a_long_clip_says_how_long_it_will_take(miniature, clip, tmp_path, capsy
     assert run(clip, miniature, tmp_path / "x.safetensors", "--max-steps", "1") == 0
     errors = capsys.readouterr().err
     assert errors.count("chunk 1 of 3 took") == 1
-    assert "to go" in errors
+    assert " left\n" in errors
     assert "3 steps" in errors
 
 
@@ -106,10 +106,7 @@ def test_ctrl_c_leaves_nothing(miniature, clip, tmp_path, capsys, monkeypatch):
 def test_help_states_the_defaults(capsys):
     assert voxclone(["encode", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert (
-        f"pieces of {optimise.PIECE_FRAMES * 0.08:g} s" in text
-        or f"piece of {optimise.PIECE_FRAMES * 0.08:g} s" in text
-    )
+    assert f"chunk of {optimise.PIECE_FRAMES * 0.08:g} s" in text
     for value in (optimise.STEPS, optimise.LEARNING_RATE, optimise.PATIENCE):
         assert f"(default: {value})" in text
 

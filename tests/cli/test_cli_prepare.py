@@ -91,7 +91,7 @@ def test_defaults_are_those_of_the_options():
     default = PrepareOptions()
     for name in ("min_seconds", "max_seconds", "heldout", "min_sampling_rate", "max_clipped", "seed", "normalise"):
         assert parsed[name] == getattr(default, name)
-    assert parsed["whisper"] == default.whisper_model
+    assert parsed["whisper_model"] == default.whisper_model
     assert parsed["no_trim"] is not default.trim_silence
 
 

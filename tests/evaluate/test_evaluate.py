@@ -136,7 +136,7 @@ def test_everything_is_measured_and_shown(outputs, tmp_path, heard, capsys):
     options = ["--speaker-model", model, "--whisper-model", "tiny", "--language", "en"]
     assert run(outputs, "--output", tmp_path / "out", *options) == 0
     table = capsys.readouterr().out
-    assert f"speaker similarity by {model}" in table
+    assert f"speakers compared by {model}" in table
     assert "transcribed by tiny" in table
     found = Evaluation.load(tmp_path / "out")
     expected = {name for name in METRICS if not name.startswith("preset_")}  # see test_drift

@@ -114,7 +114,7 @@ def test_a_whole_library_is_refused_before_it_is_counted(miniature, monkeypatch)
     longest = tokenizer._longest
     assert longest == max(len(tokenizer._tekken.id_to_byte_piece(i)) for i in range(40, 320))
     monkeypatch.setattr(tokenizer, "encode", lambda text: pytest.fail("counted"))
-    with pytest.raises(DataError, match=r"it has at least \d+ tokens, 992 are possible"):
+    with pytest.raises(DataError, match=r"it has at least \d+ tokens, at most 992 fit"):
         tokenizer.prompt("ü" * (1000 * longest), 3)
 
 
@@ -173,7 +173,9 @@ def test_a_training_refuses_a_text_that_its_clip_cannot_hold(miniature):
     options = {"prompt": prompt, "save": lambda *_: None}
     book = utterance(2)
     object.__setattr__(book, "text", "?" * 60_000)
-    with pytest.raises(DataError, match=r"clip u2: its text is too long: it has 60000 characters, 148 are possible in"):
+    with pytest.raises(
+        DataError, match=r"clip u2: its text is too long: it has 60000 characters, at most 148 fit into"
+    ):
         SpeakerTask(model, [utterance(1), book], [utterance(3)], SECTION, **options)
     pairs = KeptPairs([kept(1)], [Kept("pair 9", "!" * 60_000, codes(5, 1), kept(1).rows)], "these")
     with pytest.raises(DataError, match="clip pair 9: its text is too long"):

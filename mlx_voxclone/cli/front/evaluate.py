@@ -153,7 +153,7 @@ def table(evaluation: "Evaluation") -> str:
         )
     lines += [f"{key}  {value:.4g}" for key, value in evaluation.about.items() if key.startswith("codes: ")]
     models = [
-        ("speaker similarity by", evaluation.about["speaker_model"]),
+        ("speakers compared by", evaluation.about["speaker_model"]),
         ("transcribed by", evaluation.about["whisper_model"]),
     ]
     return "\n".join([*lines, *(f"{title} {model}" for title, model in models if model)])
