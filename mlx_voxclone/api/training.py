@@ -96,8 +96,8 @@ def train(
 
     Raises:
         ConfigError: an unknown key, a value out of its bounds, a path that is not there; one line, as the command's.
-        DataError, CheckpointError, TrainingError: whatever a stage refuses. StoppedError: the machine ended it (a full
-            disk, no memory); it can be resumed.
+        DataError, CheckpointError, TrainingError: whatever a stage refuses.
+        StoppedError: the machine ended it (a full disk, no memory); it can be resumed.
         KeyboardInterrupt: Ctrl-C, also when raised by `progress`: the last step is saved, `resume` goes on from there.
 
     Nothing is shown. MLX's default device is the configuration's while it trains; same seed, data and device, same run.

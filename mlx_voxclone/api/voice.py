@@ -40,7 +40,8 @@ class Voice:
         """Write it into a `.safetensors` file, which `say`, `voice_from`, `bake` and the commands take; its path.
 
         Raises:
-            DataError: another ending. CheckpointError: the file exists (unless `overwrite`), or cannot be written.
+            DataError: another ending.
+            CheckpointError: the file exists (unless `overwrite`), or cannot be written.
         """
         place = path_of(path, "voice")
         if place.suffix != ".safetensors":
