@@ -72,14 +72,17 @@ def __dir__() -> list[str]:
 
 
 class _Callable(ModuleType):
-    """A package that is a function as well: `mlx_voxclone.train(...)` beside `mlx_voxclone.train.run`."""
-
+    # A package that is a function as well: `mlx_voxclone.train(...)` beside `mlx_voxclone.train.run`.
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         return self.__wrapped__(*arguments, **keywords)
 
     @property
     def __wrapped__(self) -> Any:  # where `inspect.signature` looks, too
         return _function(self.__name__.rpartition(".")[2])
+
+    @property
+    def __doc__(self) -> Any:
+        return self.__wrapped__.__doc__
 
 
 if not TYPE_CHECKING:

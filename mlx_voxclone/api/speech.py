@@ -61,7 +61,8 @@ def adapter_sources(adapters: Adapters | None) -> list[AdapterSource]:
     """One or several adapters as `load` and `bake` take them.
 
     Raises:
-        CheckpointError: a weight that is 0 or not finite, an address with nothing to be had. ConfigError: no path.
+        CheckpointError: a weight that is 0 or not finite, an address with nothing to be had.
+        ConfigError: no path.
     """
     if adapters is None:
         return []
@@ -137,7 +138,8 @@ class TextToSpeech:
 
         Raises:
             DataError: an empty text or one that is too long, what is no voice, or nothing was said.
-            CheckpointError: no such voice, or rows of another model. NotFiniteError: damaged weights.
+            CheckpointError: no such voice, or rows of another model.
+            NotFiniteError: damaged weights.
             ConfigError: an option out of its bounds.
         """
         stream = self.stream(
@@ -239,11 +241,7 @@ class TextToSpeech:
 
 
 class Stream(Iterator[np.ndarray]):
-    """Speech chunk by chunk: iterate, each is float32 `[n * 1920]` at 24 kHz, not clipped. Stop whenever you like.
-
-    Attributes:
-        ended: None while it speaks; then whether the model came to its end by itself (False: cut off, and warned of).
-    """
+    """Speech chunk by chunk: iterate, each is float32 `[n * 1920]` at 24 kHz, not clipped. Stop whenever you like."""
 
     def __init__(self, spoken: SpeechStream, max_seconds: float):
         self._spoken, self._max_seconds = spoken, max_seconds
@@ -251,6 +249,7 @@ class Stream(Iterator[np.ndarray]):
 
     @property
     def ended(self) -> bool | None:
+        """None while it speaks; then whether the model came to its end by itself (False: cut off, and warned of)."""
         return self._spoken.ended
 
     @property
@@ -296,7 +295,8 @@ class SpeechCodec:
             int32 `[37, ceil(S / 1920)]`.
 
         Raises:
-            DataError: unreadable, empty or not finite. CheckpointError: the checkpoint has no encoder.
+            DataError: unreadable, empty or not finite.
+            CheckpointError: the checkpoint has no encoder.
         """
         if not self._codec.has_encoder:
             raise CheckpointError(f"{self._where}: has no codec encoder; load it with encoder=, or one that has it")

@@ -13,7 +13,7 @@ from mlx_voxclone.api.speech import TextToSpeech, load
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.process.device import set_device
 from mlx_voxclone.process.progress import told_to
-from mlx_voxclone.settings.config import CALL, load_run_config
+from mlx_voxclone.settings.config import CALL, load_run_config, schema_keys
 from mlx_voxclone.settings.differences import own_config
 from mlx_voxclone.train.loop.distributed import join
 from mlx_voxclone.train.run import RunSummary, run
@@ -96,8 +96,8 @@ def train(
 
     Raises:
         ConfigError: an unknown key, a value out of its bounds, a path that is not there; one line, as the command's.
-        DataError, CheckpointError, TrainingError: whatever a stage refuses. StoppedError: the machine ended it (a full
-            disk, no memory); it can be resumed.
+        DataError, CheckpointError, TrainingError: whatever a stage refuses.
+        StoppedError: the machine ended it (a full disk, no memory); it can be resumed.
         KeyboardInterrupt: Ctrl-C, also when raised by `progress`: the last step is saved, `resume` goes on from there.
 
     Nothing is shown. MLX's default device is the configuration's while it trains; same seed, data and device, same run.
@@ -131,8 +131,10 @@ def _source(config: "Place | Mapping[str, Any] | None", resume: Path | None) -> 
 
 def _dotted(key: str, value: Any) -> "list[tuple[str, Any]]":
     """A key and its value; of a section the keys in it, so that the others stay as they are."""
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping):
         return [(key, _plain(value))]
+    if not value and key not in schema_keys():
+        return [(key, {})]  # to be refused
     return [pair for name, inner in value.items() for pair in _dotted(f"{key}.{name}", inner)]
 
 

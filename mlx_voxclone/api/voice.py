@@ -40,7 +40,8 @@ class Voice:
         """Write it into a `.safetensors` file, which `say`, `voice_from`, `bake` and the commands take; its path.
 
         Raises:
-            DataError: another ending. CheckpointError: the file exists (unless `overwrite`), or cannot be written.
+            DataError: another ending.
+            CheckpointError: the file exists (unless `overwrite`), or cannot be written.
         """
         place = path_of(path, "voice")
         if place.suffix != ".safetensors":
@@ -50,7 +51,7 @@ class Voice:
 
 
 def rows_of(rows: "np.ndarray | mx.array") -> mx.array:
-    """bfloat16 `[N, dim]`, evaluated; what is no voice is refused."""
+    """bfloat16 `[N, dim]`, evaluated (so that it keeps no model in memory); what is no voice is refused."""
     floats = isinstance(rows, mx.array) and mx.issubdtype(rows.dtype, mx.floating)
     if not floats and not (isinstance(rows, np.ndarray) and rows.dtype.kind == "f"):
         raise DataError(f"a voice is floats [N, dim], the END row last; got {type(rows).__name__}")
@@ -59,5 +60,4 @@ def rows_of(rows: "np.ndarray | mx.array") -> mx.array:
         raise DataError(f"a voice is floats [N, dim], the END row last; got {list(found.shape)}")
     if not mx.isfinite(found).all().item():
         raise DataError("the voice holds infinite or undefined numbers; make it again")
-    mx.eval(found)  # so that it keeps no model in memory
     return found

@@ -76,7 +76,7 @@ def test_called_it_is_the_function(monkeypatch):
 def test_docstrings_tell_of_arguments_and_errors():
     """Shapes, units and errors stand where `help()` shows them."""
     for name in ("load", "train", "bake", "read_audio", "write_wav", "Voice"):
-        text = inspect.getdoc(inspect.unwrap(getattr(mlx_voxclone, name)))
+        text = inspect.getdoc(getattr(mlx_voxclone, name))
         assert "Raises:" in text, name
     for name in ("say", "stream", "voice_from"):
         assert "Error" in inspect.getdoc(getattr(mlx_voxclone.TextToSpeech, name)) or name == "stream"

@@ -84,7 +84,7 @@ def test_overrides_are_keys_of_the_configuration(monkeypatch, config_file):
         },
     )  # fmt: skip
     given = {
-        "speaker.lora.rank": 4, "data": {"heldout": 0.3}, "speaker__reference_seconds": (0.5, 0.7),
+        "speaker.lora.rank": 4, "data": {"heldout": 0.3}, "speaker__reference_seconds": (0.5, 0.7), "encoder": {},
         "output": Path("runs/x"), "seed": 3,
     }  # fmt: skip
     for source in (path, str(path), yaml.safe_load(path.read_text(encoding="utf-8"))):
@@ -119,6 +119,7 @@ def test_no_key_is_called_like_an_argument():
         ),
         ({"encoder": {"train": {"steps": -1}}}, "^override: encoder.train.steps: must be at least 0; got -1"),
         ({"data__path": Path("gone")}, "^override: data.path: gone does not exist"),
+        ({"speed": {}}, "^override: speed: unknown key"),
         ({"data": None}, "^override: data: a section cannot be null"),
         ({"seed__x": 1}, "seed: expected a whole number; got"),
         ({"device": "tpu"}, "^override: device: expected one of auto, gpu or cpu; got"),
