@@ -1,7 +1,6 @@
 """What a run uses of prepared data: as if it had been prepared so, and what cannot be had is refused by name."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ def sides(data) -> dict[str, str]:
 
 @pytest.mark.parametrize(("fraction", "speakers"), [(0.5, []), (0.01, []), (0.0, []), (0.2, ["b"]), (0.4, ["a"])])
 def test_clips_are_held_out_as_if_they_had_been_prepared_so(prepared, source, tmp_path, fraction, speakers):
-    prepare(source, tmp_path / "other", replace(MADE, heldout=fraction, heldout_speakers=speakers))
+    prepare(source, tmp_path / "other", MADE.model_copy(update=dict(heldout=fraction, heldout_speakers=speakers)))
     data, lines = chosen(prepared, heldout=fraction, heldout_speakers=speakers)
     assert sides(data) == sides(PreparedData.load(tmp_path / "other"))
     assert any(line.startswith("held out anew: ") for line in lines)
