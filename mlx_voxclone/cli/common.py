@@ -26,7 +26,7 @@ EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141
 # Metavars of options that take a path, or a path or a hub id; and of those that join one with a name or a weight.
 PATHS = frozenset(
     {"DIR", "FILE", "WAV", "AUDIO", "OUT.wav", "X.safetensors", "JSON", "C", "SOURCE", "DIR_OR_ID", "NAME_OR_FILE"}
-    | {"MODEL", "M", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
+    | {"MODEL", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
 )
 NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=SOURCE"})
 

@@ -125,7 +125,7 @@ BAD_ADAPTERS = {
     ),
     "a wrong shape": (
         lambda t: {k: v[:, :10] if k.endswith("0.attention.wq.lora_b") else v for k, v in t.items()},
-        "makes [10, 64]",
+        "has the shape [10, 64]",
     ),
     "on the codec": (
         lambda t: {

@@ -143,7 +143,7 @@ def test_float32_loses_nothing(tmp_path):
 
 def test_an_unknown_rounding_is_refused(tmp_path):
     file = weight_file(tmp_path, 4, 4)
-    with pytest.raises(CheckpointError, match="compensated and nearest"):
+    with pytest.raises(CheckpointError, match="choose compensated or nearest"):
         folding(file, change_of(file, 1, 0.1), "up")
 
 

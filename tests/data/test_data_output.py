@@ -40,7 +40,7 @@ def test_prepared_data_is_reused_only_while_it_is_what_would_be_written(tmp_path
     again = prepare(source, tmp_path / "out")
     assert again.reused
     assert (tmp_path / "out" / "manifest.jsonl").stat().st_mtime_ns == before
-    with pytest.raises(DataError, match=r"prepared otherwise: normalise, seed changed"):
+    with pytest.raises(DataError, match=r"prepared with other settings: normalise, seed changed"):
         prepare(source, tmp_path / "out", PrepareOptions(normalise=True, seed=3))
     (source / "a.txt").write_text("Now with a text.")
     with pytest.raises(DataError, match="the recordings or their texts changed"):

@@ -62,8 +62,8 @@ def assign(names: Sequence[str], where: str) -> dict[str, int]:
             continue
         if role in found:
             raise DataError(
-                f"{where}: both {names[found[role]].strip()!r} and {name.strip()!r} can be the {role}; leave one of"
-                " them out"
+                f"{where}: both {names[found[role]].strip()!r} and {name.strip()!r} could be the {role}; remove one of"
+                " them"
             )
         found[role] = number
     if AUDIO not in found and ID not in found:

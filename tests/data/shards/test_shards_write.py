@@ -114,9 +114,9 @@ def test_nothing_is_left_of_one_that_fails(corpus, tmp_path, monkeypatch):
 
 def test_shards_are_used_again_and_others_refused(corpus, sharded, tmp_path):
     assert prepare(corpus, sharded, OPTIONS, shards=SIZE).reused
-    with pytest.raises(DataError, match="prepared otherwise: --shards changed"):
+    with pytest.raises(DataError, match="prepared with other settings: --shards changed"):
         prepare(corpus, sharded, OPTIONS, shards=2 * SIZE)
-    with pytest.raises(DataError, match="prepared otherwise: --shards changed"):
+    with pytest.raises(DataError, match="prepared with other settings: --shards changed"):
         prepare(corpus, sharded, OPTIONS)
     with pytest.raises(DataError, match="already holds shards"):
         prepare(sharded, tmp_path / "x", OPTIONS)
