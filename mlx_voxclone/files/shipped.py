@@ -7,15 +7,13 @@ import difflib
 import os
 from pathlib import Path
 
-import mlx_voxclone
-
 MAIN = "voxtral_speaker"
 SUFFIX = ".yaml"
 
 
 def directory() -> Path:
     """Where they are: in the installed package, else beside the package in the repository."""
-    package = Path(mlx_voxclone.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 

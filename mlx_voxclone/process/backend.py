@@ -7,8 +7,6 @@ backend, with one whose driver is missing, or after the second of two was remove
 import importlib.metadata
 from pathlib import Path
 
-import mlx_voxclone
-
 CPU, CUDA = "mlx-cpu", ("mlx-cuda-13", "mlx-cuda-12")
 
 
@@ -45,7 +43,7 @@ def _version(name: str) -> str | None:
 
 
 def _in_repository() -> bool:
-    return (Path(mlx_voxclone.__file__).resolve().parents[1] / "uv.lock").is_file()
+    return (Path(__file__).resolve().parents[2] / "uv.lock").is_file()
 
 
 def _install() -> str:

@@ -12,7 +12,6 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-import mlx_voxclone
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import TASKS, RunConfig, schema_keys, section_of, suggest
 from mlx_voxclone.settings.fields import AUTO, MOST, is_automatic
@@ -71,7 +70,7 @@ class Explained:
 
 def configurations() -> dict[str, Path]:
     """The shipped configurations by name: `voxtral_speaker`, ..., then `profiles/mac-32gb`, ..."""
-    package = Path(mlx_voxclone.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), None)
     if folder is None:
         raise ConfigError("this installation holds no configurations: install voxclone again")

@@ -371,7 +371,7 @@ def test_wavs(tmp_path, speech):
     other = tmp_path / "notes.wav"
     other.write_text("not a WAV")
     for place, said in (
-        (other, "no WAV file"),
+        (other, "not a WAV file"),
         (tmp_path / "a.mp3", "WAV is what is written"),
         (tmp_path, "directory"),
     ):

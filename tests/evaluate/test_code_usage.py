@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from golden import RELEASE_PARAMS
-from pages import PNG, Page, tone
+from report_pages import PNG, Page, tone
 
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from pages import Page
+from report_pages import Page
 from speech_made import speaker_onnx, speech, with_noise
 
 from mlx_voxclone.audio.io import write_wav

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from pages import PNG, Page, tone
+from report_pages import PNG, Page, tone
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.errors import DataError

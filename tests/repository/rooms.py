@@ -9,7 +9,7 @@ EVERY_LOWER_ONE = "*"
 ROOMS = [
     ("version", "The version of the package.", ""),
     ("errors", "Mistakes of the user's: one line each, with what to do.", ""),
-    ("process", "Signals, streams, locks, temporaries, limits and progress of a process.", ""),
+    ("process", "Signals, streams, locks, temporaries, limits and progress of a process.", "errors"),
     ("files", "Names, texts, JSON, YAML, the hub and the cache; atomic writing.", "errors process"),
     ("settings", "The run configuration: one schema, its defaults, bounds and comments.", "errors files"),
     ("audio", "Audio in and out, segments, levels, spectra; 24 kHz mono float32.", "errors files"),
@@ -22,13 +22,17 @@ ROOMS = [
         "Miniature checkpoints and synthetic speakers to try everything on.",
         "errors files audio model checkpoint",
     ),
-    ("speech", "Text to speech.", "errors files audio model checkpoint adapters"),
+    ("speech", "Text to speech, of texts of any length.", "errors process files audio model checkpoint adapters"),
     (
         "bake",
         "New checkpoints: encoder injected, adapters folded, voices added; compared and taken back.",
         "version errors files model checkpoint adapters speech",
     ),
-    ("data", "Recordings in, clips out: manifests, preparation, transcripts, shards.", "errors process files audio"),
+    (
+        "data",
+        "Recordings in, clips out: manifests, preparation, transcripts, shards.",
+        "errors process files settings audio",
+    ),
     (
         "pairs",
         "Exact pairs of codes and audio, made by letting a model speak.",

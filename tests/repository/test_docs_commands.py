@@ -94,7 +94,7 @@ def test_a_wrong_command_would_be_found(capsys):
     for line in (
         "uv run voxclone bake --model voxtral --output ann --adapter x",
         "uv run voxclone say --model voxtral --text x --output a.wav",
-        "uv run scripts/voices.py invert ann --out x",
+        "uv run scripts/bake.py --model voxtral --out x",
         "uv run demo/app.py --modl x",
     ):
         with pytest.raises(SystemExit):

@@ -120,7 +120,7 @@ def test_a_damaged_shard_is_named_by_its_address(tmp_path):
         handler.end_headers()
         handler.wfile.write(tarfile.TarInfo("a.wav").tobuf()[:300])
 
-    with served(cut) as address, pytest.raises(DataError, match=f"^{address}/x.tar: no tar file"):
+    with served(cut) as address, pytest.raises(DataError, match=f"^{address}/x.tar: not a readable tar file"):
         prepare(f"{address}/x.tar", tmp_path / "out", PrepareOptions(), cache=tmp_path / "cache")
 
 
