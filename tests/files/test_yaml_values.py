@@ -66,7 +66,9 @@ def test_dates(tmp_path, date, key):
 @pytest.mark.parametrize("key", ["language", "speaker", "whisper_model", "heldout_speakers"])
 def test_words_that_yaml_takes_for_true_and_false(tmp_path, word, key):
     value = f"[{word}]" if isinstance(DataSection().model_dump()[key], list) else word
-    with pytest.raises(ConfigError, match=r"expected text; got (true|false) \(YAML reads yes, no, on and off as true or false"):
+    with pytest.raises(
+        ConfigError, match=r"expected text; got (true|false) \(YAML reads yes, no, on and off as true or false"
+    ):
         loaded(tmp_path, f"data:\n  {key}: {value}")
 
 
