@@ -44,7 +44,7 @@ MISTAKES = {
         ("if other.id != clip.id]", "]",
          "test_data_heldout.py::test_references_are_other_clips_of_the_speaker_from_the_same_split"),
         ("own[k + (k >= place)]", "own[k]", "test_data_heldout.py::test_references_are_drawn_from_all_other_clips"),
-        ("if len(samples) != self.samples:", "if False:", "test_data_output.py::test_a_damaged_clip_is_named"),
+        ("if count != self.samples:", "if False:", "test_data_output.py::test_a_damaged_clip_is_named"),
         ("splits += [TRAIN] if clip.split == HELDOUT else []", "splits += [TRAIN]",
          "test_data_heldout.py::test_a_lone_held_out_clip_is_prompted_by_training_clips_but_never_the_other_way_round"),
     ],
