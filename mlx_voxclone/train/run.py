@@ -10,13 +10,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
@@ -33,7 +32,6 @@ from mlx_voxclone.errors import (
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.settings.config import RunConfig
@@ -48,6 +46,7 @@ from mlx_voxclone.train.encoder.stage import train_encoder
 from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.loop.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.loop.resume import SPENT_FILE, refuse_used
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import prepare_options, trained
 from mlx_voxclone.train.open_data import open_data, open_shards
 from mlx_voxclone.train.saved.result import TrainResult
@@ -191,15 +190,16 @@ def _carry_out(
     config: RunConfig, data: PreparedData | ShardData | None, run_dir: Path, quiet: bool, say: Callable[[str], None]
 ) -> RunSummary:
     """All stages, in order. `data`: what is prepared already."""
+    run = Run.of(config, run_dir, quiet=quiet, say=say)
     summary, peak = RunSummary(config.task, str(run_dir)), 0.0
     if config.task == "distill":
         say("distill: teaching the language model the encoder's codes")
-        result = distillation.train_distill(config, config.speaker.encoder_file, run_dir, quiet, say)
+        result = distillation.train_distill(config, config.speaker.encoder_file, run)
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
         return summary
     if data is None:
-        data = prepared_data(config, run_dir, quiet, say)
+        data = prepared_data(config, run)
     check_data(config, data)
     if SPEAKER in config.stages:
         if (seconds := sum(clip.seconds for clip in data.train)) < LITTLE:
@@ -215,33 +215,30 @@ def _carry_out(
         "speakers": data.speakers,
     }
     if config.task == "encoder":
-        _train_encoder(config, data, run_dir, summary, quiet, say)
+        _train_encoder(config, data, summary, run)
     else:
-        found = recover(config, data, run_dir, quiet, say)
+        found = recover(config, data, run)
         summary.results |= found.results
         summary.rounds = found.rounds
         peak = max(peak, mx.get_peak_memory() / 1e9)
         say(f"{config.adapts}: adapting the language model")
-        directory = _stage_dir(config, run_dir, SPEAKER)
-        summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, directory, quiet, say)
-        if config.task == "clone" and current().first:
+        stage = replace(run, directory=_stage_dir(config, run_dir, SPEAKER))
+        summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, stage)
+        if config.task == "clone" and run.ranks.first:
             peak = max(peak, mx.get_peak_memory() / 1e9)
-            finish(config, data, found, run_dir, summary, quiet, say)
+            finish(config, data, found, summary, run)
     results = summary.results.values()
     summary.peak_memory_gb = max(peak, mx.get_peak_memory() / 1e9, *(r.peak_memory_gb for r in results))
     return summary
 
 
-def prepared_data(
-    config: RunConfig, run_dir: Path, quiet: bool, say: Callable[[str], None]
-) -> PreparedData | ShardData:
+def prepared_data(config: RunConfig, run: Run) -> PreparedData | ShardData:
     """The recordings of `data.path` as clips, prepared into the run directory."""
-    options, progress = prepare_options(config), None if quiet else progress_over
-    report = current().in_turn(lambda: prepare(config.data.path, run_dir / DATA, options, progress=progress))
+    options, made = prepare_options(config), run.directory / DATA
+    report = run.ranks.in_turn(lambda: prepare(config.data.path, made, options, progress=run.progress))
     for line in report.lines():
-        say(f"data: {line}")
-    made = run_dir / DATA
-    return open_shards(config, made, say) if is_sharded(made) else PreparedData.load(made)
+        run.say(f"data: {line}")
+    return open_shards(config, made, run.say) if is_sharded(made) else PreparedData.load(made)
 
 
 def _check_directory(run_dir: Path, config: RunConfig, *, resuming: bool) -> None:
@@ -293,7 +290,7 @@ def _opened(run_dir: Path, config: RunConfig, *, resuming: bool) -> Iterator[Non
         if begun and not (run_dir / CONFIG_FILE).exists():  # deleted during the run; what was trained is not lost
             write_text_atomic(run_dir / CONFIG_FILE, config.dump())
         if isinstance(e, KeyboardInterrupt):
-            raise KeyboardInterrupt(f"continue with --resume {run_dir}") from None
+            raise KeyboardInterrupt("; ".join([*map(str, e.args), f"continue with --resume {run_dir}"])) from None
         elif isinstance(e, RankLostError):
             raise RankLostError(f"{e}; continue with --resume {run_dir}") from None
         elif isinstance(e, TranscriptError) and begun:
@@ -329,13 +326,11 @@ def _stage_dir(config: RunConfig, run_dir: Path, stage: str) -> Path:
     return run_dir / stage if config.task == "clone" else run_dir
 
 
-def _train_encoder(
-    config: RunConfig, data: PreparedData, run_dir: Path, summary: RunSummary, quiet: bool, say: Callable[[str], None]
-) -> None:
+def _train_encoder(config: RunConfig, data: PreparedData, summary: RunSummary, run: Run) -> None:
     """Task `encoder`: from the start, on recordings and pairs together."""
-    say("encoder: training the codec's encoder")
-    inputs = current().in_turn(lambda: encoder_inputs(config, Release(config.model), data, run_dir, quiet, say))
-    summary.results[ENCODER] = train_encoder(config, data, inputs, run_dir, quiet)
+    run.say("encoder: training the codec's encoder")
+    inputs = run.ranks.in_turn(lambda: encoder_inputs(config, data, run))
+    summary.results[ENCODER] = train_encoder(config, data, inputs, run)
     mx.clear_cache()
 
 

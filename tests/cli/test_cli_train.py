@@ -300,8 +300,8 @@ STAGES = {
     "speaker, a step": (SpeakerTask, "losses", 6),
     "speaker, the evaluation after its last step": (SpeakerTask, "extra_metrics", 2),
     "comparing": (finish, "deliver", 1),
-    "bake": (finish, "bake", 1),
     "speaking": (finish, "speak_sentences", 1),
+    "bake": (finish, "bake", 1),
     "speaking with what was baked": (finish, "speak_sentences", 2),
 }
 
@@ -333,7 +333,7 @@ def test_a_clone_interrupted_in_every_stage_ends_as_if_it_had_not_been(
         assert captured.out == ""
         assert captured.err.splitlines()[-1] == f"interrupted: continue with --resume {place}"
         assert captured.err.count("--resume") == 1
-        assert (place / "baked").exists() == (stage == "speaking")
+        assert (place / "baked").exists() == (stage == "speaking with what was baked")
         arguments = ["--resume", place]
     assert train(*arguments, "--quiet") == 0
     assert result(place) == result(uninterrupted)

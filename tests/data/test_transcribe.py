@@ -24,6 +24,7 @@ from mlx_voxclone.pairs.clip_codes import clip_codes
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.checks import check_data
 from mlx_voxclone.train.judge.codes import judged_codes
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.run import prepared_data
 
 pytest_plugins = ["commands"]
@@ -143,7 +144,7 @@ def judged_of(model, source: Path, place: Path, **settings):
     given = {"model": str(model), "data.path": str(source), "encoder.pairs.path": None, "judge.check_texts": False}
     given |= {"data.min_seconds": 0.5, "speaker.reference_seconds": [1.0, 3.0], "speaker.preserve.path": None}
     config = load_run_config(CONFIG, given | settings)
-    data, release = prepared_data(config, place, True, lambda line: None), Release(model)
+    data, release = prepared_data(config, Run.of(config, place)), Release(model)
     check_data(config, data)
     codes = clip_codes(release, None, data, place / "codes.safetensors")
     found = judged_codes(config, release, None, data, codes, place / "judged.safetensors", quiet=True)

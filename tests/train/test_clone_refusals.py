@@ -8,6 +8,7 @@ from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.clone import recover as recover_module
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
+from mlx_voxclone.train.loop.running import Run
 
 
 def configured(miniature, **judge) -> RunConfig:
@@ -26,7 +27,7 @@ def recover(miniature, tmp_path, monkeypatch):
 
     def call(config, gain):
         monkeypatch.setattr(recover_module, "said_gain", lambda config, release: gain)
-        return recover_module.recover(config, None, tmp_path, True, lambda line: None)
+        return recover_module.recover(config, None, Run.of(config, tmp_path))
 
     return call
 

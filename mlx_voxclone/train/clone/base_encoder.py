@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs
 from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import CHECKPOINTS
@@ -121,9 +122,7 @@ def _base_section(config: RunConfig):
     return config.encoder.model_copy(update={"pairs": pairs, **fixed})
 
 
-def base_encoder(
-    config: RunConfig, release: Release, pairs: Sequence[Path], quiet: bool, say: Callable[[str], None]
-) -> Path:
+def base_encoder(config: RunConfig, pairs: Sequence[Path], run: Run) -> Path:
     """The base encoder's weights, found in the cache or trained there now from the directories of pairs.
 
     Interrupted, the training goes on at its last checkpoint when it is called again.
@@ -131,6 +130,7 @@ def base_encoder(
     Raises:
         CheckpointError: the cache cannot be written, or is full.
     """
+    release, say = run.release, run.say
     entry = base_entry(config, release)
     found = best_encoder(entry.path)
     if _is_whole(entry, found):
@@ -143,7 +143,7 @@ def base_encoder(
         say(f"encoder: training the model's base encoder on pairs, for this run and the next ones, in {entry.path}")
         with _explained(entry, pairs):
             entry.path.mkdir(parents=True, exist_ok=True)
-            result = _trained(config, release, pairs, entry.path, quiet)
+            result = _trained(config, pairs, replace(run, directory=entry.path))
             shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
             shutil.rmtree(entry.path / "samples", ignore_errors=True)
             facts = {"steps": result.steps, "metric": result.best_metric, SHA256: file_sha256(found)}
@@ -152,16 +152,17 @@ def base_encoder(
     return found
 
 
-def _trained(config: RunConfig, release: Release, pairs: Sequence[Path], directory: Path, quiet: bool) -> TrainResult:
-    """Train it in `directory`, or go on there."""
+def _trained(config: RunConfig, pairs: Sequence[Path], run: Run) -> TrainResult:
+    """Train it in the run's directory, or go on there."""
+    release, compute = run.release, run.compute
     section = _base_section(config)
     data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
-    sounds, compute = PairSounds(data), Compute.of(config)
+    sounds = PairSounds(data)
     codec = encoder_codec(release, section, sounds, SEED, compute.dtype)
     identity = {"codec": codec_digest(release)}
     task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
     settings = train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
-    return run_trainer(task, settings, directory, quiet=quiet)
+    return run_trainer(task, settings, run.directory, quiet=run.quiet)
 
 
 def _is_whole(entry: Entry, found: Path) -> bool:

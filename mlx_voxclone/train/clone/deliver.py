@@ -36,6 +36,7 @@ from mlx_voxclone.train.judge.judge import CodeJudge
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import unexplained
 from mlx_voxclone.train.loop.heldout import spread
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import DRIFT, judges
 from mlx_voxclone.train.speaker.preservation import without_adapters
@@ -119,8 +120,7 @@ def deliver(
     model: Voxtral,
     tokenizer: SpeechTokenizer,
     result: TrainResult,
-    quiet: bool,
-    say: Callable[[str], None],
+    run: Run,
 ) -> Delivery:
     """Measure both candidates and choose.
 
@@ -135,7 +135,7 @@ def deliver(
     bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
     total = sum(len(found) + min(FINALISTS, len(found)) * len(bench.texts) for found in voices.values())
-    with progress_bar(quiet=quiet, total=total, unit="step", desc="comparing") as bar:
+    with progress_bar(quiet=run.quiet, total=total, unit="step", desc="comparing") as bar:
         with without_adapters(model):
             zero_shot = bench.measure(ZERO_SHOT, voices[ZERO_SHOT], bar.update)
         adapted = bench.measure(ADAPTED, voices[ADAPTED], bar.update)
@@ -144,7 +144,7 @@ def deliver(
     if (asked := config.bake.deliver) != BEST:
         verdict = f"{chosen.name} measures better: {why}" if asked != chosen.name else why
         chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[asked], f"bake.deliver asks for it ({verdict})"
-    say(f"delivered: {chosen.name}; {why}")
+    run.say(f"delivered: {chosen.name}; {why}")
     return Delivery(chosen, why, (zero_shot, adapted))
 
 

@@ -1,7 +1,6 @@
 """The last steps of task `clone`: bake, check that the result is the adapter model, speak before and after."""
 
 import json
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
 from mlx_voxclone.train.clone.fold_check import fold_figures, hidden_states, voice_rows
 from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
 from mlx_voxclone.train.judge.recovered import Recovered
-from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
 from mlx_voxclone.train.speaker.preservation import without_adapters
@@ -45,15 +44,15 @@ class _Models:
     One of them is in memory at a time.
     """
 
-    def __init__(self, config: RunConfig, release: Release, encoder: Path | None, adapters: Path):
-        self._config, self._release, self._encoder, self._adapters = config, release, encoder, adapters
-        self.tokenizer = SpeechTokenizer.of(release)
+    def __init__(self, run: Run, encoder: Path | None, adapters: Path):
+        self._run, self._encoder, self._adapters = run, encoder, adapters
+        self.tokenizer = SpeechTokenizer.of(run.release)
 
     @cached_property
     def adapted(self) -> Voxtral:
         """The released model with the run's encoder and adapters; read when it is first asked for."""
-        model = self._loaded(self._release, self._encoder)
-        source, release = [AdapterSource(self._adapters)], self._release
+        source, release = [AdapterSource(self._adapters)], self._run.release
+        model = self._loaded(release, self._encoder)
         apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
         return model
 
@@ -62,36 +61,28 @@ class _Models:
         remove_adapters(self.adapted)
         return self.adapted
 
-    def baked(self) -> Voxtral:
+    def baked(self, release: Release) -> Voxtral:
         """The baked one in its place."""
         self.__dict__.pop("adapted", None)
         mx.clear_cache()
-        return self._loaded(Release(self._config.baked_dir), None)
+        return self._loaded(release, None)
 
     def _loaded(self, release: Release, encoder: Path | None) -> Voxtral:
-        model = load_model(release, dtype=Compute.of(self._config).dtype, encoder_file=encoder)
+        model = load_model(release, dtype=self._run.compute.dtype, encoder_file=encoder)
         model.speaks_only = True
         return model
 
 
-def finish(
-    config: RunConfig,
-    data: PreparedData,
-    found: Recovered,
-    run_dir: Path,
-    summary: Any,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> None:
+def finish(config: RunConfig, data: PreparedData, found: Recovered, summary: Any, run: Run) -> None:
     """Choose what is delivered, bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`;
     fills in `summary`. The released model and the baked one are read once each.
 
     Raises:
         CheckpointError: the directory holds something else than this run would bake.
     """
-    release, best = Release(config.model), run_dir / "speaker" / BEST
-    models = _Models(config, release, found.encoder, best)
-    delivery = delivered(config, data, found, best, models, summary.results["speaker"], run_dir, quiet, say)
+    best, say = run.directory / "speaker" / BEST, run.say
+    models = _Models(run, found.encoder, best)
+    delivery = delivered(config, data, found, best, models, summary.results["speaker"], run)
     adapters, voice, encoder = best if delivery["name"] == ADAPTED else None, delivery["codes"], found.encoder
     rows = voice_rows(models.adapted, voice)
     is_baked = config.baked_dir.exists() and any(config.baked_dir.iterdir())
@@ -101,22 +92,23 @@ def finish(
     clip = heldout.text, voice, found.judged.codes.get(heldout.id, found.codes[heldout.id])
     states = None if adapters is None else _states_before(models, *clip)
     say("say: before and after")
-    write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run_dir, say)
-    spoken = sentences(config, heldout.text)
+    write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run)
+    spoken, place = sentences(config, heldout.text), (config.seed, run.directory)
     released = models.released()
-    speak_sentences(released, models.tokenizer, released.voice_embedding(voice), "before", spoken, config, run_dir)
+    speak_sentences(released, models.tokenizer, released.voice_embedding(voice), "before", spoken, *place)
     del released
     if not is_baked:
         say(f"bake: writing {config.baked_dir}")
         bake(
-            release,
+            run.release,
             config.baked_dir,
             encoder=encoder,
             adapters=adapters,
             voices={config.voice: rows},
             target=config.bake.target,
         )
-    baked, model = Release(config.baked_dir), models.baked()
+    baked = Release(config.baked_dir)
+    model = models.baked(baked)
     summary.delivered = {key: delivery[key] for key in ("name", "why", "measured")}
     summary.baked = {"path": str(config.baked_dir), "voice": config.voice, "reference": delivery["voice"]}
     if states is None:
@@ -130,7 +122,7 @@ def finish(
                 f" {fold['fold_error']:.2%}); train longer, or speak with say --adapters {adapters}"
             )
         summary.baked |= fold
-    speak_sentences(model, SpeechTokenizer.of(baked), baked.voice(config.voice), "after", spoken, config, run_dir)
+    speak_sentences(model, SpeechTokenizer.of(baked), baked.voice(config.voice), "after", spoken, *place)
     summary.speech = spoken
 
 
@@ -149,16 +141,14 @@ def delivered(
     adapters: Path,
     models: _Models,
     result: TrainResult,
-    run_dir: Path,
-    quiet: bool,
-    say: Callable[[str], None],
+    run: Run,
 ) -> dict[str, Any]:
     """What `deliver` chooses: `name`, `why`, `measured`, `voice` (its recordings), `clips` (ids of these) and `codes`
     `[37, N]` of it.
 
     Kept in `codes/delivered.safetensors`; a resumed run finds it there, as long as encoder and adapters are the same.
     """
-    path = run_dir / "codes" / VOICE_FILE
+    path = run.directory / "codes" / VOICE_FILE
     made_from = {
         "adapters": file_sha256(adapters / TENSORS),
         "encoder": "" if found.encoder is None else file_sha256(found.encoder),
@@ -174,7 +164,7 @@ def delivered(
                 raise CheckpointError(
                     f"{path}: its description of the voice is damaged; delete it, run again"
                 ) from None
-    chosen = deliver(config, data, found, models.adapted, models.tokenizer, result, quiet, say)
+    chosen = deliver(config, data, found, models.adapted, models.tokenizer, result, run)
     document = {
         "name": chosen.chosen.name,
         "why": chosen.why,
@@ -228,20 +218,20 @@ def speak_sentences(
     rows: mx.array,
     when: str,
     spoken: list[dict[str, Any]],
-    config: RunConfig,
-    run_dir: Path,
+    seed: int,
+    directory: Path,
 ) -> None:
-    """Speak each sentence into `samples/`, and add to its entry how that went.
+    """Speak each sentence into `samples/` of a directory, and add to its entry how that went.
 
     "before" is the released model given the new encoder's rows: zero-shot cloning. "after" is what was baked, with the
     same voice and seed.
     """
-    (run_dir / "samples").mkdir(exist_ok=True)
+    (directory / "samples").mkdir(exist_ok=True)
     for i, entry in enumerate(spoken):
-        result = _speak(model, tokenizer, rows, entry["text"], config.seed)
+        result = _speak(model, tokenizer, rows, entry["text"], seed)
         name = f"samples/{when}-{i + 1}.wav" if result.frames else None  # END at once: nothing to hear
         if name:
-            write_wav(run_dir / name, result.samples)
+            write_wav(directory / name, result.samples)
         entry[when] = {"file": name, "frames": result.frames, "ended": result.ended}
     mx.clear_cache()
 

@@ -4,7 +4,7 @@ They are copied into the run directory, so that the report has them wherever the
 a folder that is gone) and wherever the run is moved to.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.speech.speaker import read_reference
+from mlx_voxclone.train.loop.running import Run
 
 ORIGINALS = "originals"  # in the run directory
 VOICE, SENTENCE = f"{ORIGINALS}/voice.wav", f"{ORIGINALS}/sentence.wav"
@@ -24,8 +25,7 @@ def write_originals(
     clips: Sequence[str],
     reference: Path | None,
     heldout: Clip,
-    run_dir: Path,
-    say: Callable[[str], None],
+    run: Run,
 ) -> None:
     """Write `originals/voice.wav`, the beginning of what the voice was taken from, and `originals/sentence.wav`.
 
@@ -33,7 +33,7 @@ def write_originals(
         clips: ids of the clips that the voice was taken from, in their order; none where `reference` is given.
         reference: the recording that the configuration names.
         heldout: the clip whose text is spoken.
-        say: receives a line for a recording that cannot be read any more; the report then says that it is missing.
+        run: is told of a recording that cannot be read any more; the report then says that it is missing.
     """
 
     def voice() -> np.ndarray:
@@ -49,10 +49,11 @@ def write_originals(
             raise DataError("the recordings of the voice are not among the data any more")
         return np.concatenate(parts)
 
+    run_dir = run.directory
     (run_dir / ORIGINALS).mkdir(exist_ok=True)
     for name, read in ((VOICE, lambda: voice()[: round(SECONDS * SAMPLE_RATE)]), (SENTENCE, heldout.read)):
         (run_dir / name).unlink(missing_ok=True)
         try:
             write_wav(run_dir / name, read())
         except DataError as e:
-            say(f"warning: the report lacks {name}: {e}")
+            run.say(f"warning: the report lacks {name}: {e}")

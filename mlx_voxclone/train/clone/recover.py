@@ -14,12 +14,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.pairs.clip_codes import CODES_FILE, clip_codes
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
@@ -30,14 +28,14 @@ from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, cached_own_pair
 from mlx_voxclone.train.judge.codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import PAIRS, check_model
-from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import trained
 from mlx_voxclone.train.saved.result import TrainResult
 
 CODES, ENCODER = "codes", "encoder"  # in the run directory
 
 
-def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, say: Callable[[str], None]) -> Recovered:
+def recover(config: RunConfig, data: PreparedData, run: Run) -> Recovered:
     """Train the encoder (unless one is given, or the model has its own), encode all clips, judge the transcribed ones.
 
     Interrupted, it goes on where it was when it is called again.
@@ -45,15 +43,14 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
     Raises:
         VoxcloneError: whatever a stage refuses.
     """
-    release = Release(config.model)
-    steps = _Steps(config, release, data, run_dir, quiet, say)
+    steps, say, run_dir = _Steps(config, data, run), run.say, run.directory
     if ENCODER not in trained(config):
         encoder = config.speaker.encoder_file
         codes = steps.encode(encoder, 1)
         return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
-    inputs = current().in_turn(lambda: encoder_inputs(config, release, data, run_dir, quiet, say))
+    inputs = run.ranks.in_turn(lambda: encoder_inputs(config, data, run))
     if steps.judges and config.judge.check_texts and config.encoder.pairs.path == AUTO:
-        check_model(config.model, said_gain(config, release))
+        check_model(config.model, said_gain(config, run.release))
     base = steps.base()
     say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
     found = {ENCODER: steps.train(ENCODER, base, inputs)}
@@ -69,7 +66,7 @@ def recover(config: RunConfig, data: PreparedData, run_dir: Path, quiet: bool, s
             say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
             break
         best = new
-    if current().first:
+    if run.ranks.first:
         linked(best.encoder, run_dir / ENCODER_FILE)  # where a user looks for it, whichever round it is of
     return _told(Recovered(best.encoder, best.codes, best.judged, found, rounds), data, say)
 
@@ -90,18 +87,15 @@ class _Steps:
     """The steps of a round, each kept in the run directory."""
 
     config: RunConfig
-    release: Release
     data: PreparedData
-    run_dir: Path
-    quiet: bool
-    say: Callable[[str], None]
+    run: Run
 
     def base(self) -> Path | None:
         """The model's base encoder, where the pairs are automatic; None: the run trains its own from the start."""
         if not starts_from_base(self.config):
             return None
-        pairs = automatic_pairs(self.config, self.release, self.quiet, lambda line: None)
-        return keep_base(base_encoder(self.config, self.release, pairs, self.quiet, self.say), self.run_dir)
+        pairs = automatic_pairs(self.config, self.run.release, self.run.quiet, lambda line: None)
+        return keep_base(base_encoder(self.config, pairs, self.run), self.run.directory)
 
     def train(
         self, name: str, start: Path | None, inputs: EncoderInputs, judged: JudgedCodes | None = None
@@ -114,7 +108,7 @@ class _Steps:
             refined = {"weights": start, "train": section.refine, "pairs": pairs}
             config = config.model_copy(update={"encoder": section.model_copy(update=refined)})
         codes = None if judged is None else judged.codes
-        result = train_encoder(config, self.data, inputs, self.run_dir / name, self.quiet, codes)
+        result = train_encoder(config, self.data, inputs, self.run.within(name), codes)
         mx.clear_cache()
         return result
 
@@ -123,10 +117,9 @@ class _Steps:
         return Recovered(encoder, codes, self.judge(encoder, codes, number))
 
     def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
-        self.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
-        wrap = (lambda clips, total, what: clips) if self.quiet else progress_over
-        path = self._place(CODES_FILE, number)
-        return current().in_turn(lambda: clip_codes(self.release, encoder, self.data, path, wrap))
+        run, path = self.run, self._place(CODES_FILE, number)
+        run.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
+        return run.ranks.in_turn(lambda: clip_codes(run.release, encoder, self.data, path, run.progress))
 
     @property
     def judges(self) -> bool:
@@ -138,11 +131,11 @@ class _Steps:
         section = self.config.encoder.pairs
         paths = section.path or []
         if paths == AUTO:
-            cached = cached_own_pairs(self.config, self.release)
+            cached = cached_own_pairs(self.config, self.run.release)
             paths = [] if cached is None else [cached]
         if not paths:
             return []
-        data = PairData.of_model(paths, self.release, heldout=section.heldout, seed=self.config.seed)
+        data = PairData.of_model(paths, self.run.release, heldout=section.heldout, seed=self.config.seed)
         sides = ([pair for pair in side if not pair.is_moved] for side in (data.heldout, data.train))
         heldout, train = sides
         return heldout if len(heldout) >= PAIRS else [*heldout, *train]
@@ -151,11 +144,11 @@ class _Steps:
         if not self.judges:
             return JudgedCodes({})
         path = self._place("judged.safetensors", number)
-        arguments = (self.config, self.release, encoder, self.data, codes, path, self.quiet, self.said)
-        judged = current().in_turn(lambda: judged_codes(*arguments))
+        arguments = (self.config, self.run.release, encoder, self.data, codes, path, self.run.quiet, self.said)
+        judged = self.run.ranks.in_turn(lambda: judged_codes(*arguments))
         if judged.facts:
             facts = judged.facts
-            self.say(
+            self.run.say(
                 f"judge: {facts['clips']} clips, {facts['changed_semantic']:.0%} of the semantic codes changed, mean"
                 f" confidence {facts['confidence']:.0%}"
             )
@@ -163,5 +156,5 @@ class _Steps:
 
     def _place(self, name: str, number: int) -> Path:
         """The file of a round: `codes.safetensors`, `codes-2.safetensors`, ..."""
-        path = self.run_dir / CODES / name
+        path = self.run.directory / CODES / name
         return path if number == 1 else path.with_stem(f"{path.stem}-{number}")

@@ -1,6 +1,5 @@
 """The stage of task `distill`: from pairs and presets to adapters."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import mlx.core as mx
@@ -23,8 +22,7 @@ from mlx_voxclone.train.distill.data import (
 )
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.encoder.inputs import TEACHER
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.stage import adapter_writer, lora_model, start_from
@@ -49,14 +47,12 @@ def load_distill_pairs(config: RunConfig, release: Release) -> PairData:
     return pairs
 
 
-def train_distill(
-    config: RunConfig, encoder: Path | None, directory: Path, quiet: bool, say: Callable[[str], None]
-) -> TrainResult:
-    """Task `distill` in `directory`; `best/` holds the adapters, `teacher/` what the teacher made of every item."""
-    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
+def train_distill(config: RunConfig, encoder: Path | None, run: Run) -> TrainResult:
+    """Task `distill` in the run's directory; `best/` holds the adapters, `teacher/` what the teacher made of each."""
+    compute, section, release = run.compute, config.speaker, run.release
     pairs = load_distill_pairs(config, release)
     codec = load_model(release, parts=["codec"], encoder_file=encoder).audio_tokenizer
-    voices = {name: _voices(config, release, codec, pairs, name, quiet) for name in ("train", "heldout")}
+    voices = {name: _voices(config, codec, pairs, name, run) for name in ("train", "heldout")}
     del codec
     mx.clear_cache()
     rate = release.config.codec.frame_rate
@@ -68,7 +64,7 @@ def train_distill(
         items[name] = make_items(voices[name], getattr(pairs, name), counts[name], seed=2 * config.seed + k, **limits)
     refuse_without_frames(items["train"], pairs)
     shares = {name: sum(v.true.shape[1] for v in voices[name]) for name in voices}
-    say(
+    run.say(
         f"distill: {len(voices['train'])} voices ({shares['train']} frames) to learn from, {len(voices['heldout'])}"
         f" held out; {counts['train']} items"
     )
@@ -84,25 +80,23 @@ def train_distill(
         config.distill,
         prompt=tokenizer.prompt,
         save=adapter_writer(config, release),
-        cache=directory / TEACHER,
+        cache=run.directory / TEACHER,
         batch_size=section.train.batch_size,
         seed=config.seed,
         identity=identity,
     )
-    with progress_bar(quiet=quiet, total=sum(counts.values()), unit="item", desc="teacher") as bar:
-        current().in_turn(lambda: task.teach(bar.update))
+    with progress_bar(quiet=run.quiet, total=sum(counts.values()), unit="item", desc="teacher") as bar:
+        run.ranks.in_turn(lambda: task.teach(bar.update))
     mx.clear_cache()
-    return run_trainer(task, train_settings(section.train, config, compute), directory, quiet=quiet)
+    return run_trainer(task, train_settings(section.train, config, compute), run.directory, quiet=run.quiet)
 
 
-def _voices(
-    config: RunConfig, release: Release, codec: Codec, pairs: PairData, split: str, quiet: bool
-) -> list[TwiceCoded]:
+def _voices(config: RunConfig, codec: Codec, pairs: PairData, split: str, run: Run) -> list[TwiceCoded]:
     """Those of a split that the encoder codes otherwise; presets are learnt from and not measured by."""
     chosen = getattr(pairs, split)
     presets = config.distill.presets and split == "train"
-    total = len(chosen) + (len(release.voices()) if presets else 0)
-    with progress_bar(quiet=quiet, total=total, unit="voice", desc=f"encoding ({split})") as bar:
+    total = len(chosen) + (len(run.release.voices()) if presets else 0)
+    with progress_bar(quiet=run.quiet, total=total, unit="voice", desc=f"encoding ({split})") as bar:
         found = pair_voices(chosen, codec, bar.update)
-        found += preset_voices(release, codec, bar.update) if presets else []
+        found += preset_voices(run.release, codec, bar.update) if presets else []
     return refuse_identical(found)

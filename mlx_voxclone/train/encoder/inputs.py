@@ -6,7 +6,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from mlx_voxclone.pairs.code_usage import foreign_codec
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO, EncoderSection
 from mlx_voxclone.train.encoder.code_prior import code_prior
@@ -26,6 +24,7 @@ from mlx_voxclone.train.encoder.items import crop_samples
 from mlx_voxclone.train.encoder.task import Teacher
 from mlx_voxclone.train.encoder.terms import CODES
 from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, check_automatic
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.whisper.alignment import crop_states
 from mlx_voxclone.train.whisper.cache import TeacherCache
 from mlx_voxclone.train.whisper.teacher import LONGEST, AsrTeacher
@@ -91,15 +90,14 @@ def check_encoder(config: RunConfig, release: Release) -> None:
         teacher.unload()
 
 
-def encoder_inputs(
-    config: RunConfig, release: Release, data: PreparedData, directory: Path, quiet: bool, say: Callable[[str], None]
-) -> EncoderInputs:
-    """Load or make all of it; what is made stays in `directory` and is found there next time.
+def encoder_inputs(config: RunConfig, data: PreparedData, run: Run) -> EncoderInputs:
+    """Load or make all of it; what is made stays in the run's directory and is found there next time.
 
     Raises:
         VoxcloneError: see `check_encoder`; a clip that the recogniser cannot hear.
     """
-    pairs = load_pairs(config, release, quiet, say)
+    release, say = run.release, run.say
+    pairs = load_pairs(config, release, run.quiet, say)
     if pairs is not None:
         length = format_seconds(pairs.seconds)
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {length}")
@@ -111,8 +109,8 @@ def encoder_inputs(
                 f"warning: encoder.pairs.alone_steps ({alone}) is not below encoder.train.steps ({steps}): your "
                 "recordings will not be used; a quarter of the steps is usual"
             )
-    teacher = whisper_teacher(config, data, pairs, directory / TEACHER, quiet, say)
-    return EncoderInputs(pairs, teacher, code_prior(config, release, pairs, directory / PRIOR, quiet, say))
+    teacher = whisper_teacher(config, data, pairs, run)
+    return EncoderInputs(pairs, teacher, code_prior(config, release, pairs, run.directory / PRIOR, run.quiet, say))
 
 
 def load_pairs(
@@ -132,27 +130,19 @@ def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
     return AsrTeacher(asked.whisper_model, heads=asked.heads, language=language)
 
 
-def whisper_teacher(
-    config: RunConfig,
-    data: PreparedData,
-    pairs: PairData | None,
-    directory: Path,
-    quiet: bool,
-    say: Callable[[str], None],
-) -> Teacher | None:
+def whisper_teacher(config: RunConfig, data: PreparedData, pairs: PairData | None, run: Run) -> Teacher | None:
     """Its states of all recordings, and of the pairs to learn from but those too long for it."""
     if not (config.encoder.distillation.enabled and config.encoder.losses.distillation):
         return None
     recogniser = asr_teacher(config.encoder, config.data.language)
-    cache = TeacherCache(directory, recogniser)
-    wrap = (lambda clips, total, what: clips) if quiet else progress_over
+    cache = TeacherCache(run.directory / TEACHER, recogniser)
     spoken = [] if pairs is None else [_Spoken.of(pair) for pair in pairs.train]
     spoken = [pair for pair in spoken if pair.samples <= LONGEST]
-    report = cache.fill([*data.train, *data.heldout, *spoken], wrap)
+    report = cache.fill([*data.train, *data.heldout, *spoken], run.progress)
     recogniser.unload()
-    say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them computed now")
+    run.say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them computed now")
     for note in report.notes:
-        say(f"warning: teacher: {note}")
+        run.say(f"warning: teacher: {note}")
     read, known = lru_cache(_KEPT_STATES)(cache.read), {pair.id for pair in spoken}
 
     def states(source: Clip | Pair, start: int, frames: int) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
 from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder.task import ENCODER_FILE, EncoderTask
-from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
@@ -56,12 +56,11 @@ def train_encoder(
     config: RunConfig,
     data: PreparedData,
     inputs: EncoderInputs,
-    directory: Path,
-    quiet: bool,
+    run: Run,
     judged: Mapping[str, np.ndarray] | None = None,
 ) -> TrainResult:
-    """Task `encoder` in `directory`; `best/encoder.safetensors` is its result. `judged`: see `EncoderItems`."""
-    compute, section, release = Compute.of(config), config.encoder, Release(config.model)
+    """Task `encoder` in the run's directory; `best/encoder.safetensors` is its result. `judged`: see `EncoderItems`."""
+    compute, section, release = run.compute, config.encoder, run.release
     codec = encoder_codec(release, section, data, config.seed, compute.dtype)
     identity = {"codec": codec_digest(release, section.weights)}
     if isinstance(data, ShardData):
@@ -79,7 +78,7 @@ def train_encoder(
         judged=judged,
     )
     settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, directory, quiet=quiet)
+    return run_trainer(task, settings, run.directory, quiet=run.quiet)
 
 
 def best_encoder(directory: Path) -> Path:

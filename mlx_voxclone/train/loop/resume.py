@@ -1,11 +1,12 @@
-"""Which checkpoint a resume starts from, and whether it may: everything that must not be guessed."""
+"""Which checkpoint a resume starts from, and whether it may; what a run that ends early says of how to go on."""
 
 from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.errors import CheckpointError, DataError, RankLostError, StoppedError, TranscriptError
 from mlx_voxclone.files.locks import LOCK
+from mlx_voxclone.process.limits import describe_os_error
 from mlx_voxclone.settings.training import TrainSettings, changed
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes
 from mlx_voxclone.train.saved.state import BEST, Checkpoint, list_checkpoints, load_checkpoint, read_best
@@ -105,6 +106,27 @@ def what_is_left(run_dir: Path) -> str:
     best = read_best(run_dir)
     kept = "" if best is None else f", and {run_dir / BEST} holds step {best['step']}"
     return how_to_go_on(run_dir, hint=False) + kept
+
+
+_KINDS = (RankLostError, TranscriptError, DataError)  # what derives from them may be made of other things
+
+
+def line_of(error: Exception) -> str | None:
+    """What is to be said of an error after which the steps before it can be saved; None for any other."""
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
+
+
+def ended_by(error: Exception, line: str, words: str) -> Exception:
+    """The error to raise in its place.
+
+    Args:
+        line: what is said of it.
+        words: what is left of the run and how to go on; may be empty.
+    """
+    kind = next((kind for kind in _KINDS if isinstance(error, kind)), StoppedError)
+    return kind(f"{line}; {words}" if words else line)
 
 
 SPENT_FILE = "spent.json"  # time and memory of earlier sittings of a run that is not finished

@@ -19,19 +19,18 @@ from mlx_voxclone.errors import (
     DataError,
     NotFiniteError,
     RankLostError,
-    StoppedError,
     TrainingError,
-    TranscriptError,
     VoxcloneError,
 )
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, JsonLog, Progress, add_to_window, window_record
-from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, Progress
+from mlx_voxclone.process.limits import describe_memory_error
 from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop import heldout as evaluation
 from mlx_voxclone.train.loop.distributed import ALONE, Mute, Ranks, check_share, facts_of
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
+from mlx_voxclone.train.loop.journal import Journal, check_terms
 from mlx_voxclone.train.loop.keeper import Keeper
 from mlx_voxclone.train.loop.loader import Group, Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
@@ -39,7 +38,9 @@ from mlx_voxclone.train.loop.resume import (
     check_position,
     check_same_run,
     check_unfinished,
+    ended_by,
     how_to_go_on,
+    line_of,
     newest_whole,
     refuse_used,
     what_is_left,
@@ -50,8 +51,6 @@ from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.saved.state import RunState, uninterrupted
 
-_JUDGE_GRADIENTS_AFTER = 5  # steps: LoRA's A has a zero gradient in the first step by design, later none should
-_RECENT = 8  # losses in the smoothed one
 MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient: this is no single bad item any more
 
 
@@ -90,7 +89,7 @@ class Trainer:
         self.total = settings.total_steps(task.n_items)
         self.stop = min(self.total, settings.stop_after or self.total)
         self.warnings: list[str] = []
-        self._check_terms()
+        check_terms(task)
         self.masters = Masters(task, settings.precision)
         self._gradients = Gradients(task, self.masters, ranks)
         self.optimizers = Optimizers(self.masters.values, settings, parameter_groups(task))
@@ -124,7 +123,8 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
 
-        On Ctrl-C the last complete step is saved, a line says how to go on, and KeyboardInterrupt is raised again.
+        On Ctrl-C the last complete step is saved, and KeyboardInterrupt is raised again: it says where the run stands
+        and how to go on, unless a line has said that (`announce_resume`).
         Raises TrainingError when `MAX_SKIPPED` consecutive steps, or all steps, were not finite.
         """
         self._began = time.perf_counter() - self.state.seconds
@@ -136,6 +136,7 @@ class Trainer:
             self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
         else:
             self.log = self.progress = Mute()
+        self.journal = Journal(self.task, self.state, self.total, self.log, self.progress)
         self.ranks.last_words = self._last_words
         mx.reset_peak_memory()
         try:
@@ -145,8 +146,11 @@ class Trainer:
                     self._loop()
                     return self._finish()
                 except KeyboardInterrupt:
-                    self.ranks.at_the_end(self._save_after_interrupt)
-                    raise
+                    where = []
+                    self.ranks.at_the_end(lambda: where.append(self._save_after_interrupt()))
+                    if self._announce_resume:
+                        raise
+                    raise KeyboardInterrupt(*where) from None
                 except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
                     if (told := self._rescued(error)) is error:
                         raise
@@ -195,9 +199,10 @@ class Trainer:
                 self._skip(group, culprits, sums, norm)
             else:
                 self._update(gradients, norms)
-                self._note_silent(norms)
+                self.journal.note_silent(norms)
                 self._record(group, sums, norm, time.perf_counter() - began)
-            self._log_if_due(group.epoch, rate)
+            if _due(self.state.step, self.settings.log_every) or self.state.step == self.stop:
+                self.journal.line(group.epoch, rate, self._seconds(), self._peak())
             _trim_cache()
         if self.state.skipped_in_row >= MAX_SKIPPED:
             raise TrainingError(
@@ -216,54 +221,22 @@ class Trainer:
     # ---- what a step leaves behind ----------------------------------------------------------------------------------
 
     def _record(self, group: Group, sums: dict[str, float], norm: float, seconds: float) -> None:
-        state, weights = self.state, self.task.weights
-        terms = {term: sums[term] / count for term, count in group.targets.items() if count}
-        loss = sum(weights[term] * value for term, value in terms.items())
-        state.last = {"loss": loss, "terms": terms}
-        state.first = state.first or state.last
-        state.recent = [*state.recent, loss][-_RECENT:]
-        state.skipped_in_row = 0
-        figures = {"norm": norm, "steps": 1, "items": group.n_items, "seconds": seconds}
-        add_to_window(state.window, sums=sums, targets=group.targets, **figures)
+        loss = self.journal.add(group, sums, norm, seconds)
+        self.state.skipped_in_row = 0
         self._advance(group)
-        self.progress.step(state.step, loss, group.n_items / seconds)
-
-    def _log_if_due(self, epoch: int, rate: float) -> None:
-        """A line with the means over the steps since the last logged one; none if all of these were skipped."""
-        state = self.state
-        if not state.window or not (_due(state.step, self.settings.log_every) or state.step == self.stop):
-            return
-        head = {"step": state.step, "epoch": epoch, "lr": rate}
-        tail = {"seconds": self._seconds(), "peak_memory_gb": self._peak(), "skipped": state.skipped}
-        self.log.write({**head, **window_record(state.window, self.task.weights), **tail})
-        state.window = {}
+        self.progress.step(self.state.step, loss, group.n_items / seconds)
 
     def _skip(self, group: Group, items: list[str], sums: dict[str, float], norm: float) -> None:
         """The step counts, its batch is used up, parameters and optimiser stay as they are."""
         self.state.skipped += 1
         self.state.skipped_in_row += 1
         self._advance(group)
-        step = self.state.step
-        self.log.write(
-            {"event": "skip", "step": step, "epoch": group.epoch, "items": items, "sums": sums, "grad_norm": norm}
-        )
-        self._warn(f"step {step} skipped, loss or gradient not finite: {', '.join(items)}")
+        self.journal.skipped(group.epoch, items, sums, norm)
 
     def _advance(self, group: Group) -> None:
         self.state.step += 1
         self.state.position = group.next_position
         self.state.rng = get_rng()
-
-    def _note_silent(self, norms: dict[str, float]) -> None:
-        """Warns, once and early, of trainable parameters that no loss reaches: they would only decay."""
-        if self.state.silent is None:
-            return
-        self.state.silent = [name for name in self.state.silent if not norms[name]]
-        if self.state.step + 1 >= min(_JUDGE_GRADIENTS_AFTER, self.total):
-            if names := self.state.silent:
-                shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                self._warn(f"{len(names)} of {len(norms)} trainable parameters have had no gradient so far: {shown}")
-            self.state.silent = None
 
     # ---- evaluation, samples, checkpoints ---------------------------------------------------------------------------
 
@@ -314,7 +287,7 @@ class Trainer:
             with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
                 self.task.write_samples(building, self.state.step)
         except (FloatingPointError, NotFiniteError) as error:
-            self._warn(f"no samples of step {self.state.step}: {error}")
+            self.journal.warn(f"no samples of step {self.state.step}: {error}")
 
     def _checkpoint(self, ended: bool) -> None:
         """Saves what is sound. What is not waits for a step that is, so that no ruin takes the place of a good one."""
@@ -329,7 +302,8 @@ class Trainer:
                 f" finite, so it was not saved; lower the learning rate and start again{self._left()}"
             )
         else:
-            self._warn(f"step {self.state.step} is not saved: what the model makes of held-out data is not finite")
+            what = "what the model makes of held-out data is not finite"
+            self.journal.warn(f"step {self.state.step} is not saved: {what}")
 
     def _left(self) -> str:
         """What a training that has come to nothing leaves, as the end of a message."""
@@ -354,38 +328,32 @@ class Trainer:
             self._save(prune=not self.state.skipped_in_row)
         return True
 
-    def _save_after_interrupt(self) -> None:
-        """Saves the last complete step, unless it is saved already, and says how to continue."""
+    def _save_after_interrupt(self) -> str:
+        """Saves the last complete step, unless it is saved already; returns where the run stands."""
         if self.keeper.saved != self.state.step:
             with suppress(OSError):  # the terminal may be gone
-                self.progress.say(f"interrupted: saving step {self.state.step} (Ctrl-C again to leave without)")
-        where = f"interrupted after step {self.state.step} of {self.total}"
+                self.progress.say(f"saving step {self.state.step} (Ctrl-C again to leave without)")
+        where = f"after step {self.state.step} of {self.total}"
         if self._save_before_the_end():
-            hint = f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
-            self.progress.say(where + hint)
+            where += f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
         else:
             words = how_to_go_on(self.run_dir, self._announce_resume)
-            self.progress.say(f"{where}; that step is not saved, as the model's numbers are not finite: {words}")
+            where += f"; that step is not saved, as the model's numbers are not finite: {words}"
+        if self._announce_resume:
+            self.progress.say(f"interrupted {where}")
+        return where
 
     def _rescued(self, error: Exception) -> Exception:
         """What to raise for an error that is not the training's own: the steps before it are saved, if that can be."""
-        lost = isinstance(error, RankLostError)
-        if isinstance(error, NotFiniteError) or not (lost or self.state.step):
+        if isinstance(error, NotFiniteError) or not (isinstance(error, RankLostError) or self.state.step):
             return error
-        line = str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
-        if isinstance(error, OSError):
-            line = describe_os_error(error)
+        line = line_of(error)
         if line is not None and self.ranks.first:
             with suppress(VoxcloneError, OSError):  # it may be the very disk that refused
                 self._save_before_the_end()
         if line is None:  # without memory a step may be half done: what is saved is what there is
             line = describe_memory_error(error)
-        if line is None:
-            return error
-        words = self._last_words()
-        kinds = (RankLostError, TranscriptError, DataError)  # what derives from them may be made of other things
-        kind = next((kind for kind in kinds if isinstance(error, kind)), StoppedError)
-        return kind(f"{line}; {words}" if words else line)
+        return error if line is None else ended_by(error, line, self._last_words())
 
     def _restore(self, path: Path) -> None:
         """Takes over the newest checkpoint that is whole. Raises CheckpointError if none is, or it is another run's."""
@@ -446,7 +414,8 @@ class Trainer:
             stopped_early=state.step < self.stop,
         )
         if result.best_step == 0:
-            self._warn(f"held-out {self.task.metric} never became better than before training; best/ holds step 0")
+            metric = self.task.metric
+            self.journal.warn(f"held-out {metric} never became better than before training; best/ holds step 0")
         self.log.write(
             {"event": "end", "step": state.step, "stopped_early": result.stopped_early, "best": best["step"]}
         )
@@ -456,23 +425,10 @@ class Trainer:
     def _announce(self) -> None:
         if self.ranks.first:
             (self.run_dir / RESULT_NAME).unlink(missing_ok=True)
-        for line in self.warnings:
-            self.progress.say(f"warning: {line}")
         if self.resumed:
-            self.log.write({"event": "resume", "step": self.state.step, "warnings": self.warnings})
-            self.progress.note(f"{self.task.name}: resumed {self.run_dir} at step {self.state.step} of {self.total}")
-            return
-        size = sum(array.size for array in self.masters.values.values())
-        self.log.write({"event": "start", "step": 0, **self.identity, "n_items": self.task.n_items, "trainable": size})
-
-    def _warn(self, line: str) -> None:
-        self.progress.say(f"warning: {self.task.name}: {line}")
-
-    def _check_terms(self) -> None:
-        if not any(self.task.weights.values()):
-            raise DataError(f"{self.task.name}: every loss weight is 0: nothing would be learnt")
-        if clash := sorted(RESERVED & set(self.task.weights)):
-            raise ValueError(f"loss terms may not be called {clash}: log.jsonl uses these names")
+            self.journal.resumed(self.run_dir, self.warnings)
+        else:
+            self.journal.begun(self.identity, sum(array.size for array in self.masters.values.values()))
 
     def _patience_is_out(self) -> bool:
         return bool(self.settings.patience) and self.state.stale >= self.settings.patience

@@ -1,9 +1,8 @@
 """Collated batches in few shapes, for functions that are compiled once per shape."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
+
+from mlx_voxclone.train.speaker.batch import SpeakerBatch
 
 POSITIONS, FRAMES = 64, 32  # what sequences, and all that concerns frames, are rounded up to
 
@@ -25,7 +24,7 @@ def weights(count: int, of: int) -> np.ndarray:
     return (np.arange(of) < count).astype(np.float32)
 
 
-def padded_speech(batch: Mapping[str, Any]) -> dict[str, Any]:
+def padded_speech(batch: SpeakerBatch) -> SpeakerBatch:
     """A batch of `SpeakerTask.collate` with the same losses, wider and with more frames: those that were added repeat
     the last and weigh nothing."""
     sequences, width = batch["ids"].shape

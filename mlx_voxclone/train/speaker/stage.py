@@ -21,7 +21,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.distributed import current
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
@@ -140,14 +140,12 @@ def train_speaker(
     config: RunConfig,
     data: PreparedData,
     recovered: Recovered,
-    directory: Path,
-    quiet: bool,
-    say: Callable[[str], None] = lambda line: None,
+    run: Run,
 ) -> TrainResult:
-    """Task `speaker`, or `language`, in `directory`; `best/` holds the adapters."""
+    """Task `speaker`, or `language`, in the run's directory; `best/` holds the adapters."""
     codes, judged = recovered.codes, recovered.judged.codes
-    compute, section, release = Compute.of(config), config.speaker, Release(config.model)
-    kept = _kept(config, release, directory, quiet, say)
+    compute, section, release = run.compute, config.speaker, run.release
+    kept = _kept(config, run)
     anyone = config.adapts == "language"
     pairs = {name: utterances(getattr(data, name), data, codes, anyone, judged) for name in ("train", "heldout")}
     tokenizer = SpeechTokenizer.of(release)
@@ -166,19 +164,17 @@ def train_speaker(
         listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
     )
     settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, directory, quiet=quiet)
+    return run_trainer(task, settings, run.directory, quiet=run.quiet)
 
 
-def _kept(
-    config: RunConfig, release: Release, directory: Path, quiet: bool, say: Callable[[str], None]
-) -> KeptPairs | None:
+def _kept(config: RunConfig, run: Run) -> KeptPairs | None:
     """What rank 0 finds to be kept, on every rank."""
-    ranks = current()
-    begun = ranks.from_first(lambda: kept_before(directory))
+    ranks, release = run.ranks, run.release
+    begun = ranks.from_first(lambda: kept_before(run.directory))
     found = []
 
     def first() -> bool:
-        found.append(load_kept(config, release, begun=begun, quiet=quiet, say=say))
+        found.append(load_kept(config, release, begun=begun, quiet=run.quiet, say=run.say))
         return found[0] is not None
 
     keeps = ranks.from_first(first)

@@ -24,6 +24,7 @@ from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker import listening as listen
+from mlx_voxclone.train.speaker.batch import SpeakerBatch
 from mlx_voxclone.train.speaker.buckets import padded_speech
 from mlx_voxclone.train.speaker.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
 from mlx_voxclone.train.speaker.preservation import TERMS as KEPT_TERMS
@@ -185,11 +186,10 @@ class SpeakerTask:
         start = int(rng.integers(frames - length + 1))
         return with_end(lm_frames(joined[:, start : start + length]))
 
-    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
+    def collate(self, items: list[Mapping[str, Any]]) -> SpeakerBatch:
         """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
 
-        Right padding is harmless: the model is causal, and nothing after an item's end is a target. `asked`: the
-        positions of a sequence from the first that predicts anything on.
+        Right padding is harmless: the model is causal, and nothing after an item's end is a target.
         """
         width = max(len(item["ids"]) for item in items)
         ids = np.zeros((len(items), width), dtype=np.int32)
@@ -207,11 +207,11 @@ class SpeakerTask:
         kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
         return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
 
-    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def padded(self, batch: SpeakerBatch) -> SpeakerBatch:
         """See `Padded`: positions up to a multiple of 64, frames of 32."""
         return padded_speech(batch)
 
-    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    def targets(self, batch: SpeakerBatch) -> dict[str, float]:
         """END counts as a semantic target; there is no flow at END, where the server writes fixed codes.
 
         A frame to be kept counts only as such.
@@ -223,7 +223,7 @@ class SpeakerTask:
         }
         return {name: counts[name] for name in self.weights}
 
-    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+    def heldout_batches(self) -> Iterable[SpeakerBatch]:
         """Of the clips, then of what is to be kept: no batch has both."""
         size = self.section.train.batch_size
         kept = [] if self._kept is None else self._kept.heldout[:HELDOUT_KEPT]
@@ -235,7 +235,7 @@ class SpeakerTask:
 
     # --- loss -----------------------------------------------------------------------------------------------------
 
-    def embeddings(self, batch: Mapping[str, Any]) -> mx.array:
+    def embeddings(self, batch: SpeakerBatch) -> mx.array:
         """Inputs of the first layer, `[B, T, dim]`."""
         ids = batch["ids"]
         x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)  # [B, T] -> [B * T, dim]
@@ -244,11 +244,11 @@ class SpeakerTask:
             x[batch["row_places"]] = batch["rows"].astype(x.dtype)
         return mx.stop_gradient(x).reshape(*ids.shape, -1)  # [B, T, dim]; the embeddings are frozen
 
-    def hidden_states(self, batch: Mapping[str, Any]) -> mx.array:
+    def hidden_states(self, batch: SpeakerBatch) -> mx.array:
         """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
         return self.model.hidden_states(self.embeddings(batch)).reshape(batch["ids"].size, -1)
 
-    def _asked_states(self, inputs: mx.array, batch: Mapping[str, Any]) -> tuple[mx.array, dict[str, mx.array]]:
+    def _asked_states(self, inputs: mx.array, batch: SpeakerBatch) -> tuple[mx.array, dict[str, mx.array]]:
         """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
         width = inputs.shape[1]
         start = width - batch["asked"].shape[0]
@@ -256,7 +256,7 @@ class SpeakerTask:
         places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
         return hidden.reshape(-1, hidden.shape[-1]), places  # [B * asked, dim]
 
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+    def losses(self, batch: SpeakerBatch) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
         inputs = self.embeddings(batch)
         hidden, places = self._asked_states(inputs, batch)
@@ -278,7 +278,7 @@ class SpeakerTask:
             sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, **path})
         return sums
 
-    def _released(self, inputs: mx.array, batch: Mapping[str, Any]) -> mx.array:
+    def _released(self, inputs: mx.array, batch: SpeakerBatch) -> mx.array:
         """Hidden states of the model without adapters on the sequences to be kept, flat."""
         chosen = inputs[batch["kept_rows"]]
         start = inputs.shape[1] - batch["asked"].shape[0]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone import base_encoder as module
 from mlx_voxclone.train.clone.base_encoder import base_encoder
+from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 
 pytest_plugins = ["commands"]
@@ -22,7 +22,8 @@ def trained(encoder_file, monkeypatch):
     """Stands for the training, which leaves an encoder and a result; a list of where it has trained."""
     places: list[Path] = []
 
-    def train(config, release, pairs, directory, quiet):
+    def train(config, pairs, run):
+        directory = run.directory
         places.append(directory)
         (directory / "best").mkdir(parents=True)
         shutil.copy(encoder_file, directory / "best" / "encoder.safetensors")
@@ -54,7 +55,7 @@ def asked(miniature, tmp_path, monkeypatch):
     def ask() -> tuple[Path, list[str]]:
         lines: list[str] = []
         config = RunConfig(task="clone", model=str(miniature))
-        return base_encoder(config, Release(miniature), [tmp_path / "pairs"], True, lines.append), lines
+        return base_encoder(config, [tmp_path / "pairs"], Run.of(config, tmp_path, say=lines.append)), lines
 
     return ask
 
@@ -90,7 +91,7 @@ def test_what_was_trained_and_not_declared_complete(asked, trained, monkeypatch)
     """A process was killed between the two."""
     asked()
     (trained[0] / "complete.json").unlink()
-    monkeypatch.setattr(module, "_trained", lambda c, r, p, directory, q: TrainResult.load(directory))
+    monkeypatch.setattr(module, "_trained", lambda config, pairs, run: TrainResult.load(run.directory))
     assert not any("damaged" in line for line in asked()[1])
 
 
@@ -125,7 +126,7 @@ def test_a_disk_that_fills_up(asked, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("gone", ["pairs", "cache"])
 def test_what_is_deleted_while_it_is_trained(asked, tmp_path, monkeypatch, gone):
-    def deleting(config, release, pairs, directory, quiet):
+    def deleting(config, pairs, run):
         shutil.rmtree(tmp_path / gone)
         raise DataError("audio/000001.flac: no such audio file")
 
@@ -134,7 +135,7 @@ def test_what_is_deleted_while_it_is_trained(asked, tmp_path, monkeypatch, gone)
 
 
 def test_what_fails_for_another_reason_says_so(asked, monkeypatch):
-    def failing(config, release, pairs, directory, quiet):
+    def failing(config, pairs, run):
         raise DataError("something else")
 
     monkeypatch.setattr(module, "_trained", failing)

@@ -26,6 +26,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, MicroBatch
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import preservation
+from mlx_voxclone.train.speaker.batch import SpeakerBatch
 from mlx_voxclone.train.speaker.preservation import KeptPairs, check_kept, kept_before, load_kept, without_adapters
 from mlx_voxclone.train.speaker.task import SpeakerTask
 
@@ -62,6 +63,16 @@ def test_its_sequence_is_the_one_of_a_preset(make, miniature):
     frames = model.embed_codes(mx.array(kept(1).codes.T + 2))[None]
     want = mx.concatenate([model.embed_prompt(prompt, mx.array(kept(1).rows)), frames], axis=1)
     assert relative_error(task.embeddings(arrays(task.collate([item]))), want) < 1e-6
+
+
+def test_a_batch_has_the_entries_that_are_documented(make):
+    """None is missing in the class, and none is there for nothing."""
+    task, added = make(), {"kept_predict_weight", "kept_flow_weight"}
+    documented = SpeakerBatch.__required_keys__ | SpeakerBatch.__optional_keys__
+    assert set(task.collate([task.item(0, 0)])) == SpeakerBatch.__required_keys__
+    batch = task.collate([kept_item(task), task.item(0, 0)])
+    assert set(batch) == documented - added
+    assert set(task.padded(batch)) == documented
 
 
 def test_before_training_nothing_has_drifted(make):
