@@ -1,6 +1,7 @@
 """`voxclone train`, whole runs of seconds: each task, what it leaves on the disk, going on after Ctrl-C anywhere."""
 
 import json
+import re
 import shutil
 import signal
 
@@ -331,7 +332,12 @@ def test_a_clone_interrupted_in_every_stage_ends_as_if_it_had_not_been(
             assert train(*arguments, "--quiet") == 130, stage
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.splitlines()[-1] == f"interrupted: continue with --resume {place}"
+        last = captured.err.splitlines()[-1]
+        training = "step" in stage or "evaluation" in stage
+        told = re.fullmatch(r"interrupted: (after step \d+ of \d+; )?continue with --resume (.+)", last)
+        assert told[2] == str(place)
+        assert (told[1] is not None) == training, stage
+        assert captured.err.count("interrupted") == 1
         assert captured.err.count("--resume") == 1
         assert (place / "baked").exists() == (stage == "speaking with what was baked")
         arguments = ["--resume", place]

@@ -24,10 +24,6 @@ UV_OPTIONS = {"--extra": EXTRAS, "--group": GROUPS, "--no-group": GROUPS}
 SUFFIXES = {"safetensors", "yaml", "json", "jsonl", "wav", "txt", "pt", "html", "py"}
 SECTIONS = {key.partition(".")[0] for key in schema_keys()}
 
-# Until the API is there; drop the marks then.
-API = hasattr(mlx_voxclone, "load")
-until_the_api_is_there = pytest.mark.xfail(not API, reason="mlx_voxclone.load is not there yet", strict=True)
-
 
 def without_uv(words: list[str]) -> list[str]:
     """The words behind `uv run` and its own options, whose extras and groups must exist."""
@@ -196,7 +192,6 @@ PYTHON = [block for block in pages.blocks("python") if "import " in block.text] 
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-@until_the_api_is_there
 def test_python_snippets_name_what_exists(block: Block):
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.ImportFrom):
@@ -212,7 +207,6 @@ def test_there_are_python_snippets():
     assert {pages.name(block.page) for block in PYTHON} >= {"README.md", "docs/reference/python.md"}
 
 
-@until_the_api_is_there
 def test_the_readmes_python_runs(speaking_clone, monkeypatch, capsys):
     """On a miniature that has an encoder and the voice `ann`, in the place of the model."""
     monkeypatch.chdir(speaking_clone)
