@@ -26,6 +26,7 @@ from mlx_voxclone.files.yaml_files import dotted
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.files import SpokenPair, write_pairs
 from mlx_voxclone.settings.config import schema_keys
+from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder import inputs as encoder_inputs
 from mlx_voxclone.train.saved.state import RunState, save_checkpoint
 
@@ -299,7 +300,8 @@ def test_a_checkpoints_encoder_is_found_among_all_that_trains(miniature, tmp_pat
     beside = {"projection.weight": mx.ones((2, 2)), "log_temperature": mx.array(1.0)}
     parameters = {f"codec.{name}": value for name, value in own.items()} | beside
     schedule = {"kind": "", "total_steps": 8}
-    identity = {"task": "", "metric": "", "settings": {"steps": 8}, "schedule": schedule, "fingerprint": ""}
+    settings = TrainSettings(steps=8).as_dict()
+    identity = {"task": "", "metric": "", "settings": settings, "schedule": schedule, "fingerprint": ""}
     for step in (4, 8):
         save_checkpoint(tmp_path, RunState(step=step, skipped=step), parameters, {"x": mx.array(0)}, identity)
     found = training.checkpoint_codec(Release(miniature), tmp_path, 4)
