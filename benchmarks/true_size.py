@@ -34,10 +34,10 @@ from mlx_voxclone.doctor.forecast import LETTERS_PER_SECOND, TEXT, forecast, lon
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.stage import run_trainer
 from mlx_voxclone.train.speaker.stage import lora_model
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.stage import run_trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voxtral_speaker.yaml"
 STAGES = ("load", "step", "doctor", "bake")

@@ -25,9 +25,9 @@ from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone.deliver import FINALISTS
 from mlx_voxclone.train.judge.codes import GROUP
 from mlx_voxclone.train.judge.judge import ROUNDS
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.stage import prepare_options
 from mlx_voxclone.train.saved.rng import separate_rng
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.stage import prepare_options
 
 CODES, JUDGING, VOICE, DELIVERY = "codes", "judging", "voice", "delivery"
 SPEAKER = "speaker"  # the training between them

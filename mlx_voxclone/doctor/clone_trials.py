@@ -21,7 +21,7 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.judge import BATCH_TOKENS, ROUNDS, CodeJudge, Evidence
-from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.stages.compute import Compute
 
 JUDGE, NATS, FLOW = "judge", "nats", "flow"
 _COST = 6  # of a trial, in passes of one layer over its clips, for each layer

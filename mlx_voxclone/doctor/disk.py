@@ -11,7 +11,7 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.distill.stage import HELDOUT_ITEMS
 from mlx_voxclone.train.distill.task import matched_layers
-from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.stages.compute import Compute
 
 
 def disk_needed(config: RunConfig, encoders: EncoderPlan) -> dict[str, float]:

@@ -28,12 +28,12 @@ from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import EncoderSection, TrainSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
 from mlx_voxclone.train.loop.task import Task, parameter_groups
 from mlx_voxclone.train.saved.rng import kept_rng
+from mlx_voxclone.train.stages.compute import Compute
 
 BUDGET, _PATIENCE = 10.0, 6  # seconds of trying, per stage; so many times it, if memory does not yet grow in a line
 TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to be asked

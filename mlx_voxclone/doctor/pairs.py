@@ -25,9 +25,9 @@ from mlx_voxclone.pairs import make
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.judge import auto_pairs as auto
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.rng import separate_rng
 from mlx_voxclone.train.speaker.preservation import is_on
+from mlx_voxclone.train.stages.compute import Compute
 
 RELEASE_VOICES = 20  # of a model that is not there to be asked
 PROMPT = 160  # positions: the release's voices have 67 to 218 rows, a sentence some 15 tokens

@@ -12,8 +12,8 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.speaker.preservation import is_on
+from mlx_voxclone.train.stages.compute import Compute
 
 FORWARD = 1 / 3  # of the time of a step with its gradient
 LOGITS = 3  # float32 arrays of the comparison: both distributions, and a gradient

@@ -20,16 +20,7 @@ from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json, read_json
 from mlx_voxclone.model.config import CodecConfig
-from mlx_voxclone.pairs.files import (
-    FORMAT,
-    MANIFEST,
-    MOVED,
-    SETTINGS,
-    SHARDS,
-    STORED,
-    audio_of,
-    read_shard,
-)
+from mlx_voxclone.pairs.files import FORMAT, MANIFEST, MOVED, SETTINGS, SHARDS, STORED, audio_of, read_shard
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release

@@ -23,15 +23,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.locks import held
 from mlx_voxclone.files.texts import spoken, tidy
 from mlx_voxclone.model import generation
-from mlx_voxclone.pairs.files import (
-    FORMAT,
-    SHARD_SENTENCES,
-    ShardWriter,
-    SpokenPair,
-    digest_of,
-    fill_shards,
-    settle,
-)
+from mlx_voxclone.pairs.files import FORMAT, SHARD_SENTENCES, ShardWriter, SpokenPair, digest_of, fill_shards, settle
 from mlx_voxclone.pairs.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.speech.speaker import Speaker
 

@@ -13,11 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.files import shipped
 from mlx_voxclone.settings.config import TASKS, RunConfig, schema_keys, section_of, suggest
 from mlx_voxclone.settings.fields import AUTO, MOST, is_automatic
 
-MAIN = "voxtral_speaker"
-PROFILES = "profiles/"
 _KEY_LINE = re.compile(r"( *)([a-z0-9_]+):(?: [^#]*?| *)(?:\s+# ?(.*))?")
 _UNITS = {
     r"\bseconds$|_seconds$": "seconds",
@@ -70,27 +69,7 @@ class Explained:
 
 def configurations() -> dict[str, Path]:
     """The shipped configurations by name: `voxtral_speaker`, ..., then `profiles/mac-32gb`, ..."""
-    package = Path(__file__).resolve().parents[1]
-    folder = next((place for place in (package / "configs", package.parent / "configs") if place.is_dir()), None)
-    if folder is None:
-        raise ConfigError("this installation holds no configurations: install voxclone again")
-    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.yaml")}
-    return {name: found[name] for name in sorted(found, key=lambda name: (name.count("/"), name))}
-
-
-def configuration(given: str) -> Path:
-    """The file that is meant: a file of the user's, else the shipped one of that name (a profile's without its folder).
-
-    Raises:
-        ConfigError: neither.
-    """
-    if Path(given).is_file():
-        return Path(given)
-    names, wanted = configurations(), given.removesuffix(".yaml")
-    for name, path in names.items():
-        if wanted in (name, name.removeprefix(PROFILES)):
-            return path
-    raise ConfigError(f"{given}: no such file or configuration; there are {', '.join(names)}")
+    return {name: shipped.directory() / f"{name}{shipped.SUFFIX}" for name in shipped.names()}
 
 
 def summaries() -> dict[str, str]:
@@ -103,7 +82,7 @@ def comments() -> dict[str, str]:
     found: dict[str, str] = {}
     stack: list[tuple[int, str]] = []
     key = None
-    for line in configurations()[MAIN].read_text(encoding="utf-8").splitlines():
+    for line in configurations()[shipped.MAIN].read_text(encoding="utf-8").splitlines():
         if match := _KEY_LINE.fullmatch(line):
             indent, name, comment = len(match[1]), match[2], match[3]
             stack = [level for level in stack if level[0] < indent] + [(indent, name)]

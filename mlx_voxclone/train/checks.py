@@ -17,12 +17,12 @@ from mlx_voxclone.train.distill.stage import load_distill_pairs
 from mlx_voxclone.train.encoder.inputs import check_encoder
 from mlx_voxclone.train.encoder.items import crop_samples, cut_into_crops
 from mlx_voxclone.train.judge.auto_pairs import AutomaticPairs
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.stage import train_settings, trained
 from mlx_voxclone.train.open_data import check_speakers, no_texts
 from mlx_voxclone.train.speaker import stage as adaptation
 from mlx_voxclone.train.speaker.listening import check_judges
 from mlx_voxclone.train.speaker.preservation import check_kept
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.stage import train_settings, trained
 
 
 def check_inputs(config: RunConfig) -> None:

@@ -21,7 +21,7 @@ from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.transcribe import NOT_INSTALLED, PACKAGE
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.loop.stage import prepare_options
+from mlx_voxclone.train.stages.stage import prepare_options
 
 _OF_SHARDS = ("cache", "cache_gb")
 MOMENT = 60.0  # seconds of audio

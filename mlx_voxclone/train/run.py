@@ -46,12 +46,12 @@ from mlx_voxclone.train.encoder.stage import train_encoder
 from mlx_voxclone.train.hub_files import fetched
 from mlx_voxclone.train.loop.distributed import Ranks, check_share, code_digest, current
 from mlx_voxclone.train.loop.resume import SPENT_FILE, refuse_used
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import prepare_options, trained
 from mlx_voxclone.train.open_data import open_data, open_shards
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import list_checkpoints
 from mlx_voxclone.train.speaker import stage as adaptation
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import prepare_options, trained
 
 CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
 DATA, SPEAKER = "data", "speaker"

@@ -5,14 +5,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.adapters.lora import add_lora, is_adapted, lora_parameters
-from mlx_voxclone.adapters.names import (
-    TARGETS,
-    is_adapter_tensor,
-    layer_and_target,
-    module_name,
-    modules,
-    tensor_names,
-)
+from mlx_voxclone.adapters.names import TARGETS, is_adapter_tensor, layer_and_target, module_name, modules, tensor_names
 from mlx_voxclone.checkpoint.release import Release, load_model
 
 

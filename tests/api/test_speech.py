@@ -372,7 +372,7 @@ def test_wavs(tmp_path, speech):
     other.write_text("not a WAV")
     for place, said in (
         (other, "not a WAV file"),
-        (tmp_path / "a.mp3", "WAV is what is written"),
+        (tmp_path / "a.mp3", "only WAV is written"),
         (tmp_path, "directory"),
     ):
         with pytest.raises(DataError, match=said):

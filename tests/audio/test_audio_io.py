@@ -14,15 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.audio import io
-from mlx_voxclone.audio.io import (
-    SAMPLE_RATE,
-    AudioError,
-    audio_info,
-    read_audio,
-    read_samples,
-    write_flac,
-    write_wav,
-)
+from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio, read_samples, write_flac, write_wav
 from mlx_voxclone.errors import DataError
 
 

@@ -20,6 +20,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
 
 TINY = params_json(PRESETS["tiny"], {})
+RATE = 12.5  # frames a second
 SHORT = [Length(text=7, voice=9, frames=5), Length(text=3, voice=6, frames=8)]
 
 
@@ -44,7 +45,7 @@ def products(function, *inputs) -> int:
 @pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_count_is_that_of_the_graph(layers, targets, batch_size):
     lora = {"rank": 3, "layers": layers} | ({"targets": targets} if targets else {})
-    section = bench._allowing(SpeakerSection(quantise={"bits": 0}, lora=lora), SHORT)
+    section = bench._allowing(SpeakerSection(quantise={"bits": 0}, lora=lora), SHORT, RATE)
     task = speaker_task(TINY, section, mx.float32, SHORT, drawn=True)
     batch = task.collate([task.item(0, k) for k in range(batch_size)])
     group = Group(0, [MicroBatch(batch, ["x"])], task.targets(batch), batch_size, (0, 1))
@@ -81,7 +82,7 @@ def test_the_figures(monkeypatch):
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_peer_trains_what_we_train(recompute):
     """As many adapters of the same shapes, the same quantised bytes, sequences of the same lengths; and it learns."""
-    section = bench._allowing(SpeakerSection(lora={"rank": 3, "layers": 1}, recompute=recompute), SHORT)
+    section = bench._allowing(SpeakerSection(lora={"rank": 3, "layers": 1}, recompute=recompute), SHORT, RATE)
     task = speaker_task(TINY, section, mx.float32, SHORT)
     peers = peer_module("mlx_lm_lora")
     seen, peer_step = {}, peers.trainer_step

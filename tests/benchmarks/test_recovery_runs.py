@@ -302,13 +302,8 @@ def test_a_checkpoints_encoder_is_found_among_all_that_trains(miniature, tmp_pat
     beside = {"projection.weight": mx.ones((2, 2)), "log_temperature": mx.array(1.0)}
     parameters = {f"codec.{name}": value for name, value in own.items()} | beside
     schedule = {"kind": "", "total_steps": 8}
-    identity = {
-        "task": "",
-        "metric": "",
-        "settings": TrainSettings(steps=8).as_dict(),
-        "schedule": schedule,
-        "fingerprint": "",
-    }
+    settings = TrainSettings(steps=8).as_dict()
+    identity = {"task": "", "metric": "", "settings": settings, "schedule": schedule, "fingerprint": ""}
     for step in (4, 8):
         save_checkpoint(tmp_path, RunState(step=step, skipped=step), parameters, {"x": mx.array(0)}, identity)
     found = training.checkpoint_codec(Release(miniature), tmp_path, 4)

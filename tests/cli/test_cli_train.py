@@ -20,10 +20,10 @@ from mlx_voxclone.files.run_log import read_log
 from mlx_voxclone.train import run
 from mlx_voxclone.train.clone import finish, recover
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.loop import stage as loop_stage
 from mlx_voxclone.train.saved.schema import CHECKSUM
 from mlx_voxclone.train.saved.state import list_checkpoints
 from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.stages import stage as loop_stage
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

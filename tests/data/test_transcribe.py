@@ -24,8 +24,8 @@ from mlx_voxclone.pairs.clip_codes import clip_codes
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.checks import check_data
 from mlx_voxclone.train.judge.codes import judged_codes
-from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.run import prepared_data
+from mlx_voxclone.train.stages.running import Run
 
 pytest_plugins = ["commands"]
 needs_whisper = pytest.mark.skipif(

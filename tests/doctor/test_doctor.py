@@ -21,10 +21,10 @@ from mlx_voxclone.process.machine import Machine, this_machine
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.speaker.stage import lora_model
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 SMALL = {"encoder.pairs.path": None, "speaker.train.sample_every": 0, "encoder.train.sample_every": 0}
 

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from places import ROOT
 
-from mlx_voxclone.losses import (
-    commitment_loss,
-    flow_matching_loss,
-    flow_matching_targets,
-    semantic_cross_entropy,
-)
+from mlx_voxclone.losses import commitment_loss, flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.quantizer import levels_to_values, values_to_levels
 
 FIXTURES = np.load(ROOT / "tests" / "fixtures" / "losses" / "torch_losses.npz")

@@ -106,7 +106,7 @@ MISTAKES = {
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
         ("self.state.rng = get_rng()", "pass",
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
-        ("state.skipped_in_row = 0", "pass",
+        ("self.state.skipped_in_row = 0", "pass",
          "test_trainer_steps.py::test_skips_apart_from_each_other_do_not_stop_the_run"),
     ],
     "train/loop/gradients.py": [

@@ -7,22 +7,66 @@ EVERY_LOWER_ONE = "*"
 
 # Room (a folder or a module of the package), what lives there, neighbours that it imports.
 ROOMS = [
-    ("version", "The version of the package.", ""),
-    ("errors", "Mistakes of the user's: one line each, with what to do.", ""),
-    ("process", "Signals, streams, locks, temporaries, limits and progress of a process.", "errors"),
-    ("files", "Names, texts, JSON, YAML, the hub and the cache; atomic writing.", "errors process"),
-    ("settings", "The run configuration: one schema, its defaults, bounds and comments.", "errors files"),
-    ("audio", "Audio in and out, segments, levels, spectra; 24 kHz mono float32.", "errors files"),
-    ("model", "The model, equal to the released serving code, and its generation.", "errors files audio"),
-    ("losses", "Losses: pure functions of arrays.", "errors audio model"),
-    ("checkpoint", "Tensor files, releases, voices: reading and writing.", "errors process files model"),
-    ("adapters", "LoRA: files, mixes, and models that carry adapters.", "errors files model checkpoint"),
+    (
+        "version",
+        "The version of the package.",
+        "",
+    ),
+    (
+        "errors",
+        "Mistakes of the user's: one line each, with what to do.",
+        "",
+    ),
+    (
+        "process",
+        "Signals, streams, locks, temporaries, limits and progress of a process.",
+        "errors",
+    ),
+    (
+        "files",
+        "Names, texts, JSON, YAML, the hub and the cache; atomic writing.",
+        "errors process",
+    ),
+    (
+        "settings",
+        "The run configuration: one schema, its defaults, bounds and comments.",
+        "errors files",
+    ),
+    (
+        "audio",
+        "Audio in and out, segments, levels, spectra; 24 kHz mono float32.",
+        "errors files",
+    ),
+    (
+        "model",
+        "The model, equal to the released serving code, and its generation.",
+        "errors files audio",
+    ),
+    (
+        "losses",
+        "Losses: pure functions of arrays.",
+        "errors audio model",
+    ),
+    (
+        "checkpoint",
+        "Tensor files, releases, voices: reading and writing.",
+        "errors process files model",
+    ),
+    (
+        "adapters",
+        "LoRA: files, mixes, and models that carry adapters.",
+        "errors files model checkpoint",
+    ),
     (
         "miniature",
         "Miniature checkpoints and synthetic speakers to try everything on.",
         "errors files audio model checkpoint",
     ),
-    ("speech", "Text to speech, of texts of any length.", "errors process files audio model checkpoint adapters"),
+    (
+        "speech",
+        "Text to speech, of texts of any length.",
+        "errors process files audio model checkpoint adapters",
+    ),
     (
         "bake",
         "New checkpoints: encoder injected, adapters folded, voices added; compared and taken back.",
@@ -43,7 +87,11 @@ ROOMS = [
         "Measures of speech and codes, and the cases they are taken on.",
         "version errors files audio model losses checkpoint adapters data pairs",
     ),
-    ("report", "What a run shows: page, plots, before and after.", "errors process files audio evaluate"),
+    (
+        "report",
+        "What a run shows: page, plots, before and after.",
+        "errors process files audio evaluate",
+    ),
     (
         "train.saved",
         "What a run leaves and goes on from: checkpoints, resume, results.",
@@ -52,50 +100,59 @@ ROOMS = [
     (
         "train.loop",
         "The training loop: steps, gradients, optimizers, data order, several ranks.",
-        "errors process files settings checkpoint data train.saved",
+        "errors process files settings train.saved",
     ),
-    ("train.whisper", "Whisper as a teacher of the semantic codes.", "errors files audio checkpoint data"),
+    (
+        "train.stages",
+        "A stage of a run: what it shares with the others; its training begun, continued or found complete.",
+        "errors process files settings checkpoint data train.saved train.loop",
+    ),
+    (
+        "train.whisper",
+        "Whisper as a teacher of the semantic codes.",
+        "errors files audio checkpoint data",
+    ),
     (
         "train.judge",
         "Codes of recordings, judged by the language model.",
-        "errors process files settings audio model losses checkpoint adapters speech bake data pairs train.saved"
-        " train.loop",
+        "errors process files settings audio model losses checkpoint adapters speech bake data pairs "
+        "train.saved train.stages",
     ),
     (
         "train.encoder",
         "The codec encoder's training.",
-        "errors process files settings audio model losses checkpoint bake data pairs evaluate train.saved train.loop"
-        " train.whisper train.judge",
+        "errors process files settings audio model losses checkpoint bake data pairs evaluate train.saved "
+        "train.loop train.stages train.whisper train.judge",
     ),
     (
         "train.speaker",
         "The language model's training: adapters for a speaker or a language.",
-        "errors files settings audio model losses checkpoint adapters speech bake data pairs evaluate train.saved"
-        " train.loop train.judge",
+        "errors files settings audio model losses checkpoint adapters speech bake data pairs evaluate "
+        "train.saved train.loop train.stages train.judge",
     ),
     (
         "train.distill",
         "Code distillation (experimental).",
-        "errors process files settings audio model losses checkpoint adapters speech bake data pairs train.saved"
-        " train.loop train.encoder train.speaker",
+        "errors process files settings audio model losses checkpoint adapters speech bake data pairs "
+        "train.saved train.loop train.stages train.encoder train.speaker",
     ),
     (
         "train.clone",
         "Task `clone`: from an encoder to a voice that is delivered.",
-        "errors process files settings audio model checkpoint adapters speech bake data pairs evaluate train.saved"
-        " train.loop train.judge train.encoder train.speaker",
+        "errors process files settings audio model checkpoint adapters speech bake data pairs evaluate "
+        "train.saved train.loop train.stages train.judge train.encoder train.speaker",
     ),
     (
         "train",
         "A run as a whole: its checks, its stages, sweeps.",
-        "errors process files settings audio checkpoint speech bake data report train.saved train.loop train.judge"
-        " train.encoder train.speaker train.distill train.clone",
+        "errors process files settings audio checkpoint speech bake data report train.saved train.loop "
+        "train.stages train.judge train.encoder train.speaker train.distill train.clone",
     ),
     (
         "doctor",
         "What a run will need: memory, time, disk; the smoke test.",
-        "errors files settings audio model checkpoint adapters miniature bake data pairs train.saved train.loop"
-        " train.judge train.encoder train.speaker train.distill train.clone train",
+        "errors files settings audio model checkpoint adapters miniature bake data pairs train.saved "
+        "train.loop train.stages train.judge train.encoder train.speaker train.distill train.clone train",
     ),
     (
         "publish",
@@ -105,10 +162,14 @@ ROOMS = [
     (
         "bench",
         "How fast, and with how much memory, on this machine.",
-        "errors process files settings audio model losses checkpoint miniature speech bake train.loop train.encoder"
-        " doctor",
+        "errors process files settings audio model losses checkpoint miniature speech bake train.loop "
+        "train.encoder doctor",
     ),
     ("api", "`import mlx_voxclone`: the Python API.", EVERY_LOWER_ONE),
     ("cli", "`voxclone NAME`: one thin module per command.", EVERY_LOWER_ONE),
-    ("demo", "The page to listen on.", "errors process files speech report cli"),
+    (
+        "demo",
+        "The page to listen on.",
+        "errors process files speech report cli",
+    ),
 ]

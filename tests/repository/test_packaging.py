@@ -39,6 +39,7 @@ def uv(*arguments: str) -> subprocess.CompletedProcess:
     """Of the lock file as it stands; nothing is fetched or installed."""
     command = ["uv", *arguments, "--frozen", "--offline", "--project", str(ROOT)]
     outside = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "LD_PRELOAD")}
+    outside["COLUMNS"] = "1000"  # uv breaks its lines at a terminal's width
     return subprocess.run(command, env=outside, capture_output=True, text=True)
 
 

@@ -1,7 +1,5 @@
 """What may change between two sittings of a run: its configuration and its checkpoints are judged by one list."""
 
-from dataclasses import replace
-
 import pytest
 
 from mlx_voxclone.settings.config import RunConfig
@@ -36,7 +34,7 @@ def test_both_judges_of_a_resume_agree_on_every_key_of_a_training(path):
         assert [line.split(":")[0] for line in differing] == ([] if key in free else [f"{path}.{key}"]), key
         if key in TrainSettings.model_fields:
             now = {key: other(getattr(settings, key))} | ({"steps": 0} if key == "epochs" else {})
-            differing = changed(settings.as_dict(), replace(settings, **now).as_dict())
+            differing = changed(settings.as_dict(), settings.model_copy(update=now).as_dict())
             assert [line.split(":")[0] for line in differing] == ([] if key in free else [key]), key
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from places import ROOT
 
-import mlx_voxclone
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files import shipped
@@ -107,6 +106,6 @@ def test_the_smoke_test_needs_no_configuration(monkeypatch):
 def test_an_installed_package_has_them_inside(monkeypatch, tmp_path):
     (tmp_path / "mlx_voxclone").mkdir()
     os.symlink(ROOT / "configs", tmp_path / "mlx_voxclone" / "configs")
-    monkeypatch.setattr(mlx_voxclone, "__file__", str(tmp_path / "mlx_voxclone" / "__init__.py"))
+    monkeypatch.setattr(shipped, "__file__", str(tmp_path / "mlx_voxclone" / "files" / "shipped.py"))
     assert shipped.directory() == tmp_path.resolve() / "mlx_voxclone" / "configs"
     assert load_run_config("voxtral_speaker").where("task") == "voxtral_speaker.yaml"

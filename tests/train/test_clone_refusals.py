@@ -8,7 +8,7 @@ from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.clone import recover as recover_module
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
-from mlx_voxclone.train.loop.running import Run
+from mlx_voxclone.train.stages.running import Run
 
 
 def configured(miniature, **judge) -> RunConfig:

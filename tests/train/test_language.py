@@ -18,8 +18,8 @@ from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train import run
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.speaker import stage as adaptation
+from mlx_voxclone.train.stages.compute import Compute
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")

@@ -41,7 +41,7 @@ def main(options) -> None:
     from mlx_voxclone.settings.config import load_run_config, parse_set
 
     if options.print is not None:
-        print(load_run_config(explain.configuration(options.print), parse_set(options.set)).dump(), end="")
+        print(load_run_config(options.print, parse_set(options.set)).dump(), end="")
     elif options.profiles:
         print(table(explain.summaries()))
     elif options.key is None:

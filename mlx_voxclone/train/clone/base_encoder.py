@@ -29,12 +29,12 @@ from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.encoder.stage import best_encoder, encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import CHECKPOINTS
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 ENTRY = "encoder"  # kind of the cache's entry
 BASE = "base-encoder.safetensors"  # in the run directory

@@ -36,10 +36,10 @@ from mlx_voxclone.train.judge.judge import CodeJudge
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import unexplained
 from mlx_voxclone.train.loop.heldout import spread
-from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import DRIFT, judges
 from mlx_voxclone.train.speaker.preservation import without_adapters
+from mlx_voxclone.train.stages.running import Run
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
 SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise

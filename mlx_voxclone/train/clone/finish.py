@@ -28,10 +28,10 @@ from mlx_voxclone.train.clone.deliver import ADAPTED, deliver
 from mlx_voxclone.train.clone.fold_check import fold_figures, hidden_states, voice_rows
 from mlx_voxclone.train.clone.originals import SENTENCE, VOICE, write_originals
 from mlx_voxclone.train.judge.recovered import Recovered
-from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
 from mlx_voxclone.train.speaker.preservation import without_adapters
+from mlx_voxclone.train.stages.running import Run
 
 VOICE_FILE, DELIVERED = "delivered.safetensors", "delivered"  # in codes/, and the key of its metadata
 SECONDS_PER_CHARACTER, MIN_LIMIT, MAX_LIMIT = 0.2, 4.0, 60.0  # a runaway is cut off well beyond any slow reader

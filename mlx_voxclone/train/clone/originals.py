@@ -13,7 +13,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.speech.speaker import read_reference
-from mlx_voxclone.train.loop.running import Run
+from mlx_voxclone.train.stages.running import Run
 
 ORIGINALS = "originals"  # in the run directory
 VOICE, SENTENCE = f"{ORIGINALS}/voice.wav", f"{ORIGINALS}/sentence.wav"

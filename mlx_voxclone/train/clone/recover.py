@@ -28,9 +28,9 @@ from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, cached_own_pair
 from mlx_voxclone.train.judge.codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import PAIRS, check_model
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import trained
 from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import trained
 
 CODES, ENCODER = "codes", "encoder"  # in the run directory
 

@@ -22,10 +22,10 @@ from mlx_voxclone.train.distill.data import (
 )
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.encoder.inputs import TEACHER
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.stage import adapter_writer, lora_model, start_from
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 HELDOUT_ITEMS = 32
 KEPT = 0.25  # share of the items behind true codes, by which what the model does with its own voices stays

@@ -17,10 +17,10 @@ from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
 from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder.task import ENCODER_FILE, EncoderTask
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 CALIBRATION_CLIPS, CALIBRATION_SAMPLES = 8, 4 * 24000
 

@@ -26,14 +26,7 @@ from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems, States
-from mlx_voxclone.train.encoder.terms import (
-    CODES,
-    OF_RECORDINGS,
-    OPPONENTS,
-    EncoderModel,
-    EncoderTerms,
-    recordings,
-)
+from mlx_voxclone.train.encoder.terms import CODES, OF_RECORDINGS, OPPONENTS, EncoderModel, EncoderTerms, recordings
 from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point

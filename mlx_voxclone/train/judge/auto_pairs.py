@@ -32,8 +32,8 @@ from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.judge.judge import CodeJudge
 from mlx_voxclone.train.judge.text_gain import pairs_gain
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.saved.rng import separate_rng
+from mlx_voxclone.train.stages.compute import Compute
 
 PAIRS, MOVED = "pairs", "moved"  # kinds of entries
 SEED = 0  # of what is said and how it is moved

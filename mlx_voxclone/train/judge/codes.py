@@ -29,7 +29,7 @@ from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence, Judged
 from mlx_voxclone.train.judge.text_gain import GROUP, LEAST_GAIN, text_gains, why_none_fits
-from mlx_voxclone.train.loop.compute import Compute
+from mlx_voxclone.train.stages.compute import Compute
 
 LEAST_SHARE = 0.1  # of the median gain: below, a transcript does not fit
 NAMED = 3  # clips in a refusal

@@ -14,14 +14,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.errors import (
-    CheckpointError,
-    DataError,
-    NotFiniteError,
-    RankLostError,
-    TrainingError,
-    VoxcloneError,
-)
+from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError, RankLostError, TrainingError, VoxcloneError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, Progress
 from mlx_voxclone.process.limits import describe_memory_error

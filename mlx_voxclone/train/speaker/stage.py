@@ -20,13 +20,13 @@ from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.recovered import Recovered
-from mlx_voxclone.train.loop.compute import Compute
-from mlx_voxclone.train.loop.running import Run
-from mlx_voxclone.train.loop.stage import run_trainer, train_settings
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 ANYONES = 8  # clips of other speakers, where one has no other clip of his own
 

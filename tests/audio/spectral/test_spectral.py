@@ -11,14 +11,7 @@ import scipy.signal
 from places import ROOT
 
 from benchmarks import spectral as benchmark
-from mlx_voxclone.audio.spectral.plain import (
-    centre_pad,
-    frame,
-    frame_count,
-    hann_window,
-    mel_filterbank,
-    overlap_add,
-)
+from mlx_voxclone.audio.spectral.plain import centre_pad, frame, frame_count, hann_window, mel_filterbank, overlap_add
 from mlx_voxclone.audio.spectral.stft import log_mel, stft, stft_magnitude
 from mlx_voxclone.errors import ConfigError
 

@@ -11,8 +11,8 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone import base_encoder as module
 from mlx_voxclone.train.clone.base_encoder import base_encoder
-from mlx_voxclone.train.loop.running import Run
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
+from mlx_voxclone.train.stages.running import Run
 
 pytest_plugins = ["commands"]
 

@@ -84,5 +84,5 @@ def test_rows_are_baked_as_a_file_of_them_is(base, tmp_path):
     for suffix in ("pt", "safetensors"):
         name = f"voice_embedding/ann.{suffix}"
         assert (tmp_path / "array" / name).read_bytes() == (tmp_path / "file" / name).read_bytes()
-    with pytest.raises(CheckpointError, match="voice rows: rows of 63, but the model is 64 wide"):
+    with pytest.raises(CheckpointError, match="voice: rows of 63, but the model is 64 wide"):
         bake(base, tmp_path / "narrow", voices={"ann": rows[:, :63]})

@@ -108,7 +108,7 @@ def test_neighbour_distance_is_the_codebooks_scale(model):
 def test_a_language_that_is_to_be_learnt_is_not_judged(miniature, tmp_path):
     from mlx_voxclone.settings.config import RunConfig
     from mlx_voxclone.train.clone.recover import _Steps
-    from mlx_voxclone.train.loop.running import Run
+    from mlx_voxclone.train.stages.running import Run
 
     config = RunConfig(task="language", model=str(miniature))
     steps = _Steps(config, None, Run.of(config, tmp_path))

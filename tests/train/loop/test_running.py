@@ -8,9 +8,9 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
-from mlx_voxclone.train.loop.running import Run
+from mlx_voxclone.train.stages.compute import Compute
+from mlx_voxclone.train.stages.running import Run
 
 
 def test_a_stage_has_a_directory_of_its_own_and_shares_the_rest(miniature, tmp_path):

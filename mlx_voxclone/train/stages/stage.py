@@ -13,12 +13,12 @@ from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import current
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.state import BEST, CHECKPOINTS, SAMPLES, list_checkpoints, load_checkpoint
+from mlx_voxclone.train.stages.compute import Compute
 
 
 def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -> TrainSettings:

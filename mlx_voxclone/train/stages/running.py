@@ -9,8 +9,8 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.loop.compute import Compute
 from mlx_voxclone.train.loop.distributed import Ranks, current
+from mlx_voxclone.train.stages.compute import Compute
 
 
 @dataclass(frozen=True)
