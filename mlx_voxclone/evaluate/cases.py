@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mlx_voxclone.data.entries import lies_inside
 from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json, read_plain
@@ -133,6 +134,8 @@ def _list(path: Path, outputs: Path) -> Iterator[Case]:
         fields = [field.strip() for field in line.split("|")]
         if len(fields) not in (4, 5) or not fields[0] or not fields[2]:
             raise DataError(f"{path}:{number}: id|text of the prompt|prompt.wav|text to say is expected")
+        if not lies_inside(fields[0]):
+            raise DataError(f"{path}:{number}: the id {fields[0]!r} does not name a file in {outputs}")
         original = path.parent / fields[4] if len(fields) == 5 and fields[4] else None
         named = [outputs / f"{fields[0]}{suffix}" for suffix in AUDIO]
         output = next((place for place in named if place.is_file()), named[0])

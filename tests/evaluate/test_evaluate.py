@@ -102,6 +102,7 @@ BAD = {
     "an unknown key": ("a.jsonl", '{"output": "a.wav", "txt": "x"}', "unknown key txt"),
     "a number for a text": ("a.jsonl", '{"output": "a.wav", "text": 3}', "text has a value of the wrong type"),
     "a missing file": ("a.jsonl", '{"output": "a.wav"}', "1 of 1 outputs do not exist"),
+    "an id that leads out": ("a.lst", "../c0|x|reference.wav|y", "a.lst:1: the id '../c0' does not name a file in"),
     "a short line": ("a.lst", "a|b", "a.lst:1: id|text of the prompt"),
 }
 
