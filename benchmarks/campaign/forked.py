@@ -12,11 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mlx_voxclone.cli import COMMANDS, main
+from mlx_voxclone.cli import COMMANDS, main, module_of
 
 _LIBRARIES = ("numpy", "scipy.signal", "soundfile", "soxr", "yaml", "pydantic", "mlx.core", "mlx.nn", "tqdm")
 _MODULES = (
-    *(f"mlx_voxclone.cli.{name}" for name in COMMANDS),
+    *map(module_of, COMMANDS),
     *(
         "mlx_voxclone.speech.speaker",
         "mlx_voxclone.data.prepare",
