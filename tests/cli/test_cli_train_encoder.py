@@ -146,7 +146,7 @@ def test_recordings_that_will_never_be_heard(config_file, pairs, tmp_path, capsy
         config = config_file("encoder", **section)
         assert voxclone(["train", "--config", str(config), "--set", f"output={tmp_path / str(alone)}"]) == 0
         printed = "".join(capsys.readouterr())
-        assert ("your recordings will not be heard" in printed) == warned
+        assert ("your recordings will not be used" in printed) == warned
 
 
 # ---- pairs that the run makes itself ------------------------------------------------------------------------------

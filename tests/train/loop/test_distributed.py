@@ -184,7 +184,7 @@ def test_two_ranks_train_what_one_process_trains(tmp_path, start):
 
     refusals = [one["error"] for one in told[0][4:]]
     assert refusals[0].startswith("accumulate 3 cannot be shared by 2 ranks: set it to a multiple of 2")
-    assert refusals[1] == "rank 1 has another training than rank 0 (eps: 1e-08 -> 1e-06): start all ranks alike"
+    assert refusals[1] == "rank 1 has another training than rank 0 (weight_decay: 0.01 -> 1e-06): start all ranks alike"
     assert refusals[2] == "rank 1 has another training than rank 0 (data_seed: 3 -> 4): start all ranks alike"
     assert "is not empty" in refusals[3]
     assert {path.name for path in runs.iterdir()} == {"whole", "part", "bad"}
