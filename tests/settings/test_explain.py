@@ -160,8 +160,14 @@ def configurations_by_any(name: str) -> Path:
             ["mac-32gb"],
             "mac-32gb: is the name of a configuration, not a key; `voxclone config --print mac-32gb` prints",
         ),
-        (["some/mac-32gb.yaml"], "not a key; `voxclone config --print mac-32gb` prints it"),
-        (["own.yaml"], "not a key; `voxclone config --print own.yaml` prints it"),
+        (
+            ["some/mac-32gb.yaml"],
+            "some/mac-32gb.yaml: is the name of a configuration, not a key; `voxclone config --print mac-32gb` prints",
+        ),
+        (
+            ["own.yaml"],
+            "own.yaml: is the name of a configuration, not a key; `voxclone config --print own.yaml` prints it",
+        ),
         (["seed.x"], "seed.x: unknown key; seed is a value and has no keys"),
         (
             ["--print", "mac-17gb"],
