@@ -34,6 +34,16 @@ def shipped(name: str) -> Path | None:
     return None
 
 
+def meant(name: str) -> str | None:
+    """What the name of a shipped configuration, or a path or a name that ends in `.yaml`, stands for; None: neither."""
+    if shipped(name) is not None:
+        return name
+    last = os.path.basename(name)
+    if "/" not in name and not last.endswith(SUFFIX):
+        return None
+    return name if os.path.isfile(name) or shipped(last) is None else last.removesuffix(SUFFIX)
+
+
 def find(given: str | Path, base: Path = Path()) -> Path:
     """The file that `given` means: one of that name in the directory `base` wins, then a shipped one.
 

@@ -136,6 +136,10 @@ def _section_of(key: str) -> type[BaseModel] | None:
     """The model of a section, None for a key that is a value. Raises ConfigError for neither."""
     model: type[BaseModel] | None = RunConfig
     parts = key.split(".")
+    if (meant := shipped.meant(key)) is not None:
+        raise ConfigError(
+            f"{key}: is the name of a configuration, not a key; `voxclone config --print {meant}` prints it"
+        )
     for i, part in enumerate(parts):
         if model is None:
             above = ".".join(parts[:i])

@@ -18,6 +18,8 @@ PAUSE = 0.35  # seconds of silence after a sentence
 # Shares of the pause after a sentence.
 _PARAGRAPH, _CLAUSE, _COMMA = 2.0, 0.6, 0.4
 _PARAGRAPHS = re.compile(r"\n[^\S\n]*(?:\n\s*)+")
+_DOTTED_ORDINALS = frozenset(("cs", "da", "de", "et", "fi", "hr", "hu", "nb", "nn", "no", "pl", "sk", "sl"))
+_ORDINAL = re.compile(r"(?:^|\s)\d{1,2}\.$")
 _CLAUSES = re.compile(r"(?<=[;:,\u2014\u2013\u3001\uff0c\uff1b\uff1a])\s+|(?<=[\u3001\uff0c\uff1b\uff1a])")
 
 
@@ -62,9 +64,20 @@ def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Ch
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    return [
-        found for part in segment(language.replace("_", "-").split("-")[0].lower(), text) if (found := part.strip())
-    ]
+    code = language.replace("_", "-").split("-")[0].lower()
+    found = [sentence for part in segment(code, text) if (sentence := part.strip())]
+    return _with_ordinals(found) if code in _DOTTED_ORDINALS else found
+
+
+def _with_ordinals(sentences: list[str]) -> list[str]:
+    """Sentences, with none that ends in what may be an ordinal (`die 2. | Auflage`), where the two fit together."""
+    kept: list[str] = []
+    for sentence in sentences:
+        if kept and _ORDINAL.search(kept[-1]) and len(kept[-1]) + 1 + len(sentence) <= LONGEST:
+            kept[-1] += f" {sentence}"
+        else:
+            kept.append(sentence)
+    return kept
 
 
 def _parts(sentence: str) -> list[str]:

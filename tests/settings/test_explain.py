@@ -156,6 +156,18 @@ def configurations_by_any(name: str) -> Path:
         (["speaker.lora.rnak"], "speaker.lora.rnak: unknown key; did you mean speaker.lora.rank?"),
         (["rank"], "rank: unknown key; did you mean speaker.lora.rank?"),
         (["speakr"], "speakr: unknown key; did you mean speaker"),
+        (
+            ["mac-32gb"],
+            "mac-32gb: is the name of a configuration, not a key; `voxclone config --print mac-32gb` prints",
+        ),
+        (
+            ["some/mac-32gb.yaml"],
+            "some/mac-32gb.yaml: is the name of a configuration, not a key; `voxclone config --print mac-32gb` prints",
+        ),
+        (
+            ["own.yaml"],
+            "own.yaml: is the name of a configuration, not a key; `voxclone config --print own.yaml` prints it",
+        ),
         (["seed.x"], "seed.x: unknown key; seed is a value and has no keys"),
         (
             ["--print", "mac-17gb"],

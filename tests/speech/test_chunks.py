@@ -50,6 +50,14 @@ def test_sentences_with_abbreviations_numbers_and_quotes():
     assert texts(german, language="de") == [german[:54], german[55:]]
 
 
+def test_an_ordinal_does_not_end_a_sentence_where_ordinals_have_a_dot():
+    text = "Von dem alten Buch über die Seefahrt ist die 2. Auflage erschienen, mit vielen neuen Bildern."
+    assert texts(text, language="de") == [text]
+    assert texts(text, language="de-CH") == [text]
+    year = "Sie kam auf die Welt im fernen Jahre 1945. Danach zog die Familie in eine andere Stadt."
+    assert len(texts(year, language="de")) == 2
+
+
 def test_short_sentences_are_spoken_together():
     assert texts("Yes. No! Who is there? I am.") == ["Yes. No! Who is there? I am."]
 
