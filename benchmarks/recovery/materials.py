@@ -19,7 +19,7 @@ from mlx_voxclone.audio.io import audio_info
 from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
-from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.data.entries import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.model.codec import Codec

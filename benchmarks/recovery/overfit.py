@@ -24,7 +24,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli.common import Parser, entry, set_device
 from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.data.clips import HELDOUT, TRAIN
-from mlx_voxclone.data.listings.manifest import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.data.entries import CLIPS, MANIFEST, SUMMARY
 from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
 from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 

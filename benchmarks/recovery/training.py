@@ -23,7 +23,8 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.run import CONFIG_FILE, run
+from mlx_voxclone.settings.differences import CONFIG_FILE
+from mlx_voxclone.train.run import run
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
 STEPS, TIME = "steps", "time"  # what is equal in a comparison

@@ -43,10 +43,10 @@ from mlx_voxclone.miniature.readings import HELDOUT, readings, write_sentences
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs.clip_codes import CODES_FILE
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set
-from mlx_voxclone.settings.differences import flat
+from mlx_voxclone.settings.differences import CONFIG_FILE, flat
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.clone.recover import CODES
-from mlx_voxclone.train.run import CONFIG_FILE, DATA, SPEAKER, SUMMARY_FILE
+from mlx_voxclone.train.run import DATA, SPEAKER, SUMMARY_FILE
 from mlx_voxclone.train.saved.state import BEST
 
 CLIPS, PAIR_TEXTS = 120, 2000  # recordings of each speaker: 3.6 minutes; sentences for the automatic pairs

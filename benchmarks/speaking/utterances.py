@@ -1,4 +1,4 @@
-"""What the miniature's language model learns from: the codes of readings by many speakers (`data.readings`)."""
+"""What the miniature's language model learns from: the codes of readings by many speakers (`miniature.readings`)."""
 
 import multiprocessing
 import os

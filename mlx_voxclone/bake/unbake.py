@@ -25,8 +25,7 @@ from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import atomic_directory, free_space_check, refuse_existing_directory
-
-ENCODER_FILE = "encoder.safetensors"
+from mlx_voxclone.files.hub import ENCODER_FILE
 
 
 @dataclass

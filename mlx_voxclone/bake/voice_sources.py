@@ -50,7 +50,7 @@ class VoiceMaker:
 
         Raises:
             CheckpointError: not usable, too wide or narrow for the model, or a recording and no encoder.
-            DataError: audio that cannot be read, or that no voice can be taken from (`synthesis.check_reference`).
+            DataError: audio that cannot be read, or that no voice can be taken from (`speech.speaker.check_reference`).
         """
         if isinstance(source, mx.array):
             self.warnings = []

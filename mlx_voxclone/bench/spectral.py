@@ -6,6 +6,7 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.spectral.choice import kernels_win, use_metal
 from mlx_voxclone.audio.spectral.plain import centre_pad, hann_window, mel_filterbank
 from mlx_voxclone.audio.spectral.spectra import Spectra
@@ -13,7 +14,6 @@ from mlx_voxclone.bench.measure import Peer, Row, taking_turns
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss
 from mlx_voxclone.losses.stft import STFT_SIZES
 
-SAMPLE_RATE = 24000
 MEL = (1024, 80)  # window and bands
 
 

@@ -243,7 +243,6 @@ def load_model(
     *,
     parts: Iterable[str] = ("lm", "head", "codec"),
     dtype: mx.Dtype = mx.float32,
-    codec_dtype: mx.Dtype = mx.float32,
     encoder_file: str | Path | None = None,
 ) -> Voxtral:
     """Build the model of a checkpoint with its weights, lazily: each is read when first evaluated.
@@ -252,8 +251,7 @@ def load_model(
         release: the opened directory.
         parts: `lm`, `head`, `codec` (the decoder, and the encoder where the checkpoint or `encoder_file` has one).
             The parameters of parts left out are uninitialised: do not evaluate them.
-        dtype: of LM and head.
-        codec_dtype: of the codec; identity of codes is defined in float32.
+        dtype: of LM and head; the codec is in float32, in which the identity of codes is defined.
         encoder_file: take the encoder from this file, whatever the checkpoint has; rounded to BF16, as baking it in
             would, so that both give the same codes.
 
@@ -271,7 +269,7 @@ def load_model(
     if line := too_little_address_space(sum(value.nbytes for value in weights.values())):
         raise CheckpointError(f"{release.path}: {line}")
     model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
-    typed = [(k, v.astype(codec_dtype if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
+    typed = [(k, v.astype(mx.float32 if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
     model.load_weights(typed, strict=False)  # names and shapes are checked above; parts left out stay as they are
     model.eval()
     return model

@@ -1,8 +1,6 @@
-"""Writing without ever leaving half a file: temporary name, flush, fsync, verification, rename.
+"""Writing safetensors files: tensor after tensor, read again and compared before the file gets its name.
 
-Whatever ends a write early (Ctrl-C, an exception, a full disk), the target is as it was and the temporary file is gone.
-After a power cut or `kill -9` a temporary may stay behind; nothing reads it, and the next command that writes beside it
-clears it (`process/temporaries.py`).
+`files/atomic.py` sees to it that no half file is left.
 """
 
 import hashlib

@@ -69,7 +69,7 @@ class EncoderPlan:
         """One per kind of training.
 
         Args:
-            forecast: `train.forecast.forecast`; called once for all trainings with the same batches. A base encoder's
+            forecast: `doctor.forecast.forecast`; called once for all trainings with the same batches. A base encoder's
                 memory is that of a training that decodes too, and so the most that it may need.
         """
         tried: dict[tuple, tuple[Forecast, float]] = {}

@@ -1,4 +1,9 @@
-"""Writing without ever leaving half a file: temporary name, flush, fsync, verification, rename."""
+"""Writing without ever leaving half a file: temporary name, flush, fsync, verification, rename.
+
+Whatever ends a write early (Ctrl-C, an exception, a full disk), the target is as it was and the temporary file is gone.
+After a power cut or `kill -9` a temporary may stay behind; nothing reads it, and the next command that writes beside it
+clears it (`process/temporaries.py`).
+"""
 
 import contextlib
 import errno

@@ -9,10 +9,7 @@ from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
 
-# (n_fft, n_mels) pairs. One scale as in HiFi-GAN (Kong et al. 2020), several as in the Descript Audio Codec (Kumar et
-# al. 2023): windows of 32 to 2048 samples with 5 to 320 bands.
-SINGLE_SCALE = ((1024, 80),)
-MULTI_SCALE = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
+SINGLE_SCALE = ((1024, 80),)  # (n_fft, n_mels), one scale as in HiFi-GAN (Kong et al. 2020)
 
 
 def log_mel_loss(

@@ -95,10 +95,6 @@ class Quantizer(nn.Module):
         self.semantic_codebook = SemanticCodebook(config.semantic_codebook_size, config.semantic_dim)
         self._acoustic = AcousticCodebook(config.acoustic_codebook_size)
 
-    @property
-    def acoustic_codebook(self) -> AcousticCodebook:
-        return self._acoustic
-
     def encode(self, latents: mx.array) -> mx.array:
         """Latents `[B, T, D]` to codes `[B, codebooks, T]`, int32."""
         semantic = self.semantic_codebook.encode(latents[..., : self.semantic_dim])

@@ -172,11 +172,6 @@ class PairData:
         """Of audio, `train` and `heldout` together (augmented audio not counted)."""
         return sum(pair.frames * pair.frame_size for pair in self.pairs) / self.sampling_rate
 
-    @property
-    def has_augmented(self) -> bool:
-        """Whether any pair has augmented audio; with several directories, others may have none."""
-        return any(pair.augmented is not None for pair in self.pairs)
-
     def fingerprint(self) -> str:
         """Identity of the content (settings, codes, texts, which files; not where it lies): sha256.
 

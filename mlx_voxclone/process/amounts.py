@@ -1,4 +1,4 @@
-"""Durations and sizes, for people to read."""
+"""Durations, sizes and values, for people to read."""
 
 
 def format_seconds(seconds: float) -> str:
@@ -25,3 +25,9 @@ def format_bytes(n: float) -> str:
         if n < 999.5:
             return f"{n:.3g} {unit}" if n >= 100 else f"{n:.2f} {unit}" if n < 10 else f"{n:.1f} {unit}"
     return f"{n / 1000:.2f} TB"
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """The text of a value, cut at `limit` characters, dots included."""
+    text = str(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -10,8 +10,9 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.publish.publication import Sample
 from mlx_voxclone.settings.config import RunConfig, load_run_config
+from mlx_voxclone.settings.differences import CONFIG_FILE
 
-CONFIG, SUMMARY = "config.yaml", "summary.json"
+SUMMARY = "summary.json"
 _SPOKEN = re.compile(r"samples/[a-z][a-z_-]*-\d+\.wav")  # of the run itself; those of its trainings hold recordings
 _MEASURED, _WORDS = ("baked", "delivered", "comparison"), ("voice", "what", "method", "why")
 _NAME, _PLAIN = re.compile(r"[a-z][a-z_]*"), re.compile(r"\w[\w .,:;%()+-]{0,199}")
@@ -30,7 +31,7 @@ class Run:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.config: RunConfig = load_run_config(directory / CONFIG)
+        self.config: RunConfig = load_run_config(directory / CONFIG_FILE)
         path = directory / SUMMARY
         try:
             self.summary = read_json(path)
@@ -93,7 +94,7 @@ def run_of(result: Path) -> tuple[Run, set[str] | None] | None:
     if result.name != "best":
         return None
     for directory, stages in ((result.parent, None), (result.parent.parent, {result.parent.name})):
-        if (directory / CONFIG).is_file() and (directory / SUMMARY).is_file():
+        if (directory / CONFIG_FILE).is_file() and (directory / SUMMARY).is_file():
             return Run(directory), stages
     return None
 

@@ -15,6 +15,7 @@ from mlx_voxclone.publish.parts import WHAT, add_adapters, add_baked, add_encode
 from mlx_voxclone.publish.publication import Publication
 from mlx_voxclone.publish.run_directory import Run, run_of
 from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.differences import CONFIG_FILE
 
 RELEASE = RunConfig.model_fields["model"].default  # what all of it derives from
 
@@ -32,7 +33,7 @@ def collect(source: Path, staging: Path, *, with_baked: bool = False) -> Publica
     """
     if not source.exists():
         raise CheckpointError(f"{source}: no such file or directory; {WHAT}")
-    run = source.is_dir() and (source / "config.yaml").is_file()
+    run = source.is_dir() and (source / CONFIG_FILE).is_file()
     if with_baked and not run:
         raise CheckpointError(f"{source}: --baked is for the directory of a run of task clone")
     publication = Publication(source, RELEASE)

@@ -35,7 +35,7 @@ from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.differences import config_differences, flat
+from mlx_voxclone.settings.differences import CONFIG_FILE, config_differences, flat
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.clone.finish import finish, is_delivered
@@ -53,7 +53,7 @@ from mlx_voxclone.train.speaker import stage as adaptation
 from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.stages.stage import prepare_options, trained
 
-CONFIG_FILE, SUMMARY_FILE = "config.yaml", "summary.json"
+SUMMARY_FILE = "summary.json"
 DATA, SPEAKER = "data", "speaker"
 LITTLE = 60.0  # seconds of speech to learn from
 _MADE_AGAIN = frozenset({DATA, CODES, TEACHER, PRIOR})  # made for a training, and used by the next start as they are

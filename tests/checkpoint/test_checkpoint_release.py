@@ -44,7 +44,7 @@ def test_the_real_model_has_the_releases_names_and_shapes():
 
 def test_model_has_the_files_weights(miniature):
     release = Release(miniature)
-    model = load_model(release, dtype=mx.bfloat16, codec_dtype=mx.float32)
+    model = load_model(release, dtype=mx.bfloat16)
     parameters = dict(tree_flatten(model.parameters()))
     assert parameters.keys() == set(release.tensors.names())
     for name, value in parameters.items():

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mlx_voxclone.data.listings.manifest import Entry, read_source
+from mlx_voxclone.data.entries import Entry
+from mlx_voxclone.data.listings.manifest import read_source
 from mlx_voxclone.errors import DataError
 
 

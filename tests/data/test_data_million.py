@@ -40,7 +40,7 @@ def test_a_million_listed_recordings(tmp_path):
             speaker = f"speaker-{k % 1000}"
             audio = f"train/{speaker}/utterance-{k:07d}.flac"
             stream.write(f'{{"audio": "{audio}", "text": "{TEXT} {k}", "speaker": "{speaker}"}}\n')
-    kept, peak, seconds = growth("read_jsonl(sys.argv[1])", tmp_path / "m.jsonl")
+    kept, peak, seconds = growth("read_source(sys.argv[1])", tmp_path / "m.jsonl")
     print(f"entries: {kept:.0f} bytes a row, {peak:.0f} at the peak, {seconds:.1f} s")
     assert kept < 500
     assert peak < 600

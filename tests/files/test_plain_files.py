@@ -13,7 +13,7 @@ import mlx_voxclone
 from mlx_voxclone.adapters.files import load_adapters
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.listings.manifest import read_jsonl
+from mlx_voxclone.data.listings.manifest import read_source
 from mlx_voxclone.data.shards.index import ShardIndex
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.cases import read_cases
@@ -84,7 +84,7 @@ def named(name, read):
 
 READERS = {
     "params.json": VoxtralConfig.from_file,
-    "a manifest": read_jsonl,
+    "a manifest": lambda path: read_source(path.rename(path.with_suffix(".jsonl"))),
     "prepared data": named("manifest.jsonl", PreparedData.load),
     "an index of shards": ShardIndex,
     "adapters": named("adapter_config.json", load_adapters),

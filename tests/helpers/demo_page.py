@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_voxclone.demo.page import build
 from mlx_voxclone.demo.studio import MainThread, Studio
-from mlx_voxclone.speech import speaker as synthesis
+from mlx_voxclone.speech import speaker as speaking
 from mlx_voxclone.speech.speaker import SpeechResult
 
 RATE = 24_000
@@ -68,5 +68,5 @@ class Spoken(list):
 def page_of(monkeypatch):
     """A page (not launched), the thread that serves it, and what reaches the model."""
     spoken, thread = Spoken(), MainThread()
-    monkeypatch.setattr(synthesis, "speak", spoken.speak)
+    monkeypatch.setattr(speaking, "speak", spoken.speak)
     return build(Studio(Stand()), thread, "A stand-in."), thread, spoken

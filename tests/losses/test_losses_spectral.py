@@ -10,11 +10,12 @@ from places import ROOT
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss, waveform_l1
-from mlx_voxclone.losses.mel import MULTI_SCALE
 from mlx_voxclone.losses.stft import STFT_SIZES
 
 FIXTURES = np.load(ROOT / "tests" / "fixtures" / "losses" / "torch_losses.npz")
 FEW = ((32, 5), (256, 40), (512, 80))
+# (n_fft, n_mels) of the Descript Audio Codec (Kumar et al. 2023)
+MULTI_SCALE = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), (2048, 320))
 # name -> (ours, the float64 definition for one item)
 LOSSES = {
     "waveform_l1": (waveform_l1, reference.waveform_l1),

@@ -14,8 +14,6 @@ from mlx_voxclone.model.config import END_CODE, VoxtralConfig
 from mlx_voxclone.model.generation import BatchCache
 from mlx_voxclone.model.voxtral import Voxtral
 
-SEMANTIC_OUTPUT = "acoustic_transformer.semantic_codebook_output.weight"
-
 
 def that_ends(model: Voxtral, factor: float) -> Voxtral:
     """The model, with the END row of the semantic head enlarged: it ends sooner or later, where chance has it."""

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.model import codec, quantizer, voxtral
-from mlx_voxclone.model import flow_head as acoustic
+from mlx_voxclone.model import codec, flow_head, quantizer, voxtral
 from mlx_voxclone.model.blocks import attention, conv, layers
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
@@ -155,9 +154,9 @@ def norm_over_the_output_channel_of_the_transposed_conv(monkeypatch):
 
 
 def unguided(monkeypatch):
-    values = acoustic.FlowMatchingHead.acoustic_values
+    values = flow_head.FlowMatchingHead.acoustic_values
     monkeypatch.setattr(
-        acoustic.FlowMatchingHead,
+        flow_head.FlowMatchingHead,
         "acoustic_values",
         lambda self, h, n, steps=None, cfg=1.2, times=None: values(self, h, n, steps, 1.0),
     )
@@ -165,9 +164,9 @@ def unguided(monkeypatch):
 
 
 def three_steps(monkeypatch):
-    values = acoustic.FlowMatchingHead.acoustic_values
+    values = flow_head.FlowMatchingHead.acoustic_values
     monkeypatch.setattr(
-        acoustic.FlowMatchingHead,
+        flow_head.FlowMatchingHead,
         "acoustic_values",
         lambda self, h, n, steps=None, cfg=1.2, times=None: values(self, h, n, 3, cfg),
     )

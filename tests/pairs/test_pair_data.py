@@ -72,7 +72,6 @@ def test_written_pairs_come_back(made, config):
         np.testing.assert_allclose(samples, pair.samples, atol=1.01 / 2**24)
     np.testing.assert_allclose(found["c"].read(augmented=True), written[2].augmented, atol=1.01 / 2**24)
     assert [found[name].augmented is None for name in "abc"] == [True, True, False]
-    assert data.has_augmented
     assert data.seconds == pytest.approx(sum(len(pair.samples) for pair in written) / 24_000)
     with pytest.raises(DataError, match="pair a has no augmented audio"):
         found["a"].read(augmented=True)

@@ -10,16 +10,13 @@ from pathlib import Path
 
 from mlx_voxclone.data.entries import (
     AUDIO_SUFFIXES,
-    CLIPS,
     INDEX,
     MANIFEST,
     METADATA,
-    SUMMARY,
     Entry,
     Listing,
     best_of_each,
     is_prepared,
-    is_utf8,
     same_file,
     walk_folders,
 )
@@ -31,7 +28,6 @@ from mlx_voxclone.data.listings.table_entries import read as read_table
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import absent, in_icloud
 
-__all__ = ["CLIPS", "MANIFEST", "SUMMARY", "Entry", "Listing", "is_prepared", "is_utf8", "read_listing", "read_source"]
 _TABLES = (".csv", ".psv", ".tsv", ".list", ".lst")
 _LISTS = (*_TABLES, ".jsonl")
 
@@ -91,11 +87,6 @@ def _noted(listing: Listing, notes: list[str]) -> Listing:
     return dataclasses.replace(listing, notes=[*listing.notes, *notes]) if notes else listing
 
 
-def read_folder(folder: str | Path) -> list[Entry]:
-    """The entries of `folder_listing`."""
-    return folder_listing(folder).entries
-
-
 def folder_listing(folder: str | Path) -> Listing:
     """All audio below a folder, sorted by path; hidden files and prepared data are left out.
 
@@ -134,16 +125,6 @@ def folder_listing(folder: str | Path) -> Listing:
         what = "1 file seems to be a copy" if count == 1 else f"{count} files seem to be copies"
         notes.append(f"{what} in another format, by name, and left out: such as {name.name}, as {best} is there")
     return Listing(sorted(files.values(), key=lambda entry: entry.audio.as_posix()), notes)
-
-
-def read_jsonl(path: str | Path) -> list[Entry]:
-    """The entries of `listings.json_lines.read`."""
-    return read_json_lines(Path(path)).entries
-
-
-def read_metadata_csv(path: str | Path) -> list[Entry]:
-    """The entries of `listings.table_entries.read`."""
-    return read_table(Path(path)).entries
 
 
 def _waiting(folder: Path) -> list[str]:

@@ -16,7 +16,6 @@ from mlx_voxclone.data.listings.columns import is_header
 from mlx_voxclone.errors import DataError
 
 MARKS = {"|": "|", "\t": "tab", ",": "comma", ";": "semicolon"}
-LONGEST_CELL = 131_072  # characters; csv's own limit, which a quote that is never closed runs into
 Row = tuple[int, list[str]]  # line number, cells
 
 

@@ -39,8 +39,6 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, made
 
-_BLOCK = 1 << 22
-
 
 def is_tar_source(source: str | Path) -> bool:
     """Whether a source of `prepare` names tar shards: addresses, `.tar` files (also `x-{000..012}.tar`), a folder with
@@ -319,11 +317,8 @@ class _Counts:
 
 
 def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.pairs.clip_codes import CODES_FILE, clip_codes
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.amounts import format_seconds
@@ -23,7 +24,6 @@ from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.encoder.inputs import EncoderInputs, encoder_inputs
 from mlx_voxclone.train.encoder.stage import best_encoder, train_encoder
-from mlx_voxclone.train.encoder.task import ENCODER_FILE
 from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, cached_own_pairs, said_gain
 from mlx_voxclone.train.judge.codes import JudgedCodes, judged_codes, unfitting
 from mlx_voxclone.train.judge.recovered import Recovered

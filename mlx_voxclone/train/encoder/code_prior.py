@@ -1,8 +1,8 @@
 """What codes usually look like: those of the pairs and those behind the model's own voices.
 
 The codes of voices are recovered from their rows, which takes a minute for the release's twenty. They depend on the
-model alone, so they are kept in the cache (`model_cache`) for every run after. A run also keeps its own copy: from that
-it goes on when the cache is deleted, and the processes of a shared training find it.
+model alone, so they are kept in the cache (`files/cache.py`) for every run after. A run also keeps its own copy: from
+that it goes on when the cache is deleted, and the processes of a shared training find it.
 """
 
 from collections.abc import Callable

@@ -10,13 +10,14 @@ from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release, open_encoder
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.shards.data import ShardData
+from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import EncoderSection
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
 from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
-from mlx_voxclone.train.encoder.task import ENCODER_FILE, EncoderTask
+from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import BEST
 from mlx_voxclone.train.stages.running import Run

@@ -20,6 +20,7 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.evaluate.code_usage import write_code_usage
+from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.pairs.data import PairData
@@ -31,7 +32,6 @@ from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
 DISCRIMINATOR_BETAS = (0.5, 0.9)  # short memories, as two models follow each other; EnCodec's
-ENCODER_FILE = "encoder.safetensors"
 CODEC_PREFIX = "audio_tokenizer."
 _OWN = "codec."  # of the encoder's parameters in the model that trains
 

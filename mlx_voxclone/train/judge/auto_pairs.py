@@ -1,8 +1,8 @@
 """Pairs that a run makes itself: `encoder.pairs.path: auto`.
 
 The stock model says sentences with each of the voices it came with (`make`), and each pair is moved in code space
-(`moved`). Both are kept beside the model's fingerprint in the cache (`model_cache`): the next run, for whatever voice,
-finds them. They depend on the model, the sentences and the settings of `encoder.pairs`, and on no run's seed.
+(`moved`). Both are kept beside the model's fingerprint in the cache (`files/cache.py`): the next run, for whatever
+voice, finds them. They depend on the model, the sentences and the settings of `encoder.pairs`, and on no run's seed.
 """
 
 import shutil

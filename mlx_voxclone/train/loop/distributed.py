@@ -22,6 +22,7 @@ import numpy as np
 
 from mlx_voxclone.errors import ConfigError, RankLostError, VoxcloneError
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.process.amounts import shortened
 
 BUCKET = 8 << 20  # float32 numbers that are added up at once: 32 MB
 WAIT_VARIABLE, WAIT_MINUTES = "VOXCLONE_RANK_WAIT_MINUTES", 30.0
@@ -164,7 +165,7 @@ class Ranks:
         for rank, other in enumerate(every):
             keys = [key for key in {**every[0], **other} if every[0].get(key) != other.get(key)]
             if keys:
-                told = [f"{key}: {_short(every[0].get(key))} -> {_short(other.get(key))}" for key in keys]
+                told = [f"{key}: {shortened(every[0].get(key))} -> {shortened(other.get(key))}" for key in keys]
                 shown = "; ".join(told[:5]) + ("; ..." if len(told) > 5 else "")
                 raise ConfigError(f"rank {rank} has another {what} than rank 0 ({shown}): start all ranks alike")
 
@@ -361,8 +362,3 @@ def _digest(tensors: Mapping[str, mx.array]) -> str:
     for array in tensors.values():
         value = zlib.crc32(np.array(array.reshape(-1).view(mx.uint8)).data, value)
     return str(value)
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlx_voxclone.files.run_log import JsonLog
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop import heldout as evaluation
+from mlx_voxclone.train.loop import heldout
 from mlx_voxclone.train.loop.gradients import Masters
 from mlx_voxclone.train.loop.optimizers import Optimizers
 from mlx_voxclone.train.loop.task import Task
@@ -43,10 +43,10 @@ class Keeper:
         return self._owed
 
     def sound(self, state: RunState) -> bool:
-        """See `evaluation.is_sound`."""
+        """See `heldout.is_sound`."""
         tensors = {**self._masters.values, **self._optimizers.slots()}
         with self._masters.inference(self._settings.seed):
-            return evaluation.is_sound(self._task, state, tensors)
+            return heldout.is_sound(self._task, state, tensors)
 
     def save(self, state: RunState, log: JsonLog, prune: bool = True) -> None:
         """Write the checkpoint of a sound state, and remove those that are too old by the settings."""

@@ -7,6 +7,7 @@ import mlx.core as mx
 from mlx_voxclone.errors import CheckpointError, DataError, RankLostError, StoppedError, TranscriptError
 from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.process.limits import describe_os_error
+from mlx_voxclone.settings.differences import CONFIG_FILE
 from mlx_voxclone.settings.training import TrainSettings, changed
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes
 from mlx_voxclone.train.saved.state import BEST, Checkpoint, list_checkpoints, load_checkpoint, read_best
@@ -131,7 +132,7 @@ def ended_by(error: Exception, line: str, words: str) -> Exception:
 
 SPENT_FILE = "spent.json"  # time and memory of earlier sittings of a run that is not finished
 # What earlier stages and sittings of a run put into its directory before a training starts there.
-INPUTS = frozenset({"config.yaml", "data", "codes", "teacher", "prior", SPENT_FILE})
+INPUTS = frozenset({CONFIG_FILE, "data", "codes", "teacher", "prior", SPENT_FILE})
 
 
 def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:
@@ -139,6 +140,6 @@ def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise CheckpointError(f"run directory {run_dir} is a file: choose another output")
     if run_dir.is_dir() and any(entry.name not in {*inputs, LOCK} for entry in run_dir.iterdir()):
-        begun = (run_dir / "config.yaml").is_file() or list_checkpoints(run_dir)
+        begun = (run_dir / CONFIG_FILE).is_file() or list_checkpoints(run_dir)
         ways = f"continue with --resume {run_dir}, or choose" if begun else "choose"
         raise CheckpointError(f"run directory {run_dir} is not empty: {ways} another output")

@@ -18,6 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.process.amounts import shortened
 
 
 @runtime_checkable
@@ -173,14 +174,9 @@ def fingerprint_changes(old: str, new: str) -> list[str]:
         before, after = parse_json(old), parse_json(new)
         names = sorted(before.keys() | after.keys())
     except (ValueError, AttributeError):  # free text: all that can be said is that it changed
-        return [f"task: {_short(old)} -> {_short(new)}"]
+        return [f"task: {shortened(old)} -> {shortened(new)}"]
     return [
-        f"{name}: {_short(before.get(name))} -> {_short(after.get(name))}"
+        f"{name}: {shortened(before.get(name))} -> {shortened(after.get(name))}"
         for name in names
         if before.get(name) != after.get(name)
     ]
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."

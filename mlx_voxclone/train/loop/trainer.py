@@ -15,12 +15,11 @@ from pathlib import Path
 import mlx.core as mx
 
 from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError, RankLostError, TrainingError, VoxcloneError
-from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, Progress
 from mlx_voxclone.process.limits import describe_memory_error
 from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop import heldout as evaluation
+from mlx_voxclone.train.loop import heldout
 from mlx_voxclone.train.loop.distributed import ALONE, Mute, Ranks, check_share, facts_of
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.journal import Journal, check_terms
@@ -55,7 +54,6 @@ class Trainer:
         settings: how.
         run_dir: new or empty directory for log, checkpoints, samples and `best/`. Not used with `resume`.
         resume: a run directory (its newest complete checkpoint) or one checkpoint; the run goes on where it is.
-        config_text: written as `config.yaml` into a new run directory.
         quiet: no progress, only warnings.
         ranks: the processes that share the training; only rank 0's `run_dir` and `resume` are read and written.
         announce_resume: on Ctrl-C say how to go on; False for a part of a larger run, which says it.
@@ -71,7 +69,6 @@ class Trainer:
         run_dir: str | Path | None = None,
         *,
         resume: str | Path | None = None,
-        config_text: str | None = None,
         quiet: bool = False,
         announce_resume: bool = True,
         ranks: Ranks = ALONE,
@@ -109,7 +106,6 @@ class Trainer:
         self.keeper.saved = self.state.step if resume is not None else -1
         self._share()
         self.resumed = resume is not None
-        self._config_text = None if self.resumed else config_text
 
     # ---- the run ----------------------------------------------------------------------------------------------------
 
@@ -123,8 +119,6 @@ class Trainer:
         self._began = time.perf_counter() - self.state.seconds
         if self.ranks.first:
             self.run_dir.mkdir(parents=True, exist_ok=True)
-            if self._config_text is not None:
-                write_text_atomic(self.run_dir / "config.yaml", self._config_text)
             self.log = JsonLog(self.run_dir / LOG_NAME)
             self.progress = Progress(self.task.name, self.stop, self.state.step, quiet=self.quiet)
         else:
@@ -246,7 +240,7 @@ class Trainer:
         better = math.isfinite(value) and (state.best is None or value < state.best["value"])
         best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
         if better and self.ranks.first:
-            evaluation.write_best(self.task, self.run_dir, self.masters.values, best)
+            heldout.write_best(self.task, self.run_dir, self.masters.values, best)
         with uninterrupted():
             if better:
                 state.best = best
@@ -267,7 +261,7 @@ class Trainer:
 
     def _measure(self) -> dict[str, float]:
         with self.masters.inference(self.settings.seed):
-            return evaluation.heldout_metrics(self.task)
+            return heldout.heldout_metrics(self.task)
 
     def _sample(self) -> None:
         self.ranks.from_first(self._write_samples)

@@ -9,7 +9,7 @@ where it leaves a choice, this is what is done here:
   norm: what the logits are a linear function of, and what greedy decoding had in hand when it wrote the token. That
   position's cross-attention says where the token is heard. The end of text counts as a token: the silence behind the
   last word is its own.
-- The attention of the alignment heads is confined to the clip, see `asr_alignment`: softmax, median over time, mean
+- The attention of the alignment heads is confined to the clip, see `alignment.py`: softmax, median over time, mean
   over heads, then each 20 ms frame's weights are divided by their sum. A frame's state is the sum of the tokens' by
   these weights; linear interpolation leads to the centres of the latent frames.
 """

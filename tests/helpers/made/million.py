@@ -16,7 +16,7 @@ def growth(program: str, *arguments: object, imports: str = "") -> tuple[float, 
 {imports}
 import gc, resource, sys, time
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.listings.manifest import read_jsonl
+from mlx_voxclone.data.listings.manifest import read_source
 def kilobytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 gc.collect()

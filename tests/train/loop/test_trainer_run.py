@@ -1,7 +1,6 @@
 """The run around the steps: directory, settings, evaluation, best, early stopping, checkpoints kept, progress."""
 
 import json
-import os
 import sys
 
 import pytest
@@ -10,19 +9,14 @@ from toy_task import ToyTask, settings
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneError
 from mlx_voxclone.files.run_log import Progress, read_log
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop import heldout as evaluation
+from mlx_voxclone.train.loop import heldout
 from mlx_voxclone.train.loop.task import Task
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_fsync():
-    """Half of the time goes there; it protects from power cuts, which no test here makes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def run(run_dir, task=None, **changes):
@@ -57,11 +51,10 @@ def test_it_learns_and_the_result_says_so(tmp_path):
 
 
 def test_layout_of_a_run_directory(tmp_path):
-    trainer = Trainer(ToyTask(7), settings(), tmp_path / "a" / "run", config_text="seed: 5\n", quiet=True)
+    trainer = Trainer(ToyTask(7), settings(), tmp_path / "a" / "run", quiet=True)
     trainer.run()
     names = sorted(path.name for path in (tmp_path / "a" / "run").iterdir())
-    assert names == ["best", "checkpoints", "config.yaml", "log.jsonl", "result.json"]
-    assert (tmp_path / "a" / "run" / "config.yaml").read_text() == "seed: 5\n"
+    assert names == ["best", "checkpoints", "log.jsonl", "result.json"]
     checkpoint = tmp_path / "a" / "run" / "checkpoints" / "step-10"
     assert sorted(path.name for path in checkpoint.iterdir()) == [
         "model.safetensors",
@@ -159,9 +152,9 @@ def test_heldout_loss_is_the_mean_over_all_targets():
     task = ToyTask(7)
     batches = [task.collate([task.item(0, i) for i in group]) for group in ((0, 1, 2), (3,))]
     task.heldout_batches = lambda: batches
-    metrics = evaluation.heldout_metrics(task)
+    metrics = heldout.heldout_metrics(task)
     task.heldout_batches = lambda: [task.collate([task.item(0, i) for i in range(4)])]
-    assert metrics["mse"] == pytest.approx(evaluation.heldout_metrics(task)["mse"], rel=1e-5)
+    assert metrics["mse"] == pytest.approx(heldout.heldout_metrics(task)["mse"], rel=1e-5)
     assert metrics["loss"] == pytest.approx(metrics["mse"] + 0.3 * metrics["l1"])
 
 

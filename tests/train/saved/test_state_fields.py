@@ -1,7 +1,6 @@
 """`state.json` with any of its fields changed: it is noticed, in one line, with its checksum and without."""
 
 import json
-import os
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +14,9 @@ from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.schema import CHECKSUM, checksum
 from mlx_voxclone.train.saved.state import _crc32, load_checkpoint
+
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 VALUES = {
     "deleted": DELETED,
@@ -31,13 +33,6 @@ VALUES = {
     "object": {},
 }
 OPTIONS = {"log_every": 3, "eval_every": 2, "sample_every": 4}  # at step 5: a window of two steps, a lone evaluation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_fsync():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 class SkippedOnce(ToyTask):

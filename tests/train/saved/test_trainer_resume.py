@@ -1,7 +1,6 @@
 """Resume equals uninterrupted, bit for bit; and what may not be resumed is refused in one line that says why."""
 
 import json
-import os
 import shutil
 
 import mlx.core as mx
@@ -16,15 +15,10 @@ from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import list_checkpoints, recover_all
 
+pytest_plugins = ["commands"]
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
 DROPOUT = 0.3  # the loss draws from mx.random in every step
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_fsync():
-    """Half of the time goes there; it protects from power cuts, which no test here makes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
 
 
 def task(**options):
