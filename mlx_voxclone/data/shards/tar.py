@@ -1,5 +1,6 @@
 """What lies where in a tar file. Nothing is ever extracted: a member is a name, an offset and a size."""
 
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import BinaryIO
 from mlx_voxclone.errors import DataError
 
 _LARGEST_HEADER = 1 << 20  # bytes: what an honest header takes is a few hundred
+_LONG_NUMBER = re.compile(rb"\d{256}")
 _MOST_MEMBERS = 200_000
 
 
@@ -31,7 +33,10 @@ class _Bounded:
     def read(self, size: int = -1) -> bytes:
         if not 0 <= size <= _LARGEST_HEADER:
             raise tarfile.HeaderError(f"a header of {size} bytes")
-        return self._file.read(size)
+        content = self._file.read(size)
+        if _LONG_NUMBER.search(content):  # which Pythons before 3.11.10 search in quadratic time
+            raise tarfile.HeaderError("a header with a number of hundreds of digits")
+        return content
 
 
 def members(path: Path, skipped: Counter | None = None) -> Iterator[Member]:

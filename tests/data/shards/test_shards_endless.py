@@ -228,6 +228,20 @@ def test_a_shard_of_very_many_members(tmp_path, monkeypatch):
 NOT_UTF8 = [b"caf\xe9.flac", b"\xff\xfe/\x80.flac", b"\xc3\x28.flac", "ü\udcff.flac".encode("utf-8", "surrogateescape")]
 
 
+def test_a_number_without_end_in_a_header(tmp_path):
+    """Older Pythons look for a word behind it at each of its digits."""
+    for digits, told in ((900_000, "a number of hundreds of digits"), (200, None)):
+        path, info = tmp_path / f"{digits}.tar", tarfile.TarInfo("a.wav")
+        info.pax_headers = {"comment": "9" * digits}
+        with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+            archive.addfile(info, io.BytesIO())
+        if told is None:
+            assert [member.name for member in tar.members(path)] == ["a.wav"]
+            continue
+        with pytest.raises(DataError, match=told):
+            list(tar.members(path))
+
+
 def test_names_that_are_not_utf8_are_indexed(tmp_path, shards):
     """Their bytes are written out; the clip is there, and so is its text."""
     folder = tmp_path / "t"
