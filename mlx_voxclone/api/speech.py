@@ -19,6 +19,8 @@ from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
+from mlx_voxclone.speech.chunks import PAUSE, Chunk, split_text
+from mlx_voxclone.speech.narration import BATCH, Narration, Spoken
 from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
 from mlx_voxclone.speech.speaker import MAX_SECONDS, Speaker, SpeechStream, read_reference, reference_warnings
 
@@ -124,7 +126,7 @@ class TextToSpeech:
         """Speak a text.
 
         Args:
-            text: what to say, up to what fits into the model's context; longer texts in parts.
+            text: what to say, up to what fits into the model's context; `narrate` takes longer ones.
             voice: one of `voices`; a voice of `voice_from`; a file of one (`.safetensors`, `.pt`, `hf://OWNER/NAME`);
                 rows `[N, dim]`, the END row last.
             seed: same seed, same speech on the same device: 0 to 2^63 - 1.
@@ -184,6 +186,54 @@ class TextToSpeech:
             )
         return Stream(spoken, max_seconds)
 
+    def narrate(
+        self,
+        text: str,
+        voice: "str | Path | Voice | np.ndarray | mx.array",
+        *,
+        language: str = "en",
+        pause: float = PAUSE,
+        batch: int = BATCH,
+        seed: int = 0,
+        steps: int | None = None,
+        cfg_alpha: float = CFG_ALPHA,
+        progress: Progress | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Speak a text of any length: in chunks at sentences, several at once, with pauses between them.
+
+        Args:
+            text: an empty line ends a paragraph, other line breaks are blanks.
+            language: decides where sentences end, e.g. `de`.
+            pause: seconds of silence after a sentence; twice as long after a paragraph.
+            batch: chunks at once; more are faster and take more memory.
+            progress: called with the chunks so far, how many there are, and `"speaking"`.
+
+        The other arguments and the errors are those of `say`; all that can be refused is refused here.
+
+        Returns:
+            An iterator over float32 `[S]` at 24 kHz, one per chunk with the pause behind it. A chunk that may not be
+            right, although it was spoken three times, is a `VoxcloneWarning`.
+        """
+        if not isinstance(text, str):
+            raise DataError(f"the text must be a str, got {text!r:.80}")
+        _check_options(seed, MAX_SECONDS, steps, cfg_alpha)
+        for name, value, least in (("pause", pause, 0), ("batch", batch, 1)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value < 1e4:
+                raise ConfigError(f"{name}: a number from {least} is expected, got {value!r:.80}")
+        chunks = split_text(text, language, float(pause))
+        with computing():
+            rows = self._speaker.voice_rows(self._voice(voice))
+        narration = Narration(
+            self._speaker,
+            chunks,
+            rows,
+            seed=int(seed),
+            batch=int(batch),
+            n_steps=None if steps is None else int(steps),
+            cfg_alpha=cfg_alpha,
+        )
+        return _narrated(iter(narration), chunks, progress)
+
     def voice_from(self, *clips: "Clip | Sequence[Clip]") -> "Voice":
         """The voice of one recording, or of several taken together, up to 60 s in all (3 to 25 s work best).
 
@@ -238,6 +288,19 @@ class TextToSpeech:
         file = place if isinstance(place, str) and is_address(place) else text_of(place, "voice")
         with computing():
             return self._speaker.release.voice_of_file(voice_file(file))
+
+
+def _narrated(spoken: Iterator[Spoken], chunks: Sequence[Chunk], progress: Progress | None) -> Iterator[np.ndarray]:
+    while True:
+        with computing():
+            one = next(spoken, None)
+        if one is None:
+            return
+        if one.doubt is not None:
+            warnings.warn(f"{chunks[one.number].text[:60]!r}: {one.doubt}", VoxcloneWarning, stacklevel=2)
+        if progress is not None:
+            progress(one.number + 1, len(chunks), "speaking")
+        yield one.samples
 
 
 class Stream(Iterator[np.ndarray]):

@@ -2,17 +2,20 @@
 
 import gc
 import threading
+import warnings
 import weakref
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import soundfile
 
 import mlx_voxclone
 from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, NotFiniteError, VoxcloneError, VoxcloneWarning
+from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
@@ -269,6 +272,54 @@ def test_damaged_weights_are_an_error_of_ours(tts, monkeypatch, voice_file):
     for work in (tts.codec.encode, tts.voice_from):
         with pytest.raises(NotFiniteError, match="not finite: its weights are damaged"):
             work(voice_file)
+
+
+LONG = "The ship went on through the fog, and nobody saw a light for a long time. " * 5
+
+
+def test_a_long_text_is_narrated_as_the_command_says_it(tts, tmp_path):
+    calls = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VoxcloneWarning)
+        found = list(tts.narrate(LONG, VOICE, seed=3, batch=2, progress=lambda *call: calls.append(call)))
+    assert calls == [(n, 5, "speaking") for n in range(1, 6)]
+    (tmp_path / "text.txt").write_text(LONG)
+    argv = [
+        "say",
+        "--model",
+        str(tts._speaker.release.path),
+        "--text-file",
+        str(tmp_path / "text.txt"),
+        "--voice",
+        VOICE,
+    ]
+    argv += ["--seed", "3", "--batch", "2", "--float32", "--output", str(tmp_path / "a.wav")]
+    assert voxclone(argv) == 0
+    np.testing.assert_array_equal(np.concatenate(found), soundfile.read(tmp_path / "a.wav", dtype="float32")[0])
+
+
+def test_a_chunk_that_may_not_be_right_is_a_warning(tts, monkeypatch):
+    monkeypatch.setattr(narration, "PACE", 1e-4)  # every chunk is cut off
+    monkeypatch.setattr(narration, "SPARE", 0.1)
+    with pytest.warns(VoxcloneWarning, match="'The ship went on .*': it did not end within"):
+        next(tts.narrate(LONG, VOICE))
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "said"),
+    [
+        ({"text": "..."}, DataError, "no letter and no digit"),
+        ({"text": 7}, DataError, "text must be a str"),
+        ({"voice": "nobody"}, CheckpointError, "no voice called 'nobody'"),
+        ({"pause": -1}, ConfigError, "pause: a number from 0 is expected"),
+        ({"batch": 0}, ConfigError, "batch: a number from 1"),
+        ({"batch": True}, ConfigError, "batch: a number from 1"),
+        ({"seed": -1}, ConfigError, "seed: must be from 0"),
+    ],
+)
+def test_what_narrate_refuses_at_once(tts, given, kind, said):
+    with pytest.raises(kind, match=said):
+        tts.narrate(**({"text": LONG, "voice": VOICE} | given))
 
 
 # ---- refused ---------------------------------------------------------------------------------------------------------
