@@ -34,6 +34,7 @@ def content(config_file):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_told_interrupted_and_resumed(content, config_file, tmp_path, capsys, miniature):
     """From a mapping it is the run of the file; interrupted by `progress` and resumed, too."""
     told, lines = [], []

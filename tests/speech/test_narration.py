@@ -132,7 +132,7 @@ def test_the_model_cannot_end_at_once(speaker, monkeypatch):
         assert one.samples.any()
 
 
-@pytest.mark.parametrize("stop", [1, 4, 6])
+@pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
 def test_a_book_that_was_interrupted_goes_on_as_if_it_had_not_been(speaker, tmp_path, stop):
     chunks = split_text(TEXT * 9)
 
