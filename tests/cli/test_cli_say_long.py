@@ -14,7 +14,7 @@ from mlx_voxclone.speech.growing_wav import partial_names
 
 pytest_plugins = ["commands"]
 pytestmark = pytest.mark.usefixtures("no_fsync")
-TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 9
+TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 6
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def said(*arguments) -> np.ndarray:
 
 def test_a_file_standard_input_and_the_command_line_say_the_same(argv, tmp_path, monkeypatch, capsys):
     book = said(*argv, "--text-file", tmp_path / "book.txt", "--output", tmp_path / "a.wav")
-    assert len(book) > 9 * 0.35 * 24000
+    assert len(book) > 6 * 0.35 * 24000
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'a.wav'}\n"
-    assert re.search(r"^9 chunks(, \d of them spoken again)?; [\d.]+ s of speech in ", captured.err, re.MULTILINE)
+    assert re.search(r"^6 chunks(, \d of them spoken again)?; [\d.]+ s of speech in ", captured.err, re.MULTILINE)
     np.testing.assert_array_equal(said(*argv, "--text", TEXT, "--output", tmp_path / "b.wav"), book)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbf" + TEXT.encode())))
     np.testing.assert_array_equal(said(*argv, "--text-file", "-", "--output", tmp_path / "c.wav"), book)
@@ -51,7 +51,7 @@ def test_interrupted_and_resumed(argv, tmp_path, monkeypatch, capsys):
         write = wav.append
 
         def limited(samples, memory):
-            if len(calls) == 6:
+            if len(calls) == 4:
                 raise KeyboardInterrupt
             calls.append(1)
             write(samples, memory)
@@ -72,10 +72,10 @@ def test_interrupted_and_resumed(argv, tmp_path, monkeypatch, capsys):
         patch.setattr(long_speech, "growing_wav", stopping)
         assert voxclone(other) == 130
     partial, state = partial_names(tmp_path / "b.wav")
-    assert capsys.readouterr().err.endswith(f"interrupted: 6 of 9 chunks are in {partial}; go on with --resume\n")
+    assert capsys.readouterr().err.endswith(f"interrupted: 4 of 6 chunks are in {partial}; go on with --resume\n")
     assert 0 < len(soundfile.read(partial)[0]) < len(whole)
     assert voxclone(other) == 2
-    assert "holds 6 chunks of an earlier command; go on with --resume, or delete it" in capsys.readouterr().err
+    assert "holds 4 chunks of an earlier command; go on with --resume, or delete it" in capsys.readouterr().err
     assert voxclone([*other, "--seed", "7", "--resume"]) == 2
     assert "is of another settings" in capsys.readouterr().err
     np.testing.assert_array_equal(said(*other[:-2], "--resume", *other[-2:]), whole)
@@ -125,7 +125,7 @@ def test_files_that_hold_no_text(argv, tmp_path, capsys, content, message):
     [
         (["--text-file", "none.txt"], "none.txt: no such file"),
         (["--text-file", "."], "is not a file"),
-        (["--text", TEXT, "--max-seconds", "9"], "--max-seconds cuts off a short text; this one has 9 chunks"),
+        (["--text", TEXT, "--max-seconds", "9"], "--max-seconds cuts off a short text; this one has 6 chunks"),
         (["--text", "papa", "--resume"], "--resume goes on with a long text"),
         (["--text", TEXT, "--pause", "-1"], "--pause must be from 0 to 60 seconds"),
         (["--text", TEXT, "--batch", "0"], "--batch must be from 1 to 256"),
