@@ -9,12 +9,12 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from recovery_corpus import smallest_corpus
 
 from benchmarks.recovery import codec as codecs
-from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import gates
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
-from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, units_of
+from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, units_of
 from benchmarks.recovery.student import (
     DISTURBED_DB,
     Crops,
@@ -44,10 +44,7 @@ SMALL = CodecRun("tiny", 6, batch=4, frames=3, quantise_from=0.3, cycle_from=0.3
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    size = corpora.CorpusSize(3, 2, 2, 1, 0.8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(corpora.SIZES, "quick", size)
-        return build_corpus(tmp_path_factory.mktemp("recovery") / "corpus", "quick", seed=3)
+    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
+from recovery_corpus import smallest_corpus
 
 from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import gates
@@ -15,10 +16,7 @@ from mlx_voxclone.miniature.synth import PAUSES, SyntheticSpeaker, synthesise_al
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Corpus:
-    size = corpora.CorpusSize(3, 2, 2, 1, 0.8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(corpora.SIZES, "quick", size)
-        return build_corpus(tmp_path_factory.mktemp("recovery") / "corpus", "quick", seed=3)
+    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 def test_phones_are_aligned_as_syllables_are():

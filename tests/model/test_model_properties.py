@@ -3,6 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
+from documents import DELETED, changed
 from golden import RELEASE_PARAMS, params_of, relative_error
 from mlx.utils import tree_map
 
@@ -166,16 +167,7 @@ def test_release_sizes():
     ],
 )
 def test_a_configuration_this_code_does_not_implement_is_refused(path, value, said):
-    import copy
-
-    raw = copy.deepcopy(RELEASE_PARAMS)
-    node = raw
-    for key in path[:-1]:
-        node = node[key]
-    if value is None:
-        del node[path[-1]]
-    else:
-        node[path[-1]] = value
+    raw = changed(RELEASE_PARAMS, path, DELETED if value is None else value)
     with pytest.raises(ConfigError, match=said):
         VoxtralConfig.from_dict(raw)
 

@@ -1,4 +1,4 @@
-"""Encoder tasks with every term, and their pairs and prior, in the small."""
+"""Encoder tasks with every term, and their pairs and prior, of a miniature."""
 
 import numpy as np
 import pytest

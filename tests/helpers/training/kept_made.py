@@ -1,4 +1,4 @@
-"""What a preserved voice has said, in the small."""
+"""What a preserved voice has said, made up."""
 
 import numpy as np
 from speaker_made import codes

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.settings.config import RunConfig
@@ -102,15 +103,6 @@ def test_a_half_that_was_not_declared_complete(asked, trained, name):
     (trained[0] / name).write_bytes(b"{")
     assert "is damaged, and is trained again" in asked()[1][0]
     assert len(trained) == 2
-
-
-def refused(call, error, *texts):
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for text in texts:
-        assert text in message
 
 
 def test_a_disk_that_fills_up(asked, tmp_path, monkeypatch):
