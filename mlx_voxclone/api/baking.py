@@ -1,7 +1,7 @@
 """Baking from Python."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +14,7 @@ from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.bake import bake as baking
 from mlx_voxclone.errors import DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE, local
+from mlx_voxclone.process.progress import told_to, weight_bar
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.bake import BakeReport
@@ -66,7 +67,7 @@ def bake(
     weights = None if encoder is None else local(file_of(encoder, "encoder"), ENCODER)
     sources = {name: _source(name, source) for name, source in (voices or {}).items()}
     base, place = text_of(model, "model"), path_of(output, "output")
-    with computing():
+    with computing(), told_to(progress, None), weight_bar() as advance:
         report = baking.bake(
             base,
             place,
@@ -77,7 +78,7 @@ def bake(
             rounding=rounding,
             folded_as=folded_as,
             dry_run=dry_run,
-            progress=None if progress is None else _added_up(progress),
+            progress=advance,
         )
     for line in report.warnings:
         warnings.warn(f"voice {line}", VoxcloneWarning, stacklevel=2)
@@ -98,15 +99,3 @@ def _source(name: str, source: Source) -> "VoiceSource":
 
 def _place(source: Place) -> Path:
     return local(file_of(source, "voice"), VOICE)
-
-
-def _added_up(progress: Progress) -> Callable[[int, int], None]:
-    """From bytes since the last call to bytes so far."""
-    done = 0
-
-    def advance(count: int, total: int) -> None:
-        nonlocal done
-        done += count
-        progress(done, total, "weights")
-
-    return advance

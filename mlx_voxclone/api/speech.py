@@ -19,10 +19,10 @@ from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
-from mlx_voxclone.speech.chunks import PAUSE, Chunk, split_text
-from mlx_voxclone.speech.narration import BATCH, Narration, Spoken
-from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
-from mlx_voxclone.speech.speaker import MAX_SECONDS, Speaker, SpeechStream, read_reference, reference_warnings
+from mlx_voxclone.speech.chunks import Chunk, split_text
+from mlx_voxclone.speech.narration import Narration, Spoken
+from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
+from mlx_voxclone.speech.speaker import Speaker, SpeechStream, read_reference, reference_warnings
 
 Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
 Clip = Place | np.ndarray | mx.array
@@ -164,8 +164,7 @@ class TextToSpeech:
 
         Arguments and errors are those of `say`. All that can be refused is refused here, before the first chunk.
         """
-        if not isinstance(text, str):
-            raise DataError(f"the text must be a str, got {text!r:.80}")
+        _check_text(text)
         _check_options(seed, max_seconds, steps, cfg_alpha)
         seed, steps = int(seed), None if steps is None else int(steps)
         most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
@@ -214,12 +213,11 @@ class TextToSpeech:
             An iterator over float32 `[S]` at 24 kHz, one per chunk with the pause behind it. A chunk that may not be
             right, although it was spoken three times, is a `VoxcloneWarning`.
         """
-        if not isinstance(text, str):
-            raise DataError(f"the text must be a str, got {text!r:.80}")
+        _check_text(text)
         _check_options(seed, MAX_SECONDS, steps, cfg_alpha)
-        for name, value, least in (("pause", pause, 0), ("batch", batch, 1)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value < 1e4:
-                raise ConfigError(f"{name}: a number from {least} is expected, got {value!r:.80}")
+        for name, value, least, most in (("pause", pause, 0, MAX_PAUSE), ("batch", batch, 1, MAX_BATCH)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= most:
+                raise ConfigError(f"{name}: a number from {least} is expected, up to {most}; got {value!r:.80}")
         chunks = split_text(text, language, float(pause))
         with computing():
             rows = self._speaker.voice_rows(self._voice(voice))
@@ -390,6 +388,11 @@ class SpeechCodec:
 
 def _is_voice_file(voice: object) -> bool:
     return is_place(voice) and ((isinstance(voice, str) and is_address(voice)) or Path(voice).suffix in VOICE_SUFFIXES)
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        raise DataError(f"the text must be a str, got {text!r:.80}")
 
 
 def _check_options(seed: int, max_seconds: float, steps: int | None, cfg_alpha: float) -> None:

@@ -11,6 +11,7 @@ import mlx.core as mx
 from mlx_voxclone.api.shared import Message, Place, Progress, is_place, path_of
 from mlx_voxclone.api.speech import TextToSpeech, load
 from mlx_voxclone.errors import CheckpointError, ConfigError
+from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.process.device import set_device
 from mlx_voxclone.process.progress import told_to
 from mlx_voxclone.settings.config import CALL, load_run_config, schema_keys
@@ -53,7 +54,7 @@ class Run:
         if self.summary.task == "clone":
             return None
         found = self.directory / BEST
-        return found / "encoder.safetensors" if self.summary.task == "encoder" else found
+        return found / ENCODER_FILE if self.summary.task == "encoder" else found
 
     @property
     def results(self) -> dict[str, TrainResult]:

@@ -1,4 +1,4 @@
-"""Memory and time of a training before it starts: real steps of it in the small, and what they say of the whole.
+"""Memory and time of a training before it starts: small real steps of it, and what they say of the whole.
 
 A speaker training is tried with two and three layers of the language model at their true widths and the longest
 sequences it may meet; what the third layer adds, each of the others adds too. An encoder training is tried with the

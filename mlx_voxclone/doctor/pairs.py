@@ -1,4 +1,4 @@
-"""What the automatic pairs of a run will take, before it starts: frames are said by the model in the small.
+"""What the automatic pairs of a run will take, before it starts: small models say some frames.
 
 As for an adaptation, two models with few layers at their true widths say some frames of the configured batch, and what
 the further layers add, each of the others adds too. What will be said is known, and so is about how long it is.

@@ -102,7 +102,7 @@ def _finite(value):
 class Progress:
     """Progress on stderr: a bar with loss, speed and time left on a terminal, else a line every tenth of the way.
 
-    Where a caller listens (`progress.told_to`) nothing is shown: it is told of every step and line.
+    Where a caller listens (`progress.told_to`) nothing is shown: it receives every step and line.
     """
 
     def __init__(self, name: str, total: int, start: int = 0, *, quiet: bool = False):

@@ -11,10 +11,10 @@ from sentencex import segment
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import damage, tidy
+from mlx_voxclone.speech.options import PAUSE
 
 LONGEST = 240  # characters of a chunk: about 16 s of speech
 SHORTEST = 30  # characters; a shorter sentence is spoken together with its neighbour
-PAUSE = 0.35  # seconds of silence after a sentence
 # Shares of the pause after a sentence.
 _PARAGRAPH, _CLAUSE, _COMMA = 2.0, 0.6, 0.4
 _PARAGRAPHS = re.compile(r"\n[^\S\n]*(?:\n\s*)+")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import wav_data, wav_header
+from mlx_voxclone.audio.io import SAMPLE_RATE, wav_data, wav_header
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import parse_json
@@ -37,7 +37,7 @@ class GrowingWav:
 
     @property
     def seconds(self) -> float:
-        return self._samples / 24000
+        return self._samples / SAMPLE_RATE
 
     def append(self, samples: np.ndarray, memory: Any = None) -> None:
         """Write the next chunk `[S]`, and keep `memory` for a command that goes on.

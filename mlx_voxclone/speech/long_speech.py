@@ -5,13 +5,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import refuse_stand_in
+from mlx_voxclone.files.plain import open_plain
 from mlx_voxclone.speech.chunks import LONGEST, Chunk
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import Narration, Spoken
@@ -52,13 +53,13 @@ def read_text(path: str | Path) -> str:
     if not path.is_file():
         raise DataError(f"{path}: no such file" if not path.exists() else f"{path}: is not a file")
     refuse_stand_in(path, DataError)
-    if path.stat().st_size > LARGEST_TEXT:
-        raise DataError(f"{path}: is larger than {LARGEST_TEXT >> 20} MB; split it")
-    return decoded_text(path.read_bytes(), str(path))
+    with open_plain(path) as file:
+        return text_in(file, str(path))
 
 
-def decoded_text(content: bytes, name: str) -> str:
+def text_in(file: BinaryIO, name: str) -> str:
     """UTF-8, with or without a byte order mark. Raises DataError, naming the line, for anything else."""
+    content = file.read(LARGEST_TEXT + 1)
     if len(content) > LARGEST_TEXT:
         raise DataError(f"{name}: is larger than {LARGEST_TEXT >> 20} MB; split it")
     if b"\0" in content[:4096]:

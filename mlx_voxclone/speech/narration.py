@@ -16,16 +16,15 @@ from mlx_voxclone.errors import NotFiniteError
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.generation import GeneratedCodes, generate_batch
 from mlx_voxclone.speech.chunks import Chunk
+from mlx_voxclone.speech.options import BATCH, MAX_SECONDS
 from mlx_voxclone.speech.speaker import Speaker
 
-BATCH = 4  # chunks at once
 TRIES = 3
 PACE = 0.065  # seconds a character, until the voice's own pace is known
 FEW = 4  # chunks, after which a voice's pace is known
 TOLERANCE = 2.5  # how many times too long or too short
 SURE = 20  # characters of a text whose length can be expected
 SPARE = 3.0  # seconds beyond the longest expected speech, where a chunk is cut off
-LONGEST_SECONDS = 60.0
 MARGIN = 0.06  # seconds kept before and after speech
 FADE = 0.01  # seconds
 MOST_GAIN = 4.0  # dB, by which levels are evened
@@ -147,7 +146,7 @@ class Narration:
 
     def _limit(self, number: int) -> int:
         """Frames at which a chunk is cut off."""
-        return round(min(TOLERANCE * self._expected(number) + SPARE, LONGEST_SECONDS) * self._rate)
+        return round(min(TOLERANCE * self._expected(number) + SPARE, MAX_SECONDS) * self._rate)
 
     def _distance(self, number: int, said: GeneratedCodes) -> float:
         """How far from the expected length; infinite for silence."""

@@ -14,8 +14,8 @@ from mlx_voxclone.model import generation
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.speech.options import MAX_SECONDS
 
-MAX_SECONDS = 60.0
 FIRST_PIECE, PIECE = 10, 25  # frames: heard soon, then seldom enough that the codec's left context costs little
 REFERENCE_SECONDS = (1.0, 60.0)  # shorter says nothing about a voice, longer was never trained
 

@@ -11,7 +11,7 @@ from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.text_checks import check_same
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.speech.speaker import MAX_SECONDS
+from mlx_voxclone.speech.options import MAX_SECONDS
 from mlx_voxclone.train.clone.base_encoder import starts_from_base
 from mlx_voxclone.train.distill.stage import load_distill_pairs
 from mlx_voxclone.train.encoder.inputs import check_encoder

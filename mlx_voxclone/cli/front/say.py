@@ -6,12 +6,10 @@ import sys
 from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
 from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.speech.options import NOTHING_SAID, fault, voice_file
+from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
 
 STDOUT = "-"
-MAX_PAUSE, MAX_BATCH = 60, 256  # beyond, it is a slip of the hand
 SHOWN = 5  # doubtful chunks
-PAUSE, BATCH = 0.35, 4  # those of `speech.chunks` and `speech.narration`, which take a moment to import
 
 
 _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
@@ -77,7 +75,7 @@ def _check(parser: Parser, options) -> None:
 
 def _longest(options) -> float:
     """Seconds at which a short text is cut off."""
-    return 60.0 if options.max_seconds is None else options.max_seconds
+    return MAX_SECONDS if options.max_seconds is None else options.max_seconds
 
 
 @command(_DESCRIPTION, _options, _check)
@@ -108,12 +106,12 @@ def main(options) -> None:
 
 
 def _text(options) -> str:
-    from mlx_voxclone.speech.long_speech import LARGEST_TEXT, decoded_text, read_text
+    from mlx_voxclone.speech.long_speech import read_text, text_in
 
     if options.text_file is None:
         return options.text
     if options.text_file == STDOUT:
-        return decoded_text(sys.stdin.buffer.read(LARGEST_TEXT + 1), "standard input")
+        return text_in(sys.stdin.buffer, "standard input")
     return read_text(options.text_file)
 
 

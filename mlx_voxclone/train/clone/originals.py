@@ -33,7 +33,7 @@ def write_originals(
         clips: ids of the clips that the voice was taken from, in their order; none where `reference` is given.
         reference: the recording that the configuration names.
         heldout: the clip whose text is spoken.
-        run: is told of a recording that cannot be read any more; the report then says that it is missing.
+        run: receives a line on a recording that cannot be read any more; the report then says that it is missing.
     """
 
     def voice() -> np.ndarray:

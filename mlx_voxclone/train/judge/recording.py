@@ -12,7 +12,7 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.model.config import CodecConfig
-from mlx_voxclone.speech.speaker import MAX_SECONDS
+from mlx_voxclone.speech.options import MAX_SECONDS
 from mlx_voxclone.train.judge.judge import ROUNDS, CodeJudge, Evidence, Judged
 
 OWN_VOICE_SECONDS = 12.0  # of the recording itself, where no other recording gives the voice prompt
