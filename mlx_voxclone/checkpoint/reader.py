@@ -7,7 +7,7 @@ holes. A file is untrusted input: every statement of the header is checked again
 import math
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,10 @@ class TensorFile:
             same = False
         if not same:
             raise CheckpointError(f"{self.path}: changed while it was copied; nothing was written, run again")
+
+    def says(self, facts: Mapping[str, str]) -> bool:
+        """Whether its metadata says all of this."""
+        return all(self.metadata.get(key) == value for key, value in facts.items())
 
     def names(self) -> list[str]:
         """All tensor names, in the order of their bytes."""

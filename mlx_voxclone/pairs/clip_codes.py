@@ -39,8 +39,7 @@ def clip_codes(
     parts = path.with_name(f"{path.stem}-parts")
     if path.is_file():
         file = TensorFile(path)
-        if all(file.metadata.get(k) == v for k, v in made_from.items()):
-            sizes = release.config.codec.codebook_sizes
+        if file.says(made_from):
             kept = {name: file.codes(name, sizes) for name in file.names()}
             if kept.keys() != {clip.id for clip in data.clips}:
                 raise CheckpointError(f"{path}: holds codes of other clips than the data has; delete it, run again")
@@ -85,7 +84,7 @@ def _part(path: Path, ids: Sequence[str], made_from: Mapping[str, str], sizes: S
     """What a part holds of just these clips; {} where it is not there, damaged or made from something else."""
     try:
         file = TensorFile(path)
-        if any(file.metadata.get(k) != v for k, v in made_from.items()) or set(file.names()) != set(ids):
+        if not file.says(made_from) or set(file.names()) != set(ids):
             return {}
         return {name: file.codes(name, sizes) for name in ids}
     except CheckpointError:

@@ -10,6 +10,7 @@ import safetensors.numpy
 
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
+from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 
 
@@ -163,3 +164,12 @@ def test_what_is_no_codes_is_one_line(tmp_path, kind):
     with pytest.raises(CheckpointError, match=r"a.safetensors: x") as error:
         TensorFile(tmp_path / "a.safetensors").codes("x", [3, 6])
     assert "\n" not in str(error.value)
+
+
+def test_what_its_metadata_says(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"x": mx.zeros(2)}, {"codec": "1", "data": "2"})
+    file = TensorFile(tmp_path / "a.safetensors")
+    assert file.says({})
+    assert file.says({"codec": "1"})
+    assert not file.says({"codec": "1", "data": "3"})
+    assert not file.says({"encoder": ""})

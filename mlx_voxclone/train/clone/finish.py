@@ -157,7 +157,7 @@ def delivered(
     }
     if path.is_file():
         file = TensorFile(path)
-        if all(file.metadata.get(key) == value for key, value in made_from.items()):
+        if file.says(made_from):
             try:
                 return {**parse_json(file.metadata[DELIVERED]), "codes": file.codes("codes")}
             except (KeyError, TypeError, ValueError):

@@ -211,7 +211,7 @@ def _read(path: Path, made_from: Mapping[str, str]) -> JudgedCodes | None:
     if not path.is_file():
         return None
     file = TensorFile(path)
-    if any(file.metadata.get(key) != value for key, value in made_from.items()):
+    if not file.says(made_from):
         return None
     try:
         document = parse_json(file.metadata[JUDGED])
