@@ -15,9 +15,9 @@ from mlx_voxclone import errors as errors
 
 if TYPE_CHECKING:
     from mlx_voxclone.api.baking import bake as bake
+    from mlx_voxclone.api.codec import SpeechCodec as SpeechCodec
     from mlx_voxclone.api.sound import read_audio as read_audio
     from mlx_voxclone.api.sound import write_wav as write_wav
-    from mlx_voxclone.api.speech import SpeechCodec as SpeechCodec
     from mlx_voxclone.api.speech import Stream as Stream
     from mlx_voxclone.api.speech import TextToSpeech as TextToSpeech
     from mlx_voxclone.api.speech import load as load
@@ -46,7 +46,7 @@ _PLACES = {
     "load": "speech",
     "TextToSpeech": "speech",
     "Stream": "speech",
-    "SpeechCodec": "speech",
+    "SpeechCodec": "codec",
     "Voice": "voice",
     "train": "training",
     "Run": "training",

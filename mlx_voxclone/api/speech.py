@@ -11,13 +11,13 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.api.codec import Clip, SpeechCodec
 from mlx_voxclone.api.shared import Place, Progress, computing, file_of, is_place, path_of, text_of
-from mlx_voxclone.api.sound import read_audio, samples_of
+from mlx_voxclone.api.sound import samples_of
 from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
-from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.narration import Narration, Spoken
@@ -25,7 +25,6 @@ from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS
 from mlx_voxclone.speech.speaker import Speaker, SpeechStream, read_reference, reference_warnings
 
 Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
-Clip = Place | np.ndarray | mx.array
 _MOST_SEED = 2**63
 
 
@@ -108,7 +107,7 @@ class TextToSpeech:
         return self._speaker.sampling_rate
 
     @property
-    def codec(self) -> "SpeechCodec":
+    def codec(self) -> SpeechCodec:
         """The codec, for audio to codes and back."""
         return SpeechCodec(self._speaker)
 
@@ -334,56 +333,6 @@ class Stream(Iterator[np.ndarray]):
         if self._spoken.ended is False:
             line = f"the model did not end within {self._max_seconds:g} s and was cut off"
             warnings.warn(line, VoxcloneWarning, stacklevel=3)
-
-
-class SpeechCodec:
-    """Audio to codes and back; `TextToSpeech.codec`.
-
-    Codes are 0-based: the first of the 37 of a frame is semantic, the others acoustic. A frame is 1920 samples, 80 ms.
-    """
-
-    def __init__(self, speaker: Speaker):
-        self._codec: Codec = speaker.model.audio_tokenizer
-        self._where = speaker.release.path
-
-    def encode(self, audio: Clip) -> np.ndarray:
-        """Codes of a recording of any length, at its own level.
-
-        Args:
-            audio: its path, or float samples `[S]` at 24 kHz, at least one.
-
-        Returns:
-            int32 `[37, ceil(S / 1920)]`.
-
-        Raises:
-            DataError: unreadable, empty or not finite.
-            CheckpointError: the checkpoint has no encoder.
-        """
-        if not self._codec.has_encoder:
-            raise CheckpointError(f"{self._where}: has no codec encoder; load it with encoder=, or one that has it")
-        samples = read_audio(audio) if is_place(audio) else samples_of(audio, "audio")
-        if not len(samples):
-            raise DataError("audio: holds no samples")
-        with computing():
-            return self._codec.audio_codes(samples)
-
-    def decode(self, codes: "np.ndarray | mx.array") -> np.ndarray:
-        """The sound of codes.
-
-        Args:
-            codes: integers `[37, T]`, 0-based.
-
-        Returns:
-            float32 `[T * 1920]` at 24 kHz, not clipped.
-
-        Raises:
-            DataError: another shape, or a code outside its codebook.
-        """
-        with computing():
-            try:
-                return self._codec.decode_audio(np.asarray(codes))
-            except ValueError as e:
-                raise DataError(str(e)) from None
 
 
 def _is_voice_file(voice: object) -> bool:
