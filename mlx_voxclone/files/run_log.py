@@ -11,18 +11,34 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.process.progress import listener
 
 LOG_NAME = "log.jsonl"
+BOARDS = "boards"  # folder of a run directory: what boards of the user's own keep there (`tracking/boards.py`)
 # Keys of a step line that no loss term may be called.
 RESERVED = frozenset(
     {"event", "step", "epoch", "lr", "loss", "grad_norm", "items_per_s", "targets_per_s", "seconds"}
     | {"peak_memory_gb", "skipped"}
 )
+
+
+_watcher: ContextVar[Callable[[Path, dict], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def records_to(watcher: Callable[[Path, dict], None]) -> Iterator[None]:
+    """In this block `watcher` is called with a log's path and each record that has been written to it."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class JsonLog:
@@ -47,6 +63,8 @@ class JsonLog:
             self._file.write(line)
         except OSError as e:  # of an open file the system does not say which
             raise OSError(e.errno, e.strerror, str(self.path)) from e
+        if (watcher := _watcher.get()) is not None:
+            watcher(self.path, record)
 
     def close(self) -> None:
         self._file.close()

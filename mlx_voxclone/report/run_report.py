@@ -8,9 +8,10 @@ It reads what is there and says what is missing, so that it also serves a run th
 - `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
   list of `{"text": text, "original": {"file": wav, "same_text": bool}, "before": {"file": wav, "ended": bool}, "after":
   {...}}`, files relative to the run directory; of task `clone` also `delivered` and `rounds` (`report/delivery.py`);
-- `config.yaml`, shown as it is.
+- `config.yaml`, shown as it is but for the ends of addresses, which may be secrets.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from mlx_voxclone.report.page import ORIGINAL, escaped, folded, html_page, image
 from mlx_voxclone.report.plots import Series, curves_figure, png, usage_figure
 
 _ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
+_ADDRESS = re.compile(r"(https?://[^/\s]+)/\S+")
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
 _ROLES = {ORIGINAL: "original", "reconstructed": "through the codec"}
 
@@ -245,7 +247,9 @@ def _row(name: str, value: Any) -> list[Any]:
 def _configuration(path: Path) -> list[str]:
     if not path.is_file():
         return []
-    content = escaped(path.read_text(encoding="utf-8", errors="replace"))
+    text = path.read_text(encoding="utf-8", errors="replace")
+    # An address in `notify` is a secret: whoever has it may write to the user's channel.
+    content = escaped(_ADDRESS.sub(r"\1/...", text))
     return folded("Configuration", [f"<pre>{content}</pre>"])
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PrivateAttr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files import shipped
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes
+from mlx_voxclone.settings.fields import NotifyTarget, unique
 from mlx_voxclone.settings.findings import describe
 from mlx_voxclone.settings.removed import REMOVED, removed
 from mlx_voxclone.settings.schema import (
@@ -54,6 +55,8 @@ class RunConfig(Section):
     distill: DistillSection = DistillSection()
     bake: BakeSection = BakeSection()
     say: Annotated[list[SpokenText], Field(default_factory=list)]
+    report_to: Annotated[list[Literal["tensorboard", "wandb", "mlflow"]], AfterValidator(unique)] = []
+    notify: Annotated[list[NotifyTarget], AfterValidator(unique)] = []
 
     _sources: dict[str, str] = PrivateAttr(default_factory=lambda: {"": CONFIGURATION})
 

@@ -46,7 +46,17 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
 
 _TRAININGS = ("encoder.train", "encoder.refine", "speaker.train")
 _FREE = frozenset(
-    {"device", "output", "say", "data.cache", "data.cache_gb", "speaker.recompute", "encoder.pairs.batch"}
+    {
+        "device",
+        "output",
+        "say",
+        "report_to",
+        "notify",
+        "data.cache",
+        "data.cache_gb",
+        "speaker.recompute",
+        "encoder.pairs.batch",
+    }
     | {f"{training}.{key}" for training in _TRAININGS for key in LENGTHS | FREE_ON_RESUME}
 )
 _SECTIONS = ("bake.",)

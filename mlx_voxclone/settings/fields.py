@@ -4,6 +4,7 @@ import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -86,6 +87,14 @@ def _spoken(text: str) -> str:
         raise ValueError(str(e)) from None
 
 
+def _notified(value: str) -> str:
+    """`desktop`, or an address that takes a POST."""
+    address = urlsplit(value)
+    if value != "desktop" and not (address.scheme in ("https", "http") and address.hostname):
+        raise ValueError(f"expected desktop or an address (https://...); got {shown(value)}")
+    return value
+
+
 def _listed(value: Any) -> Any:
     return [] if value is None else [value] if isinstance(value, str | Path) else value
 
@@ -138,6 +147,7 @@ Name = Annotated[str, StringConstraints(min_length=1)]
 ModelName = Annotated[Name, BeforeValidator(_model)]  # a directory, or a hub id
 SpokenText = Annotated[Name, AfterValidator(_spoken)]
 VoiceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
+NotifyTarget = Annotated[str, AfterValidator(_notified)]
 Target = Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"]
 
 

@@ -36,6 +36,8 @@ from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.differences import CONFIG_FILE, config_differences, flat
+from mlx_voxclone.tracking.boards import shown
+from mlx_voxclone.tracking.notify import told_at_end
 from mlx_voxclone.train.checks import check_data, check_inputs
 from mlx_voxclone.train.clone.base_encoder import BASE
 from mlx_voxclone.train.clone.finish import finish, is_delivered
@@ -111,6 +113,7 @@ def run(
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
     with ExitStack() as stack:
         if ranks.first:
+            stack.enter_context(told_at_end(config.notify, config.task, run_dir, say))
             if resume is not None:  # a directory that is not there must not be made
                 _check_directory(run_dir, config, resuming=True)
             stack.enter_context(held(run_dir, say))
@@ -120,6 +123,8 @@ def run(
         data = open_data(config, say)
         if ranks.first:
             stack.enter_context(_opened(run_dir, config, resuming=resume is not None))
+            settings = config.model_dump(mode="json", exclude={"notify"})
+            stack.enter_context(shown(config.report_to, run_dir, settings, say))
         if ranks.several:
             _check_seen(run_dir, ranks)
         with _Sitting(run_dir, ranks.first) as sitting:

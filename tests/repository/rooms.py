@@ -93,6 +93,11 @@ ROOMS = [
         "errors process files audio evaluate",
     ),
     (
+        "tracking",
+        "A run's figures on boards of the user's own, and word of its end.",
+        "version errors process files",
+    ),
+    (
         "train.saved",
         "What a run leaves and goes on from: checkpoints, resume, results.",
         "errors process files settings checkpoint",
@@ -145,8 +150,8 @@ ROOMS = [
     (
         "train",
         "A run as a whole: its checks, its stages, sweeps.",
-        "errors process files settings audio checkpoint speech bake data report train.saved train.loop "
-        "train.stages train.judge train.encoder train.speaker train.distill train.clone",
+        "errors process files settings audio checkpoint speech bake data report tracking train.saved "
+        "train.loop train.stages train.judge train.encoder train.speaker train.distill train.clone",
     ),
     (
         "doctor",

@@ -28,6 +28,7 @@ MAY_BE_NULL = {
     *("speaker.listen.whisper_model", "distill.pairs", "bake.output", "bake.reference"),
 }
 MAY_BE_EMPTY = {"data.heldout_speakers", "encoder.pairs.path", "speaker.preserve.path", "distill.pairs", "say"}
+MAY_BE_EMPTY |= {"report_to", "notify"}
 # What a thousand million of something means: never, all of them, without a limit, any seed; or a rate that ends in a
 # loss that is not finite, which the trainer notices.
 MAY_BE_HUGE = ("eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "seed")

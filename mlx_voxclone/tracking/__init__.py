@@ -1,0 +1,1 @@
+"""A run's figures on boards of the user's own, and word of its end."""
