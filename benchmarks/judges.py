@@ -4,7 +4,8 @@
 
 SPEECH holds folders with recordings: READER/*.flac with READER/metadata.csv (`id|text`), SPEAKERS/NAME/*.flac of many
 speakers without texts. Where there is no text, what the Whisper hears in the recording itself takes its place, and the
-recording is not judged. CODEC is what `benchmarks.recovery.codec` wrote.
+recording is not judged. `--codec` is what `benchmarks.recovery.codec` wrote; `--corpus`, what it was trained on: the real
+speakers held out from it are judged, too.
 
 Word error rates and similarities with their intervals; how often an interval from a part of the clips holds the figure
 of all of them; and how well the speaker model tells speakers apart (halves of one clip against clips of others).
@@ -21,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.recovery.codec import load_codec
+from benchmarks.recovery.corpus import Corpus
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, write_flac
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.evaluate.cases import Case
@@ -57,6 +59,14 @@ def readers(speech: Path, clips: int, languages: dict[str, str]) -> dict[str, li
         language = languages.get(folder.name)
         groups[folder.name] = [Recording(path.stem, path, texts.get(path.stem), language) for path in chosen]
     return groups
+
+
+def held_out(directory: Path) -> list[Recording]:
+    """Clips of real speakers that the codec's training has not heard."""
+    corpus = Corpus.load(directory)
+    seen = {clip.speaker for clip in corpus.split("train")}
+    clips = [clip for clip in corpus.split("heldout", "real") if clip.speaker not in seen]
+    return [Recording(clip.id, clip.path, None, None) for clip in clips]
 
 
 def conditions(codec_directory: Path | None) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -144,6 +154,7 @@ def main() -> None:
     parser.add_argument("--whisper", required=True)
     parser.add_argument("--speaker-model", required=True)
     parser.add_argument("--codec", type=Path)
+    parser.add_argument("--corpus", type=Path)
     parser.add_argument("--clips", type=int, default=24, help="of each folder")
     parser.add_argument("--only", nargs="*", help="folders of SPEECH to take (default: all)")
     parser.add_argument(
@@ -153,6 +164,8 @@ def main() -> None:
     speaker, languages = speaker_model(options.speaker_model), dict(one.split("=") for one in options.language)
     made, results = conditions(options.codec), {}
     groups = readers(options.speech, options.clips, languages)
+    if options.corpus:
+        groups["held-out"] = held_out(options.corpus)
     with Transcriber(options.whisper) as whisper:
         for name, recordings in groups.items():
             if options.only and name not in options.only:
