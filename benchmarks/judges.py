@@ -4,8 +4,8 @@
 
 SPEECH holds folders with recordings: READER/*.flac with READER/metadata.csv (`id|text`), SPEAKERS/NAME/*.flac of many
 speakers without texts. Where there is no text, what the Whisper hears in the recording itself takes its place, and the
-recording is not judged. `--codec` is what `benchmarks.recovery.codec` wrote; `--corpus`, what it was trained on: the real
-speakers held out from it are judged, too.
+recording is not judged. `--codec` is what `benchmarks.recovery.codec` wrote; `--corpus`, what that was trained on: the
+real speakers held out from it are judged, too.
 
 Word error rates and similarities with their intervals; how often an interval from a part of the clips holds the figure
 of all of them; and how well the speaker model tells speakers apart (halves of one clip against clips of others).
