@@ -6,7 +6,9 @@ latent, standing in for Whisper), and decoded audio that the codec takes for wha
 encoded again, has to give the same codes). Without the first, semantic codes are arbitrary; without the second, a small
 codec does not recognise itself, and the true codes of decoded audio say nothing about real audio.
 
-    python -m benchmarks.recovery.codec --output DIR --size full --speech DIR
+With a Whisper (`--whisper`), its decoder's states of natural speech are predicted as well, from post-VQ latents.
+
+    python -m benchmarks.recovery.codec --output DIR --size full --speech DIR [--whisper DIR]
 """
 
 import argparse
@@ -28,6 +30,7 @@ from mlx.utils import tree_flatten, tree_map
 
 from benchmarks.recovery import gates
 from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus, build_corpus
+from benchmarks.recovery.heard import HeardStates
 from benchmarks.recovery.student import Crops, LossWeights, Stage, Student, losses, new_student
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -41,6 +44,7 @@ from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.model.quantizer import nearest_distance
 
 STOCK, ENCODER, CLASSIFIER, GATES = "stock", "encoder.safetensors", "units.safetensors", "gates.json"
+HEARD_WEIGHT = 4.0  # of the distance to a Whisper's states
 WARM_UP, LAST_RATE = 0.03, 0.01  # share of the steps in which the learning rate rises; its last value, of the highest
 CLIP_NORM = 1.0
 REVIVE_EVERY = 20  # steps
@@ -96,10 +100,20 @@ def learning_rate(progress: float) -> float:
 class CodecTraining:
     """One run's state: student, codebook, optimiser; `step` is one step of it."""
 
-    def __init__(self, corpus: Corpus, run: CodecRun, config: CodecConfig, seed: int, start: Path | None = None):
+    def __init__(
+        self,
+        corpus: Corpus,
+        run: CodecRun,
+        config: CodecConfig,
+        seed: int,
+        start: Path | None = None,
+        heard: HeardStates | None = None,
+    ):
         self.run, self.config = run, config
-        self.student = new_student(corpus, config, run.layer_scale, seed) if start is None else old_student(start)
-        self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid)
+        dim = heard.dim if heard else 0
+        new = start is None
+        self.student = new_student(corpus, config, run.layer_scale, seed, dim) if new else old_student(start, dim)
+        self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid, heard)
         self.book = CodebookTrainer(self.student.codec.quantizer.semantic_codebook, seed=seed)
         self.optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.8, 0.98], weight_decay=0.01)
         self._gradient = nn.value_and_grad(self.student, losses)
@@ -148,6 +162,7 @@ def train_codec(
     run: CodecRun | None = None,
     start: Path | None = None,
     first: int = 0,
+    heard: HeardStates | None = None,
     say: Callable[[str], None] = print,
 ) -> dict:
     """Train, write the codec's directory, measure the gates on what was written.
@@ -163,6 +178,7 @@ def train_codec(
         run: in place of the size's.
         start: go on with the codec that a training has left in this directory, as at step `first`, which quantises
             already; the optimiser starts anew.
+        heard: a Whisper's states of training clips, whose distance is a loss of weight `HEARD_WEIGHT`.
         say: hears of the progress.
 
     Returns:
@@ -173,10 +189,12 @@ def train_codec(
         TrainingError: the training blew up.
     """
     run, output = run or RUNS[size], Path(output)
+    if heard is not None:
+        run = replace(run, weights=replace(run.weights, heard=HEARD_WEIGHT))
     untrained = output.with_name(output.name + ".untrained")
     shutil.rmtree(untrained, ignore_errors=True)
     config = Release(make_micro(untrained, run.preset, seed)).config.codec
-    training = CodecTraining(corpus, run, config, seed, start)
+    training = CodecTraining(corpus, run, config, seed, start, heard)
     steps, began = run.steps, time.perf_counter()
     saved, means, number = began, {}, first
     while number < steps:
@@ -244,10 +262,10 @@ def save_codec(student: Student, untrained: Path, output: Path) -> None:
     new.rename(output)
 
 
-def old_student(directory: Path) -> Student:
-    """The student that `save_codec` wrote; the classifier of pitch, which is not kept, starts anew."""
+def old_student(directory: Path, heard_dim: int = 0) -> Student:
+    """The student that `save_codec` wrote; classifier of pitch and map to heard states are not kept, and start anew."""
     model = load_model(Release(directory / STOCK), parts={"codec"}, encoder_file=directory / ENCODER)
-    student = Student(model.audio_tokenizer)
+    student = Student(model.audio_tokenizer, heard_dim)
     student.codec.update(tree_map(lambda value: value.astype(mx.float32), student.codec.parameters()))
     student.classifier.load_weights(list(mx.load(str(directory / CLASSIFIER)).items()))
     return student
@@ -274,6 +292,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="optimiser steps (default: the size's)")
     parser.add_argument("--start", type=Path, help="go on with a codec that a training has left in this directory")
     parser.add_argument("--first-step", type=int, default=0, help="with --start: the step that it had come to")
+    parser.add_argument("--whisper", type=Path, help="mlx-whisper directory: the codec learns to predict its states")
+    parser.add_argument(
+        "--unheard", nargs="*", default=[], help="with --whisper: speakers whose language it does not know"
+    )
     parser.add_argument("--minutes", type=float, help="train for about so long instead of the size's number of steps")
     args = parser.parse_args(argv)
     run = replace(RUNS[args.size], steps=args.steps or RUNS[args.size].steps)
@@ -282,7 +304,15 @@ def main(argv: list[str] | None = None) -> int:
     home = args.corpus or args.output.with_name(args.output.name + "-corpus")
     try:
         corpus = Corpus.load(home) if home.exists() else build_corpus(home, args.size, args.seed, args.speech)
+        heard = None
+        if args.whisper:
+            kept = args.output.with_name(args.output.name + "-heard")
+            heard = HeardStates(corpus, args.whisper, kept, args.unheard)
+            print(
+                f"whisper: {heard.report.heard + heard.report.found} clips, {heard.report.without_states} without words"
+            )
         how = {"minutes": args.minutes, "run": run, "start": args.start, "first": args.first_step if args.start else 0}
+        how["heard"] = heard
         result = train_codec(corpus, args.output, args.size, args.seed, **how)
     except VoxcloneError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -54,6 +54,7 @@ class Recipe:
     pairs: bool = True
     common: bool = True  # False: over the shipped configuration as it is
     taught: bool = False  # a teacher of the spoken units, standing in for the recogniser (teacher.py)
+    heard: bool = False  # a real Whisper teaches what it hears in real recordings (teacher.py)
     moved: bool = False  # with copies of the pairs in voices that nobody has, as automatic pairs have them
     oracle: bool = False  # pairs of the recordings themselves and their true codes, which no user has
 
@@ -80,6 +81,16 @@ RECIPES = {
     ),
     "shipped": Recipe("the shipped configuration", alone=0.25, common=False),
     "shipped-taught": Recipe("the shipped configuration, units taught", alone=0.25, common=False, taught=True),
+    "shipped-heard": Recipe(
+        "the shipped configuration, taught by a real Whisper", alone=0.25, common=False, heard=True
+    ),
+    "shipped-heard-4": Recipe(
+        "the shipped configuration, taught by a real Whisper with weight 4",
+        {"losses.distillation": 4.0},
+        alone=0.25,
+        common=False,
+        heard=True,
+    ),
     "oracle": Recipe(
         "true codes of the recordings",
         {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},

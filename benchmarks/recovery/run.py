@@ -8,9 +8,10 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
@@ -19,9 +20,10 @@ from benchmarks.recovery import baseline, materials, plots, tables, training
 from benchmarks.recovery.codec import ENCODER, GATES, STOCK, load_codec, train_codec
 from benchmarks.recovery.corpus import Corpus, CorpusClip, build_corpus
 from benchmarks.recovery.gates import SEEN_REAL
+from benchmarks.recovery.heard import HeardStates
 from benchmarks.recovery.recipes import MAIN, RECIPES, SCALES, Materials, Recipe, Scale, recipe_config
 from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
-from benchmarks.recovery.teacher import taught_units
+from benchmarks.recovery.teacher import heard_teacher, taught, unit_teacher
 from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli.common import Parser, entry, set_device
@@ -47,6 +49,7 @@ class Bench:
     reference: Reference
     plan: training.Plan
     compared: Sequence[str]
+    heard: HeardStates | None
 
 
 @entry
@@ -70,12 +73,21 @@ def main(argv: list[str]) -> int:
         "--equal", choices=(training.STEPS, training.TIME), help="compare at equal steps or equal time alone"
     )
     parser.add_argument("--ignore-gates", action="store_true", help="go on with a codec that fails its gates")
+    parser.add_argument(
+        "--whisper", type=Path, metavar="DIR", help="mlx-whisper directory, for recipes that a Whisper teaches"
+    )
+    parser.add_argument("--heard", type=Path, metavar="DIR", help="where its states are kept (default: OUTPUT/heard)")
+    parser.add_argument(
+        "--unheard", nargs="*", default=[], metavar="SPEAKER", help="speakers whose language it does not know"
+    )
     add_shared(parser, "--device")
     options = parser.parse_args(argv)
     set_device(options.device)
     names = list(dict.fromkeys(options.recipes.split(",")))
     if unknown := [name for name in names if name not in RECIPES]:
         parser.error(f"--recipes: no recipe {', '.join(unknown)}; there are {', '.join(RECIPES)}")
+    if any(RECIPES[name].heard for name in names) and not options.whisper:
+        parser.error("--whisper is needed: a recipe is taught by one")
     scale = _scale(parser, options)
     results = benchmark(
         options.output,
@@ -87,6 +99,7 @@ def main(argv: list[str]) -> int:
         speech=options.speech,
         compared=(options.equal,) if options.equal else (training.STEPS, training.TIME),
         ignore_gates=options.ignore_gates,
+        hear=options.whisper and partial(_hear, options),
     )
     print(tables.markdown(results))
     return 0
@@ -113,6 +126,7 @@ def benchmark(
     speech: Path | None = None,
     compared: Sequence[str] = (training.STEPS, training.TIME),
     ignore_gates: bool = False,
+    hear: Callable[[Corpus], HeardStates] | None = None,
 ) -> dict:
     """Everything; the content of `results.json`.
 
@@ -125,6 +139,7 @@ def benchmark(
         speech: see `build_corpus`.
         compared: at equal steps, at equal time, or both.
         ignore_gates: go on with a codec that does not pass.
+        hear: gives a Whisper's states of the corpus, for recipes that have it as a teacher.
 
     Raises:
         DataError: another benchmark in `home`; a codec that fails its gates.
@@ -155,7 +170,8 @@ def benchmark(
     reference = Reference(hidden, units, clips, apart={SEEN_REAL})
     plan = training.Plan.load(home / PLAN, scale.steps)
     plan.seconds = plan.seconds or scale.seconds
-    bench = Bench(home, scale, inputs, speakers, reference, plan, compared)
+    heard = hear(speakers) if hear and any(RECIPES[name].heard for name in names) else None
+    bench = Bench(home, scale, inputs, speakers, reference, plan, compared, heard)
     if training.TIME in compared:
         _probe(bench, names)
     results = {"corpus": speakers.about, "gates": gates, "settings": {"size": size, **asdict(scale)}}
@@ -170,6 +186,11 @@ def benchmark(
 
 def say(line: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {line}", file=sys.stderr, flush=True)
+
+
+def _hear(options, corpus: Corpus) -> HeardStates:
+    say("whisper: states of the real speakers' recordings")
+    return HeardStates(corpus, options.whisper, options.heard or options.output / "heard", options.unheard)
 
 
 # --- what is compared ------------------------------------------------------------------------------------------------
@@ -263,7 +284,9 @@ def _home(bench: Bench, name: str, seed: int, what: str) -> Path:
 
 
 def _teacher(bench: Bench, recipe: Recipe) -> AbstractContextManager:
-    return taught_units(bench.corpus) if recipe.taught else nullcontext()
+    if recipe.heard:
+        return taught(heard_teacher(bench.corpus, bench.heard))
+    return taught(unit_teacher(bench.corpus)) if recipe.taught else nullcontext()
 
 
 def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:

@@ -9,9 +9,11 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
+from benchmarks.recovery.heard import HeardStates, crop_of
 from mlx_voxclone.audio.spectral.stft import stft
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
+from mlx_voxclone.losses.distillation import distillation_loss
 from mlx_voxclone.miniature.synth import PHONES, SyntheticSpeaker
 from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
 from mlx_voxclone.model.codec import Codec
@@ -45,6 +47,7 @@ class LossWeights:
     mel: float = 1.0
     commitment: float = 0.5
     units: float = 1.5
+    heard: float = 0.0  # that quantised semantic latents tell what a Whisper hears (cosine distance)
     pitch: float = 0.0  # that acoustic values tell the pitch, of voices that keep to a few
     spread: float = 1.0
     cycle_semantic: float = 0.2
@@ -61,20 +64,25 @@ class Stage:
 
 
 class Student(nn.Module):
-    """The codec, and the linear classifier of units on its quantised semantic latents.
+    """The codec, and what reads its quantised semantic latents: a linear classifier of units, a map to heard states.
 
     The codebook is moved by `CodebookTrainer`, not by gradients, so it is frozen here.
+
+    Args:
+        heard_dim: width of a Whisper's states; 0: none is used.
     """
 
-    def __init__(self, codec: Codec):
+    def __init__(self, codec: Codec, heard_dim: int = 0):
         super().__init__()
         self.codec = codec
         self.classifier = nn.Linear(codec.config.semantic_dim, len(UNITS))
         self.pitch = nn.Linear(codec.config.acoustic_dim, len(PITCHES))
+        if heard_dim:
+            self.heard = nn.Linear(codec.config.semantic_dim, heard_dim)
         codec.quantizer.freeze()
 
 
-def new_student(corpus: Corpus, config: CodecConfig, layer_scale: float, seed: int) -> Student:
+def new_student(corpus: Corpus, config: CodecConfig, layer_scale: float, seed: int, heard_dim: int = 0) -> Student:
     """Random weights, scaled by some training clips so that every layer starts with signals of ordinary size.
 
     The LayerScales start at `layer_scale`: at the 0.01 of the release, the transformers of a short run stay idle.
@@ -90,7 +98,7 @@ def new_student(corpus: Corpus, config: CodecConfig, layer_scale: float, seed: i
     calibrate_encoder(codec, waves)
     level = float(np.sqrt(np.mean([np.mean(np.square(wave)) for wave in waves])))
     calibrate_decoder(codec, [codec.encode_latents(mx.array(wave[None])) for wave in waves], level)
-    return Student(codec)
+    return Student(codec, heard_dim)
 
 
 def hear_and_speak_bands(codec: Codec) -> None:
@@ -146,20 +154,42 @@ def calibrate_decoder(codec: Codec, latents: list[mx.array], level: float) -> No
     mx.eval(codec.parameters())
 
 
+@dataclass(frozen=True)
+class _Crop:
+    wave: np.ndarray  # [S]
+    units: np.ndarray  # [T]
+    pitch: np.ndarray  # [T]
+    heard: np.ndarray  # [T, D]
+
+
 class Crops:
     """Crops of training clips, drawn by kind, then by clip. A batch depends on the seed and its number alone.
 
     Args:
         grid: samples between the places where a crop may start, a multiple of `TRACK_HOP`.
+        heard: a Whisper's states of clips; None: no batch has any.
     """
 
-    def __init__(self, corpus: Corpus, config: CodecConfig, size: int, frames: int, seed: int, grid: int = TRACK_HOP):
+    def __init__(
+        self,
+        corpus: Corpus,
+        config: CodecConfig,
+        size: int,
+        frames: int,
+        seed: int,
+        grid: int = TRACK_HOP,
+        heard: HeardStates | None = None,
+    ):
+        self._heard_dim = heard.dim if heard else 0
         self.config, self.size, self.frames, self.seed = config, size, frames, seed
         self._every = grid // TRACK_HOP
-        self._pools = []  # per kind: (samples as int16, to hold an hour in 170 MB; labels)
+        self._pools = []  # per kind: (samples as int16, to hold an hour in 170 MB; labels; pitch; heard states)
         shares = []
         for kind in KINDS:
-            pool = [(_as_int16(clip.read()), clip.track, pitch_of(clip)) for clip in corpus.split("train", kind)]
+            pool = [
+                (_as_int16(clip.read()), clip.track, pitch_of(clip), heard.of(clip) if heard else None)
+                for clip in corpus.split("train", kind)
+            ]
             if pool:
                 self._pools.append(pool)
                 shares.append(SHARES[kind])
@@ -167,6 +197,8 @@ class Crops:
 
     def batch(self, number: int) -> dict[str, Any]:
         """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss`, `filters`, `stft`, `mel`.
+
+        With a Whisper also `heard` [B, T, D], its states, 0 where it says nothing.
 
         One STFT size and two mel scales are drawn per step: on average the loss of all of them, at a third of the time.
         `hiss [B, S]` and `filters [B, S + 1]` (spectra of double length) disturb what is encoded again: half of the
@@ -176,11 +208,12 @@ class Crops:
         config, frames = self.config, self.frames
         crops = [self._crop(rng) for _ in range(self.size)]
         drawn = [draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size) for _ in crops]
-        waves = np.stack([wave for wave, _, _ in crops])
-        return {
+        waves = np.stack([crop.wave for crop in crops])
+        heard = {"heard": mx.array(np.stack([crop.heard for crop in crops]))} if self._heard_dim else {}
+        return heard | {
             "waves": mx.array(waves),
-            "units": mx.array(np.stack([units for _, units, _ in crops])),
-            "pitch": mx.array(np.stack([pitch for _, _, pitch in crops])),
+            "units": mx.array(np.stack([crop.units for crop in crops])),
+            "pitch": mx.array(np.stack([crop.pitch for crop in crops])),
             "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
             "hiss": mx.array(DISTURBED_NOISE * rng.standard_normal(waves.shape, dtype=np.float32)),
             "filters": mx.array(np.stack([disturbance(rng, waves.shape[1], config.sampling_rate) for _ in crops])),
@@ -188,20 +221,25 @@ class Crops:
             "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
         }
 
-    def _crop(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples, units and pitches of a crop that starts on the grid; zeros behind the end of a short clip.
+    def _crop(self, rng: np.random.Generator) -> "_Crop":
+        """A crop that starts on the grid; zeros behind the end of a short clip.
 
         A pitch is an index into `PITCHES` where there is voice, -1 elsewhere and where it is none of these.
         """
         pool = self._pools[rng.choice(len(self._pools), p=self._shares)]
-        samples, track, pitch = pool[rng.integers(len(pool))]
+        samples, track, pitch, states = pool[rng.integers(len(pool))]
         size = self.frames * FRAME
         first = self._every * int(rng.integers(max(1, (len(samples) - size) // (self._every * TRACK_HOP) + 1)))
         piece = samples[first * TRACK_HOP : first * TRACK_HOP + size]
         wave = np.zeros(size, np.float32)
         wave[: len(piece)] = piece * (10 ** (rng.uniform(-GAIN_DB, GAIN_DB) / 20) / 32767)
         units = np.full(self.frames, -1, np.int32) if track is None else units_of(track, first, self.frames)
-        return wave, units, np.where(np.isin(units, VOICED), pitch, -1).astype(np.int32)
+        pitches = np.where(np.isin(units, VOICED), pitch, -1).astype(np.int32)
+        if states is None:
+            heard = np.zeros((self.frames, self._heard_dim), np.float32)
+        else:
+            heard = crop_of(states, first * TRACK_HOP, self.frames)
+        return _Crop(wave, units, pitches, heard)
 
 
 def pitch_of(clip: CorpusClip) -> int:
@@ -248,17 +286,20 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
     quantised, z, rows = codec.quantizer.straight_through(latents, noise)
     rows = rows if stage.quantise else mx.stop_gradient(z)
     decoded = codec.decode_latents(quantised)
+    through = z + mx.stop_gradient(rows - z)  # [B, T, D]: post-VQ, the gradient passing straight
     terms = {
         "l1": waveform_l1(decoded, waves),
         "stft": multi_resolution_stft_loss(decoded, waves, sizes=batch["stft"]),
         "mel": log_mel_loss(decoded, waves, scales=batch["mel"]),
         "commitment": commitment_loss(z, rows),
-        "units": unit_loss(student.classifier(z + mx.stop_gradient(rows - z)), batch["units"]),
+        "units": unit_loss(student.classifier(through), batch["units"]),
         "spread": spread_loss(latents[..., dim:]),
     }
     if weights.pitch:
         values = mx.tanh(latents[..., dim:])
         terms["pitch"] = unit_loss(student.pitch(values), batch["pitch"])
+    if weights.heard:
+        terms["heard"] = heard_loss(student.heard(through), batch["heard"])
     if weights.phase:
         terms["phase"] = phase_loss(decoded, waves)
     factors = dict.fromkeys(terms, 1.0)
@@ -284,6 +325,14 @@ def unit_loss(logits: mx.array, units: mx.array) -> mx.array:
     chosen = mx.take_along_axis(logits, mx.maximum(units, 0)[..., None], axis=-1)[..., 0]
     values = mx.where(known, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
     return values.sum() / mx.maximum(known.sum(), 1)
+
+
+def heard_loss(predicted: mx.array, states: mx.array) -> mx.array:
+    """Mean of 1 - cosine of predicted [B, T, D] and heard states [B, T, D], over frames whose state is not 0."""
+    shape = (-1, 1, states.shape[-1])
+    known = mx.any(states != 0, axis=-1).reshape(-1)  # [B T]
+    distance = distillation_loss(predicted.reshape(shape), states.reshape(shape))  # [B T]
+    return mx.where(known, distance, 0.0).sum() / mx.maximum(known.sum(), 1)
 
 
 def phase_loss(decoded: mx.array, waves: mx.array) -> mx.array:

@@ -38,6 +38,7 @@ class Metric:
 
 METRICS = {
     "similarity": Metric("speaker similarity", "cosine", HIGHER),
+    "ge2e_similarity": Metric("speaker similarity (GE2E)", "cosine", HIGHER),
     "spectral_similarity": Metric("spectral similarity (no speaker model)", "cosine", HIGHER),
     "wer": Metric("word error rate", "%", LOWER),
     "cer": Metric("character error rate", "%", LOWER),

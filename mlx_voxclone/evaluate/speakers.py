@@ -15,14 +15,14 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.embedding import RATE, enough, unit_vector
+from mlx_voxclone.evaluate.ge2e import Ge2eModel
 from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.files.paths import expanded
 
 MODEL = "Wespeaker/wespeaker-ecapa-tdnn512-LM"
 _FILES = {MODEL: "voxceleb_ECAPA512_LM.onnx"}
 SPECTRAL = "spectral"
-RATE = 16_000
-SHORTEST = 0.5  # seconds of audio that say anything about a voice
 _BANDS, _FULL_SCALE = 80, 32768.0
 _LOUD_DB = 30.0  # below the loudest frame: not the voice
 
@@ -42,12 +42,14 @@ class SpeakerModel(Protocol):
 
 
 def speaker_model(name: str) -> SpeakerModel:
-    """`spectral`, an `.onnx` file, or a hub id with one.
+    """`spectral`, a `.safetensors` file of the GE2E encoder, an `.onnx` file, or a hub id with one.
 
     Raises:
         DataError: not installed, not there, or not such a model.
     """
-    return SpectralModel() if name == SPECTRAL else OnnxModel(name)
+    if name == SPECTRAL:
+        return SpectralModel()
+    return Ge2eModel(expanded(name)) if name.endswith(".safetensors") else OnnxModel(name)
 
 
 def similarity(model: SpeakerModel, a: np.ndarray, b: np.ndarray) -> float:
@@ -90,15 +92,11 @@ class OnnxModel:
 
     def embed(self, samples: np.ndarray) -> np.ndarray:
         features = self.features(samples)
-        embedding = np.asarray(self._session.run(None, {self._input: features[None]})[0], np.float64).reshape(-1)
-        length = np.linalg.norm(embedding)
-        if not np.isfinite(length) or not length:
-            raise DataError(f"{self.name}: gave no usable embedding")
-        return embedding / length
+        return unit_vector(self._session.run(None, {self._input: features[None]})[0], self.name)
 
     def features(self, samples: np.ndarray) -> np.ndarray:
         """Kaldi filterbanks with their mean subtracted: float32 `[T, 80]`."""
-        heard = resample(_enough(samples), SAMPLE_RATE, RATE)
+        heard = resample(enough(samples), SAMPLE_RATE, RATE)
         options = self._fbank.FbankOptions()
         options.frame_opts.samp_freq, options.frame_opts.dither = RATE, 0.0
         options.frame_opts.window_type = "hamming"
@@ -120,7 +118,7 @@ class SpectralModel:
 
         from mlx_voxclone.audio.spectral.stft import log_mel
 
-        samples = _enough(samples)
+        samples = enough(samples)
         frames = np.array(log_mel(mx.array(samples)[None], n_fft=1024, n_mels=40))[0].astype(np.float64)
         energy = np.exp(2 * frames).sum(axis=1)
         frames = frames[energy > energy.max() * 10 ** (-_LOUD_DB / 10)]
@@ -130,18 +128,12 @@ class SpectralModel:
         return vector / (np.linalg.norm(vector) or 1.0)
 
 
-def _enough(samples: np.ndarray) -> np.ndarray:
-    if len(samples) < SHORTEST * SAMPLE_RATE or np.abs(samples).max() < 1e-4:
-        raise DataError(f"silent, or shorter than {SHORTEST} s: nothing can be said about the voice")
-    return samples.astype(np.float32)
-
-
 def _onnx_file(name: str) -> Path:
     path = Path(expanded(name))
     if path.is_file():
         return path
     if path.suffix == ".onnx" or name.count("/") != 1:
-        raise DataError(f"{name}: no such file; give an .onnx file, a hub id, or {SPECTRAL}")
+        raise DataError(f"{name}: no such file; give an .onnx file, a GE2E .safetensors, a hub id, or {SPECTRAL}")
     from huggingface_hub import hf_hub_download, list_repo_files
 
     with hub_errors(f"{name}: not fetched from the hub", DataError, f"; --speaker-model {SPECTRAL} needs none"):

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Interval
 
 SHOWN = 12  # cases with players: the worst ones first
-_WORST_BY = ("wer", "similarity", "spectral_similarity", "mel_distance")  # the first one that there is
+_WORST_BY = (
+    "wer",
+    "similarity",
+    "ge2e_similarity",
+    "spectral_similarity",
+    "mel_distance",
+)  # the first one that there is
 
 
 def evaluation_page(

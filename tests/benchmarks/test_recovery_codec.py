@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,6 +16,7 @@ from benchmarks.recovery import codec as codecs
 from benchmarks.recovery import gates
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, units_of
+from benchmarks.recovery.heard import crop_of
 from benchmarks.recovery.student import (
     DISTURBED_DB,
     Crops,
@@ -23,6 +25,7 @@ from benchmarks.recovery.student import (
     band_filters,
     disturbance,
     disturbed,
+    heard_loss,
     losses,
     new_student,
     phase_loss,
@@ -135,6 +138,48 @@ def test_dead_entries_live_again():
 @pytest.fixture(scope="module")
 def student(corpus):
     return new_student(corpus, CONFIG, 0.3, seed=1)
+
+
+def heard_states(corpus: Corpus, dim: int = 5) -> SimpleNamespace:
+    """A Whisper's states of the first half of the training clips, random numbers."""
+    clips = corpus.split("train")
+    rng = np.random.default_rng(0)
+    rows = {c.id: rng.standard_normal((len(c.units), dim)).astype(np.float16) for c in clips[: len(clips) // 2]}
+    return SimpleNamespace(dim=dim, of=lambda clip: rows.get(clip.id))
+
+
+def test_heard_states_are_a_loss_of_the_frames_that_have_one():
+    rng = np.random.default_rng(0)
+    predicted, states = (rng.standard_normal((2, 3, 5)).astype(np.float32) for _ in range(2))
+    states[0, 2] = states[1, :2] = 0
+    cosines = [
+        predicted[b, t] @ states[b, t] / np.linalg.norm(predicted[b, t]) / np.linalg.norm(states[b, t])
+        for b, t in ((0, 0), (0, 1), (1, 2))
+    ]
+    assert float(heard_loss(mx.array(predicted), mx.array(states))) == pytest.approx(1 - np.mean(cosines), abs=1e-5)
+    assert float(heard_loss(mx.array(predicted), mx.zeros((2, 3, 5)))) == 0
+
+
+def test_crops_have_the_states_of_their_own_frames(corpus):
+    states = np.arange(12, dtype=np.float16)[:, None] * np.ones(2, np.float16)
+    np.testing.assert_array_equal(crop_of(states, 2 * FRAME, 3)[:, 0], [2, 3, 4])
+    np.testing.assert_array_equal(crop_of(states, 2 * FRAME + FRAME // 2, 2)[:, 0], [2.5, 3.5])
+    np.testing.assert_array_equal(crop_of(states, 10 * FRAME, 4)[:, 0], [10, 11, 0, 0])
+    heard = heard_states(corpus)
+    batch = Crops(corpus, CONFIG, 16, 3, 0, heard=heard).batch(0)
+    assert batch["heard"].shape == (16, 3, 5)
+    known = np.array(mx.abs(batch["heard"]).sum(axis=(1, 2)) > 0)
+    assert 0 < known.sum() < 16
+    assert "heard" not in Crops(corpus, CONFIG, 4, 3, 0).batch(0)
+
+
+def test_a_training_lowers_the_distance_to_heard_states(corpus):
+    run = replace(SMALL, steps=12, weights=LossWeights(heard=4.0))
+    training = CodecTraining(corpus, run, CONFIG, 0, heard=heard_states(corpus))
+    before = np.array(training.student.heard.weight)
+    values = [training.step(k, run.steps) for k in range(3)]
+    assert all(0 < value["heard"] < 2 for value in values)
+    assert (np.array(training.student.heard.weight) != before).any()
 
 
 def test_filters_hear_their_own_band():

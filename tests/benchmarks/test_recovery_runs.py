@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
 import numpy as np
@@ -18,7 +19,7 @@ from benchmarks.recovery import run as recovery
 from benchmarks.recovery.baseline import one_of_each
 from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL
 from benchmarks.recovery.recipes import COMMON, LAST_RATE, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
-from benchmarks.recovery.teacher import taught_units
+from benchmarks.recovery.teacher import heard_teacher, taught, unit_teacher
 from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.errors import DataError
@@ -134,7 +135,7 @@ def test_what_is_taught_are_the_spoken_units(corpus, miniature, tmp_path):
     materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0)
     pair = PairData.load(tmp_path / "pairs", release.config.codec).pairs[0]
     speech = materials.prepare_speech(corpus, tmp_path / "speech")
-    with taught_units(corpus):
+    with taught(unit_teacher(corpus)):
         teacher = encoder_inputs.whisper_teacher()
     clip = next(clip for clip in corpus.clips if clip.id == pair.text)
     recorded = next(c for c in speech.clips if c.id == clip.id)
@@ -142,9 +143,23 @@ def test_what_is_taught_are_the_spoken_units(corpus, miniature, tmp_path):
         assert (teacher.states(source, 1920, 3).argmax(axis=1) == clip.units[1:4]).all()
         assert teacher.states(source, 1920, 3).sum() == 3
     silent = replace(corpus, clips=[replace(c, track=None) for c in corpus.clips])
-    with taught_units(silent):
+    with taught(unit_teacher(silent)):
         assert encoder_inputs.whisper_teacher().states(recorded, 0, 3) is None
     assert encoder_inputs.whisper_teacher.__module__ == encoder_inputs.__name__
+
+
+def test_what_is_heard_is_taught_for_recordings_and_the_pairs_made_of_them(corpus, miniature, tmp_path):
+    hidden, release = scratch_codec(miniature), Release(miniature)
+    materials.make_pairs(hidden, release, corpus, tmp_path / "pairs", 0.5, seed=0)
+    pair = PairData.load(tmp_path / "pairs", release.config.codec).pairs[0]
+    recorded = next(c for c in materials.prepare_speech(corpus, tmp_path / "speech").clips if c.id == pair.text)
+    rows = np.random.default_rng(0).standard_normal((40, 7)).astype(np.float16)
+    heard = SimpleNamespace(dim=7, identity="a", of=lambda clip: rows if clip.id == pair.text else None)
+    teacher = heard_teacher(corpus, heard)
+    for source in (pair, recorded):
+        np.testing.assert_array_equal(teacher.states(source, 1920, 3), rows[1:4])
+    assert teacher.states(replace(recorded, id="another"), 0, 3) is None
+    assert (teacher.dim, teacher.identity) == (7, "a")
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.01, 1), (0.5, 2), (1.0, 4)])

@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 OTHERS = {"pip", "python3", "source", "export", "vllm", "curl", "mlx_audio.tts.generate", "ffplay"}
 OTHERS_BY_UV = {"hf", "mlx.distributed_config", "mkdocs"}
 EXTRAS, GROUPS = PROJECT["project"]["optional-dependencies"], PROJECT["dependency-groups"]
+CONVERTERS = {"scripts/convert_ge2e.py": 2}  # programs without a parser: how many files they take
 UV_OPTIONS = {"--extra": EXTRAS, "--group": GROUPS, "--no-group": GROUPS}
 SUFFIXES = {"safetensors", "yaml", "json", "jsonl", "wav", "txt", "pt", "html", "py"}
 SECTIONS = {key.partition(".")[0] for key in schema_keys()}
@@ -56,6 +57,9 @@ def own(words: list[str]) -> tuple[str, list[str]] | None:
     if program == "voxclone":
         return arguments[0], arguments[1:]
     assert (ROOT / program).is_file(), f"{program}: no such program"
+    if program in CONVERTERS:
+        assert len(arguments) == CONVERTERS[program], words
+        return None
     return ("demo" if program == "demo/app.py" else Path(program).stem), arguments
 
 

@@ -30,7 +30,8 @@ def _options(parser: Parser) -> None:
         "--speaker-model",
         default=MODEL,
         metavar="MODEL",
-        help=f"speaker verification, for the similarity: a Hub id, an .onnx file, {SPECTRAL} (a weak fallback), or"
+        help=f"speaker verification, for the similarity: a Hub id, an .onnx file, a GE2E .safetensors,"
+        f" {SPECTRAL} (a weak fallback), or"
         f" {NONE}",
     )
     add_shared(parser, "--whisper-model", note=f", for the error rates, or {NONE}")
