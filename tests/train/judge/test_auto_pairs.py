@@ -137,10 +137,8 @@ def test_an_encoder_learns_from_all_of_them(made, miniature, monkeypatch):
     data = encoder_inputs.load_pairs(config, release)
     assert {pair.is_moved for pair in data.train} == {True, False}
     assert encoder_inputs.load_pairs(configured(miniature, path=None), release) is None
-    prior = config.encoder.prior.model_copy(update={"presets": False})
-    config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"prior": prior})})
     monkeypatch.setattr(CodeStatistics, "from_codes", lambda codes, config: counted.extend(codes))
-    code_prior.code_prior(release, data, made[0], Reporter(print))
+    code_prior.code_prior(release, data, made[0], Reporter(print), presets=False)
     assert len(counted) == sum(not pair.is_moved for pair in data.train)
 
 
