@@ -34,8 +34,9 @@ from mlx_voxclone.doctor.forecast import LETTERS_PER_SECOND, TEXT, forecast, lon
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.stage import lora_model
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 from mlx_voxclone.train.stages.compute import Compute
 from mlx_voxclone.train.stages.stage import run_trainer
 
@@ -129,15 +130,14 @@ def step(model: Path, options) -> dict:
 
     utterances = [Utterance(str(k), text, codes(longest["frames"]), (codes(voice),)) for k in range(2)]
     section = config.speaker
-    task = SpeakerTask(
-        lm, utterances[:1], utterances[1:], section, prompt=tokenizer.prompt, save=lambda where, tensors: None
-    )
-    positions = task.collate([task.item(0, 0)])["ids"].shape[1]
+    data = SpeakerData(utterances[:1], utterances[1:])
+    task = SpeakerTask(AdaptedModel(lm, tokenizer.prompt), data, section)
+    positions = task.collate([task.item(0, 0)]).ids.shape[1]
     settings = TrainSettings(steps=1, learning_rate=2e-5, eval_every=0, save_every=0)
     directory = options.work / "run"
     shutil.rmtree(directory, ignore_errors=True)
     with AnonymousPeak() as use:
-        run_trainer(task, settings, directory, quiet=True)
+        run_trainer(task, settings, directory)
     records = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
     shutil.rmtree(directory)
     (trained,) = [record for record in records if "event" not in record]

@@ -22,6 +22,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.process.progress import SILENT
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.differences import CONFIG_FILE
 from mlx_voxclone.train.run import run
@@ -106,7 +107,7 @@ def train(config: RunConfig, directory: Path) -> None:
         CheckpointError: the directory holds a run of another configuration.
     """
     resume = directory if (directory / CONFIG_FILE).is_file() else None
-    run(config.model_copy(update={"output": directory}).check_paths(), resume=resume, quiet=True)
+    run(config.model_copy(update={"output": directory}).check_paths(), resume=resume, reporter=SILENT)
     mx.clear_cache()
 
 

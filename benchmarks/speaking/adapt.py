@@ -42,9 +42,10 @@ from mlx_voxclone.settings.schema import PreserveSection, SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence
 from mlx_voxclone.train.speaker.preservation import KeptPairs, load_kept
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 PAIRS_PER_VOICE = 5  # 100 in all
 TEXTS = 12  # scored, of each speaker
@@ -181,14 +182,10 @@ class Adapting:
         )
         adapter = AdapterConfig(setting.rank, 2.0 * setting.rank, TARGETS, self.release.fingerprint())
         task = SpeakerTask(
-            model,
-            utterances[held:],
-            utterances[:held],
+            AdaptedModel(model, self.prompt, lambda where, tensors: save_adapters(where, tensors, adapter)),
+            SpeakerData(utterances[held:], utterances[:held], self.kept(setting.preserve)),
             section,
-            prompt=self.prompt,
-            save=lambda where, tensors: save_adapters(where, tensors, adapter),
             seed=self.seed,
-            kept=self.kept(setting.preserve),
             listening=self._listening(clips[:held], utterances[:held], setting),
         )
         settings = TrainSettings(

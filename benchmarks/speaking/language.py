@@ -20,6 +20,7 @@ from benchmarks.speaking.utterances import write_recordings
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.readings import HELDOUT, readings
+from mlx_voxclone.process.progress import SILENT
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.run import run
 
@@ -68,7 +69,7 @@ class SecondLanguage:
         place, began = self.adapting.home / name, time.perf_counter()
         if not place.exists():
             changes = overrides(self.adapting, recordings, steps, rate, place) | more
-            run(load_run_config(profile.CONFIGS / config, changes), quiet=True, say=lambda line: None)
+            run(load_run_config(profile.CONFIGS / config, changes), reporter=SILENT)
             self.say(f"{name}: {time.perf_counter() - began:.0f} s")
         return place / "best"
 

@@ -23,7 +23,10 @@ from benchmarks.speaking.wrong_codes import disturbed
 from mlx_voxclone.errors import TrainingError
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import SpeakerSection
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
+from mlx_voxclone.train.speaker.batch import SpeakerBatch
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 LAST_RATE, CLIP_NORM = 0.02, 1.0
 POOL = 24  # batches that are drawn together and sorted by length, so that little is padded
@@ -56,13 +59,15 @@ class Pretraining:
 class Everything(SpeakerTask):
     """`SpeakerTask` in which the embeddings learn, too, and clips of a speaker are joined at random."""
 
-    def __init__(self, model: Voxtral, train: Sequence[Spoken], heldout: Sequence[Spoken], *args: Any, **kwargs: Any):
+    def __init__(
+        self, adapted: AdaptedModel, train: Sequence[Spoken], heldout: Sequence[Spoken], *args: Any, **kwargs: Any
+    ):
         self.clips = list(train)
         self._of_speaker = defaultdict(list)
         for i, one in enumerate(self.clips):
             self._of_speaker[one.speaker].append(i)
         first = [Utterance("first", train[0].text, train[0].codes, (train[0].codes,))]
-        super().__init__(model, first, joined_in_order(heldout), *args, **kwargs)
+        super().__init__(adapted, SpeakerData(first, joined_in_order(heldout)), *args, **kwargs)
 
     def drawn(self, rng: np.random.Generator, most: int) -> Utterance:
         """1 to `most` clips of a speaker joined; for reference, others of the same joined."""
@@ -73,10 +78,10 @@ class Everything(SpeakerTask):
         said, rest = [first, *others[: count - 1]], others[count - 1 : count + 3]
         return join([self.clips[i] for i in said], [self.clips[i] for i in rest])
 
-    def embeddings(self, batch: dict[str, Any]) -> mx.array:
-        ids = batch["ids"]
+    def embeddings(self, batch: SpeakerBatch) -> mx.array:
+        ids = batch.ids
         x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)
-        x[batch["places"]] = self.model.embed_codes(batch["codes"])
+        x[batch.code_positions] = self.model.embed_codes(batch.codes)
         return x.reshape(*ids.shape, -1)
 
 
@@ -115,7 +120,7 @@ class Batches:
         self._task, self._run, self._seed, self._step = task, run, seed, 0
         self._pool: list[list[dict[str, Any]]] = []
 
-    def next(self, progress: float) -> dict[str, Any]:
+    def next(self, progress: float) -> SpeakerBatch:
         """The next one; `progress` (0 to 1) says how long texts may be by now."""
         rng = np.random.default_rng([self._seed, 0xBA7, self._step])
         self._step += 1
@@ -150,7 +155,7 @@ def pretrain(
 
     Args:
         model: float32, its weights random.
-        prompt: see `SpeakerTask`.
+        prompt: see `AdaptedModel`.
         every: steps between held-out figures.
         save: called with the model at those steps.
 
@@ -162,14 +167,14 @@ def pretrain(
     """
     seconds = list(run.reference_seconds)
     section = SpeakerSection(reference_seconds=seconds, max_seconds=20.0, train={"batch_size": run.batch})
-    task = Everything(model, train, heldout, section, prompt=prompt, save=lambda *_: None, seed=seed)
+    task = Everything(AdaptedModel(model, prompt), train, heldout, section, seed=seed)
     soften(model)
     model.unfreeze()
     model.audio_tokenizer.freeze()
     optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.9, 0.98], weight_decay=run.weight_decay)
     weights = {"semantic": 1.0, "flow": run.flow}
 
-    def loss(model: Voxtral, batch: dict[str, mx.array], counts: dict[str, float]):
+    def loss(model: Voxtral, batch: SpeakerBatch, counts: dict[str, float]):
         sums = task.losses(batch)
         means = {name: sums[name] / counts[name] for name in weights}
         return sum(weights[name] * value for name, value in means.items()), means
@@ -180,8 +185,7 @@ def pretrain(
     while (progress := number / run.steps) < 1:
         batch = batches.next(progress)
         optimizer.learning_rate = run.rate(progress)
-        arrays = {name: mx.array(value) for name, value in batch.items()}
-        (_, terms), gradients = gradient(model, arrays, task.targets(batch))
+        (_, terms), gradients = gradient(model, to_device(batch), task.targets(batch))
         gradients, norm = optim.clip_grad_norm(gradients, CLIP_NORM)
         optimizer.update(model, gradients)
         mx.eval(model.parameters(), optimizer.state, terms, norm)
@@ -205,8 +209,7 @@ def measure(task: Everything) -> dict[str, float]:
     """Means of the losses on held-out utterances, and the share of semantic codes that the model would choose."""
     sums, counts = defaultdict(float), defaultdict(float)
     for batch in task.heldout_batches():
-        arrays = {name: mx.array(value) for name, value in batch.items()}
-        for name, value in task.losses(arrays).items():
+        for name, value in task.losses(to_device(batch)).items():
             sums[name] += float(value)
         for name, value in task.targets(batch).items():
             counts[name] += value

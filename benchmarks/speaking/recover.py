@@ -23,6 +23,7 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.readings import HELDOUT, readings
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.run import run
 
@@ -84,7 +85,7 @@ def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], No
         place = home / f"encoder-{k}"
         if not place.exists():
             overrides = encoder_overrides(adapting.directory, pairs, recordings, steps, place)
-            run(load_run_config(profile.CONFIGS / "voxtral_encoder.yaml", overrides), quiet=True, say=lambda line: None)
+            run(load_run_config(profile.CONFIGS / "voxtral_encoder.yaml", overrides), reporter=SILENT)
             say(f"{place.name}: {time.perf_counter() - began:.0f} s")
         encoder = place / "best" / "encoder.safetensors"
         before = adapting.score(adapting.cases, encoder=encoder)
@@ -95,7 +96,7 @@ def recover(adapting: Adapting, steps: int, rounds: int, say: Callable[[str], No
     place, began = home / "distill", time.perf_counter()
     if not place.exists():
         overrides = distill_overrides(adapting.directory, pairs, encoder, DISTILL_STEPS, place)
-        run(load_run_config(profile.CONFIGS / "voxtral_distill.yaml", overrides), quiet=True, say=say)
+        run(load_run_config(profile.CONFIGS / "voxtral_distill.yaml", overrides), reporter=Reporter(say))
         say(f"distill: {time.perf_counter() - began:.0f} s")
     after = adapting.score(adapting.cases, place / "best", encoder)
     changed = gain(before, after, TEXTS) | {"drift": adapting.drift(place / "best")}

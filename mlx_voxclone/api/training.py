@@ -13,7 +13,7 @@ from mlx_voxclone.api.speech import TextToSpeech, load
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.process.device import set_device
-from mlx_voxclone.process.progress import told_to
+from mlx_voxclone.process.progress import BARS, Reporter, told_to
 from mlx_voxclone.settings.config import CALL, load_run_config, schema_keys
 from mlx_voxclone.settings.differences import own_config
 from mlx_voxclone.train.loop.distributed import join
@@ -112,7 +112,8 @@ def train(
     with told_to(progress, message):
         set_device(resolved.device)
         try:
-            summary = run(resolved.check_paths(), resume=place, say=message or (lambda line: None))
+            reporter = Reporter(message or BARS.say, bars=True)
+            summary = run(resolved.check_paths(), resume=place, reporter=reporter)
         finally:
             mx.set_default_device(before)
     directory = Path(summary.run_dir)

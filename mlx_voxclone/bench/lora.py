@@ -193,7 +193,7 @@ def _ours(
     with Loader(task, batch_size=batch_size, accumulate=settings.accumulate, seed=0) as loader:
         group = loader.next()
     operations = count_operations(task.model, section, group)
-    positions = sum(micro.batch["ids"].size for micro in group.batches)
+    positions = sum(micro.batch.ids.size for micro in group.batches)
     return lambda: optimiser_step(gradients, masters, optimizers, group, 0, 1000), operations, positions
 
 
@@ -203,11 +203,11 @@ def count_operations(model: nn.Module, section: SpeakerSection, group: Group) ->
     first = len(model.layers) - min(section.lora.layers or len(model.layers), len(model.layers))
     targets = set(section.lora.targets)
     for micro in group.batches:
-        sequences, width = micro.batch["ids"].shape
-        predicted, frames = len(micro.batch["predict"]), len(micro.batch["flow"])
+        sequences, width = micro.batch.ids.shape
+        predicted, frames = len(micro.batch.semantic_positions), len(micro.batch.flow_positions)
         for i, layer in enumerate(model.layers):
             forward = 1 + (section.recompute and i >= first)
-            asking = len(micro.batch["asked"]) if i == len(model.layers) - 1 else width
+            asking = width - micro.batch.start if i == len(model.layers) - 1 else width
             for name, module in _linears(layer):
                 inputs, outputs = _shape(module)
                 rows = sequences * (width if name in ("wk", "wv") else asking)

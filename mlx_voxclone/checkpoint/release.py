@@ -3,6 +3,7 @@
 params.json  tekken.json  consolidated.safetensors  voice_embedding/NAME.pt  [config.json  NAME.safetensors ...]
 """
 
+import difflib
 import hashlib
 import re
 from collections import Counter
@@ -29,6 +30,7 @@ CODEC_PREFIX, HEAD_PREFIX = "audio_tokenizer.", "acoustic_transformer."
 ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_blocks.")
 LEGAL_TEXTS = ("LICEN[CS]E*", "[Ll]icen[cs]e*", "NOTICE*", "[Nn]otice*", "COPYING*", "THIRD*PARTY*")  # names of files
 PARTS = ("lm", "head", "decoder", "encoder")
+_NAMED = 3  # checkpoints in a suggestion
 _FINGERPRINTED = 4096  # bytes at each end of a tensor
 
 
@@ -62,9 +64,23 @@ def resolve(model: str | Path) -> Path:
             raise CheckpointError(f"{model}: a model is a whole repository; leave out the file")
         return download(address, patterns)
     if not REPOSITORY.fullmatch(str(model)):
-        raise CheckpointError(f"{path}: no such directory")
-    failed = f"{model}: no directory of this name here, and not fetched from the hub"
+        raise CheckpointError(f"{path}: no such directory{f'; {near}' if (near := _near(path)) else ''}")
+    failed = f"{model}: no directory of this name here{f' ({near})' if (near := _near(path)) else ''}, and not fetched"
+    failed += " from the hub"
     return download(HubAddress(str(model)), patterns, failed)
+
+
+def _near(path: Path) -> str:
+    """Which checkpoints beside a path that does not exist may be meant; empty where there are none."""
+    try:
+        beside = {entry.parent.name: str(entry.parent) for entry in path.parent.glob(f"*/{PARAMS}")}
+    except OSError:
+        return ""
+    by_lower = {name.lower(): beside[name] for name in sorted(beside)}
+    if near := difflib.get_close_matches(path.name.lower(), by_lower, n=1):
+        return f"did you mean {by_lower[near[0]]}?"
+    shown = ", ".join(list(by_lower.values())[:_NAMED])
+    return f"checkpoints here: {shown}" + (", ..." if len(by_lower) > _NAMED else "") if by_lower else ""
 
 
 def file_sha256(path: str | Path) -> str:

@@ -9,6 +9,7 @@ import argparse
 import difflib
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,8 @@ PATHS = frozenset(
     | {"MODEL", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
 )
 NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=SOURCE"})
+
+_WRONG_CHOICE = re.compile(r"argument (.+?): invalid choice: '(.*?)' \(choose from", re.DOTALL)
 
 _quiet = False
 
@@ -69,6 +72,8 @@ class Parser(argparse.ArgumentParser):
         if text.startswith("unrecognized arguments: "):
             unknown = next((word for word in text.split()[2:] if word.startswith("-")), "")
             text += self._nearest(unknown.partition("=")[0])
+        elif match := _WRONG_CHOICE.match(text):
+            text += self._nearest_choice(*match.groups())
         self.exit(EXIT_BAD_INPUT, f"error: {_one_line(text)} (see {self.prog} --help)\n")
 
     def _nearest(self, unknown: str) -> str:
@@ -76,6 +81,16 @@ class Parser(argparse.ArgumentParser):
         options = {name for parser in self._with_actions() for name in parser._option_string_actions}
         near = [RENAMED[unknown]] if RENAMED.get(unknown) in options else difflib.get_close_matches(unknown, options, 1)
         return f"; did you mean {near[0]}?" if near else ""
+
+    def _nearest_choice(self, argument: str, word: str) -> str:
+        """`; did you mean ...?` for a word that is none of an argument's choices, or nothing."""
+        actions = [action for action in self._actions if argparse._get_action_name(action) == argument]
+        if isinstance(actions[0], argparse._SubParsersAction) and (os.sep in word or os.path.isdir(word)):
+            taking = next(iter(actions[0].choices))  # the first one shows what is there
+            return f"; did you mean {self.prog} {taking} --model {word}?"
+        choices = {str(choice).lower(): str(choice) for choice in actions[0].choices}
+        near = difflib.get_close_matches(word.lower(), choices, 1)
+        return f"; did you mean {choices[near[0]]}?" if near else ""
 
     def _with_actions(self) -> Iterator[argparse.ArgumentParser]:
         """This parser, and those of its actions where it has some (`voices add`)."""

@@ -23,6 +23,7 @@ from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, sam
 from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Piece, divided
+from mlx_voxclone.data.text_checks import may_be_same
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.names import cut
@@ -50,6 +51,7 @@ class Collector:
     notes: list[str] = field(default_factory=list)
     seconds_read: float = 0.0
     _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
+    _near_copies: int = 0  # clips that sound like another, and are not the same bytes
     _instead: list[tuple[str, str]] = field(default_factory=list)  # damaged recordings, and the copies of them used
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
@@ -173,15 +175,19 @@ class Collector:
         equal = [first.setdefault(clip["digest"], k) for k, clip in enumerate(self.clips)]
         alike = groups(self._prints, equal)
         self._prints.clear()
-        found = [k for k, group in enumerate(alike) if group != equal[k] and self.clips[k]["split"] != REFERENCE]
+        copies = [k for k, group in enumerate(alike) if group != equal[k] and self.clips[k]["split"] != REFERENCE]
+        self._near_copies = len(copies)
+        # Synthetic voices say a word alike every time. Such clips share a side of the split, and nobody need know.
+        told = [k for k in copies if may_be_same(self.clips[k]["text"], self.clips[alike[k]]["text"])]
+        if told:
+            copy, original = (self.clips[k]["source"] for k in (told[0], alike[told[0]]))
+            what = "1 clip seems to be a copy" if len(told) == 1 else f"{len(told)} clips seem to be copies"
+            self.notes.append(
+                f"{what} of others: another format, level or cut of the same recording, such as {copy} of {original};"
+                " each stays on the side of the split that its original is on"
+            )
         for k, group in enumerate(alike):
             self.clips[k]["digest"] = self.clips[group]["digest"]
-        if found:
-            copy, original = (self.clips[k]["source"] for k in (found[0], alike[found[0]]))
-            what = "1 clip seems to be a copy" if len(found) == 1 else f"{len(found)} clips seem to be copies"
-            self.notes.append(
-                f"{what} of others: another format, level or cut of the same recording, such as {copy} of {original}"
-            )
 
     def _reject(self, entry: Entry, error: AudioError) -> None:
         seconds = None
@@ -215,7 +221,7 @@ class Collector:
             Piece(c["id"], c["recording"], c["speaker"], c["samples"] / SAMPLE_RATE, c["digest"], c["marked"])
             for c in clips
         ]
-        held, notes = divided(pieces, options.heldout, options.heldout_speakers, options.seed)
+        held, notes = divided(pieces, options.heldout, options.heldout_speakers, options.seed, self._near_copies)
         self.notes += notes
         for clip in self.clips:
             del clip["recording"]

@@ -39,9 +39,12 @@ class Piece:
 
 
 def divided(
-    pieces: Sequence[Piece], fraction: float, speakers: Collection[str] = (), seed: int = 0
+    pieces: Sequence[Piece], fraction: float, speakers: Collection[str] = (), seed: int = 0, known: int = 0
 ) -> tuple[set[str], list[str]]:
-    """Ids of the pieces that are held out, see `hold_out`, and notes; the same audio is never on both sides."""
+    """Ids of the pieces that are held out, see `hold_out`, and notes; the same audio is never on both sides.
+
+    `known`: copies that need no note, because another note counts them.
+    """
 
     def rank(piece: Piece) -> int:
         if piece.marked == HELDOUT or piece.speaker in speakers:
@@ -53,7 +56,7 @@ def divided(
     for piece in sorted(pieces, key=rank):
         unique.setdefault(piece.digest, piece)
     notes = []
-    if copies := len(pieces) - len(unique):
+    if (copies := len(pieces) - len(unique) - known) > 0:
         notes.append(
             f"{copies} of {len(pieces)} clips repeat the audio of another; equal ones stay on one side of the split"
         )

@@ -4,6 +4,8 @@ Whether a text is what is said is judged much later, by the language model (`tra
 at once: nobody speaks 50 letters a second, not every recording says the same, and longer recordings have longer texts.
 """
 
+import difflib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +17,19 @@ FASTEST = 50.0  # letters a second: 15 are usual, 25 are fast
 FEWEST, LEAST_SPREAD = 10, 0.1  # clips, and deviation over mean of their lengths, to compare lengths by
 MOST_CHARACTERS = 2 * FASTEST  # a second, of every kind: a text of signs alone has no letter
 LEAST_CORRELATION = 0.3  # of ranks: above 0.8 with right transcripts, about 0 with those of other recordings
+
+
+def may_be_same(one: str | None, other: str | None) -> bool:
+    """Whether two clips with these texts may be the same recording, or cuts of it that overlap by most of the shorter.
+
+    Texts that have no run of words in common of more than half of the shorter one say that they are not; a missing text
+    says nothing.
+    """
+    if one is None or other is None:
+        return True
+    a, b = (re.findall(r"\w+", text.casefold()) for text in (one, other))
+    common = difflib.SequenceMatcher(None, a, b, autojunk=False).find_longest_match().size
+    return 2 * common > min(len(a), len(b)) or not (a and b)
 
 
 def is_sayable(clip: Clip) -> bool:

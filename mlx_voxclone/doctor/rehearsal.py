@@ -14,7 +14,8 @@ from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.loader import Group
 from mlx_voxclone.train.loop.optimizers import Optimizers
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def speaker_task(
         return [1, *[model.config.audio_token_id] * rows, *[2] * len(text)]
 
     items = [Utterance(str(k), "t" * n.text, codes(n.frames), (codes(n.voice - 1),)) for k, n in enumerate(lengths)]
-    return SpeakerTask(model, items, items[:1], section, prompt=prompt, save=lambda directory, tensors: None)
+    return SpeakerTask(AdaptedModel(model, prompt), SpeakerData(items, items[:1]), section)
 
 
 def optimiser_step(

@@ -6,7 +6,6 @@ voice: the miniature's language model is random.
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlx_voxclone.files.cache import cache_in
 from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.process.progress import BARS, Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import RunSummary, disk_usage, run
 
@@ -54,13 +54,12 @@ OVERRIDES: dict[str, Any] = {
 }  # fmt: skip
 
 
-def smoke_test(config: RunConfig, *, quiet: bool = False, say: Callable[[str], None] | None = None) -> int:
+def smoke_test(config: RunConfig, reporter: Reporter = BARS) -> int:
     """Run it in a new directory `runs/smoke-test-N` and print a table; 0 if everything holds, else 1.
 
     Args:
         config: what it does not override (seed, LoRA, quantisation, loss weights) is taken from here.
-        quiet: no progress.
-        say: receives a line per stage; None: not shown.
+        reporter: shows a line per stage, warnings and progress; by default the progress alone.
     """
     base = _free(config.output or Path("runs/smoke-test"))
     make_micro(base / "model", "tiny", config.seed)
@@ -70,7 +69,7 @@ def smoke_test(config: RunConfig, *, quiet: bool = False, say: Callable[[str], N
     small = _overridden(config, base)
     try:
         with cache_in(base / "cache"):
-            summary = run(small, quiet=quiet, say=say or (lambda line: None))
+            summary = run(small, reporter=reporter)
     except TrainingError as e:
         print(f"FAILED: {e}")
         return 1

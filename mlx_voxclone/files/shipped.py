@@ -5,6 +5,7 @@ A wheel holds them inside the package; the repository has them in `configs/`, th
 
 import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 MAIN = "voxtral_speaker"
@@ -61,12 +62,26 @@ def hint(given: str | Path) -> str:
     path = Path(given)
     if shipped(path.name) is not None:
         return f"; the one that comes with voxclone is called {path.name.removesuffix(SUFFIX)}, without a folder"
+    here = {file.name: str(file) for file in path.parent.glob(f"*{SUFFIX}")}
+    if near := _nearest(path.name, here):
+        return f"; did you mean {here[near]}?"
+    near = nearest(path.name)
     if path.parent != Path() and path.parent != Path("profiles"):
-        return ""
-    name = path.name.removesuffix(SUFFIX)
-    near = difflib.get_close_matches(name, [known.rpartition("/")[2] for known in names()], n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
+        return f"; did you mean {near}, which comes with voxclone?" if near else ""
+    meant = f"did you mean {near}? " if near else ""
     return f"; {meant}by name there are {', '.join(names())}"
+
+
+def nearest(name: str) -> str | None:
+    """The shipped configuration that a misspelt name may mean, without its folder; None: none is near."""
+    return _nearest(os.path.basename(name), {known.rpartition("/")[2]: known for known in names()})
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """The nearest of some names, whatever their case and with or without `.yaml`."""
+    by_plain = {each.lower().removesuffix(SUFFIX): each for each in known}
+    near = difflib.get_close_matches(name.lower().removesuffix(SUFFIX), by_plain, n=1)
+    return by_plain[near[0]] if near else None
 
 
 def label(path: str) -> str:

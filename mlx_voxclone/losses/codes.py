@@ -46,9 +46,9 @@ def semantic_code_loss(
     rows = mx.stop_gradient(codebook.astype(mx.float32))
     centre = rows.mean(axis=0)
     rows = rows - centre  # [K, D]
-    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / temperature
+    logits = (2.0 * ((z - centre) @ rows.T) - mx.sum(mx.square(rows), axis=-1)) / temperature  # [B, T, K]
     values = _negative_log_likelihood(logits, codes)  # [B, T]
-    return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)
+    return reduce_items(frame_means(values[..., None], lengths), lengths, reduction)  # [B] before reduction
 
 
 def acoustic_code_loss(
@@ -77,7 +77,7 @@ def acoustic_code_loss(
     position, codes, lengths = _on_level_scale(z, codes, lengths_frames, levels)
     excess = mx.maximum(mx.abs(position - codes) - 0.5 * margin, 0.0)  # [B, T, A]
     excess = mx.where((codes >= 0) & (codes < levels), excess, mx.inf)
-    return reduce_items(frame_means(excess, lengths), lengths, reduction)
+    return reduce_items(frame_means(excess, lengths), lengths, reduction)  # [B] before reduction
 
 
 def _on_level_scale(

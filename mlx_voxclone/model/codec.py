@@ -223,7 +223,7 @@ class Codec(nn.Module):
         return self.quantizer.encode(latents)
 
     def audio_codes(self, samples: np.ndarray | mx.array) -> np.ndarray:
-        """0-based codes of one waveform of any length, heard by `encode_audio`: `[S] -> [37, ceil(S / 1920)]` int32.
+        """0-based codes of one waveform of any length, encoded by `encode_audio`: `[S] -> [37, ceil(S / 1920)]` int32.
 
         Raises:
             FloatingPointError: the encoder's numbers are not finite, so that there are no codes for them.
@@ -283,7 +283,7 @@ class Codec(nn.Module):
         """What `decode_audio` puts together, one chunk after the other, so that memory does not grow with T.
 
         Raises:
-            ValueError: as `decode_audio`, before the first chunk is asked for.
+            ValueError: as `decode_audio`, when the first chunk is requested.
         """
         codes = np.asarray(codes)
         self.check_codes(codes)

@@ -1,8 +1,7 @@
 """Codes of the codec and codes of the language model, as NumPy arrays, and the way between them.
 
-The codec's codes are 0-based, `[37, T]`; files, pairs and all that is heard or decoded have these. The language model
-reads and says frames `[T, 37]` of the same codes plus 2: 0 is EMPTY and 1 END there. (Source: vLLM-Omni 0.30,
-`voxtral_tts.py`.)
+The codec's codes are 0-based, `[37, T]`, as in files and pairs. The language model reads and predicts frames `[T, 37]`
+of the same codes plus 2: 0 is EMPTY and 1 END there. (Source: vLLM-Omni 0.30, `voxtral_tts.py`.)
 """
 
 import numpy as np

@@ -3,8 +3,6 @@
 The release's configuration is the only source of sizes. What it lacks is named once here, with where it comes from.
 """
 
-import json
-import re
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.plain import read_json, reason_of
+from mlx_voxclone.model.section import MAX_SIZE, Section, shown
 
 # Absent from params.json; defaults of the released serving code (vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`
 # for the encoder's shape, `voxtral_tts_audio_generation.py` for the flow head).
@@ -26,8 +25,6 @@ N_SPECIAL_CODES = 2  # each codebook starts with EMPTY and END
 EMPTY_CODE, END_CODE = 0, 1
 # Far above any real model: a wrong number is refused here, not after minutes of building it.
 MAX_LAYERS = 1000
-MAX_SIZE = 10_000_000
-MAX_NUMBER = 3e38  # what float32 holds
 
 
 def _round_up(n: int, multiple: int) -> int:
@@ -178,7 +175,7 @@ class VoxtralConfig:
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "params.json") -> "VoxtralConfig":
         """Build from the parsed content of `params.json`; see `from_file` for the errors."""
-        top = _Section(raw, where)
+        top = Section(raw, where)
         multimodal = top.section("multimodal")
         tokenizer, audio = multimodal.section("audio_tokenizer_args"), multimodal.section("audio_model_args")
         head = audio.section("acoustic_transformer_args")
@@ -198,90 +195,18 @@ class VoxtralConfig:
         return config
 
 
-class _Section:
-    """One object of `params.json`; what is read from it is checked, and a fault names the file and the whole key."""
-
-    def __init__(self, content: Any, where: str, path: str = ""):
-        self._content, self._where, self._path = content, where, path
-        if not isinstance(content, dict):
-            name = path or "the document"
-            raise ConfigError(f"{where}: {name} must be an object {{...}}; got {_shown(content)}")
-
-    def _name(self, key: str) -> str:
-        return f"{self._path}.{key}" if self._path else key
-
-    def fault(self, key: str, text: str) -> ConfigError:
-        return ConfigError(f"{self._where}: {self._name(key)} {text}")
-
-    def value(self, key: str, default: Any = None) -> Any:
-        """What the key holds; without the key the default, which None makes an error."""
-        if key not in self._content and default is None:
-            raise ConfigError(f"{self._where}: key {self._name(key)!r} is missing")
-        return self._content.get(key, default)
-
-    def section(self, key: str) -> "_Section":
-        return _Section(self.value(key), self._where, self._name(key))
-
-    def size(self, key: str, default: int | None = None, most: int = MAX_SIZE) -> int:
-        value = self.value(key, default)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self.fault(key, f"must be a whole number from 1 to {most}; got {_shown(value)}")
-        return value
-
-    def index(self, key: str, count: int) -> int:
-        value = self.value(key)
-        if type(value) is not int or not 0 <= value < count:
-            raise self.fault(key, f"must be a whole number from 0 to {count - 1}; got {_shown(value)}")
-        return value
-
-    def positive(self, key: str, default: float | None = None) -> float:
-        value = self.value(key, default)
-        if type(value) not in (int, float) or not 0 < value <= MAX_NUMBER:  # NaN compares false
-            raise self.fault(key, f"must be a finite number above 0; got {_shown(value)}")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        value = self.value(key)
-        if not isinstance(value, bool):
-            raise self.fault(key, f"must be true or false; got {_shown(value)}")
-        return value
-
-    def sizes(self, key: str, default: str | None = None, most: int = MAX_SIZE) -> tuple[int, ...]:
-        """A text such as "2,2,2,2"; its numbers add up to at most `most`."""
-        text = self.value(key, default)
-        parts = text.split(",") if isinstance(text, str) else []
-        if parts and all(re.fullmatch(r" *[0-9]{1,8} *", part) for part in parts):
-            numbers = tuple(int(part) for part in parts)
-            if min(numbers) >= 1 and sum(numbers) <= most:
-                return numbers
-        wanted = f'must be whole numbers above 0 with commas between, in sum at most {most}, such as "2,2,2,2"'
-        raise self.fault(key, f"{wanted}; got {_shown(text)}")
-
-    def expect(self, key: str, expected: Any, default: Any = None) -> None:
-        """Refuse any value but the one that the model code implements."""
-        value = self.value(key, default)
-        if value != expected:
-            raise self.fault(key, f"is {_shown(value)}; this model code implements {_shown(expected)}")
-
-
-def _shown(value: Any) -> str:
-    """A value as JSON writes it, cut to one short line."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _voices(tokenizer: _Section) -> dict[str, int]:
+def _voices(tokenizer: Section) -> dict[str, int]:
     voices = tokenizer.value("voice", {})
     if not isinstance(voices, dict):
-        raise tokenizer.fault("voice", f"must be an object of name: number; got {_shown(voices)}")
+        raise tokenizer.fault("voice", f"must be an object of name: number; got {shown(voices)}")
     for name, number in voices.items():
         if type(number) is not int or not 0 <= number <= MAX_SIZE:
-            fault = f"must give {_shown(name)} a whole number from 0 to {MAX_SIZE}; got {_shown(number)}"
+            fault = f"must give {shown(name)} a whole number from 0 to {MAX_SIZE}; got {shown(number)}"
             raise tokenizer.fault("voice", fault)
     return dict(voices)
 
 
-def _attention(section: _Section) -> dict[str, int]:
+def _attention(section: Section) -> dict[str, int]:
     """The sizes that the language model and the flow head both have."""
     n_heads, n_kv_heads = section.size("n_heads"), section.size("n_kv_heads")
     if n_heads % n_kv_heads:
@@ -296,7 +221,7 @@ def _attention(section: _Section) -> dict[str, int]:
     }
 
 
-def _backbone(top: _Section) -> BackboneConfig:
+def _backbone(top: Section) -> BackboneConfig:
     sizes = _attention(top)
     if sizes["head_dim"] % 2:
         raise top.fault("head_dim", f"must be even, RoPE turns pairs; got {sizes['head_dim']}")
@@ -309,7 +234,7 @@ def _backbone(top: _Section) -> BackboneConfig:
     )
 
 
-def _acoustic(head: _Section) -> AcousticConfig:
+def _acoustic(head: Section) -> AcousticConfig:
     return AcousticConfig(
         **_attention(head),
         input_dim=head.size("input_dim"),
@@ -318,7 +243,7 @@ def _acoustic(head: _Section) -> AcousticConfig:
     )
 
 
-def _codec(tokenizer: _Section) -> CodecConfig:
+def _codec(tokenizer: Section) -> CodecConfig:
     size, sizes = tokenizer.size, tokenizer.sizes
     return CodecConfig(
         sampling_rate=size("sampling_rate"),
@@ -346,7 +271,7 @@ def _codec(tokenizer: _Section) -> CodecConfig:
     )
 
 
-def _check_fixed(config: VoxtralConfig, top: _Section, audio: _Section, head: _Section, tokenizer: _Section) -> None:
+def _check_fixed(config: VoxtralConfig, top: Section, audio: Section, head: Section, tokenizer: Section) -> None:
     """Refuse what the model code would silently compute otherwise than the server."""
     codec = config.codec
     top.expect("tied_embeddings", True, default=True)
@@ -364,11 +289,11 @@ def _check_fixed(config: VoxtralConfig, top: _Section, audio: _Section, head: _S
     tokenizer.expect("n_kv_heads", codec.n_heads)
 
 
-def _check_codec(codec: CodecConfig, tokenizer: _Section) -> None:
+def _check_codec(codec: CodecConfig, tokenizer: Section) -> None:
     """Refuse sizes of the codec that do not go together."""
     if codec.n_heads * codec.head_dim != codec.dim:
-        found = f"({codec.n_heads}) * head_dim ({codec.head_dim})"
-        raise tokenizer.fault("n_heads", f"{found} must be dim ({codec.dim})")
+        product = f"({codec.n_heads}) * head_dim ({codec.head_dim})"
+        raise tokenizer.fault("n_heads", f"{product} must be dim ({codec.dim})")
     if codec.n_heads & (codec.n_heads - 1):
         raise tokenizer.fault("n_heads", f"is {codec.n_heads}; ALiBi needs a power of two here")
     shortest = codec.window >> sum(stride > 1 for stride in codec.encoder_strides)

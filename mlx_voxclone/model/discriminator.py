@@ -53,7 +53,7 @@ class STFTDiscriminator(nn.Module):
     """Judges one resolution.
 
     Five convolutions of `channels` outputs (`LAYERS`), each followed by a leaky ReLU of slope 0.2, and one to a single
-    logit per place. Frames keep their number, bins fall to ceil(bins / 8).
+    logit per frame and bin. Frames keep their number, bins fall to ceil(bins / 8).
     """
 
     def __init__(self, n_fft: int, channels: int):

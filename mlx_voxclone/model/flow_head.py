@@ -81,11 +81,12 @@ class FlowMatchingHead(nn.Module):
         return self._velocity(mx.stack(tokens, axis=1))
 
     def _velocity(self, tokens: mx.array) -> mx.array:
-        """`[N, 3, dim]` -> `[N, 36]`: read off the first token, so the last layer asks for no other."""
+        """`[N, 3, dim]` -> `[N, 36]`: read off the first token, so the last layer computes no other."""
         *inner, last = self.layers
         for layer in inner:
             tokens = layer(tokens)
-        return self.acoustic_codebook_output(self.norm(last(tokens, asked=slice(0, 1)))[:, 0])  # [N, 1, dim] -> [N, 36]
+        velocity_token = self.norm(last(tokens, queries=slice(0, 1)))[:, 0]  # [N, 1, dim] -> [N, dim]
+        return self.acoustic_codebook_output(velocity_token)  # [N, 36]
 
     def semantic_logits(self, hidden: mx.array) -> mx.array:
         """Unmasked logits `[..., rows]` straight from the LM's normed hidden state."""

@@ -1,4 +1,4 @@
-"""Generation: frame after frame, each in the queue before the one before it is looked at; several sequences at once.
+"""Generation: frame t+1 is queued before the host reads frame t; several sequences at once.
 
 The graph of a frame reads the codes of the last one where they are, on the device. It is submitted before the host
 waits for those, so the device goes on while the host looks, stores, decodes or writes. That a frame is END is thus
@@ -30,9 +30,9 @@ def frame_noise(seed: int, dim: int) -> Iterator[mx.array]:
     key = mx.random.key(seed)
     while True:
         key, draw = mx.random.split(key)
-        block = mx.random.normal((NOISE_FRAMES, dim), key=draw)
+        block = mx.random.normal((NOISE_FRAMES, dim), key=draw)  # [64, dim]
         for i in range(NOISE_FRAMES):
-            yield block[i : i + 1]
+            yield block[i : i + 1]  # [1, dim]
 
 
 class FrameQueue:
@@ -65,7 +65,8 @@ class FrameQueue:
     def after(self, codes: mx.array, noise: mx.array) -> mx.array:
         """Submit the frame that follows `codes`, which need not be there yet."""
         embedded = self._model.embed_codes(codes)[:, None]  # [B, 37] -> [B, 1, dim]
-        return self.first(self._model.hidden_states(embedded, self._cache)[:, -1], noise)
+        hidden = self._model.hidden_states(embedded, self._cache)[:, -1]  # [B, dim]
+        return self.first(hidden, noise)
 
 
 def join_products(model: Voxtral) -> None:
@@ -132,11 +133,11 @@ def spoken_frames(
 
 @dataclass(frozen=True)
 class GeneratedCodes:
-    """What the model said to one prompt.
+    """What the model generated for one prompt.
 
     Attributes:
         codes: 0-based `[37, T]`, int32, without the END frame.
-        ended: the model said END; False: cut off at the limit.
+        ended: the model predicted END; False: cut off at the limit.
     """
 
     codes: np.ndarray
@@ -180,6 +181,7 @@ class BatchCache(KVCache):
         super().__init__()
         self.offset = max(cache.offset for cache in caches)
         empty = [self.offset - cache.offset for cache in caches]
+        # [1, H, T_i, D] each -> [B, H, T, D]
         self.keys = mx.concatenate([_padded(c.keys[:, :, : c.offset], n) for c, n in zip(caches, empty)])
         self.values = mx.concatenate([_padded(c.values[:, :, : c.offset], n) for c, n in zip(caches, empty)])
         self._alignment = beside._alignment if beside is not None else _Alignment(np.array(empty, dtype=np.int32))
@@ -202,6 +204,7 @@ class BatchCache(KVCache):
 
 
 def _padded(x: mx.array, columns: int) -> mx.array:
+    """`[1, H, T, D]` -> `[1, H, columns + T, D]`, zeros first."""
     return mx.pad(x, [(0, 0), (0, 0), (columns, 0), (0, 0)])
 
 
@@ -274,7 +277,7 @@ def generate_batch(
 
 
 def _next_noise(noise: Sequence[Iterator[mx.array]], speaking: Sequence[int]) -> mx.array:
-    return mx.concatenate([next(noise[item]) for item in speaking])
+    return mx.concatenate([next(noise[item]) for item in speaking])  # [1, dim] each -> [B, dim]
 
 
 def read_prompt(model: Voxtral, prompt: mx.array, cache: Sequence[KVCache]) -> mx.array:

@@ -42,7 +42,7 @@ class Backbone(nn.Module):
             embeddings: `[B, T, dim]`.
             cache: one KVCache per layer to continue a sequence, extended in place.
             layer_inputs: a list that receives every layer's input.
-            start: the first of the positions that are asked for: the last layer does without the others.
+            start: compute outputs from this position on; the last layer skips earlier positions.
 
         Returns:
             Hidden states after the final norm, `[B, T - start, dim]`.
@@ -51,11 +51,11 @@ class Backbone(nn.Module):
         for i, layer in enumerate(self.layers):
             if layer_inputs is not None:
                 layer_inputs.append(x)
-            asked = slice(start, None) if start and i == len(self.layers) - 1 else None
+            queries = slice(start, None) if start and i == len(self.layers) - 1 else None
             if self.recompute and cache is None:
-                x = recomputed(layer, x, asked=asked)
+                x = recomputed(layer, x, queries=queries)
             else:
-                x = layer(x, cache[i] if cache is not None else None, asked)
+                x = layer(x, cache[i] if cache is not None else None, queries)
         return self.norm(x)
 
     def new_cache(self) -> list[KVCache]:
@@ -142,11 +142,11 @@ class Voxtral(Backbone):
         ids = np.asarray(ids, dtype=np.int64)
         if ids.size == 0 or ids.min() < 0 or ids.max() >= self.config.backbone.vocab_size:
             raise ValueError(f"token ids must be within 0..{self.config.backbone.vocab_size - 1}")
-        places = np.flatnonzero(ids == self.config.audio_token_id)
-        if len(places) != voice.shape[0] or (len(places) and places[-1] - places[0] + 1 != len(places)):
-            raise ValueError(f"the prompt holds {len(places)} audio tokens for {voice.shape[0]} voice rows")
+        positions = np.flatnonzero(ids == self.config.audio_token_id)
+        if len(positions) != voice.shape[0] or (len(positions) and positions[-1] - positions[0] + 1 != len(positions)):
+            raise ValueError(f"the prompt holds {len(positions)} audio tokens for {voice.shape[0]} voice rows")
         text = self.mm_audio_embeddings.tok_embeddings(mx.array(ids.astype(np.int32)))
-        if not len(places):
+        if not len(positions):
             return text[None]
-        start, stop = int(places[0]), int(places[-1]) + 1
+        start, stop = int(positions[0]), int(positions[-1]) + 1
         return mx.concatenate([text[:start], voice.astype(text.dtype), text[stop:]], axis=0)[None]

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Progress = Callable[[int, int | None, str], object]  # done, total (None: unknown), what
@@ -75,6 +75,34 @@ def progress_bar(*, quiet: bool = False, **options: Any):
 def progress_over(items: Iterable, total: int, what: str) -> Iterable:
     """The items, with a bar named `what`; the form that `data.prepare` and the codes stage take."""
     return progress_bar(iterable=items, total=total, desc=what)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """What a piece of work reports to: lines for the user, and progress bars.
+
+    Attributes:
+        say: receives a line.
+        bars: whether to show progress bars.
+    """
+
+    say: Message = lambda line: None
+    bars: bool = False
+
+    def bar(self, **options: Any):
+        """A `progress_bar`, or one that shows nothing."""
+        return progress_bar(quiet=not self.bars, **options)
+
+    def over(self, items: Iterable, total: int, what: str) -> Iterable:
+        """The items, with a bar named `what`."""
+        return progress_over(items, total, what) if self.bars else items
+
+    def without_lines(self) -> "Reporter":
+        """The same without lines: for work that has been announced already."""
+        return replace(self, say=SILENT.say)
+
+
+SILENT, BARS = Reporter(), Reporter(bars=True)
 
 
 @contextlib.contextmanager

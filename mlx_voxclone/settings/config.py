@@ -5,7 +5,7 @@ or out of bounds with what was expected, always as one line that names the file 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,7 @@ from mlx_voxclone.settings.schema import (
 
 COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
 CONFIGURATION = "configuration"
+MEANT = "did you mean"  # begins a suggestion, see `suggest`
 TASKS = ("encoder", "distill", "language", "speaker", "clone")
 
 
@@ -322,20 +323,36 @@ def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None
     raise ConfigError(f"{source}: {found[0]}: this key was removed ({REMOVED[found[0]]}); remove {line}{more}")
 
 
-def suggest(model: type[BaseModel], sections: list[str], name: str) -> str:
-    """The same name in another section, else the nearest here, else the nearest elsewhere, else what there is here."""
+def suggest(model: type[BaseModel], sections: list[str], name: str, rest: Sequence[str] = ()) -> str:
+    """What an unknown key may be meant for.
+
+    The key in other capitals or without the sections it is in; the same name in another section; else the nearest here,
+    the nearest elsewhere, or what there is here.
+
+    Args:
+        model: the section that does not have it.
+        sections: its name.
+        name: what it does not have.
+        rest: names that follow.
+    """
     prefix = "".join(section + "." for section in sections)
+    whole = ".".join([*sections, name, *rest]).lower()
+    if same := [key for key in schema_keys() if f".{key}".endswith(f".{whole}")]:
+        exact = [key for key in same if key == whole]
+        return f"{MEANT} {' or '.join(exact or same)}?"
+    if rest and (near := difflib.get_close_matches(whole, schema_keys(), n=1, cutoff=0.8)):
+        return f"{MEANT} {near[0]}?"
     elsewhere: dict[str, list[str]] = {}
     for key in schema_keys():
         elsewhere.setdefault(key.rpartition(".")[2], []).append(key)
     if name in elsewhere:
-        return f"did you mean {' or '.join(elsewhere[name])}?"
+        return f"{MEANT} {' or '.join(elsewhere[name])}?"
     near = difflib.get_close_matches(name, model.model_fields, n=1)
     if near:
-        return f"did you mean {prefix}{near[0]}?"
+        return f"{MEANT} {prefix}{near[0]}?"
     near = difflib.get_close_matches(name, elsewhere, n=1, cutoff=0.75)
     if near:
-        return f"did you mean {' or '.join(elsewhere[near[0]])}?"
+        return f"{MEANT} {' or '.join(elsewhere[near[0]])}?"
     return f"{prefix.rstrip('.') or 'the top level'} has {', '.join(model.model_fields)}"
 
 

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files import shipped
-from mlx_voxclone.settings.config import TASKS, RunConfig, schema_keys, section_of, suggest
+from mlx_voxclone.settings.config import MEANT, TASKS, RunConfig, schema_keys, section_of, suggest
 from mlx_voxclone.settings.fields import AUTO, MOST, is_automatic
 
 _KEY_LINE = re.compile(r"( *)([a-z0-9_]+):(?: [^#]*?| *)(?:\s+# ?(.*))?")
@@ -145,7 +145,10 @@ def _section_of(key: str) -> type[BaseModel] | None:
             above = ".".join(parts[:i])
             raise ConfigError(f"{key}: unknown key; {above} is a value and has no keys")
         if part not in model.model_fields:
-            raise ConfigError(f"{key}: unknown key; {suggest(model, parts[:i], part)}")
+            hint = suggest(model, parts[:i], part, parts[i + 1 :])
+            if not hint.startswith(MEANT) and (near := shipped.nearest(key)) is not None:
+                hint = f"{MEANT} the configuration {near}? `voxclone config --print {near}` prints it"
+            raise ConfigError(f"{key}: unknown key; {hint}")
         model = section_of(model, part)
     return model
 

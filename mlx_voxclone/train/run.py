@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from mlx_voxclone.errors import (
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.process.progress import BARS, Reporter
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.settings.config import RunConfig
@@ -84,16 +85,14 @@ def run(
     config: RunConfig,
     *,
     resume: Path | None = None,
-    quiet: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    reporter: Reporter = BARS,
 ) -> RunSummary:
     """Carry out a configuration.
 
     Args:
         config: resolved and with existing paths (`RunConfig.check_paths`).
         resume: a run directory to go on with; its configuration must be this one but for lengths and intervals.
-        quiet: no progress bars.
-        say: receives a line per stage.
+        reporter: shows a line per stage, warnings and progress; by default the progress alone.
 
     Raises:
         ConfigError: a clone without `voice`.
@@ -103,7 +102,7 @@ def run(
     config.check_voice()
     run_dir, ranks = resume or config.run_dir, current()
     if ranks.several:
-        quiet = quiet or not ranks.first
+        reporter = replace(reporter, bars=reporter.bars and ranks.first)
         facts = flat(config.model_dump(mode="json", exclude={"device"}))
         ranks.check_alike("configuration", {**facts, "code": code_digest(), "--resume": resume})
         for stage in trained(config):
@@ -116,11 +115,11 @@ def run(
             stack.enter_context(told_at_end(config.notify, config.task, run_dir, say))
             if resume is not None:  # a directory that is not there must not be made
                 _check_directory(run_dir, config, resuming=True)
-            stack.enter_context(held(run_dir, say))
+            stack.enter_context(held(run_dir, reporter.say))
             clear_below(run_dir)
             if resume is None:
                 _check_directory(run_dir, config, resuming=False)
-        data = open_data(config, say)
+        data = open_data(config, reporter.say)
         if ranks.first:
             stack.enter_context(_opened(run_dir, config, resuming=resume is not None))
             settings = config.model_dump(mode="json", exclude={"notify"})
@@ -128,13 +127,14 @@ def run(
         if ranks.several:
             _check_seen(run_dir, ranks)
         with _Sitting(run_dir, ranks.first) as sitting:
-            summary = _carry_out(fetched(config), data, run_dir, quiet, say)
+            config = fetched(config)
+            summary = _carry_out(config, data, Run.of(config, run_dir, reporter))
             summary.seconds = sitting.seconds()
             summary.peak_memory_gb = max(summary.peak_memory_gb, sitting.peak_memory_gb)
             if ranks.first:
                 summary.save(run_dir)
         if ranks.first:
-            say(f"report: {write_report(run_dir)}")
+            reporter.say(f"report: {write_report(run_dir)}")
     return summary
 
 
@@ -191,14 +191,11 @@ def _check_seen(run_dir: Path, ranks: Ranks) -> None:
         )
 
 
-def _carry_out(
-    config: RunConfig, data: PreparedData | ShardData | None, run_dir: Path, quiet: bool, say: Callable[[str], None]
-) -> RunSummary:
+def _carry_out(config: RunConfig, data: PreparedData | ShardData | None, run: Run) -> RunSummary:
     """All stages, in order. `data`: what is prepared already."""
-    run = Run.of(config, run_dir, quiet=quiet, say=say)
-    summary, peak = RunSummary(config.task, str(run_dir)), 0.0
+    summary, peak = RunSummary(config.task, str(run.directory)), 0.0
     if config.task == "distill":
-        say("distill: teaching the language model the encoder's codes")
+        run.say("distill: teaching the language model the encoder's codes")
         result = distillation.train_distill(config, config.speaker.encoder_file, run)
         summary.results[config.task] = result
         summary.peak_memory_gb = max(mx.get_peak_memory() / 1e9, result.peak_memory_gb)
@@ -208,11 +205,11 @@ def _carry_out(
     check_data(config, data)
     if SPEAKER in config.stages:
         if (seconds := sum(clip.seconds for clip in data.train)) < LITTLE:
-            say(f"warning: {seconds:.0f} s of speech to learn from; 5 to 30 minutes are what this is made for")
+            run.say(f"warning: {seconds:.0f} s of speech to learn from; 5 to 30 minutes are usual")
         for line in doubtful([*data.train, *data.heldout]):
-            say(f"warning: {line}")
+            run.say(f"warning: {line}")
     if ENCODER in trained(config) and not config.encoder.pairs.path:
-        say(WITHOUT_PAIRS)
+        run.say(WITHOUT_PAIRS)
     summary.data = {
         "hours": data.hours,
         "train_clips": len(data.train),
@@ -226,8 +223,8 @@ def _carry_out(
         summary.results |= found.results
         summary.rounds = found.rounds
         peak = max(peak, mx.get_peak_memory() / 1e9)
-        say(f"{config.adapts}: adapting the language model")
-        stage = replace(run, directory=_stage_dir(config, run_dir, SPEAKER))
+        run.say(f"{config.adapts}: adapting the language model")
+        stage = replace(run, directory=_stage_dir(config, run.directory, SPEAKER))
         summary.results[SPEAKER] = adaptation.train_speaker(config, data, found, stage)
         if config.task == "clone" and run.ranks.first:
             peak = max(peak, mx.get_peak_memory() / 1e9)
@@ -240,7 +237,7 @@ def _carry_out(
 def prepared_data(config: RunConfig, run: Run) -> PreparedData | ShardData:
     """The recordings of `data.path` as clips, prepared into the run directory."""
     options, made = prepare_options(config), run.directory / DATA
-    report = run.ranks.in_turn(lambda: prepare(config.data.path, made, options, progress=run.progress))
+    report = run.ranks.in_turn(lambda: prepare(config.data.path, made, options, progress=run.reporter.over))
     for line in report.lines():
         run.say(f"data: {line}")
     return open_shards(config, made, run.say) if is_sharded(made) else PreparedData.load(made)

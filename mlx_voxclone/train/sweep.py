@@ -3,13 +3,14 @@
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.locks import LOCK, held
+from mlx_voxclone.process.progress import BARS, Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.run import CODES, DATA, run
 from mlx_voxclone.train.saved.result import TrainResult
@@ -40,14 +41,14 @@ def sweep(
     config: RunConfig,
     rates: Sequence[float],
     *,
-    quiet: bool = False,
-    say: Callable[[str], None] = lambda line: None,
+    reporter: Reporter = BARS,
 ) -> list[Point]:
     """Train with each rate from the same start, in `RUN_DIR-sweep/lr-RATE`; data and codes are made once.
 
     Args:
         config: of a task with one training, with the number of steps that each is to have.
         rates: peaks of the schedule, above 0.
+        reporter: shows a line per stage, warnings and progress; by default the progress alone.
 
     Raises:
         ConfigError: task `clone`, or a rate that is none.
@@ -58,10 +59,10 @@ def sweep(
     if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates) or len(set(rates)) < len(rates):
         raise ConfigError("learning rates of a sweep must be different finite numbers above 0")
     home = config.run_dir.with_name(config.run_dir.name + "-sweep")
-    with held(home, say):
+    with held(home, reporter.say):
         if any(entry.name != LOCK for entry in home.iterdir()):
             raise CheckpointError(f"{home}: exists already; move it away, or choose another output")
-        points = _trained(config, rates, home, quiet, say)
+        points = _trained(config, rates, home, reporter)
         chosen = best(points)
         table = [{**vars(point), "value": point.value if math.isfinite(point.value) else None} for point in points]
         text = json.dumps({"task": config.task, "points": table, "best": chosen.rate if chosen else None}, indent=1)
@@ -69,9 +70,7 @@ def sweep(
     return points
 
 
-def _trained(
-    config: RunConfig, rates: Sequence[float], home: Path, quiet: bool, say: Callable[[str], None]
-) -> list[Point]:
+def _trained(config: RunConfig, rates: Sequence[float], home: Path, reporter: Reporter) -> list[Point]:
     """A training with each rate."""
     stage, points, first = config.stages[0], [], None
     for rate in rates:
@@ -79,9 +78,9 @@ def _trained(
         here = with_rate(config, stage, rate, place)
         if first is not None:
             here = _from(here, first)
-        say(f"sweep: learning rate {rate:g}")
+        reporter.say(f"sweep: learning rate {rate:g}")
         try:
-            results = run(here, quiet=quiet, say=say).results
+            results = run(here, reporter=reporter).results
         except TrainingError as e:
             points.append(Point(rate, None, None, "loss", str(e)))
         else:
@@ -118,7 +117,7 @@ def lines(points: Sequence[Point]) -> list[str]:
     told += [f"{p.rate:g}: {p.fault}" for p in points if p.fault]
     chosen = best(points)
     if chosen is None:
-        return [*told, "no rate made it better: more steps, other rates, or more data"]
+        return [*told, "no rate improved on the start: try more steps, other rates or more data"]
     told.append(f"best: {chosen.rate:g} (held-out {chosen.metric} {chosen.value:.4g})")
     usable = [p for p in points if p.fault is None]
     if len(usable) > 1 and chosen is max(usable, key=lambda p: p.rate):

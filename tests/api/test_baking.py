@@ -12,7 +12,7 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, Voxclon
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands", "baking"]
-pytestmark = [pytest.mark.usefixtures("no_fsync"), pytest.mark.filterwarnings("ignore:the model did not end")]
+pytestmark = pytest.mark.filterwarnings("ignore:the model did not end")
 
 
 def test_it_is_the_commands_bake(base, encoder, adapters, voice_file, tmp_path):

@@ -18,7 +18,7 @@ from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.bake.bake import bake
 
 pytest_plugins = ["commands", "baking"]
-pytestmark = [pytest.mark.usefixtures("no_fsync"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 EXAMPLES = ROOT / "examples"
 TRAINING = "Training"
 

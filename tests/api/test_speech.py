@@ -19,7 +19,6 @@ from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 TEXT, VOICE = "Good morning.", "casual_female"
 
 

@@ -13,7 +13,6 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.settings.config import RunConfig, load_run_config, schema_keys
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:

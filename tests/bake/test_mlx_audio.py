@@ -18,7 +18,6 @@ from mlx_voxclone.model.config import N_SPECIAL_CODES
 tts = pytest.importorskip("mlx_audio.tts.utils")
 
 pytest_plugins = ["baking", "commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 TEXT = "Hello there."
 FRAMES = 6

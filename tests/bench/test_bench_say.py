@@ -7,7 +7,6 @@ from mlx_voxclone.bench.speech import MLX_AUDIO, Speech, endless_miniature, meas
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def test_without_another_program(monkeypatch):

@@ -16,7 +16,6 @@ from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.readings import HELDOUT, readings, write_sentences
 
-pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
 NAN = float("nan")
 

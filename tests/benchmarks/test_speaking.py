@@ -18,7 +18,6 @@ from mlx_voxclone.miniature.micro import ENCODER_FILE, SPEAKING_FILES, make_micr
 from mlx_voxclone.miniature.readings import HELDOUT, readings
 from mlx_voxclone.speech.speaker import Speaker
 
-pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
 MOST_BYTES = 16_000_000
 FRAME = 1920  # samples

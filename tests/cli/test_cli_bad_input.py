@@ -21,7 +21,6 @@ from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.encoder.task import EncoderTask
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 WEIGHTS = "consolidated.safetensors"
 
 

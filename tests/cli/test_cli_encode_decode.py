@@ -16,7 +16,6 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

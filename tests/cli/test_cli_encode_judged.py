@@ -21,7 +21,6 @@ from mlx_voxclone.train.judge import recording as judged_recording
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 TEXT = "papa mino."
 
 

@@ -14,7 +14,6 @@ from mlx_voxclone.train.encoder import optimise
 from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 OPTIMISE = ("--method", "optimise")
 
 

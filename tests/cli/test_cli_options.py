@@ -120,6 +120,28 @@ def test_an_old_or_misspelt_name_gets_the_nearest(argv, near, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("argv", "near"),
+    [
+        (["say", "--device", "CPU"], "cpu"),
+        (["bake", "--for", "vlm"], "vllm"),
+        (["voices", "lst"], "list"),
+        (["voices", "REMOVE", "--model", "x"], "remove"),
+        (["voices", "made"], "voxclone voices list --model made"),
+        (["voices", "some/where"], "voxclone voices list --model some/where"),
+    ],
+)
+def test_a_misspelt_choice_gets_the_nearest(argv, near, tmp_path, monkeypatch, capsys):
+    """And a directory in the place of an action the line that was meant."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert f"; did you mean {near}?" in error
+    assert error.count("\n") == 1
+
+
 def test_a_name_that_is_near_nothing_gets_no_hint(capsys):
     assert main(["decode", "x", "--output", "y.wav", "--seed", "3"]) == 2
+    assert main(["voices", "zzz"]) == 2
     assert "did you mean" not in capsys.readouterr().err

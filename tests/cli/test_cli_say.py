@@ -16,7 +16,6 @@ from mlx_voxclone.model import generation
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 SECONDS = 0.8  # a model with random weights rarely ends by itself
 
 

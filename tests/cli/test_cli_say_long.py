@@ -13,7 +13,6 @@ from mlx_voxclone.speech import long_speech
 from mlx_voxclone.speech.growing_wav import partial_names
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 6
 
 

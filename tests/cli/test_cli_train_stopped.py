@@ -18,7 +18,6 @@ from mlx_voxclone.train.saved import state
 from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def voxclone_code(*arguments) -> int:

@@ -15,7 +15,6 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.miniature.micro import make_micro
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 PRESETS = ("casual_female", "casual_male", "neutral_female")
 
 

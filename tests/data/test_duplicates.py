@@ -17,6 +17,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.write import ShardWriter
+from mlx_voxclone.data.text_checks import may_be_same
 
 
 def words(samples: np.ndarray, rate: int = SAMPLE_RATE, block: int = 1 << 18) -> np.ndarray:
@@ -113,6 +114,34 @@ def test_what_sounds_the_same_is_on_one_side_of_the_split(tmp_path, how):
     assert {"train"} in sides.values()
     assert {"heldout"} in sides.values()
     assert any("12 clips seem to be copies of others" in note for note in report.notes)
+    assert not any("repeat the audio" in note for note in report.notes)  # it is told once
+
+
+def test_clips_that_say_something_else_are_no_copies_to_be_told_of(tmp_path):
+    """Synthetic voices say a word alike every time. They stay on one side of the split all the same."""
+    source = copies_of(tmp_path / "r", "level")
+    for k, path in enumerate(sorted(source.rglob("*.wav"))):
+        path.with_suffix(".txt").write_text(f"first{k} second{k} third{k}", encoding="utf-8")
+    report = prepare(source, tmp_path / "other", PrepareOptions(heldout=0.3))
+    assert not any("cop" in note or "repeat" in note for note in report.notes)
+    sides: dict[str, set] = {}
+    for line in manifest(tmp_path / "other"):
+        sides.setdefault(line["source"][-6:-4], set()).add(line["split"])
+    assert len(sides) == 12
+    assert all(len(side) == 1 for side in sides.values())
+    for path in source.rglob("*.txt"):
+        path.write_text(f"the words of {path.stem.removeprefix('x')}.", encoding="utf-8")
+    again = prepare(source, tmp_path / "same", PrepareOptions(heldout=0.3))
+    assert sum("12 clips seem to be copies of others" in note for note in again.notes) == 1
+
+
+def test_texts_tell_what_cannot_be_a_copy():
+    assert may_be_same("The cat sat here.", "the cat sat here")
+    assert may_be_same("one two three four", "Two, three")
+    assert may_be_same(None, "anything")
+    assert may_be_same("?", "anything")
+    assert not may_be_same("te ma fezuwu ve.", "ma se.")
+    assert not may_be_same("one two three four", "one five three six")
 
 
 def test_a_single_long_recording_with_a_copy_is_split_by_its_time(tmp_path):

@@ -147,7 +147,7 @@ def judged_of(model, source: Path, place: Path, **settings):
     data, release = prepared_data(config, Run.of(config, place)), Release(model)
     check_data(config, data)
     codes = clip_codes(release, None, data, place / "codes.safetensors")
-    found = judged_codes(config, release, None, data, codes, place / "judged.safetensors", quiet=True)
+    found = judged_codes(config, release, None, data, codes, place / "judged.safetensors")
     return data, codes, found
 
 

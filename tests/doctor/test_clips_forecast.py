@@ -33,7 +33,6 @@ from mlx_voxclone.train.clone.voice import SCORED, Scored, candidates, ranked_vo
 from mlx_voxclone.train.judge.codes import judged_codes
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
 
-pytest_plugins = ["commands"]
 SHORT = {"speaker.reference_seconds": [1.0, 3.0], "data.min_seconds": 0.5, "data.trim_silence": False}
 
 
@@ -206,7 +205,7 @@ def test_it_takes_as_long_as_was_predicted(tmp_path, recordings, monkeypatch):
     codes = clip_codes(release, encoder, data, tmp_path / "codes.safetensors")
     times = [time.process_time() - began]
     began = time.process_time()
-    found = judged_codes(config, release, encoder, data, codes, tmp_path / "judged.safetensors", quiet=True)
+    found = judged_codes(config, release, encoder, data, codes, tmp_path / "judged.safetensors")
     times.append(time.process_time() - began)
     loaded = load_model(release)
     judge = CodeJudge(loaded, lambda text, rows: [1, *[24] * rows, *[2] * len(text)])

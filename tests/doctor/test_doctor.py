@@ -21,8 +21,9 @@ from mlx_voxclone.process.machine import Machine, this_machine
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.stage import lora_model
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 from mlx_voxclone.train.stages.compute import Compute
 from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
@@ -44,7 +45,7 @@ def measured(task, config, stage, directory):
     """Peak of a training by the trainer, evaluations and all."""
     settings = train_settings(getattr(config, stage).train, config, Compute.of(config))
     mx.clear_cache()
-    return run_trainer(task, settings, directory, quiet=True).peak_memory_gb * 1e9
+    return run_trainer(task, settings, directory).peak_memory_gb * 1e9
 
 
 @pytest.mark.slow
@@ -85,9 +86,8 @@ def test_the_memory_of_a_speaker_training_is_foretold(small, tmp_path, changes):
     tokenizer = SpeechTokenizer(release.tokenizer_path)
     model = lora_model(release, config, Compute.of(config))
     model.recompute = config.speaker.recompute
-    task = SpeakerTask(
-        model, utterances, utterances[:1], config.speaker, prompt=tokenizer.prompt, save=lambda where, tensors: None
-    )
+    data = SpeakerData(utterances, utterances[:1])
+    task = SpeakerTask(AdaptedModel(model, tokenizer.prompt), data, config.speaker)
     peak = measured(task, config, "speaker", tmp_path / "run")
     assert told.peak == pytest.approx(peak, rel=0.15)
     assert brief.peak == pytest.approx(peak, rel=0.15)  # where there is no time: one micro-batch of each size

@@ -18,6 +18,7 @@ from mlx_voxclone.doctor.pairs import FramesTrial, PairsPlan, forecast_pairs, pl
 from mlx_voxclone.files.atomic import same_disk
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.process.machine import Machine
+from mlx_voxclone.process.progress import SILENT
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.judge.auto_pairs import BYTES_PER_SECOND, AutomaticPairs, automatic_pairs
 
@@ -140,7 +141,7 @@ def test_it_takes_as_long_as_was_foretold(tmp_path):
     config = configured(model, **{"encoder.pairs.per_voice": 1, "encoder.pairs.max_seconds": 8.0})
     told = forecast_pairs(config, plan_pairs(config))
     began = time.perf_counter()
-    automatic_pairs(config, Release(model), True, lambda line: None)
+    automatic_pairs(config, Release(model), SILENT)
     took = time.perf_counter() - began
     assert took / 3 < told.steps * told.step_seconds < 3 * took
 

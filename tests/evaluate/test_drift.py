@@ -19,7 +19,6 @@ from mlx_voxclone.evaluate.measure import METRICS
 from mlx_voxclone.pairs.data import PairData
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 VOICE = "casual_male"
 
 

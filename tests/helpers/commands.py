@@ -133,11 +133,3 @@ def refused(capsys, tmp_path):
         return captured.err
 
     return check
-
-
-@pytest.fixture(scope="module")
-def no_fsync():
-    """It protects from power cuts, which no test makes, and costs a third of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import shlex
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +25,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 @cache
 def generator() -> ModuleType:
     """`docs/generate.py`, which knows the commands' parsers."""
+    sys.path.insert(0, str(DOCS))  # as if it were run
     spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -25,8 +25,9 @@ from mlx_voxclone.model.blocks import layers
 from mlx_voxclone.pairs.make import Sentence, check_context
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train import checks
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
 
 @pytest.fixture
@@ -82,9 +83,9 @@ def test_it_says_the_same(model, monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_square_of_the_length(model, monkeypatch):
-    """Beside the cache: 6,000 positions at once would be 576 MB of scores."""
+    """Beside the cache: 4,000 positions at once would be 256 MB of scores."""
     monkeypatch.setattr(layers, "MAX_SCORES", 1 << 20)
-    prompt = prompt_of(model, 6000)
+    prompt = prompt_of(model, 4000)
     mx.eval(prompt, model.parameters())
     mx.clear_cache()
     before = mx.get_active_memory()
@@ -170,16 +171,16 @@ def test_a_training_refuses_a_text_that_its_clip_cannot_hold(miniature):
     model = full_model(miniature)
     add_lora(model, rank=2, alpha=2.0)
     prompt = SpeechTokenizer.of(release).prompt
-    options = {"prompt": prompt, "save": lambda *_: None}
+    adapted = AdaptedModel(model, prompt)
     book = utterance(2)
     object.__setattr__(book, "text", "?" * 60_000)
     with pytest.raises(
         DataError, match=r"clip u2: its text is too long: it has 60000 characters, at most 148 fit into"
     ):
-        SpeakerTask(model, [utterance(1), book], [utterance(3)], SECTION, **options)
+        SpeakerTask(adapted, SpeakerData([utterance(1), book], [utterance(3)]), SECTION)
     pairs = KeptPairs([kept(1)], [Kept("pair 9", "!" * 60_000, codes(5, 1), kept(1).rows)], "these")
     with pytest.raises(DataError, match="clip pair 9: its text is too long"):
-        SpeakerTask(model, [utterance(1)], [utterance(3)], SECTION, kept=pairs, **options)
+        SpeakerTask(adapted, SpeakerData([utterance(1)], [utterance(3)], pairs), SECTION)
 
 
 PEAK = """

@@ -105,7 +105,7 @@ def test_places_that_are_not_asked_for_change_nothing(model, x):
     layer, last = model.layers[0], slice(5, None)
     for _ in range(2):
         cache, whole = model.new_cache()[0], model.new_cache()[0]
-        assert relative_error(layer(x, asked=last), layer(x)[:, last]) < 1e-5
+        assert relative_error(layer(x, queries=last), layer(x)[:, last]) < 1e-5
         assert relative_error(layer(x, cache, last), layer(x, whole)[:, last]) < 1e-5
         assert relative_error(layer(x, cache, last), layer(x, whole)[:, last]) < 1e-5
         model.merge()

@@ -22,7 +22,6 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
 
 pytest_plugins = ["baking", "commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 PYTHON = "VOXCLONE_SERVING_PYTHON"
 HAS_IT = "import importlib.util, sys; sys.exit(importlib.util.find_spec('vllm_omni') is None)"

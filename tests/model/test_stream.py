@@ -20,7 +20,6 @@ from mlx_voxclone.model.flow_head import FlowMatchingHead
 from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 FRAME = 1920
 TEXT, VOICE = "papa mino", "casual_male"

@@ -21,7 +21,6 @@ from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.files import SpokenPair, write_pairs
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.files import ShardWriter, SpokenPair, read_shard, write_pairs
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(scope="module")

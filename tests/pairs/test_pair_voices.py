@@ -17,7 +17,6 @@ from mlx_voxclone.pairs.voices import recorded_voices
 from mlx_voxclone.speech.speaker import Speaker, speak
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def arguments(model, output, *more) -> list[str]:

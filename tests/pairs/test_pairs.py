@@ -20,7 +20,7 @@ from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")
+pytestmark = pytest.mark.usefixtures("small_shards")
 SECONDS = 1.0  # the miniature, whose weights are random, ends before for about half of the sentences
 PER_VOICE = 4  # of three voices: 12 sentences in three shards
 

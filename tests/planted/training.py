@@ -32,7 +32,7 @@ MISTAKES = {
          "test_speaker_task.py::test_labels_are_what_the_model_itself_would_say"),
         ("mx.zeros_like(condition), condition)", "condition, condition)",
          "test_speaker_task.py::test_dropping_the_hidden_state_leaves_the_semantic_loss_alone"),
-        ('np.arange(min(item["first"]', 'np.arange(max(item["first"]',
+        ('start=min(item["first"]', 'start=max(item["first"]',
          "test_speaker_task.py::test_a_batch_is_the_sum_of_its_items"),
     ],
     "train/speaker/preservation.py": [
@@ -98,16 +98,18 @@ MISTAKES = {
         ("step < judges.warmup_steps", "step <= judges.warmup_steps", "test_encoder_terms.py::test_weights_over_time"),
     ],
     "train/loop/trainer.py": [
-        ("state.stale + scheduled", "state.stale + 1",
-         "test_trainer_run.py::test_a_measurement_at_a_stop_does_not_shorten_the_patience"),
-        ('value < state.best["value"]', 'value > state.best["value"]',
-         "test_trainer_run.py::test_best_is_chosen_by_the_heldout_metric_not_the_training_loss"),
         ("self.state.position = group.next_position", "pass",
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
         ("self.state.rng = get_rng()", "pass",
          "test_trainer_resume.py::test_resume_equals_uninterrupted_bitwise"),
         ("self.state.skipped_in_row = 0", "pass",
          "test_trainer_steps.py::test_skips_apart_from_each_other_do_not_stop_the_run"),
+    ],
+    "train/loop/evaluation.py": [
+        ("state.stale + scheduled", "state.stale + 1",
+         "test_trainer_run.py::test_a_measurement_at_a_stop_does_not_shorten_the_patience"),
+        ('value < state.best["value"]', 'value > state.best["value"]',
+         "test_trainer_run.py::test_best_is_chosen_by_the_heldout_metric_not_the_training_loss"),
     ],
     "train/loop/gradients.py": [
         ("weight / group.targets[term]", "weight / len(group.items())",

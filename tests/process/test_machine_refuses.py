@@ -84,7 +84,9 @@ def test_a_run_directory_that_has_vanished_is_made_again(tmp_path, expected):
                 shutil.rmtree(tmp_path / "run", ignore_errors=True)
             return super().item(epoch, index, step)
 
-    with pytest.raises(StoppedError, match="was deleted meanwhile, and made again; the last checkpoint is"):
+    with pytest.raises(
+        StoppedError, match="was deleted during the training and has been made again; the last checkpoint is"
+    ):
         trainer(tmp_path / "run", Removing(7, dropout=0.3), save_every=6).run()
     assert [step for step, _ in list_checkpoints(tmp_path / "run")] == [6]
     assert goes_on(tmp_path / "run") == expected

@@ -25,7 +25,6 @@ from mlx_voxclone.files import hub as hub_module
 from mlx_voxclone.train import run as run_module
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 PARTS = {
     ".gitattributes",
     "README.md",

@@ -18,7 +18,6 @@ from mlx_voxclone.publish.sources import collect
 from mlx_voxclone.publish.upload import upload
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

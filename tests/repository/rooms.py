@@ -132,13 +132,13 @@ ROOMS = [
     (
         "train.speaker",
         "The language model's training: adapters for a speaker or a language.",
-        "errors files settings audio model losses checkpoint adapters speech bake data pairs evaluate "
+        "errors process files settings audio model losses checkpoint adapters speech bake data pairs evaluate "
         "train.saved train.loop train.stages train.judge",
     ),
     (
         "train.distill",
         "Code distillation (experimental).",
-        "errors process files settings audio model losses checkpoint adapters speech bake data pairs "
+        "errors files settings audio model losses checkpoint adapters speech bake data pairs "
         "train.saved train.loop train.stages train.encoder train.speaker",
     ),
     (
@@ -156,7 +156,7 @@ ROOMS = [
     (
         "doctor",
         "What a run will need: memory, time, disk; the smoke test.",
-        "errors files settings audio model checkpoint adapters miniature bake data pairs train.saved "
+        "errors process files settings audio model checkpoint adapters miniature bake data pairs train.saved "
         "train.loop train.stages train.judge train.encoder train.speaker train.distill train.clone train",
     ),
     (

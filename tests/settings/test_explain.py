@@ -156,6 +156,17 @@ def configurations_by_any(name: str) -> Path:
         (["speaker.lora.rnak"], "speaker.lora.rnak: unknown key; did you mean speaker.lora.rank?"),
         (["rank"], "rank: unknown key; did you mean speaker.lora.rank?"),
         (["speakr"], "speakr: unknown key; did you mean speaker"),
+        (["Speaker"], "Speaker: unknown key; did you mean speaker?"),
+        (["SPEAKER.LORA.RANK"], "SPEAKER.LORA.RANK: unknown key; did you mean speaker.lora.rank?"),
+        (["speaker.Lora.rank"], "speaker.Lora.rank: unknown key; did you mean speaker.lora.rank?"),
+        (["lora.rank"], "lora.rank: unknown key; did you mean speaker.lora.rank?"),
+        (["speeker.lora.rnak"], "speeker.lora.rnak: unknown key; did you mean speaker.lora.rank?"),
+        (
+            ["voxtral_Speakr"],
+            "voxtral_Speakr: unknown key; did you mean the configuration voxtral_speaker?"
+            " `voxclone config --print voxtral_speaker` prints it",
+        ),
+        (["zzz"], "zzz: unknown key; the top level has task, model"),
         (
             ["mac-32gb"],
             "mac-32gb: is the name of a configuration, not a key; `voxclone config --print mac-32gb` prints",

@@ -72,11 +72,16 @@ def test_an_own_file_includes_one_by_name(name):
         ("zzz.yaml", "zzz.yaml: no such configuration file; by name there are "),
         ("configs/voxtral_speaker.yaml", "the one that comes with voxclone is called voxtral_speaker"),
         ("../mac-16gb.yaml", "the one that comes with voxclone is called mac-16gb"),
+        ("Voxtral_Speaker.yaml", "did you mean voxtral_speaker? by name there are "),
+        ("configs/voxtral_speakr", "did you mean voxtral_speaker, which comes with voxclone?\n"),
+        ("my_vioce.yaml", "my_vioce.yaml: no such configuration file; did you mean my_voice.yaml?\n"),
+        ("MY_VOICE", "MY_VOICE: no such configuration file; did you mean my_voice.yaml?\n"),
         ("elsewhere/own.yaml", "elsewhere/own.yaml: no such configuration file\n"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "doctor"])
 def test_an_unknown_name_is_one_line(refused, command, given, said):
+    Path("my_voice.yaml").write_text(OWN)
     assert said in refused([command, "--config", given])
 
 
@@ -95,7 +100,7 @@ def test_messages_name_a_shipped_file_by_its_name(refused):
 
 def test_the_smoke_test_needs_no_configuration(monkeypatch):
     taken = []
-    monkeypatch.setattr("mlx_voxclone.doctor.smoke.smoke_test", lambda config, quiet: taken.append(config) or 0)
+    monkeypatch.setattr("mlx_voxclone.doctor.smoke.smoke_test", lambda config, reporter: taken.append(config) or 0)
     Path("voxtral_speaker.yaml").write_text("task: clone\nseed: 3\n")  # none of its business
     assert voxclone(["train", "--smoke-test"]) == 0
     assert taken[0].dump() == load_run_config(ROOT / "configs" / "voxtral_speaker.yaml").dump()

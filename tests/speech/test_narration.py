@@ -13,7 +13,6 @@ from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import TRIES, Narration
 from mlx_voxclone.speech.speaker import Speaker
 
-pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
 TEXT = "The ship went on through the fog, and nobody saw a light. "
 

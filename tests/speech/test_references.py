@@ -13,7 +13,6 @@ from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.speech.speaker import Speaker, read_references, reference_codes, reference_warnings
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 LOW, HIGH = SyntheticSpeaker(pitch_hz=105.0, pitch_range=5.0), SyntheticSpeaker(pitch_hz=215.0, formant_scale=1.18)
 TEXT = "papa mino lesu tara koni, sito pula nemi dora gawi."
 

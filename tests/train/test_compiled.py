@@ -21,9 +21,10 @@ from mlx_voxclone.train.loop.loader import Group, Loader, MicroBatch, to_device
 from mlx_voxclone.train.loop.task import Padded, fingerprint_of
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.rng import get_rng
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.buckets import FRAMES, POSITIONS, bucket
 from mlx_voxclone.train.speaker.preservation import KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 # --- the wrapper ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +218,7 @@ def speaker(miniature):
         return [1, *[model.config.audio_token_id] * count, *[2] * len(text)]
 
     pairs = KeptPairs(rows[:2], rows[2:], "")
-    return SpeakerTask(model, clips, clips[:1], section, prompt=prompt, save=lambda *_: None, kept=pairs)
+    return SpeakerTask(AdaptedModel(model, prompt), SpeakerData(clips, clips[:1], pairs), section)
 
 
 def gradients_of(task, items, compiler):
@@ -235,8 +236,8 @@ def test_padding_changes_no_loss_and_no_gradient(speaker, with_kept):
         items.append(kept_item(speaker, 2))
     batch = speaker.collate(items)
     padded = speaker.padded(batch)
-    assert padded["ids"].shape[1] % POSITIONS == 0 != batch["ids"].shape[1] % POSITIONS
-    assert len(padded["flow"]) % FRAMES == 0
+    assert padded.ids.shape[1] % POSITIONS == 0 != batch.ids.shape[1] % POSITIONS
+    assert len(padded.flow_positions) % FRAMES == 0
     plain, sums = gradients_of(speaker, items, None)
     found, wide_sums = gradients_of(speaker, items, plainly)
     assert wide_sums == pytest.approx(sums, rel=1e-5, abs=1e-7)
@@ -259,7 +260,7 @@ def test_lengths_share_shapes(speaker):
                 gradients._masters.values, gradients._arrays(group.batches[0])
             )  # traced, and not computed
             padded = to_device(speaker.padded(batch))
-            lengths.add((batch["ids"].shape, len(batch["flow"])))
-            buckets.add((padded["ids"].shape, padded["asked"].shape, padded["flow"].shape))
+            lengths.add((batch.ids.shape, len(batch.flow_positions)))
+            buckets.add((padded.ids.shape, padded.start, padded.flow_positions.shape))
     gradients._masters.restore()
     assert len(compiler.shapes) == len(buckets) < len(lengths) / 2

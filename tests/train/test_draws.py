@@ -19,8 +19,9 @@ from mlx_voxclone.train.distill.data import DistillItem, TwiceCoded
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.judge import judge as judging
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
 LEAST = 1e-3  # probability below which a sample is not of its distribution; with the true one, fixed seeds stay above
 
@@ -38,9 +39,9 @@ def tokenizer(miniature):
 @pytest.fixture
 def make(model, tokenizer):
     def build(train, heldout=(), kept=None, **section):
-        chosen, save = SECTION.model_copy(update=section), lambda directory, tensors: None
+        chosen = SECTION.model_copy(update=section)
         heldout = list(heldout) or [utterance(4)]
-        return SpeakerTask(model, train, heldout, chosen, prompt=tokenizer.prompt, save=save, kept=kept)
+        return SpeakerTask(AdaptedModel(model, tokenizer.prompt), SpeakerData(train, heldout, kept), chosen)
 
     return build
 
@@ -77,8 +78,7 @@ def test_the_flow_of_a_distillation_is_learnt_from_normal_noise_at_uniform_times
     voice = TwiceCoded("v", "alto", codes(9, 1), codes(9, 2))
     said = codes(20, 3)
     item = DistillItem("i", voice, 1, 6, "words", said, False)
-    save = {"save": lambda directory, tensors: None, "prompt": tokenizer.prompt, "cache": tmp_path}
-    task = DistillTask(model, [item], [item], DistillSection(), **save)
+    task = DistillTask(AdaptedModel(model, tokenizer.prompt), [item], [item], DistillSection(), cache=tmp_path)
     task.teacher.read = lambda number: np.zeros((1, 2, 64), np.float32)
     items = [task.item(epoch, 0) for epoch in range(40)]
     time = np.stack([item["time"] for item in items])
@@ -131,11 +131,11 @@ def test_what_is_measured_by_is_drawn_apart_from_what_is_learnt_from(make):
     for k, batch in enumerate(task.heldout_batches()):
         for epoch in range(3):
             for key in ("noise", "time"):
-                assert (batch[key] != task.item(epoch, k)[key]).all()
+                assert (getattr(batch, key) != task.item(epoch, k)[key]).all()
         frames = utterance(1, 20).codes if k == 0 else kept_pairs().heldout[0].codes
-        np.testing.assert_array_equal(batch["codes"][-20:], frames.T + 2)
+        np.testing.assert_array_equal(batch.codes[-20:], frames.T + 2)
     again = next(iter(task.heldout_batches()))
-    np.testing.assert_array_equal(again["noise"], next(iter(task.heldout_batches()))["noise"])
+    np.testing.assert_array_equal(again.noise, next(iter(task.heldout_batches())).noise)
 
 
 def test_another_length_and_another_order_are_another_training(make):

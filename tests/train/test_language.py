@@ -22,7 +22,6 @@ from mlx_voxclone.train.speaker import stage as adaptation
 from mlx_voxclone.train.stages.compute import Compute
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +90,9 @@ def test_a_language_is_learnt_and_a_speaker_on_top_of_it(
     # Before its first step it is the model of the language.
     config = load_run_config(file, {"task": "speaker", "data.path": str(corpus), "speaker.start": learnt / "best"})
     release = Release(miniature)
-    model = adaptation.lora_model(release, config, Compute.of(config))
-    assert list(adaptation.start_from(config, release, model)) == ["start"]
-    weights = dict(tree_flatten(model.trainable_parameters()))
+    adapted = adaptation.adapted_model(config, release, Compute.of(config))
+    assert list(adapted.identity) == ["base", "start"]
+    weights = dict(tree_flatten(adapted.model.trainable_parameters()))
     assert all(mx.array_equal(weights[name], value) for name, value in tensors.items())
     assert any(np.abs(np.array(v)).max() > 0 for k, v in weights.items() if k.endswith("lora_b"))
     # And so its first measurement is another than the released model's.

@@ -20,7 +20,6 @@ from mlx_voxclone.train import checks, open_data
 from mlx_voxclone.train import run as run_module
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 KINDS = ("recordings", "clips", "shards")
 NO_MODEL = "nobody/none"  # what is refused before a model is asked for, is refused before all that takes long
 

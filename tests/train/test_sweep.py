@@ -9,12 +9,12 @@ import pytest
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, ConfigError, TrainingError
 from mlx_voxclone.pairs import clip_codes
+from mlx_voxclone.process.progress import SILENT
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train import run, sweep
 from mlx_voxclone.train.sweep import Point, best, lines
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def point(rate, value, before=1.0):
@@ -33,7 +33,7 @@ def test_the_best_is_the_lowest_that_became_better():
     assert "0.001: blew up" in told
     assert "best: 1e-05 (held-out loss 0.7)" in told
     assert told[-1] == "it is the highest of those tried; a higher one may be better still"
-    assert lines([point(1e-6, 1.0)])[-1].startswith("no rate made it better")
+    assert lines([point(1e-6, 1.0)])[-1].startswith("no rate improved on the start")
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_rate_that_blows_up_is_told_and_the_others_go_on(config_path, tmp_path
 
     monkeypatch.setattr(sweep, "run", blows_up)
     monkeypatch.setattr(run, "write_report", lambda run_dir: "no report")
-    points = sweep.sweep(config, [5.0, 5e-3], quiet=True)
+    points = sweep.sweep(config, [5.0, 5e-3], reporter=SILENT)
     assert (points[0].fault, points[0].value) == ("not finite", math.inf)
     assert points[1].metrics is not None
     assert json.loads((tmp_path / "run-sweep" / "sweep.json").read_text())["points"][0]["fault"] == "not finite"

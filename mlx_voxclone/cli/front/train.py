@@ -6,6 +6,7 @@ from mlx_voxclone.cli.common import Parser, command, message, set_device, set_qu
 from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
+from mlx_voxclone.process.progress import BARS, SILENT, Reporter
 
 DESCRIPTION = """\
 Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or
@@ -55,18 +56,19 @@ def main(options) -> int:
     if options.smoke_test:
         from mlx_voxclone.doctor.smoke import smoke_test
 
-        return smoke_test(config, quiet=options.quiet)
+        return smoke_test(config, SILENT if options.quiet else BARS)
     from mlx_voxclone.train.run import run
 
+    reporter = Reporter(message, bars=not options.quiet)
     config.check_paths()
     if options.sweep_lr is not None:
         from mlx_voxclone.train import sweep
 
-        points = sweep.sweep(config, options.sweep_lr or sweep.RATES, quiet=options.quiet, say=message)
+        points = sweep.sweep(config, options.sweep_lr or sweep.RATES, reporter=reporter)
         print("\n".join(sweep.lines(points)))
         return 0
     resume = Path(options.resume) if options.resume else None
-    summary = run(config, resume=resume, quiet=options.quiet, say=message)
+    summary = run(config, resume=resume, reporter=reporter)
     if ranks.first:
         _print(summary)
     return 0

@@ -15,16 +15,15 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from mlx_voxclone.data.shards.fetch import Abandoned, fetch, resolved
 from mlx_voxclone.data.shards.index import Shard
+from mlx_voxclone.data.shards.partial import clear_stale, locked
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.files.atomic import atomic_file, free_bytes
 from mlx_voxclone.files.cache import cache_root
-from mlx_voxclone.files.plain import open_own
-from mlx_voxclone.process.temporaries import clear_dead, same, try_lock
 
 CACHE_GB = 50.0
 _OPEN_FILES = 32
@@ -312,10 +311,10 @@ class ShardStore:
         shard, target, stop = self.shards[number], self._cached(number), self._stop
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
-            self._clear_stale()
+            clear_stale(self._cache)
         except OSError as e:
             raise DataError(f"{self._cache}: cannot be written ({e.strerror}); set data.cache to a directory") from None
-        with _locked(target.with_suffix(".partial"), stop) as file:
+        with locked(target.with_suffix(".partial"), stop) as file:
             if target.exists():  # another process was faster
                 return
             self._make_room(shard.size, {self._cached(k).name for k in needed})
@@ -334,16 +333,6 @@ class ShardStore:
                 raise
             file.flush()
             os.replace(file.name, target)
-
-    def _clear_stale(self) -> None:
-        """Remove what processes that were killed have left half fetched."""
-        clear_dead(self._cache, again=True)
-        for path in self._cache.glob("*.partial"):
-            if path.is_symlink():  # none of ours
-                continue
-            with suppress(OSError), open(path, "ab", opener=open_own) as file:
-                if try_lock(file.fileno()) and same(file.fileno(), path):  # else it is a whole shard by now
-                    path.unlink()
 
     def _make_room(self, size: int, needed: set[str]) -> None:
         """Remove what was not used for longest, but not what is needed."""
@@ -366,21 +355,6 @@ class ShardStore:
             for number in [k for k in self._files if isinstance(self._places[k], str)]:
                 if self._cached(number).name == name:
                     os.close(self._files.pop(number))
-
-
-@contextmanager
-def _locked(path: Path, stop: threading.Event):
-    """A file open for writing that no other process writes."""
-    while True:
-        with open(path, "ab", opener=open_own) as file:
-            locked = try_lock(file.fileno())
-            if locked is None:
-                raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(path))
-            if locked and same(file.fileno(), path):  # else its fetcher has renamed it
-                yield file
-                return
-        if stop.wait(0.2):
-            raise Abandoned
 
 
 def _sha256(content: bytes) -> str:

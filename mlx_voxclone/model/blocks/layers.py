@@ -72,17 +72,17 @@ def attended(q: mx.array, k: mx.array, v: mx.array, mask: str | mx.array | None,
     rows = max(1, MAX_SCORES // (batch * heads * k.shape[2]))
     if not in_pieces or length <= rows or not isinstance(mask, str):
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=dim**-0.5, mask=mask)
-    found: list[mx.array] = []
+    pieces: list[mx.array] = []
     for start in range(0, length, rows):
         part = q[:, :, start : start + rows]
-        if found:  # one after the other, or the scores of all would be there at once
-            part = mx.depends(part, found[-1])
+        if pieces:  # one after the other, or the scores of all would be there at once
+            part = mx.depends(part, pieces[-1])
         seen = k.shape[2] - length + start + part.shape[2]
         piece = mx.fast.scaled_dot_product_attention(
             part, k[:, :, :seen], v[:, :, :seen], scale=dim**-0.5, mask=causal_mask(part.shape[2])
         )
-        found.append(piece)
-    return mx.concatenate(found, axis=2)
+        pieces.append(piece)
+    return mx.concatenate(pieces, axis=2)
 
 
 class OneProduct:
@@ -175,18 +175,18 @@ class Attention(_OneProductModule):
     def _same_input(self) -> tuple[nn.Module, ...]:
         return self.wq, self.wk, self.wv
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
+    def __call__(self, x: mx.array, cache: KVCache | None = None, queries: slice | None = None) -> mx.array:
         """Attend.
 
         Args:
             x: `[B, T, dim]`.
             cache: keys and values of what came before, extended in place.
-            asked: only these places ask, in a causal block those to its end; None: all.
+            queries: compute outputs for these positions only, in a causal block the last ones; None: for all.
 
         Returns:
-            `[B, asked, dim]`.
+            `[B, T, dim]`, T the number of queries.
         """
-        q, k, v = self._heads(x, None if cache is None else cache.positions, asked)
+        q, k, v = self._heads(x, None if cache is None else cache.positions, queries)
         mask = None
         if self._rope_theta is not None:
             mask = causal_mask(q.shape[2]) if cache is None else cache.mask(q.shape[2])
@@ -196,7 +196,7 @@ class Attention(_OneProductModule):
         return self.wo(out.swapaxes(1, 2).reshape(x.shape[0], -1, self.n_heads * self.head_dim))
 
     def _heads(
-        self, x: mx.array, positions: int | mx.array | None, asked: slice | None
+        self, x: mx.array, positions: int | mx.array | None, queries: slice | None
     ) -> tuple[mx.array, mx.array, mx.array]:
         """Queries, keys and values `[B, heads, T, head_dim]`, the first two turned to their positions."""
 
@@ -205,7 +205,11 @@ class Attention(_OneProductModule):
 
         weight = self._whole_weight()
         if weight is None:
-            q, k, v = by_head(self.wq(x if asked is None else x[:, asked])), by_head(self.wk(x)), by_head(self.wv(x))
+            q, k, v = (
+                by_head(self.wq(x if queries is None else x[:, queries])),
+                by_head(self.wk(x)),
+                by_head(self.wv(x)),
+            )
             if self._rope_theta is not None:
                 q, k = self._turned(q, positions, k.shape[2] - q.shape[2]), self._turned(k, positions)
             return q, k, v
@@ -216,7 +220,7 @@ class Attention(_OneProductModule):
             q, k, v = both[:, : self.n_heads], both[:, self.n_heads :], heads[:, turned:]
         else:
             q, k, v = mx.split(heads, [self.n_heads, turned], axis=1)
-        return (q if asked is None else q[:, :, asked]), k, v
+        return (q if queries is None else q[:, :, queries]), k, v
 
     def _turned(self, x: mx.array, positions: int | mx.array | None, skipped: int = 0) -> mx.array:
         """Turn `[B, heads, T, head_dim]` by its positions: those given (None: 0, of a whole sequence) and `skipped`."""
@@ -253,10 +257,10 @@ class TransformerBlock(nn.Module):
         self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.ffn_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
-    def __call__(self, x: mx.array, cache: KVCache | None = None, asked: slice | None = None) -> mx.array:
-        """`[B, T, dim]` -> `[B, T, dim]`, or the places `asked` of it alone: in a causal block those to its end."""
-        attended = self.attention(self.attention_norm(x), cache, asked)
-        x = (x if asked is None else x[:, asked]) + attended
+    def __call__(self, x: mx.array, cache: KVCache | None = None, queries: slice | None = None) -> mx.array:
+        """`[B, T, dim]` -> `[B, T, dim]`, or of the positions `queries` only: in a causal block the last ones."""
+        attended = self.attention(self.attention_norm(x), cache, queries)
+        x = (x if queries is None else x[:, queries]) + attended
         return x + self.feed_forward(self.ffn_norm(x))
 
     def merge(self) -> None:

@@ -70,7 +70,7 @@ class PairSound:
 
 @dataclass(frozen=True)
 class PairSounds:
-    """The audio of pairs in the place of prepared recordings."""
+    """The audio of pairs instead of prepared recordings."""
 
     pairs: PairData
 
@@ -106,9 +106,9 @@ def base_entry(config: RunConfig, release: Release) -> Entry:
 
 
 def _made_from(config: RunConfig, release: Release) -> dict[str, Any]:
-    asked, section = AutomaticPairs.of(config, release), _base_section(config)
+    pairs, section = AutomaticPairs.of(config, release), _base_section(config)
     recipe = section.model_dump(mode="json", exclude=_NO_RECIPE)
-    return {"pairs": asked.moved_from, "recipe": recipe, "precision": Compute.of(config).precision, "seed": SEED}
+    return {"pairs": pairs.moved_from, "recipe": recipe, "precision": Compute.of(config).precision, "seed": SEED}
 
 
 def _base_section(config: RunConfig):
@@ -132,13 +132,13 @@ def base_encoder(config: RunConfig, pairs: Sequence[Path], run: Run) -> Path:
     """
     release, say = run.release, run.say
     entry = base_entry(config, release)
-    found = best_encoder(entry.path)
-    if _is_whole(entry, found):
+    weights = best_encoder(entry.path)
+    if _is_whole(entry, weights):
         say(f"encoder: from the model's base encoder, in the cache {entry.path}")
-        return found
+        return weights
     with entry.locked(say):
-        if _is_whole(entry, found):
-            return found
+        if _is_whole(entry, weights):
+            return weights
         _clear_damaged(entry, release, say)
         say(f"encoder: training the model's base encoder on pairs, for this run and the next ones, in {entry.path}")
         with _explained(entry, pairs):
@@ -146,10 +146,10 @@ def base_encoder(config: RunConfig, pairs: Sequence[Path], run: Run) -> Path:
             result = _trained(config, pairs, replace(run, directory=entry.path))
             shutil.rmtree(entry.path / CHECKPOINTS, ignore_errors=True)  # three times as large as the encoder itself
             shutil.rmtree(entry.path / "samples", ignore_errors=True)
-            facts = {"steps": result.steps, "metric": result.best_metric, SHA256: file_sha256(found)}
+            facts = {"steps": result.steps, "metric": result.best_metric, SHA256: file_sha256(weights)}
             entry.complete(facts)
     mx.clear_cache()
-    return found
+    return weights
 
 
 def _trained(config: RunConfig, pairs: Sequence[Path], run: Run) -> TrainResult:
@@ -162,13 +162,13 @@ def _trained(config: RunConfig, pairs: Sequence[Path], run: Run) -> TrainResult:
     identity = {"codec": codec_digest(release)}
     task = EncoderTask(codec, sounds, section, SEED, compute.dtype, identity=identity, pairs=data)
     settings = train_settings(section.train, config.model_copy(update={"seed": SEED}), compute)
-    return run_trainer(task, settings, run.directory, quiet=run.quiet)
+    return run_trainer(task, settings, run.directory, run.reporter)
 
 
-def _is_whole(entry: Entry, found: Path) -> bool:
+def _is_whole(entry: Entry, weights: Path) -> bool:
     """Whether the entry is complete and its weights are those that were trained; nothing else in it is needed."""
     facts = entry.recorded()
-    return facts is not None and found.is_file() and facts.get(SHA256) == file_sha256(found)
+    return facts is not None and weights.is_file() and facts.get(SHA256) == file_sha256(weights)
 
 
 def _clear_damaged(entry: Entry, release: Release, say: Callable[[str], None]) -> None:
@@ -197,7 +197,7 @@ def _can_be_continued(entry: Entry, release: Release) -> bool:
 
 @contextmanager
 def _explained(entry: Entry, pairs: Sequence[Path]) -> Iterator[None]:
-    """What goes wrong with the cache's disk, or when it is deleted meanwhile, as one line that says what to do."""
+    """A fault of the cache's disk, or its deletion in the meantime, as one line that says what to do."""
     try:
         yield
     except (OSError, VoxcloneError) as e:
@@ -207,7 +207,7 @@ def _explained(entry: Entry, pairs: Sequence[Path]) -> Iterator[None]:
         gone = [path for path in (*pairs, entry.path) if not path.is_dir()]
         if gone:
             raise CheckpointError(
-                f"{gone[0]}: was deleted while the base encoder was being trained; run again to make it again"
+                f"{gone[0]}: was deleted while the base encoder was being trained; run the same command again"
             ) from e
         raise
 

@@ -1,17 +1,18 @@
 """What a run delivers: the adapted model or the released one behind the same recordings, whichever measures better.
 
 Both speak held-out sentences, each behind the voice that suits it best: of the likeliest few (`voice.py`) the one
-behind which what is said follows its text most closely. Compared, sentence by sentence:
+whose speech follows its text most closely. They are compared sentence by sentence:
 
 - `code_loss`: of judged codes of held-out clips, how well the model predicts them (semantic cross-entropy plus flow);
-- `unexplained`: how unlikely what was said is under the released model behind its text, as a share of how unlikely it
-  is behind another text. A model that mumbles or says other words says codes that its text does not explain;
-- `voice_distance`: of the acoustic values of what was said, heard by the run's encoder, from those of the recordings;
+- `unexplained`: how unlikely the generated codes are under the released model behind their text, as a share of how
+  unlikely they are behind another text. A model that mumbles or says other words gives codes that its text does not
+  explain;
+- `voice_distance`: of the acoustic values of the speech, encoded by the run's encoder, from those of the recordings;
 - `ended`, and with judges in `speaker.listen` their similarity and error rate;
-- `drift` of the model's own voices, where they are kept.
+- `drift` of the model's own voices, where they are preserved.
 
 Adapters are delivered if they predict held-out clips better and nothing else is worse beyond noise: a mean difference
-of more than two standard errors over the sentences. Else the released model is, with the voice alone.
+of more than two standard errors over the sentences. Otherwise the released model is delivered, with the voice alone.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
@@ -28,7 +29,6 @@ from mlx_voxclone.evaluate.intelligibility import errors
 from mlx_voxclone.model import generation
 from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import read_reference
 from mlx_voxclone.train.clone.voice import SCORED, Scored, Voice, candidates, ranked_voices, voice_losses
@@ -42,7 +42,7 @@ from mlx_voxclone.train.speaker.preservation import without_adapters
 from mlx_voxclone.train.stages.running import Run
 
 ZERO_SHOT, ADAPTED, BEST = "zero-shot", "adapted", "best"
-SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each so often with other noise
+SENTENCES, AGAIN = 16, 4  # held-out texts that are spoken; where there are fewer, each up to 4 times with other noise
 FINALISTS = 4  # voices that speak, the likeliest ones
 LONGEST = 25.0  # seconds of a voice prompt: the released model works best with 3 to 25
 MORE_FRAMES, FEWEST = 2, 25  # a sentence is cut off at twice its recording's frames and two seconds
@@ -116,7 +116,7 @@ def _mean(measured: Measured, name: str) -> float:
 def deliver(
     config: RunConfig,
     data: PreparedData,
-    found: Recovered,
+    recovered: Recovered,
     model: Voxtral,
     tokenizer: SpeechTokenizer,
     result: TrainResult,
@@ -125,31 +125,31 @@ def deliver(
     """Measure both candidates and choose.
 
     Args:
-        found: codes of the clips, the encoder.
+        recovered: codes of the clips, the encoder.
         model: the released one with the adapters, kept apart, and with that encoder.
         result: of the adapters' training.
 
     Raises:
         DataError: there is no clip to take a voice from.
     """
-    bench = _Bench(config, data, found, model, CodeJudge(model, tokenizer.prompt), tokenizer)
+    bench = _Bench(config, data, recovered, model, CodeJudge(model, tokenizer.prompt), tokenizer)
     voices = {name: bench.voices(name == ADAPTED) for name in (ZERO_SHOT, ADAPTED)}
-    total = sum(len(found) + min(FINALISTS, len(found)) * len(bench.texts) for found in voices.values())
-    with progress_bar(quiet=run.quiet, total=total, unit="step", desc="comparing") as bar:
+    total = sum(len(listed) + min(FINALISTS, len(listed)) * len(bench.texts) for listed in voices.values())
+    with run.reporter.bar(total=total, unit="step", desc="comparing") as bar:
         with without_adapters(model):
             zero_shot = bench.measure(ZERO_SHOT, voices[ZERO_SHOT], bar.update)
         adapted = bench.measure(ADAPTED, voices[ADAPTED], bar.update)
     drift = _best_metrics(result).get(DRIFT)
     chosen, why = choose(zero_shot, adapted, drift, config.speaker.listen.max_drift)
-    if (asked := config.bake.deliver) != BEST:
-        verdict = f"{chosen.name} measures better: {why}" if asked != chosen.name else why
-        chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[asked], f"bake.deliver asks for it ({verdict})"
+    if (wanted := config.bake.deliver) != BEST:
+        verdict = f"{chosen.name} measures better: {why}" if wanted != chosen.name else why
+        chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[wanted], f"bake.deliver asks for it ({verdict})"
     run.say(f"delivered: {chosen.name}; {why}")
     return Delivery(chosen, why, (zero_shot, adapted))
 
 
 def main_speaker(data: PreparedData) -> str:
-    """The speaker with the most to learn from: a voice is that of one person, never joined from several."""
+    """The speaker with the most training data: a voice is that of one person, never joined from several."""
     seconds: dict[str, float] = {}
     for clip in data.train or data.heldout:
         seconds[clip.speaker] = seconds.get(clip.speaker, 0.0) + clip.seconds
@@ -159,7 +159,7 @@ def main_speaker(data: PreparedData) -> str:
 
 
 def measured_clips(data: PreparedData, coded: Container[str]) -> list[Clip]:
-    """Up to SENTENCES clips of the main speaker to measure by: held-out ones, or those to learn from without any.
+    """Up to SENTENCES clips of the main speaker to measure by: held-out ones, or training clips where there are none.
 
     Args:
         coded: ids of the clips that have judged codes.
@@ -171,8 +171,8 @@ def measured_clips(data: PreparedData, coded: Container[str]) -> list[Clip]:
 
 
 def longest_prompt(config: RunConfig, adapted: bool) -> float:
-    """Seconds of the longest candidate for the voice. Of those that are too long for a model held-out clips are much
-    less likely, and they are not taken."""
+    """Seconds of the longest candidate for the voice. Behind longer ones than the model is used to, held-out clips are
+    much less likely."""
     longest = config.speaker.reference_seconds[1]
     return longest if adapted else max(longest, LONGEST)
 
@@ -183,33 +183,33 @@ def _best_metrics(result: TrainResult) -> Mapping[str, float]:
 
 
 class _Bench:
-    """Measures a model, with its adapters as they are switched at the moment."""
+    """Measures a model with its adapters on or off, as they are when it is called."""
 
     def __init__(
         self,
         config: RunConfig,
         data: PreparedData,
-        found: Recovered,
+        recovered: Recovered,
         model: Voxtral,
         judge: CodeJudge,
         tokenizer: SpeechTokenizer,
     ):
-        self.config, self.data, self.codes, self.model = config, data, found.codes, model
+        self.config, self.data, self.codes, self.model = config, data, recovered.codes, model
         self.judge, self.prompt = judge, tokenizer.prompt
         self._judges = judges(config.speaker.listen)
-        judged = found.judged.codes or found.codes
+        judged = recovered.judged.codes or recovered.codes
         self.speaker = main_speaker(data)
         clips = measured_clips(data, judged)
         self.scored = [Scored(clip.text, judged[clip.id]) for clip in clips[:SCORED]]
-        self.heard = [Scored(clip.text, found.codes[clip.id]) for clip in clips[:SCORED]]
+        self.encoded = [Scored(clip.text, recovered.codes[clip.id]) for clip in clips[:SCORED]]
         self.texts: list[Clip] = (AGAIN * clips)[:SENTENCES]
         own = [clip for clip in (*data.train, *data.heldout) if clip.speaker == self.speaker]
-        recorded = [self._profile(found.codes[clip.id]) for clip in own]
+        recorded = [self._profile(recovered.codes[clip.id]) for clip in own]
         self._recorded = np.mean(recorded, axis=0), np.std(recorded, axis=0) + 1e-3
 
     def voices(self, adapted: bool) -> list[Voice]:
-        """The candidates, as long as the model takes them; adapted, as long as those that it was adapted with.
-        `bake.reference` alone, where it is set."""
+        """The candidates, up to the length that the model is used to: of its release, or of its adapters' training.
+        Where `bake.reference` is set, that alone."""
         if self.config.bake.reference is not None:
             return [self._reference]
         clips = [clip for clip in self.data.train or self.data.heldout if clip.speaker == self.speaker]
@@ -224,45 +224,45 @@ class _Bench:
         return Voice(str(path), self.model.audio_tokenizer.audio_codes(read_reference(path)), str(path))
 
     def measure(self, name: str, voices: Sequence[Voice], progress: Callable[[int], object]) -> Measured:
-        losses, found = self.config.speaker.losses, []
-        for voice in ranked_voices(self.judge, voices, self.heard, progress)[:FINALISTS]:
+        losses, finalists = self.config.speaker.losses, []
+        for voice in ranked_voices(self.judge, voices, self.encoded, progress)[:FINALISTS]:
             code_loss = voice_losses(self.judge, voice, self.scored, losses.semantic, losses.flow)
-            found.append(Measured(name, voice, {"code_loss": code_loss, **self._spoken(voice)}))
+            finalists.append(Measured(name, voice, {"code_loss": code_loss, **self._spoken(voice)}))
             progress(len(self.texts))
-        return min(found, key=lambda one: _mean(one, UNEXPLAINED) if UNEXPLAINED in one.values else 0.0)
+        return min(finalists, key=lambda one: _mean(one, UNEXPLAINED) if UNEXPLAINED in one.values else 0.0)
 
     def _spoken(self, voice: Voice) -> dict[str, np.ndarray]:
-        """Figures of the sentences, said behind a voice."""
+        """Figures of the sentences, spoken behind a voice."""
         rows, prompts, limits = self.model.voice_embedding(voice.codes), [], []
         for clip in self.texts:
             prompts.append(self.model.embed_prompt(self.prompt(clip.text, rows.shape[0]), rows)[0])
             limits.append(MORE_FRAMES * self.codes[clip.id].shape[1] + FEWEST)
         seeds = [self.config.seed + k for k in range(len(prompts))]
-        said = generation.generate_batch(self.model, prompts, max_frames=max(limits), seeds=seeds) if prompts else []
-        ended = [one.ended and one.codes.shape[1] <= limit for one, limit in zip(said, limits)]
-        codes = [one.codes[:, :limit] for one, limit in zip(said, limits)]
-        return {"not_ended": 1.0 - np.array(ended, dtype=float), **self._heard(voice, codes)}
+        spoken = generation.generate_batch(self.model, prompts, max_frames=max(limits), seeds=seeds) if prompts else []
+        ended = [one.ended and one.codes.shape[1] <= limit for one, limit in zip(spoken, limits)]
+        codes = [one.codes[:, :limit] for one, limit in zip(spoken, limits)]
+        return {"not_ended": 1.0 - np.array(ended, dtype=float), **self._measured(voice, codes)}
 
-    def _heard(self, voice: Voice, codes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Of what was said, per sentence; where nothing was, nothing is explained, and the rest is NaN."""
+    def _measured(self, voice: Voice, codes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Figures of generated codes, per sentence. Where there are none, nothing is explained and the rest is NaN."""
         codec = self.model.audio_tokenizer
         names = ["voice_distance"]
         names += [] if self._judges is None else ["dissimilarity"] + ["error_rate"] * (self._judges[1] is not None)
-        found = {name: np.full(len(codes), np.nan) for name in names}
+        measures = {name: np.full(len(codes), np.nan) for name in names}
         if (share := self._unexplained(voice, [clip.text for clip in self.texts], codes)) is not None:
-            found = {UNEXPLAINED: share, **found}
+            measures = {UNEXPLAINED: share, **measures}
         mean, deviation = self._recorded
         for k in (k for k, one in enumerate(codes) if one.shape[1]):
             samples = codec.decode_audio(codes[k])
             distance = (self._profile(codec.audio_codes(samples)) - mean) / deviation
-            found["voice_distance"][k] = np.sqrt(np.mean(np.square(distance)))
+            measures["voice_distance"][k] = np.sqrt(np.mean(np.square(distance)))
             if self._judges is not None:
-                self._judged_sound(found, k, samples)
-        return found
+                self._judged_sound(measures, k, samples)
+        return measures
 
     def _unexplained(self, voice: Voice, texts: Sequence[str], codes: Sequence[np.ndarray]) -> np.ndarray | None:
         """Nats of codes behind their texts, as shares of those behind other texts, under the released model: `[N]`, 1.0
-        where nothing was said; None where all texts are the same."""
+        where there are none; None where all texts are the same."""
         if len(set(texts)) < 2:
             return None
         others = [min((t for t in texts if t != own), key=lambda t: abs(len(t) - len(own))) for own in texts]
@@ -272,16 +272,16 @@ class _Bench:
             share[spoken] = unexplained(self.judge, *of_spoken, [voice.codes] * len(spoken))
         return share
 
-    def _judged_sound(self, found: dict[str, np.ndarray], k: int, samples: np.ndarray) -> None:
-        speaker, ears = self._judges
+    def _judged_sound(self, measures: dict[str, np.ndarray], k: int, samples: np.ndarray) -> None:
+        speaker, recogniser = self._judges
         clip = self.texts[k]
         try:
-            found["dissimilarity"][k] = 1 - float(np.dot(speaker.embed(samples), speaker.embed(clip.read())))
+            measures["dissimilarity"][k] = 1 - float(np.dot(speaker.embed(samples), speaker.embed(clip.read())))
         except DataError:  # too short to be judged
-            found["dissimilarity"][k] = 1.0
-        if ears is not None:
-            heard = errors(clip.text, ears.understand(samples))
-            found["error_rate"][k] = heard.letter_edits / max(1, heard.letters)
+            measures["dissimilarity"][k] = 1.0
+        if recogniser is not None:
+            edits = errors(clip.text, recogniser.understand(samples))
+            measures["error_rate"][k] = edits.letter_edits / max(1, edits.letters)
 
     def _profile(self, codes: np.ndarray) -> np.ndarray:
         """Mean acoustic values `[36]` of codes `[37, T]`."""

@@ -50,19 +50,19 @@ class _Models:
 
     @cached_property
     def adapted(self) -> Voxtral:
-        """The released model with the run's encoder and adapters; read when it is first asked for."""
+        """The released model with the run's encoder and adapters; read on first use."""
         source, release = [AdapterSource(self._adapters)], self._run.release
         model = self._loaded(release, self._encoder)
         apply_adapters(model, mix_adapters(source, release.fingerprint(), release.path).changes)
         return model
 
     def released(self) -> Voxtral:
-        """The same without the adapters, which are taken off for good."""
+        """The same without the adapters, which are removed for good."""
         remove_adapters(self.adapted)
         return self.adapted
 
     def baked(self, release: Release) -> Voxtral:
-        """The baked one in its place."""
+        """The baked model instead of it."""
         self.__dict__.pop("adapted", None)
         mx.clear_cache()
         return self._loaded(release, None)
@@ -73,7 +73,7 @@ class _Models:
         return model
 
 
-def finish(config: RunConfig, data: PreparedData, found: Recovered, summary: Any, run: Run) -> None:
+def finish(config: RunConfig, data: PreparedData, recovered: Recovered, summary: Any, run: Run) -> None:
     """Choose what is delivered, bake `config.baked_dir` (unless an earlier sitting did), measure it, write `samples/`;
     fills in `summary`. The released model and the baked one are read once each.
 
@@ -81,21 +81,21 @@ def finish(config: RunConfig, data: PreparedData, found: Recovered, summary: Any
         CheckpointError: the directory holds something else than this run would bake.
     """
     best, say = run.directory / "speaker" / BEST, run.say
-    models = _Models(run, found.encoder, best)
-    delivery = delivered(config, data, found, best, models, summary.results["speaker"], run)
-    adapters, voice, encoder = best if delivery["name"] == ADAPTED else None, delivery["codes"], found.encoder
+    models = _Models(run, recovered.encoder, best)
+    delivery = delivered(config, data, recovered, best, models, summary.results["speaker"], run)
+    adapters, voice, encoder = best if delivery["name"] == ADAPTED else None, delivery["codes"], recovered.encoder
     rows = voice_rows(models.adapted, voice)
     is_baked = config.baked_dir.exists() and any(config.baked_dir.iterdir())
     if is_baked:
         _check_baked(config, rows, encoder, adapters)
     heldout = next((c for c in data.heldout if c.text), None) or next(c for c in data.train if c.text)
-    clip = heldout.text, voice, found.judged.codes.get(heldout.id, found.codes[heldout.id])
+    clip = heldout.text, voice, recovered.judged.codes.get(heldout.id, recovered.codes[heldout.id])
     states = None if adapters is None else _states_before(models, *clip)
     say("say: before and after")
     write_originals(data, delivery.get("clips", ()), config.bake.reference, heldout, run)
-    spoken, place = sentences(config, heldout.text), (config.seed, run.directory)
+    spoken, seed_and_run = sentences(config, heldout.text), (config.seed, run.directory)
     released = models.released()
-    speak_sentences(released, models.tokenizer, released.voice_embedding(voice), "before", spoken, *place)
+    speak_sentences(released, models.tokenizer, released.voice_embedding(voice), "before", spoken, *seed_and_run)
     del released
     if not is_baked:
         say(f"bake: writing {config.baked_dir}")
@@ -122,7 +122,7 @@ def finish(config: RunConfig, data: PreparedData, found: Recovered, summary: Any
                 f" {fold['fold_error']:.2%}); train longer, or speak with say --adapters {adapters}"
             )
         summary.baked |= fold
-    speak_sentences(model, SpeechTokenizer.of(baked), baked.voice(config.voice), "after", spoken, *place)
+    speak_sentences(model, SpeechTokenizer.of(baked), baked.voice(config.voice), "after", spoken, *seed_and_run)
     summary.speech = spoken
 
 
@@ -137,7 +137,7 @@ def _states_before(models: _Models, text: str, voice: np.ndarray, codes: np.ndar
 def delivered(
     config: RunConfig,
     data: PreparedData,
-    found: Recovered,
+    recovered: Recovered,
     adapters: Path,
     models: _Models,
     result: TrainResult,
@@ -151,7 +151,7 @@ def delivered(
     path = run.directory / "codes" / VOICE_FILE
     made_from = {
         "adapters": file_sha256(adapters / TENSORS),
-        "encoder": "" if found.encoder is None else file_sha256(found.encoder),
+        "encoder": "" if recovered.encoder is None else file_sha256(recovered.encoder),
         "reference": f"{config.bake.reference} {config.bake.deliver}",
         "data": data.fingerprint(),
     }
@@ -164,7 +164,7 @@ def delivered(
                 raise CheckpointError(
                     f"{path}: its description of the voice is damaged; delete it, run again"
                 ) from None
-    chosen = deliver(config, data, found, models.adapted, models.tokenizer, result, run)
+    chosen = deliver(config, data, recovered, models.adapted, models.tokenizer, result, run)
     document = {
         "name": chosen.chosen.name,
         "why": chosen.why,
@@ -178,12 +178,12 @@ def delivered(
 
 
 def is_delivered(run_dir: Path) -> bool:
-    """Whether a run has come as far as choosing what it bakes."""
+    """Whether a run has chosen what it bakes."""
     return (run_dir / "codes" / VOICE_FILE).is_file()
 
 
 def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapters: Path | None) -> None:
-    """Refuse a directory that was baked from other adapters, encoder or voice than this run's (it went on since)."""
+    """Refuse a directory baked from other adapters, encoder or voice than this run's (it has been trained further)."""
     history = read_object(config.baked_dir / HISTORY) if (config.baked_dir / HISTORY).is_file() else {}
     last = (history.get("bakes") or [{}])[-1]
     with_encoder = encoder is not None and config.bake.target != "mlx-audio"
@@ -204,8 +204,8 @@ def _check_baked(config: RunConfig, rows: mx.array, encoder: Path | None, adapte
 
 
 def sentences(config: RunConfig, heldout: str) -> list[dict[str, Any]]:
-    """What is spoken before and after. The text of a held-out recording is among the sentences, as the one that the
-    voice's owner can be heard to say."""
+    """What is spoken before and after. The text of a held-out recording is among the sentences, so that its speech can
+    be compared with the owner's."""
     return [
         {"text": text, "original": {"file": SENTENCE if text == heldout else VOICE, "same_text": text == heldout}}
         for text in dict.fromkeys([*config.say, heldout])

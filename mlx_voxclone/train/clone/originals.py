@@ -1,4 +1,4 @@
-"""The recordings that a clone's report puts beside what is spoken: the voice's own, and the held-out sentence's.
+"""The recordings that a clone's report shows beside the generated speech: the voice's own, and the held-out sentence's.
 
 They are copied into the run directory, so that the report has them wherever the data lies (in shards, on a server, in
 a folder that is gone) and wherever the run is moved to.
@@ -46,7 +46,7 @@ def write_originals(
                 parts.append(by_id[name].read())
                 length += len(parts[-1])
         if not parts:
-            raise DataError("the recordings of the voice are not among the data any more")
+            raise DataError("the recordings of the voice are no longer in the data")
         return np.concatenate(parts)
 
     run_dir = run.directory

@@ -38,7 +38,7 @@ CODES, ENCODER = "codes", "encoder"  # in the run directory
 def recover(config: RunConfig, data: PreparedData, run: Run) -> Recovered:
     """Train the encoder (unless one is given, or the model has its own), encode all clips, judge the transcribed ones.
 
-    Interrupted, it goes on where it was when it is called again.
+    Called again after an interruption, it goes on where it was.
 
     Raises:
         VoxcloneError: whatever a stage refuses.
@@ -47,39 +47,42 @@ def recover(config: RunConfig, data: PreparedData, run: Run) -> Recovered:
     if ENCODER not in trained(config):
         encoder = config.speaker.encoder_file
         codes = steps.encode(encoder, 1)
-        return _told(Recovered(encoder, codes, steps.judge(encoder, codes, 1)), data, say)
+        recovered = Recovered(encoder, codes, steps.judge(encoder, codes, 1))
+        _warn_of_unfitting(recovered, data, say)
+        return recovered
     inputs = run.ranks.in_turn(lambda: encoder_inputs(config, data, run))
     if steps.judges and config.judge.check_texts and config.encoder.pairs.path == AUTO:
         check_model(config.model, said_gain(config, run.release))
     base = steps.base()
     say("encoder: training the codec's encoder on the recordings" + (" and pairs" if inputs.pairs else ""))
-    found = {ENCODER: steps.train(ENCODER, base, inputs)}
+    results = {ENCODER: steps.train(ENCODER, base, inputs)}
     best = steps.recovered(best_encoder(run_dir / ENCODER), 1)
     rounds = [_figures(ENCODER, best)]
     for number in range(2, config.judge.rounds + 2 if best.judged.codes else 2):
         name = f"{ENCODER}-{number}"
-        say(f"{name}: training it on the judged codes")
-        found[name] = steps.train(name, best.encoder, inputs, best.judged)
+        say(f"{name}: training the encoder on the judged codes")
+        results[name] = steps.train(name, best.encoder, inputs, best.judged)
         new = steps.recovered(best_encoder(run_dir / name), number)
         rounds.append(_figures(name, new))
         if not new.judged.raw_nats < best.judged.raw_nats:
-            say(f"{name}: held-out codes became no likelier; the encoder of the round before stays")
+            say(f"{name}: held-out codes became no likelier, so the previous round's encoder is kept")
             break
         best = new
     if run.ranks.first:
-        linked(best.encoder, run_dir / ENCODER_FILE)  # where a user looks for it, whichever round it is of
-    return _told(Recovered(best.encoder, best.codes, best.judged, found, rounds), data, say)
+        linked(best.encoder, run_dir / ENCODER_FILE)  # where a user looks for it, from whichever round
+    recovered = Recovered(best.encoder, best.codes, best.judged, results, rounds)
+    _warn_of_unfitting(recovered, data, say)
+    return recovered
 
 
-def _told(found: Recovered, data: PreparedData, say: Callable[[str], None]) -> Recovered:
-    """The same, after a line for each clip that was left out."""
-    for line in unfitting(found.judged, data.clips):
+def _warn_of_unfitting(recovered: Recovered, data: PreparedData, say: Callable[[str], None]) -> None:
+    """A line for each clip that was left out."""
+    for line in unfitting(recovered.judged, data.clips):
         say(f"warning: {line}")
-    return found
 
 
-def _figures(name: str, found: Recovered) -> dict[str, Any]:
-    return {"encoder": name, "heldout_nats": found.judged.raw_nats, **found.judged.facts}
+def _figures(name: str, recovered: Recovered) -> dict[str, Any]:
+    return {"encoder": name, "heldout_nats": recovered.judged.raw_nats, **recovered.judged.facts}
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class _Steps:
         """The model's base encoder, where the pairs are automatic; None: the run trains its own from the start."""
         if not starts_from_base(self.config):
             return None
-        pairs = automatic_pairs(self.config, self.run.release, self.run.quiet, lambda line: None)
+        pairs = automatic_pairs(self.config, self.run.release, self.run.reporter.without_lines())
         return keep_base(base_encoder(self.config, pairs, self.run), self.run.directory)
 
     def train(
@@ -119,15 +122,15 @@ class _Steps:
     def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
         run, path = self.run, self._place(CODES_FILE, number)
         run.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
-        return run.ranks.in_turn(lambda: clip_codes(run.release, encoder, self.data, path, run.progress))
+        return run.ranks.in_turn(lambda: clip_codes(run.release, encoder, self.data, path, run.reporter.over))
 
     @property
     def judges(self) -> bool:
-        """A language that is still to be learnt is none that the model could judge by."""
+        """False for a language that is still to be learnt: the model cannot judge by it."""
         return self.config.judge.enabled and self.config.adapts != "language"
 
-    def said(self) -> list[Pair]:
-        """What the model said, if there are pairs; held-out ones alone where these are many."""
+    def pairs(self) -> list[Pair]:
+        """Utterances of the model, if there are pairs; held-out ones alone where these are many."""
         section = self.config.encoder.pairs
         paths = section.path or []
         if paths == AUTO:
@@ -144,7 +147,7 @@ class _Steps:
         if not self.judges:
             return JudgedCodes({})
         path = self._place("judged.safetensors", number)
-        arguments = (self.config, self.run.release, encoder, self.data, codes, path, self.run.quiet, self.said)
+        arguments = (self.config, self.run.release, encoder, self.data, codes, path, self.run.reporter, self.pairs)
         judged = self.run.ranks.in_turn(lambda: judged_codes(*arguments))
         if judged.facts:
             facts = judged.facts

@@ -58,7 +58,7 @@ def candidates(
     limit = max(1, round(longest * frame_rate))
     whole = [clip for clip in clips if codes[clip.id].shape[1] <= limit] or list(clips)
     singles = sorted(whole, key=lambda clip: (-codes[clip.id].shape[1], clip.id))[:SINGLES]
-    found = [Voice(_name(clip), codes[clip.id][:, :limit], _name(clip), (clip.id,)) for clip in singles]
+    voices = [Voice(_name(clip), codes[clip.id][:, :limit], _name(clip), (clip.id,)) for clip in singles]
     rng, frames = np.random.default_rng([seed, 0xF01CE]), [clip_codes.shape[1] for clip_codes in codes.values()]
     lengths = sorted({min(limit, round(seconds * frame_rate)) for seconds in SECONDS})
     for length in lengths:
@@ -72,8 +72,8 @@ def candidates(
             joined = np.concatenate([codes[clip.id] for clip in taken], axis=1)[:, :length]
             if len(taken) > 1:
                 ids = tuple(clip.id for clip in taken)
-                found.append(Voice(" + ".join(_name(clip) for clip in taken), joined, clips=ids))
-    return found
+                voices.append(Voice(" + ".join(_name(clip) for clip in taken), joined, clips=ids))
+    return voices
 
 
 def _name(clip: Clip) -> str:
@@ -94,7 +94,7 @@ def voice_losses(judge: CodeJudge, voice: Voice, heldout: Sequence[Scored], sema
 
 def ranked_voices(
     judge: CodeJudge,
-    found: Sequence[Voice],
+    voices: Sequence[Voice],
     heldout: Sequence[Scored],
     progress: Callable[[int], object] = lambda n: None,
 ) -> list[Voice]:
@@ -104,7 +104,7 @@ def ranked_voices(
         heldout: with the encoder's own codes. Judged ones are likeliest behind voices that the model knows already.
     """
     nats = []
-    for voice in found:
+    for voice in voices:
         nats.append(judge.nats(*_behind(voice, heldout)).mean())
         progress(1)
-    return [found[k] for k in np.argsort(nats, kind="stable")]
+    return [voices[k] for k in np.argsort(nats, kind="stable")]

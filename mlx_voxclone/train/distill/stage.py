@@ -1,16 +1,15 @@
 """The stage of task `distill`: from pairs and presets to adapters."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
-from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs.data import PairData
-from mlx_voxclone.process.progress import progress_bar
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.distill.data import (
     TwiceCoded,
@@ -23,7 +22,7 @@ from mlx_voxclone.train.distill.data import (
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.encoder.inputs import TEACHER
 from mlx_voxclone.train.saved.result import TrainResult
-from mlx_voxclone.train.speaker.stage import adapter_writer, lora_model, start_from
+from mlx_voxclone.train.speaker.stage import adapted_model
 from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
@@ -68,27 +67,22 @@ def train_distill(config: RunConfig, encoder: Path | None, run: Run) -> TrainRes
         f"distill: {len(voices['train'])} voices ({shares['train']} frames) to learn from, {len(voices['heldout'])}"
         f" held out; {counts['train']} items"
     )
-    tokenizer = SpeechTokenizer.of(release)
-    identity = {"base": release.fingerprint(), "encoder": None if encoder is None else file_sha256(encoder)}
-    identity["quantised"] = section.quantise.model_dump()
-    model = lora_model(release, config, compute)
-    identity |= start_from(config, release, model)
+    adapted = adapted_model(config, release, compute)
+    of_encoder = {"encoder": None if encoder is None else file_sha256(encoder)}
+    identity = {**adapted.identity, **of_encoder, "quantised": section.quantise.model_dump()}
     task = DistillTask(
-        model,
+        replace(adapted, identity=identity),
         items["train"],
         items["heldout"],
         config.distill,
-        prompt=tokenizer.prompt,
-        save=adapter_writer(config, release),
         cache=run.directory / TEACHER,
         batch_size=section.train.batch_size,
         seed=config.seed,
-        identity=identity,
     )
-    with progress_bar(quiet=run.quiet, total=sum(counts.values()), unit="item", desc="teacher") as bar:
+    with run.reporter.bar(total=sum(counts.values()), unit="item", desc="teacher") as bar:
         run.ranks.in_turn(lambda: task.teach(bar.update))
     mx.clear_cache()
-    return run_trainer(task, train_settings(section.train, config, compute), run.directory, quiet=run.quiet)
+    return run_trainer(task, train_settings(section.train, config, compute), run.directory, run.reporter)
 
 
 def _voices(config: RunConfig, codec: Codec, pairs: PairData, split: str, run: Run) -> list[TwiceCoded]:
@@ -96,7 +90,7 @@ def _voices(config: RunConfig, codec: Codec, pairs: PairData, split: str, run: R
     chosen = getattr(pairs, split)
     presets = config.distill.presets and split == "train"
     total = len(chosen) + (len(run.release.voices()) if presets else 0)
-    with progress_bar(quiet=run.quiet, total=total, unit="voice", desc=f"encoding ({split})") as bar:
+    with run.reporter.bar(total=total, unit="voice", desc=f"encoding ({split})") as bar:
         found = pair_voices(chosen, codec, bar.update)
         found += preset_voices(run.release, codec, bar.update) if presets else []
     return refuse_identical(found)

@@ -20,10 +20,10 @@ from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.codes import from_lm, lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
-from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
 from mlx_voxclone.train.loop.task import fingerprint_of
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import without_adapters
 
 TERMS = ("hidden", "semantic", "flow", "kept_semantic", "kept_flow")
@@ -78,14 +78,11 @@ class DistillTask:
     """See `Task`. An item is one text behind one voice; the noise of the flow is drawn anew every epoch.
 
     Args:
-        model: quantised (or not) and wrapped in LoRA; A and B train.
+        adapted: the model; its trainable parameters are A and B.
         train, heldout: items.
         section: the configuration's `distill` section.
-        prompt: text and number of voice rows -> ids.
-        save: writes the adapters, `(directory, tensors) -> None`.
         cache: directory of the teacher's states.
         batch_size: of held-out batches.
-        identity: what else must be unchanged on resume; has the base's fingerprint.
     """
 
     name = "distill"
@@ -93,29 +90,25 @@ class DistillTask:
 
     def __init__(
         self,
-        model: Voxtral,
+        adapted: AdaptedModel,
         train: Sequence[DistillItem],
         heldout: Sequence[DistillItem],
         section: DistillSection,
         *,
-        prompt: Callable[[str, int], list[int]],
-        save: Callable[[Path, dict[str, mx.array]], None],
         cache: Path,
         batch_size: int = 1,
         seed: int = 0,
-        identity: Mapping[str, Any] | None = None,
     ):
-        self.model, self.section, self.seed, self._prompt, self._save = model, section, seed, prompt, save
+        self.model, self.section, self.seed, self._adapted = adapted.model, section, seed, adapted
         self._train, self._heldout, self._batch_size = list(train), list(heldout), batch_size
-        self._identity = dict(identity or {})
-        self.layers = matched_layers(len(model.layers))
+        self.layers = matched_layers(len(self.model.layers))
         self.n_items = len(self._train)
         weights = section.losses.model_dump()
         kept = any(item.kept for item in self._train) and any(item.kept for item in self._heldout)
         self.weights = {name: weights[name] for name in TERMS if kept or not name.startswith("kept_")}
         items = digest_items([*self._train, *self._heldout])
-        dtype = str(model.mm_audio_embeddings.tok_embeddings.weight.dtype)
-        about = {"layers": self.layers, "items": items, "dtype": dtype, **self._identity}
+        dtype = str(self.model.mm_audio_embeddings.tok_embeddings.weight.dtype)
+        about = {"layers": self.layers, "items": items, "dtype": dtype, **adapted.identity}
         self.teacher = TeacherStates(Path(cache), fingerprint_of(**about))
 
     # --- the teacher ----------------------------------------------------------------------------------------------
@@ -165,7 +158,7 @@ class DistillTask:
         frames = np.zeros((0, item.voice.true.shape[0]), np.int32)
         if item.codes is not None:
             frames = lm_frames(item.codes)
-        prompt = np.array(self._prompt(item.text, item.frames + 1), dtype=np.int32)
+        prompt = np.array(self._adapted.prompt(item.text, item.frames + 1), dtype=np.int32)
         audio = self.model.config.audio_token_id
         heard = item.voice.true if item.kept else item.voice.ours
         true, ours = (
@@ -315,17 +308,22 @@ class DistillTask:
         part = slice(item.first, item.first + item.frames)
         for name, codes in (("encoder", item.voice.ours), ("true", item.voice.true)):
             rows = self.model.voice_embedding(codes[:, part])
-            ids = self._prompt(item.text, rows.shape[0])
+            ids = self._adapted.prompt(item.text, rows.shape[0])
             limit = 25 + (2 * item.codes.shape[1] if item.codes is not None else 3 * len(item.text))
             result = speak(self.model, ids, rows, max_frames=limit, seed=self.seed)
             write_wav(directory / f"{name}.wav", result.samples)
 
     def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
-        self._save(directory, parameters)
+        self._adapted.save(directory, parameters)
 
     def fingerprint(self) -> str:
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         section = {f"distill.{key}": value for key, value in self.section.losses.model_dump().items()}
         return fingerprint_of(
-            task=self.name, seed=self.seed, teacher=self.teacher.identity, adapter=adapter, **section, **self._identity
+            task=self.name,
+            seed=self.seed,
+            teacher=self.teacher.identity,
+            adapter=adapter,
+            **section,
+            **self._adapted.identity,
         )

@@ -19,25 +19,20 @@ from mlx_voxclone.files.cache import Entry
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.files import digest_of
 from mlx_voxclone.pairs.statistics import CodeStatistics, PresetStatistics, preset_statistics
-from mlx_voxclone.process.progress import progress_bar
-from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.process.progress import Reporter
 
 ENTRY, FILE = "voices", "statistics.safetensors"  # kind of the cache's entry, and its file
 _RECOVERY = 1  # to be counted up when `preset_statistics` finds other codes behind the same rows
 
 
 def code_prior(
-    config: RunConfig,
-    release: Release,
-    pairs: PairData | None,
-    directory: Path,
-    quiet: bool,
-    say: Callable[[str], None],
+    release: Release, pairs: PairData | None, directory: Path, reporter: Reporter, *, presets: bool = True
 ) -> CodeStatistics | None:
     """Codes of the pairs to learn from, without the moved ones, which the model did not say, and of its own voices.
 
     Args:
         directory: of the run, for its copy of what the voices hold.
+        presets: whether the model's own voices count (`encoder.prior.presets`).
 
     Raises:
         CheckpointError: an audio table that cannot be used; the run's copy is damaged, or cannot be written.
@@ -47,10 +42,10 @@ def code_prior(
         said = (pair.codes for pair in pairs.train if not pair.is_moved)
         found = CodeStatistics.from_codes(said, release.config.codec)
     otherwise = "the pairs alone tell which codes are usual" if pairs is not None else "nothing tells which are usual"
-    presets = _of_voices(release, directory, quiet, say, otherwise) if config.encoder.prior.presets else None
-    if presets is None or not presets.frames:
+    of_voices = _of_voices(release, directory, reporter, otherwise) if presets else None
+    if of_voices is None or not of_voices.frames:
         return found
-    return presets if found is None else found + presets
+    return of_voices if found is None else found + of_voices
 
 
 def prior_entry(release: Release) -> Entry:
@@ -67,9 +62,7 @@ def _rows(release: Release, name: str) -> np.ndarray | bytes:
         return b""
 
 
-def _of_voices(
-    release: Release, directory: Path, quiet: bool, say: Callable[[str], None], otherwise: str
-) -> CodeStatistics | None:
+def _of_voices(release: Release, directory: Path, reporter: Reporter, otherwise: str) -> CodeStatistics | None:
     """From the run's copy, else from the cache, else recovered now; None without own voices. `otherwise`: what holds
     where they tell nothing."""
     voices = own_voices(release)  # others were spoken into some other encoder: nothing to learn what is usual from
@@ -81,20 +74,22 @@ def _of_voices(
         return CodeStatistics.load(copy, release.config.codec)
 
     def recover() -> PresetStatistics:
-        with progress_bar(quiet=quiet, total=len(voices), unit="voice", desc="prior") as bar:
+        with reporter.bar(total=len(voices), unit="voice", desc="prior") as bar:
             found = preset_statistics(release, voices, progress=bar.update)
         reason = next(iter(found.skipped.values()), "")
-        say(_told(found.statistics.frames, len(found.explained), len(voices), otherwise, reason))
+        reporter.say(_told(found.statistics.frames, len(found.explained), len(voices), otherwise, reason))
         return found
 
     def cached() -> CodeStatistics | None:
         return _cached(
             entry,
             release,
-            lambda frames, of: say(f"{_told(frames, of, len(voices), otherwise)}; from the cache {entry.path}"),
+            lambda frames, of: reporter.say(
+                f"{_told(frames, of, len(voices), otherwise)}; from the cache {entry.path}"
+            ),
         )
 
-    statistics = cached() or _made(entry, cached, recover, say)
+    statistics = cached() or _made(entry, cached, recover, reporter.say)
     statistics.save(copy)
     return statistics
 

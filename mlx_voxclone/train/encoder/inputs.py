@@ -17,6 +17,7 @@ from mlx_voxclone.pairs.code_usage import foreign_codec
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO, EncoderSection
 from mlx_voxclone.train.encoder.code_prior import code_prior
@@ -97,7 +98,7 @@ def encoder_inputs(config: RunConfig, data: PreparedData, run: Run) -> EncoderIn
         VoxcloneError: see `check_encoder`; a clip that the recogniser cannot hear.
     """
     release, say = run.release, run.say
-    pairs = load_pairs(config, release, run.quiet, say)
+    pairs = load_pairs(config, release, run.reporter)
     if pairs is not None:
         length = format_seconds(pairs.seconds)
         say(f"pairs: {len(pairs.train)} to learn from, {len(pairs.heldout)} held out, {length}")
@@ -110,17 +111,17 @@ def encoder_inputs(config: RunConfig, data: PreparedData, run: Run) -> EncoderIn
                 "recordings will not be used; a quarter of the steps is usual"
             )
     teacher = whisper_teacher(config, data, pairs, run)
-    return EncoderInputs(pairs, teacher, code_prior(config, release, pairs, run.directory / PRIOR, run.quiet, say))
+    presets = config.encoder.prior.presets
+    prior = code_prior(release, pairs, run.directory / PRIOR, run.reporter, presets=presets)
+    return EncoderInputs(pairs, teacher, prior)
 
 
-def load_pairs(
-    config: RunConfig, release: Release, quiet: bool = True, say: Callable[[str], None] = lambda line: None
-) -> PairData | None:
+def load_pairs(config: RunConfig, release: Release, reporter: Reporter = SILENT) -> PairData | None:
     """The pairs of the configuration, made now if they are automatic ones that are not there; None without any."""
     section = config.encoder.pairs
     if not section.path:
         return None
-    paths = automatic_pairs(config, release, quiet, say) if section.path == AUTO else section.path
+    paths = automatic_pairs(config, release, reporter) if section.path == AUTO else section.path
     return PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
 
 
@@ -138,7 +139,7 @@ def whisper_teacher(config: RunConfig, data: PreparedData, pairs: PairData | Non
     cache = TeacherCache(run.directory / TEACHER, recogniser)
     spoken = [] if pairs is None else [_Spoken.of(pair) for pair in pairs.train]
     spoken = [pair for pair in spoken if pair.samples <= LONGEST]
-    report = cache.fill([*data.train, *data.heldout, *spoken], run.progress)
+    report = cache.fill([*data.train, *data.heldout, *spoken], run.reporter.over)
     recogniser.unload()
     run.say(f"teacher: {report.heard + report.found} clips and pairs, {report.heard} of them computed now")
     for note in report.notes:

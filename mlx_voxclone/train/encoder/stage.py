@@ -79,7 +79,7 @@ def train_encoder(
         judged=judged,
     )
     settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, run.directory, quiet=run.quiet)
+    return run_trainer(task, settings, run.directory, run.reporter)
 
 
 def best_encoder(directory: Path) -> Path:

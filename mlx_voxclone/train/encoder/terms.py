@@ -107,15 +107,18 @@ class EncoderTerms:
     ) -> dict[str, mx.array]:
         """Of the recordings: what `quantised` decodes to, and how far the semantic latents `z` are from `entries`."""
         codec, rows = self.model.codec, recordings(batch)
-        lengths, place = [batch["lengths"][k] for k in rows], mx.array(rows)
-        weight, target = mx.array(lengths, dtype=mx.float32), batch["waveform"][place]
+        lengths, at = [batch["lengths"][k] for k in rows], mx.array(rows)
+        weight = mx.array(lengths, dtype=mx.float32)  # [R]
+        target = batch["waveform"][at]  # [B, crop] -> [R, crop]
         sums: dict[str, mx.array] = {}
         if "commitment" in names:
             frames = [codec.config.n_frames(n) for n in lengths]
-            sums["commitment"] = mx.sum(weight * commitment_loss(z[place], entries[place], frames, "none"))
+            sums["commitment"] = mx.sum(weight * commitment_loss(z[at], entries[at], frames, "none"))
         if set(names) & {*SOUND, *OPPONENTS}:
-            heard = quantised[place] if self._semantic_from_sound else self._acoustic_alone(quantised[place])
-            decoded = codec.decode_latents(heard.astype(_decoder_dtype(codec)))[:, : self.crop]  # [R, crop]
+            of_recordings = quantised[at]  # [B, T, D] -> [R, T, D]
+            if not self._semantic_from_sound:
+                of_recordings = self._acoustic_alone(of_recordings)
+            decoded = codec.decode_latents(of_recordings.astype(_decoder_dtype(codec)))[:, : self.crop]  # [R, crop]
             judged = self.section.discriminators.sizes if set(names) & set(OPPONENTS) else ()
             ours, theirs = (Spectra(x, lengths, judged) for x in (decoded, target))
             sound = self._sound(ours, theirs)
@@ -155,17 +158,18 @@ class EncoderTerms:
         counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
         latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])  # [B, T, D] -> [P, T, D]
         codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])  # [P, 37, T] -> [P, T, 37]
-        semantic, acoustic = latents[..., : config.semantic_dim], latents[..., config.semantic_dim :]
+        semantic = latents[..., : config.semantic_dim]  # [P, T, S]
+        acoustic = latents[..., config.semantic_dim :]  # [P, T, 36]
         levels, margin = config.acoustic_codebook_size, self.section.codes.margin
         where = (counts, "none")
-        found = {
+        losses = {  # [P] each
             "semantic_code": semantic_code_loss(
                 semantic, codes[..., 0], self._codebook, *where, temperature=self.temperature
             ),
             "acoustic_code": acoustic_code_loss(acoustic, codes[..., 1:], *where, levels=levels, margin=margin),
         }
         weight = mx.array(counts, dtype=mx.float32)
-        return {name: mx.sum(weight * value) for name, value in found.items()}
+        return {name: mx.sum(weight * value) for name, value in losses.items()}
 
     def _distillation(self, quantised: mx.array, batch: Mapping[str, Any]) -> mx.array:
         """Of recordings, the semantic latents; of pairs, the rows of their true codes.
@@ -173,17 +177,17 @@ class EncoderTerms:
         The pairs so tell the projection what each code of this very codebook means, and recordings can be taught in the
         same terms. Without them the projection is free, and any codebook's codes would do.
         """
-        semantic = quantised[..., : self.model.codec.config.semantic_dim].astype(self._codebook.dtype)
+        semantic = quantised[..., : self.model.codec.config.semantic_dim].astype(self._codebook.dtype)  # [B, T, S]
         if "coded" in batch:
             semantic[mx.array(batch["coded"])] = self._codebook[batch["codes"][:, 0]]  # [P, T] -> [P, T, S]
         semantic = semantic[mx.array(batch["taught"])]  # [B, T, S] -> [Q, T, S]
         counts = batch["taught_frames"]
-        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts)
+        values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts)  # [Q, T, W] each -> [Q]
         return mx.sum(mx.array(counts, dtype=mx.float32) * values)
 
 
 def recordings(batch: Mapping[str, Any]) -> list[int]:
-    """Places of the items without true codes."""
+    """Indices of the items without true codes."""
     return [k for k in range(len(batch["lengths"])) if k not in batch.get("coded", ())]
 
 
@@ -191,8 +195,8 @@ def later_frames(x: mx.array, skip: Sequence[int]) -> mx.array:
     """x `[P, T, D]` with each item's first `skip[p]` frames gone; what follows the last repeats it."""
     if not any(skip):
         return x
-    places = np.minimum(np.arange(x.shape[1])[None] + np.array(skip)[:, None], x.shape[1] - 1)
-    return x[mx.arange(x.shape[0])[:, None], mx.array(places)]
+    frames = np.minimum(np.arange(x.shape[1])[None] + np.array(skip)[:, None], x.shape[1] - 1)
+    return x[mx.arange(x.shape[0])[:, None], mx.array(frames)]  # indices [P, 1] and [P, T]
 
 
 def _decoder_dtype(codec: Codec) -> mx.Dtype:

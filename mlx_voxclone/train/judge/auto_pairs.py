@@ -27,7 +27,7 @@ from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.files import SETTINGS, SHARDS, audio_of, read_shard
 from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, move_pairs
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.process.progress import progress_bar
+from mlx_voxclone.process.progress import Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.judge.judge import CodeJudge
@@ -143,14 +143,14 @@ def check_automatic(config: RunConfig, release: Release, own_only: bool = False)
         DataError: no voices, no sentences, or one that is too long for the model.
         CheckpointError: the cache cannot be written, or its disk has no room.
     """
-    asked = AutomaticPairs.of(config, release)
+    wanted = AutomaticPairs.of(config, release)
     tokenizer = SpeechTokenizer.of(release)
-    make.check_context(tokenizer, release.config, asked.listed, asked.rows, asked.max_seconds)
-    if needed := asked.missing_bytes(own_only):
-        asked.pairs.check_place(needed)
+    make.check_context(tokenizer, release.config, wanted.listed, wanted.rows, wanted.max_seconds)
+    if needed := wanted.missing_bytes(own_only):
+        wanted.pairs.check_place(needed)
 
 
-def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Callable[[str], None]) -> list[Path]:
+def automatic_pairs(config: RunConfig, release: Release, reporter: Reporter) -> list[Path]:
     """Directories of the pairs and of the moved ones, found in the cache or made now.
 
     Interrupted, it goes on after the last complete shard when it is called again.
@@ -158,116 +158,115 @@ def automatic_pairs(config: RunConfig, release: Release, quiet: bool, say: Calla
     Args:
         config: its section `encoder.pairs`, its precision.
         release: the model.
-        quiet: no progress bars.
-        say: receives a line or two.
+        reporter: shows a line or two, and progress.
 
     Raises:
         DataError: see `check_automatic`; none of the first sentences gave a pair.
         CheckpointError: the cache cannot be written, is full, or was deleted meanwhile.
     """
-    asked = AutomaticPairs.of(config, release)
-    found = asked.facts(asked.pairs)
-    facts = found or _made_pairs(asked, quiet, say)
-    if asked.moves and facts["voices"] < 2:
-        say("warning: pairs: moving needs at least two voices and there is one, so none is moved")
-    moving = asked.moves > 0 and facts["voices"] > 1
-    moved = asked.facts(asked.moved) if moving else None
+    wanted = AutomaticPairs.of(config, release)
+    found = wanted.facts(wanted.pairs)
+    facts = found or _made_pairs(wanted, reporter)
+    if wanted.moves and facts["voices"] < 2:
+        reporter.say("warning: pairs: moving needs at least two voices and there is one, so none is moved")
+    moving = wanted.moves > 0 and facts["voices"] > 1
+    moved = wanted.facts(wanted.moved) if moving else None
     if found and (moved or not moving):
         beside = f" + {moved['pairs']} moved" if moved else ""
-        say(f"pairs: {found['pairs']}{beside}, from the cache {asked.home}")
+        reporter.say(f"pairs: {found['pairs']}{beside}, from the cache {wanted.home}")
     elif moving and not moved:
-        _made_moved(asked, facts["pairs"], quiet, say, anew=not found)
-    return [asked.pairs.path, asked.moved.path] if moving else [asked.pairs.path]
+        _made_moved(wanted, facts["pairs"], reporter, anew=not found)
+    return [wanted.pairs.path, wanted.moved.path] if moving else [wanted.pairs.path]
 
 
-def own_pairs(config: RunConfig, release: Release, quiet: bool, say: Callable[[str], None]) -> Path:
+def own_pairs(config: RunConfig, release: Release, reporter: Reporter) -> Path:
     """Directory of what the model said with its own voices, found in the cache or made now; see `automatic_pairs`."""
-    asked = AutomaticPairs.of(config, release)
-    if asked.facts(asked.pairs) is None:
-        _made_pairs(asked, quiet, say)
-    return asked.pairs.path
+    wanted = AutomaticPairs.of(config, release)
+    if wanted.facts(wanted.pairs) is None:
+        _made_pairs(wanted, reporter)
+    return wanted.pairs.path
 
 
 def said_gain(config: RunConfig, release: Release) -> float | None:
     """How much their texts explain of the automatic pairs; None if these are not there, or it was not measured."""
-    asked = AutomaticPairs.of(config, release)
-    return (asked.facts(asked.pairs) or {}).get(TEXT_GAIN)
+    wanted = AutomaticPairs.of(config, release)
+    return (wanted.facts(wanted.pairs) or {}).get(TEXT_GAIN)
 
 
 def cached_own_pairs(config: RunConfig, release: Release) -> Path | None:
     """What `own_pairs` gives, if it is there."""
     if not own_voices(release):
         return None
-    asked = AutomaticPairs.of(config, release)
-    return asked.pairs.path if asked.facts(asked.pairs) is not None else None
+    wanted = AutomaticPairs.of(config, release)
+    return wanted.pairs.path if wanted.facts(wanted.pairs) is not None else None
 
 
-def _made_pairs(asked: AutomaticPairs, quiet: bool, say: Callable[[str], None]) -> dict[str, Any]:
+def _made_pairs(wanted: AutomaticPairs, reporter: Reporter) -> dict[str, Any]:
     """Make what is missing; facts of the pairs."""
-    entry, count = asked.pairs, len(asked.listed)
-    with entry.locked(say):
-        if (facts := asked.facts(entry)) is not None:  # another process has made them meanwhile
+    entry, count = wanted.pairs, len(wanted.listed)
+    with entry.locked(reporter.say):
+        if (facts := wanted.facts(entry)) is not None:  # another process has made them meanwhile
             return facts
-        _clear_damaged(asked, entry, say)
-        say(f"pairs: generating {count} sentences with the model, kept for later runs in {entry.path}")
-        bar = progress_bar(quiet=quiet, total=count, unit="sentence", desc="pairs")
+        _clear_damaged(wanted, entry, reporter.say)
+        reporter.say(f"pairs: generating {count} sentences with the model, kept for later runs in {entry.path}")
+        bar = reporter.bar(total=count, unit="sentence", desc="pairs")
         with _explained(entry), separate_rng(SEED), bar:
-            speaker = Speaker.load(asked.release.path, dtype=asked.dtype)
+            speaker = Speaker.load(wanted.release.path, dtype=wanted.dtype)
             report = make.generate_pairs(
                 speaker,
                 entry.path,
-                asked.listed,
-                settings=asked.choices,
-                max_seconds=asked.max_seconds,
-                batch=asked.batch,
+                wanted.listed,
+                settings=wanted.choices,
+                max_seconds=wanted.max_seconds,
+                batch=wanted.batch,
                 remedy=NONE,
                 progress=bar.update,
             )
             facts = {"pairs": report.kept, "voices": report.voices, "seconds": report.seconds}
-            said = PairData.of_model([entry.path], asked.release, heldout=0.0).train
+            said = PairData.of_model([entry.path], wanted.release, heldout=0.0).train
             gain = pairs_gain(CodeJudge(speaker.model, speaker.tokenizer.prompt), said)
             facts[TEXT_GAIN] = None if gain is None else round(gain, 3)  # the last bits depend on what was run before
             entry.complete(facts)
         mx.clear_cache()
     runaways, empty = report.rejected[make.RUNAWAY], report.rejected[make.EMPTY]
-    left_out = [f"{runaways} did not end within {asked.max_seconds:g} s"] if runaways else []
+    left_out = [f"{runaways} did not end within {wanted.max_seconds:g} s"] if runaways else []
     left_out += [f"{empty} were empty"] if empty else []
     why = f" ({', '.join(left_out)})" if left_out else ""
-    say(f"pairs: {report.kept} of {count} sentences, {format_seconds(report.seconds)}{why}")
+    reporter.say(f"pairs: {report.kept} of {count} sentences, {format_seconds(report.seconds)}{why}")
     return facts
 
 
-def _made_moved(asked: AutomaticPairs, pairs: int, quiet: bool, say: Callable[[str], None], *, anew: bool) -> None:
+def _made_moved(wanted: AutomaticPairs, pairs: int, reporter: Reporter, *, anew: bool) -> None:
     """Make the missing copies of complete pairs; `anew`: all of them, as the pairs have just been made."""
-    entry = asked.moved
-    with entry.locked(say):
-        if asked.facts(entry) is not None:  # another process has made them meanwhile
+    entry = wanted.moved
+    with entry.locked(reporter.say):
+        if wanted.facts(entry) is not None:  # another process has made them meanwhile
             return
         if anew:
             shutil.rmtree(entry.path, ignore_errors=True)  # begun with pairs that are no more
-        _clear_damaged(asked, entry, say)
-        bar = progress_bar(quiet=quiet, total=asked.moves * pairs, unit="pair", desc="moving pairs")
+        _clear_damaged(wanted, entry, reporter.say)
+        bar = reporter.bar(total=wanted.moves * pairs, unit="pair", desc="moving pairs")
         with _explained(entry), separate_rng(SEED), bar:
-            codec = load_model(asked.release, parts=["codec"]).audio_tokenizer
-            settings = {"of": asked.pairs.path.name}
+            codec = load_model(wanted.release, parts=["codec"]).audio_tokenizer
+            settings = {"of": wanted.pairs.path.name}
             count = move_pairs(
-                codec, asked.pairs.path, entry.path, asked.moves, settings=settings, seed=SEED, progress=bar.update
+                codec, wanted.pairs.path, entry.path, wanted.moves, settings=settings, seed=SEED, progress=bar.update
             )
             entry.complete({"pairs": count})
         mx.clear_cache()
-    say(f"pairs: {count} moved to voices that the model does not have, in {entry.path}")
+    reporter.say(f"pairs: {count} moved to voices that the model does not have, in {entry.path}")
 
 
-def _clear_damaged(asked: AutomaticPairs, entry: Entry, say: Callable[[str], None]) -> None:
+def _clear_damaged(wanted: AutomaticPairs, entry: Entry, say: Callable[[str], None]) -> None:
     """Delete the shards of an entry that are not whole, so that they are made again."""
     gone = set(entry.damaged())
     entry.reopen()
-    if not asked.fits(entry):
+    if not wanted.fits(entry):
         if any(entry.path.glob(SHARDS)):
             say(f"pairs: {entry.path} is damaged or of another model; it is made again")
         shutil.rmtree(entry.path, ignore_errors=True)
         return
-    size = asked.release.config.codec.frame_size
+    size = wanted.release.config.codec.frame_size
     damaged = [path for path in entry.path.glob(SHARDS) if path.name in gone or not _is_whole(path, gone, size)]
     for path in damaged:
         path.unlink()

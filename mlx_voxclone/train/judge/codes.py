@@ -25,7 +25,7 @@ from mlx_voxclone.data.text_checks import is_sayable
 from mlx_voxclone.errors import CheckpointError, TranscriptError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.pairs.data import Pair
-from mlx_voxclone.process.progress import progress_bar
+from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.judge import CodeJudge, Evidence, Judged
 from mlx_voxclone.train.judge.text_gain import GROUP, LEAST_GAIN, text_gains, why_none_fits
@@ -72,7 +72,7 @@ def judged_codes(
     data: PreparedData,
     codes: Mapping[str, np.ndarray],
     path: Path,
-    quiet: bool,
+    reporter: Reporter = SILENT,
     pairs: Callable[[], Sequence[Pair]] = tuple,
 ) -> JudgedCodes:
     """Judge all clips that have a text and another clip of their speaker; kept in `path` and read from there next time.
@@ -81,6 +81,7 @@ def judged_codes(
         encoder: encoder file; None: the release's own.
         codes: of the clips, by that encoder.
         path: `.safetensors` file.
+        reporter: shows progress.
         pairs: gives what the model said, if it is there; asked where no transcript fits.
 
     Raises:
@@ -101,7 +102,7 @@ def judged_codes(
     tokenizer = SpeechTokenizer.of(release)
     judge = CodeJudge(model, tokenizer.prompt)
     prompts = {clip.id: voice_prompt(clip, data, codes, frames) for clip in clips}
-    with progress_bar(quiet=quiet, total=2 * len(clips), unit="clip", desc="judging") as bar:
+    with reporter.bar(total=2 * len(clips), unit="clip", desc="judging") as bar:
         gains = text_gains(judge, clips, codes, prompts, bar.update)
         fitting, left_out = (
             _fitting(config, judge, data, clips, gains, pairs) if config.judge.check_texts else (clips, {})

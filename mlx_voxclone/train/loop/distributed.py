@@ -26,7 +26,7 @@ from mlx_voxclone.process.amounts import shortened
 
 BUCKET = 8 << 20  # float32 numbers that are added up at once: 32 MB
 WAIT_VARIABLE, WAIT_MINUTES = "VOXCLONE_RANK_WAIT_MINUTES", 30.0
-_LOST = "another rank has ended or cannot be reached (if it said why, see its last line)"
+_LOST = "another rank has ended or cannot be reached (its last line may say why)"
 
 
 class Ranks:
@@ -152,8 +152,8 @@ class Ranks:
     def _told(self, text: str) -> str:
         content = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
         length = self.sum(mx.array([len(content) if self.first else 0]), patient=True).item()
-        told = self.sum(mx.array(content if self.first else np.zeros(length, np.int32)))
-        return np.array(told).astype(np.uint8).tobytes().decode()
+        received = self.sum(mx.array(content if self.first else np.zeros(length, np.int32)))
+        return np.array(received).astype(np.uint8).tobytes().decode()
 
     # ---- agreement --------------------------------------------------------------------------------------------------
 
@@ -165,8 +165,8 @@ class Ranks:
         for rank, other in enumerate(every):
             keys = [key for key in {**every[0], **other} if every[0].get(key) != other.get(key)]
             if keys:
-                told = [f"{key}: {shortened(every[0].get(key))} -> {shortened(other.get(key))}" for key in keys]
-                shown = "; ".join(told[:5]) + ("; ..." if len(told) > 5 else "")
+                differing = [f"{key}: {shortened(every[0].get(key))} -> {shortened(other.get(key))}" for key in keys]
+                shown = "; ".join(differing[:5]) + ("; ..." if len(differing) > 5 else "")
                 raise ConfigError(f"rank {rank} has another {what} than rank 0 ({shown}): start all ranks alike")
 
     # ---- Ctrl-C -----------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.process.limits import describe_memory_error
 from mlx_voxclone.train.loop.distributed import ALONE, Ranks
-from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
+from mlx_voxclone.train.loop.loader import Group, MicroBatch, mapped, to_device
 from mlx_voxclone.train.loop.task import Padded, Task, weights_at
 from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
 from mlx_voxclone.train.saved.state import not_finite
@@ -35,18 +35,18 @@ class Masters:
 
     def __init__(self, task: Task, precision: str):
         self._model, self._bf16 = task.model, precision == "bf16"
-        found = dict(tree_flatten(task.model.trainable_parameters()))
-        if not found:
-            raise DataError(f"{task.name}: the model has no trainable parameters: nothing would be learnt")
-        for name, array in found.items():
+        trainable = dict(tree_flatten(task.model.trainable_parameters()))
+        if not trainable:
+            raise DataError(f"{task.name}: the model has no trainable parameters, so nothing would be learnt")
+        for name, array in trainable.items():
             if not mx.issubdtype(array.dtype, mx.floating):
                 raise DataError(f"{task.name}: {name} is {array.dtype}, which cannot be trained: freeze it")
-        self.values = {name: array.astype(mx.float32) for name, array in found.items()}
+        self.values = {name: array.astype(mx.float32) for name, array in trainable.items()}
         mx.eval(self.values)
         if (name := not_finite(self.values)) is not None:
             raise DataError(
-                f"{task.name}: {name} holds numbers that are not finite before any training: the weights that it starts"
-                " from are damaged; take others"
+                f"{task.name}: {name} is not finite before any training: the weights to start from are damaged; use"
+                " others"
             )
         self.restore()
 
@@ -138,7 +138,7 @@ class Gradients:
     def _of_group(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
         return self._spread(group, step) if self._ranks.several else self._alone(group, step)
 
-    def _objective(self, parameters: dict, batch: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
+    def _objective(self, parameters: dict, batch: Any, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
         """Weighted sum and loss sums. All that changes from step to step is an argument: it may be compiled."""
         task = self._task
         self._masters.compute_with(parameters)
@@ -155,25 +155,30 @@ class Gradients:
             changing = {term: mx.array(factor) for term, factor in factors.items()}
             return lambda parameters, batch: self._compiled(parameters, batch, changing)
 
-        def objective(parameters, batch):
-            return self._objective(parameters, batch, factors)
+        def uncompiled(parameters: dict, batch: Any) -> tuple:
+            arrays, rest = _split(batch)
 
-        # Made anew for each group: one that is kept was seen to keep gradients of earlier micro-batches in memory.
-        return mx.value_and_grad(objective)
+            # Arrays are arguments: what is computed from others alone would be compiled piece by piece by MLX itself.
+            def objective(parameters: dict, arrays: list) -> tuple[mx.array, dict[str, mx.array]]:
+                return self._objective(parameters, _joined(arrays, rest), factors)
 
-    def _compiled(self, parameters: dict, batch: Mapping[str, Any], factors: dict) -> tuple:
+            # Made anew each time: one that is kept was seen to keep gradients of earlier micro-batches in memory.
+            return mx.value_and_grad(objective)(parameters, arrays)
+
+        return uncompiled
+
+    def _compiled(self, parameters: dict, batch: Any, factors: dict) -> tuple:
         """The function's value; what is no array in the batch is part of the function."""
-        arrays = _arrays_of(batch)
-        fixed = {key: value for key, value in batch.items() if key not in arrays}
-        key = repr(sorted(fixed.items()))
-        function = self._functions.get(key) or self._made(key, fixed)
+        arrays, rest = _split(batch)
+        key = repr(rest)
+        function = self._functions.get(key) or self._made(key, rest)
         return function(parameters, arrays, factors)
 
-    def _made(self, key: str, fixed: dict[str, Any]) -> Callable:
+    def _made(self, key: str, rest: Any) -> Callable:
         """Of (parameters, a batch's arrays, factors): compiled and kept, unless there are enough of them."""
 
-        def objective(parameters: dict, arrays: dict, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
-            return self._objective(parameters, {**fixed, **arrays}, factors)
+        def objective(parameters: dict, arrays: list, factors: dict) -> tuple[mx.array, dict[str, mx.array]]:
+            return self._objective(parameters, _joined(arrays, rest), factors)
 
         function = mx.value_and_grad(objective)
         if len(self._functions) < MAX_COMPILED:
@@ -182,7 +187,7 @@ class Gradients:
             function = self._functions[key] = self._compiler(function, inputs=state, outputs=state)
         return function
 
-    def _arrays(self, micro: MicroBatch) -> dict:
+    def _arrays(self, micro: MicroBatch) -> Any:
         return to_device(self._task.padded(micro.batch) if self.compiled else micro.batch)
 
     def _alone(self, group: Group, step: int) -> tuple[dict[str, mx.array], dict[str, float], list[str]]:
@@ -237,13 +242,33 @@ def _may_be_of_compiling(error: BaseException) -> bool:
     return not any(words in str(error).lower() for words in _OF_THE_DEVICE)
 
 
-def _arrays_of(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries that are arrays, or dicts of arrays."""
+class _Slot:
+    """Where the array of this number was."""
 
-    def is_array(value: Any) -> bool:
-        return all(map(is_array, value.values())) if isinstance(value, dict) else isinstance(value, mx.array)
+    def __init__(self, number: int):
+        self.number = number
 
-    return {key: value for key, value in batch.items() if is_array(value)}
+    def __repr__(self) -> str:
+        return f"<array {self.number}>"
+
+
+def _split(batch: Any) -> tuple[list[mx.array], Any]:
+    """A batch's arrays, and the batch with a slot in the place of each."""
+    arrays: list[mx.array] = []
+
+    def slot(value: Any) -> Any:
+        if not isinstance(value, mx.array):
+            return value
+        arrays.append(value)
+        return _Slot(len(arrays) - 1)
+
+    rest = mapped(batch, slot)
+    return arrays, rest
+
+
+def _joined(arrays: list[mx.array], rest: Any) -> Any:
+    """The batch of `_split`."""
+    return mapped(rest, lambda value: arrays[value.number] if isinstance(value, _Slot) else value)
 
 
 def gradient_norms(gradients: dict[str, mx.array]) -> dict[str, float]:

@@ -39,15 +39,15 @@ def heldout_metrics(task: Task) -> dict[str, float]:
             targets[term] += count
         batches += 1
     if not batches:
-        raise DataError(f"{task.name}: no held-out data, so no best model could be chosen: set some of the data aside")
+        raise DataError(f"{task.name}: no held-out data to choose the best model by; hold some of the data out")
     if missing := [term for term, weight in measured.items() if weight and not targets[term]]:
-        raise DataError(f"{task.name}: the held-out data holds no targets for {', '.join(missing)}")
+        raise DataError(f"{task.name}: the held-out data has no targets for {', '.join(missing)}")
     terms = {term: sums[term] / count for term, count in targets.items() if count}
     loss = sum(measured[term] * value for term, value in terms.items())
     metrics = {"loss": loss, **terms}
-    if (found := _extra(task)) is None:
+    if (extra := _extra(task)) is None:
         return {**metrics, task.metric: metrics.get(task.metric, math.nan)}
-    metrics |= found
+    metrics |= extra
     metrics |= derived_metrics(task, metrics)
     if task.metric not in metrics:
         raise ValueError(f"{task.name}: metric {task.metric!r} is none of {', '.join(metrics)}")
@@ -63,8 +63,8 @@ def _extra(task: Task) -> dict[str, float] | None:
 
 
 def is_sound(task: Task, state: RunState, tensors: Mapping[str, mx.array]) -> bool:
-    """Whether a state may take the place of earlier ones: its numbers are finite, and so is what the model makes of
-    held-out data (a rate that is far too high leaves numbers that are finite and of no use).
+    """Whether a state may replace earlier ones: its numbers are finite, and so are its losses on held-out data (a rate
+    that is far too high leaves numbers that are finite and of no use).
 
     Args:
         task: its model holds the present parameters, for inference.
@@ -80,9 +80,9 @@ def is_sound(task: Task, state: RunState, tensors: Mapping[str, mx.array]) -> bo
         batch = next(iter(task.heldout_batches()))
     except DataError:  # a server that is gone
         return not state.skipped_in_row
-    asked = [term for term, count in task.targets(batch).items() if count and term not in training_only(task)]
+    measured = [term for term, count in task.targets(batch).items() if count and term not in training_only(task)]
     losses = task.losses(to_device(batch))
-    return all(math.isfinite(losses[term].item()) for term in asked)
+    return all(math.isfinite(losses[term].item()) for term in measured)
 
 
 def write_best(task: Task, run_dir: Path, parameters: dict[str, mx.array], info: dict) -> None:

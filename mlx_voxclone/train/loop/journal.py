@@ -1,4 +1,4 @@
-"""What a training tells of its steps: lines of its log, and warnings."""
+"""What a training reports of its steps: lines of its log, and warnings."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def check_terms(task: Task) -> None:
         DataError: all weights are 0. ValueError: a term that is called as something else in the log.
     """
     if not any(task.weights.values()):
-        raise DataError(f"{task.name}: every loss weight is 0: nothing would be learnt")
+        raise DataError(f"{task.name}: every loss weight is 0, so nothing would be learnt")
     if clash := sorted(RESERVED & set(task.weights)):
         raise ValueError(f"loss terms may not be called {clash}: log.jsonl uses these names")
 
@@ -30,7 +30,7 @@ class Journal:
 
     Args:
         task: what is trained.
-        state: of the run; what is said of its steps is a part of it, so that a resumed run goes on with it.
+        state: of the run. The figures since the last logged step are part of it, so a resumed run continues them.
         total: steps of the whole run.
         log, progress: where to.
     """
@@ -73,6 +73,13 @@ class Journal:
         self._log.write({**head, **window_record(state.window, self._task.weights), **tail})
         state.window = {}
 
+    def measured(self, metrics: dict[str, float], better: bool, seconds: float) -> None:
+        """Log and say what a measurement gave. `better`: than all before."""
+        step = self._state.step
+        self._log.write({"event": "eval", "step": step, "metrics": metrics, "best": better, "eval_seconds": seconds})
+        figures = ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
+        self._progress.note(f"{self._task.name}: step {step}, held-out {figures}{' (best)' if better else ''}")
+
     def skipped(self, epoch: int, items: list[str], sums: dict[str, float], norm: float) -> None:
         """Log a step that was not taken, and warn of it."""
         step = self._state.step
@@ -90,7 +97,7 @@ class Journal:
         if state.step + 1 >= min(_JUDGE_GRADIENTS_AFTER, self._total):
             if names := state.silent:
                 shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-                self.warn(f"{len(names)} of {len(norms)} trainable parameters have had no gradient so far: {shown}")
+                self.warn(f"{len(names)} of {len(norms)} trainable parameters have had a zero gradient so far: {shown}")
             state.silent = None
 
     def warn(self, line: str) -> None:

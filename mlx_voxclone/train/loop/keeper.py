@@ -1,4 +1,4 @@
-"""Which states of a run are kept: the sound ones. Ruin never takes the place of what was good, nor has it pruned."""
+"""Which states of a run are saved: sound ones only. A ruined state never replaces or prunes a good checkpoint."""
 
 from pathlib import Path
 

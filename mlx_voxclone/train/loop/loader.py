@@ -4,12 +4,13 @@ The order of an epoch is one permutation of all items, `default_rng([seed, epoch
 is cut into groups of `batch_size * accumulate` items (one optimiser step) and these into micro-batches, by length where
 items tell their `length`. The last group of an epoch, and the last batch in it, hold what is left: nothing is dropped,
 and no group spans two epochs. (epoch, items of it used) is the whole position, so a resumed run meets the same groups.
-Every group is one optimiser step, so items are told it.
+Every group is one optimiser step, whose number is passed to its items.
 """
 
 import queue
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -21,9 +22,9 @@ from mlx_voxclone.train.loop.task import Ordered, Task
 
 @dataclass
 class MicroBatch:
-    """A collated batch (numpy) and the names of its items, for messages."""
+    """A collated batch (numpy; a dict or a dataclass) and the names of its items, for messages."""
 
-    batch: dict[str, Any]
+    batch: Any
     items: list[str]
 
 
@@ -124,7 +125,9 @@ class Loader:
         group = Group(epoch, batches, targets, len(order), (epoch, 0))
         if not any(targets.values()):
             names = ", ".join(group.items())
-            raise DataError(f"nothing to learn from {names} (epoch {epoch}): not one target in them; remove them")
+            raise DataError(
+                f"{names} (epoch {epoch}): no loss term has a target in them, so there is nothing to learn; remove them"
+            )
         return group
 
     def _item(self, epoch: int, index: int):
@@ -153,21 +156,30 @@ def epoch_order(n_items: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(n_items)
 
 
-def check_host(batch: dict[str, Any]) -> None:
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """A batch with `function` of everything in it, inside dicts (by sorted keys), dataclasses, lists and tuples too."""
+    if isinstance(value, dict):
+        return {key: mapped(value[key], function) for key in sorted(value)}
+    if is_dataclass(value):
+        return replace(value, **{f.name: mapped(getattr(value, f.name), function) for f in fields(value)})
+    if isinstance(value, (list, tuple)):
+        return type(value)(mapped(entry, function) for entry in value)
+    return function(value)
+
+
+def check_host(batch: Any) -> None:
     """Raises TypeError if a batch holds an `mx.array`: MLX arrays made on a thread belong to that thread's streams."""
-    for key, value in batch.items():
+
+    def check(key: str, value: Any) -> None:
         if isinstance(value, mx.array):
             raise TypeError(
                 f"collate() returned an mx.array for {key!r}: batches are numpy until the trainer takes them"
             )
 
+    for key, entry in (batch if isinstance(batch, dict) else vars(batch)).items():
+        mapped(entry, lambda value, key=key: check(key, value))
 
-def to_device(value: Any) -> Any:
-    """A collated batch with its numpy arrays, also inside dicts, lists and tuples, as `mx.array`s; main thread only."""
-    if isinstance(value, np.ndarray):
-        return mx.array(value)
-    if isinstance(value, dict):
-        return {key: to_device(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(entry) for entry in value)
-    return value
+
+def to_device(batch: Any) -> Any:
+    """A collated batch with its numpy arrays, at any depth, as `mx.array`s; main thread only."""
+    return mapped(batch, lambda value: mx.array(value) if isinstance(value, np.ndarray) else value)

@@ -114,17 +114,17 @@ _KINDS = (RankLostError, TranscriptError, DataError)  # what derives from them m
 
 
 def line_of(error: Exception) -> str | None:
-    """What is to be said of an error after which the steps before it can be saved; None for any other."""
+    """The message of an error after which the steps before it can be saved; None for any other."""
     if isinstance(error, OSError):
         return describe_os_error(error)
     return str(error) if isinstance(error, DataError | CheckpointError | RankLostError) else None
 
 
 def ended_by(error: Exception, line: str, words: str) -> Exception:
-    """The error to raise in its place.
+    """The error to raise instead.
 
     Args:
-        line: what is said of it.
+        line: its message.
         words: what is left of the run and how to go on; may be empty.
     """
     kind = next((kind for kind in _KINDS if isinstance(error, kind)), StoppedError)

@@ -1,4 +1,4 @@
-"""What a task tells the trainer: how to make an item, a batch and a loss. Everything else is the trainer's.
+"""What a task gives the trainer: how to make an item, a batch and a loss. Everything else is the trainer's.
 
 The trainer minimises, for the group of micro-batches that makes one optimiser step,
 
@@ -52,22 +52,23 @@ class Task(Protocol):
         """
         ...
 
-    def collate(self, items: list[Mapping[str, Any]]) -> dict[str, Any]:
-        """Pads and stacks items to a micro-batch: numpy arrays (later `mx.array`s) and plain values; on a thread."""
+    def collate(self, items: list[Mapping[str, Any]]) -> Any:
+        """Pads and stacks items to a micro-batch: a dict or a dataclass of numpy arrays (later `mx.array`s) and plain
+        values; on a thread."""
         ...
 
-    def targets(self, batch: Mapping[str, Any]) -> dict[str, float]:
+    def targets(self, batch: Any) -> dict[str, float]:
         """Number of targets of each term in a collated (numpy) batch; on a thread."""
         ...
 
-    def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
+    def losses(self, batch: Any) -> dict[str, mx.array]:
         """SUM over the batch's targets of each term, scalars; called with `mx.array`s, in training to differentiate.
 
         Dropout and its like may use `mx.random`; its state is saved and restored by the trainer.
         """
         ...
 
-    def heldout_batches(self) -> Iterable[dict[str, Any]]:
+    def heldout_batches(self) -> Iterable[Any]:
         """The collated (numpy) batches of the held-out data, the same at every call."""
         ...
 
@@ -107,7 +108,7 @@ class Padded(Protocol):
     """What a task may have beside `Task`, if its `losses` can be compiled: a function of the trainable parameters, the
     batch and `mx.random` alone, without Python state that changes, or a look at an array's value."""
 
-    def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+    def padded(self, batch: Any) -> Any:
         """A collated (numpy) batch with the same losses, in one of few shapes: each new one is compiled anew, and so is
         each new value of an entry that is no array."""
         ...

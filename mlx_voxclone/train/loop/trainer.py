@@ -14,13 +14,13 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_voxclone.errors import CheckpointError, DataError, NotFiniteError, RankLostError, TrainingError, VoxcloneError
+from mlx_voxclone.errors import CheckpointError, NotFiniteError, RankLostError, TrainingError, VoxcloneError
 from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, Progress
 from mlx_voxclone.process.limits import describe_memory_error
 from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop import heldout
 from mlx_voxclone.train.loop.distributed import ALONE, Mute, Ranks, check_share, facts_of
+from mlx_voxclone.train.loop.evaluation import Evaluation
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.journal import Journal, check_terms
 from mlx_voxclone.train.loop.keeper import Keeper
@@ -37,6 +37,7 @@ from mlx_voxclone.train.loop.resume import (
     refuse_used,
     what_is_left,
 )
+from mlx_voxclone.train.loop.schedule import due
 from mlx_voxclone.train.loop.task import Task, parameter_groups
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
@@ -112,8 +113,8 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains to the last step (or `stop_after`, or early stopping) and returns the figures of the whole run.
 
-        On Ctrl-C the last complete step is saved, and KeyboardInterrupt is raised again: it says where the run stands
-        and how to go on, unless a line has said that (`announce_resume`).
+        On Ctrl-C the last complete step is saved, and KeyboardInterrupt is raised again. Its message says where the run
+        stands and how to go on, unless that has been shown already (`announce_resume`).
         Raises TrainingError when `MAX_SKIPPED` consecutive steps, or all steps, were not finite.
         """
         self._began = time.perf_counter() - self.state.seconds
@@ -124,6 +125,7 @@ class Trainer:
         else:
             self.log = self.progress = Mute()
         self.journal = Journal(self.task, self.state, self.total, self.log, self.progress)
+        self.evaluation = Evaluation(self.task, self.settings, self.masters, self.ranks, self.run_dir, self.journal)
         self.ranks.last_words = self._last_words
         mx.reset_peak_memory()
         try:
@@ -139,9 +141,9 @@ class Trainer:
                         raise
                     raise KeyboardInterrupt(*where) from None
                 except Exception as error:  # a server or a disk that is gone: the steps so far are not lost
-                    if (told := self._rescued(error)) is error:
+                    if (explained := self._rescued(error)) is error:
                         raise
-                    raise told from error
+                    raise explained from error
         finally:
             self.ranks.last_words = lambda: ""
             self.task.model.eval()
@@ -155,15 +157,15 @@ class Trainer:
         with Loader(self.task, batch_size=settings.batch_size, accumulate=settings.accumulate, **position) as loader:
             while True:
                 last = state.step >= self.stop
-                if state.evaluated != state.step and (last or _due(state.step, settings.eval_every)):
-                    self._evaluate()
+                if state.evaluated != state.step and (last or due(state.step, settings.eval_every)):
+                    self.evaluation.measure(state, self.total)
                     self.keeper.saved = -1  # a checkpoint that Ctrl-C left of this step lacks the evaluation
                 ended = last or self._patience_is_out()
-                sampling = settings.sample_every and (ended or _due(state.step, settings.sample_every))
+                sampling = settings.sample_every and (ended or due(state.step, settings.sample_every))
                 if sampling and state.sampled != state.step:
-                    self._sample()
-                due = ended or (state.step > 0 and _due(state.step, settings.save_every))
-                if self.keeper.wants(state, due) and (ended or not state.skipped_in_row):
+                    self.evaluation.write_samples(state)
+                saving = ended or (state.step > 0 and due(state.step, settings.save_every))
+                if self.keeper.wants(state, saving) and (ended or not state.skipped_in_row):
                     self._checkpoint(ended)
                 if ended:
                     return
@@ -188,7 +190,7 @@ class Trainer:
                 self._update(gradients, norms)
                 self.journal.note_silent(norms)
                 self._record(group, sums, norm, time.perf_counter() - began)
-            if _due(self.state.step, self.settings.log_every) or self.state.step == self.stop:
+            if due(self.state.step, self.settings.log_every) or self.state.step == self.stop:
                 self.journal.line(group.epoch, rate, self._seconds(), self._peak())
             _trim_cache()
         if self.state.skipped_in_row >= MAX_SKIPPED:
@@ -225,59 +227,10 @@ class Trainer:
         self.state.position = group.next_position
         self.state.rng = get_rng()
 
-    # ---- evaluation, samples, checkpoints ---------------------------------------------------------------------------
-
-    def _evaluate(self) -> None:
-        """Held-out metrics of the present parameters; `best/` is rewritten if they are better than all before."""
-        state, began = self.state, time.perf_counter()
-        metrics = self.ranks.from_first(self._measure)
-        value = metrics[self.task.metric]
-        if not math.isfinite(value) and not state.evaluations:
-            raise DataError(
-                f"{self.task.name}: held-out {self.task.metric} is {value} before any training: check the held-out data"
-                " and the weights of the model"
-            )
-        better = math.isfinite(value) and (state.best is None or value < state.best["value"])
-        best = {"step": state.step, "metric": self.task.metric, "value": value, "metrics": metrics}
-        if better and self.ranks.first:
-            heldout.write_best(self.task, self.run_dir, self.masters.values, best)
-        with uninterrupted():
-            if better:
-                state.best = best
-            scheduled = _due(state.step, self.settings.eval_every) or state.step == self.total
-            state.stale = 0 if better else state.stale + scheduled  # one more at `stop_after` does not shorten patience
-            state.evaluated = state.step
-            state.evaluations.append({"step": state.step, "metrics": metrics})
-            seconds = time.perf_counter() - began
-            self.log.write(
-                {"event": "eval", "step": state.step, "metrics": metrics, "best": better, "eval_seconds": seconds}
-            )
-        self.progress.note(
-            f"{self.task.name}: step {state.step}, held-out "
-            + ", ".join(f"{name} {number:.4g}" for name, number in metrics.items())
-            + (" (best)" if better else "")
-        )
-        mx.clear_cache()  # evaluation shapes are not training shapes
-
-    def _measure(self) -> dict[str, float]:
-        with self.masters.inference(self.settings.seed):
-            return heldout.heldout_metrics(self.task)
-
-    def _sample(self) -> None:
-        self.ranks.from_first(self._write_samples)
-        self.state.sampled = self.state.step
-        mx.clear_cache()
-
-    def _write_samples(self) -> None:
-        directory = self.run_dir / states.SAMPLES / f"step-{self.state.step}"
-        try:
-            with self.masters.inference(self.settings.seed), states.replaced_directory(directory) as building:
-                self.task.write_samples(building, self.state.step)
-        except (FloatingPointError, NotFiniteError) as error:
-            self.journal.warn(f"no samples of step {self.state.step}: {error}")
+    # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def _checkpoint(self, ended: bool) -> None:
-        """Saves what is sound. What is not waits for a step that is, so that no ruin takes the place of a good one."""
+        """Saves a sound state. An unsound one waits for a sound step, so it never replaces a good checkpoint."""
         self._share()  # other processors round differently: from here on all are what is saved
         if self.ranks.from_first(lambda: self.keeper.sound(self.state)):
             if self.ranks.first:
@@ -289,7 +242,7 @@ class Trainer:
                 f" finite, so it was not saved; lower the learning rate and start again{self._left()}"
             )
         else:
-            what = "what the model makes of held-out data is not finite"
+            what = "its losses on held-out data are not finite"
             self.journal.warn(f"step {self.state.step} is not saved: {what}")
 
     def _left(self) -> str:
@@ -302,7 +255,9 @@ class Trainer:
         self.state.peak_memory_gb = self._peak()
         self.keeper.save(self.state, self.log, prune)
         if vanished:
-            raise CheckpointError(f"{self.run_dir}: the run directory was deleted meanwhile, and made again")
+            raise CheckpointError(
+                f"{self.run_dir}: the run directory was deleted during the training and has been made again"
+            )
 
     def _save_before_the_end(self) -> bool:
         """Saves the last complete step of a run that something ends, unless it is saved or ruined; whether it is now.
@@ -319,7 +274,7 @@ class Trainer:
         """Saves the last complete step, unless it is saved already; returns where the run stands."""
         if self.keeper.saved != self.state.step:
             with suppress(OSError):  # the terminal may be gone
-                self.progress.say(f"saving step {self.state.step} (Ctrl-C again to leave without)")
+                self.progress.say(f"saving step {self.state.step} (Ctrl-C again to quit without saving)")
         where = f"after step {self.state.step} of {self.total}"
         if self._save_before_the_end():
             where += f"; continue with --resume {self.run_dir}" if self._announce_resume else ""
@@ -358,15 +313,15 @@ class Trainer:
     # ---- several ranks ----------------------------------------------------------------------------------------------
 
     def _resume(self, path: Path) -> None:
-        """Rank 0 reads the checkpoint; the others are told its state here and its tensors by `_share`."""
+        """Rank 0 reads the checkpoint; the others receive its state here and its tensors by `_share`."""
 
         def restore() -> dict:
             self._restore(path)
             return asdict(self.state)
 
-        told = self.ranks.from_first(restore)
+        state = self.ranks.from_first(restore)
         if not self.ranks.first:
-            self.run_dir, self.state = path, RunState.of(told)
+            self.run_dir, self.state = path, RunState.of(state)
 
     def _share(self) -> None:
         """Every rank takes over what rank 0 trains, unless it has just that."""
@@ -385,7 +340,9 @@ class Trainer:
     def _finish(self) -> TrainResult:
         state = self.state
         if state.first is None:
-            raise TrainingError(f"{self.task.name}: not one of {state.step} steps was finite: nothing has been trained")
+            raise TrainingError(
+                f"{self.task.name}: no loss or gradient of its {state.step} steps was finite, so nothing was trained"
+            )
         return TrainResult(**self.ranks.from_first(lambda: asdict(self._end())))
 
     def _end(self) -> TrainResult:
@@ -402,7 +359,7 @@ class Trainer:
         )
         if result.best_step == 0:
             metric = self.task.metric
-            self.journal.warn(f"held-out {metric} never became better than before training; best/ holds step 0")
+            self.journal.warn(f"held-out {metric} never improved on its value before training; best/ holds step 0")
         self.log.write(
             {"event": "end", "step": state.step, "stopped_early": result.stopped_early, "best": best["step"]}
         )
@@ -425,11 +382,6 @@ class Trainer:
 
     def _peak(self) -> float:
         return max(self.state.peak_memory_gb, mx.get_peak_memory() / 1e9)
-
-
-def _due(step: int, every: int) -> bool:
-    """Whether something done at the start and then every so many steps is due; 0 = at the start only."""
-    return step == 0 or (every > 0 and step % every == 0)
 
 
 def _trim_cache() -> None:

@@ -1,37 +1,88 @@
-"""A collated batch of task `speaker`: what each entry is, and its shape."""
+"""A collated batch of task `speaker`: every entry with its shape."""
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+Array = np.ndarray | mx.array  # numpy as it is collated, MLX in `losses`
 
 
-class SpeakerBatch(TypedDict):
-    """B sequences, padded on the right to T positions. All that concerns frames is laid end to end.
+@dataclass(frozen=True, eq=False)
+class KeptBatch:
+    """The utterances of a batch that are to be preserved: K sequences with KS semantic targets and KF frames.
 
-    P, R: positions that codes and given voice rows stand at; S: semantic targets, END among them; F: frames with flow
-    matching. Positions are flat, into `[B * T]`. A dict, as the loader and the compiled step take that of any task:
-    numpy arrays as it is collated, MLX arrays in `losses`.
+    They are computed twice: by the adapted model in the batch, and by the released one on the K sequences alone.
     """
 
-    ids: Any  # int32 [B, T]: token ids
-    places: Any  # int32 [P]: where codes stand, flat
-    codes: Any  # int32 [P, 37]: the LM's codes (+2) there
-    row_places: Any  # int32 [R]: where rows of a voice stand, flat
-    rows: Any  # float32 [R, dim]: the rows, of utterances to be kept
-    predict: Any  # int32 [S]: where each semantic target is predicted, flat
-    semantic: Any  # int32 [S]: the target
-    semantic_weight: Any  # float32 [S]: how much it counts; 0 of what is to be kept
-    flow: Any  # int32 [F]: whose hidden state conditions each frame's flow, flat
-    acoustic: Any  # int32 [F, 36]: the frame's levels, 0-based
-    noise: Any  # float32 [F, 36]: where its path starts
-    time: Any  # float32 [F]: the point on the path, 0 to 1
-    drop: Any  # bool [F]: condition on zeros
-    flow_weight: Any  # float32 [F]: how much it counts
-    asked: Any  # int32 [A]: positions of a sequence from the first that predicts anything on
+    sequences: Array  # int32 [K]: which of the batch's sequences
+    frames: Array  # int32 [KF]: which of the batch's F frames
+    semantic_positions: Array  # int32 [KS]: where each target is predicted, flat in [B * T]
+    released_semantic_positions: Array  # int32 [KS]: the same, flat in [K * T]
+    released_flow_positions: Array  # int32 [KF]: whose hidden states condition the flow, flat in [K * T]
+    semantic_weight: Array  # float32 [KS]: 1; 0 of what was added to reach a length
+    flow_weight: Array  # float32 [KF]: likewise
 
-    # Where the batch has utterances to be kept, KS semantic targets and KF frames of them in K sequences:
-    kept_rows: NotRequired[Any]  # int32 [K]: their sequences
-    kept_predict: NotRequired[Any]  # int32 [KS]: where their targets are predicted, flat in the batch
-    released_predict: NotRequired[Any]  # int32 [KS]: the same, flat in `[K * T]`
-    kept_frames: NotRequired[Any]  # int32 [KF]: which of the F frames are theirs
-    released_flow: NotRequired[Any]  # int32 [KF]: whose hidden states condition them, flat in `[K * T]`
-    kept_predict_weight: NotRequired[Any]  # float32 [KS]: 0 of those that were added to reach a length
-    kept_flow_weight: NotRequired[Any]  # float32 [KF]: likewise
+
+@dataclass(frozen=True, eq=False)
+class SpeakerBatch:
+    """B sequences, padded on the right to T positions. All that concerns frames is laid end to end.
+
+    P, R: positions of codes and of given voice rows; S: semantic targets, END among them; F: frames with flow matching.
+    Positions are flat, in `[B * T]`.
+    """
+
+    ids: Array  # int32 [B, T]: token ids
+    start: int  # the first position of a sequence that predicts anything; the last layer leaves out those before it
+    code_positions: Array  # int32 [P]
+    codes: Array  # int32 [P, 37]: the LM's codes (+2) at these positions
+    row_positions: Array  # int32 [R]
+    rows: Array  # float32 [R, dim]: a voice's rows at these positions, of utterances to be preserved
+    semantic_positions: Array  # int32 [S]: where each semantic target is predicted
+    semantic: Array  # int32 [S]: the target
+    semantic_weight: Array  # float32 [S]: 0 of utterances to be preserved
+    flow_positions: Array  # int32 [F]: whose hidden state conditions each frame's flow
+    acoustic: Array  # int32 [F, 36]: the frame's levels, 0-based
+    noise: Array  # float32 [F, 36]: where its path starts
+    time: Array  # float32 [F]: the point on the path, 0 to 1
+    drop: Array  # bool [F]: condition on zeros
+    flow_weight: Array  # float32 [F]: 0 of utterances to be preserved
+    kept: KeptBatch | None = None
+
+    def from_start(self) -> "SpeakerBatch":
+        """The same batch for hidden states of positions `start` to T alone: where something is predicted is counted in
+        `[B * (T - start)]`, and among the kept sequences in `[K * (T - start)]`."""
+        width = self.ids.shape[1]
+        return self._predicted_at(lambda positions: positions - self.start * (positions // width + 1))
+
+    def widened(self, width: int) -> "SpeakerBatch":
+        """The same batch (numpy), padded to `width` positions, at least T."""
+        old = self.ids.shape[1]
+
+        def moved(positions: np.ndarray) -> np.ndarray:
+            return positions // old * width + positions % old
+
+        return replace(
+            self._predicted_at(moved),
+            ids=np.pad(self.ids, ((0, 0), (0, width - old))),
+            code_positions=moved(self.code_positions),
+            row_positions=moved(self.row_positions),
+        )
+
+    def _predicted_at(self, moved: Callable[[Array], Array]) -> "SpeakerBatch":
+        """With all positions of predictions moved."""
+        kept = self.kept
+        if kept is not None:
+            kept = replace(
+                kept,
+                semantic_positions=moved(kept.semantic_positions),
+                released_semantic_positions=moved(kept.released_semantic_positions),
+                released_flow_positions=moved(kept.released_flow_positions),
+            )
+        return replace(
+            self,
+            semantic_positions=moved(self.semantic_positions),
+            flow_positions=moved(self.flow_positions),
+            kept=kept,
+        )

@@ -1,8 +1,8 @@
 """What the adapted model sounds like while it trains: it speaks held-out sentences, and these are judged.
 
-The held-out loss is a bad guide to a clone: others' runs whose loss fell lost similarity, and adapters have spoilt the
-model's own voices. So `best/` can be chosen by the measured similarity to recordings of the speaker, among the states
-whose speech is still understood and whose own voices have not drifted.
+The held-out loss is a bad guide to a clone: in others' runs the loss fell while similarity was lost, and adapters have
+spoilt the model's own voices. So `best/` can be chosen by the measured similarity to recordings of the speaker, among
+the states whose speech is intelligible and whose own voices have not drifted.
 """
 
 import math
@@ -28,7 +28,7 @@ MORE_FRAMES, FEWEST = 2, 25  # a runaway is cut off at twice the recording's len
 
 
 class Understands(Protocol):
-    """Hears what was said in samples at 24 kHz."""
+    """Transcribes samples at 24 kHz; None: nothing is understood."""
 
     def understand(self, samples: np.ndarray) -> str | None: ...
 
@@ -70,7 +70,7 @@ class Listening:
     Args:
         sentences: at least one.
         speaker: judges the voice.
-        ears: hears what was said; None: error rates are not measured.
+        recogniser: transcribes; None: error rates are not measured.
         limits: see `Limits`.
         prompt: text and number of voice rows -> ids.
         seed: of the sampling noise, the same at every measurement.
@@ -80,20 +80,20 @@ class Listening:
         self,
         sentences: Sequence[Sentence],
         speaker: SpeakerModel,
-        ears: Understands | None,
+        recogniser: Understands | None,
         limits: Limits,
         prompt: Callable[[str, int], list[int]],
         seed: int = 0,
     ):
         if not sentences:
-            raise DataError("no held-out sentence to speak and to judge")
+            raise DataError("no held-out sentence to speak")
         self.sentences, self.limits, self._prompt, self.seed = list(sentences), limits, prompt, seed
-        self._speaker, self._ears = speaker, ears
+        self._speaker, self._recogniser = speaker, recogniser
         self._voices = [speaker.embed(sentence.recording) for sentence in self.sentences]
 
     @property
     def identity(self) -> dict[str, str | int]:
-        """With what is judged, for resuming."""
+        """What judges, for resuming."""
         return {"speaker": self._speaker.name, "sentences": len(self.sentences)}
 
     def speak(self, model: Voxtral) -> list[tuple[np.ndarray, bool]]:
@@ -104,17 +104,17 @@ class Listening:
             prompts.append(model.embed_prompt(self._prompt(sentence.text, rows.shape[0]), rows)[0])
         most = [MORE_FRAMES * sentence.frames + FEWEST for sentence in self.sentences]
         seeds = [self.seed + k for k in range(len(prompts))]
-        found = []
+        spoken = []
         for one, limit in zip(generation.generate_batch(model, prompts, max_frames=max(most), seeds=seeds), most):
             codes = one.codes[:, :limit]
             samples = model.audio_tokenizer.decode_audio(codes) if codes.shape[1] else np.zeros(0, np.float32)
-            found.append((samples, one.ended and one.codes.shape[1] <= limit))
-        return found
+            spoken.append((samples, one.ended and one.codes.shape[1] <= limit))
+        return spoken
 
     def metrics(self, model: Voxtral) -> dict[str, float]:
-        """Means over the sentences: the similarity by the speaker model's own name, `ended`, and `cer` with ears.
+        """Means over the sentences: the similarity by the speaker model's own name, `ended`; `cer` with a recogniser.
 
-        A sentence of which nothing is there to be judged has similarity 0 and is not understood at all.
+        A sentence without sound has similarity 0, and all of it counts as errors.
         """
         spoken = self.speak(model)
         likeness, edits, letters = [], 0, 0
@@ -123,11 +123,12 @@ class Listening:
                 likeness.append(float(np.dot(self._speaker.embed(samples), voice)))
             except DataError:
                 likeness.append(0.0)
-            if self._ears is not None:
-                found = errors(sentence.text, self._ears.understand(samples) if len(samples) else None)
-                edits, letters = edits + found.letter_edits, letters + found.letters
+            if self._recogniser is not None:
+                text = self._recogniser.understand(samples) if len(samples) else None
+                counted = errors(sentence.text, text)
+                edits, letters = edits + counted.letter_edits, letters + counted.letters
         metrics = {self._speaker.metric: float(np.mean(likeness)), "ended": float(np.mean([e for _, e in spoken]))}
-        return metrics | ({"cer": edits / letters} if self._ears is not None else {})
+        return metrics | ({"cer": edits / letters} if self._recogniser is not None else {})
 
     def choice(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """`clone_distance`, lower is better: 1 - similarity, and 2 and the excess more where a limit is broken."""
@@ -144,7 +145,7 @@ class Listening:
             write_wav(directory / f"{sentence.id}.wav", samples)
 
 
-def judges(section: ListenSection) -> "tuple[SpeakerModel, WhisperEars | None] | None":
+def judges(section: ListenSection) -> "tuple[SpeakerModel, WhisperRecogniser | None] | None":
     """The models that `speaker.listen` names; None without one for the voice.
 
     Raises:
@@ -156,20 +157,20 @@ def judges(section: ListenSection) -> "tuple[SpeakerModel, WhisperEars | None] |
     try:
         speaker = speaker_model(section.speaker_model)
         key = "whisper_model"
-        return speaker, None if section.whisper_model is None else WhisperEars(section.whisper_model)
+        return speaker, None if section.whisper_model is None else WhisperRecogniser(section.whisper_model)
     except DataError as e:
-        raise ConfigError(f"speaker.listen.{key}: {e}; or set it to null, and the held-out loss chooses") from None
+        raise ConfigError(f"speaker.listen.{key}: {e}; or set it to null to choose by the held-out loss") from None
 
 
 def check_judges(section: ListenSection) -> None:
-    """Refuse what `judges` refuses, and keep nothing: a training may come before they are needed."""
-    _, ears = judges(section) or (None, None)
-    if ears is not None:
-        ears.close()
+    """Refuse what `judges` refuses, and keep no model in memory: a training may come before they are needed."""
+    _, recogniser = judges(section) or (None, None)
+    if recogniser is not None:
+        recogniser.close()
 
 
-class WhisperEars:
-    """A `data.transcribe.Transcriber` that hears samples."""
+class WhisperRecogniser:
+    """A `data.transcribe.Transcriber` of samples."""
 
     def __init__(self, model: str):
         from mlx_voxclone.data.transcribe import Transcriber
@@ -183,7 +184,7 @@ class WhisperEars:
     def understand(self, samples: np.ndarray) -> str | None:
         import tempfile
 
-        with tempfile.TemporaryDirectory() as place:
-            path = Path(place) / "spoken.wav"
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "spoken.wav"
             write_wav(path, samples)
             return self._whisper.transcribe(path)[0]

@@ -1,16 +1,15 @@
 """What the adapted model must not lose: how the released one speaks with its own voices.
 
-Items are pairs (what the released model said with its voices), each behind its voice's true rows. The same model
+Items are pairs (utterances of the released model with its voices), each behind its voice's true rows. The same model
 without its adapters is the teacher, on the same inputs; nothing else is loaded for it. Two terms: the divergence of its
 semantic distribution from the adapted one's, and the distance of the flow head's velocities at the same points of the
-path. Measured on held-out pairs they say how far presets have drifted.
+path. Measured on held-out pairs they show how far presets have drifted.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -21,15 +20,18 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.losses.divergence import divergence
+from mlx_voxclone.model.flow_head import FlowMatchingHead
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
+from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import AUTO
 from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
+from mlx_voxclone.train.speaker.batch import KeptBatch
 
 KEPT_FIELD = "speaker.preserve.path"  # of a training's fingerprint: what is kept, where something is
-_NOT_KEPT = "speaker.preserve: how the model speaks with its own voices is not kept"
+_NOT_PRESERVED = "speaker.preserve: the model's own voices are not preserved"
 TERMS = ("kept_semantic", "kept_flow")
 
 
@@ -57,8 +59,7 @@ def load_kept(
     release: Release,
     *,
     begun: bool | None = None,
-    quiet: bool = True,
-    say: Callable[[str], None] = lambda line: None,
+    reporter: Reporter = SILENT,
 ) -> KeptPairs | None:
     """The pairs of `speaker.preserve`; None where there are none or their weights are 0.
 
@@ -67,7 +68,7 @@ def load_kept(
 
     Args:
         begun: whether the training that goes on keeps any (`kept_before`); None: one that begins.
-        quiet, say: of making pairs; `say` also receives why none are kept.
+        reporter: shows the making of pairs, and why none are kept.
 
     Raises:
         DataError, CheckpointError: pairs that cannot be read, of another codec, or with a voice the model has not; see
@@ -77,7 +78,7 @@ def load_kept(
     if not is_on(config) or begun is False:
         return None
     automatic = section.path == AUTO
-    paths = _automatic_paths(config, release, bool(begun), quiet, say) if automatic else section.path
+    paths = _automatic_paths(config, release, bool(begun), reporter) if automatic else section.path
     if not paths:
         return None
     data = PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
@@ -86,7 +87,7 @@ def load_kept(
         sides = ([pair for pair in side if pair.voice in own] for side in (data.train, data.heldout))
         data = replace(data, **dict(zip(("train", "heldout"), sides)))
         if not (data.train and data.heldout):
-            say(f"{_NOT_KEPT}: too few pairs in its own voices to hold some out")
+            reporter.say(f"{_NOT_PRESERVED}: too few pairs in its own voices to hold some out")
             return None
     data.check_voices(release)
     data.check_heldout()
@@ -123,24 +124,22 @@ def is_on(config: RunConfig) -> bool:
     return bool(section.path and section.share and (losses.kept_semantic or losses.kept_flow))
 
 
-def _automatic_paths(
-    config: RunConfig, release: Release, begun: bool, quiet: bool, say: Callable[[str], None]
-) -> list[Path]:
+def _automatic_paths(config: RunConfig, release: Release, begun: bool, reporter: Reporter) -> list[Path]:
     pairs = config.encoder.pairs.path
     if not own_voices(release):
-        say(f"{_NOT_KEPT}: it has none")
+        reporter.say(f"{_NOT_PRESERVED}: it has none")
     elif not pairs:
-        say(f"{_NOT_KEPT}: encoder.pairs.path is null, and it would be learnt from pairs")
+        reporter.say(f"{_NOT_PRESERVED}: that needs pairs, and encoder.pairs.path is null")
     elif pairs != AUTO:
         return pairs
     elif config.task == "clone" or begun:
-        return [own_pairs(config, release, quiet, say)]
-    elif (found := cached_own_pairs(config, release)) is not None:
-        return [found]
+        return [own_pairs(config, release, reporter)]
+    elif (cached := cached_own_pairs(config, release)) is not None:
+        return [cached]
     else:
-        say(
-            f"{_NOT_KEPT}: it would be learnt from pairs, and no run of task clone or encoder has made any with this"
-            " model yet; run one, or name what `voxclone pairs` wrote in speaker.preserve.path"
+        reporter.say(
+            f"{_NOT_PRESERVED}: that needs pairs, and no run of task clone or encoder has made any with this"
+            " model yet; run one, or set speaker.preserve.path to a directory of `voxclone pairs`"
         )
     return []
 
@@ -158,32 +157,40 @@ def without_adapters(model: Voxtral) -> Iterator[None]:
             module.scale = scale
 
 
+@dataclass(frozen=True, eq=False)
+class FlowPath:
+    """A batch's frames on their way from noise: where each is, when, and which way the adapted model sends it."""
+
+    points: mx.array  # [F, 36]
+    times: mx.array  # [F], 0 to 1
+    velocity: mx.array  # [F, 36]; no hidden state of frames to be preserved is dropped
+
+
 def preservation_terms(
-    model: Voxtral, hidden: mx.array, released: mx.array, batch: Mapping[str, Any]
+    head: FlowMatchingHead, kept: KeptBatch, hidden: mx.array, released: mx.array, path: FlowPath
 ) -> dict[str, mx.array]:
     """Sums over the kept frames of a batch.
 
     Args:
-        model: its head is frozen and the same for both.
-        hidden: hidden states of the adapted model, flat `[B * T, dim]`.
-        released: of the released one on the kept sequences alone, flat.
-        batch: see `SpeakerTask.collate`; and of all its frames the points `x_t` and the adapted model's `velocity`.
+        head: frozen, the same for both.
+        kept: where they are.
+        hidden: hidden states of the adapted model, `[N, dim]`.
+        released: hidden states of the released model on the kept sequences alone, `[M, dim]`.
+        path: of all frames of the batch.
 
     Returns:
         `kept_semantic`: Kullback-Leibler divergence from the released distribution of semantic codes, nats;
         `kept_flow`: mean squared distance of the velocities.
     """
-    head, released = model.acoustic_transformer, mx.stop_gradient(released)
-    at, at_released = batch["kept_predict"], batch["released_predict"]
-    theirs, ours = (
-        head.masked_semantic_logits(states).astype(mx.float32) for states in (released[at_released], hidden[at])
-    )
-    nats = divergence(theirs, ours)
-    points, times = batch["x_t"][batch["kept_frames"]], batch["time"][batch["kept_frames"]]
-    before = head.velocity(points, times, released[batch["released_flow"]])
-    now = batch["velocity"][batch["kept_frames"]]  # no hidden state of these is dropped
-    distance = mx.square(now.astype(mx.float32) - before.astype(mx.float32))
-    distance = distance.mean(axis=-1)
-    if "kept_flow_weight" in batch:  # some were added, to reach a length
-        nats, distance = nats * batch["kept_predict_weight"], distance * batch["kept_flow_weight"]
-    return {"kept_semantic": nats.sum(), "kept_flow": distance.sum()}
+    released = mx.stop_gradient(released)
+    adapted_logits = head.masked_semantic_logits(hidden[kept.semantic_positions]).astype(mx.float32)  # [KS, rows]
+    released_logits = head.masked_semantic_logits(released[kept.released_semantic_positions]).astype(mx.float32)
+    nats = divergence(released_logits, adapted_logits)  # [KS]
+    points, times = path.points[kept.frames], path.times[kept.frames]  # [KF, 36], [KF]
+    before = head.velocity(points, times, released[kept.released_flow_positions])  # [KF, 36]
+    now = path.velocity[kept.frames]  # [KF, 36]
+    distance = mx.square(now.astype(mx.float32) - before.astype(mx.float32)).mean(axis=-1)  # [KF]
+    return {
+        "kept_semantic": (nats * kept.semantic_weight).sum(),
+        "kept_flow": (distance * kept.flow_weight).sum(),
+    }

@@ -2,7 +2,6 @@
 
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -21,19 +20,20 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.saved.result import TrainResult
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
 from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 from mlx_voxclone.train.stages.compute import Compute
 from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
-ANYONES = 8  # clips of other speakers, where one has no other clip of his own
+ANYONES = 8  # clips of other speakers, for a speaker with one clip only
 
 
 def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Clip]:
-    """Other clips of a clip's speaker. With `anyone`, where there is none, a few of other speakers: who is to learn a
-    language need not learn whose voice it is."""
+    """Other clips of a clip's speaker. With `anyone`, where there is none, a few of other speakers: for learning a
+    language the speaker does not matter."""
     own = data.references(clip)
     if own or not anyone:
         return own
@@ -43,8 +43,8 @@ def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Cli
 
 
 def usable(clips: list[Clip], data: PreparedData, anyone: bool = False) -> list[Clip]:
-    """The clips that have a text, not too long to be said in them, and another clip of their speaker (or of `anyone`)
-    as reference."""
+    """The clips that have a text short enough for their length, and another clip of their speaker (or of `anyone`) as
+    reference."""
     return [clip for clip in clips if clip.text and is_sayable(clip) and references(clip, data, anyone)]
 
 
@@ -57,18 +57,18 @@ def utterances(
 ) -> list[Utterance]:
     """The usable clips as codes.
 
-    With `judged` codes these are what is to be said, and clips without any are left out. Voice prompts are the
-    encoder's own codes always, as they are when the model speaks: judged ones lie nearer to the voices that the model
-    knows, and further from the speaker's (docs/LOG.md).
+    `judged` codes, where there are any, are the targets; clips without them are left out. Voice prompts always have the
+    encoder's own codes, as they do when the model speaks: judged ones are nearer to the model's own voices and further
+    from the speaker's (docs/LOG.md).
     """
-    found = []
+    result = []
     for clip in usable(clips, data, anyone):
         if judged and clip.id not in judged:
             continue
         voices = tuple(codes[other.id] for other in references(clip, data, anyone))
-        own = judged[clip.id] if judged else codes[clip.id]
-        found.append(Utterance(clip.id, clip.text, own, voices))
-    return found
+        targets = judged[clip.id] if judged else codes[clip.id]
+        result.append(Utterance(clip.id, clip.text, targets, voices))
+    return result
 
 
 def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral:
@@ -107,33 +107,33 @@ def starting_adapters(config: RunConfig, release: Release) -> dict[str, mx.array
         return None
     tensors, adapter = load_adapters(section.start)
     adapter.check_base(release.fingerprint(), config.model, section.start)
-    asked = {"rank": section.lora.rank, "alpha": section.lora.alpha, "targets": sorted(section.lora.targets)}
+    wanted = {"rank": section.lora.rank, "alpha": section.lora.alpha, "targets": sorted(section.lora.targets)}
     there = {"rank": adapter.rank, "alpha": adapter.alpha, "targets": sorted(adapter.targets)}
-    for key, value in asked.items():
+    for key, value in wanted.items():
         if there[key] != value:
             raise ConfigError(f"speaker.lora.{key}: {value}, but speaker.start has {there[key]}; make them the same")
     layers = sorted({int(name.split(".")[1]) for name in tensors})
     count = release.config.backbone.n_layers
     if layers != list(range(count - (section.lora.layers or count), count)):
-        raise ConfigError(f"speaker.lora.layers: speaker.start adapts {len(layers)} layers; ask for the same")
+        raise ConfigError(f"speaker.lora.layers: speaker.start adapts {len(layers)} layers; set it to the same number")
     return tensors
 
 
-def start_from(config: RunConfig, release: Release, model: Voxtral) -> dict[str, str]:
-    """Put `speaker.start` into a model of `lora_model`; what identifies it, for resuming."""
-    tensors = starting_adapters(config, release)
-    if tensors is None:
-        return {}
-    model.load_weights(list(tensors.items()), strict=False)
-    mx.eval(model.trainable_parameters())
-    return {"start": file_sha256(config.speaker.start / ADAPTERS)}
-
-
-def adapter_writer(config: RunConfig, release: Release) -> Callable[[Path, dict[str, mx.array]], None]:
-    """`save(directory, tensors)` of a task whose adapters are those of `speaker.lora` on this release."""
-    lora = config.speaker.lora
-    adapter = AdapterConfig(lora.rank, lora.alpha, tuple(lora.targets), release.fingerprint())
-    return lambda directory, tensors: save_adapters(directory, tensors, adapter)
+def adapted_model(config: RunConfig, release: Release, compute: Compute) -> AdaptedModel:
+    """`lora_model` with `speaker.start` in it, the prompt of its tokenizer, and a writer of its adapters."""
+    lora, identity = config.speaker.lora, {"base": release.fingerprint()}
+    adapter = AdapterConfig(lora.rank, lora.alpha, tuple(lora.targets), identity["base"])
+    model = lora_model(release, config, compute)
+    if (tensors := starting_adapters(config, release)) is not None:
+        model.load_weights(list(tensors.items()), strict=False)
+        mx.eval(model.trainable_parameters())
+        identity["start"] = file_sha256(config.speaker.start / ADAPTERS)
+    return AdaptedModel(
+        model,
+        SpeechTokenizer.of(release).prompt,
+        lambda directory, tensors: save_adapters(directory, tensors, adapter),
+        identity,
+    )
 
 
 def train_speaker(
@@ -144,45 +144,43 @@ def train_speaker(
 ) -> TrainResult:
     """Task `speaker`, or `language`, in the run's directory; `best/` holds the adapters."""
     codes, judged = recovered.codes, recovered.judged.codes
-    compute, section, release = run.compute, config.speaker, run.release
+    section, release = config.speaker, run.release
     kept = _kept(config, run)
     anyone = config.adapts == "language"
     pairs = {name: utterances(getattr(data, name), data, codes, anyone, judged) for name in ("train", "heldout")}
-    tokenizer = SpeechTokenizer.of(release)
-    model, identity = lora_model(release, config, compute), {"base": release.fingerprint()}
-    identity |= start_from(config, release, model)
+    adapted = adapted_model(config, release, run.compute)
     task = SpeakerTask(
-        model,
-        **pairs,
-        section=section,
-        prompt=tokenizer.prompt,
-        save=adapter_writer(config, release),
+        adapted,
+        SpeakerData(**pairs, kept=kept),
+        section,
         seed=config.seed,
-        identity=identity,
         name=config.adapts,
-        kept=kept,
-        listening=listening(config, data, codes, release.config.codec.frame_size, tokenizer),
+        listening=listening(config, data, codes, release.config.codec.frame_size, adapted.prompt),
     )
-    settings = train_settings(section.train, config, compute)
-    return run_trainer(task, settings, run.directory, quiet=run.quiet)
+    settings = train_settings(section.train, config, run.compute)
+    return run_trainer(task, settings, run.directory, run.reporter)
 
 
 def _kept(config: RunConfig, run: Run) -> KeptPairs | None:
     """What rank 0 finds to be kept, on every rank."""
     ranks, release = run.ranks, run.release
     begun = ranks.from_first(lambda: kept_before(run.directory))
-    found = []
+    loaded = []
 
     def first() -> bool:
-        found.append(load_kept(config, release, begun=begun, quiet=run.quiet, say=run.say))
-        return found[0] is not None
+        loaded.append(load_kept(config, release, begun=begun, reporter=run.reporter))
+        return loaded[0] is not None
 
     keeps = ranks.from_first(first)
-    return found[0] if found else load_kept(config, release, begun=keeps)
+    return loaded[0] if loaded else load_kept(config, release, begun=keeps)
 
 
 def listening(
-    config: RunConfig, data: PreparedData, codes: Mapping[str, np.ndarray], frame_size: int, tokenizer: SpeechTokenizer
+    config: RunConfig,
+    data: PreparedData,
+    codes: Mapping[str, np.ndarray],
+    frame_size: int,
+    prompt: Callable[[str, int], list[int]],
 ) -> Listening | None:
     """What `speaker.listen` asks for; None without a speaker model.
 
@@ -192,7 +190,7 @@ def listening(
         DataError: a model that cannot be had.
     """
     section = config.speaker.listen
-    if (found := judges(section)) is None:
+    if (models := judges(section)) is None:
         return None
     clips = usable(data.heldout, data)
     if not clips:
@@ -208,4 +206,4 @@ def listening(
             Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
         )
     limits = Limits(section.max_error_rate, section.max_drift)
-    return Listening(sentences, *found, limits, tokenizer.prompt, config.seed)
+    return Listening(sentences, *models, limits, prompt, config.seed)

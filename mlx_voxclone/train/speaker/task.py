@@ -5,7 +5,7 @@ clip. Loss on audio positions only: semantic cross-entropy with an END target af
 the acoustic codes with the hidden state dropped now and then for guidance (paper section 3, SPEC section 4).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,25 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.codes import lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
-from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
+from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker import listening as listen
-from mlx_voxclone.train.speaker.batch import SpeakerBatch
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
+from mlx_voxclone.train.speaker.batch import KeptBatch, SpeakerBatch
 from mlx_voxclone.train.speaker.buckets import padded_speech
-from mlx_voxclone.train.speaker.preservation import KEPT_FIELD, Kept, KeptPairs, preservation_terms, without_adapters
+from mlx_voxclone.train.speaker.preservation import (
+    KEPT_FIELD,
+    FlowPath,
+    Kept,
+    KeptPairs,
+    preservation_terms,
+    without_adapters,
+)
 from mlx_voxclone.train.speaker.preservation import TERMS as KEPT_TERMS
 
-_JOINED = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
-_PREDICTING = ("predict", "flow", "kept_predict", "released_predict", "released_flow")  # indices of positions
+_END_TO_END = ("rows", "codes", "semantic", "acoustic", "noise", "time", "drop", "semantic_weight", "flow_weight")
 MAX_HELDOUT = 64  # clips by which an evaluation measures, however large the corpus
 HELDOUT_KEPT = 8  # utterances of the model's own voices by which their drift is measured
 HELDOUT_EPOCH = 2**31  # held-out noise is drawn from an epoch that training never reaches
@@ -46,67 +53,49 @@ class Utterance:
     references: tuple[np.ndarray, ...]  # 0-based codes of other clips of the speaker, each [37, N]
 
 
-def _kept_places(items: list[Mapping[str, Any]], width: int) -> dict[str, np.ndarray]:
-    """Flat places of what is to be kept: in the batch, and among the kept sequences alone.
+@dataclass(frozen=True, eq=False)
+class SpeakerData:
+    """What task `speaker` learns from and is measured by.
 
-    `kept_rows`: sequences; `kept_predict`, `released_predict`: where each of their targets is predicted, in the batch
-    and among them; `kept_frames`: their places among all frames of the batch; `released_flow`: where these are
-    predicted, among them.
+    Attributes:
+        train: utterances to learn from.
+        heldout: utterances that select the best adapter; of many, 64 spread over them.
+        kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
+            the items are drawn from it.
     """
-    found: dict[str, list[np.ndarray]] = {
-        name: [] for name in ("kept_rows", "kept_predict", "released_predict", "kept_frames", "released_flow")
-    }
-    frames = 0
-    for row, item in enumerate(items):
-        n, targets = len(item["acoustic"]), np.arange(len(item["semantic"]))
-        if item["kept"]:
-            alone = len(found["kept_rows"]) * width + item["first"]
-            found["kept_rows"].append(np.array([row]))
-            found["kept_predict"].append(row * width + item["first"] + targets)
-            found["released_predict"].append(alone + targets)
-            found["kept_frames"].append(frames + np.arange(n))
-            found["released_flow"].append(alone + np.arange(n))
-        frames += n
-    return {name: np.concatenate(values).astype(np.int32) for name, values in found.items()}
+
+    train: Sequence[Utterance]
+    heldout: Sequence[Utterance]
+    kept: KeptPairs | None = None
 
 
 class SpeakerTask:
     """See `Task`. An item is one utterance with one reference, drawn anew every epoch.
 
     Args:
-        model: quantised (or not) and wrapped in LoRA already; its trainable parameters are A and B.
-        train, heldout: utterances; heldout (of many, 64 spread over them) selects the best adapter.
+        adapted: the model; its trainable parameters are A and B.
+        data: what it learns from and is measured by.
         section: the configuration's `speaker` section.
-        prompt: text and a number of voice rows -> the prompt's ids (`SpeechTokenizer.prompt`).
-        save: writes the adapter, `(directory, tensors) -> None`.
         seed: of references, noise, times and dropped hidden states.
-        identity: what else must be unchanged on resume, e.g. the base's fingerprint.
-        kept: what the released model says with its own voices, if that is to be preserved; `speaker.preserve.share` of
-            the items are drawn from it.
         listening: speaks and judges at each measurement; the best model is then chosen by that.
         name: for messages: `speaker` or `language`.
     """
 
     def __init__(
         self,
-        model: Voxtral,
-        train: Sequence[Utterance],
-        heldout: Sequence[Utterance],
+        adapted: AdaptedModel,
+        data: SpeakerData,
         section: SpeakerSection,
         *,
-        prompt: Callable[[str, int], list[int]],
-        save: Callable[[Path, dict[str, mx.array]], None],
         seed: int = 0,
-        identity: Mapping[str, Any] | None = None,
-        kept: KeptPairs | None = None,
         listening: listen.Listening | None = None,
         name: str = "speaker",
     ):
         self.name = name
-        self.model, self.section, self.seed, self._kept = model, section, seed, kept
+        self.model, self.section, self.seed, self._adapted = adapted.model, section, seed, adapted
         self._listening, self.metric = listening, "loss" if listening is None else listen.METRIC
-        self._train, self._heldout = list(train), spread(list(heldout), MAX_HELDOUT)
-        self._prompt, self._save, self._identity = prompt, save, dict(identity or {})
+        self._train, self._heldout = list(data.train), spread(list(data.heldout), MAX_HELDOUT)
+        self._kept = kept = data.kept
         for kind, utterances in (("training", self._train), ("held-out", self._heldout)):
             if not utterances:
                 raise DataError(
@@ -117,13 +106,13 @@ class SpeakerTask:
         self.n_items = max(len(self._train) + (share > 0), round(len(self._train) / (1 - share)))
         losses = section.losses.model_dump()
         self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
-        codec = model.config.codec
+        codec = self.model.config.codec
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
         for utterance in [*self._train, *self._heldout]:
             try:
                 for codes in (utterance.codes, *utterance.references):
-                    model.audio_tokenizer.check_codes(codes)
+                    self.model.audio_tokenizer.check_codes(codes)
             except ValueError as e:  # an embedding look-up out of range would go unnoticed
                 raise DataError(f"clip {utterance.id}: {e}") from None
         for one in [*self._train, *self._heldout, *([] if kept is None else [*kept.train, *kept.heldout])]:
@@ -149,7 +138,7 @@ class SpeakerTask:
         ended = utterance.codes.shape[1] <= self._frame_limit
         codes = utterance.codes[:, : self._frame_limit]  # [37, T], 0-based
         frames = lm_frames(codes)  # [T, 37]
-        prompt = np.array(self._prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
+        prompt = np.array(self._adapted.prompt(utterance.text, len(voice) + len(rows)), dtype=np.int32)
         audio_id, n = self.model.config.audio_token_id, len(frames)
         # The last frame is an input only where there is something left to predict after it: END.
         inputs = frames if ended else frames[:-1]
@@ -159,8 +148,8 @@ class SpeakerTask:
             "id": utterance.id,
             "length": len(prompt) + len(inputs),
             "ids": np.concatenate([prompt, np.full(len(inputs), audio_id, dtype=np.int32)]),
-            "rows": rows,  # of the first [AUDIO] places
-            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # of the other ones, in order
+            "rows": rows,  # at the first [AUDIO] ids
+            "codes": np.concatenate([voice, inputs]).astype(np.int32),  # at the others, in order
             "first": len(prompt) - 1,  # position whose hidden state predicts the first frame
             "semantic": semantic.astype(np.int32),
             "acoustic": codes[1:].T.astype(np.int32),
@@ -187,25 +176,31 @@ class SpeakerTask:
         return with_end(lm_frames(joined[:, start : start + length]))
 
     def collate(self, items: list[Mapping[str, Any]]) -> SpeakerBatch:
-        """Right-pads the sequences; all that concerns frames is laid end to end, with flat indices into the batch.
+        """Right-pads the sequences; all that concerns frames is laid end to end, with flat positions.
 
         Right padding is harmless: the model is causal, and nothing after an item's end is a target.
         """
         width = max(len(item["ids"]) for item in items)
-        ids = np.zeros((len(items), width), dtype=np.int32)
-        index: dict[str, list[np.ndarray]] = {name: [] for name in ("places", "row_places", "predict", "flow")}
+        ids = np.zeros((len(items), width), dtype=np.int32)  # [B, T]
+        row_positions, code_positions, semantic_positions, flow_positions = [], [], [], []
         for row, item in enumerate(items):
             ids[row, : len(item["ids"])] = item["ids"]
             audio = row * width + np.flatnonzero(item["ids"] == self.model.config.audio_token_id)
-            index["row_places"].append(audio[: len(item["rows"])])
-            index["places"].append(audio[len(item["rows"]) :])
+            row_positions.append(audio[: len(item["rows"])])
+            code_positions.append(audio[len(item["rows"]) :])
             first = row * width + item["first"]
-            index["predict"].append(first + np.arange(len(item["semantic"])))
-            index["flow"].append(first + np.arange(len(item["acoustic"])))
-        joined = {name: np.concatenate([item[name] for item in items]) for name in _JOINED}
-        joined["asked"] = np.arange(min(item["first"] for item in items), width, dtype=np.int32)
-        kept = _kept_places(items, width) if any(item["kept"] for item in items) else {}
-        return {"ids": ids, **joined, **{k: np.concatenate(v).astype(np.int32) for k, v in index.items()}, **kept}
+            semantic_positions.append(first + np.arange(len(item["semantic"])))
+            flow_positions.append(first + np.arange(len(item["acoustic"])))
+        return SpeakerBatch(
+            ids=ids,
+            start=min(item["first"] for item in items),
+            code_positions=_end_to_end(code_positions),
+            row_positions=_end_to_end(row_positions),
+            semantic_positions=_end_to_end(semantic_positions),
+            flow_positions=_end_to_end(flow_positions),
+            kept=_kept_batch(items, width) if any(item["kept"] for item in items) else None,
+            **{name: np.concatenate([item[name] for item in items]) for name in _END_TO_END},
+        )
 
     def padded(self, batch: SpeakerBatch) -> SpeakerBatch:
         """See `Padded`: positions up to a multiple of 64, frames of 32."""
@@ -216,12 +211,10 @@ class SpeakerTask:
 
         A frame to be kept counts only as such.
         """
-        counts = {name: float(batch[f"{name}_weight"].sum(dtype=np.float64)) for name in ("semantic", "flow")}
-        counts |= {
-            "kept_semantic": float(len(batch.get("kept_predict", ()))),
-            "kept_flow": float(len(batch.get("kept_frames", ()))),
-        }
-        return {name: counts[name] for name in self.weights}
+        counts = {"semantic": batch.semantic_weight, "flow": batch.flow_weight}
+        if batch.kept is not None:
+            counts |= {"kept_semantic": batch.kept.semantic_weight, "kept_flow": batch.kept.flow_weight}
+        return {name: float(counts[name].sum(dtype=np.float64)) if name in counts else 0.0 for name in self.weights}
 
     def heldout_batches(self) -> Iterable[SpeakerBatch]:
         """Of the clips, then of what is to be kept: no batch has both."""
@@ -237,53 +230,42 @@ class SpeakerTask:
 
     def embeddings(self, batch: SpeakerBatch) -> mx.array:
         """Inputs of the first layer, `[B, T, dim]`."""
-        ids = batch["ids"]
-        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)  # [B, T] -> [B * T, dim]
-        x[batch["places"]] = self.model.embed_codes(batch["codes"]).astype(x.dtype)  # [N, 37] -> [N, dim]
-        if "kept_rows" in batch:
-            x[batch["row_places"]] = batch["rows"].astype(x.dtype)
+        ids = batch.ids  # [B, T]
+        x = self.model.mm_audio_embeddings.tok_embeddings(ids).reshape(ids.size, -1)  # [B * T, dim]
+        x[batch.code_positions] = self.model.embed_codes(batch.codes).astype(x.dtype)  # [P, 37] -> [P, dim]
+        if batch.kept is not None:
+            x[batch.row_positions] = batch.rows.astype(x.dtype)  # [R, dim]
         return mx.stop_gradient(x).reshape(*ids.shape, -1)  # [B, T, dim]; the embeddings are frozen
 
     def hidden_states(self, batch: SpeakerBatch) -> mx.array:
         """Hidden states of a collated batch, flattened to `[B * T, dim]`."""
-        return self.model.hidden_states(self.embeddings(batch)).reshape(batch["ids"].size, -1)
-
-    def _asked_states(self, inputs: mx.array, batch: SpeakerBatch) -> tuple[mx.array, dict[str, mx.array]]:
-        """Hidden states of the positions that are asked for, flat; and the batch's indices as indices into these."""
-        width = inputs.shape[1]
-        start = width - batch["asked"].shape[0]
-        hidden = self.model.hidden_states(inputs, start=start)  # [B, asked, dim]
-        places = {name: batch[name] - start * (batch[name] // width + 1) for name in _PREDICTING if name in batch}
-        return hidden.reshape(-1, hidden.shape[-1]), places  # [B * asked, dim]
+        return self.model.hidden_states(self.embeddings(batch)).reshape(batch.ids.size, -1)
 
     def losses(self, batch: SpeakerBatch) -> dict[str, mx.array]:
         codec, head = self.model.config.codec, self.model.acoustic_transformer
-        inputs = self.embeddings(batch)
-        hidden, places = self._asked_states(inputs, batch)
-        batch = {**batch, **places}
-        logits = head.semantic_logits(hidden[batch["predict"]])  # [frames and ENDs, rows]
-        rows = codec.code_sizes[0]
-        values = levels_to_values(batch["acoustic"], codec.acoustic_codebook_size)  # [frames, 36]
-        x_t, velocity = flow_matching_targets(values, batch["noise"], batch["time"])
-        condition = hidden[batch["flow"]]  # [frames, dim]
-        condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
-        predicted = head.velocity(x_t, batch["time"], condition)  # [frames, 36]
-        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows)
-        weights = batch["flow_weight"][:, None]  # [frames, 1]
+        inputs = self.embeddings(batch)  # [B, T, dim]
+        hidden = _flat(self.model.hidden_states(inputs, start=batch.start))  # [B * (T - start), dim]
+        batch = batch.from_start()
+        logits = head.semantic_logits(hidden[batch.semantic_positions])  # [S, rows]
+        nats = semantic_cross_entropy(logits, batch.semantic, None, codec.code_sizes[0])  # [S]
+        values = levels_to_values(batch.acoustic, codec.acoustic_codebook_size)  # [F, 36]
+        x_t, velocity = flow_matching_targets(values, batch.noise, batch.time)  # [F, 36] each
+        condition = hidden[batch.flow_positions]  # [F, dim]
+        condition = mx.where(batch.drop[:, None], mx.zeros_like(condition), condition)
+        predicted = head.velocity(x_t, batch.time, condition)  # [F, 36]
         sums = dict.fromkeys(self.weights, mx.array(0.0))
-        sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
-        sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)
-        if "kept_rows" in batch and self._kept is not None:
-            path = {"x_t": x_t, "velocity": predicted}
-            sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, **path})
+        sums["semantic"] = mx.sum(nats * batch.semantic_weight)
+        sums["flow"] = flow_matching_loss(predicted, velocity, weights=batch.flow_weight[:, None])
+        if batch.kept is not None and self._kept is not None:
+            path = FlowPath(x_t, batch.time, predicted)
+            sums |= preservation_terms(head, batch.kept, hidden, self._released(inputs, batch), path)
         return sums
 
     def _released(self, inputs: mx.array, batch: SpeakerBatch) -> mx.array:
-        """Hidden states of the model without adapters on the sequences to be kept, flat."""
-        chosen = inputs[batch["kept_rows"]]
-        start = inputs.shape[1] - batch["asked"].shape[0]
+        """Hidden states of the model without adapters on the sequences to be preserved, `[K * (T - start), dim]`."""
         with without_adapters(self.model):
-            return mx.stop_gradient(self.model.hidden_states(chosen, start=start)).reshape(-1, chosen.shape[-1])
+            states = self.model.hidden_states(inputs[batch.kept.sequences], start=batch.start)  # [K, T - start, dim]
+        return mx.stop_gradient(_flat(states))
 
     # --- looking at it --------------------------------------------------------------------------------------------
 
@@ -292,16 +274,16 @@ class SpeakerTask:
         like, where that is listened to."""
         right = total = 0
         for batch in self.heldout_batches():
-            if "kept_rows" in batch:
+            if batch.kept is not None:
                 continue
-            arrays = {k: mx.array(v) for k, v in batch.items()}
-            hidden, places = self._asked_states(self.embeddings(arrays), arrays)
-            hidden = hidden[places["predict"]]
-            chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)
-            right += int((chosen == arrays["semantic"]).sum())
-            total += len(batch["semantic"])
-        heard = self._listening.metrics(self.model) if self._listening is not None else {}
-        return {"semantic_accuracy": right / total, **heard}
+            arrays = to_device(batch)
+            hidden = _flat(self.model.hidden_states(self.embeddings(arrays), start=batch.start))
+            hidden = hidden[arrays.from_start().semantic_positions]  # [S, dim]
+            chosen = mx.argmax(self.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1)  # [S]
+            right += int((chosen == arrays.semantic).sum())
+            total += len(batch.semantic)
+        measured = self._listening.metrics(self.model) if self._listening is not None else {}
+        return {"semantic_accuracy": right / total, **measured}
 
     def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """What the best model is chosen by, where it is not the loss; see `Listening.choice`."""
@@ -317,12 +299,12 @@ class SpeakerTask:
 
         utterance = self._heldout[0]
         voice = self.model.voice_embedding(utterance.references[0][:, : self._reference_frames[1]])
-        ids = self._prompt(utterance.text, voice.shape[0])
+        ids = self._adapted.prompt(utterance.text, voice.shape[0])
         result = speak(self.model, ids, voice, max_frames=2 * utterance.codes.shape[1] + 25, seed=self.seed)
         write_wav(directory / f"{utterance.id}.wav", result.samples)
 
     def export(self, directory: Path, parameters: dict[str, mx.array]) -> None:
-        self._save(directory, parameters)
+        self._adapted.save(directory, parameters)
 
     def fingerprint(self) -> str:
         section = self.section.model_dump(
@@ -331,9 +313,43 @@ class SpeakerTask:
         )
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
-        fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
+        fields = {f"speaker.{key}": value for key, value in section.items()} | dict(self._adapted.identity)
         if self._listening is not None:
             fields["speaker.listen"] = self._listening.identity
         if self._kept is not None:
             fields[KEPT_FIELD] = self._kept.identity
         return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)
+
+
+def _kept_batch(items: list[Mapping[str, Any]], width: int) -> KeptBatch:
+    """Of items some of which are to be preserved, in sequences of `width` positions."""
+    sequences, semantic, released_semantic, frames, released_flow = [], [], [], [], []
+    frames_before = 0
+    for row, item in enumerate(items):
+        n, targets = len(item["acoustic"]), np.arange(len(item["semantic"]))
+        if item["kept"]:
+            alone = len(sequences) * width + item["first"]
+            sequences.append([row])
+            semantic.append(row * width + item["first"] + targets)
+            released_semantic.append(alone + targets)
+            frames.append(frames_before + np.arange(n))
+            released_flow.append(alone + np.arange(n))
+        frames_before += n
+    return KeptBatch(
+        sequences=_end_to_end(sequences),
+        frames=_end_to_end(frames),
+        semantic_positions=_end_to_end(semantic),
+        released_semantic_positions=_end_to_end(released_semantic),
+        released_flow_positions=_end_to_end(released_flow),
+        semantic_weight=np.ones(sum(map(len, semantic)), np.float32),
+        flow_weight=np.ones(sum(map(len, frames)), np.float32),
+    )
+
+
+def _end_to_end(indices: list) -> np.ndarray:
+    return np.concatenate(indices).astype(np.int32)
+
+
+def _flat(states: mx.array) -> mx.array:
+    """`[B, T, dim]` -> `[B * T, dim]`."""
+    return states.reshape(-1, states.shape[-1])

@@ -9,6 +9,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.run_log import LOG_NAME
+from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.schema import TrainSection
@@ -26,10 +27,10 @@ def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -
     return TrainSettings(**section.model_dump(), seed=config.seed, precision=compute.precision)
 
 
-def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, quiet: bool) -> TrainResult:
+def run_trainer(task: Task, settings: TrainSettings, directory: Path, reporter: Reporter = SILENT) -> TrainResult:
     """Train in `directory`, continue what stopped there, or return the result of what is complete.
 
-    Complete is what has all the steps that are asked for now: more of them continue it.
+    A training is complete if it has all the steps of the settings; more steps continue it.
 
     Raises:
         CheckpointError: what is there was trained on other data, codes or weights than the task's.
@@ -38,8 +39,8 @@ def run_trainer(task: Task, settings: TrainSettings, directory: Path, *, quiet: 
     plan = ranks.from_first(lambda: _plan(task, settings, directory))
     if plan["done"] is not None:
         return TrainResult(**plan["done"])
-    place = {"resume": directory} if plan["begun"] else {"run_dir": directory}
-    return Trainer(task, settings, **place, quiet=quiet, announce_resume=False, ranks=ranks).run()
+    where = {"resume": directory} if plan["begun"] else {"run_dir": directory}
+    return Trainer(task, settings, **where, quiet=not reporter.bars, announce_resume=False, ranks=ranks).run()
 
 
 def _plan(task: Task, settings: TrainSettings, directory: Path) -> dict[str, Any]:

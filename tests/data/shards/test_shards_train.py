@@ -16,7 +16,6 @@ from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.saved.state import list_checkpoints
 
 pytest_plugins = ["commands", "shards_fixtures"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 SECTION = EncoderSection(crop_seconds=0.16, stft_sizes=[128])
 
 

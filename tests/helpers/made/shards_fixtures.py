@@ -1,6 +1,5 @@
 """Fixtures of `shards_made.py` (a plugin)."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from mlx_voxclone.data.shards import fetch
 
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        from shards_made import make_shards  # here: a plugin is imported before pytest looks at what it imports
+    from shards_made import make_shards  # here: a plugin is imported before pytest looks at what it imports
 
-        return make_shards(tmp_path_factory.mktemp("made") / "shards")
+    return make_shards(tmp_path_factory.mktemp("made") / "shards")
 
 
 @pytest.fixture

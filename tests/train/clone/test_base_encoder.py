@@ -9,6 +9,7 @@ import pytest
 from refusals import refused
 
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.process.progress import Reporter
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone import base_encoder as module
 from mlx_voxclone.train.clone.base_encoder import base_encoder
@@ -56,7 +57,7 @@ def asked(miniature, tmp_path, monkeypatch):
     def ask() -> tuple[Path, list[str]]:
         lines: list[str] = []
         config = RunConfig(task="clone", model=str(miniature))
-        return base_encoder(config, [tmp_path / "pairs"], Run.of(config, tmp_path, say=lines.append)), lines
+        return base_encoder(config, [tmp_path / "pairs"], Run.of(config, tmp_path, Reporter(lines.append))), lines
 
     return ask
 

@@ -116,7 +116,7 @@ def test_of_the_likeliest_voices_the_one_whose_speech_follows_its_text_is_taken(
     bench = object.__new__(deliver._Bench)
     section = SimpleNamespace(losses=SimpleNamespace(semantic=1.0, flow=10.0))
     bench.config, bench.judge, bench.scored, bench.texts = SimpleNamespace(speaker=section), None, [], ["a", "b"]
-    bench.heard, spoken, done = heard, [], []
+    bench.encoded, spoken, done = heard, [], []
     bench._spoken = lambda voice: spoken.append(voice.name) or {"unexplained": np.full(2, explained[int(voice.name)])}
     chosen = bench.measure(ADAPTED, voices, done.append)
     assert spoken == ["0", "1", "2", "3"]

@@ -32,9 +32,9 @@ from mlx_voxclone.train.distill.data import (
 )
 from mlx_voxclone.train.distill.task import DistillTask, matched_layers
 from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.adapted import AdaptedModel, save_nothing
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 SECTION = DistillSection()
 
 
@@ -62,12 +62,10 @@ def make(miniature, tmp_path):
         train = train or [item(1), item(2, kept=True), item(3, spoken=False)]
         heldout = heldout or [item(4), item(5, kept=True)]
         task = DistillTask(
-            model,
+            AdaptedModel(model, tokenizer.prompt, more.pop("save", save_nothing), more.pop("identity", {})),
             train,
             heldout,
             section,
-            prompt=tokenizer.prompt,
-            save=more.pop("save", lambda directory, tensors: None),
             cache=tmp_path / cache,
             **more,
         )
@@ -92,7 +90,7 @@ def test_the_teacher_is_the_released_model_behind_the_true_codes(make, miniature
     plain = full_model(miniature)
     for k, one in enumerate(task._items):
         rows = plain.voice_embedding(one.voice.true[:, 1:7])
-        ids = task._prompt(one.text, 7)
+        ids = task._adapted.prompt(one.text, 7)
         x = plain.embed_prompt(ids, rows)
         if one.codes is not None:
             x = mx.concatenate([x, plain.embed_codes(mx.array(one.codes.T + 2))[None]], axis=1)
@@ -123,7 +121,7 @@ def test_the_losses_are_those_of_states_distributions_and_velocities(make):
     made = task.item(0, 0)
     x = mx.concatenate(
         [
-            model.embed_prompt(task._prompt(one.text, 7), model.voice_embedding(one.voice.ours[:, 1:7])),
+            model.embed_prompt(task._adapted.prompt(one.text, 7), model.voice_embedding(one.voice.ours[:, 1:7])),
             model.embed_codes(mx.array(one.codes.T + 2))[None],
         ],
         axis=1,

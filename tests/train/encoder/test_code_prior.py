@@ -11,12 +11,12 @@ from places import CONFIG
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.pairs.statistics import CodeStatistics, PresetStatistics
+from mlx_voxclone.process.progress import Reporter
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.encoder import code_prior
 from mlx_voxclone.train.encoder.code_prior import prior_entry
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 FRAMES = 40
 
 
@@ -46,7 +46,7 @@ def recovered(monkeypatch) -> list[list[str]]:
 
 def prior(model, directory: Path, say=lambda line: None) -> CodeStatistics | None:
     config = load_run_config(CONFIG, {"model": str(model)})
-    return code_prior.code_prior(config, Release(model), None, directory, True, say)
+    return code_prior.code_prior(Release(model), None, directory, Reporter(say), presets=config.encoder.prior.presets)
 
 
 def same(a: CodeStatistics, b: CodeStatistics) -> bool:

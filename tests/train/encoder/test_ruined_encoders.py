@@ -9,7 +9,6 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(params=["nan", "inf", "3e38", "1e30"])

@@ -54,7 +54,7 @@ def judged(speaking, data, place):
     )
     release, encoder = Release(speaking), speaking / ENCODER_FILE
     codes = clip_codes(release, encoder, data, place / "codes.safetensors")
-    return judged_codes(config, release, encoder, data, codes, place / "judged.safetensors", quiet=True), codes
+    return judged_codes(config, release, encoder, data, codes, place / "judged.safetensors"), codes
 
 
 def test_judging_brings_noisy_evidence_nearer_to_the_truth(speaking, said):

@@ -3,6 +3,8 @@
 import itertools
 import threading
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -107,8 +109,16 @@ def test_the_thread_ends_when_the_block_does_even_in_the_middle_of_an_endless_ep
 def test_a_group_without_targets_is_refused():
     task = ToyTask(4)
     task.targets = lambda batch: {"mse": 0.0, "l1": 0.0}
-    with pytest.raises(DataError, match="not one target"):
+    with pytest.raises(DataError, match="no loss term has a target in them"):
         groups(task, 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """As a task may collate one."""
+
+    x: Any
+    more: Any = None
 
 
 def test_batches_with_mlx_arrays_are_refused():
@@ -117,6 +127,10 @@ def test_batches_with_mlx_arrays_are_refused():
     task.collate = lambda items: collate(items) | {"y": mx.zeros(3)}
     with pytest.raises(TypeError, match="'y'"):
         groups(task, 1)
+    task.collate = lambda items: Batch(collate(items)["x"], {"deep": [mx.zeros(3)]})
+    task.targets = lambda batch: {"mse": 1.0, "l1": 1.0}
+    with pytest.raises(TypeError, match="'more'"):
+        groups(task, 1)
 
 
 def test_to_device_takes_arrays_at_any_depth_and_leaves_the_rest():
@@ -124,6 +138,9 @@ def test_to_device_takes_arrays_at_any_depth_and_leaves_the_rest():
     leaves = [moved["a"], moved["b"][0], moved["c"]["d"][0]]
     assert all(isinstance(leaf, mx.array) for leaf in leaves)
     assert (moved["b"][1], moved["c"]["d"][1]) == ("text", 5)
+    batch = to_device(Batch(np.ones(2, np.float32), Batch(np.arange(3), "text")))
+    assert all(isinstance(leaf, mx.array) for leaf in (batch.x, batch.more.x))
+    assert batch.more.more == "text"
 
 
 def test_items_are_drawn_alike_whatever_the_batching():

@@ -1,12 +1,10 @@
 """What the stages of a run share."""
 
-from pathlib import Path
-
 import pytest
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.process.progress import progress_over
+from mlx_voxclone.process.progress import Reporter, told_to
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.loop.distributed import current
 from mlx_voxclone.train.stages.compute import Compute
@@ -16,10 +14,10 @@ from mlx_voxclone.train.stages.running import Run
 def test_a_stage_has_a_directory_of_its_own_and_shares_the_rest(miniature, tmp_path):
     lines: list[str] = []
     config = RunConfig(task="speaker", model=str(miniature), precision="bf16")
-    run = Run.of(config, tmp_path, say=lines.append)
+    run = Run.of(config, tmp_path, Reporter(lines.append))
     stage = run.within("speaker")
     assert (run.directory, stage.directory) == (tmp_path, tmp_path / "speaker")
-    assert (stage.compute, stage.ranks, stage.quiet) == (Compute("bf16"), current(), True)
+    assert (stage.compute, stage.ranks, stage.reporter) == (Compute("bf16"), current(), run.reporter)
     stage.say("a line")
     assert lines == ["a line"]
     assert stage.release.fingerprint() == Release(miniature).fingerprint()
@@ -31,8 +29,18 @@ def test_the_model_is_opened_when_it_is_asked_for(tmp_path):
         _ = run.release
 
 
-def test_a_quiet_run_has_no_bars():
-    quiet, other = (Run("m", Compute("float32"), Path(), current(), quiet=quiet) for quiet in (True, False))
-    assert other.progress is progress_over
-    items = [1, 2]
-    assert quiet.progress(items, 2, "counting") is items
+def test_lines_and_bars_are_shown_as_asked():
+    """To a caller that listens, where the reporter has bars; the lines go where the reporter sends them."""
+    steps, lines = [], []
+    with told_to(lambda *step: steps.append(step), None):
+        for bars in (False, True):
+            reporter = Reporter(lines.append, bars)
+            assert list(reporter.over([1, 2], 2, "counting")) == [1, 2]
+            with reporter.bar(total=5, desc="steps") as bar:
+                bar.update(5)
+            assert (len(steps), reporter.bars) == (3 * bars, bars)
+            reporter.say("a line")
+            reporter.without_lines().say("another")
+            assert reporter.without_lines().bars is bars
+    assert steps == [(1, 2, "counting"), (2, 2, "counting"), (5, 5, "steps")]
+    assert lines == ["a line"] * 2

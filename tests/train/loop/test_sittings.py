@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.process.progress import SILENT
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.run import RunSummary
@@ -41,9 +42,9 @@ def sit(monkeypatch, tmp_path):
         config = RunConfig(task="clone", model="m", data={"path": "d"}, voice="v", output=run_dir)
         if ends is not None:
             with pytest.raises(type(ends)):
-                run_module.run(config, quiet=True)
+                run_module.run(config, reporter=SILENT)
             return None
-        found = run_module.run(config, quiet=True)
+        found = run_module.run(config, reporter=SILENT)
         assert json.loads((run_dir / "summary.json").read_text())["seconds"] == found.seconds
         return found
 

@@ -24,7 +24,6 @@ from mlx_voxclone.train.saved.state import list_checkpoints, recover_all, uninte
 OPTIONS = dict(save_every=2, eval_every=2, keep=9)
 
 
-pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
 
 

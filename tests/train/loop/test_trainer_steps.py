@@ -285,7 +285,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path):
 def test_a_run_of_nothing_but_skips_does_not_end_well(tmp_path):
     task = ToyTask(4)
     task.poisoned = set(range(4))
-    with pytest.raises(VoxcloneError, match="not one of 3 steps was finite"):
+    with pytest.raises(VoxcloneError, match="no loss or gradient of its 3 steps was finite"):
         Trainer(task, settings(steps=3), tmp_path / "run", quiet=True).run()
     assert not (tmp_path / "run" / "result.json").exists()
 

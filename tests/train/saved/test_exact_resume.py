@@ -1,7 +1,5 @@
 """Speaking, listening and measuring leave a training as it was, to the bit; so does every stop and resume."""
 
-import os
-
 import mlx.core as mx
 import pytest
 from checkpoints_made import tensors
@@ -22,9 +20,10 @@ from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import listening
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence
 from mlx_voxclone.train.speaker.preservation import KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
 STEPS = 3
 SPEAKER = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, preserve={"share": 0.5})
@@ -39,7 +38,6 @@ DATA = MemoryData([clip(0, 9000), clip(2, 7000)], [clip(4, 4000)])
 @pytest.fixture(autouse=True, scope="module")
 def _quickly():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(listening, "FEWEST", 2)  # frames
         yield
 
@@ -59,8 +57,8 @@ def speaker_task(miniature):
         judge = Listening(sentences, SpectralModel(), None, Limits(), prompt)
         pairs = KeptPairs([kept(1), kept(2, 3)], [kept(3)], "these")
         train = [utterance(1, 6), utterance(2, 4), utterance(3, 9)]
-        options = {"prompt": prompt, "save": lambda directory, parameters: None, "kept": pairs, "listening": judge}
-        return SpeakerTask(model, train, [heldout], SPEAKER, **options)
+        data = SpeakerData(train, [heldout], pairs)
+        return SpeakerTask(AdaptedModel(model, prompt), data, SPEAKER, listening=judge)
 
     return build
 
@@ -99,7 +97,7 @@ def check_exact(build, tmp_path, stops, **changes):
 
 
 def test_the_adapters_are_those_of_a_run_that_never_spoke(speaker_task, tmp_path):
-    check_exact(speaker_task, tmp_path, range(1, STEPS))
+    check_exact(speaker_task, tmp_path, [1])
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from mlx_voxclone.train.saved.schema import CHECKSUM, checksum
 from mlx_voxclone.train.saved.state import _crc32, load_checkpoint
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 VALUES = {
     "deleted": DELETED,

@@ -16,7 +16,6 @@ from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import list_checkpoints, recover_all
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 
 DROPOUT = 0.3  # the loss draws from mx.random in every step
 

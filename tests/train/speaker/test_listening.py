@@ -18,8 +18,9 @@ from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.speech.speaker import speak
 from mlx_voxclone.train.loop.heldout import heldout_metrics
 from mlx_voxclone.train.loop.trainer import Trainer
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.listening import METRIC, Limits, Listening, Sentence, check_judges, judges
-from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
 
 class Level:
@@ -120,12 +121,9 @@ def test_the_best_is_chosen_by_it_and_its_speech_is_written(made, miniature, tmp
         saved["step"] = directory
 
     task = SpeakerTask(
-        model,
-        [utterance(1), utterance(2)],
-        [utterance(3)],
+        AdaptedModel(model, listening._prompt, save),
+        SpeakerData([utterance(1), utterance(2)], [utterance(3)]),
         SECTION,
-        prompt=listening._prompt,
-        save=save,
         listening=listening,
     )
     assert task.metric == METRIC
@@ -148,7 +146,8 @@ def test_the_best_is_chosen_by_it_and_its_speech_is_written(made, miniature, tmp
 def test_without_it_the_loss_chooses(miniature, made):
     model, listening = made()
     add_lora(model, rank=4, alpha=8.0)
-    task = SpeakerTask(model, [utterance(1)], [utterance(3)], SECTION, prompt=listening._prompt, save=lambda d, t: None)
+    data = SpeakerData([utterance(1)], [utterance(3)])
+    task = SpeakerTask(AdaptedModel(model, listening._prompt), data, SECTION)
     assert task.metric == "loss"
     assert METRIC not in heldout_metrics(task)
 

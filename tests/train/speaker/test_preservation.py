@@ -1,7 +1,9 @@
 """Preservation: the released model is the teacher, on the true rows of its voices, and drift is what is measured."""
 
+import inspect
+import re
 import shutil
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import mlx.core as mx
 import numpy as np
@@ -10,7 +12,7 @@ from golden import relative_error
 from kept_made import kept, kept_item
 from mlx.utils import tree_flatten, tree_unflatten
 from pairs_on_disk import write_some
-from speaker_made import arrays, losses, utterance
+from speaker_made import losses, utterance
 from tasks_data import full_model
 
 from mlx_voxclone.adapters.lora import add_lora
@@ -19,16 +21,17 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.losses import flow_matching_targets
 from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.process.progress import Reporter
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
-from mlx_voxclone.train.loop.loader import Group, MicroBatch
+from mlx_voxclone.train.loop.loader import Group, MicroBatch, to_device
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import preservation
-from mlx_voxclone.train.speaker.batch import SpeakerBatch
+from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import KeptPairs, check_kept, kept_before, load_kept, without_adapters
-from mlx_voxclone.train.speaker.task import SpeakerTask
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
 SECTION = SpeakerSection(reference_seconds=[0.4, 0.8], max_seconds=2.0, train={"batch_size": 2})
 
@@ -49,8 +52,7 @@ def make(miniature):
         asked = SECTION.preserve.model_copy(update={"share": share})
         chosen = SECTION.model_copy(update={"preserve": asked, **section})
         train = [utterance(1, 6), utterance(2, 4), utterance(3, 9)]
-        save = {"save": lambda directory, tensors: None, "prompt": tokenizer.prompt}
-        return SpeakerTask(model, train, [utterance(4, 5)], chosen, kept=pairs, **save)
+        return SpeakerTask(AdaptedModel(model, tokenizer.prompt), SpeakerData(train, [utterance(4, 5)], pairs), chosen)
 
     return build
 
@@ -62,17 +64,39 @@ def test_its_sequence_is_the_one_of_a_preset(make, miniature):
     assert item["ids"].tolist() == prompt + [24] * 5
     frames = model.embed_codes(mx.array(kept(1).codes.T + 2))[None]
     want = mx.concatenate([model.embed_prompt(prompt, mx.array(kept(1).rows)), frames], axis=1)
-    assert relative_error(task.embeddings(arrays(task.collate([item]))), want) < 1e-6
+    assert relative_error(task.embeddings(to_device(task.collate([item]))), want) < 1e-6
 
 
-def test_a_batch_has_the_entries_that_are_documented(make):
-    """None is missing in the class, and none is there for nothing."""
-    task, added = make(), {"kept_predict_weight", "kept_flow_weight"}
-    documented = SpeakerBatch.__required_keys__ | SpeakerBatch.__optional_keys__
-    assert set(task.collate([task.item(0, 0)])) == SpeakerBatch.__required_keys__
-    batch = task.collate([kept_item(task), task.item(0, 0)])
-    assert set(batch) == documented - added
-    assert set(task.padded(batch)) == documented
+def entries(batch):
+    """Of the batch and of its kept part, in order."""
+    own = [getattr(batch, field.name) for field in fields(batch)]
+    return [part for entry in own for part in (entries(entry) if is_dataclass(entry) else [entry])]
+
+
+def described(batch):
+    """Of a batch class and its kept part, in order: the type and the dimensions that its source says."""
+    found = []
+    for made in (type(batch), *([] if batch.kept is None else [type(batch.kept)])):
+        found += re.findall(r"# (int32|float32|bool) (\[[^]]*\])", inspect.getsource(made))
+    return found
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("with_kept", [False, True])
+def test_every_entry_of_a_batch_has_the_shape_that_is_documented(make, padded, with_kept):
+    task = make()
+    items = [task.item(0, 0), task.item(0, 1)]
+    batch = task.collate([*items, kept_item(task)] if with_kept else items)
+    batch = task.padded(batch) if padded else batch
+    arrays = [entry for entry in entries(batch) if isinstance(entry, np.ndarray)]
+    letters = {"dim": 64}
+    for entry, (dtype, shape) in zip(arrays, described(batch), strict=True):
+        assert entry.dtype == dtype
+        names = shape.strip("[]").split(", ")
+        assert entry.ndim == len(names)
+        for name, size in zip(names, entry.shape, strict=True):
+            assert size == (int(name) if name.isdigit() else letters.setdefault(name, size))
+    assert (batch.kept is not None) is with_kept
 
 
 def test_before_training_nothing_has_drifted(make):
@@ -95,20 +119,20 @@ def test_the_terms_are_their_formulas_against_the_released_model(make, miniature
     task = make(moved=0.05)
     task.model.recompute = recompute
     item = kept_item(task)
-    batch = arrays(task.collate([item]))
+    batch = to_device(task.collate([item]))
     released = full_model(miniature)
     head, inputs = released.acoustic_transformer, task.embeddings(batch)
     task.model.recompute = False
     ours, theirs = (np.array(m.hidden_states(inputs)[0]) for m in (task.model, released))
-    at = batch["predict"].tolist()
+    at = batch.semantic_positions.tolist()
     p, q = (
         np.array(mx.softmax(head.masked_semantic_logits(mx.array(states[at])), axis=-1), np.float64)
         for states in (theirs, ours)
     )
     where = p > 0
     divergence = (p[where] * (np.log(p[where]) - np.log(q[where]))).sum()
-    x_t, _ = flow_matching_targets(levels_to_values(batch["acoustic"], 21), batch["noise"], batch["time"])
-    a, b = (np.array(head.velocity(x_t, batch["time"], mx.array(states[at[:-1]]))) for states in (theirs, ours))
+    x_t, _ = flow_matching_targets(levels_to_values(batch.acoustic, 21), batch.noise, batch.time)
+    a, b = (np.array(head.velocity(x_t, batch.time, mx.array(states[at[:-1]]))) for states in (theirs, ours))
     task.model.recompute = recompute
     found = losses(task, item)
     assert divergence > 0.01
@@ -141,7 +165,7 @@ def test_the_gradient_is_that_of_finite_differences(make, term):
 
     def value(step):
         masters.replace({name: v + step * mx.array(direction[name]) for name, v in start.items()})
-        return float(task.losses(arrays(batch))[term]) / group.targets[term]
+        return float(task.losses(to_device(batch))[term]) / group.targets[term]
 
     wanted = (value(1e-3) - value(-1e-3)) / 2e-3
     got = sum(float((np.array(gradients[name], np.float64) * direction[name]).sum()) for name in gradients)
@@ -171,13 +195,13 @@ def test_a_share_of_the_items_is_kept(make):
 def test_without_pairs_nothing_is_changed(make):
     task = make(preserve=False)
     assert set(task.weights) == {"semantic", "flow"}
-    assert all("kept_rows" not in batch for batch in task.heldout_batches())
+    assert all(batch.kept is None for batch in task.heldout_batches())
 
 
 def test_held_out_pairs_measure_the_drift(make, tmp_path):
     task = make()
     batches = list(task.heldout_batches())
-    assert ["kept_rows" in batch for batch in batches] == [False, True]
+    assert [batch.kept is not None for batch in batches] == [False, True]
     settings = TrainSettings(steps=6, learning_rate=1e-2, eval_every=0)
     result = Trainer(task, settings, tmp_path / "run", quiet=True).run()
     first, last = (evaluation["metrics"] for evaluation in (result.evaluations[0], result.evaluations[-1]))
@@ -259,13 +283,27 @@ def test_task_clone_keeps_the_pairs_that_the_encoder_learns_from(miniature, tmp_
     assert len(same.train) == len(found.train)  # of the other directory none is in a voice of the model
     said = []
     assert (
-        load_kept(automatic(miniature, "clone", **{"encoder.pairs.path": str(given[1])}), release, say=said.append)
+        load_kept(
+            automatic(miniature, "clone", **{"encoder.pairs.path": str(given[1])}),
+            release,
+            reporter=Reporter(said.append),
+        )
         is None
     )
     assert "too few pairs in its own voices" in said.pop()
-    assert load_kept(automatic(miniature, "clone", **{"encoder.pairs.path": None}), release, say=said.append) is None
+    assert (
+        load_kept(
+            automatic(miniature, "clone", **{"encoder.pairs.path": None}), release, reporter=Reporter(said.append)
+        )
+        is None
+    )
     assert "encoder.pairs.path is null" in said.pop()
-    assert load_kept(automatic(miniature, "clone", **{"speaker.preserve.share": 0.0}), release, say=said.append) is None
+    assert (
+        load_kept(
+            automatic(miniature, "clone", **{"speaker.preserve.share": 0.0}), release, reporter=Reporter(said.append)
+        )
+        is None
+    )
     assert len(own) == 1
     assert said == []
 
@@ -274,22 +312,22 @@ def test_task_clone_keeps_the_pairs_that_the_encoder_learns_from(miniature, tmp_
 def test_other_tasks_keep_what_is_cached(miniature, tmp_path, own, monkeypatch, task):
     """And go on as they began, whether or not it still is."""
     release, config, said = Release(miniature), automatic(miniature, task), []
-    assert load_kept(config, release, say=said.append) is None
+    assert load_kept(config, release, reporter=Reporter(said.append)) is None
     (line,) = said
     assert "no run of task clone or encoder has made any with this model yet; run one" in line
-    assert load_kept(config, release, begun=True, say=said.append) is not None
+    assert load_kept(config, release, begun=True, reporter=Reporter(said.append)) is not None
     assert len(own) == 1
     monkeypatch.setattr(preservation, "cached_own_pairs", lambda config, release: tmp_path / "own")
-    assert load_kept(config, release, say=said.append) is not None
-    assert load_kept(config, release, begun=False, say=said.append) is None
+    assert load_kept(config, release, reporter=Reporter(said.append)) is not None
+    assert load_kept(config, release, begun=False, reporter=Reporter(said.append)) is None
     assert (len(own), len(said)) == (1, 1)
 
 
 def test_a_model_without_voices_keeps_nothing(miniature, tmp_path, own):
     model, said = shutil.copytree(miniature, tmp_path / "mute"), []
     shutil.rmtree(model / "voice_embedding")
-    assert load_kept(automatic(model, "clone"), Release(model), say=said.append) is None
-    assert said == ["speaker.preserve: how the model speaks with its own voices is not kept: it has none"]
+    assert load_kept(automatic(model, "clone"), Release(model), reporter=Reporter(said.append)) is None
+    assert said == ["speaker.preserve: the model's own voices are not preserved: it has none"]
     assert own == []
     check_kept(automatic(model, "clone"), Release(model))
 

@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from golden import relative_error
-from speaker_made import SECTION, arrays, codes, utterance
+from speaker_made import SECTION, codes, utterance
 from tasks_data import full_model
 
 from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
@@ -16,10 +16,12 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.model import generation
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop import optimizers
+from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import task as speaker_task
+from mlx_voxclone.train.speaker.adapted import AdaptedModel, save_nothing
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
-from mlx_voxclone.train.speaker.task import SpeakerTask, Utterance
+from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 SETTINGS = {"learning_rate": 5e-3, "eval_every": 0, "save_every": 0}
 
@@ -40,8 +42,8 @@ def make(miniature, tokenizer):
         train = [utterance(1, 6), utterance(2, 4), utterance(3, 9)] if train is None else train
         heldout = [utterance(4, 5)] if heldout is None else heldout
         chosen = SECTION.model_copy(update=section)
-        save = save or (lambda directory, tensors: None)
-        return SpeakerTask(model, train, heldout, chosen, prompt=tokenizer.prompt, save=save, seed=seed)
+        adapted = AdaptedModel(model, tokenizer.prompt, save or save_nothing)
+        return SpeakerTask(adapted, SpeakerData(train, heldout), chosen, seed=seed)
 
     return build
 
@@ -62,7 +64,7 @@ def test_the_sequence_is_the_one_that_generation_sees(make, tokenizer):
     rows = model.embed_codes(mx.array(voice))
     frames = model.embed_codes(mx.array(speech))[None]
     want = model.hidden_states(mx.concatenate([model.embed_prompt(prompt, rows), frames], axis=1))[0]
-    assert relative_error(task.hidden_states(arrays(task.collate([item]))), want) < 1e-5
+    assert relative_error(task.hidden_states(to_device(task.collate([item]))), want) < 1e-5
 
 
 def test_labels_are_what_the_model_itself_would_say(make, tokenizer):
@@ -75,8 +77,8 @@ def test_labels_are_what_the_model_itself_would_say(make, tokenizer):
     own = Utterance("own", "her own words", spoken, (reference,))
     task = make(train=[own], heldout=[own], reference_seconds=[8 / 12.5, 8 / 12.5])
     item = task.item(0, 0)
-    batch = arrays(task.collate([item]))
-    hidden = task.hidden_states(batch)[batch["predict"]]
+    batch = to_device(task.collate([item]))
+    hidden = task.hidden_states(batch)[batch.semantic_positions]
     chosen = np.array(mx.argmax(task.model.acoustic_transformer.masked_semantic_logits(hidden), axis=-1))
     assert spoken.shape[1] > 3
     assert (chosen[: spoken.shape[1]] == item["semantic"][: spoken.shape[1]]).all()
@@ -107,17 +109,17 @@ def test_only_audio_positions_are_targets(make):
     task = make()
     items = [task.item(0, i) for i in range(3)]
     batch = task.collate(items)
-    width = batch["ids"].shape[1]
+    width = batch.ids.shape[1]
     want = [row * width + item["first"] + k for row, item in enumerate(items) for k in range(len(item["semantic"]))]
-    assert batch["predict"].tolist() == want
+    assert batch.semantic_positions.tolist() == want
 
 
 def test_a_batch_is_the_sum_of_its_items(make):
     """Right padding and neighbours change nothing: sequences of one batch do not leak into each other."""
     task = make()
     items = [task.item(0, i) for i in range(3)]
-    together = task.losses(arrays(task.collate(items)))
-    alone = [task.losses(arrays(task.collate([item]))) for item in items]
+    together = task.losses(to_device(task.collate(items)))
+    alone = [task.losses(to_device(task.collate([item]))) for item in items]
     for term in together:
         assert float(together[term]) == pytest.approx(sum(float(one[term]) for one in alone), rel=1e-5)
 
@@ -125,7 +127,7 @@ def test_a_batch_is_the_sum_of_its_items(make):
 def test_the_flow_loss_is_its_formula(make):
     task = make(hidden_dropout=0.5)
     item = task.item(0, 0)
-    batch = arrays(task.collate([item]))
+    batch = to_device(task.collate([item]))
     hidden = np.array(task.hidden_states(batch))
     x1 = item["acoustic"] / 10.0 - 1.0
     t = item["time"][:, None]
@@ -140,7 +142,7 @@ def test_the_flow_loss_is_its_formula(make):
 
 def test_dropping_the_hidden_state_leaves_the_semantic_loss_alone(make):
     never, always = make(hidden_dropout=0.0), make(hidden_dropout=0.999)
-    a, b = (task.losses(arrays(task.collate([task.item(0, 0)]))) for task in (never, always))
+    a, b = (task.losses(to_device(task.collate([task.item(0, 0)]))) for task in (never, always))
     assert float(a["semantic"]) == float(b["semantic"])
     assert float(a["flow"]) != float(b["flow"])
 
@@ -269,7 +271,7 @@ def test_of_many_held_out_clips_some_are_measured_by(make, monkeypatch):
     monkeypatch.setattr(speaker_task, "MAX_HELDOUT", 3)
     task = make(heldout=[utterance(n, 3) for n in range(4, 13)])
     assert [u.id for u in task._heldout] == ["u4", "u7", "u10"]
-    assert sum(len(batch["ids"]) for batch in task.heldout_batches()) == 3
+    assert sum(len(batch.ids) for batch in task.heldout_batches()) == 3
 
 
 def test_what_is_to_be_kept_is_heard_as_it_was(miniature, make):

@@ -207,7 +207,6 @@ def test_pairs_go_on_after_a_kill_before_their_settings_were_there(other, tmp_pa
 def test_many_writes_look_through_their_directory_once(tmp_path, monkeypatch):
     looked, scan = [], os.scandir
     monkeypatch.setattr(os, "scandir", lambda place: (looked.append(place), scan(place))[1])
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     for number in range(50):
         with atomic_file(tmp_path / f"{number}"):
             pass

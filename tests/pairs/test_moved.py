@@ -19,7 +19,6 @@ from mlx_voxclone.pairs.files import MOVED, SpokenPair, read_shard, write_pairs
 from mlx_voxclone.pairs.moved import BEYOND, DEVIATIONS, UNCHANGED, Mover, VoiceSpread, move_pairs, moved_codes
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync")
 LEVELS = 21
 VOICES = ("ann", "bob", "ann", "cid", "bob", "ann")
 FRAMES = (9, 7, 4, 8, 5, 6)

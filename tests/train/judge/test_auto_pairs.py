@@ -20,6 +20,7 @@ from mlx_voxclone.model import generation
 from mlx_voxclone.pairs import make
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
+from mlx_voxclone.process.progress import Reporter
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.train.encoder import code_prior
 from mlx_voxclone.train.encoder import inputs as encoder_inputs
@@ -33,7 +34,7 @@ from mlx_voxclone.train.judge.auto_pairs import (
 )
 
 pytest_plugins = ["commands"]
-pytestmark = pytest.mark.usefixtures("no_fsync", "small_shards")
+pytestmark = pytest.mark.usefixtures("small_shards")
 slow = pytest.mark.slow
 # The miniature's language model is random: it ends about half of its sentences within a second.
 FEW = {"per_voice": 4, "moves": 2, "max_seconds": 1.0, "batch": 4}
@@ -59,7 +60,7 @@ def made(miniature, tmp_path_factory):
     directory, lines = tmp_path_factory.mktemp("made") / "cache", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VOXCLONE_CACHE", str(directory))
-        automatic_pairs(configured(miniature), Release(miniature), True, lines.append)
+        automatic_pairs(configured(miniature), Release(miniature), Reporter(lines.append))
     return directory, lines
 
 
@@ -69,7 +70,7 @@ def configured(model, **changes):
 
 
 def run(model, say=lambda line: None, **changes) -> list[Path]:
-    return automatic_pairs(configured(model, **changes), Release(model), True, say)
+    return automatic_pairs(configured(model, **changes), Release(model), Reporter(say))
 
 
 def content(directory: Path) -> dict[str, str]:
@@ -123,7 +124,7 @@ def test_the_next_run_finds_them(made, miniature, monkeypatch):
     assert [path.name.split("-")[0] for path in found] == ["pairs", "moved"]
     own = AutomaticPairs.of(configured(miniature), Release(miniature)).pairs.facts()["pairs"]
     assert lines == [f"pairs: {own} + {2 * own} moved, from the cache {found[0].parent}"]
-    assert own_pairs(configured(miniature, moves=7), Release(miniature), True, no_model) == found[0]
+    assert own_pairs(configured(miniature, moves=7), Release(miniature), Reporter(no_model)) == found[0]
     assert run(miniature, moves=0) == found[:1]
     assert tree(directory) == before
 
@@ -136,10 +137,8 @@ def test_an_encoder_learns_from_all_of_them(made, miniature, monkeypatch):
     data = encoder_inputs.load_pairs(config, release)
     assert {pair.is_moved for pair in data.train} == {True, False}
     assert encoder_inputs.load_pairs(configured(miniature, path=None), release) is None
-    prior = config.encoder.prior.model_copy(update={"presets": False})
-    config = config.model_copy(update={"encoder": config.encoder.model_copy(update={"prior": prior})})
     monkeypatch.setattr(CodeStatistics, "from_codes", lambda codes, config: counted.extend(codes))
-    code_prior.code_prior(config, release, data, made[0], True, print)
+    code_prior.code_prior(release, data, made[0], Reporter(print), presets=False)
     assert len(counted) == sum(not pair.is_moved for pair in data.train)
 
 
@@ -323,7 +322,7 @@ def test_texts_that_cannot_be_said(miniature, tmp_path, home):
 def test_a_cache_that_cannot_be_written(miniature, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VOXCLONE_CACHE", str(tmp_path / "file" / "cache"))
-    for call in (check_automatic, lambda config, release: automatic_pairs(config, release, True, print)):
+    for call in (check_automatic, lambda config, release: automatic_pairs(config, release, Reporter(print))):
         refused(
             lambda call=call: call(configured(miniature), Release(miniature)),
             "the cache cannot be written (not a directory)",

@@ -187,6 +187,35 @@ def test_places_that_are_no_model(tmp_path, monkeypatch):
         Release(tmp_path).check()
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("voxtrl", "; did you mean {place}/voxtral?"),
+        ("VOXTRAL", "; did you mean {place}/voxtral?"),
+        ("zzz", "; checkpoints here: {place}/ann, {place}/bob, {place}/cy, ..."),
+        ("none/zzz", ""),
+    ],
+)
+def test_a_model_that_is_not_there_names_those_beside_it(tmp_path, name, hint):
+    for made in ("voxtral", "cy", "bob", "ann"):
+        (tmp_path / made).mkdir()
+        (tmp_path / made / "params.json").write_text("{}")
+    (tmp_path / "zzzz").mkdir()  # holds none
+    with pytest.raises(CheckpointError) as refused:
+        Release(tmp_path / name)
+    assert str(refused.value) == f"{tmp_path / name}: no such directory{hint.format(place=tmp_path)}"
+
+
+def test_a_name_that_could_be_a_hub_id_gets_the_same_hint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made" / "model").mkdir(parents=True)
+    (tmp_path / "made" / "model" / "params.json").write_text("{}")
+    with pytest.raises(
+        CheckpointError, match=r"made/modl: no directory of this name here \(did you mean made/model\?\)"
+    ):
+        Release("made/modl")
+
+
 def test_hub_models(tmp_path, monkeypatch):
     import huggingface_hub
 
