@@ -52,8 +52,8 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self._noise)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._noise
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(list(self._noise))
 
     def join(self, key: Hashable, prompt: mx.array, seed: int, may_be_empty: bool = True) -> None:
         """Read a prompt `[T, dim]`; its first frame comes with the next `step`.
