@@ -127,9 +127,12 @@ class Voices:
             raise ApiError(403, "this server keeps no voices; start it with --voices DIR", None, "voices_disabled")
         if not self._speaker.has_encoder:
             raise ApiError(
-                400, "the model has no codec encoder, so it cannot take a voice from a clip; serve a checkpoint that has"
-                " one baked in, or give one with --encoder", "audio_sample", "no_encoder",
-            )  # fmt: skip
+                400,
+                "the model has no codec encoder, so it cannot take a voice from a clip; serve a checkpoint with one"
+                " baked in, or give one with --encoder",
+                "audio_sample",
+                "no_encoder",
+            )
 
     def check_new(self, name: str, consent: str) -> None:
         """Refuse what cannot become a voice, before its clip is looked at. Raises ApiError."""
