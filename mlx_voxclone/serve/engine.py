@@ -208,16 +208,10 @@ class Engine:
         if job not in self._jobs:
             return
         with self._failing(job):
-            following = job.end(utterance, ended)
-            self._waiting += following
-            if not following and not self._left_of(job):
+            self._waiting += job.end(utterance, ended)
+            if job.over:
                 self._remove(job)
                 self.metrics.spoken.inc()
-
-    def _left_of(self, job: Job) -> bool:
-        """Whether more of a job is spoken or waits."""
-        running = (one for batch in self._batches.values() for one in batch)
-        return any(one.job is job for one in [*self._waiting, *running])
 
     @contextlib.contextmanager
     def _failing(self, job: Job):

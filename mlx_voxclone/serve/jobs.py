@@ -83,6 +83,7 @@ class Job:
     Attributes:
         codes: of all that was said, `[37, T]` each: one utterance, or one per chunk and try.
         tokens: of the text, once it has begun.
+        over: all of it has been said.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Job:
         self._speech: _Short | _Long | None = None
         self.codes: list[np.ndarray] = []
         self.tokens = 0
+        self.over = False
 
     def begin(self, speaker: Speaker) -> Sequence[Utterance]:
         """What is to be generated first.
@@ -132,6 +134,11 @@ class Job:
         self.codes.append(utterance.codes)
         return self._speech.end(utterance, ended)
 
+    def finish(self) -> None:
+        """All has been said."""
+        self.over = True
+        self.listener.finish()
+
 
 class _Short:
     """One utterance, heard piece by piece while it is spoken."""
@@ -152,7 +159,7 @@ class _Short:
         if not utterance.frames:
             raise DataError(NOTHING_SAID)
         self._put(self._pieces.rest())
-        self._job.listener.finish()
+        self._job.finish()
         return []
 
     def _put(self, samples: np.ndarray | None) -> None:
@@ -187,7 +194,7 @@ class _Long:
                 self._job.listener.put(step.samples)
                 step = next(self._steps)
         except StopIteration:
-            self._job.listener.finish()
+            self._job.finish()
             return []
         self._said = {}
         self._together = [Utterance(self._job, one.prompt, one.limit, one.seed, False, self._books) for one in step]

@@ -8,6 +8,7 @@ import pytest
 from mlx_voxclone.adapters.lora import AdapterSwitch
 from mlx_voxclone.adapters.mix import mix_adapters
 from mlx_voxclone.errors import DataError, NotFiniteError
+from mlx_voxclone.model.config import END_CODE
 from mlx_voxclone.model.flow_head import FlowMatchingHead
 from mlx_voxclone.model.running import RunningBatch
 from mlx_voxclone.serve.engine import BusyError, EndingError, Engine
@@ -122,6 +123,24 @@ def test_a_chunk_that_is_cut_off_is_cut_where_say_cuts_it(speaker, monkeypatch):
     told = list(Narration(speaker, split_text(text), speaker.voice_rows("casual_male"), seed=4))
     assert len(told) == 2
     np.testing.assert_array_equal(job.listener.all, np.concatenate([one.samples for one in told]))
+
+
+def test_chunks_that_end_at_the_same_frame(speaker, monkeypatch):
+    """They leave the batch together; the text is not over before both have been taken."""
+    decode, frames = FlowMatchingHead.decode_frame, []
+
+    def decoded(self, hidden, *arguments):
+        codes = decode(self, hidden, *arguments)
+        frames.append(hidden.shape[0])
+        codes[:, 0] = END_CODE if frames.count(2) == 7 else 9
+        return codes
+
+    monkeypatch.setattr(FlowMatchingHead, "decode_frame", decoded)
+    job = job_of(speaker, LONG, seed=4)
+    run(Engine(speaker), [job])
+    assert job.listener.finished
+    assert [codes.shape[1] for codes in job.codes] == [8, 7]  # the second has joined a frame later
+    assert len(job.listener.samples) == 2
 
 
 def test_adapters_are_switched_and_the_base_stays(speaker, adapters, base):

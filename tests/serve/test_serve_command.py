@@ -79,7 +79,7 @@ def test_options_out_of_their_bounds(refused, tmp_path):
 
 def test_adapters_of_no_voice_or_of_another_model(refused, adapters, tmp_path):
     assert "adapters for nobody: no such voice" in refused("--voice-adapters", f"nobody={adapters}")
-    assert "no such directory" in refused("--voice-adapters", f"casual_male={tmp_path / 'none'}")
+    assert "adapter_config.json: not found" in refused("--voice-adapters", f"casual_male={tmp_path / 'none'}")
 
 
 def test_a_package_that_is_missing(refused, monkeypatch):
