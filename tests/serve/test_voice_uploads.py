@@ -1,4 +1,4 @@
-"""Voices that come by upload: kept with the consent, spoken with, removed; nothing else of the folder or outside of it."""
+"""Voices that come by upload: kept with the consent, spoken with, removed; and what cannot become one."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import shutil
 import stat
 import threading
 
+import mlx.core as mx
 import numpy as np
 import openai
 import pytest
@@ -18,6 +19,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.serve.server import Options
 from mlx_voxclone.serve.web.guard import Limits
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["baking", "commands"]
 CONSENT = "Ann Example agreed on 1 November 2026, by letter"
@@ -38,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(miniature, encoder_file, adapters, folder):
-    limits = Limits(body=100_000, upload=2_000_000, linger=1.0)
+    limits = Limits(body=100_000, upload=6_000_000, linger=1.0)
     own = {"casual_female": [adapters]}
     with serving(miniature, Options(voices=folder, voice_adapters=own, limits=limits), encoder_file) as found:
         yield found
@@ -85,7 +87,7 @@ def test_a_voice_is_kept_with_its_consent_and_spoken_with(served, client, folder
 
     def said():
         rows = speaker.voice_rows(reference=folder / "ann.wav")
-        return speaker.say("papa", rows.astype("bfloat16") if False else rows, seed=2, max_seconds=2.4).frames
+        return speaker.say("papa", rows.astype(mx.bfloat16), seed=2, max_seconds=2.4).frames
 
     assert len(speech(client, "ann")) == 3840 * engine.call(said).result(300)
 
@@ -93,7 +95,6 @@ def test_a_voice_is_kept_with_its_consent_and_spoken_with(served, client, folder
 def test_a_voice_removed_while_it_speaks(served, client, folder, voice):
     """Who speaks with it goes on to the end; the next one is told."""
     engine, found = served.server.engine, []
-    held = threading.Event()
     thread = threading.Thread(target=lambda: found.append(speech(client, "ann", "papa mino")))
     thread.start()
     while not engine._batches:
@@ -101,7 +102,6 @@ def test_a_voice_removed_while_it_speaks(served, client, folder, voice):
     assert json.loads(served.ask("DELETE", "/v1/audio/voices/ANN")[1]) == {
         "id": "ann", "object": "audio.voice.deleted", "deleted": True,
     }  # fmt: skip
-    held.set()
     thread.join()
     assert len(found[0]) > 0
     assert list(folder.iterdir()) == []
@@ -161,12 +161,11 @@ def test_no_file_of_the_operators_is_replaced_or_removed(client, served, folder)
     ({"name": "ann\x00"}, "invalid_value"),
     ({"audio_sample": ("a.wav", clip_of(level=0.0))}, "invalid_audio"),
     ({"audio_sample": ("a.wav", clip_of(0.4))}, "invalid_audio"),
-    ({"audio_sample": ("a.flac", clip_of(90, form="FLAC"))}, "request_too_large"),
-    ({"audio_sample": ("a.ogg", clip_of(90, form="OGG"))}, "invalid_audio"),
+    ({"audio_sample": ("a.flac", clip_of(90, form="FLAC"))}, "invalid_audio"),
     ({"audio_sample": ("a.wav", b"")}, "invalid_audio"),
     ({"audio_sample": ("a.wav", b"no audio" * 100)}, "invalid_audio"),
     ({"audio_sample": ("a.mp4", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(5000))}, "invalid_audio"),
-    ({"audio_sample": ("a.wav", clip_of() + bytes(2_000_000))}, "request_too_large"),
+    ({"audio_sample": ("a.wav", clip_of() + bytes(6_000_000))}, "request_too_large"),
 ])  # fmt: skip
 def test_what_cannot_become_a_voice(client, folder, changes, code):
     """Silence, a video, too short, too long, too large, without consent, under a name that leads elsewhere."""
@@ -256,8 +255,6 @@ def test_without_an_encoder(miniature, tmp_path):
 
 def test_a_voice_with_its_own_adapters(served, client, adapters, miniature):
     """Switched without the model being loaded again, beside voices that have none."""
-    from mlx_voxclone.speech.speaker import Speaker
-
     adapted = served.server.engine.call(
         lambda: Speaker.load(miniature, adapters=adapters).say("papa", "casual_female", seed=2, max_seconds=2.4).samples
     ).result(300)

@@ -17,6 +17,7 @@ MEDIA = {
     "pcm": (f"audio/pcm;rate={SAMPLE_RATE};encoding=signed-int;bits=16", None),
 }
 MP3_LEVEL = 0.5  # of libsndfile: 80 kbit/s
+BLOCK = SAMPLE_RATE  # samples given to libsndfile at once: some of its encoders take their memory from the stack
 STATES_LENGTH = ("flac", "wav")  # in a header, which a stream has to leave open
 
 
@@ -54,7 +55,8 @@ class Encoder:
         begun = self._samples > 0
         self._samples += len(data)
         if self._file is not None:
-            self._file.write(data)
+            for start in range(0, len(data), BLOCK):
+                self._file.write(data[start : start + BLOCK])
         elif self._name == "wav" and not self._whole and not begun:
             self._sink.write(self._header(None) + data.tobytes())
         else:
