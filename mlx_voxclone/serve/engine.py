@@ -22,6 +22,7 @@ from mlx_voxclone.serve.metrics import Metrics
 from mlx_voxclone.speech.speaker import Speaker
 
 ROWS, WAITING = 8, 64
+TIDY = 256  # frames, after which MLX gives back the memory that it keeps for shapes that may not come again
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class Engine:
     def run(self) -> None:
         """Speak until `close`."""
         join_products(self.speaker.model)
+        turns = 0
         try:
             while self._take():
                 self._drop_gone()
@@ -116,6 +118,9 @@ class Engine:
                 for adapters in list(self._batches):
                     self._frame(adapters)
                 self._count()
+                turns += 1
+                if not self._batches or turns % TIDY == 0:
+                    mx.clear_cache()
         finally:
             self.close()
             self._end_all()
@@ -200,8 +205,6 @@ class Engine:
                     self._end(utterance, False)
         if not batch:
             self._batches.pop(adapters, None)
-            if not self._batches:
-                mx.clear_cache()
 
     def _end(self, utterance: Utterance, ended: bool) -> None:
         job = utterance.job

@@ -1,5 +1,6 @@
 """Whatever is sent: the right status, an error as OpenAI's clients read it, and a server that goes on."""
 
+import asyncio
 import http.client
 import json
 import socket
@@ -8,11 +9,14 @@ import threading
 import time
 
 import pytest
+import uvicorn
 from served import serving
+from uvicorn.server import ServerState
 
 from mlx_voxclone.serve.jobs import Job
 from mlx_voxclone.serve.server import Options
 from mlx_voxclone.serve.web.guard import Limits
+from mlx_voxclone.serve.web.listener import Protocol
 from mlx_voxclone.serve.web.requests import speech_request
 from mlx_voxclone.speech import chunks
 
@@ -24,7 +28,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def served(miniature):
     """One row and one place to wait; patient for half a second."""
-    limits = Limits(body=100_000, upload=200_000, receive=1.0, send=1.0, linger=1.0)
+    limits = Limits(body=100_000, upload=200_000, receive=1.0, linger=1.0)
     with serving(miniature, Options(rows=1, waiting=1, limits=limits, header_seconds=1.0)) as found:
         yield found
 
@@ -219,6 +223,39 @@ def test_a_client_that_hangs_up_frees_its_place(served):
     works(served)
     counts = served.ask("GET", "/metrics")[1].decode()
     assert "voxclone_gone_total 2.0" in counts
+
+
+def test_a_client_that_does_not_read_is_hung_up_on(monkeypatch):
+    """When the buffers have been full for a while; one that reads again in time is not."""
+
+    class Transport:
+        aborted = False
+
+        def get_extra_info(self, name):
+            return None
+
+        def set_write_buffer_limits(self, **limits):
+            pass
+
+        def is_closing(self):
+            return self.aborted
+
+        def abort(self):
+            self.aborted = True
+
+    async def run(reads: bool) -> bool:
+        protocol, transport = Protocol(uvicorn.Config(None, loop="none"), ServerState(), {}), Transport()
+        protocol.stall_seconds = 0.05
+        protocol.connection_made(transport)
+        protocol.pause_writing()
+        if reads:
+            protocol.resume_writing()
+        await asyncio.sleep(0.3)
+        protocol._stop_waiting()
+        return transport.aborted
+
+    assert asyncio.run(run(reads=False))
+    assert not asyncio.run(run(reads=True))
 
 
 def test_a_full_queue_is_answered_with_429(served):

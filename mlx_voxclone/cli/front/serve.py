@@ -27,7 +27,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--voices",
         metavar="DIR",
-        help="folder of voices beside the checkpoint's, to which uploads come; made if missing",
+        help="voices to speak with beside the checkpoint's: a folder, made if missing, to which uploads come",
     )
     parser.add_argument(
         "--voice-adapters",
@@ -45,7 +45,11 @@ def _options(parser: Parser) -> None:
         "--api-key", metavar="FILE", help="keys, one a line, of which every request must bring one (Bearer)"
     )
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="utterances spoken at once; more take more memory"
+        "--batch",
+        type=int,
+        default=8,
+        metavar="N",
+        help="how many are generated at once: utterances; more take more memory",
     )
     parser.add_argument(
         "--queue", type=int, default=64, metavar="N", help="texts that may wait; further requests are answered with 429"

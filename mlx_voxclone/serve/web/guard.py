@@ -37,14 +37,12 @@ class Limits:
         body: bytes of a request that is no upload.
         upload: bytes of an upload.
         receive: seconds in which a request must have come.
-        send: seconds in which a part of a response must have been taken.
         linger: seconds that a client which is being refused may go on sending, so that it reads why.
     """
 
     body: int
     upload: int = UPLOAD_MB * 1_000_000 + _AROUND
     receive: float = 60.0
-    send: float = 60.0
     linger: float = 10.0
 
 
@@ -125,19 +123,16 @@ class _Exchange:
 
     async def run(self) -> None:
         try:
-            if (refusal := self._guard.refusal(self._scope, self._limit)) is not None:
-                await self._refuse(refusal)
-                return
-            try:
+            self._refusal = self._guard.refusal(self._scope, self._limit)
+            if self._refusal is None:
                 await self._guard._app(self._scope, self._receive, self._send)
-            except (ApiError, BrokenOffError, ClientDisconnect, _SlowError):
-                pass  # what is to be said of it has been said, or is said below
-            except Exception as error:  # of ours; the application has answered it
-                traceback.print_exception(error)
+        except (ApiError, BrokenOffError, ClientDisconnect):
+            pass  # what is to be said of it has been said, or is said below
+        except Exception as error:  # of ours; the application has answered it
+            traceback.print_exception(error)
+        try:
             if self._refusal is not None and self._status is None:
                 await self._refuse(self._refusal)
-        except _SlowError:
-            pass
         finally:
             self._tell()
 
@@ -159,21 +154,14 @@ class _Exchange:
         return message
 
     async def _send(self, message: Message) -> None:
-        """Send a part of the application's response, unless the request is refused.
-
-        Raises:
-            _SlowError: the client does not take it.
-        """
+        """Send a part of the application's response, unless the request is refused."""
         if self._refusal is None:
             await self._part(message)
 
     async def _part(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-        try:
-            await asyncio.wait_for(self._send_(message), self._limits.send)
-        except TimeoutError:
-            raise _SlowError from None
+        await self._send_(message)
 
     async def _refuse(self, error: ApiError) -> None:
         """Answer without the request having been read: it is read on for a while, or its sender would not listen."""
@@ -200,10 +188,6 @@ class _Exchange:
         self._guard._metrics.requests.labels(known, self._status or 0).inc()
         seconds = time.monotonic() - self._began
         self._guard._log(f"{self._scope['method']} {known} {self._status or 'no answer'} {seconds:.2f} s")
-
-
-class _SlowError(Exception):
-    """The client takes nothing any more."""
 
 
 def _values(scope: Message, name: bytes) -> list[str]:

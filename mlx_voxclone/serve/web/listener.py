@@ -12,15 +12,17 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from mlx_voxclone.errors import ConfigError
 
 HEADER_SECONDS = 15.0  # in which a client must have said what it wants
+STALL_SECONDS = 60.0  # in which a client must have taken what fills the buffers
 CONNECTIONS = 1024  # at once; more are hung up on
 ENDING_SECONDS = 5.0  # that responses have to end
 
 
-class _Protocol(H11Protocol):
-    """Hangs up on who says nothing, or says it endlessly slowly."""
+class Protocol(H11Protocol):
+    """Hangs up on who says nothing or says it endlessly slowly, and on who does not take what it has asked for."""
 
-    header_seconds = HEADER_SECONDS
+    header_seconds, stall_seconds = HEADER_SECONDS, STALL_SECONDS
     _waiting: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -31,7 +33,17 @@ class _Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._go_on()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._go_on()
+        self._stalled = self.loop.call_later(self.stall_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._go_on()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         cycle = self.cycle
@@ -40,6 +52,11 @@ class _Protocol(H11Protocol):
             self._stop_waiting()
         elif self._waiting is None and (cycle is None or cycle.response_complete):
             self._wait()
+
+    def _go_on(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _wait(self) -> None:
         self._waiting = self.loop.call_later(self.header_seconds, self.timeout_keep_alive_handler)
@@ -70,7 +87,7 @@ class WebServer:
             reason = (e.strerror or str(e)).lower()
             raise ConfigError(f"port {place[1]} on {place[0]} cannot be used ({reason}); choose another") from None
         self._socket = taken
-        protocol = type("Protocol", (_Protocol,), {"header_seconds": header_seconds})
+        protocol = type("Patient", (Protocol,), {"header_seconds": header_seconds})
         config = uvicorn.Config(
             app,
             http=protocol,
