@@ -179,8 +179,10 @@ class Voices:
             write_wav(self._file(name, CLIP), samples)
             write_text_atomic(self._file(name, RECORD), json.dumps(record, ensure_ascii=False) + "\n")
             save_tensors(self._file(name, ROWS), {EMBEDDING: rows.astype(mx.bfloat16)})
-        except (OSError, CheckpointError, DataError) as e:
+        except BaseException as e:
             self._remove_files(name)
+            if not isinstance(e, OSError | CheckpointError | DataError):
+                raise
             raise ApiError(507, f"the voice cannot be kept: {_without(e, self.folder)}", None, "storage") from None
         return self._own(name)
 

@@ -75,8 +75,8 @@ def run(engine, jobs, *, until=None):
     take, turns = engine._take, iter(range(5000))
 
     def taken():
-        next(turns)
-        if all(job.listener.over or job.listener.gone for job in jobs) if until is None else until():
+        forgotten = next(turns) and not (engine._jobs or engine._new or engine._calls)
+        if forgotten or all(job.listener.over or job.listener.gone for job in jobs) if until is None else until():
             engine.close()
         return take()
 
