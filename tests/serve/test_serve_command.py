@@ -11,6 +11,7 @@ import sys
 import threading
 
 import pytest
+import yaml
 from places import ROOT
 
 from mlx_voxclone.cli import main as voxclone
@@ -140,3 +141,13 @@ def metrics(port) -> bytes:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request("GET", "/metrics")
     return connection.getresponse().read()
+
+
+def test_the_compose_file_for_more_than_one_machine():
+    """It serves a baked checkpoint, read-only and to its own machine alone."""
+    service = yaml.safe_load((ROOT / "examples" / "vllm-omni" / "compose.yaml").read_text())["services"]["speech"]
+    assert [*service["entrypoint"], *service["command"][:2]] == ["vllm", "serve", "/model", "--omni"]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    assert all(volume.endswith(":/model:ro") for volume in service["volumes"])
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
