@@ -13,10 +13,11 @@ from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, entry, message, set_device
 from mlx_voxclone.cli.options import add_shared
-from mlx_voxclone.demo.session import bare, private_folder, take_port, temporary_files_in
+from mlx_voxclone.demo.session import private_folder, temporary_files_in
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process import signals
+from mlx_voxclone.process.network import Names, bare, take_port
 
 SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say
 
@@ -101,14 +102,14 @@ def serve(
     """Launch the page and do the models' work until Ctrl-C (or `until()`).
 
     Args:
-        taken: holds the port up to now (`session.take_port`).
+        taken: holds the port up to now (`take_port`).
 
     Raises:
         ConfigError: the port is taken.
     """
     from starlette.middleware import Middleware
 
-    from mlx_voxclone.demo.guard import Guard, Names
+    from mlx_voxclone.demo.guard import Guard
     from mlx_voxclone.demo.inputs import UPLOAD_LIMIT
 
     with taken or take_port(host, port) as held:

@@ -4,7 +4,7 @@ Layers are mlx-lm's own (`mlx_lm.tuner.lora.LoRALinear`): `y = W x + scale * (x 
 `[in, rank]` and B `[rank, out]`, B zero at the start. mlx-lm is imported only when LoRA is used: it takes seconds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -116,8 +116,20 @@ def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
     Raises:
         ConfigError: a name of no linear of the model, or another shape than it must have.
     """
+    for (i, target), layer in adapted_linears(model, changes).items():
+        setattr(_room(model.layers[i], target), target, layer)
+    model.freeze()
+
+
+def adapted_linears(model: Voxtral, changes: Mapping[str, LowRank]) -> dict[tuple[int, str], nn.Module]:
+    """By layer and target: the model's linears wrapped in the changes that name them. The model stays as it is.
+
+    Raises:
+        ConfigError: as `apply_adapters`.
+    """
     from mlx_lm.tuner.lora import LoRALinear
 
+    made = {}
     for module, change in sorted(changes.items()):
         place = layer_and_target(module)
         if place is None or place[0] >= len(model.layers):
@@ -128,5 +140,36 @@ def apply_adapters(model: Voxtral, changes: Mapping[str, LowRank]) -> None:
             if value.shape != wrapped[part].shape:
                 raise ConfigError(f"adapter {module}: shape {value.shape}, the model needs {wrapped[part].shape}")
             wrapped[part] = mx.array(value)
-        setattr(room, target, wrapped)
-    model.freeze()
+        made[place] = wrapped
+    return made
+
+
+class AdapterSwitch:
+    """Several sets of adapters over one base in memory, of which the model carries one at a time.
+
+    Args:
+        model: without adapters; its linears stay the ones it has. It is left without any until `use` is called.
+    """
+
+    _BARE = object()  # stands for the model as it was given
+
+    def __init__(self, model: Voxtral) -> None:
+        self._model, self._used = model, self._BARE
+        self._sets: dict[Hashable, dict[tuple[int, str], nn.Module]] = {self._BARE: {}, None: {}}
+
+    def add(self, key: Hashable, changes: Mapping[str, LowRank]) -> None:
+        """Make a set known; that of None, the default, has no changes otherwise. Raises ConfigError as
+        `apply_adapters`."""
+        self.use(self._BARE)
+        self._sets[key] = adapted_linears(self._model, changes)
+        mx.eval([layer.parameters() for layer in self._sets[key].values()])
+
+    def use(self, key: Hashable) -> None:
+        """Have the model carry a set that is known."""
+        if key == self._used:
+            return
+        for (i, target), layer in self._sets[self._used].items():
+            setattr(_room(self._model.layers[i], target), target, layer.linear)
+        for (i, target), layer in self._sets[key].items():
+            setattr(_room(self._model.layers[i], target), target, layer)
+        self._used = key

@@ -16,7 +16,8 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.model.generation import read_prompt, spoken_frames
-from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
+from mlx_voxclone.speech.pieces import FIRST_PIECE, PIECE
+from mlx_voxclone.speech.speaker import Speaker
 
 TEXT = "Papa mino lesu tara koni, soma tiku la."  # with a full stop: mlx-audio would add one
 PHASES = ("prefill", "frames", "audio")

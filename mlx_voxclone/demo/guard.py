@@ -4,20 +4,14 @@ A page of somebody else's can give its own name the address 127.0.0.1 (DNS rebin
 for a part of it. The browser still says which name it asked for, so only the demo's own names are answered.
 """
 
-import ipaddress
-import re
-import socket
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlx_voxclone.demo.inputs import LIMIT_MB, UPLOAD_LIMIT
-from mlx_voxclone.demo.session import bare
+from mlx_voxclone.process.network import Names, host_of, origin_of
 
 BODY_LIMIT = 2_000_000  # bytes of anything that is no upload
 _AROUND = 100_000  # bytes of an upload's form beside the file
-_LOCAL = ("localhost", "127.0.0.1", "::1")
-_EVERY = ("0.0.0.0", "::", "")
 _API = "/gradio_api/"
 # Parts of Gradio that the page does not use: they read, write, fetch or run things for whoever asks.
 _UNUSED = (
@@ -30,34 +24,9 @@ _UNUSED = (
     "vibe-",
     "stream/",
 )
-_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
-
-
-def host_of(header: str) -> str | None:
-    """The name in a `Host` header, small letters, without port and brackets; None: it is none."""
-    found = _HOST.fullmatch(header)
-    return bare(found[1]).lower() if found else None
-
-
-class Names:
-    """The names that the demo answers to: this machine's own ones, and the host that it was told to listen on.
-
-    Args:
-        host: of `--host`; where it stands for every address (0.0.0.0), any address in digits and this machine's name
-            are answered too: neither can be made to point here by somebody else.
-    """
-
-    def __init__(self, host: str) -> None:
-        host = bare(host).lower()
-        self._everywhere = host in _EVERY
-        own = {socket.gethostname().lower(), socket.getfqdn().lower()} if self._everywhere else {host}
-        self._names = {*_LOCAL, *own, *(f"{name}.local" for name in own if self._everywhere and "." not in name)}
-
-    def __contains__(self, name: str | None) -> bool:
-        return name is not None and (name in self._names or (self._everywhere and _is_address(name)))
 
 
 class Guard:
@@ -86,7 +55,7 @@ class Guard:
         if len(hosts) != 1 or hosts[0] not in self._names:
             return 403, "this page is not served under that name; open it under the address that the demo has printed"
         for origin in _values(headers, b"origin"):
-            if _origin(origin) not in self._names:
+            if origin_of(origin) not in self._names:
                 return 403, "another page may not use this one"
         if path.removeprefix(_API).startswith(_UNUSED) and path.startswith(_API):
             return 404, "not served"
@@ -146,18 +115,3 @@ async def _answer(kind: str, send: Send, status: int, reason: str) -> None:
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in headers if key == name]
-
-
-def _origin(origin: str) -> str | None:
-    try:
-        return (urlsplit(origin).hostname or "").lower()
-    except ValueError:
-        return None
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

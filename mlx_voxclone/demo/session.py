@@ -1,4 +1,4 @@
-"""What the demo keeps while it runs: a folder that nobody else may look into, and a port.
+"""What the demo keeps while it runs: a folder that nobody else may look into.
 
 Uploads, everything spoken and what the web server writes lie in that folder. It is deleted at the end, after a signal
 too. After `kill -9` it stays until the next start: who holds a folder holds a lock in it, which the system gives back.
@@ -8,7 +8,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from mlx_voxclone.process.temporaries import try_lock
 PREFIX, _NEW = "voxclone-demo-", ".voxclone-demo-"  # of a folder, and until it is locked
 _LOCK = "lock"
 _NEW_SECONDS = 60.0  # then whoever was about to lock a folder is dead
-_LOOPBACK = "127.0.0.1"
 
 
 @contextlib.contextmanager
@@ -88,42 +86,6 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 def uploads(folder: Path) -> Path:
     """Where in the folder Gradio puts what is uploaded and spoken."""
     return folder / "gradio"
-
-
-def take_port(host: str, port: int) -> socket.socket:
-    """A socket bound to an address, so that the port is known to be free before anything is loaded.
-
-    Args:
-        port: 0 takes any free one; `getsockname()[1]` tells which.
-
-    Raises:
-        ConfigError: the host is no address of this machine, or the port is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            bare(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except (OSError, UnicodeError):
-        raise ConfigError(f"--host {host}: not an address of this machine; 127.0.0.1 is the usual one") from None
-    taken = socket.socket(family, kind, protocol)
-    try:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        taken.bind(address)
-        if address[0] != _LOOPBACK:  # where Gradio looks whether a port is free
-            with socket.socket() as beside:
-                beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                with contextlib.suppress(PermissionError):
-                    beside.bind((_LOOPBACK, taken.getsockname()[1]))
-    except OSError as e:
-        taken.close()
-        reason = (e.strerror or str(e)).lower()
-        raise ConfigError(f"port {port} on {host} cannot be used ({reason}); choose another with --port") from None
-    return taken
-
-
-def bare(host: str) -> str:
-    """An address without the brackets that IPv6 has in URLs."""
-    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def _own(folder: Path) -> bool:

@@ -160,6 +160,10 @@ class _Alignment:
             self._of = offset, offset - empty, seen
         return self._of[1:]
 
+    def join(self, more: int, empty: int) -> "_Alignment":
+        """With `more` empty columns before all items, and another item that has `empty` ones."""
+        return _Alignment(np.append(self.empty + more, empty).astype(np.int32))
+
     def keep(self, rows: Sequence[int]) -> "tuple[int, _Alignment]":
         """Columns that only items now gone had filled, and the alignment without them."""
         if self._kept is None or self._kept[0] != tuple(rows):
@@ -195,6 +199,19 @@ class BatchCache(KVCache):
         if length != 1:
             raise ValueError(f"a batch goes on by one frame at a time, not {length}")
         return self._alignment.at(self.offset)[1]
+
+    def join(self, cache: KVCache, beside: "BatchCache | None" = None) -> None:
+        """Let one more sequence, a cache of batch size 1, go on with these as their last.
+
+        Args:
+            beside: the same batch's cache of another layer, which the sequence has joined.
+        """
+        length = max(self.offset, cache.offset)
+        both = [(c, length - c.offset) for c in (self, cache)]
+        self.keys = mx.concatenate([_padded(c.keys[:, :, : c.offset], n) for c, n in both])
+        self.values = mx.concatenate([_padded(c.values[:, :, : c.offset], n) for c, n in both])
+        self._alignment = beside._alignment if beside is not None else self._alignment.join(*(n for _, n in both))
+        self.offset = length
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these items of the batch alone."""

@@ -5,7 +5,7 @@ let expect. It is spoken again with other seeds; of all tries the likeliest leng
 """
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -47,6 +47,21 @@ class Spoken:
     samples: np.ndarray
     tries: int
     doubt: str | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An utterance to be generated, which must not end at its first frame.
+
+    Attributes:
+        prompt: embeddings `[T, dim]`.
+        limit: frames, more of which are not needed.
+        seed: of the sampling noise.
+    """
+
+    prompt: mx.array
+    limit: int
+    seed: int
 
 
 class Narration:
@@ -93,9 +108,27 @@ class Narration:
         self._codec = speaker.model.audio_tokenizer
 
     def __iter__(self) -> Iterator[Spoken]:
+        steps, answer = self.steps(), None
+        while True:
+            try:
+                step = steps.send(answer)
+            except StopIteration:
+                return
+            if isinstance(step, Spoken):
+                answer = None
+                yield step
+            else:
+                answer = self._generated(step)
+
+    def steps(self) -> Generator[Spoken | list[Wanted], list[GeneratedCodes] | None, None]:
+        """What is to be generated, for those who generate it themselves, and the chunks that come of it, in order.
+
+        Each list of utterances is to be answered (`send`) with what was said to them, in the same order.
+        """
         for start in range(self._first - self._first % self._batch, len(self._chunks), self._batch):
             numbers = range(start, min(start + self._batch, len(self._chunks)))
-            for number, (said, doubt, tries) in self._best(numbers).items():
+            best = yield from self._best(numbers)
+            for number, (said, doubt, tries) in best.items():
                 if doubt is None and len(self._chunks[number].text) >= SURE:
                     self._paces.append(said.codes.shape[1] / self._rate / len(self._chunks[number].text))
                 samples = self._finished(number, said.codes)
@@ -104,12 +137,21 @@ class Narration:
                 if number >= self._first:
                     yield Spoken(number, samples, tries, doubt)
 
-    def _best(self, numbers: Sequence[int]) -> dict[int, tuple[GeneratedCodes, str | None, int]]:
+    def _best(
+        self, numbers: Sequence[int]
+    ) -> Generator[list[Wanted], list[GeneratedCodes], dict[int, tuple[GeneratedCodes, str | None, int]]]:
         """By number: the best of the tries, what is doubtful about it, and how many there were."""
         best: dict[int, tuple[GeneratedCodes, str | None, int]] = {}
         for attempt in range(TRIES):
             again = [n for n in numbers if n not in best or best[n][1] is not None]
-            for number, said in zip(again, self._say(again, attempt) if again else ()):
+            if not again:
+                break
+            limits = {number: self._limit(number) for number in again}
+            longest = max(limits.values())
+            # One frame more tells a chunk that was cut off from one that ended there.
+            wanted = [self._wanted(n, attempt, min(limits[n] + 1, longest)) for n in again]
+            for number, said in zip(again, (yield wanted), strict=True):
+                said = _cut_off(said, limits[number])
                 doubt = self._doubt(number, said)
                 kept = best.get(number)
                 if kept is not None and doubt and self._distance(number, kept[0]) <= self._distance(number, said):
@@ -117,27 +159,24 @@ class Narration:
                 best[number] = said, doubt, attempt + 1
         return {number: best[number] for number in numbers}
 
-    def _say(self, numbers: Sequence[int], attempt: int) -> list[GeneratedCodes]:
-        limits = {n: self._limit(n) for n in numbers}
-        ids = [self._speaker.tokenizer.prompt(self._chunks[n].text, self._rows.shape[0], limits[n]) for n in numbers]
-        prompts = [self._speaker.model.embed_prompt(one, self._rows)[0] for one in ids]
-        seeds = [(self._seed + number + attempt * _SEEDS) % 2**63 for number in numbers]
+    def _wanted(self, number: int, attempt: int, limit: int) -> Wanted:
+        ids = self._speaker.tokenizer.prompt(self._chunks[number].text, self._rows.shape[0], limit)
+        prompt = self._speaker.model.embed_prompt(ids, self._rows)[0]
+        return Wanted(prompt, limit, (self._seed + number + attempt * _SEEDS) % 2**63)
+
+    def _generated(self, wanted: Sequence[Wanted]) -> list[GeneratedCodes]:
         try:
-            said = generate_batch(
+            return generate_batch(
                 self._speaker.model,
-                prompts,
-                max_frames=max(limits.values()),
-                seeds=seeds,
+                [one.prompt for one in wanted],
+                max_frames=max(one.limit for one in wanted),
+                seeds=[one.seed for one in wanted],
                 on_frame=self._on_frame,
                 may_be_empty=False,
                 **self._flow,
             )
         except FloatingPointError as e:
             raise NotFiniteError(f"{e}: the weights are damaged, or the guidance is far too strong") from None
-        return [
-            one if one.codes.shape[1] <= limits[n] else GeneratedCodes(one.codes[:, : limits[n]], False)
-            for n, one in zip(numbers, said)
-        ]
 
     def _expected(self, number: int) -> float:
         """Seconds of speech."""
@@ -184,6 +223,10 @@ class Narration:
         gain = np.clip(statistics.median(self._levels[-_KEPT:]) - self._levels[-1], -MOST_GAIN, MOST_GAIN)
         body = _faded(samples[start:stop] * np.float32(10 ** (gain / 20)), rate)
         return np.concatenate([body, pause[max(0, stop - edge[1]) :]])
+
+
+def _cut_off(said: GeneratedCodes, limit: int) -> GeneratedCodes:
+    return said if said.codes.shape[1] <= limit else GeneratedCodes(said.codes[:, :limit], False)
 
 
 def _faded(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -15,8 +15,8 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.speech.options import MAX_SECONDS
+from mlx_voxclone.speech.pieces import Pieces
 
-FIRST_PIECE, PIECE = 10, 25  # frames: heard soon, then seldom enough that the codec's left context costs little
 REFERENCE_SECONDS = (1.0, 60.0)  # shorter says nothing about a voice, longer was never trained
 
 
@@ -66,7 +66,7 @@ class SpeechStream:
         cfg_alpha: float = CFG_ALPHA,
         on_frame: Callable[[int], None] | None = None,
     ) -> None:
-        self._codec, self._frames, self._on_frame = model.audio_tokenizer, [], on_frame
+        self._said, self._on_frame = Pieces(model.audio_tokenizer), on_frame
         self.ended: bool | None = None
         self._generator = generation.generate(
             model, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha
@@ -82,12 +82,11 @@ class SpeechStream:
     @property
     def codes(self) -> np.ndarray:
         """What was said so far: 0-based `[37, T]`, int32."""
-        none = np.zeros((self._codec.config.n_codebooks, 0), dtype=np.int32)
-        return np.stack(self._frames, axis=1) if self._frames else none
+        return self._said.codes
 
     @property
     def frames(self) -> int:
-        return len(self._frames)
+        return len(self._said.frames)
 
     def result(self) -> SpeechResult:
         """Everything, from here to the end, at once."""
@@ -96,12 +95,12 @@ class SpeechStream:
         return SpeechResult(samples, self.codes, bool(self.ended))
 
     def _speak(self) -> Iterator[np.ndarray]:
-        heard, size = 0, FIRST_PIECE
         while self.ended is None:
             try:
-                self._frames.append(next(self._generator))
+                piece = self._said.add(next(self._generator))
             except StopIteration as stop:
                 self.ended = bool(stop.value)
+                piece = self._said.rest()
             except FloatingPointError as e:
                 raise NotFiniteError(
                     f"{e} at frame {self.frames}: the weights are damaged, or the guidance is far too strong"
@@ -109,11 +108,8 @@ class SpeechStream:
             else:
                 if self._on_frame is not None:
                     self._on_frame(self.frames)
-            if self.frames - heard == size or (self.ended is not None and self.frames > heard):
-                first = max(0, heard - self._codec.left_context)
-                codes = np.stack(self._frames[first:], axis=1)
-                yield self._codec.decode_audio(codes)[(heard - first) * self._codec.config.frame_size :]
-                heard, size = self.frames, PIECE
+            if piece is not None:
+                yield piece
 
 
 def speak(

@@ -8,7 +8,7 @@ from golden import relative_error
 from mlx.utils import tree_flatten, tree_unflatten
 from tasks_data import full_model
 
-from mlx_voxclone.adapters.lora import add_lora, apply_adapters, lora_parameters, quantise_backbone
+from mlx_voxclone.adapters.lora import AdapterSwitch, add_lora, apply_adapters, lora_parameters, quantise_backbone
 from mlx_voxclone.adapters.mix import LowRank
 from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.errors import ConfigError
@@ -311,3 +311,36 @@ def test_dropouts_of_a_recomputed_block_draw_apart():
     assert kept.mean(axis=1) == pytest.approx(1, abs=0.1)
     block.eval()
     assert (np.array(recomputed(block, x)) == 1).all()
+
+
+def test_a_switch_computes_what_each_set_alone_does(miniature):
+    """Also where sets cover other linears, and behind one the base is the one it was, to the bit."""
+    rng, x = np.random.default_rng(0), embeddings(full_model(miniature))
+
+    def change(model, module, target):
+        outputs, inputs = model.layers[0][module][target].weight.shape
+        halves = rng.standard_normal((inputs, 2)), 0.1 * rng.standard_normal((2, outputs))
+        return {f"layers.0.{module}.{target}": LowRank(*(half.astype(np.float32) for half in halves))}
+
+    model = full_model(miniature)
+    model.merge()
+    base = np.array(model.hidden_states(x))
+    sets = {"a": change(model, "attention", "wq"), "b": change(model, "feed_forward", "w1")}
+    switch = AdapterSwitch(model)
+    for key, changes in sets.items():
+        switch.add(key, changes)
+    for key in ("a", None, "b", "a", "a", None):
+        switch.use(key)
+        found = np.array(model.hidden_states(x))
+        if key is None:
+            np.testing.assert_array_equal(found, base)
+            continue
+        alone = full_model(miniature)
+        apply_adapters(alone, sets[key])
+        assert relative_error(mx.array(found), alone.hidden_states(x)) < 1e-5
+        assert relative_error(mx.array(found), mx.array(base)) > 1e-3
+    switch.add(None, sets["b"])
+    switch.use(None)
+    assert relative_error(model.hidden_states(x), mx.array(base)) > 1e-3
+    with pytest.raises(KeyError):
+        switch.use("of nobody")

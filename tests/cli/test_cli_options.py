@@ -37,6 +37,7 @@ MEANINGS = {
     "--transcribe": ("transcribe with mlx-whisper", {None}),
     "--verbose": ("print a line for every tensor", {None}),
     "--voice": ("a voice", {"NAME_OR_FILE", "NAME=SOURCE"}),  # to speak with; to add under a name
+    "--voices": ("voices to speak with", {"NAME", "DIR"}),
     "--whisper-model": ("Whisper in MLX format: a directory or a Hub id", {"MODEL"}),
 }
 OUTPUTS = {

@@ -14,10 +14,11 @@ from places import ROOT
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.demo import session
-from mlx_voxclone.demo.guard import BODY_LIMIT, Guard, Names, host_of
-from mlx_voxclone.demo.session import private_folder, take_port, temporary_files_in, uploads
+from mlx_voxclone.demo.guard import BODY_LIMIT, Guard
+from mlx_voxclone.demo.session import private_folder, temporary_files_in, uploads
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.process.network import Names, host_of, take_port
 
 PATIENT = {"timeout": 300.0}  # on a busy machine
 APP = ROOT / "demo" / "app.py"

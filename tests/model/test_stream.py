@@ -17,7 +17,8 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.model import generation
 from mlx_voxclone.model.config import END_CODE
 from mlx_voxclone.model.flow_head import FlowMatchingHead
-from mlx_voxclone.speech.speaker import FIRST_PIECE, PIECE, Speaker
+from mlx_voxclone.speech.pieces import FIRST_PIECE, PIECE
+from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
 

@@ -143,8 +143,8 @@ MISTAKES = {
     "checkpoint/reader.py": [
         ("if start != size:", "if False:", "test_reader.py::test_a_lying_header_is_refused_in_one_line"),
     ],
-    "speech/speaker.py": [
-        ("first = max(0, heard - self._codec.left_context)", "first = heard",
+    "speech/pieces.py": [
+        ("first = max(0, self._decoded - self._codec.left_context)", "first = self._decoded",
          "test_stream.py::test_pieces_join_to_what_say_gives"),
     ],
     "evaluate/fidelity.py": [

@@ -68,6 +68,11 @@ ROOMS = [
         "errors process files audio model checkpoint adapters",
     ),
     (
+        "serve",
+        "Speech over HTTP: requests in one batch, voices that come and go.",
+        "version errors process files audio model checkpoint adapters speech",
+    ),
+    (
         "bake",
         "New checkpoints: encoder injected, adapters folded, voices added; compared and taken back.",
         "version errors files model checkpoint adapters speech",

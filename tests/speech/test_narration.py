@@ -198,3 +198,25 @@ def test_a_partial_file_that_is_shorter_than_its_state(tmp_path):
 def test_nothing_is_left_of_what_never_began(tmp_path):
     partial(tmp_path / "book.wav", chunks=0)
     assert not list(tmp_path.iterdir())
+
+
+def test_others_may_generate_what_is_wanted(speaker):
+    """A chunk gets one frame more than its limit where its batch goes on: that tells an end there from a cut."""
+    rows = rows_of(speaker)
+    chunks = [Chunk(TEXT.strip(), 0.35), Chunk(TEXT * 2, 0.35)]
+    steps = Narration(speaker, chunks, rows).steps()
+    wanted = next(steps)
+    limits = [Narration(speaker, chunks, rows)._limit(number) for number in range(2)]
+    assert [one.limit for one in wanted] == [limits[0] + 1, limits[1]]
+    assert len({one.seed for one in wanted}) == 2
+    assert [one.prompt.shape[1] for one in wanted] == [speaker.model.config.backbone.dim] * 2
+    said = [np.ones((37, n), np.int32) for n in (limits[0], limits[1] - 5)]
+    first = steps.send([GeneratedCodes(codes, True) for codes in said])
+    assert (first.number, first.tries, first.doubt) == (0, 1, None)
+    assert next(steps).number == 1
+    with pytest.raises(StopIteration):
+        next(steps)
+    steps = Narration(speaker, chunks, rows).steps()
+    next(steps)
+    again = steps.send([GeneratedCodes(np.ones((37, limits[0] + 1), np.int32), True), GeneratedCodes(said[1], True)])
+    assert [one.limit for one in again] == [limits[0]]  # cut off, so it is spoken again

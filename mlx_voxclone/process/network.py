@@ -1,0 +1,95 @@
+"""A port to listen on, and the names that a server here answers to.
+
+A page of somebody else's can give its own name the address 127.0.0.1 (DNS rebinding), and a browser then takes a server
+on this machine for a part of it. The browser still says which name it asked for, so only a server's own names are to be
+answered.
+"""
+
+import contextlib
+import ipaddress
+import re
+import socket
+from urllib.parse import urlsplit
+
+from mlx_voxclone.errors import ConfigError
+
+_LOOPBACK = "127.0.0.1"
+_LOCAL = ("localhost", _LOOPBACK, "::1")
+_EVERY = ("0.0.0.0", "::", "")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
+
+
+def take_port(host: str, port: int) -> socket.socket:
+    """A socket bound to an address, so that the port is known to be free before anything is loaded.
+
+    Args:
+        port: 0 takes any free one; `getsockname()[1]` tells which.
+
+    Raises:
+        ConfigError: the host is no address of this machine, or the port is taken.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            bare(host), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except (OSError, UnicodeError):
+        raise ConfigError(f"--host {host}: not an address of this machine; 127.0.0.1 is the usual one") from None
+    taken = socket.socket(family, kind, protocol)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(address)
+        if address[0] != _LOOPBACK:  # where others look whether a port is free
+            with socket.socket() as beside:
+                beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with contextlib.suppress(PermissionError):
+                    beside.bind((_LOOPBACK, taken.getsockname()[1]))
+    except OSError as e:
+        taken.close()
+        reason = (e.strerror or str(e)).lower()
+        raise ConfigError(f"port {port} on {host} cannot be used ({reason}); choose another with --port") from None
+    return taken
+
+
+def bare(host: str) -> str:
+    """An address without the brackets that IPv6 has in URLs."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def host_of(header: str) -> str | None:
+    """The name in a `Host` header, small letters, without port and brackets; None: it is none."""
+    found = _HOST.fullmatch(header)
+    return bare(found[1]).lower() if found else None
+
+
+class Names:
+    """The names that a server answers to: this machine's own ones, and the host that it was told to listen on.
+
+    Args:
+        host: of `--host`; where it stands for every address (0.0.0.0), any address in digits and this machine's name
+            are answered too: neither can be made to point here by somebody else.
+    """
+
+    def __init__(self, host: str) -> None:
+        host = bare(host).lower()
+        self._everywhere = host in _EVERY
+        own = {socket.gethostname().lower(), socket.getfqdn().lower()} if self._everywhere else {host}
+        self._names = {*_LOCAL, *own, *(f"{name}.local" for name in own if self._everywhere and "." not in name)}
+
+    def __contains__(self, name: str | None) -> bool:
+        return name is not None and (name in self._names or (self._everywhere and _is_address(name)))
+
+
+def origin_of(origin: str) -> str | None:
+    """The name in an `Origin` header, small letters; None: it is none."""
+    try:
+        return (urlsplit(origin).hostname or "").lower()
+    except ValueError:
+        return None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

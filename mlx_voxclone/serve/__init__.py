@@ -1,0 +1,1 @@
+"""Speech over HTTP, as OpenAI's clients ask for it (optional extra `serve`)."""

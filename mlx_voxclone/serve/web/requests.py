@@ -1,0 +1,154 @@
+"""What clients may ask for, checked before anything is computed."""
+
+import difflib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.texts import spoken, words
+from mlx_voxclone.serve.errors import ApiError
+from mlx_voxclone.serve.web.formats import MEDIA, STATES_LENGTH
+
+MOST_CHARACTERS = 20_000  # of a text: about 20 minutes of speech
+MOST_SEED = 2**63 - 1
+ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")  # names that many programs send and cannot change
+_MESSAGES = {"missing": "is missing", "extra_forbidden": "is not known here"}
+
+
+class VoiceId(BaseModel):
+    """A voice as an object, which OpenAI's clients may send in the place of its name."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    id: str
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model: str | None = None
+    input: str
+    voice: str | VoiceId
+    response_format: Literal["mp3", "opus", "flac", "wav", "pcm"] = "mp3"
+    stream: bool | None = None
+    stream_format: Literal["audio", "sse"] = "audio"
+    speed: float = 1.0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
+    instructions: str | None = None
+    language: Annotated[str, Field(pattern=r"^[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8})*$", max_length=35)] = "en"
+
+
+@dataclass(frozen=True)
+class SpeechRequest:
+    """A request for speech that can be carried out, if its voice is there.
+
+    Attributes:
+        text: holds a letter or a digit.
+        voice: in lower case.
+        whole: the audio is sent when all of it is there; otherwise as it comes.
+        events: as server-sent events.
+    """
+
+    text: str
+    voice: str
+    response_format: str
+    whole: bool
+    events: bool
+    seed: int
+    language: str
+
+
+def speech_request(body: bytes, models: list[str], most_characters: int = MOST_CHARACTERS) -> SpeechRequest:
+    """The request in a body of JSON.
+
+    Args:
+        models: names that `model` may have.
+        most_characters: of the text.
+
+    Raises:
+        ApiError: one line on what is wrong with which field.
+    """
+    asked = _parsed(body)
+    if asked.model is not None and asked.model not in (*models, *ALIASES):
+        raise ApiError(
+            404, f"there is no model {_shown(asked.model)}; there is {models[0]}", "model", "model_not_found"
+        )
+    if asked.speed != 1:
+        raise ApiError(
+            400, f"speed {asked.speed:g} is not possible: the model speaks at its own pace; leave it out", "speed",
+            "unsupported_value",
+        )  # fmt: skip
+    if asked.instructions and asked.instructions.strip():
+        raise ApiError(
+            400, "instructions are not possible: the voice decides how it speaks; leave them out", "instructions",
+            "unsupported_value",
+        )  # fmt: skip
+    voice = asked.voice if isinstance(asked.voice, str) else asked.voice.id
+    events = asked.stream_format == "sse"
+    stream = asked.stream if asked.stream is not None else events or asked.response_format not in STATES_LENGTH
+    return SpeechRequest(
+        _text(asked.input, most_characters),
+        voice.lower(),
+        asked.response_format,
+        not stream,
+        events,
+        asked.seed,
+        asked.language,
+    )
+
+
+def _parsed(body: bytes) -> _Body:
+    try:
+        content = parse_json(body.decode("utf-8"))
+    except ValueError as e:  # UnicodeDecodeError, too
+        reason = "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e)[:100]
+        raise ApiError(400, f"the body is no JSON ({reason})", None, "invalid_json") from None
+    if not isinstance(content, dict):
+        raise ApiError(400, "the body must be a JSON object", None, "invalid_json")
+    try:
+        return _Body.model_validate(content)
+    except ValidationError as e:
+        raise _wrong(e) from None
+
+
+def _wrong(error: ValidationError) -> ApiError:
+    first = error.errors(include_url=False, include_context=False)[0]
+    place = [str(part) for part in first["loc"]]
+    param, kind = place[0] if place else None, first["type"]
+    if kind == "string_unicode":
+        return ApiError(400, f"{param} holds characters that are no Unicode; send it as UTF-8", param, "invalid_value")
+    if param == "response_format" and first["input"] == "aac":
+        return ApiError(400, f"aac is not possible; take one of {', '.join(MEDIA)}", param, "unsupported_value")
+    message = f"{_shown(param)} {_MESSAGES.get(kind) or _reason(first)}"
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(str(param), _Body.model_fields, n=1)
+        message += f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_Body.model_fields)}"
+        return ApiError(400, message, str(param)[:80], "unknown_parameter")
+    return ApiError(400, message, param, "missing_required_parameter" if kind == "missing" else "invalid_value")
+
+
+def _reason(first: Any) -> str:
+    if first["loc"][0] == "language":
+        return "must be a language code such as en or pt-br"
+    return f"is wrong: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _text(text: str, most: int) -> str:
+    if len(text) > most:
+        raise ApiError(
+            400, f"input has {len(text):,} characters, {most:,} are possible; send it in parts", "input",
+            "string_above_max_length",
+        )  # fmt: skip
+    try:
+        spoken(text)
+    except DataError as e:
+        raise ApiError(400, str(e), "input", "invalid_input") from None
+    if words(text) is None:
+        raise ApiError(400, "the text has no letter and no digit; give some words to speak", "input", "invalid_input")
+    return text
+
+
+def _shown(value: object) -> str:
+    text = repr(value) if not isinstance(value, str) or not value.isidentifier() else value
+    return text if len(text) <= 60 else f"{text[:57]}..."

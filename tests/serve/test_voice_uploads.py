@@ -1,0 +1,272 @@
+"""Voices that come by upload: kept with the consent, spoken with, removed; and what cannot become one."""
+
+import io
+import json
+import os
+import shutil
+import stat
+import threading
+
+import mlx.core as mx
+import numpy as np
+import openai
+import pytest
+import soundfile
+from served import serving
+
+from mlx_voxclone.checkpoint.voices import EMBEDDING
+from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.serve.server import Options
+from mlx_voxclone.serve.web.guard import Limits
+from mlx_voxclone.speech.speaker import Speaker
+
+pytest_plugins = ["baking", "commands"]
+CONSENT = "Ann Example agreed on 1 November 2026, by letter"
+
+
+def clip_of(seconds=2.0, level=1.0, form="WAV") -> bytes:
+    wave = synthesise("papa mino lesu tara koni sewu papa mino", SyntheticSpeaker.sample(3), 0)
+    wave = level * np.resize(wave, int(seconds * 24000))
+    file = io.BytesIO()
+    soundfile.write(file, wave, 24000, format=form)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served") / "voices"
+
+
+@pytest.fixture(scope="module")
+def served(miniature, encoder_file, adapters, folder):
+    limits = Limits(body=100_000, upload=6_000_000, linger=1.0)
+    own = {"casual_female": [adapters]}
+    with serving(miniature, Options(voices=folder, voice_adapters=own, limits=limits), encoder_file) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return served.client()
+
+
+@pytest.fixture
+def voice(client, served):
+    """A voice that was uploaded; removed at the end."""
+    made = client.audio.voices.create(name="ann", consent=CONSENT, audio_sample=("ann.wav", clip_of(), "audio/wav"))
+    yield made
+    served.ask("DELETE", "/v1/audio/voices/ann")
+
+
+def upload(client, **changes):
+    fields = {"name": "ann", "consent": CONSENT, "audio_sample": ("ann.wav", clip_of(), "audio/wav")}
+    return client.audio.voices.create(**(fields | changes))
+
+
+def speech(client, voice, text="papa", seed=2):
+    return client.audio.speech.create(
+        model="tts-1", voice=voice, input=text, response_format="pcm", extra_body={"seed": seed}
+    ).content
+
+
+def names(served):
+    return [voice["id"] for voice in json.loads(served.ask("GET", "/v1/audio/voices")[1])["data"]]
+
+
+def test_a_voice_is_kept_with_its_consent_and_spoken_with(served, client, folder, voice, miniature):
+    assert (voice.id, voice.object, voice.type) == ("ann", "audio.voice", "audio_sample")
+    assert names(served)[-1] == "ann"
+    assert sorted(path.name for path in folder.iterdir()) == ["ann.json", "ann.safetensors", "ann.wav"]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    record = json.loads((folder / "ann.json").read_text())
+    assert record["consent"] == CONSENT
+    assert len(record["sha256"]) == 64
+    engine = served.server.engine
+    speaker = engine.speaker
+
+    def said():
+        rows = speaker.voice_rows(reference=folder / "ann.wav")
+        return speaker.say("papa", rows.astype(mx.bfloat16), seed=2, max_seconds=2.4).frames
+
+    assert len(speech(client, "ann")) == 3840 * engine.call(said).result(300)
+
+
+def test_a_voice_removed_while_it_speaks(served, client, folder, voice):
+    """Who speaks with it goes on to the end; the next one is told."""
+    engine, found = served.server.engine, []
+    thread = threading.Thread(target=lambda: found.append(speech(client, "ann", "papa mino")))
+    thread.start()
+    while not engine._batches:
+        pass
+    assert json.loads(served.ask("DELETE", "/v1/audio/voices/ANN")[1]) == {
+        "id": "ann", "object": "audio.voice.deleted", "deleted": True,
+    }  # fmt: skip
+    thread.join()
+    assert len(found[0]) > 0
+    assert list(folder.iterdir()) == []
+    with pytest.raises(openai.BadRequestError, match="no voice 'ann'"):
+        speech(client, "ann")
+
+
+def test_a_voice_removed_between_the_request_and_its_turn(served, client, voice):
+    engine, found = served.server.engine, []
+    held = threading.Event()
+    engine.call(held.wait)
+
+    def ask():
+        with pytest.raises(openai.BadRequestError, match="was removed") as caught:
+            speech(client, "ann")
+        found.append(caught.value.code)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not engine._new:
+        pass
+    served.ask("DELETE", "/v1/audio/voices/ann")
+    held.set()
+    thread.join()
+    assert found == ["voice_not_found"]
+
+
+def test_a_name_is_given_once(client, voice, folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(openai.ConflictError, match="ann is taken"):
+        upload(client)
+    with pytest.raises(openai.ConflictError, match="casual_male is taken"):
+        upload(client, name="casual_male")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_no_file_of_the_operators_is_replaced_or_removed(client, served, folder):
+    (folder / "bob.wav").write_bytes(b"a recording of somebody's")
+    with pytest.raises(openai.ConflictError):
+        upload(client, name="bob")
+    save_tensors(folder / "carl.safetensors", {EMBEDDING: served.server.engine.speaker.release.voice("casual_male")})
+    assert names(served)[-1] == "carl"
+    assert len(speech(client, "carl")) > 0
+    status, body, _ = served.ask("DELETE", "/v1/audio/voices/carl")
+    assert (status, json.loads(body)["error"]["code"]) == (403, "not_removable")
+    assert sorted(path.name for path in folder.iterdir()) == ["bob.wav", "carl.safetensors"]
+    for path in folder.iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(("changes", "code"), [
+    ({"consent": "  "}, "consent_required"),
+    ({"consent": "x" * 2001}, "consent_required"),
+    ({"name": "../ann"}, "invalid_value"),
+    ({"name": "Ann"}, "invalid_value"),
+    ({"name": "a" * 65}, "invalid_value"),
+    ({"name": "ann\x00"}, "invalid_value"),
+    ({"audio_sample": ("a.wav", clip_of(level=0.0))}, "invalid_audio"),
+    ({"audio_sample": ("a.wav", clip_of(0.4))}, "invalid_audio"),
+    ({"audio_sample": ("a.flac", clip_of(90, form="FLAC"))}, "invalid_audio"),
+    ({"audio_sample": ("a.wav", b"")}, "invalid_audio"),
+    ({"audio_sample": ("a.wav", b"no audio" * 100)}, "invalid_audio"),
+    ({"audio_sample": ("a.mp4", b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(5000))}, "invalid_audio"),
+    ({"audio_sample": ("a.wav", clip_of() + bytes(6_000_000))}, "request_too_large"),
+])  # fmt: skip
+def test_what_cannot_become_a_voice(client, folder, changes, code):
+    """Silence, a video, too short, too long, too large, without consent, under a name that leads elsewhere."""
+    with pytest.raises(openai.APIStatusError) as caught:
+        upload(client, **changes)
+    assert caught.value.code == code
+    assert 400 <= caught.value.status_code < 500
+    assert str(folder) not in caught.value.message
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("field", ["name", "consent", "audio_sample"])
+def test_fields_that_are_missing(served, field):
+    parts = {"name": b"ann", "consent": CONSENT.encode(), "audio_sample": clip_of()}
+    body = b""
+    for name, value in parts.items():
+        file = b'; filename="a.wav"' if name == "audio_sample" else b""
+        head = b'--xyz\r\nContent-Disposition: form-data; name="' + name.encode() + b'"' + file + b"\r\n\r\n"
+        body += b"" if name == field else head + value + b"\r\n"
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    status, content, _ = served.ask("POST", "/v1/audio/voices", body + b"--xyz--\r\n", headers)
+    assert (status, json.loads(content)["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize("headers", [
+    {"Content-Type": "multipart/form-data"}, {"Content-Type": "multipart/form-data; boundary=other"},
+    {"Content-Type": "application/json"}, {},
+])  # fmt: skip
+def test_a_form_that_is_none(served, headers):
+    status, content, _ = served.ask("POST", "/v1/audio/voices", b"--xyz\r\nbroken", headers)
+    assert (status, json.loads(content)["error"]["type"]) == (400, "invalid_request_error")
+
+
+def test_nothing_from_outside_the_folder(served, client, folder, tmp_path):
+    """Links are not followed, neither to rows nor to a record, and names that are no voice's are not looked up."""
+    secret = tmp_path / "secret.safetensors"
+    save_tensors(secret, {EMBEDDING: served.server.engine.speaker.release.voice("casual_male")})
+    (folder / "linked.safetensors").symlink_to(secret)
+    (folder / "deep").mkdir()
+    shutil.copy(secret, folder / "deep" / "x.safetensors")
+    os.mkfifo(folder / "pipe.safetensors")
+    try:
+        assert set(names(served)) == {"casual_female", "casual_male", "neutral_female"}
+        for name in ("linked", "deep/x", "../secret", "pipe", str(secret), str(secret.with_suffix(""))):
+            with pytest.raises(openai.BadRequestError, match="there is no voice"):
+                speech(client, name)
+        with pytest.raises(openai.ConflictError):
+            upload(client, name="linked")
+        assert secret.exists()
+    finally:
+        shutil.rmtree(folder / "deep")
+        for path in folder.iterdir():
+            path.unlink()
+
+
+def test_a_damaged_voice_and_one_of_another_model(served, client, folder, voice):
+    record = json.loads((folder / "ann.json").read_text())
+    (folder / "ann.json").write_text(json.dumps(record | {"model": "0" * 64}))
+    with pytest.raises(openai.InternalServerError, match="made with another model") as caught:
+        speech(client, "ann")
+    assert str(folder) not in caught.value.message
+    (folder / "ann.json").write_text(json.dumps(record))
+    (folder / "ann.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(openai.InternalServerError, match="cannot be used") as caught:
+        speech(client, "ann")
+    assert caught.value.code == "voice_damaged"
+    assert len(speech(client, "casual_male")) > 0
+
+
+def test_a_full_disk_leaves_nothing(served, client, folder, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", str(folder / "ann.json"))
+
+    monkeypatch.setattr("mlx_voxclone.serve.voices.write_text_atomic", full)
+    with pytest.raises(openai.APIStatusError, match="No space left") as caught:
+        upload(client)
+    assert caught.value.status_code == 507
+    assert str(folder) not in caught.value.message
+    assert list(folder.iterdir()) == []
+
+
+def test_without_an_encoder(miniature, tmp_path):
+    with serving(miniature, Options(voices=tmp_path)) as served, pytest.raises(openai.BadRequestError) as caught:
+        upload(served.client())
+    assert (caught.value.code, caught.value.param) == ("no_encoder", "audio_sample")
+
+
+def test_a_voice_with_its_own_adapters(served, client, adapters, miniature):
+    """Switched without the model being loaded again, beside voices that have none."""
+    adapted = served.server.engine.call(
+        lambda: Speaker.load(miniature, adapters=adapters).say("papa", "casual_female", seed=2, max_seconds=2.4).samples
+    ).result(300)
+    engine = served.server.engine
+    switch = engine._switch
+
+    def plain():
+        switch.use(None)
+        return engine.speaker.say("papa", "casual_female", seed=2, max_seconds=2.4).samples
+
+    want = engine.call(plain).result(300)
+    found = np.frombuffer(speech(client, "casual_female"), "<i2") / 32768
+    assert len(want) != len(adapted) or not np.allclose(want, adapted, atol=1e-3)
+    np.testing.assert_allclose(found, adapted.clip(-1, 1), atol=2e-4)
+    assert len(speech(client, "casual_male")) > 0
