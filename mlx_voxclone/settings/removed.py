@@ -1,8 +1,18 @@
-"""Keys that configurations had once, and why each is gone: what holds one is refused by name, with what to do."""
+"""Keys that configurations had once, and why each is gone.
 
-from collections.abc import Iterable
+What holds one is refused by name, with what to do. One that says what is done now anyway changes nothing and is passed
+over, so that a run which began with it goes on.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Get = Callable[[str], Any]
+"""A dotted key to its value in the configuration that is looked at."""
 
 _NO_GAIN = "no measurement showed a gain"
+
+_OF_TRAINER = {"betas": "[0.9, 0.99]", "eps": "1e-8", "max_skipped": "5"}
 
 # A section stands for all of its keys.
 REMOVED = {
@@ -17,7 +27,7 @@ REMOVED = {
     **{
         f"{training}.{name}": f"it is {value} always"
         for training in ("encoder.train", "encoder.refine", "speaker.train")
-        for name, value in (("betas", "[0.9, 0.99]"), ("eps", "1e-8"), ("max_skipped", "5"))
+        for name, value in _OF_TRAINER.items()
     },
     "encoder.mel": "it is 80 bands in windows of 1024 samples always",
     "encoder.discriminators.betas": "it is [0.5, 0.9] always",
@@ -28,10 +38,13 @@ REMOVED = {
     "distill.kept": "it is 0.25 always",
 }
 
+# What is done now in the place of a removed key, or how that follows from keys that there are.
+NOW: dict[str, Any] = {}
+
 
 def removed_settings(names: Iterable[str]) -> list[str]:
-    """Those of the names that were keys of a training once."""
-    return [name for name in names if f"speaker.train.{name}" in REMOVED]
+    """Those of the names that were settings of the trainer once."""
+    return [name for name in names if name in _OF_TRAINER]
 
 
 def removed(keys: Iterable[str]) -> list[str]:
@@ -42,3 +55,35 @@ def removed(keys: Iterable[str]) -> list[str]:
         names = (".".join(parts[: n + 1]) for n in range(len(parts)))
         found |= dict.fromkeys(name for name in names if name in REMOVED)
     return list(found)
+
+
+def says_otherwise(key: str, content: Mapping[str, Any], get: Get) -> bool:
+    """Whether a removed key of a configuration (nested) asks for something else than what is done now."""
+    value: Any = content
+    for part in key.split("."):
+        value = value[part]
+    now = NOW.get(key)
+    now = now(get) if callable(now) else now
+    if isinstance(now, Mapping):  # a section
+        given = {} if value is None else value
+        return not (isinstance(given, Mapping) and all(_same(given[name], now.get(name)) for name in given))
+    return not _same(value, now)
+
+
+def without_removed(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same configuration (nested) without keys that are gone."""
+    left = {name: value for name, value in content.items() if f"{prefix}{name}" not in REMOVED}
+    return {
+        name: without_removed(value, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in left.items()
+    }
+
+
+def _same(value: Any, now: Any) -> bool:
+    """Equal as numbers, which YAML may give as text, or else as they are."""
+    if now is None or isinstance(value, bool) != isinstance(now, bool):
+        return False
+    try:
+        return float(value) == float(now)
+    except (TypeError, ValueError):
+        return value == now
