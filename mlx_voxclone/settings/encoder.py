@@ -13,6 +13,7 @@ from mlx_voxclone.settings.fields import (
     AutoPaths,
     Count,
     FileField,
+    LengthSection,
     ModelName,
     Number,
     PathField,
@@ -44,7 +45,7 @@ class EncoderTrain(TrainSection):
     sample_every: WholeNumber = 1000
 
 
-class RefineTrain(EncoderTrain):
+class RefineSection(LengthSection):
     """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
 
     steps: Steps = 300
@@ -52,9 +53,6 @@ class RefineTrain(EncoderTrain):
     accumulate: StepItems = 2
     learning_rate: Positive = 1e-4
     warmup_steps: WholeNumber = 20
-    eval_every: WholeNumber = 100
-    save_every: WholeNumber = 100
-    sample_every: WholeNumber = 300
 
 
 class EncoderLosses(Section):
@@ -133,7 +131,19 @@ class EncoderSection(Section):
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
-    refine: RefineTrain = RefineTrain()
+    refine: RefineSection = RefineSection()
+
+    @property
+    def refining(self) -> EncoderTrain:
+        """The training of `refine`: measured and saved after each third of its steps, with samples at the end, unless
+        `train` switches that off; all else is as in `train`."""
+        train, steps = self.train, self.refine.steps
+        found = train.model_dump() | self.refine.model_dump()
+        if steps:  # not passes, which are of a length that the data decide
+            third = -(-steps // 3)
+            found["eval_every"], found["save_every"] = third * bool(train.eval_every), third * bool(train.save_every)
+            found["sample_every"] = steps * bool(train.sample_every)
+        return EncoderTrain(**found)
 
     @property
     def stft_windows(self) -> list[int]:

@@ -5,6 +5,7 @@ over, so that a run which began with it goes on.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 Get = Callable[[str], Any]
@@ -13,6 +14,8 @@ Get = Callable[[str], Any]
 _NO_GAIN = "no measurement showed a gain"
 
 _OF_TRAINER = {"betas": "[0.9, 0.99]", "eps": "1e-8", "max_skipped": "5"}
+
+_AS_IN_TRAIN = ("min_lr_ratio", "weight_decay", "log_every", "keep", "patience")
 
 # A section stands for all of its keys.
 REMOVED = {
@@ -34,12 +37,35 @@ REMOVED = {
     "encoder.discriminators.start_step": "they learn from the first step on",
     "encoder.distillation.median": "it is 7 frames always, as in Whisper",
     "data.mix_shards": "it is 4 always",
+    **{
+        f"{training}.grad_clip": "it is 1.0 always" for training in ("encoder.train", "encoder.refine", "speaker.train")
+    },
+    **{f"encoder.refine.{name}": f"it is that of encoder.train.{name} now" for name in _AS_IN_TRAIN},
+    **{f"encoder.refine.{name}": "it is a third of its steps always" for name in ("eval_every", "save_every")},
+    "encoder.refine.sample_every": "it is at the end always, unless encoder.train.sample_every is 0",
     "distill.layers": "it is a quarter, half and three quarters of them always",
     "distill.kept": "it is 0.25 always",
 }
 
+
+def _of_train(name: str, get: Get) -> Any:
+    return get(f"encoder.train.{name}")
+
+
+def _of_refining(name: str, get: Get) -> Any:
+    """See `EncoderSection.refining`."""
+    steps, every = get("encoder.refine.steps"), get(f"encoder.train.{name}")
+    if get("encoder.refine.epochs") or type(steps) is not int:
+        return every
+    return (steps if name == "sample_every" else -(-steps // 3)) if every else 0
+
+
 # What is done now in the place of a removed key, or how that follows from keys that there are.
-NOW: dict[str, Any] = {}
+NOW: dict[str, Any] = {
+    **{f"{training}.grad_clip": 1.0 for training in ("encoder.train", "encoder.refine", "speaker.train")},
+    **{f"encoder.refine.{name}": partial(_of_train, name) for name in _AS_IN_TRAIN},
+    **{f"encoder.refine.{name}": partial(_of_refining, name) for name in ("eval_every", "save_every", "sample_every")},
+}
 
 
 def removed_settings(names: Iterable[str]) -> list[str]:

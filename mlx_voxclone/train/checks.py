@@ -152,9 +152,9 @@ def _check_encoder_length(config: RunConfig, data: PreparedData) -> None:
 
 def _check_length(config: RunConfig, key: str, n_items: int) -> None:
     """Refuse batches or a warm-up that are too long for the items of an epoch; `key` names the section."""
-    stage, name = key.split(".")
+    stage = config.encoder if key.startswith("encoder.") else config.speaker
     try:
-        section = getattr(getattr(config, stage), name)
+        section = stage.refining if key == "encoder.refine" else stage.train
         train_settings(section, config, Compute.of(config)).total_steps(n_items)
     except ConfigError as e:
         raise ConfigError(f"{key}: {e}") from None

@@ -31,7 +31,7 @@ MAY_BE_EMPTY = {"data.heldout_speakers", "encoder.pairs.path", "speaker.preserve
 # What a thousand million of something means: never, all of them, without a limit, any seed; or a rate that ends in a
 # loss that is not finite, which the trainer notices.
 MAY_BE_HUGE = ("eval_every", "save_every", "log_every", "sample_every", "keep", "patience", "seed")
-MAY_BE_HUGE += ("grad_clip", "learning_rate", "max_error_rate", "max_drift", "alone_steps")
+MAY_BE_HUGE += ("learning_rate", "max_error_rate", "max_drift", "alone_steps")
 MAY_BE_HUGE += ("encoder.discriminators.warmup_steps",)
 
 

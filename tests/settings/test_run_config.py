@@ -12,6 +12,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
+from mlx_voxclone.settings.encoder import EncoderSection, RefineSection
 from mlx_voxclone.settings.schema import AUTO, DataSection, TrainSection
 from mlx_voxclone.settings.training import TrainSettings
 
@@ -420,7 +421,7 @@ def test_shipped_files_load_and_say_how_paths_are_read(path):
 
 
 def test_train_section_has_the_trainers_settings():
-    own = {"precision", "seed", "stop_after"}
+    own = {"grad_clip", "precision", "seed", "stop_after"}
     assert {name: TrainSettings.model_fields[name].default for name in TrainSettings.model_fields.keys() - own} == {
         name: field.default for name, field in TrainSection.model_fields.items()
     }
@@ -442,3 +443,21 @@ def test_data_section_has_the_options_and_defaults_of_prepare():
 
 def test_the_same_default_model_everywhere():
     assert RunConfig(task="clone").model == DEFAULT_MODEL
+
+
+def test_what_follows_a_base_encoder_is_trained_as_it_except_for_its_length():
+    train = {"min_lr_ratio": 0.02, "weight_decay": 0.5, "keep": 3, "patience": 7, "eval_every": 5, "save_every": 0}
+    section = EncoderSection(train=train, refine={"steps": 40, "warmup_steps": 1, "batch_size": 6})
+    found = section.refining
+    assert found.model_copy(update=section.train.model_dump()) == section.train
+    assert (found.steps, found.warmup_steps, found.batch_size, found.accumulate, found.learning_rate) == (
+        40,
+        1,
+        6,
+        2,
+        1e-4,
+    )
+    assert (found.min_lr_ratio, found.weight_decay, found.keep, found.patience) == (0.02, 0.5, 3, 7)
+    assert (found.eval_every, found.save_every, found.sample_every) == (14, 0, 40)
+    passes = section.model_copy(update={"refine": RefineSection(epochs=2)}).refining
+    assert (passes.steps, passes.epochs, passes.eval_every, passes.sample_every) == (0, 2, 5, 1000)

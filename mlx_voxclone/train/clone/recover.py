@@ -105,7 +105,7 @@ class _Steps:
         if start is not None:
             section = config.encoder
             pairs = section.pairs.model_copy(update={"alone_steps": 0})
-            refined = {"weights": start, "train": section.refine, "pairs": pairs}
+            refined = {"weights": start, "train": section.refining, "pairs": pairs}
             config = config.model_copy(update={"encoder": section.model_copy(update=refined)})
         codes = None if judged is None else judged.codes
         result = train_encoder(config, self.data, inputs, self.run.within(name), codes)
