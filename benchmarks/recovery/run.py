@@ -215,7 +215,7 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
         recipe = RECIPES[name]
         half = replace(recipe, alone=0.5 if recipe.alone else 0.0)
         config = recipe_config(half, bench.scale, bench.materials, seed=0, steps=training.PROBE_STEPS)
-        with _teacher(bench, recipe):
+        with _teacher(bench, recipe), recipe.in_force():
             plan.seconds_per_step[name] = training.probe(
                 config, bench.home / "runs" / f"probe-{os.getpid()}", halves=recipe.alone > 0
             )
@@ -275,7 +275,7 @@ def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
         return about | {"points": json.loads(path.read_text(encoding="utf-8"))}, 0.0
     every = training.save_every(length, what)
     config = recipe_config(recipe, bench.scale, bench.materials, seed=seed, steps=length, save_every=every)
-    with _teacher(bench, recipe):
+    with _teacher(bench, recipe), recipe.in_force():
         training.train(config, home)
     seconds, began = training.step_seconds(home), time.perf_counter()
     points = []

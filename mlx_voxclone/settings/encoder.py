@@ -56,14 +56,9 @@ class RefineSection(LengthSection):
 
 
 class EncoderLosses(Section):
-    l1: Weight = 3.0
-    stft: Weight = 3.0
-    mel: Weight = 3.0
-    commitment: Weight = 0.1
+    sound: Weight = 3.0
     semantic_code: Weight = 1.0
     acoustic_code: Weight = 1.0
-    feature_matching: Weight = 1.0
-    distillation: Weight = 1.0
 
 
 class PairsSection(Section):
@@ -78,16 +73,6 @@ class PairsSection(Section):
     batch: at_most(1024) = 8
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
-    augmented: Ratio = 0.5
-    dispersed: Ratio = 1.0
-    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
-
-
-class CodesSection(Section):
-    """The losses on true codes: `losses/codes.py`."""
-
-    temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
-    margin: Ratio = 0.5
 
 
 class DiscriminatorsSection(Section):
@@ -121,12 +106,10 @@ class EncoderSection(Section):
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
-    quantisation_noise: bool = False
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
     pairs: PairsSection = PairsSection()
-    codes: CodesSection = CodesSection()
     discriminators: DiscriminatorsSection = DiscriminatorsSection()
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
@@ -152,11 +135,11 @@ class EncoderSection(Section):
 
     @model_validator(mode="after")
     def _some_loss(self):
-        losses, codes = self.losses, ("semantic_code", "acoustic_code")
-        if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
+        losses = self.losses
+        if losses.sound or self.discriminators.enabled:
             return self
         if not self.pairs.path:
-            raise ValueError("losses.l1, stft and mel are all 0 and there are no pairs: nothing would teach the sound")
-        if not any(getattr(losses, name) for name in codes):
+            raise ValueError("losses.sound is 0 and there are no pairs: nothing would teach the sound")
+        if not (losses.semantic_code or losses.acoustic_code):
             raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
         return self

@@ -27,10 +27,10 @@ def refusal(tmp_path):
 @pytest.mark.parametrize("key", REMOVED)
 def test_a_removed_key_is_named_with_the_reason_and_what_to_do(key, refusal):
     head = f"{key}: this key was removed ({REMOVED[key]}); remove "
-    assert refusal("", {key: None}) == f"command line: {head}it"
+    assert refusal("", {key: "x"}) == f"command line: {head}it"
     nested, parts = "", key.split(".")
     for depth, part in enumerate(parts):
-        nested += "  " * depth + part + ":" + ("\n" if depth < len(parts) - 1 else " 0.5\n")
+        nested += "  " * depth + part + ":" + ("\n" if depth < len(parts) - 1 else " 0.7\n")
     assert refusal(nested) == f"FILE: {head}the line"
 
 
@@ -68,6 +68,26 @@ THE_SAME = {
         ({"epochs": 2, "save_every": 500}, None),
         ({"grad_clip": True}, "grad_clip"),
     ],
+    "encoder": [
+        ({"quantisation_noise": False, "codes": {"temperature": 1, "margin": 0.5}}, None),
+        ({"codes": {}}, None),
+        ({"codes": {"temperature": 1.0, "margin": 0.4}}, "codes"),
+        ({"codes": 1.0}, "codes"),
+        ({"quantisation_noise": True}, "quantisation_noise"),
+    ],
+    "encoder.losses": [
+        ({"l1": 3.0, "stft": 3, "mel": 3.0, "commitment": 0.1, "feature_matching": 1.0, "distillation": 1.0}, None),
+        ({"sound": 1.0, "l1": 1.0}, None),
+        ({"sound": 1.0, "l1": 3.0}, "l1"),
+        ({"sound": 0.0, "commitment": 0.0}, None),
+        ({"sound": 0.0, "commitment": 0.1}, "commitment"),
+    ],
+    "encoder.pairs": [({"augmented": 0.5, "dispersed": 1.0, "heldout": 0.05}, None), ({"heldout": 0.2}, "heldout")],
+    "speaker.losses": [
+        ({"kept_semantic": 1.0, "kept_flow": 1.0}, None),
+        ({"kept": 0.1, "kept_flow": 1.0}, "kept_flow"),
+    ],
+    "distill": [({"heldout": 0.05, "losses": {"hidden": 1.0}}, None), ({"losses": {"hidden": 2.0}}, "losses")],
 }
 
 

@@ -116,9 +116,8 @@ def _base_section(config: RunConfig):
     defaults = type(config.encoder)()
     pairs = config.encoder.pairs.model_copy(update={"share": 1.0, "alone_steps": 0, "path": []})
     fixed = {"distillation": defaults.distillation, "discriminators": defaults.discriminators}
-    silent = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
-    fixed |= {"losses": config.encoder.losses.model_copy(update=silent)}
-    fixed |= {"weights": None, "gain_db": [0.0, 0.0], "quantisation_noise": False}
+    fixed |= {"losses": config.encoder.losses.model_copy(update={"sound": 0.0})}
+    fixed |= {"weights": None, "gain_db": [0.0, 0.0]}
     return config.encoder.model_copy(update={"pairs": pairs, **fixed})
 
 
@@ -156,7 +155,7 @@ def _trained(config: RunConfig, pairs: Sequence[Path], run: Run) -> TrainResult:
     """Train it in the run's directory, or go on there."""
     release, compute = run.release, run.compute
     section = _base_section(config)
-    data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
+    data = PairData.of_model(pairs, release, seed=SEED)
     sounds = PairSounds(data)
     codec = encoder_codec(release, section, sounds, SEED, compute.dtype)
     identity = {"codec": codec_digest(release)}

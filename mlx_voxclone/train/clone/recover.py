@@ -128,14 +128,13 @@ class _Steps:
 
     def said(self) -> list[Pair]:
         """What the model said, if there are pairs; held-out ones alone where these are many."""
-        section = self.config.encoder.pairs
-        paths = section.path or []
+        paths = self.config.encoder.pairs.path or []
         if paths == AUTO:
             cached = cached_own_pairs(self.config, self.run.release)
             paths = [] if cached is None else [cached]
         if not paths:
             return []
-        data = PairData.of_model(paths, self.run.release, heldout=section.heldout, seed=self.config.seed)
+        data = PairData.of_model(paths, self.run.release, seed=self.config.seed)
         sides = ([pair for pair in side if not pair.is_moved] for side in (data.heldout, data.train))
         heldout, train = sides
         return heldout if len(heldout) >= PAIRS else [*heldout, *train]

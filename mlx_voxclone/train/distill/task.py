@@ -21,7 +21,6 @@ from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.codes import from_lm, lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker.preservation import without_adapters
@@ -80,7 +79,6 @@ class DistillTask:
     Args:
         model: quantised (or not) and wrapped in LoRA; A and B train.
         train, heldout: items.
-        section: the configuration's `distill` section.
         prompt: text and number of voice rows -> ids.
         save: writes the adapters, `(directory, tensors) -> None`.
         cache: directory of the teacher's states.
@@ -96,7 +94,6 @@ class DistillTask:
         model: Voxtral,
         train: Sequence[DistillItem],
         heldout: Sequence[DistillItem],
-        section: DistillSection,
         *,
         prompt: Callable[[str, int], list[int]],
         save: Callable[[Path, dict[str, mx.array]], None],
@@ -105,14 +102,13 @@ class DistillTask:
         seed: int = 0,
         identity: Mapping[str, Any] | None = None,
     ):
-        self.model, self.section, self.seed, self._prompt, self._save = model, section, seed, prompt, save
+        self.model, self.seed, self._prompt, self._save = model, seed, prompt, save
         self._train, self._heldout, self._batch_size = list(train), list(heldout), batch_size
         self._identity = dict(identity or {})
         self.layers = matched_layers(len(model.layers))
         self.n_items = len(self._train)
-        weights = section.losses.model_dump()
         kept = any(item.kept for item in self._train) and any(item.kept for item in self._heldout)
-        self.weights = {name: weights[name] for name in TERMS if kept or not name.startswith("kept_")}
+        self.weights = {name: 1.0 for name in TERMS if kept or not name.startswith("kept_")}
         items = digest_items([*self._train, *self._heldout])
         dtype = str(model.mm_audio_embeddings.tok_embeddings.weight.dtype)
         about = {"layers": self.layers, "items": items, "dtype": dtype, **self._identity}
@@ -325,7 +321,7 @@ class DistillTask:
 
     def fingerprint(self) -> str:
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
-        section = {f"distill.{key}": value for key, value in self.section.losses.model_dump().items()}
+        weights = {f"distill.{name}": 1.0 for name in TERMS}
         return fingerprint_of(
-            task=self.name, seed=self.seed, teacher=self.teacher.identity, adapter=adapter, **section, **self._identity
+            task=self.name, seed=self.seed, teacher=self.teacher.identity, adapter=adapter, **weights, **self._identity
         )

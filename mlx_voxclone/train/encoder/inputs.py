@@ -121,7 +121,7 @@ def load_pairs(
     if not section.path:
         return None
     paths = automatic_pairs(config, release, quiet, say) if section.path == AUTO else section.path
-    return PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
+    return PairData.of_model(paths, release, seed=config.seed)
 
 
 def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
@@ -132,7 +132,7 @@ def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
 
 def whisper_teacher(config: RunConfig, data: PreparedData, pairs: PairData | None, run: Run) -> Teacher | None:
     """Its states of all recordings, and of the pairs to learn from but those too long for it."""
-    if not (config.encoder.distillation.enabled and config.encoder.losses.distillation):
+    if not config.encoder.distillation.enabled:
         return None
     recogniser = asr_teacher(config.encoder, config.data.language)
     cache = TeacherCache(run.directory / TEACHER, recogniser)

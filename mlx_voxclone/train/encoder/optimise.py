@@ -164,9 +164,9 @@ class _Objective:
         if section is None:
             from mlx_voxclone.settings.schema import EncoderLosses, EncoderSection  # pydantic: not for --help
 
-            section = EncoderSection(losses=EncoderLosses(l1=1.0, stft=1.0, mel=1.0))
+            section = EncoderSection(losses=EncoderLosses(sound=1.0))
         self.codec, self.section = codec, section
-        self.weights = {name: getattr(section.losses, name) for name in ("l1", "stft", "mel")}
+        self.weights = dict.fromkeys(("l1", "stft", "mel"), section.losses.sound)
         rows = codec.quantizer.semantic_codebook.embedding
         self.centre = rows.mean(axis=0)
         self.spread = mx.sqrt(mx.mean(mx.square(rows - self.centre)))  # RMS of the entries around it

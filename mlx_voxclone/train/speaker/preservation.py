@@ -80,7 +80,7 @@ def load_kept(
     paths = _automatic_paths(config, release, bool(begun), quiet, say) if automatic else section.path
     if not paths:
         return None
-    data = PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
+    data = PairData.of_model(paths, release, seed=config.seed)
     if automatic:
         own = set(own_voices(release))
         sides = ([pair for pair in side if pair.voice in own] for side in (data.train, data.heldout))
@@ -120,7 +120,7 @@ def kept_before(directory: Path) -> bool | None:
 def is_on(config: RunConfig) -> bool:
     """Whether `speaker.preserve` asks for anything."""
     section, losses = config.speaker.preserve, config.speaker.losses
-    return bool(section.path and section.share and (losses.kept_semantic or losses.kept_flow))
+    return bool(section.path and section.share and losses.kept)
 
 
 def _automatic_paths(

@@ -20,6 +20,7 @@ from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, seman
 from mlx_voxclone.model.codes import lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.pairs.data import HELDOUT_TEXTS
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.task import fingerprint_of
@@ -85,7 +86,12 @@ class SpeakerTask:
             the items are drawn from it.
         listening: speaks and judges at each measurement; the best model is then chosen by that.
         name: for messages: `speaker` or `language`.
+
+    Attributes:
+        hidden_dropout: how often the flow head's conditioning is zeroed, for classifier-free guidance.
     """
+
+    hidden_dropout = 0.1
 
     def __init__(
         self,
@@ -115,8 +121,8 @@ class SpeakerTask:
                 )
         share = section.preserve.share if kept is not None else 0.0
         self.n_items = max(len(self._train) + (share > 0), round(len(self._train) / (1 - share)))
-        losses = section.losses.model_dump()
-        self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
+        self.weights = {"semantic": section.losses.semantic, "flow": section.losses.flow}
+        self.weights |= dict.fromkeys(KEPT_TERMS, section.losses.kept) if kept is not None else {}
         codec = model.config.codec
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
@@ -168,7 +174,7 @@ class SpeakerTask:
             "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
             "time": rng.uniform(size=n).astype(np.float32),
-            "drop": rng.uniform(size=n) < (0.0 if kept else self.section.hidden_dropout),
+            "drop": rng.uniform(size=n) < (0.0 if kept else self.hidden_dropout),
             "kept": kept,
         }
 
@@ -329,6 +335,9 @@ class SpeakerTask:
             mode="json",
             exclude={"train": True, "encoder": True, "recompute": True, "listen": True, "preserve": {"path"}},
         )
+        kept = section["losses"].pop("kept")
+        section["losses"] |= dict.fromkeys(KEPT_TERMS, kept)
+        section["preserve"]["heldout"], section["hidden_dropout"] = HELDOUT_TEXTS, self.hidden_dropout
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | self._identity
