@@ -274,11 +274,11 @@ class SpeakerTask:
         condition = hidden[batch["flow"]]  # [frames, dim]
         condition = mx.where(batch["drop"][:, None], mx.zeros_like(condition), condition)
         predicted = head.velocity(x_t, batch["time"], condition)  # [frames, 36]
-        nats = semantic_cross_entropy(logits, batch["semantic"], None, rows)
+        nats = semantic_cross_entropy(logits, batch["semantic"], rows)
         weights = batch["flow_weight"][:, None]  # [frames, 1]
         sums = dict.fromkeys(self.weights, mx.array(0.0))
         sums["semantic"] = mx.sum(nats * batch["semantic_weight"])
-        sums["flow"] = flow_matching_loss(predicted, velocity, weights=weights)
+        sums["flow"] = flow_matching_loss(predicted, velocity, weights)
         if "kept_rows" in batch and self._kept is not None:
             path = {"x_t": x_t, "velocity": predicted}
             sums |= preservation_terms(self.model, hidden, self._released(inputs, batch), {**batch, **path})
