@@ -24,11 +24,12 @@ from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
 from benchmarks.recovery.teacher import taught_units
 from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import Parser, entry, set_device
+from mlx_voxclone.cli.common import Parser, entry
 from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.process.device import set_device
 
 SETTINGS, PLAN, SCORES, RESULTS = "settings.json", "plan.json", "scores.json", "results.json"
 DESCRIPTION = """\

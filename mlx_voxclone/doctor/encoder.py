@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release
 from mlx_voxclone.doctor.forecast import Forecast, encoder_size, planned_steps, share_cost
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import TrainSection
+from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.train.clone.base_encoder import base_entry, uses_base
 
 ENCODER, BASE, AGAIN = "encoder", "base encoder", "encoder, on judged codes"

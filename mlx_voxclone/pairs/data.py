@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import AudioError, audio_info, read_samples
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import read_samples
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.errors import DataError

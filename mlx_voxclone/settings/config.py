@@ -16,22 +16,11 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files import shipped
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.fields import AUTO, ModelName, PathField, Section, SpokenText, VoiceName
 from mlx_voxclone.settings.findings import describe
 from mlx_voxclone.settings.removed import REMOVED, removed, says_otherwise, without_removed
-from mlx_voxclone.settings.schema import (
-    AUTO,
-    BakeSection,
-    DataSection,
-    DistillSection,
-    EncoderSection,
-    JudgeSection,
-    ModelName,
-    PathField,
-    Section,
-    SpeakerSection,
-    SpokenText,
-    VoiceName,
-)
+from mlx_voxclone.settings.schema import BakeSection, DataSection, DistillSection, JudgeSection, SpeakerSection
 
 COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
 CONFIGURATION = "configuration"

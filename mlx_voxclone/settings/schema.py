@@ -9,8 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mlx_voxclone.settings.encoder import EncoderLosses as EncoderLosses  # also to be had from here
-from mlx_voxclone.settings.encoder import EncoderSection as EncoderSection
 from mlx_voxclone.settings.fields import (
     AUTO,
     AutoFile,
@@ -37,8 +35,6 @@ from mlx_voxclone.settings.fields import (
     pair_of,
     unique,
 )
-from mlx_voxclone.settings.fields import SpokenText as SpokenText
-from mlx_voxclone.settings.fields import VoiceName as VoiceName
 
 LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 

@@ -19,7 +19,7 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.differences import config_differences
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask
 
 pytest_plugins = ["commands"]

@@ -13,7 +13,8 @@ from mlx_voxclone.data.shards.store import CACHE_GB
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
 from mlx_voxclone.settings.encoder import EncoderSection, RefineSection
-from mlx_voxclone.settings.schema import AUTO, DataSection, TrainSection
+from mlx_voxclone.settings.fields import AUTO, TrainSection
+from mlx_voxclone.settings.schema import DataSection
 from mlx_voxclone.settings.training import TrainSettings
 
 CONFIGS = ROOT / "configs"

@@ -25,7 +25,7 @@ from mlx_voxclone.files.cache import NO_SPACE, Entry, unwritable
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.encoder.stage import best_encoder, encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs

@@ -20,7 +20,7 @@ from mlx_voxclone.pairs.clip_codes import CODES_FILE, clip_codes
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.encoder.inputs import EncoderInputs, encoder_inputs
 from mlx_voxclone.train.encoder.stage import best_encoder, train_encoder

@@ -18,7 +18,8 @@ from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO, EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.encoder.code_prior import code_prior
 from mlx_voxclone.train.encoder.items import crop_samples
 from mlx_voxclone.train.encoder.task import Teacher

@@ -15,7 +15,7 @@ from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.pairs.data import Pair, PairData
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.loop.heldout import spread
 
 MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops of each kind, however large the corpus

@@ -24,7 +24,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.pairs.data import HELDOUT_TEXTS, PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems, States
 from mlx_voxclone.train.encoder.terms import (
     CODES,

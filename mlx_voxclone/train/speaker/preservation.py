@@ -24,7 +24,7 @@ from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 

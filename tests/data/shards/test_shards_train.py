@@ -8,7 +8,7 @@ from tasks_data import scratch_codec
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.encoder.items import Crops, cut_into_crops
 from mlx_voxclone.train.encoder.task import EncoderTask

@@ -6,7 +6,7 @@ from pairs_on_disk import load_some
 from tasks_data import MemoryData, clip, scratch_codec
 
 from mlx_voxclone.pairs.statistics import CodeStatistics
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask, Teacher
 from mlx_voxclone.train.loop.loader import to_device
 

@@ -7,7 +7,7 @@ from tasks_data import clip
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.pairs.data import Pair
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import CONTEXT_FRAMES, EncoderItems
 from mlx_voxclone.train.loop.heldout import spread
 

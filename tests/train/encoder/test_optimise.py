@@ -9,7 +9,7 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses import log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
-from mlx_voxclone.settings.schema import EncoderLosses, EncoderSection
+from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 from mlx_voxclone.train.encoder import optimise
 from mlx_voxclone.train.encoder.optimise import TOTAL, optimise_codes, reconstruction_loss
 
