@@ -30,8 +30,9 @@ MAX_SIZE = 10_000_000
 MAX_NUMBER = 3e38  # what float32 holds
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return (n + multiple - 1) // multiple * multiple
+def _padded(rows: int) -> int:
+    """The heads' rows come in multiples of 128."""
+    return -(-rows // 128) * 128
 
 
 @dataclass(frozen=True)
@@ -136,12 +137,12 @@ class CodecConfig:
     @property
     def table_rows(self) -> int:
         """Rows of `audio_codebook_embeddings`, padded to a multiple of 128."""
-        return _round_up(sum(self.code_sizes), 128)
+        return _padded(sum(self.code_sizes))
 
     @property
     def semantic_logits(self) -> int:
         """Rows of `semantic_codebook_output`, padded to a multiple of 128."""
-        return _round_up(self.code_sizes[0], 128)
+        return _padded(self.code_sizes[0])
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,8 @@ class EncoderItems:
         self.frames = self.crop // config.frame_size
         self._states, self._state_dim = states, state_dim
         self._judged = judged or {}
-        self._train, self._crops = train, cut_into_crops(train, self.crop)
-        self._heldout = spread(cut_into_crops(heldout, self.crop), MAX_HELDOUT_CROPS)
+        self._train, self._crops = train, Crops(train, self.crop)
+        self._heldout = spread(Crops(heldout, self.crop), MAX_HELDOUT_CROPS)
         self._heldout_judged = [(clip, place) for clip, place in self._heldout if clip.id in self._judged]
         self.pairs = pairs
         own = (pairs.train, pairs.heldout) if pairs is not None else ([], [])
@@ -205,7 +205,7 @@ def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
 
 
 class Crops(Sequence[tuple[Clip, int]]):
-    """One entry per crop of at most `crop` samples, made when it is asked for: (clip, its place in the clip).
+    """The crops of at most `crop` samples, clip after clip, each made when it is asked for: (clip, its place in it).
 
     Attributes:
         ends: int64 `[N]`, number of crops in the first 1, 2, ... N clips.
@@ -225,11 +225,6 @@ class Crops(Sequence[tuple[Clip, int]]):
             raise IndexError(index)
         clip = int(np.searchsorted(self.ends, index, side="right"))
         return self._clips[clip], index - (int(self.ends[clip - 1]) if clip else 0)
-
-
-def cut_into_crops(clips: Sequence[Clip], crop: int) -> Crops:
-    """The crops of at most `crop` samples, clip after clip."""
-    return Crops(clips, crop)
 
 
 def _padded(rows: Sequence[np.ndarray], size: int) -> np.ndarray:
