@@ -20,7 +20,7 @@ from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems
 
 LENGTHS, TURNS = (6, 12, 20), 5
-SECTION = EncoderSection(crop_seconds=4.0)
+SECTION = EncoderSection(crop_seconds=4.0, quantisation_noise=False)
 
 
 class _Whole(Clip):

@@ -23,6 +23,7 @@ COMMON = {
     "encoder.weights": None,
     "encoder.start": "random",
     "encoder.gain_db": [-6.0, 6.0],
+    "encoder.quantisation_noise": False,
     "encoder.sound_teaches": "all",
     "encoder.losses": {
         "sound": 1.0,
@@ -117,6 +118,7 @@ RECIPES = {
     "c-temperature-025": Recipe("both, cross-entropy at temperature 1/4", constants={"temperature": 0.25}),
     "c-temperature-4": Recipe("both, cross-entropy at temperature 4", constants={"temperature": 4.0}),
     "c-margin-0": Recipe("both, acoustic levels to their centres", constants={"margin": 0.0}),
+    "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
     "c-acoustic": Recipe("both, the sound teaching the acoustic codes alone", {"sound_teaches": "acoustic"}),
     "c-sound-3": Recipe("both, sound weighted 3", _sound(3.0)),
     "c-no-commitment": Recipe("both, no commitment", constants={"commitment": 0.0}),

@@ -9,7 +9,6 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
-from benchmarks.recovery.quantisation import QuantisationNoise, draw_quantisation, partly_quantised
 from mlx_voxclone.audio.spectral.stft import stft
 from mlx_voxclone.losses import commitment_loss, log_mel_loss, multi_resolution_stft_loss, waveform_l1
 from mlx_voxclone.losses.codes import acoustic_code_loss, semantic_code_loss
@@ -17,6 +16,8 @@ from mlx_voxclone.miniature.synth import PHONES, SyntheticSpeaker
 from mlx_voxclone.model.blocks.conv import CausalConv1d, CausalConvTranspose1d, row_lengths
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CodecConfig
+from mlx_voxclone.model.quantizer import QuantisationNoise
+from mlx_voxclone.train.encoder.items import draw_quantisation
 from mlx_voxclone.train.encoder.start import calibrate_encoder
 
 STFT_SCALES = (1024, 512, 256, 128)
@@ -244,7 +245,7 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
     codes = codec.quantize(mx.stop_gradient(latents))
     if not stage.quantise:
         noise = replace(noise, semantic=mx.zeros_like(noise.semantic))
-    quantised, z, rows = partly_quantised(codec.quantizer, latents, noise)
+    quantised, z, rows = codec.quantizer.straight_through(latents, noise)
     rows = rows if stage.quantise else mx.stop_gradient(z)
     decoded = codec.decode_latents(quantised)
     terms = {

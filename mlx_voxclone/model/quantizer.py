@@ -4,6 +4,8 @@
 Codes are 0-based here; the LM's codes are these plus 2 (EMPTY, END).
 """
 
+from dataclasses import dataclass
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
@@ -70,6 +72,20 @@ class AcousticCodebook:
         return levels_to_values(codes, self.levels)
 
 
+@dataclass(frozen=True)
+class QuantisationNoise:
+    """What of each item of a batch is quantised in training, and what is added to the rest (SPEC section 4)."""
+
+    semantic: mx.array
+    """`[B]`, true: the semantic latents are replaced by their code's row; false: they pass as they are."""
+
+    acoustic: mx.array
+    """`[B]`, true: tanh of the acoustic latents is replaced by its level; false: it passes with `offset` added."""
+
+    offset: mx.array
+    """`[B, T, A]` in units of tanh(z), zero where nothing is to be added; ignored for items with `acoustic` true."""
+
+
 class Quantizer(nn.Module):
     """`[B, T, semantic_dim + acoustic_dim]` latents <-> `[B, 1 + acoustic_dim, T]` codes."""
 
@@ -91,23 +107,31 @@ class Quantizer(nn.Module):
         semantic = self.semantic_codebook.decode(codes[..., 0])
         return mx.concatenate([semantic, self._acoustic.decode(codes[..., 1:])], axis=-1)
 
-    def straight_through(self, latents: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    def straight_through(
+        self, latents: mx.array, noise: QuantisationNoise | None = None
+    ) -> tuple[mx.array, mx.array, mx.array]:
         """Quantise with gradients: forward the quantised values, backward as if they were the continuous ones.
 
         Args:
             latents: raw encoder output `[B, T, D]`.
+            noise: which items are quantised and what is added to the others; None: everything is quantised. The
+                gradient is that of the continuous values in every case.
 
         Returns:
             `(quantised [B, T, D], semantic_z [B, T, S], semantic_q [B, T, S])`: the decoder's input (gradient through
             the identity for the semantic part, through tanh for the acoustic part), and the pair for the commitment
-            loss (`semantic_q`, the nearest rows, carries no gradient).
+            loss (`semantic_q`, the nearest rows whatever `noise` says, carries no gradient).
         """
         z = latents[..., : self.semantic_dim].astype(mx.float32)
         bounded = mx.tanh(latents[..., self.semantic_dim :].astype(mx.float32))
         rows = mx.stop_gradient(self.semantic_codebook.decode(self.semantic_codebook.encode(mx.stop_gradient(z))))
         levels = self._acoustic.decode(self._acoustic.encode(mx.stop_gradient(latents[..., self.semantic_dim :])))
-        semantic = z + mx.stop_gradient(rows - z)
-        acoustic = bounded + mx.stop_gradient(levels - bounded)
+        to_rows, to_levels = rows - z, levels - bounded
+        if noise is not None:
+            to_rows = mx.where(noise.semantic[:, None, None], to_rows, 0.0)
+            to_levels = mx.where(noise.acoustic[:, None, None], to_levels, noise.offset)
+        semantic = z + mx.stop_gradient(to_rows)
+        acoustic = bounded + mx.stop_gradient(to_levels)
         return mx.concatenate([semantic, acoustic], axis=-1), z, rows
 
 

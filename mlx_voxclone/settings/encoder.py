@@ -106,6 +106,7 @@ class EncoderSection(Section):
     start: Literal["mirror", "random"] = "mirror"
     crop_seconds: Annotated[Number, Field(ge=FRAME_SECONDS, le=60)] = 4.0
     gain_db: pair_of(Annotated[Number, Field(ge=-60, le=60)]) = [-6.0, 6.0]
+    quantisation_noise: bool = False
     sound_teaches: Literal["acoustic", "all"] = "acoustic"
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None

@@ -88,6 +88,7 @@ def test_everything_at_once_and_going_on_after_a_stop(config_file, pairs, whispe
             pairs={"path": str(pairs), "share": 0.6, "alone_steps": 1},
             discriminators=JUDGES,
             distillation={"enabled": True, "whisper_model": str(whisper)},
+            quantisation_noise=True,
         ),
     )
     place, other = tmp_path / "one", tmp_path / "two"

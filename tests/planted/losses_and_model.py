@@ -99,7 +99,9 @@ MISTAKES = {
         ("mx.where(own, mx.inf, distances)", "distances", "test_encoder_terms.py::test_the_scale_of_a_codebook"),
         ("usage = mx.maximum(self.cluster_usage.astype(mx.float32), MIN_USAGE)",
          "usage = self.cluster_usage.astype(mx.float32)", "test_golden.py::test_codes"),
-        ("semantic = z + mx.stop_gradient(rows - z)", "semantic = mx.stop_gradient(rows)",
+        ("mx.where(noise.acoustic[:, None, None]", "mx.where(noise.semantic[:, None, None]",
+         "test_quantisation_noise.py::test_each_item_is_quantised_or_not_as_its_choice_says"),
+        ("semantic = z + mx.stop_gradient(to_rows)", "semantic = mx.stop_gradient(z + to_rows)",
          "test_codec_properties.py::test_straight_through_gradients"),
     ],
     "model/blocks/attention.py": [

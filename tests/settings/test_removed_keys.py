@@ -69,11 +69,10 @@ THE_SAME = {
         ({"grad_clip": True}, "grad_clip"),
     ],
     "encoder": [
-        ({"quantisation_noise": False, "codes": {"temperature": 1, "margin": 0.5}}, None),
+        ({"codes": {"temperature": 1, "margin": 0.5}}, None),
         ({"codes": {}}, None),
         ({"codes": {"temperature": 1.0, "margin": 0.4}}, "codes"),
         ({"codes": 1.0}, "codes"),
-        ({"quantisation_noise": True}, "quantisation_noise"),
     ],
     "encoder.losses": [
         ({"l1": 3.0, "stft": 3, "mel": 3.0, "commitment": 0.1, "feature_matching": 1.0, "distillation": 1.0}, None),

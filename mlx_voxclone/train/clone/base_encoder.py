@@ -117,7 +117,7 @@ def _base_section(config: RunConfig):
     pairs = config.encoder.pairs.model_copy(update={"share": 1.0, "alone_steps": 0, "path": []})
     fixed = {"distillation": defaults.distillation, "discriminators": defaults.discriminators}
     fixed |= {"losses": config.encoder.losses.model_copy(update={"sound": 0.0})}
-    fixed |= {"weights": None, "gain_db": [0.0, 0.0]}
+    fixed |= {"weights": None, "gain_db": [0.0, 0.0], "quantisation_noise": False}
     return config.encoder.model_copy(update={"pairs": pairs, **fixed})
 
 

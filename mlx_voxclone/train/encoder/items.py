@@ -37,9 +37,8 @@ class EncoderItems:
         pairs: true codes and their audio, if any.
         section: the configuration's `encoder` section.
         config: of the codec.
-        seed: of crops, gains, the choice between recordings and pairs.
+        seed: of crops, gains, the choice between recordings and pairs, quantisation.
         states: of a speech recogniser, if one teaches.
-        state_dim: their width.
         judged: codes `[37, T]` of recordings by clip id, judged by the language model (`train/judge/judge.py`);
             half of the items of such a recording teach these codes, the other half its sound.
 
@@ -61,14 +60,12 @@ class EncoderItems:
         config: CodecConfig,
         seed: int,
         states: States | None = None,
-        state_dim: int = 0,
         judged: Mapping[str, np.ndarray] | None = None,
     ):
         self.section, self.config, self.seed = section, config, seed
         self.crop = crop_samples(section, config)
         self.frames = self.crop // config.frame_size
-        self._states, self._state_dim = states, state_dim
-        self._judged = judged or {}
+        self._states, self._judged = states, judged or {}
         self._train, self._crops = train, Crops(train, self.crop)
         self._heldout = spread(Crops(heldout, self.crop), MAX_HELDOUT_CROPS)
         self._heldout_judged = [(clip, place) for clip, place in self._heldout if clip.id in self._judged]
@@ -102,6 +99,10 @@ class EncoderItems:
             clip, place = self._crops[index]
             coded = clip.id in self._judged and rng.random() < JUDGED_SHARE
             item = self._judged_item(clip, place, rng) if coded else self._clip_item(clip, place, rng)
+        if self.section.quantisation_noise:
+            frames = self.config.n_frames(len(item["waveform"]))
+            sizes = (self.config.acoustic_dim, self.config.acoustic_codebook_size)
+            item["quantisation"] = draw_quantisation(rng, frames, *sizes)
         return item | {"step": step}
 
     def _clip_item(self, clip: Clip, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
@@ -156,7 +157,7 @@ class EncoderItems:
             `waveform` float32 `[B, crop]`, `lengths` (valid samples); with pairs `codes` int32 `[P, 37, T]`
             of the P items that have any, `coded` (their places in the batch), `coded_frames` and `skip` (frames with
             codes, and how many of the first are not asked for); with a teacher `teacher` `[Q, T, D]`, `taught`,
-            `taught_frames` likewise; `step` if the items have it.
+            `taught_frames` likewise; `quantisation` (fields of `QuantisationNoise`) and `step` if the items have them.
         """
         batch: dict[str, Any] = {
             "waveform": _padded([item["waveform"] for item in items], self.crop),
@@ -171,6 +172,13 @@ class EncoderItems:
             states = [items[k]["teacher"] for k in taught]
             batch |= {"teacher": _padded(states, self.frames), "taught": taught}
             batch["taught_frames"] = [len(s) for s in states]
+        if "quantisation" in items[0]:
+            drawn = [item["quantisation"] for item in items]
+            batch["quantisation"] = {
+                "semantic": np.array([one["semantic"] for one in drawn]),
+                "acoustic": np.array([one["acoustic"] for one in drawn]),
+                "offset": _padded([one["offset"] for one in drawn], self.frames),
+            }
         if "step" in items[0]:
             batch["step"] = items[0]["step"]
         return batch
@@ -190,6 +198,25 @@ class EncoderItems:
         for first in range(0, len(self._heldout_judged), size):
             chosen = self._heldout_judged[first : first + size]
             yield self.collate([self._judged_item(c, k, None) for c, k in chosen])
+
+
+def draw_quantisation(rng: np.random.Generator, frames: int, acoustic_dim: int, levels: int) -> dict[str, Any]:
+    """What of one training item is quantised, by the codec's own recipe (arXiv 2603.25551, SPEC section 4).
+
+    Semantic: quantised for half of the items. Acoustic, drawn independently: quantised for half of them, uniform noise
+    in [-1/levels, 1/levels] on tanh(z) for a quarter, untouched for the rest. One choice holds for the whole item. The
+    paper states a magnitude of 1/21 and no more; taken as the largest absolute value, the noise nearly fills a level's
+    cell, which reaches 1/20 to either side, as the error of rounding does. The sum is not clipped to [-1, 1].
+
+    Returns:
+        `semantic`, `acoustic` (true: quantised) and `offset [frames, acoustic_dim]` float32: the fields of
+        `QuantisationNoise`, for one item.
+    """
+    semantic, kind = rng.random() < 0.5, rng.random()
+    offset = np.zeros((frames, acoustic_dim), dtype=np.float32)
+    if 0.5 <= kind < 0.75:
+        offset = rng.uniform(-1.0 / levels, 1.0 / levels, offset.shape).astype(np.float32)
+    return {"semantic": semantic, "acoustic": kind < 0.5, "offset": offset}
 
 
 def crop_samples(section: EncoderSection, config: CodecConfig) -> int:

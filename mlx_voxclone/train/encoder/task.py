@@ -1,7 +1,8 @@
 """Task `encoder`: train the codec's missing encoder against the frozen decoder and codebook.
 
 What it learns from is in `items.py`, the terms of its loss in `terms.py`. Every term is weighted by its valid samples
-or frames. Recordings teach by their sound, pairs by their codes, and so they are measured.
+or frames. With `quantisation_noise`, what reaches the decoder in training is not always quantised; in measuring it
+always is. Recordings teach by their sound, pairs by their codes, and so they are measured.
 """
 
 import hashlib
@@ -93,8 +94,8 @@ class EncoderTask:
         freeze_all_but_encoder(codec)
         codec.fold_decoder()
         self._judged = dict(judged or {})
-        states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
-        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states, judged)
+        states = None if teacher is None else teacher.states
+        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, states, judged)
         self.crop, self.n_items = self.items.crop, len(self.items)
         if self._judged and any(True for _ in self.items.heldout_judged(1)):
             self.metric = JUDGED_LOSS
@@ -185,7 +186,8 @@ class EncoderTask:
     # --- loss -----------------------------------------------------------------------------------------------------
 
     def losses(self, batch: Mapping[str, Any]) -> dict[str, mx.array]:
-        """Sums over the targets; a term without targets in the batch is 0 and costs nothing."""
+        """Sums over the targets. A batch without `quantisation` (held-out data, or the noise switched off) is quantised
+        throughout; a term without targets in it is 0 and costs nothing."""
         sums = dict.fromkeys(self.weights, mx.array(0.0))
         return sums | self._terms(batch, batch["asked"] if "asked" in batch else self._asked(batch))
 

@@ -30,7 +30,7 @@ from mlx_voxclone.losses import (
 )
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
-from mlx_voxclone.model.quantizer import nearest_distance
+from mlx_voxclone.model.quantizer import QuantisationNoise, nearest_distance
 from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
@@ -113,7 +113,8 @@ class EncoderTerms:
         latents = codec.encode_latents(batch["waveform"].astype(self._dtype), lengths)  # [B, crop] -> [B, T, D]
         sums: dict[str, mx.array] = {}
         if set(names) & {*OF_RECORDINGS, "distillation"}:
-            quantised, *semantic = codec.quantizer.straight_through(latents)
+            noise = QuantisationNoise(**batch["quantisation"]) if "quantisation" in batch else None
+            quantised, *semantic = codec.quantizer.straight_through(latents, noise)
             if set(names) & set(OF_RECORDINGS):
                 sums |= self._recorded(quantised, *semantic, batch, names)
             if "distillation" in names:

@@ -162,7 +162,7 @@ def weights_at(task: Task, step: int) -> Mapping[str, float]:
 
 
 # Fields of earlier versions; what they said of a training is compared in the configuration (`settings/differences.py`).
-FORMER = frozenset({"quantisation_noise", "refine"})
+FORMER = frozenset({"refine"})
 
 
 def fingerprint_of(**fields: Any) -> str:

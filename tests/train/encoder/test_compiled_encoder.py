@@ -20,8 +20,9 @@ FIRST = "codec.input_proj.conv.parametrizations.weight.original1"
 
 @pytest.fixture
 def task(miniature, pairs, prior):
-    """Everything that a step can hold: pairs, opponents, a teacher."""
-    return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=JUDGES)
+    """Everything that a step can hold: pairs, opponents, a teacher, quantisation noise."""
+    options = {"losses": ALL, "discriminators": JUDGES}
+    return make(miniature, pairs, TEACHER, prior, quantisation_noise=True, **options)
 
 
 def run(task, compiler, steps=STEPS):

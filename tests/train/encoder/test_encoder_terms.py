@@ -290,7 +290,7 @@ def trained(task, directory, **settings):
 def test_resumed_equals_uninterrupted_with_everything_on(miniature, pairs, prior, tmp_path):
     def task():
         judges = JUDGES | {"warmup_steps": 3}
-        return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=judges)
+        return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=judges, quantisation_noise=True)
 
     _, whole = trained(task(), tmp_path / "whole")
     trained(task(), tmp_path / "half", stop_after=3)
@@ -329,19 +329,20 @@ def test_fingerprints_tell_what_differs(miniature, pairs, prior, monkeypatch):
         make(miniature, pairs, drawing={"share": 0.4}),
         make(miniature, pairs, teacher=TEACHER),
         make(miniature, pairs, discriminators=JUDGES),
+        make(miniature, pairs, quantisation_noise=True),
     ]
     others = [task.fingerprint() for task in others]
     monkeypatch.setattr(terms, "MARGIN", 0.4)
     others.append(make(miniature, pairs).fingerprint())
     monkeypatch.setattr(EncoderItems, "augmented", 0.4)
     others.append(make(miniature, pairs).fingerprint())
-    assert len({base, *others}) == 7
+    assert len({base, *others}) == 8
 
 
 def test_a_fingerprint_of_an_earlier_version_is_the_same(miniature, pairs):
     """Its fields for keys that are gone say nothing that the configuration does not."""
     now = make(miniature, pairs).fingerprint()
-    before = json.dumps(json.loads(now) | {"quantisation_noise": False, "refine": {"steps": 3}})
+    before = json.dumps(json.loads(now) | {"refine": {"steps": 3}})
     assert fingerprint_changes(before, now) == []
     assert json.loads(now)["codes"] == {"temperature": 1.0, "margin": 0.5}
     assert set(json.loads(now)["drawing"]) == {"share", "alone_steps", "augmented", "dispersed", "heldout"}
