@@ -16,7 +16,7 @@ from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems
 
 LENGTHS, TURNS = (6, 12, 20), 5

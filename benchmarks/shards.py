@@ -24,7 +24,7 @@ from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.write import write_shards
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems
 from mlx_voxclone.train.loop.loader import epoch_order
 

@@ -30,7 +30,8 @@ from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release, expected_shapes
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.doctor.forecast import LETTERS_PER_SECOND, TEXT, forecast, longest_sequence
+from mlx_voxclone.data.options import LETTERS_PER_SECOND
+from mlx_voxclone.doctor.forecast import TEXT, forecast, longest_sequence
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.settings.training import TrainSettings

@@ -11,12 +11,13 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, entry, message, set_device
+from mlx_voxclone.cli.common import Parser, entry, message
 from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.demo.session import private_folder, temporary_files_in
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process import signals
+from mlx_voxclone.process.device import set_device
 from mlx_voxclone.process.network import Names, bare, take_port
 
 SYLLABLES = "papa mino lesu, tara koni sewu."  # what the miniature can say

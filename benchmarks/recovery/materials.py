@@ -15,11 +15,11 @@ import numpy as np
 from benchmarks.recovery.corpus import Corpus, CorpusClip
 from benchmarks.recovery.gates import group_of
 from mlx_voxclone.audio.augment import augment
-from mlx_voxclone.audio.io import audio_info
+from mlx_voxclone.audio.decode import audio_info
 from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.data.clips import HELDOUT, TRAIN, PreparedData
-from mlx_voxclone.data.entries import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.data.clips import PreparedData
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.model.codec import Codec

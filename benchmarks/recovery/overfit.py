@@ -21,11 +21,11 @@ from benchmarks.recovery.corpus import Corpus
 from benchmarks.recovery.recipes import RECIPES, SCALES, Materials, Scale, recipe_config
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import Parser, entry, set_device
+from mlx_voxclone.cli.common import Parser, entry
 from mlx_voxclone.cli.options import add_shared
-from mlx_voxclone.data.clips import HELDOUT, TRAIN
-from mlx_voxclone.data.entries import CLIPS, MANIFEST, SUMMARY
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN
 from mlx_voxclone.files.atomic import atomic_directory, write_text_atomic
+from mlx_voxclone.process.device import set_device
 from mlx_voxclone.train.encoder.optimise import optimise_codes, reconstruction_loss
 
 SECONDS = 2.0

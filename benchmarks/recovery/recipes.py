@@ -5,12 +5,16 @@ shipped defaults moves no result but that of the recipe `shipped`.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mlx_voxclone.settings.config import RunConfig, load_run_config
+from mlx_voxclone.train.encoder import terms
+from mlx_voxclone.train.encoder.items import EncoderItems
 
 LAST_RATE = 0.02  # of the highest: what is left of the learning rate at the end
 CONFIG = Path(__file__).parents[2] / "configs" / "voxtral_encoder.yaml"
@@ -22,34 +26,35 @@ COMMON = {
     "encoder.quantisation_noise": False,
     "encoder.sound_teaches": "all",
     "encoder.losses": {
-        "l1": 1.0,
-        "stft": 1.0,
-        "mel": 1.0,
-        "commitment": 0.1,
+        "sound": 1.0,
         "semantic_code": 1.0,
         "acoustic_code": 1.0,
-        "feature_matching": 1.0,
-        "distillation": 1.0,
     },
     "encoder.stft_sizes": [2048, 1024, 512, 256],
     "encoder.pairs.share": 0.5,
     "encoder.pairs.alone_steps": 0,
-    "encoder.pairs.augmented": 0.5,
-    "encoder.pairs.dispersed": 1.0,
-    "encoder.pairs.heldout": 0.05,
-    "encoder.codes": {"temperature": 1.0, "margin": 0.5},
     "encoder.discriminators.enabled": False,
     "encoder.distillation.enabled": False,
     "encoder.prior.presets": False,  # a miniature's presets are random numbers
 }
+# What is no key of the product but a constant of it, by the name that a recipe has for it.
+CONSTANTS = {
+    "temperature": (terms, "TEMPERATURE"),
+    "margin": (terms, "MARGIN"),
+    "commitment": (terms, "COMMITMENT"),
+    "augmented": (EncoderItems, "augmented"),
+    "dispersed": (EncoderItems, "dispersed"),
+}
+COMMON_CONSTANTS = {"temperature": 1.0, "margin": 0.5, "commitment": 0.1, "augmented": 0.5, "dispersed": 1.0}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is different from `COMMON`, by dotted key without the leading `encoder.`."""
+    """What is different from `COMMON`, by dotted key without the leading `encoder.`, and from `COMMON_CONSTANTS`."""
 
     title: str
     changes: Mapping[str, Any] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict)
     alone: float = 0.0  # share of a training's steps in which there are only pairs
     pairs: bool = True
     common: bool = True  # False: over the shipped configuration as it is
@@ -62,12 +67,21 @@ class Recipe:
         """Of a training of so many steps, those in which there are only pairs."""
         return round(self.alone * steps)
 
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """The product's constants as this recipe has them; a training notes them in its checkpoints' fingerprint."""
+        values = {**(COMMON_CONSTANTS if self.common else {}), **self.constants}
+        with ExitStack() as stack:
+            for name, value in values.items():
+                stack.enter_context(patch.object(*CONSTANTS[name], value))
+            yield
+
 
 def _sound(weight: float) -> dict[str, float]:
-    return dict.fromkeys(("losses.l1", "losses.stft", "losses.mel"), weight)
+    return {"losses.sound": weight}
 
 
-_NO_RECONSTRUCTION = dict.fromkeys(("losses.l1", "losses.stft", "losses.mel", "losses.commitment"), 0.0)
+_NO_RECONSTRUCTION = _sound(0.0)
 _OPPONENTS = {"discriminators.enabled": True, "discriminators.warmup_steps": 100}
 _FEW = {"discriminators.sizes": [876, 334, 126], "discriminators.channels": 4}  # a CPU has no more to spare
 MAIN = ("a", "b", "c", "d")
@@ -93,17 +107,18 @@ RECIPES = {
     ),
     "oracle": Recipe(
         "true codes of the recordings",
-        {**_NO_RECONSTRUCTION, "pairs.share": 1.0, "pairs.dispersed": 0.0, "pairs.augmented": 0.0},
+        {**_NO_RECONSTRUCTION, "pairs.share": 1.0},
+        {"dispersed": 0.0, "augmented": 0.0},
         oracle=True,
     ),
     "a-mirror": Recipe("reconstruction only, mirrored start", {"start": "mirror"}, pairs=False),
     # One thing of (c) changed at a time.
     "c-mirror": Recipe("both, mirrored start", {"start": "mirror"}),
     "c-mirror-half": Recipe("both, mirrored start, after half of pairs alone", {"start": "mirror"}, alone=0.5),
-    "c-phases": Recipe("both, phases of decoded audio left alone", {"pairs.dispersed": 0.0}),
-    "c-phases-half": Recipe("both, half of the pairs with other phases", {"pairs.dispersed": 0.5}),
-    "c-clean": Recipe("both, decoded audio never augmented", {"pairs.augmented": 0.0}),
-    "c-augmented": Recipe("both, decoded audio always augmented", {"pairs.augmented": 1.0}),
+    "c-phases": Recipe("both, phases of decoded audio left alone", constants={"dispersed": 0.0}),
+    "c-phases-half": Recipe("both, half of the pairs with other phases", constants={"dispersed": 0.5}),
+    "c-clean": Recipe("both, decoded audio never augmented", constants={"augmented": 0.0}),
+    "c-augmented": Recipe("both, decoded audio always augmented", constants={"augmented": 1.0}),
     "c-share-25": Recipe("both, a quarter pairs", {"pairs.share": 0.25}),
     "c-share-75": Recipe("both, three quarters pairs", {"pairs.share": 0.75}),
     "c-curriculum": Recipe("both, after a quarter of pairs alone", alone=0.25),
@@ -111,13 +126,13 @@ RECIPES = {
     "c-codes-4": Recipe("both, true codes weighted 4", {"losses.semantic_code": 4.0, "losses.acoustic_code": 4.0}),
     "c-semantic-4": Recipe("both, true semantic codes weighted 4", {"losses.semantic_code": 4.0}),
     "c-acoustic-4": Recipe("both, true acoustic codes weighted 4", {"losses.acoustic_code": 4.0}),
-    "c-temperature-025": Recipe("both, cross-entropy at temperature 1/4", {"codes.temperature": 0.25}),
-    "c-temperature-4": Recipe("both, cross-entropy at temperature 4", {"codes.temperature": 4.0}),
-    "c-margin-0": Recipe("both, acoustic levels to their centres", {"codes.margin": 0.0}),
+    "c-temperature-025": Recipe("both, cross-entropy at temperature 1/4", constants={"temperature": 0.25}),
+    "c-temperature-4": Recipe("both, cross-entropy at temperature 4", constants={"temperature": 4.0}),
+    "c-margin-0": Recipe("both, acoustic levels to their centres", constants={"margin": 0.0}),
     "c-noise": Recipe("both, quantisation noise", {"quantisation_noise": True}),
     "c-acoustic": Recipe("both, the sound teaching the acoustic codes alone", {"sound_teaches": "acoustic"}),
     "c-sound-3": Recipe("both, sound weighted 3", _sound(3.0)),
-    "c-no-commitment": Recipe("both, no commitment", {"losses.commitment": 0.0}),
+    "c-no-commitment": Recipe("both, no commitment", constants={"commitment": 0.0}),
     "c-taught": Recipe("both, units taught", taught=True),
     # One thing of the shipped configuration changed at a time.
     "s-sound-1": Recipe("shipped, sound weighted 1", _sound(1.0), alone=0.25, common=False),
@@ -135,7 +150,7 @@ RECIPES = {
         common=False,
     ),
     "s-moved": Recipe("shipped, with moved pairs", alone=0.25, common=False, moved=True),
-    "s-no-commitment": Recipe("shipped, no commitment", {"losses.commitment": 0.0}, alone=0.25, common=False),
+    "s-no-commitment": Recipe("shipped, no commitment", constants={"commitment": 0.0}, alone=0.25, common=False),
 }
 
 

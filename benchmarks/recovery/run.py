@@ -26,11 +26,12 @@ from benchmarks.recovery.score import POOLED, Reference, UnitClassifier
 from benchmarks.recovery.teacher import heard_teacher, taught, unit_teacher
 from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.cli.common import Parser, entry, set_device
+from mlx_voxclone.cli.common import Parser, entry
 from mlx_voxclone.cli.options import add_shared
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.process.device import set_device
 
 SETTINGS, PLAN, SCORES, RESULTS = "settings.json", "plan.json", "scores.json", "results.json"
 DESCRIPTION = """\
@@ -236,7 +237,7 @@ def _probe(bench: Bench, names: Sequence[str]) -> None:
         recipe = RECIPES[name]
         half = replace(recipe, alone=0.5 if recipe.alone else 0.0)
         config = recipe_config(half, bench.scale, bench.materials, seed=0, steps=training.PROBE_STEPS)
-        with _teacher(bench, recipe):
+        with _teacher(bench, recipe), recipe.in_force():
             plan.seconds_per_step[name] = training.probe(
                 config, bench.home / "runs" / f"probe-{os.getpid()}", halves=recipe.alone > 0
             )
@@ -298,7 +299,7 @@ def _run(bench: Bench, name: str, seed: int, what: str) -> tuple[dict, float]:
         return about | {"points": json.loads(path.read_text(encoding="utf-8"))}, 0.0
     every = training.save_every(length, what)
     config = recipe_config(recipe, bench.scale, bench.materials, seed=seed, steps=length, save_every=every)
-    with _teacher(bench, recipe):
+    with _teacher(bench, recipe), recipe.in_force():
         training.train(config, home)
     seconds, began = training.step_seconds(home), time.perf_counter()
     points = []

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.api.shared import Place, Progress, computing, file_of, is_place, path_of, text_of
+from mlx_voxclone.api.shared import Place, computing, file_of, is_place, path_of, text_of
 from mlx_voxclone.api.speech import Adapters, adapter_sources
 from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.bake import bake as baking
 from mlx_voxclone.errors import DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE, local
-from mlx_voxclone.process.progress import told_to, weight_bar
+from mlx_voxclone.process.progress import Progress, told_to, weight_bar
 
 if TYPE_CHECKING:
     from mlx_voxclone.bake.bake import BakeReport

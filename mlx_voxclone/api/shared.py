@@ -10,8 +10,6 @@ from typing import TypeGuard
 from mlx_voxclone.errors import ConfigError, NotFiniteError
 from mlx_voxclone.files.hub import is_address
 from mlx_voxclone.files.paths import expanded
-from mlx_voxclone.process.progress import Message as Message
-from mlx_voxclone.process.progress import Progress as Progress
 
 Place = str | os.PathLike[str]
 

@@ -12,13 +12,14 @@ import numpy as np
 
 from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.api.codec import Clip, SpeechCodec
-from mlx_voxclone.api.shared import Place, Progress, computing, file_of, is_place, path_of, text_of
+from mlx_voxclone.api.shared import Place, computing, file_of, is_place, path_of, text_of
 from mlx_voxclone.api.sound import samples_of
 from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
 from mlx_voxclone.model.config import CFG_ALPHA
+from mlx_voxclone.process.progress import Progress
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.narration import Narration, Spoken
 from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file

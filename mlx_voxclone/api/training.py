@@ -8,12 +8,12 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_voxclone.api.shared import Message, Place, Progress, is_place, path_of
+from mlx_voxclone.api.shared import Place, is_place, path_of
 from mlx_voxclone.api.speech import TextToSpeech, load
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.process.device import set_device
-from mlx_voxclone.process.progress import BARS, Reporter, told_to
+from mlx_voxclone.process.progress import BARS, Message, Progress, Reporter, told_to
 from mlx_voxclone.settings.config import CALL, load_run_config, schema_keys
 from mlx_voxclone.settings.differences import own_config
 from mlx_voxclone.train.loop.distributed import join

@@ -81,9 +81,9 @@ def _vertex(values: np.ndarray) -> float:
     return float(np.clip((values[0] - values[2]) / (2 * curvature), -1, 1)) if curvature > 0 else 0.0
 
 
-def pitch(samples: np.ndarray, rate: int = SAMPLE_RATE) -> Pitch:
+def pitch(samples: np.ndarray) -> Pitch:
     """Statistics of the fundamental frequency of float32 `[samples]`."""
-    frequency, loud = fundamental(samples, rate)
+    frequency, loud = fundamental(samples)
     voiced = frequency[np.isfinite(frequency)]
     share = float(len(voiced) / loud.sum()) if loud.any() else 0.0
     if not len(voiced):
@@ -92,7 +92,7 @@ def pitch(samples: np.ndarray, rate: int = SAMPLE_RATE) -> Pitch:
     return Pitch(median, float(np.sqrt(np.mean(np.square(12 * np.log2(voiced / median))))), share)
 
 
-def two_pitches(samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[float, float] | None:
+def two_pitches(samples: np.ndarray) -> tuple[float, float] | None:
     """The two pitches in Hz, low and high, of a clip in which two people speak; None where one seems to.
 
     The medians of stretches of `_STRETCH` s are split where the two groups are the most apart. They count as two people
@@ -101,7 +101,7 @@ def two_pitches(samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[float, fl
     expressive reader two were taken for two people, of 93 longer clips of one person none, of 74 pairs of people more
     than seven semitones apart some sixty were found. Two people of one pitch go unnoticed.
     """
-    frequency, _ = fundamental(samples, rate)
+    frequency, _ = fundamental(samples)
     size = round(_STRETCH / HOP)
     stretches = [frequency[k : k + size] for k in range(0, len(frequency) - size + 1, size)]
     heard = [s[np.isfinite(s)] for s in stretches]
@@ -123,9 +123,9 @@ def semitones(a: float, b: float) -> float:
     return float(abs(12 * np.log2(a / b)))
 
 
-def spoken_seconds(samples: np.ndarray, rate: int = SAMPLE_RATE) -> float:
+def spoken_seconds(samples: np.ndarray) -> float:
     """Seconds from the first to the last frame that is at most 25 dB below the loudest one."""
-    size = round(HOP * rate)
+    size = round(HOP * SAMPLE_RATE)
     frames = samples[: len(samples) // size * size].reshape(-1, size).astype(np.float64)
     power = np.square(frames).mean(axis=1) if len(frames) else np.zeros(0)
     places = np.flatnonzero(power > max(power.max(initial=0) * 10 ** (-_PAUSE_DB / 10), 1e-12))

@@ -11,13 +11,13 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_voxclone.checkpoint.release import CONFIG, PARAMS, TEKKEN, WEIGHTS, Release
+from mlx_voxclone.checkpoint.torch_file import write_pt
 from mlx_voxclone.checkpoint.voices import (
     EMBEDDING,
     VOICE_DIRECTORY,
     is_voice_name,
     read_voice,
     register_voice,
-    write_pt,
     write_voice,
 )
 from mlx_voxclone.checkpoint.writer import save_tensors

@@ -64,12 +64,9 @@ class Operations:
 def measure_lora_step(
     params: dict,
     *,
-    section: SpeakerSection | None = None,
     lengths: Sequence[Length] = LENGTHS,
     batch_size: int = 1,
-    dtype: mx.Dtype | None = None,
     peer: bool = True,
-    peer_vocabulary: int | None = None,
     repeats: int = 5,
 ) -> Row:
     """Time one optimiser step over sequences of `lengths`.
@@ -77,11 +74,9 @@ def measure_lora_step(
     Args:
         params: a `params.json`, such as `micro_layout.params_json(PRESETS["small"], {})`; or the release's widths with
             another `n_layers`.
-        section: rank, targets, quantisation, `recompute`; None: the configuration's defaults.
         lengths: of the sequences; all of them make one step, in micro-batches of `batch_size`.
-        dtype: of all that is not quantised; None: float32 on the CPU, bfloat16 on a GPU.
-        peer: time mlx-lm as well, where the repository is (`benchmarks/peers/mlx_lm_lora.py`).
-        peer_vocabulary: rows of its vocabulary; None: as many as ours has semantic logits, which favours it.
+        peer: time mlx-lm as well, where the repository is (`benchmarks/peers/mlx_lm_lora.py`); with a vocabulary of as
+            many rows as ours has semantic logits, which favours it.
         repeats: timed steps of each after a first one.
 
     Raises:
@@ -91,14 +86,14 @@ def measure_lora_step(
     if not lengths or len(lengths) % batch_size:
         raise ConfigError(f"{len(lengths)} sequences do not make whole micro-batches of {batch_size}")
     on_cpu = mx.default_device() == mx.cpu
-    dtype = dtype or (mx.float32 if on_cpu else mx.bfloat16)
+    dtype = mx.float32 if on_cpu else mx.bfloat16
     config = VoxtralConfig.from_dict(params)
-    section = _allowing(section or SpeakerSection(), lengths, config.codec.frame_rate)
+    section = _allowing(SpeakerSection(), lengths, config.codec.frame_rate)
     held = {"": mx.get_active_memory()}  # after each of them was made
     ours, operations, padded = _ours(params, section, dtype, lengths, batch_size)
     works: dict[str, Callable[[], object]] = {"ours": ours}
     held["ours"] = mx.get_active_memory()
-    rows, theirs = peer_vocabulary or config.codec.semantic_logits, peer_module("mlx_lm_lora") if peer else None
+    rows, theirs = config.codec.semantic_logits, peer_module("mlx_lm_lora") if peer else None
     if theirs is not None:
         name = f"mlx-lm {version('mlx-lm')}, {rows} rows of vocabulary"
         for direct in (False, True)[: 1 + (on_cpu and section.quantise.bits > 0)]:

@@ -156,18 +156,12 @@ def threads() -> int:
     return next((int(value) for value in named if value.isdigit() and int(value)), os.cpu_count() or 1)
 
 
-def product_rate(size: int | None = None, repeats: int = 3, dtype: mx.Dtype = mx.float32) -> tuple[float, float]:
-    """Operations per second of large square matrix products: on the clock, and per second of CPU time.
-
-    Args:
-        size: rows and columns; None: 2048 on a CPU, 4096 on a GPU.
-        repeats: products timed after a first one.
-        dtype: of both factors.
-    """
-    size = size or GEMM_SIZE["cpu" if mx.default_device() == mx.cpu else "gpu"]
+def product_rate(dtype: mx.Dtype = mx.float32) -> tuple[float, float]:
+    """Operations per second of large square matrix products of a type: on the clock, and per second of CPU time."""
+    size = GEMM_SIZE["cpu" if mx.default_device() == mx.cpu else "gpu"]
     a, b = (mx.random.normal((size, size)).astype(dtype) for _ in range(2))
     mx.eval(a, b, a @ b)
-    found = median([sample(lambda: mx.eval(a @ b)) for _ in range(repeats)])
+    found = median([sample(lambda: mx.eval(a @ b)) for _ in range(3)])
     return 2 * size**3 / found.seconds, 2 * size**3 / max(found.cpu_seconds, 1e-9)
 
 

@@ -96,19 +96,18 @@ def expected_shapes(config: VoxtralConfig, parts: Iterable[str] = PARTS) -> dict
     return {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if part_of(name) in wanted}
 
 
-def check_tensors(file: TensorFile, expected: dict[str, tuple[int, ...]], names: Iterable[str] | None = None) -> None:
+def check_tensors(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> None:
     """Compare names, shapes and types of a file's tensors with what a model expects.
 
     Args:
         file: the opened file.
         expected: name -> shape.
-        names: the file's tensors to compare; None: all of them.
 
     Raises:
         CheckpointError: one line that names every missing, unexpected and misshapen tensor (beyond 20 of a kind,
             names that differ in their numbers alone are named together).
     """
-    found = set(file.names() if names is None else names)
+    found = set(file.names())
     faults = []
     if missing := sorted(expected.keys() - found):
         faults.append(f"missing: {_listed(missing)}")

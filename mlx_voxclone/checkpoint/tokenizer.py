@@ -71,10 +71,6 @@ class SpeechTokenizer:
         backbone = release.config.backbone
         return cls(release.tokenizer_path, backbone.vocab_size, backbone.max_seq_len)
 
-    def special(self, name: str) -> int:
-        """The id of one of the speech prompt's special tokens, such as `[AUDIO]`."""
-        return self._special[name]
-
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; text that looks like a special token is only text.
 

@@ -18,8 +18,6 @@ from mlx_voxclone.checkpoint.torch_file import read_pt, write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 
-__all__ = ["check_voice_name", "is_voice_name", "read_pt", "read_voice", "register_voice", "write_pt", "write_voice"]
-
 VOICE_DIRECTORY = "voice_embedding"
 EMBEDDING = "embedding"
 MOST = 1e4  # of a row: those of a release stay below ten

@@ -14,13 +14,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
-from mlx_voxclone.audio.output import check_wav_output as check_wav_output
 from mlx_voxclone.cli.options import RENAMED
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.process import signals, streams
 from mlx_voxclone.process.backend import describe_import_error
-from mlx_voxclone.process.device import set_device as set_device
+from mlx_voxclone.process.device import set_device
 from mlx_voxclone.process.limits import describe_link_loop, describe_memory_error, describe_os_error
 
 EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141

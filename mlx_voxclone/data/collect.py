@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from mlx_voxclone.audio.decode import audio_info
 from mlx_voxclone.audio.fingerprint import part
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file

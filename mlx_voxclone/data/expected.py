@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.collect import unique_names
 from mlx_voxclone.data.entries import HELDOUT, TRAIN, Entry, is_prepared

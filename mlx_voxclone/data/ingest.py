@@ -12,20 +12,9 @@ import numpy as np
 
 from mlx_voxclone.audio.clipping import ClippingMeter
 from mlx_voxclone.audio.containers import NO_END_FLAG
+from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_channels, read_blocks
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
-from mlx_voxclone.audio.io import (
-    AudioError,
-    AudioInfo,
-    AudioSource,
-    audio_info,
-    check_block,
-    check_channels,
-    mix_down,
-    read_audio,
-    read_blocks,
-    write_flac,
-    write_wav,
-)
+from mlx_voxclone.audio.io import mix_down, read_audio, write_flac, write_wav
 from mlx_voxclone.audio.segment import (
     FRAME_SECONDS,
     LevelMeter,
@@ -36,6 +25,7 @@ from mlx_voxclone.audio.segment import (
     speech_mask,
     trim,
 )
+from mlx_voxclone.audio.source import AudioError, AudioSource
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 

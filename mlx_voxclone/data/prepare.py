@@ -18,7 +18,7 @@ from typing import Any
 
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
-from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, unknown_name
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
@@ -30,7 +30,6 @@ from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
 
-__all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _VERSION = 1  # of what is written; another one is prepared anew

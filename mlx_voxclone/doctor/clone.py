@@ -23,8 +23,8 @@ from mlx_voxclone.doctor.pairs import LAYERS, extrapolated, time_decoding, try_f
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.clone.deliver import FINALISTS
-from mlx_voxclone.train.judge.codes import GROUP
 from mlx_voxclone.train.judge.judge import ROUNDS
+from mlx_voxclone.train.judge.text_gain import GROUP
 from mlx_voxclone.train.saved.rng import separate_rng
 from mlx_voxclone.train.stages.compute import Compute
 from mlx_voxclone.train.stages.stage import prepare_options

@@ -12,7 +12,7 @@ from pathlib import Path
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release
 from mlx_voxclone.doctor.forecast import Forecast, encoder_size, planned_steps, share_cost
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import TrainSection
+from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.train.clone.base_encoder import base_entry, uses_base
 
 ENCODER, BASE, AGAIN = "encoder", "base encoder", "encoder, on judged codes"
@@ -35,7 +35,7 @@ class EncoderTraining:
     count: int = 1
 
     def section(self, config: RunConfig) -> TrainSection:
-        return getattr(config.encoder, self.settings.split(".")[1])
+        return config.encoder.refining if self.settings == REFINE else config.encoder.train
 
     def configured(self, config: RunConfig) -> RunConfig:
         """A configuration whose `encoder` section is that of these trainings."""
@@ -111,16 +111,14 @@ class EncoderPlan:
 
         Args:
             shared: whether the run writes to the same disk: the base encoder's checkpoints are gone before those of
-                the run come, so only what they take beyond these counts.
+                the run come, which take more.
         """
         base = next((training for training in self.trainings if training.name == BASE), None)
         if base is None:
             return {}
         weights = 4.0 * encoder_size(config.model)
         passing = weights * (_kept(base.section(config)) + TENSORS_PER_CHECKPOINT)  # best/ twice while it is replaced
-        if shared:
-            passing = max(0.0, passing - self.run_bytes(config))
-        return {"base encoder": weights} | ({"its checkpoints, while it trains": passing} if passing else {})
+        return {"base encoder": weights} | ({} if shared else {"its checkpoints, while it trains": passing})
 
     def copy_bytes(self, config: RunConfig) -> dict[str, float]:
         """In the run directory, where it is on another disk than the cache: its own copy of the base encoder."""

@@ -25,7 +25,8 @@ from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import EncoderSection, TrainSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.gradients import Gradients, Masters

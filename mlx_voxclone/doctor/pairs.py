@@ -23,7 +23,7 @@ from mlx_voxclone.model.generation import FrameQueue, frame_noise, read_prompts
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs import make
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.judge import auto_pairs as auto
 from mlx_voxclone.train.saved.rng import separate_rng
 from mlx_voxclone.train.speaker.preservation import is_on

@@ -10,7 +10,7 @@ from mlx_voxclone.bake.record import own_voices
 from mlx_voxclone.checkpoint.release import WEIGHTS, Release
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs
 from mlx_voxclone.train.speaker.preservation import is_on
 from mlx_voxclone.train.stages.compute import Compute

@@ -41,10 +41,9 @@ OVERRIDES: dict[str, Any] = {
                       "warmup_steps": 2, "eval_every": 5, "save_every": 5, "log_every": 1, "sample_every": 10,
                       "patience": 0},
     "encoder.refine": {"steps": 24, "epochs": 0, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3,
-                       "warmup_steps": 4, "eval_every": 12, "save_every": 12, "log_every": 1, "sample_every": 24,
-                       "patience": 0},
+                       "warmup_steps": 4},
     "speaker": {"encoder": "auto", "reference_seconds": [1.0, 2.0]},
-    "speaker.losses": {"kept_semantic": 0.1, "kept_flow": 0.1},  # the same numbers drawn by chance, to be kept
+    "speaker.losses": {"kept": 0.1},  # the same numbers drawn by chance, to be kept
     "speaker.train": {"steps": 24, "epochs": 0, "batch_size": 2, "accumulate": 2, "learning_rate": 5e-3,
                       "warmup_steps": 1, "eval_every": 12, "save_every": 12, "log_every": 1, "sample_every": 24,
                       "patience": 0},

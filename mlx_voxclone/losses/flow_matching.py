@@ -23,24 +23,15 @@ def flow_matching_targets(x1: mx.array, x0: mx.array, t: mx.array) -> tuple[mx.a
     return (1 - t) * x0 + t * x1, x1 - x0
 
 
-def flow_matching_loss(
-    pred_v: mx.array, v: mx.array, mask: mx.array | None = None, weights: mx.array | None = None
-) -> mx.array:
-    """Sum over counted frames of the mean over dimensions of (pred_v - v)^2, for velocities [..., D]; a scalar.
+def flow_matching_loss(pred_v: mx.array, v: mx.array, weights: mx.array | None = None) -> mx.array:
+    """Sum over frames of the mean over dimensions of (pred_v - v)^2, for velocities [..., D]; a scalar.
 
     `weights` (None: 1 everywhere) multiply the squares and need only be broadcast to [..., D]: of frames [..., 1], of
-    dimensions [D], or of both.
-
-    `mask` [...] is true where a frame counts (None: everywhere); elsewhere both may hold anything, NaN included. The
-    gradient goes to `pred_v` alone. Raises ValueError for shapes that do not fit.
+    dimensions [D], or of both. The gradient goes to `pred_v` alone. Raises ValueError for shapes that do not fit.
     """
-    if pred_v.shape != v.shape or (mask is not None and mask.shape != v.shape[:-1]):
-        shapes = [list(array.shape) for array in (pred_v, v, mask) if array is not None]
-        raise ValueError(f"velocities [..., D] and mask [...] do not fit: {shapes}")
+    if pred_v.shape != v.shape:
+        raise ValueError(f"velocities [..., D] do not fit: {[list(array.shape) for array in (pred_v, v)]}")
     pred_v, v = pred_v.astype(mx.float32), mx.stop_gradient(v.astype(mx.float32))
-    if mask is not None:
-        counted = mask.astype(mx.bool_)[..., None]
-        pred_v, v = mx.where(counted, pred_v, 0.0), mx.where(counted, v, 0.0)
     squares = mx.square(pred_v - v)  # [..., D]
     if weights is not None:
         squares = squares * weights

@@ -20,7 +20,6 @@ def multi_resolution_stft_loss(
     reduction: str = "mean",
     *,
     sizes: Sequence[int] = STFT_SIZES,
-    log_weight: float = 0.0,
 ) -> mx.array:
     """Mean over the sizes of the mean absolute difference of STFT magnitudes of pred and target.
 
@@ -28,7 +27,6 @@ def multi_resolution_stft_loss(
     Each size n uses a Hann window and a hop of n // 4 samples. The paper gives no normalisation; here the window has
     unit energy (divided by its L2 norm, sqrt(3 n / 8)), so that white noise of a given level has the same expected
     magnitude at every size and none dominates: plain magnitudes of noise grow with sqrt(n), 5.5-fold over these sizes.
-    With `log_weight` w, w times the mean absolute difference of log(max(magnitude, 1e-5)) is added per size.
 
     The gradient goes to `pred` alone and is finite for silence. An item's frames are those of the item analysed alone,
     reflected at its own end (`lengths`: valid samples per item, None: all). "none" gives [B], "mean" their mean
@@ -41,5 +39,5 @@ def multi_resolution_stft_loss(
     items = 0.0
     for size in sizes:
         counts = [frame_count(length, size, size // 4) for length in pred.lengths]
-        items = items + frame_means(pred.difference(target, size, log_weight), counts)  # [B, F, bins] -> [B]
+        items = items + frame_means(pred.difference(target, size), counts)  # [B, F, bins] -> [B]
     return reduce_items(items / len(sizes), pred.lengths, reduction)

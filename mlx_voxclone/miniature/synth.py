@@ -117,7 +117,7 @@ class SyntheticSpeaker:
         )
 
     @classmethod
-    def varied(cls, seed: int, name: str | None = None) -> "SyntheticSpeaker":
+    def varied(cls, seed: int) -> "SyntheticSpeaker":
         """Speaker number `seed` of another kind, for small models: slow, monotonous, and of any tract at any pitch.
 
         The pitch is a multiple of 25 Hz. So is the frame rate of a codec's decoder (100 Hz) of such a pitch: what a
@@ -126,7 +126,7 @@ class SyntheticSpeaker:
         """
         rng = np.random.default_rng([seed, 0x7A51])
         return cls(
-            name=name or f"varied-{seed}",
+            name=f"varied-{seed}",
             pitch_hz=50.0 * int(rng.integers(2, 6)),
             pitch_range=0.0,
             formant_scale=round(float(rng.uniform(0.9, 1.25)), 3),

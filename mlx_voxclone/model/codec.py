@@ -253,23 +253,15 @@ class Codec(nn.Module):
         dtype = self.output_proj.conv.parametrizations.weight.original1.dtype
         return self.decode_latents(self.quantizer.decode(codes).astype(dtype))
 
-    def decode_audio(
-        self,
-        codes: np.ndarray | mx.array,
-        chunk_frames: int = 375,
-        on_frames: Callable[[int], None] | None = None,
-    ) -> np.ndarray:
+    def decode_audio(self, codes: np.ndarray | mx.array, chunk_frames: int = 375) -> np.ndarray:
         """Decode one code sequence `[37, T]` of any length in chunks: float32 `[T * 1920]`, equal to the whole at once.
-
-        `on_frames` hears of the frames of each chunk that is done.
 
         Raises:
             ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
         """
         codes = np.asarray(codes)
-        pieces = self.decode_pieces(codes, chunk_frames, on_frames)
         audio, end = np.empty(codes.shape[1] * self.config.frame_size, np.float32), 0
-        for piece in pieces:
+        for piece in self.decode_pieces(codes, chunk_frames):
             audio[end : end + len(piece)] = piece
             end += len(piece)
         return audio
@@ -281,6 +273,8 @@ class Codec(nn.Module):
         on_frames: Callable[[int], None] | None = None,
     ) -> Iterator[np.ndarray]:
         """What `decode_audio` puts together, one chunk after the other, so that memory does not grow with T.
+
+        `on_frames` hears of the frames of each chunk that is done.
 
         Raises:
             ValueError: as `decode_audio`, when the first chunk is requested.

@@ -27,8 +27,9 @@ EMPTY_CODE, END_CODE = 0, 1
 MAX_LAYERS = 1000
 
 
-def _round_up(n: int, multiple: int) -> int:
-    return (n + multiple - 1) // multiple * multiple
+def _padded(rows: int) -> int:
+    """The heads' rows come in multiples of 128."""
+    return -(-rows // 128) * 128
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,12 @@ class CodecConfig:
     @property
     def table_rows(self) -> int:
         """Rows of `audio_codebook_embeddings`, padded to a multiple of 128."""
-        return _round_up(sum(self.code_sizes), 128)
+        return _padded(sum(self.code_sizes))
 
     @property
     def semantic_logits(self) -> int:
         """Rows of `semantic_codebook_output`, padded to a multiple of 128."""
-        return _round_up(self.code_sizes[0], 128)
+        return _padded(self.code_sizes[0])
 
 
 @dataclass(frozen=True)

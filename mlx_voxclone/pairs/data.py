@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import AudioError, audio_info, read_samples
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import read_samples
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.checkpoint.digests import decoder_digest
 from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.errors import DataError
@@ -25,6 +27,7 @@ from mlx_voxclone.pairs.files import FORMAT, MANIFEST, MOVED, SETTINGS, SHARDS, 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
 
+HELDOUT_TEXTS = 0.05  # share of the texts that are kept for measuring, wherever pairs are learnt from
 _AGAIN = "make the pairs again"
 
 
@@ -101,7 +104,7 @@ class PairData:
         paths: str | Path | Sequence[str | Path],
         codec_config: CodecConfig,
         *,
-        heldout: float = 0.05,
+        heldout: float = HELDOUT_TEXTS,
         seed: int = 0,
         decoder_digest: str | None = None,
     ) -> "PairData":
@@ -143,7 +146,12 @@ class PairData:
 
     @classmethod
     def of_model(
-        cls, paths: str | Path | Sequence[str | Path], release: "Release", *, heldout: float = 0.05, seed: int = 0
+        cls,
+        paths: str | Path | Sequence[str | Path],
+        release: "Release",
+        *,
+        heldout: float = HELDOUT_TEXTS,
+        seed: int = 0,
     ) -> "PairData":
         """`load`, for a release; pairs that another codec decoded are refused. Arguments and errors as there."""
         digest = decoder_digest(release.tensors)

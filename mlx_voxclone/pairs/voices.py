@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, read_audio
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.entries import HELDOUT, is_prepared
 from mlx_voxclone.data.listings.manifest import read_source

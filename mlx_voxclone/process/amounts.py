@@ -27,7 +27,7 @@ def format_bytes(n: float) -> str:
     return f"{n / 1000:.2f} TB"
 
 
-def shortened(value: object, limit: int = 60) -> str:
-    """The text of a value, cut at `limit` characters, dots included."""
+def shortened(value: object) -> str:
+    """The text of a value, cut at 60 characters, dots included."""
     text = str(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -23,9 +23,9 @@ WHAT = (
 )
 
 
-def add_encoder(publication: Publication, path: Path, name: str = f"encoder/{ENCODER_FILE}") -> None:
+def add_encoder(publication: Publication, path: Path) -> None:
     """Raises CheckpointError for tensors of anything else, or numbers that are not finite."""
-    file = TensorFile(path)
+    file, name = TensorFile(path), f"encoder/{ENCODER_FILE}"
     if foreign := [tensor for tensor in file.names() if part_of(tensor) != "encoder"]:
         raise CheckpointError(f"{path}: holds {foreign[0]}, which is not of an encoder; {WHAT}")
     _check_finite(file, file.names())

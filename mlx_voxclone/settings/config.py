@@ -6,6 +6,7 @@ or out of bounds with what was expected, always as one line that names the file 
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,23 +16,20 @@ from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationEr
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files import shipped
 from mlx_voxclone.files.yaml_files import dotted, parse_yaml, read_with_includes
-from mlx_voxclone.settings.fields import NotifyTarget, unique
-from mlx_voxclone.settings.findings import describe
-from mlx_voxclone.settings.removed import REMOVED, removed
-from mlx_voxclone.settings.schema import (
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.fields import (
     AUTO,
-    BakeSection,
-    DataSection,
-    DistillSection,
-    EncoderSection,
-    JudgeSection,
     ModelName,
+    NotifyTarget,
     PathField,
     Section,
-    SpeakerSection,
     SpokenText,
     VoiceName,
+    unique,
 )
+from mlx_voxclone.settings.findings import describe
+from mlx_voxclone.settings.removed import REMOVED, removed, says_otherwise, without_removed
+from mlx_voxclone.settings.schema import BakeSection, DataSection, DistillSection, JudgeSection, SpeakerSection
 
 COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
 CONFIGURATION = "configuration"
@@ -190,6 +188,8 @@ def load_run_config(
         given = _shortened_warmups(content, given, max_steps) | given
     for key, value in given.items():
         _override(content, sources, key, value, given_by)
+    _refuse_removed(content, sources)
+    content = without_removed(content)
     _refuse_unknown(content, sources)
     try:
         config = RunConfig.model_validate(_without_empty_sections(content, RunConfig))
@@ -300,7 +300,6 @@ def section_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
 
 
 def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
-    _refuse_removed(content, sources)
     for key in dotted(content):
         *sections, name = key.split(".")
         model: type[BaseModel] | None = RunConfig
@@ -313,7 +312,7 @@ def _refuse_unknown(content: Mapping[Any, Any], sources: dict[str, str]) -> None
 
 def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None:
     """One line for all of them: a run's saved configuration of an earlier version has every key."""
-    if not (found := removed(dotted(content))):
+    if not (found := removed_keys(content)):
         return
     setters = {key: next((k for k in sources if k == key or k.startswith(key + ".")), key) for key in found}
     source = _source(sources, setters[found[0]])
@@ -321,6 +320,18 @@ def _refuse_removed(content: Mapping[Any, Any], sources: dict[str, str]) -> None
     line = "it" if source in (COMMAND_LINE, CALL) else "the line"
     more = f", and those of other removed keys: {', '.join(others)}" if others else ""
     raise ConfigError(f"{source}: {found[0]}: this key was removed ({REMOVED[found[0]]}); remove {line}{more}")
+
+
+def removed_keys(content: Mapping[str, Any]) -> list[str]:
+    """Removed keys of a configuration (nested) that ask for something else than what is done now."""
+
+    def value_of(key: str) -> Any:
+        place: Any = content
+        for part in key.split("."):
+            place = place.get(part) if isinstance(place, Mapping) else None
+        return reduce(getattr, key.split("."), RunConfig(task="clone")) if place is None else place
+
+    return [key for key in removed(dotted(content)) if says_otherwise(key, content, value_of)]
 
 
 def suggest(model: type[BaseModel], sections: list[str], name: str, rest: Sequence[str] = ()) -> str:

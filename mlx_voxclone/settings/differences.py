@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.yaml_files import parse_yaml
-from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.removed import removed
+from mlx_voxclone.settings.config import RunConfig, removed_keys
+from mlx_voxclone.settings.removed import without_removed
 from mlx_voxclone.settings.training import FREE_ON_RESUME, LENGTHS
 
 CONFIG_FILE = "config.yaml"
@@ -34,12 +34,10 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     of `open_stages`, those that have not begun.
     """
     sections = (*_SECTIONS, *(f"{stage}." for stage in open_stages))
-    old, new = (
-        flat(parse_yaml(saved, lambda line: "config.yaml of the run") or {}),
-        flat(config.model_dump(mode="json")),
-    )
-    if gone := removed(old):
+    content = parse_yaml(saved, lambda line: "config.yaml of the run") or {}
+    if gone := removed_keys(content):
         return [f"keys that were removed, remove their lines from its config.yaml: {', '.join(gone)}"]
+    old, new = flat(without_removed(content)), flat(config.model_dump(mode="json"))
     keys = [k for k in sorted(old.keys() | new.keys()) if k not in _FREE and not k.startswith(sections)]
     return [f"{k}: {json.dumps(old.get(k))} -> {json.dumps(new.get(k))}" for k in keys if old.get(k) != new.get(k)]
 

@@ -13,6 +13,7 @@ from mlx_voxclone.settings.fields import (
     AutoPaths,
     Count,
     FileField,
+    LengthSection,
     ModelName,
     Number,
     PathField,
@@ -44,7 +45,7 @@ class EncoderTrain(TrainSection):
     sample_every: WholeNumber = 1000
 
 
-class RefineTrain(EncoderTrain):
+class RefineSection(LengthSection):
     """From the model's base encoder to the run's own, on recordings and pairs; again in each round of judging."""
 
     steps: Steps = 300
@@ -52,20 +53,12 @@ class RefineTrain(EncoderTrain):
     accumulate: StepItems = 2
     learning_rate: Positive = 1e-4
     warmup_steps: WholeNumber = 20
-    eval_every: WholeNumber = 100
-    save_every: WholeNumber = 100
-    sample_every: WholeNumber = 300
 
 
 class EncoderLosses(Section):
-    l1: Weight = 3.0
-    stft: Weight = 3.0
-    mel: Weight = 3.0
-    commitment: Weight = 0.1
+    sound: Weight = 3.0
     semantic_code: Weight = 1.0
     acoustic_code: Weight = 1.0
-    feature_matching: Weight = 1.0
-    distillation: Weight = 1.0
 
 
 class PairsSection(Section):
@@ -80,16 +73,6 @@ class PairsSection(Section):
     batch: at_most(1024) = 8
     share: Ratio = 0.5
     alone_steps: WholeNumber = 0
-    augmented: Ratio = 0.5
-    dispersed: Ratio = 1.0
-    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
-
-
-class CodesSection(Section):
-    """The losses on true codes: `losses/codes.py`."""
-
-    temperature: Annotated[Number, Field(ge=1e-4, le=1e4)] = 1.0
-    margin: Ratio = 0.5
 
 
 class DiscriminatorsSection(Section):
@@ -128,12 +111,23 @@ class EncoderSection(Section):
     losses: EncoderLosses = EncoderLosses()
     stft_sizes: Annotated[list[WindowSize], Field(min_length=1, max_length=64)] | None = None
     pairs: PairsSection = PairsSection()
-    codes: CodesSection = CodesSection()
     discriminators: DiscriminatorsSection = DiscriminatorsSection()
     distillation: DistillationSection = DistillationSection()
     prior: PriorSection = PriorSection()
     train: EncoderTrain = EncoderTrain()
-    refine: RefineTrain = RefineTrain()
+    refine: RefineSection = RefineSection()
+
+    @property
+    def refining(self) -> EncoderTrain:
+        """The training of `refine`: measured and saved after each third of its steps, with samples at the end, unless
+        `train` switches that off; all else is as in `train`."""
+        train, steps = self.train, self.refine.steps
+        found = train.model_dump() | self.refine.model_dump()
+        if steps:  # not passes, which are of a length that the data decide
+            third = -(-steps // 3)
+            found["eval_every"], found["save_every"] = third * bool(train.eval_every), third * bool(train.save_every)
+            found["sample_every"] = steps * bool(train.sample_every)
+        return EncoderTrain(**found)
 
     @property
     def stft_windows(self) -> list[int]:
@@ -142,11 +136,11 @@ class EncoderSection(Section):
 
     @model_validator(mode="after")
     def _some_loss(self):
-        losses, codes = self.losses, ("semantic_code", "acoustic_code")
-        if losses.l1 or losses.stft or losses.mel or (self.discriminators.enabled and losses.feature_matching):
+        losses = self.losses
+        if losses.sound or self.discriminators.enabled:
             return self
         if not self.pairs.path:
-            raise ValueError("losses.l1, stft and mel are all 0 and there are no pairs: nothing would teach the sound")
-        if not any(getattr(losses, name) for name in codes):
+            raise ValueError("losses.sound is 0 and there are no pairs: nothing would teach the sound")
+        if not (losses.semantic_code or losses.acoustic_code):
             raise ValueError("the losses of the sound and of the codes are all 0: nothing would be learnt")
         return self

@@ -172,24 +172,15 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class TrainSection(Section):
-    """The keys of every training; the trainer's own settings are these and a few more (`settings/training.py`)."""
+class LengthSection(Section):
+    """How long a training is, what a step takes in, and how fast it learns."""
 
     steps: Steps = 1000  # optimiser steps; the learning-rate schedule spans them
     epochs: Steps = 0  # passes over the data
     batch_size: StepItems = 1  # items in one micro-batch: what is in memory at once
     accumulate: StepItems = 1  # micro-batches per optimiser step
     learning_rate: Positive = 1e-4  # peak, reached after the warm-up
-    min_lr_ratio: Ratio = 0.1  # the cosine ends at this fraction of the peak
     warmup_steps: WholeNumber = 0  # linear, from learning_rate / warmup_steps
-    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01  # decoupled (AdamW), on every trainable tensor
-    grad_clip: NonNegative = 1.0  # largest global norm of the averaged gradient; 0 = no clipping
-    eval_every: WholeNumber = 100  # 0 = at the start and at the end only
-    save_every: WholeNumber = 100  # 0 = at the end (and on Ctrl-C) only
-    log_every: Count = 1
-    sample_every: WholeNumber = 0  # 0 = no samples
-    keep: Count = 2  # newest checkpoints kept on disk
-    patience: WholeNumber = 0  # stop after so many evaluations without a better held-out metric; 0 = never
 
     @model_validator(mode="before")
     @classmethod
@@ -210,3 +201,16 @@ class TrainSection(Section):
         if self.steps and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below steps ({self.steps})")
         return self
+
+
+class TrainSection(LengthSection):
+    """The keys of every training; the trainer's own settings are these and a few more (`settings/training.py`)."""
+
+    min_lr_ratio: Ratio = 0.1  # the cosine ends at this fraction of the peak
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.01  # decoupled (AdamW), on every trainable tensor
+    eval_every: WholeNumber = 100  # 0 = at the start and at the end only
+    save_every: WholeNumber = 100  # 0 = at the end (and on Ctrl-C) only
+    log_every: Count = 1
+    sample_every: WholeNumber = 0  # 0 = no samples
+    keep: Count = 2  # newest checkpoints kept on disk
+    patience: WholeNumber = 0  # stop after so many evaluations without a better held-out metric; 0 = never

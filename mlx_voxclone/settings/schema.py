@@ -9,8 +9,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mlx_voxclone.settings.encoder import EncoderLosses as EncoderLosses  # also to be had from here
-from mlx_voxclone.settings.encoder import EncoderSection as EncoderSection
 from mlx_voxclone.settings.fields import (
     AUTO,
     AutoFile,
@@ -19,7 +17,6 @@ from mlx_voxclone.settings.fields import (
     Fraction,
     ModelName,
     Name,
-    NonNegative,
     Number,
     PathField,
     Paths,
@@ -38,8 +35,6 @@ from mlx_voxclone.settings.fields import (
     pair_of,
     unique,
 )
-from mlx_voxclone.settings.fields import SpokenText as SpokenText
-from mlx_voxclone.settings.fields import VoiceName as VoiceName
 
 LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
@@ -118,8 +113,7 @@ class QuantiseSection(Section):
 class SpeakerLosses(Section):
     semantic: Weight = 1.0
     flow: Weight = 10.0
-    kept_semantic: Weight = 1.0
-    kept_flow: Weight = 1.0
+    kept: Weight = 1.0
 
     @model_validator(mode="after")
     def _some(self):
@@ -133,7 +127,6 @@ class PreserveSection(Section):
 
     path: AutoPaths = AUTO
     share: Fraction = 0.25
-    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
 
 
 class ListenSection(Section):
@@ -143,8 +136,6 @@ class ListenSection(Section):
     speaker_model: ModelName | None = None
     whisper_model: ModelName | None = None
     texts: at_most(10_000) = 4
-    max_error_rate: NonNegative = 0.3
-    max_drift: NonNegative = 0.1
 
     @model_validator(mode="after")
     def _chosen_by(self):
@@ -162,7 +153,6 @@ class SpeakerSection(Section):
     quantise: QuantiseSection = QuantiseSection()
     reference_seconds: pair_of(Annotated[Number, Field(gt=0, le=600)]) = [3.0, 25.0]
     max_seconds: Seconds = 20.0
-    hidden_dropout: Fraction = 0.1
     recompute: bool = False
     preserve: PreserveSection = PreserveSection()
     listen: ListenSection = ListenSection()
@@ -175,26 +165,13 @@ class SpeakerSection(Section):
         return None if self.encoder == AUTO else self.encoder
 
 
-class DistillLosses(SpeakerLosses):
-    hidden: Weight = 1.0
-    flow: Weight = 1.0
-
-    @model_validator(mode="after")
-    def _some(self):
-        if not (self.hidden or self.semantic or self.flow):
-            raise ValueError("hidden, semantic and flow are all 0: nothing would be learnt")
-        return self
-
-
 class DistillSection(Section):
     """Teaching the language model to take the encoder's codes for the true ones: `train/distill/task.py`. The adapters,
     the lengths and the training itself are those of the section `speaker`."""
 
     pairs: Paths = []
-    heldout: Annotated[Number, Field(gt=0, lt=1)] = 0.05
     presets: bool = True
     items: at_most(10_000_000) = 500
-    losses: DistillLosses = DistillLosses()
 
 
 class BakeSection(Section):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.settings.fields import TrainSection, WholeNumber
+from mlx_voxclone.settings.fields import NonNegative, TrainSection, WholeNumber
 from mlx_voxclone.settings.findings import describe
 
 LENGTHS = frozenset({"steps", "epochs"})  # of a run; judged by the number of steps that they come to
@@ -23,6 +23,7 @@ class TrainSettings(TrainSection):
     """
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    grad_clip: NonNegative = 1.0  # largest global norm of the averaged gradient; 0 = no clipping
     precision: Literal["float32", "bf16"] = "float32"  # of the computation; trained master weights are float32 always
     stop_after: WholeNumber = 0  # stop (evaluated, saved, to be resumed) at this step; the schedule still spans `steps`
 

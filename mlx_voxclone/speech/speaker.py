@@ -156,7 +156,9 @@ def read_reference(path: str | Path) -> np.ndarray:
     Raises:
         DataError: unreadable, or what `check_reference` refuses; hours of audio by their header, before any is decoded.
     """
-    from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio
+    from mlx_voxclone.audio.decode import audio_info
+    from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+    from mlx_voxclone.audio.source import AudioError
 
     stated = audio_info(path).seconds
     try:

@@ -15,7 +15,7 @@ from mlx_voxclone.speech.options import MAX_SECONDS
 from mlx_voxclone.train.clone.base_encoder import starts_from_base
 from mlx_voxclone.train.distill.stage import load_distill_pairs
 from mlx_voxclone.train.encoder.inputs import check_encoder
-from mlx_voxclone.train.encoder.items import crop_samples, cut_into_crops
+from mlx_voxclone.train.encoder.items import Crops, crop_samples
 from mlx_voxclone.train.judge.auto_pairs import AutomaticPairs
 from mlx_voxclone.train.open_data import check_speakers, no_texts
 from mlx_voxclone.train.speaker import stage as adaptation
@@ -139,7 +139,7 @@ def _counted(data: PreparedData) -> str:
 def _check_encoder_length(config: RunConfig, data: PreparedData) -> None:
     """The trainings of an encoder against what each learns from: recordings, or (a base encoder) pairs."""
     release = Release(config.model)
-    crops = len(cut_into_crops(data.train, crop_samples(config.encoder, release.config.codec)))
+    crops = len(Crops(data.train, crop_samples(config.encoder, release.config.codec)))
     from_base = starts_from_base(config)
     if not from_base:
         _check_length(config, "encoder.train", crops)
@@ -152,9 +152,9 @@ def _check_encoder_length(config: RunConfig, data: PreparedData) -> None:
 
 def _check_length(config: RunConfig, key: str, n_items: int) -> None:
     """Refuse batches or a warm-up that are too long for the items of an epoch; `key` names the section."""
-    stage, name = key.split(".")
+    stage = config.encoder if key.startswith("encoder.") else config.speaker
     try:
-        section = getattr(getattr(config, stage), name)
+        section = stage.refining if key == "encoder.refine" else stage.train
         train_settings(section, config, Compute.of(config)).total_steps(n_items)
     except ConfigError as e:
         raise ConfigError(f"{key}: {e}") from None

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from mlx_voxclone.audio.io import AudioError, audio_info
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.entries import Entry, is_prepared
 from mlx_voxclone.data.listings.manifest import read_listing

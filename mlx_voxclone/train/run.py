@@ -112,7 +112,7 @@ def run(
     config = config.model_copy(update={"output": run_dir})  # a resumed run stays where it is, also if it was moved
     with ExitStack() as stack:
         if ranks.first:
-            stack.enter_context(told_at_end(config.notify, config.task, run_dir, say))
+            stack.enter_context(told_at_end(config.notify, config.task, run_dir, reporter.say))
             if resume is not None:  # a directory that is not there must not be made
                 _check_directory(run_dir, config, resuming=True)
             stack.enter_context(held(run_dir, reporter.say))
@@ -123,7 +123,7 @@ def run(
         if ranks.first:
             stack.enter_context(_opened(run_dir, config, resuming=resume is not None))
             settings = config.model_dump(mode="json", exclude={"notify"})
-            stack.enter_context(shown(config.report_to, run_dir, settings, say))
+            stack.enter_context(shown(config.report_to, run_dir, settings, reporter.say))
         if ranks.several:
             _check_seen(run_dir, ranks)
         with _Sitting(run_dir, ranks.first) as sitting:

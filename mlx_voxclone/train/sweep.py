@@ -12,7 +12,8 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.process.progress import BARS, Reporter
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.train.run import CODES, DATA, run
+from mlx_voxclone.train.clone.recover import CODES
+from mlx_voxclone.train.run import DATA, run
 from mlx_voxclone.train.saved.result import TrainResult
 
 RATES = (1e-7, 4e-7, 1.5e-6, 5e-6, 2e-5)  # from what changes next to nothing to what others' runs broke at

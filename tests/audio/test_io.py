@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_voxclone.audio import io
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio, read_samples, write_flac, write_wav
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, read_samples, write_flac, write_wav
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.errors import DataError
 
 

@@ -5,7 +5,9 @@ import pytest
 import soundfile
 from recordings import talk
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError, audio_info, read_audio
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.audio.stereo import MIXED
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.options import PrepareOptions

@@ -15,7 +15,8 @@ from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.checkpoint.voices import read_voice, write_pt, write_voice
+from mlx_voxclone.checkpoint.torch_file import write_pt
+from mlx_voxclone.checkpoint.voices import read_voice, write_voice
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.front.bake import main
 from mlx_voxclone.errors import CheckpointError

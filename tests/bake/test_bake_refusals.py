@@ -11,7 +11,7 @@ from mlx_voxclone.bake import bake as bake_module
 from mlx_voxclone.bake.fold import Folding
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.checkpoint.voices import write_pt
+from mlx_voxclone.checkpoint.torch_file import write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli.front.bake import main
 

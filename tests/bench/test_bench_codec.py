@@ -13,9 +13,9 @@ from places import FIXTURES
 
 from mlx_voxclone.audio.spectral.plain import mel_filterbank
 from mlx_voxclone.bench import codec as bench
-from mlx_voxclone.bench.codec import MLX_AUDIO, SERVING, measure_decode, peer_processes, random_codes
+from mlx_voxclone.bench.codec import measure_decode, peer_processes, random_codes
 from mlx_voxclone.bench.encoder_step import build_codec, loss, preset_config
-from mlx_voxclone.bench.measure import Peer, beside, interpreter, threads
+from mlx_voxclone.bench.measure import MLX_AUDIO, SERVING, Peer, beside, interpreter, threads
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import VoxtralConfig
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mlx_voxclone.bench.measure import interpreter
-from mlx_voxclone.bench.speech import MLX_AUDIO, Speech, endless_miniature, measure_say
+from mlx_voxclone.bench.measure import MLX_AUDIO, interpreter
+from mlx_voxclone.bench.speech import Speech, endless_miniature, measure_say
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]

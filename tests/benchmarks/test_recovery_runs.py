@@ -18,7 +18,18 @@ from benchmarks.recovery import materials, plots, tables, training
 from benchmarks.recovery import run as recovery
 from benchmarks.recovery.baseline import one_of_each
 from benchmarks.recovery.gates import SEEN_REAL, UNSEEN_REAL
-from benchmarks.recovery.recipes import COMMON, LAST_RATE, MAIN, RECIPES, SCALES, Materials, Recipe, recipe_config
+from benchmarks.recovery.recipes import (
+    COMMON,
+    COMMON_CONSTANTS,
+    CONSTANTS,
+    LAST_RATE,
+    MAIN,
+    RECIPES,
+    SCALES,
+    Materials,
+    Recipe,
+    recipe_config,
+)
 from benchmarks.recovery.teacher import heard_teacher, taught, unit_teacher
 from benchmarks.recovery.training import STEPS, TIME
 from mlx_voxclone.checkpoint.release import Release, load_model
@@ -222,11 +233,22 @@ def test_the_main_recipes_differ_in_what_they_are_named_after():
     a, b, c, d = (configuration(name) for name in MAIN)
     assert not a.pairs.path
     assert all(x.pairs.path == [Path("pairs")] for x in (b, c, d))
-    assert (b.losses.l1, b.losses.stft, b.losses.mel, b.pairs.share) == (0, 0, 0, 1.0)
+    assert (b.losses.sound, b.pairs.share) == (0, 1.0)
     assert [x.discriminators.enabled for x in (a, b, c, d)] == [False, False, False, True]
     assert a.losses == c.losses == d.losses
-    assert min(c.losses.l1, c.losses.semantic_code, c.losses.acoustic_code) > 0
+    assert min(c.losses.sound, c.losses.semantic_code, c.losses.acoustic_code) > 0
     assert all(x.train == a.train for x in (b, c, d))
+
+
+def test_a_recipe_has_the_products_constants_for_itself_and_others_say_all_of_them():
+    before = {name: getattr(*place) for name, place in CONSTANTS.items()}
+    assert set(COMMON_CONSTANTS) == set(CONSTANTS)
+    for name, recipe in RECIPES.items():
+        with recipe.in_force():
+            found = {name: getattr(*place) for name, place in CONSTANTS.items()}
+        assert found == (COMMON_CONSTANTS if recipe.common else before) | dict(recipe.constants), name
+    assert RECIPES["c-phases"].constants == {"dispersed": 0.0}
+    assert {name: getattr(*place) for name, place in CONSTANTS.items()} == before
 
 
 # --- which steps are compared ----------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from places import FIXTURES
 
 from mlx_voxclone.checkpoint import torch_file
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.voices import read_pt, read_voice, register_voice, write_pt, write_voice
+from mlx_voxclone.checkpoint.torch_file import read_pt, write_pt
+from mlx_voxclone.checkpoint.voices import read_voice, register_voice, write_voice
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 

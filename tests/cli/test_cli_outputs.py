@@ -19,7 +19,7 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.differences import config_differences
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask
 
 pytest_plugins = ["commands"]
@@ -120,8 +120,8 @@ def test_mistakes_of_the_second_stage_are_found_before_the_first(config_file, tm
 
 def test_a_stage_that_has_not_begun_may_still_change(config_file):
     path = config_file("clone")
-    saved = load_run_config(path, {"encoder.losses.l1": 1.0})
-    now = load_run_config(path, {"speaker.lora.rank": 5, "encoder.losses.l1": 2.0})
+    saved = load_run_config(path, {"encoder.losses.sound": 1.0})
+    now = load_run_config(path, {"speaker.lora.rank": 5, "encoder.losses.sound": 2.0})
     assert len(config_differences(saved.dump(), now)) == 2
-    assert config_differences(saved.dump(), now, open_stages={"speaker"}) == ["encoder.losses.l1: 1.0 -> 2.0"]
+    assert config_differences(saved.dump(), now, open_stages={"speaker"}) == ["encoder.losses.sound: 1.0 -> 2.0"]
     assert yaml.safe_load(saved.dump())["task"] == "clone"

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
-from mlx_voxclone.checkpoint.voices import write_pt
+from mlx_voxclone.checkpoint.torch_file import write_pt
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.miniature.micro import make_micro

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from recordings import SPEECH, files, folder_of, needs_speech, rejections, silence, talk
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, audio_info, read_audio, write_wav
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, write_wav
 from mlx_voxclone.data import ingest
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions

@@ -14,7 +14,8 @@ from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.cli.front import doctor
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.expected import expected_data
-from mlx_voxclone.data.prepare import PrepareOptions, prepare
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.doctor import clone as module
 from mlx_voxclone.doctor import forecast as trainings
 from mlx_voxclone.doctor import pairs as pairs_forecast

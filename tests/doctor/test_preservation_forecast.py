@@ -30,7 +30,7 @@ def test_who_preserves(miniature):
     for changes in (
         {"speaker.preserve.path": None},
         {"speaker.preserve.share": 0.0},
-        {"speaker.losses.kept_semantic": 0.0, "speaker.losses.kept_flow": 0.0},
+        {"speaker.losses.kept": 0.0},
         {"encoder.pairs.path": None},
         {"task": "speaker"},  # no run has made pairs of this model
     ):

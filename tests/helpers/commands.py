@@ -25,8 +25,7 @@ TINY_RUN = {
         "stft_sizes": [256],
         "train": {"steps": 4, "batch_size": 2, "learning_rate": 1e-3, "warmup_steps": 0, "eval_every": 2,
                   "save_every": 2, "log_every": 1, "sample_every": 0},
-        "refine": {"steps": 2, "batch_size": 1, "accumulate": 2, "warmup_steps": 0, "eval_every": 1,
-                   "save_every": 1, "log_every": 1, "sample_every": 0},
+        "refine": {"steps": 2, "batch_size": 1, "accumulate": 2, "warmup_steps": 0},
     },
     # The miniature's language model is random: to it no text fits, and adapting helps or not by chance.
     "judge": {"rounds": 1, "check_texts": False},

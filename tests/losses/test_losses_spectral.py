@@ -20,10 +20,6 @@ MULTI_SCALE = ((32, 5), (64, 10), (128, 20), (256, 40), (512, 80), (1024, 160), 
 LOSSES = {
     "waveform_l1": (waveform_l1, reference.waveform_l1),
     "stft_loss": (multi_resolution_stft_loss, reference.stft_loss),
-    "stft_log_loss": (
-        partial(multi_resolution_stft_loss, log_weight=0.5),
-        partial(reference.stft_loss, log_weight=0.5),
-    ),
     "mel_loss": (log_mel_loss, reference.mel_loss),
     "mel_multi_loss": (partial(log_mel_loss, scales=FEW), partial(reference.mel_loss, scales=FEW)),
 }

@@ -8,7 +8,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, audio_info, read_audio
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.audio.segment import frame_levels, speech_mask
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import (

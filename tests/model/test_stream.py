@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_voxclone.audio.io import audio_info, read_audio, write_wav
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import read_audio, write_wav
 from mlx_voxclone.audio.wav_stream import wav_file, wav_pipe
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.cli.front import say as say_command

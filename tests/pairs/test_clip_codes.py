@@ -3,15 +3,17 @@
 import numpy as np
 import pytest
 
+from mlx_voxclone.checkpoint.digests import codec_digest
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.prepare import PrepareOptions, prepare
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.pairs import clip_codes as module
-from mlx_voxclone.pairs.clip_codes import clip_codes, codec_digest
+from mlx_voxclone.pairs.clip_codes import clip_codes
 
 pytest_plugins = ["commands"]
 

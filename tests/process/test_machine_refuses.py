@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from toy_task import ToyTask, settings
 
-from mlx_voxclone.audio.io import AudioError
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.errors import DataError, StoppedError
 from mlx_voxclone.files.run_log import JsonLog

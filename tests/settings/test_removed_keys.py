@@ -1,11 +1,12 @@
 """Keys that configurations had once: refused by name, in one line that says what to do."""
 
 import pytest
+import yaml
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.settings.config import load_run_config, parse_set, schema_keys
 from mlx_voxclone.settings.differences import config_differences
-from mlx_voxclone.settings.removed import REMOVED
+from mlx_voxclone.settings.removed import NOW, REMOVED
 
 
 @pytest.fixture
@@ -26,10 +27,10 @@ def refusal(tmp_path):
 @pytest.mark.parametrize("key", REMOVED)
 def test_a_removed_key_is_named_with_the_reason_and_what_to_do(key, refusal):
     head = f"{key}: this key was removed ({REMOVED[key]}); remove "
-    assert refusal("", {key: None}) == f"command line: {head}it"
+    assert refusal("", {key: "x"}) == f"command line: {head}it"
     nested, parts = "", key.split(".")
     for depth, part in enumerate(parts):
-        nested += "  " * depth + part + ":" + ("\n" if depth < len(parts) - 1 else " 0.5\n")
+        nested += "  " * depth + part + ":" + ("\n" if depth < len(parts) - 1 else " 0.7\n")
     assert refusal(nested) == f"FILE: {head}the line"
 
 
@@ -55,6 +56,62 @@ def test_a_key_of_a_removed_section_is_the_section(refusal):
 
 def test_a_line_that_remains_is_found_before_other_mistakes(refusal):
     assert "speaker.silence_weight: this key was removed" in refusal("speaker: {silence_weight: 1.0, loss: 3}")
+
+
+# What a configuration may say of a removed key, as long as it is what is done anyway; and what it may not.
+THE_SAME = {
+    "encoder.refine": [
+        ({"min_lr_ratio": 0.1, "log_every": 10, "eval_every": 100, "sample_every": 300, "grad_clip": "1e0"}, None),
+        ({"min_lr_ratio": 0.02}, "min_lr_ratio"),
+        ({"steps": 40, "save_every": 14}, None),
+        ({"steps": 40, "save_every": 100}, "save_every"),
+        ({"epochs": 2, "save_every": 500}, None),
+        ({"grad_clip": True}, "grad_clip"),
+    ],
+    "encoder": [
+        ({"codes": {"temperature": 1, "margin": 0.5}}, None),
+        ({"codes": {}}, None),
+        ({"codes": {"temperature": 1.0, "margin": 0.4}}, "codes"),
+        ({"codes": 1.0}, "codes"),
+    ],
+    "encoder.losses": [
+        ({"l1": 3.0, "stft": 3, "mel": 3.0, "commitment": 0.1, "feature_matching": 1.0, "distillation": 1.0}, None),
+        ({"sound": 1.0, "l1": 1.0}, None),
+        ({"sound": 1.0, "l1": 3.0}, "l1"),
+        ({"sound": 0.0, "commitment": 0.0}, None),
+        ({"sound": 0.0, "commitment": 0.1}, "commitment"),
+    ],
+    "encoder.pairs": [({"augmented": 0.5, "dispersed": 1.0, "heldout": 0.05}, None), ({"heldout": 0.2}, "heldout")],
+    "speaker.losses": [
+        ({"kept_semantic": 1.0, "kept_flow": 1.0}, None),
+        ({"kept": 0.1, "kept_flow": 1.0}, "kept_flow"),
+    ],
+    "distill": [({"heldout": 0.05, "losses": {"hidden": 1.0}}, None), ({"losses": {"hidden": 2.0}}, "losses")],
+}
+
+
+@pytest.mark.parametrize(("section", "keys", "other"), [(s, *case) for s, cases in THE_SAME.items() for case in cases])
+def test_a_removed_key_that_says_what_is_done_anyway_changes_nothing(section, keys, other, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("task: clone\n")
+    given = {f"{section}.{key}": value for key, value in keys.items()}
+    if other is not None:
+        with pytest.raises(ConfigError, match=f"{section}.{other}: this key was removed"):
+            load_run_config(path, given)
+        return
+    left = {key: value for key, value in given.items() if key in schema_keys()}
+    config = load_run_config(path, left)
+    assert load_run_config(path, given).dump() == config.dump()
+    saved = yaml.safe_load(config.dump())
+    place = saved
+    for part in section.split("."):
+        place = place[part]
+    place.update(keys)
+    assert config_differences(yaml.safe_dump(saved), config) == []
+
+
+def test_what_is_done_in_place_of_a_removed_key_is_told_of_removed_keys_alone():
+    assert set(NOW) <= set(REMOVED)
 
 
 def test_a_run_of_an_earlier_version_is_named_as_such(tmp_path):

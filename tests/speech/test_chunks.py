@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.speech.chunks import LONGEST, PAUSE, split_text
+from mlx_voxclone.speech.chunks import LONGEST, split_text
+from mlx_voxclone.speech.options import PAUSE
 
 WORDS = st.text("abcdefgä,.;!? \n\"'-—1", min_size=1, max_size=60)
 

@@ -14,7 +14,6 @@ from tasks_data import full_model
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
-from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, TwiceCoded
 from mlx_voxclone.train.distill.task import DistillTask
 from mlx_voxclone.train.judge import judge as judging
@@ -78,7 +77,7 @@ def test_the_flow_of_a_distillation_is_learnt_from_normal_noise_at_uniform_times
     voice = TwiceCoded("v", "alto", codes(9, 1), codes(9, 2))
     said = codes(20, 3)
     item = DistillItem("i", voice, 1, 6, "words", said, False)
-    task = DistillTask(AdaptedModel(model, tokenizer.prompt), [item], [item], DistillSection(), cache=tmp_path)
+    task = DistillTask(AdaptedModel(model, tokenizer.prompt), [item], [item], cache=tmp_path)
     task.teacher.read = lambda number: np.zeros((1, 2, 64), np.float32)
     items = [task.item(epoch, 0) for epoch in range(40)]
     time = np.stack([item["time"] for item in items])
@@ -106,7 +105,8 @@ def test_the_flow_is_judged_at_normal_noise_and_uniform_times(model, tokenizer, 
 
 
 def test_no_hidden_state_is_dropped_of_what_is_kept(make):
-    task = make([utterance(1, 20)], kept=kept_pairs(), hidden_dropout=0.9)
+    task = make([utterance(1, 20)], kept=kept_pairs())
+    task.hidden_dropout = 0.9
     learnt, preserved = (np.concatenate([task.item(epoch, k)["drop"] for epoch in range(20)]) for k in (0, 1))
     assert learnt.mean() == pytest.approx(0.9, abs=0.05)
     assert not preserved.any()

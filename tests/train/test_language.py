@@ -13,7 +13,8 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.prepare import PrepareOptions, prepare
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import CheckpointError, ConfigError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.settings.config import load_run_config

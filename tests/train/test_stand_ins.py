@@ -5,7 +5,9 @@ import os
 import pytest
 from recordings import folder_of, rejections, talk
 
-from mlx_voxclone.audio.io import AudioError, audio_info, read_audio, write_wav
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.io import read_audio, write_wav
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.torch_file import read_pt

@@ -194,38 +194,24 @@ _PAIR = """
     float re_target = theirs[i];
     float im_target = theirs[plane + i];
     float size_target = sqrt(re_target * re_target + im_target * im_target);
-    float log_weight = scalars[0];
-    float floor_size = scalars[1];
 """
 
-# Spectra ours and theirs [2, plane], scalars (log_weight, floor) -> difference of magnitudes and of their logs [plane].
-# Grid: plane, 1, 1.
+# Spectra ours and theirs [2, plane] -> absolute difference of their magnitudes [plane]. Grid: plane, 1, 1.
 DIFFERENCE = Kernel(
     "difference",
-    ("ours", "theirs", "scalars", "params"),
+    ("ours", "theirs", "params"),
     ("difference",),
-    _PAIR
-    + """
-    float total = abs(size - size_target);
-    if (log_weight != 0.0f) {
-        total += log_weight * abs(log(max(size, floor_size)) - log(max(size_target, floor_size)));
-    }
-    difference[i] = total;
-""",
+    _PAIR + "    difference[i] = abs(size - size_target);\n",
 )
 
 # Adjoint of DIFFERENCE with respect to `ours`: cotangent [plane] -> [2, plane]. Grid: plane, 1, 1.
 DIFFERENCE_SLOPE = Kernel(
     "difference_slope",
-    ("ours", "theirs", "scalars", "cotangent", "params"),
+    ("ours", "theirs", "cotangent", "params"),
     ("slope",),
     _PAIR
     + f"""
-    float change = sign(size - size_target);
-    if (log_weight != 0.0f && size > floor_size) {{
-        change += log_weight * sign(size - max(size_target, floor_size)) / size;
-    }}
-    float scale = cotangent[i] * change / max(size, {TINY_MAGNITUDE}f);
+    float scale = cotangent[i] * sign(size - size_target) / max(size, {TINY_MAGNITUDE}f);
     slope[i] = scale * re;
     slope[plane + i] = scale * im;
 """,
@@ -318,26 +304,21 @@ def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
 
 
 @mx.custom_function
-def _difference(ours: mx.array, theirs: mx.array, scalars: mx.array) -> mx.array:
+def _difference(ours: mx.array, theirs: mx.array) -> mx.array:
     plane = ours.size // 2
-    inputs = [ours, theirs, scalars, mx.array([plane], mx.int32)]
-    (errors,) = launch(DIFFERENCE, inputs, [ours.shape[1:]], (plane, 1, 1))
+    (errors,) = launch(DIFFERENCE, [ours, theirs, mx.array([plane], mx.int32)], [ours.shape[1:]], (plane, 1, 1))
     return errors
 
 
 @_difference.vjp
 def _difference_vjp(primals, cotangent: mx.array, _output):
-    ours, theirs, scalars = primals
+    ours, theirs = primals
     plane = ours.size // 2
-    inputs = [ours, theirs, scalars, cotangent, mx.array([plane], mx.int32)]
+    inputs = [ours, theirs, cotangent, mx.array([plane], mx.int32)]
     (slope,) = launch(DIFFERENCE_SLOPE, inputs, [ours.shape], (plane, 1, 1))
-    return slope, mx.zeros_like(theirs), mx.zeros_like(scalars)
+    return slope, mx.zeros_like(theirs)
 
 
-def difference_of(ours: mx.array, theirs: mx.array, log_weight: float, floor: float) -> mx.array:
-    """| |P| - |T| | + log_weight | log max(|P|, floor) - log max(|T|, floor) | of two spectra P and T.
-
-    Two of what `spectrum` gives, [2, ...] -> [...]; the gradient goes to `ours` alone. Both magnitudes, their logs and
-    the difference are one kernel.
-    """
-    return _difference(ours, mx.stop_gradient(theirs), mx.array([log_weight, floor], mx.float32))
+def difference_of(ours: mx.array, theirs: mx.array) -> mx.array:
+    """| |P| - |T| | of two of what `spectrum` gives, [2, ...] -> [...], in one kernel; the gradient goes to `ours`."""
+    return _difference(ours, mx.stop_gradient(theirs))

@@ -235,15 +235,6 @@ def magnitude_of_pairs_vjp(pairs: mx.array, cotangent: mx.array, output: mx.arra
     return (cotangent / mx.maximum(output, TINY_MAGNITUDE))[..., None] * pairs
 
 
-def difference_of(ours: mx.array, theirs: mx.array, log_weight: float, floor: float) -> mx.array:
-    """|a - b| + log_weight |log max(a, floor) - log max(b, floor)| of magnitudes a and b."""
-    errors = mx.abs(ours - theirs)
-    if log_weight:
-        logs = mx.log(mx.maximum(ours, floor)) - mx.log(mx.maximum(theirs, floor))
-        errors = errors + log_weight * mx.abs(logs)
-    return errors
-
-
 # ---- mel -------------------------------------------------------------------------------------------------------------
 
 

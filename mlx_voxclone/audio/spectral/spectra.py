@@ -11,7 +11,7 @@ import mlx.core as mx
 
 from mlx_voxclone.audio.spectral import metal, plain
 from mlx_voxclone.audio.spectral.choice import signal_for_metal
-from mlx_voxclone.audio.spectral.plain import LOG_FLOOR, centre_pad, check_lengths, unit_window
+from mlx_voxclone.audio.spectral.plain import centre_pad, check_lengths, unit_window
 
 
 class Spectra:
@@ -58,11 +58,10 @@ class Spectra:
         """Magnitudes `[B, F, n_fft // 2 + 1]`; the gradient is exact, and zero where the magnitude is."""
         return self._once("magnitude", n_fft, lambda: self._magnitude(n_fft))
 
-    def difference(self, target: "Spectra", n_fft: int, log_weight: float = 0.0, floor: float = LOG_FLOOR) -> mx.array:
+    def difference(self, target: "Spectra", n_fft: int) -> mx.array:
         """Absolute difference of the magnitudes from those of `target`: `[B, F, n_fft // 2 + 1]`.
 
-        With `log_weight` w, w times the absolute difference of log(max(magnitude, floor)) is added. The gradient goes
-        to these signals alone. Raises ValueError for signals of unlike shapes.
+        The gradient goes to these signals alone. Raises ValueError for signals of unlike shapes.
         """
         if self.signals.shape != target.signals.shape or self.lengths != target.lengths:
             raise ValueError(
@@ -70,8 +69,8 @@ class Spectra:
                 f"{list(target.signals.shape)}"
             )
         if self._on_metal(n_fft) and target._on_metal(n_fft):
-            return metal.difference_of(self._planes(n_fft), target._planes(n_fft), log_weight, floor)
-        return plain.difference_of(self.magnitude(n_fft), mx.stop_gradient(target.magnitude(n_fft)), log_weight, floor)
+            return metal.difference_of(self._planes(n_fft), target._planes(n_fft))
+        return mx.abs(self.magnitude(n_fft) - mx.stop_gradient(target.magnitude(n_fft)))
 
     def _magnitude(self, n_fft: int) -> mx.array:
         if self._on_metal(n_fft):

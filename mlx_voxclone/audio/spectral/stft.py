@@ -6,7 +6,6 @@ import mlx.core as mx
 
 from mlx_voxclone.audio.spectral import metal, plain
 from mlx_voxclone.audio.spectral.choice import signal_for_metal
-from mlx_voxclone.audio.spectral.plain import LOG_FLOOR
 
 
 def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
@@ -65,14 +64,12 @@ def log_mel(
     n_mels: int = 80,
     fmin: float = 0.0,
     fmax: float | None = None,
-    lengths: Sequence[int] | None = None,
-    floor: float = LOG_FLOOR,
 ) -> mx.array:
-    """Log-mel spectrogram: x [B, T] -> float32 [B, F, n_mels], natural log of max(mel, floor).
+    """Log-mel spectrogram: x [B, T] -> float32 [B, F, n_mels], natural log of max(mel, 1e-5).
 
     mel = `plain.mel_filterbank` applied to the Hann-windowed, unnormalised STFT magnitude (power 1, as HiFi-GAN's mel
     loss); hop defaults to n_fft // 4. Below the floor the gradient is zero. Errors as `stft` and
     `plain.mel_filterbank`.
     """
     filters = plain.mel_filterbank(sample_rate, n_fft, n_mels, fmin, fmax)
-    return plain.log_of_bands(stft_magnitude(x, n_fft, hop, lengths=lengths), filters, floor)
+    return plain.log_of_bands(stft_magnitude(x, n_fft, hop), filters)

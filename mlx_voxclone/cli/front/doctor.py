@@ -4,9 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mlx_voxclone.cli.common import Parser, command, message, set_device
+from mlx_voxclone.cli.common import Parser, command, message
 from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
+from mlx_voxclone.process.device import set_device
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,8 @@
 import contextlib
 import sys
 
-from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
+from mlx_voxclone.audio.output import check_wav_output
+from mlx_voxclone.cli.common import Parser, command, message
 from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file

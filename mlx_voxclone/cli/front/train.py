@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from mlx_voxclone.cli.common import Parser, command, message, set_device, set_quiet
+from mlx_voxclone.cli.common import Parser, command, message, set_quiet
 from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
+from mlx_voxclone.process.device import set_device
 from mlx_voxclone.process.progress import BARS, SILENT, Reporter
 
 DESCRIPTION = """\

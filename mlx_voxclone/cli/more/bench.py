@@ -62,7 +62,7 @@ def _check(parser: Parser, options) -> None:
 def main(options) -> None:
     import mlx.core as mx
 
-    from mlx_voxclone.audio.io import check_output
+    from mlx_voxclone.audio.output import check_output
     from mlx_voxclone.bench import measure as measuring
     from mlx_voxclone.bench.table import as_json, number, render
     from mlx_voxclone.cli.front.doctor import describe

@@ -1,6 +1,7 @@
 """`voxclone decode`: codes to audio."""
 
-from mlx_voxclone.cli.common import Parser, check_wav_output, command, message
+from mlx_voxclone.audio.output import check_wav_output
+from mlx_voxclone.cli.common import Parser, command, message
 from mlx_voxclone.cli.options import add_shared
 
 

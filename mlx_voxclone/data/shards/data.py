@@ -13,9 +13,9 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, read_samples
 from mlx_voxclone.audio.source import AudioBytes
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import HELDOUT, TRAIN
+from mlx_voxclone.data.entries import HELDOUT, INDEX, TRAIN
 from mlx_voxclone.data.shards.fetch import MOST_OF_INDEX, fetch, is_remote
-from mlx_voxclone.data.shards.index import INDEX, SPLITS, Row, ShardIndex
+from mlx_voxclone.data.shards.index import SPLITS, Row, ShardIndex
 from mlx_voxclone.data.shards.order import ShardOrder
 from mlx_voxclone.data.shards.store import CACHE_GB, ShardStore, default_cache
 from mlx_voxclone.errors import CheckpointError, DataError

@@ -27,11 +27,10 @@ from typing import Any
 import numpy as np
 
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.entries import HELDOUT, INDEX, TRAIN
+from mlx_voxclone.data.entries import HELDOUT, TRAIN
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import open_plain, parse_json
 
-__all__ = ["INDEX", "Row", "Shard", "ShardIndex", "row_line", "shard_line"]
 SPLITS = (TRAIN, HELDOUT, REFERENCE)
 LARGEST_MEMBER = 1 << 28  # bytes of one audio file; it is read as a whole
 LONGEST_LINE = 1 << 20  # bytes: a text is a sentence or a few

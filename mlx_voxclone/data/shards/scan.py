@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from mlx_voxclone.audio.fingerprint import part
-from mlx_voxclone.audio.io import SAMPLE_RATE, AudioError
-from mlx_voxclone.audio.source import AudioBytes
+from mlx_voxclone.audio.io import SAMPLE_RATE
+from mlx_voxclone.audio.source import AudioBytes, AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.collect import Progress, remarks
 from mlx_voxclone.data.duplicates import Sounds

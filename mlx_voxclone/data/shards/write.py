@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.data.shards.index import INDEX, SPLITS, Shard, row_line, shard_line
+from mlx_voxclone.data.entries import INDEX
+from mlx_voxclone.data.shards.index import SPLITS, Shard, row_line, shard_line
 from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 

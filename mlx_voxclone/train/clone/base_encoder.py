@@ -25,7 +25,7 @@ from mlx_voxclone.files.cache import NO_SPACE, Entry, unwritable
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.encoder.stage import best_encoder, encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs
@@ -116,8 +116,7 @@ def _base_section(config: RunConfig):
     defaults = type(config.encoder)()
     pairs = config.encoder.pairs.model_copy(update={"share": 1.0, "alone_steps": 0, "path": []})
     fixed = {"distillation": defaults.distillation, "discriminators": defaults.discriminators}
-    silent = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
-    fixed |= {"losses": config.encoder.losses.model_copy(update=silent)}
+    fixed |= {"losses": config.encoder.losses.model_copy(update={"sound": 0.0})}
     fixed |= {"weights": None, "gain_db": [0.0, 0.0], "quantisation_noise": False}
     return config.encoder.model_copy(update={"pairs": pairs, **fixed})
 
@@ -156,7 +155,7 @@ def _trained(config: RunConfig, pairs: Sequence[Path], run: Run) -> TrainResult:
     """Train it in the run's directory, or go on there."""
     release, compute = run.release, run.compute
     section = _base_section(config)
-    data = PairData.of_model(pairs, release, heldout=section.pairs.heldout, seed=SEED)
+    data = PairData.of_model(pairs, release, seed=SEED)
     sounds = PairSounds(data)
     codec = encoder_codec(release, section, sounds, SEED, compute.dtype)
     identity = {"codec": codec_digest(release)}

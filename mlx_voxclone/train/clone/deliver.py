@@ -37,7 +37,7 @@ from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.judge.text_gain import unexplained
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.saved.result import TrainResult
-from mlx_voxclone.train.speaker.listening import DRIFT, judges
+from mlx_voxclone.train.speaker.listening import DRIFT, MAX_DRIFT, judges
 from mlx_voxclone.train.speaker.preservation import without_adapters
 from mlx_voxclone.train.stages.running import Run
 
@@ -140,7 +140,7 @@ def deliver(
             zero_shot = bench.measure(ZERO_SHOT, voices[ZERO_SHOT], bar.update)
         adapted = bench.measure(ADAPTED, voices[ADAPTED], bar.update)
     drift = _best_metrics(result).get(DRIFT)
-    chosen, why = choose(zero_shot, adapted, drift, config.speaker.listen.max_drift)
+    chosen, why = choose(zero_shot, adapted, drift, MAX_DRIFT)
     if (wanted := config.bake.deliver) != BEST:
         verdict = f"{chosen.name} measures better: {why}" if wanted != chosen.name else why
         chosen, why = {ZERO_SHOT: zero_shot, ADAPTED: adapted}[wanted], f"bake.deliver asks for it ({verdict})"

@@ -20,7 +20,7 @@ from mlx_voxclone.pairs.clip_codes import CODES_FILE, clip_codes
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.clone.base_encoder import base_encoder, keep_base, linked, starts_from_base
 from mlx_voxclone.train.encoder.inputs import EncoderInputs, encoder_inputs
 from mlx_voxclone.train.encoder.stage import best_encoder, train_encoder
@@ -108,7 +108,7 @@ class _Steps:
         if start is not None:
             section = config.encoder
             pairs = section.pairs.model_copy(update={"alone_steps": 0})
-            refined = {"weights": start, "train": section.refine, "pairs": pairs}
+            refined = {"weights": start, "train": section.refining, "pairs": pairs}
             config = config.model_copy(update={"encoder": section.model_copy(update=refined)})
         codes = None if judged is None else judged.codes
         result = train_encoder(config, self.data, inputs, self.run.within(name), codes)
@@ -131,14 +131,13 @@ class _Steps:
 
     def pairs(self) -> list[Pair]:
         """Utterances of the model, if there are pairs; held-out ones alone where these are many."""
-        section = self.config.encoder.pairs
-        paths = section.path or []
+        paths = self.config.encoder.pairs.path or []
         if paths == AUTO:
             cached = cached_own_pairs(self.config, self.run.release)
             paths = [] if cached is None else [cached]
         if not paths:
             return []
-        data = PairData.of_model(paths, self.run.release, heldout=section.heldout, seed=self.config.seed)
+        data = PairData.of_model(paths, self.run.release, seed=self.config.seed)
         sides = ([pair for pair in side if not pair.is_moved] for side in (data.heldout, data.train))
         heldout, train = sides
         return heldout if len(heldout) >= PAIRS else [*heldout, *train]

@@ -39,7 +39,7 @@ def load_distill_pairs(config: RunConfig, release: Release) -> PairData:
     section = config.distill
     if not section.pairs:
         raise ConfigError("distill.pairs: missing; make pairs with `voxclone pairs` and name their directory")
-    pairs = PairData.of_model(section.pairs, release, heldout=section.heldout, seed=config.seed)
+    pairs = PairData.of_model(section.pairs, release, seed=config.seed)
     pairs.check_heldout()
     for pair in pairs.pairs:
         check_said(f"distill: pair {pair.name}", pair.text, pair.frames / release.config.codec.frame_rate)
@@ -74,7 +74,6 @@ def train_distill(config: RunConfig, encoder: Path | None, run: Run) -> TrainRes
         replace(adapted, identity=identity),
         items["train"],
         items["heldout"],
-        config.distill,
         cache=run.directory / TEACHER,
         batch_size=section.train.batch_size,
         seed=config.seed,

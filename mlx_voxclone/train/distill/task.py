@@ -20,7 +20,6 @@ from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.model.codes import from_lm, lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
-from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.train.distill.data import DistillItem, digest_items
 from mlx_voxclone.train.loop.task import fingerprint_of
 from mlx_voxclone.train.speaker.adapted import AdaptedModel
@@ -80,7 +79,6 @@ class DistillTask:
     Args:
         adapted: the model; its trainable parameters are A and B.
         train, heldout: items.
-        section: the configuration's `distill` section.
         cache: directory of the teacher's states.
         batch_size: of held-out batches.
     """
@@ -93,19 +91,17 @@ class DistillTask:
         adapted: AdaptedModel,
         train: Sequence[DistillItem],
         heldout: Sequence[DistillItem],
-        section: DistillSection,
         *,
         cache: Path,
         batch_size: int = 1,
         seed: int = 0,
     ):
-        self.model, self.section, self.seed, self._adapted = adapted.model, section, seed, adapted
+        self.model, self.seed, self._adapted = adapted.model, seed, adapted
         self._train, self._heldout, self._batch_size = list(train), list(heldout), batch_size
         self.layers = matched_layers(len(self.model.layers))
         self.n_items = len(self._train)
-        weights = section.losses.model_dump()
         kept = any(item.kept for item in self._train) and any(item.kept for item in self._heldout)
-        self.weights = {name: weights[name] for name in TERMS if kept or not name.startswith("kept_")}
+        self.weights = {name: 1.0 for name in TERMS if kept or not name.startswith("kept_")}
         items = digest_items([*self._train, *self._heldout])
         dtype = str(self.model.mm_audio_embeddings.tok_embeddings.weight.dtype)
         about = {"layers": self.layers, "items": items, "dtype": dtype, **adapted.identity}
@@ -318,12 +314,12 @@ class DistillTask:
 
     def fingerprint(self) -> str:
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
-        section = {f"distill.{key}": value for key, value in self.section.losses.model_dump().items()}
+        weights = {f"distill.{name}": 1.0 for name in TERMS}
         return fingerprint_of(
             task=self.name,
             seed=self.seed,
             teacher=self.teacher.identity,
             adapter=adapter,
-            **section,
+            **weights,
             **self._adapted.identity,
         )

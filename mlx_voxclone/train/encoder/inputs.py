@@ -19,7 +19,8 @@ from mlx_voxclone.pairs.statistics import CodeStatistics
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO, EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.encoder.code_prior import code_prior
 from mlx_voxclone.train.encoder.items import crop_samples
 from mlx_voxclone.train.encoder.task import Teacher
@@ -122,7 +123,7 @@ def load_pairs(config: RunConfig, release: Release, reporter: Reporter = SILENT)
     if not section.path:
         return None
     paths = automatic_pairs(config, release, reporter) if section.path == AUTO else section.path
-    return PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
+    return PairData.of_model(paths, release, seed=config.seed)
 
 
 def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
@@ -133,7 +134,7 @@ def asr_teacher(section: EncoderSection, language: str | None) -> AsrTeacher:
 
 def whisper_teacher(config: RunConfig, data: PreparedData, pairs: PairData | None, run: Run) -> Teacher | None:
     """Its states of all recordings, and of the pairs to learn from but those too long for it."""
-    if not (config.encoder.distillation.enabled and config.encoder.losses.distillation):
+    if not config.encoder.distillation.enabled:
         return None
     recogniser = asr_teacher(config.encoder, config.data.language)
     cache = TeacherCache(run.directory / TEACHER, recogniser)

@@ -15,7 +15,7 @@ from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.pairs.data import Pair, PairData
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.loop.heldout import spread
 
 MAX_HELDOUT_CROPS = 64  # an evaluation costs at most this many crops of each kind, however large the corpus
@@ -39,10 +39,17 @@ class EncoderItems:
         config: of the codec.
         seed: of crops, gains, the choice between recordings and pairs, quantisation.
         states: of a speech recogniser, if one teaches.
-        state_dim: their width.
         judged: codes `[37, T]` of recordings by clip id, judged by the language model (`train/judge/judge.py`);
             half of the items of such a recording teach these codes, the other half its sound.
+
+    Attributes:
+        augmented: how often a pair is heard as if recorded, where `pairs --augment` made that; never and always were no
+            better on clean recordings (docs/LOG.md).
+        dispersed: how often the phases of a pair are changed on the way in, inaudibly; without it, what is learnt from
+            pairs does not carry over to recordings (docs/LOG.md).
     """
+
+    augmented, dispersed = 0.5, 1.0
 
     def __init__(
         self,
@@ -53,16 +60,14 @@ class EncoderItems:
         config: CodecConfig,
         seed: int,
         states: States | None = None,
-        state_dim: int = 0,
         judged: Mapping[str, np.ndarray] | None = None,
     ):
         self.section, self.config, self.seed = section, config, seed
         self.crop = crop_samples(section, config)
         self.frames = self.crop // config.frame_size
-        self._states, self._state_dim = states, state_dim
-        self._judged = judged or {}
-        self._train, self._crops = train, cut_into_crops(train, self.crop)
-        self._heldout = spread(cut_into_crops(heldout, self.crop), MAX_HELDOUT_CROPS)
+        self._states, self._judged = states, judged or {}
+        self._train, self._crops = train, Crops(train, self.crop)
+        self._heldout = spread(Crops(heldout, self.crop), MAX_HELDOUT_CROPS)
         self._heldout_judged = [(clip, place) for clip, place in self._heldout if clip.id in self._judged]
         self.pairs = pairs
         own = (pairs.train, pairs.heldout) if pairs is not None else ([], [])
@@ -135,11 +140,11 @@ class EncoderItems:
     def _pair_item(self, pair: Pair, place: int, rng: np.random.Generator | None) -> dict[str, Any]:
         cut, item = self._coded_crop(pair.codes, place, rng)
         item["id"] = pair.name
-        as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.section.pairs.augmented
+        as_recorded = pair.augmented is not None and rng is not None and rng.random() < self.augmented
         item["waveform"] = pair.read(as_recorded, cut.start, cut.stop)
         if self._states is not None and rng is not None:
             item["teacher"] = self._states(pair, cut.start, item["codes"].shape[1])
-        if rng is not None and self.section.pairs.dispersed and rng.random() < self.section.pairs.dispersed:
+        if rng is not None and self.dispersed and rng.random() < self.dispersed:
             item["waveform"] = disperse(item["waveform"], rng)
         return item
 
@@ -227,7 +232,7 @@ def crop_samples(section: EncoderSection, config: CodecConfig) -> int:
 
 
 class Crops(Sequence[tuple[Clip, int]]):
-    """One entry per crop of at most `crop` samples, made when it is asked for: (clip, its place in the clip).
+    """The crops of at most `crop` samples, clip after clip, each made when it is asked for: (clip, its place in it).
 
     Attributes:
         ends: int64 `[N]`, number of crops in the first 1, 2, ... N clips.
@@ -247,11 +252,6 @@ class Crops(Sequence[tuple[Clip, int]]):
             raise IndexError(index)
         clip = int(np.searchsorted(self.ends, index, side="right"))
         return self._clips[clip], index - (int(self.ends[clip - 1]) if clip else 0)
-
-
-def cut_into_crops(clips: Sequence[Clip], crop: int) -> Crops:
-    """The crops of at most `crop` samples, clip after clip."""
-    return Crops(clips, crop)
 
 
 def _padded(rows: Sequence[np.ndarray], size: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from mlx_voxclone.model.quantizer import levels_to_values
 from mlx_voxclone.train.loop.schedule import learning_rate as scheduled
 
 if TYPE_CHECKING:
-    from mlx_voxclone.settings.schema import EncoderSection
+    from mlx_voxclone.settings.encoder import EncoderSection
 
 STEPS, LEARNING_RATE, PATIENCE = 300, 0.1, 50
 PIECE_FRAMES = 50  # 4 s
@@ -162,11 +162,11 @@ class _Objective:
 
     def __init__(self, codec: Codec, section: "EncoderSection | None"):
         if section is None:
-            from mlx_voxclone.settings.schema import EncoderLosses, EncoderSection  # pydantic: not for --help
+            from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 
-            section = EncoderSection(losses=EncoderLosses(l1=1.0, stft=1.0, mel=1.0))
+            section = EncoderSection(losses=EncoderLosses(sound=1.0))
         self.codec, self.section = codec, section
-        self.weights = {name: getattr(section.losses, name) for name in ("l1", "stft", "mel")}
+        self.weights = dict.fromkeys(("l1", "stft", "mel"), section.losses.sound)
         rows = codec.quantizer.semantic_codebook.embedding
         self.centre = rows.mean(axis=0)
         self.spread = mx.sqrt(mx.mean(mx.square(rows - self.centre)))  # RMS of the entries around it

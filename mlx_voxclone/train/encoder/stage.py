@@ -14,7 +14,7 @@ from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.inputs import EncoderInputs
 from mlx_voxclone.train.encoder.start import calibrate_encoder, mirror_decoder
 from mlx_voxclone.train.encoder.task import EncoderTask

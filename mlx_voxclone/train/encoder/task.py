@@ -23,11 +23,20 @@ from mlx_voxclone.evaluate.code_usage import write_code_usage
 from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
-from mlx_voxclone.pairs.data import PairData
+from mlx_voxclone.pairs.data import HELDOUT_TEXTS, PairData
 from mlx_voxclone.pairs.statistics import CodeStatistics
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import EncoderItems, States
-from mlx_voxclone.train.encoder.terms import CODES, OF_RECORDINGS, OPPONENTS, EncoderModel, EncoderTerms, recordings
+from mlx_voxclone.train.encoder.terms import (
+    CODES,
+    OF_RECORDINGS,
+    OPPONENTS,
+    EncoderModel,
+    EncoderTerms,
+    code_constants,
+    recordings,
+    term_weights,
+)
 from mlx_voxclone.train.loop.task import ParameterGroup, fingerprint_of
 
 SAMPLES_WRITTEN = 4  # held-out clips written as audio at each listening point
@@ -85,8 +94,8 @@ class EncoderTask:
         freeze_all_but_encoder(codec)
         codec.fold_decoder()
         self._judged = dict(judged or {})
-        states = (None, 0) if teacher is None else (teacher.states, teacher.dim)
-        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, *states, judged)
+        states = None if teacher is None else teacher.states
+        self.items = EncoderItems(data.train, data.heldout, pairs, section, codec.config, seed, states, judged)
         self.crop, self.n_items = self.items.crop, len(self.items)
         if self._judged and any(True for _ in self.items.heldout_judged(1)):
             self.metric = JUDGED_LOSS
@@ -101,7 +110,7 @@ class EncoderTask:
 
     def _weights(self) -> dict[str, float]:
         """The terms whose source is there: codes need pairs, distillation a teacher, and so on."""
-        losses, opponents = self.section.losses.model_dump(), self.section.discriminators.enabled
+        losses, opponents = term_weights(self.section.losses), self.section.discriminators.enabled
         coded = self.pairs is not None or self.metric == JUDGED_LOSS
         there = {**dict.fromkeys(CODES, coded), "feature_matching": opponents, "commitment": self.semantic_from_sound}
         there |= {"distillation": self._teacher is not None}
@@ -253,20 +262,25 @@ class EncoderTask:
         save_tensors(directory / ENCODER_FILE, {CODEC_PREFIX + name: value for name, value in own.items()})
 
     def fingerprint(self) -> str:
-        section = self.section.model_dump(mode="json", exclude={"train", "weights", "pairs", "losses"})
+        section = self.section.model_dump(mode="json", exclude={"train", "refine", "weights", "pairs", "losses"})
         return fingerprint_of(
             task=self.name,
             data=self.data.fingerprint(),
             crop=self.crop,
             losses=self.weights,
             pairs=None if self.pairs is None else self.pairs.fingerprint(),
-            drawing=self.section.pairs.model_dump(include=set(_DRAWING)),
+            drawing=self.section.pairs.model_dump(include=set(_DRAWING)) | self._drawing(),
+            codes=code_constants(),
             teacher=None if self._teacher is None else self._teacher.identity,
             seed=self.seed,
             **section,
             **self._identity,
             **({"judged": _digest_of(self._judged)} if self._judged else {}),
         )
+
+    def _drawing(self) -> dict[str, float]:
+        items = self.items
+        return {"augmented": items.augmented, "dispersed": items.dispersed, "heldout": HELDOUT_TEXTS}
 
 
 def _digest_of(codes: Mapping[str, np.ndarray]) -> str:
@@ -282,7 +296,7 @@ def _kind(item: Mapping[str, Any]) -> tuple:
     return "codes" in item, item.get("skip", 0), item.get("teacher") is not None, -len(item["waveform"])
 
 
-_DRAWING = ("share", "alone_steps", "augmented", "dispersed", "heldout")  # of pairs; what they are is theirs to tell
+_DRAWING = ("share", "alone_steps")  # of pairs; what they are is theirs to tell
 JUDGED_LOSS = "judged_loss"
 _AGREEMENT = ("pairs_semantic_agreement", "pairs_level_error", "pairs_levels_exact")
 

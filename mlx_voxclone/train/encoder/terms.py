@@ -31,12 +31,33 @@ from mlx_voxclone.losses import (
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.model.quantizer import QuantisationNoise, nearest_distance
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
 CODES = ("semantic_code", "acoustic_code")
 OPPONENTS = ("feature_matching", "discriminator")
+COMMITMENT = 0.1  # weight beside the sound, the paper's; none is worse, 1 no better (docs/LOG.md)
+# Of the semantic cross-entropy, in the codebook's own scale: 1/4 is worse, 4 worse for semantic codes (docs/LOG.md).
+TEMPERATURE = 1.0
+MARGIN = 0.5  # how much of a level's cell is near enough: 0 is the centre alone, 1 all of it; a choice, not a finding
 OF_RECORDINGS = (*SOUND, *OPPONENTS, "commitment")
+
+
+def term_weights(losses: EncoderLosses) -> dict[str, float]:
+    """Of every term by the configuration's; without the sound there is nothing to commit to."""
+    return {
+        **dict.fromkeys(SOUND, losses.sound),
+        "commitment": COMMITMENT if losses.sound else 0.0,
+        "semantic_code": losses.semantic_code,
+        "acoustic_code": losses.acoustic_code,
+        "feature_matching": 1.0,
+        "distillation": 1.0,
+    }
+
+
+def code_constants() -> dict[str, float]:
+    """What decides over the losses on true codes, for a training's identity."""
+    return {"temperature": TEMPERATURE, "margin": MARGIN}
 
 
 class EncoderModel(nn.Module):
@@ -84,7 +105,7 @@ class EncoderTerms:
         self.model, self.section, self.crop, self._dtype = model, section, crop, compute_dtype
         self._semantic_from_sound = semantic_from_sound
         self._codebook = model.codec.quantizer.semantic_codebook.embedding
-        self.temperature = section.codes.temperature * nearest_distance(self._codebook)  # in units of squared distance
+        self.temperature = TEMPERATURE * nearest_distance(self._codebook)  # in units of squared distance
 
     def __call__(self, batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, mx.array]:
         """Sums over the batch's targets of the named terms (see `targets`)."""
@@ -160,13 +181,14 @@ class EncoderTerms:
         codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])  # [P, 37, T] -> [P, T, 37]
         semantic = latents[..., : config.semantic_dim]  # [P, T, S]
         acoustic = latents[..., config.semantic_dim :]  # [P, T, 36]
-        levels, margin = config.acoustic_codebook_size, self.section.codes.margin
         where = (counts, "none")
         losses = {  # [P] each
             "semantic_code": semantic_code_loss(
                 semantic, codes[..., 0], self._codebook, *where, temperature=self.temperature
             ),
-            "acoustic_code": acoustic_code_loss(acoustic, codes[..., 1:], *where, levels=levels, margin=margin),
+            "acoustic_code": acoustic_code_loss(
+                acoustic, codes[..., 1:], *where, levels=config.acoustic_codebook_size, margin=MARGIN
+            ),
         }
         weight = mx.array(counts, dtype=mx.float32)
         return {name: mx.sum(weight * value) for name, value in losses.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.io import audio_info
+from mlx_voxclone.audio.decode import audio_info
 from mlx_voxclone.bake.record import own_voices
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer

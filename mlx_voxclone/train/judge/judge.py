@@ -131,9 +131,9 @@ class CodeJudge:
                 found[k] = _nats(p, codes[k])
         return found
 
-    def flow_losses(self, evidence: Sequence[Evidence], codes: Sequence[np.ndarray], seed: int = 0) -> np.ndarray:
+    def flow_losses(self, evidence: Sequence[Evidence], codes: Sequence[np.ndarray]) -> np.ndarray:
         """Flow-matching loss of given acoustic codes behind each recording's voice and text: mean squared error of the
-        velocity at `FLOW_DRAWS` random points of the path, the same for equal seeds and lengths.
+        velocity at `FLOW_DRAWS` random points of the path, the same for equal lengths.
 
         Returns:
             float64 `[N]`.
@@ -143,7 +143,7 @@ class CodeJudge:
             hidden = self._hidden([self._embedded_prompt(evidence[k]) for k in batch], [codes[k] for k in batch])
             for k, states in zip(batch, hidden):
                 values = levels_to_values(mx.array(codes[k][1:].T), self._levels)  # [T, 36]
-                rng, losses = np.random.default_rng([seed, len(values)]), []
+                rng, losses = np.random.default_rng([0, len(values)]), []
                 for _ in range(FLOW_DRAWS):
                     noise = mx.array(rng.standard_normal(values.shape).astype(np.float32))
                     time = mx.array(rng.uniform(size=len(values)).astype(np.float32))

@@ -162,6 +162,10 @@ def weights_at(task: Task, step: int) -> Mapping[str, float]:
     return task.weights_at(step) if isinstance(task, Scheduled) else task.weights
 
 
+# Fields of earlier versions; what they said of a training is compared in the configuration (`settings/differences.py`).
+FORMER = frozenset({"refine"})
+
+
 def fingerprint_of(**fields: Any) -> str:
     """Canonical JSON of the fields, for `Task.fingerprint`: the trainer can then say which of them changed."""
     return json.dumps(fields, sort_keys=True, default=str)
@@ -173,7 +177,7 @@ def fingerprint_changes(old: str, new: str) -> list[str]:
         return []
     try:
         before, after = parse_json(old), parse_json(new)
-        names = sorted(before.keys() | after.keys())
+        names = sorted((before.keys() | after.keys()) - FORMER)
     except (ValueError, AttributeError):  # free text: all that can be said is that it changed
         return [f"task: {shortened(old)} -> {shortened(new)}"]
     return [

@@ -17,6 +17,7 @@ import mlx.core as mx
 from mlx_voxclone.errors import CheckpointError, NotFiniteError, RankLostError, TrainingError, VoxcloneError
 from mlx_voxclone.files.run_log import LOG_NAME, JsonLog, Progress
 from mlx_voxclone.process.limits import describe_memory_error
+from mlx_voxclone.process.signals import held_back as uninterrupted
 from mlx_voxclone.process.streams import check_reader
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.distributed import ALONE, Mute, Ranks, check_share, facts_of
@@ -42,7 +43,7 @@ from mlx_voxclone.train.loop.task import Task, parameter_groups
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
-from mlx_voxclone.train.saved.state import RunState, uninterrupted
+from mlx_voxclone.train.saved.state import RunState
 
 MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient: this is no single bad item any more
 

@@ -51,6 +51,10 @@ class Sentence:
     frames: int
 
 
+MAX_ERROR_RATE = 0.3  # share of characters misheard; a choice, not a finding
+MAX_DRIFT = 0.1  # nats, of the model's own voices; a choice, not a finding
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a state must not exceed to be chosen.

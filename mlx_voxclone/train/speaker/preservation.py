@@ -25,7 +25,7 @@ from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.pairs.data import Pair, PairData
 from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import AUTO
+from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.judge.auto_pairs import cached_own_pairs, check_automatic, own_pairs
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
 from mlx_voxclone.train.speaker.batch import KeptBatch
@@ -81,7 +81,7 @@ def load_kept(
     paths = _automatic_paths(config, release, bool(begun), reporter) if automatic else section.path
     if not paths:
         return None
-    data = PairData.of_model(paths, release, heldout=section.heldout, seed=config.seed)
+    data = PairData.of_model(paths, release, seed=config.seed)
     if automatic:
         own = set(own_voices(release))
         sides = ([pair for pair in side if pair.voice in own] for side in (data.train, data.heldout))
@@ -121,7 +121,7 @@ def kept_before(directory: Path) -> bool | None:
 def is_on(config: RunConfig) -> bool:
     """Whether `speaker.preserve` asks for anything."""
     section, losses = config.speaker.preserve, config.speaker.losses
-    return bool(section.path and section.share and (losses.kept_semantic or losses.kept_flow))
+    return bool(section.path and section.share and losses.kept)
 
 
 def _automatic_paths(config: RunConfig, release: Release, begun: bool, reporter: Reporter) -> list[Path]:

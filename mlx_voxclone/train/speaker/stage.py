@@ -21,7 +21,7 @@ from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.speaker.adapted import AdaptedModel
-from mlx_voxclone.train.speaker.listening import Limits, Listening, Sentence, judges
+from mlx_voxclone.train.speaker.listening import MAX_DRIFT, MAX_ERROR_RATE, Limits, Listening, Sentence, judges
 from mlx_voxclone.train.speaker.preservation import KeptPairs, kept_before, load_kept
 from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 from mlx_voxclone.train.stages.compute import Compute
@@ -205,5 +205,5 @@ def listening(
         sentences.append(
             Sentence(clip.id, clip.text, codes[reference.id][:, :frames], recording, codes[clip.id].shape[1])
         )
-    limits = Limits(section.max_error_rate, section.max_drift)
+    limits = Limits(MAX_ERROR_RATE, MAX_DRIFT)
     return Listening(sentences, *models, limits, prompt, config.seed)

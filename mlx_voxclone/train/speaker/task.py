@@ -19,6 +19,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.codes import lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.pairs.data import HELDOUT_TEXTS
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
 from mlx_voxclone.train.loop.loader import to_device
@@ -79,7 +80,12 @@ class SpeakerTask:
         seed: of references, noise, times and dropped hidden states.
         listening: speaks and judges at each measurement; the best model is then chosen by that.
         name: for messages: `speaker` or `language`.
+
+    Attributes:
+        hidden_dropout: how often the flow head's conditioning is zeroed, for classifier-free guidance.
     """
+
+    hidden_dropout = 0.1
 
     def __init__(
         self,
@@ -104,8 +110,8 @@ class SpeakerTask:
                 )
         share = section.preserve.share if kept is not None else 0.0
         self.n_items = max(len(self._train) + (share > 0), round(len(self._train) / (1 - share)))
-        losses = section.losses.model_dump()
-        self.weights = {name: weight for name, weight in losses.items() if kept is not None or name not in KEPT_TERMS}
+        self.weights = {"semantic": section.losses.semantic, "flow": section.losses.flow}
+        self.weights |= dict.fromkeys(KEPT_TERMS, section.losses.kept) if kept is not None else {}
         codec = self.model.config.codec
         self._frame_limit = int(section.max_seconds * codec.frame_rate)
         self._reference_frames = [max(1, round(s * codec.frame_rate)) for s in section.reference_seconds]
@@ -157,7 +163,7 @@ class SpeakerTask:
             "flow_weight": weights[:n],
             "noise": rng.standard_normal((n, frames.shape[1] - 1)).astype(np.float32),
             "time": rng.uniform(size=n).astype(np.float32),
-            "drop": rng.uniform(size=n) < (0.0 if kept else self.section.hidden_dropout),
+            "drop": rng.uniform(size=n) < (0.0 if kept else self.hidden_dropout),
             "kept": kept,
         }
 
@@ -247,7 +253,7 @@ class SpeakerTask:
         hidden = _flat(self.model.hidden_states(inputs, start=batch.start))  # [B * (T - start), dim]
         batch = batch.from_start()
         logits = head.semantic_logits(hidden[batch.semantic_positions])  # [S, rows]
-        nats = semantic_cross_entropy(logits, batch.semantic, None, codec.code_sizes[0])  # [S]
+        nats = semantic_cross_entropy(logits, batch.semantic, codec.code_sizes[0])  # [S]
         values = levels_to_values(batch.acoustic, codec.acoustic_codebook_size)  # [F, 36]
         x_t, velocity = flow_matching_targets(values, batch.noise, batch.time)  # [F, 36] each
         condition = hidden[batch.flow_positions]  # [F, dim]
@@ -255,7 +261,7 @@ class SpeakerTask:
         predicted = head.velocity(x_t, batch.time, condition)  # [F, 36]
         sums = dict.fromkeys(self.weights, mx.array(0.0))
         sums["semantic"] = mx.sum(nats * batch.semantic_weight)
-        sums["flow"] = flow_matching_loss(predicted, velocity, weights=batch.flow_weight[:, None])
+        sums["flow"] = flow_matching_loss(predicted, velocity, batch.flow_weight[:, None])
         if batch.kept is not None and self._kept is not None:
             path = FlowPath(x_t, batch.time, predicted)
             sums |= preservation_terms(head, batch.kept, hidden, self._released(inputs, batch), path)
@@ -311,6 +317,9 @@ class SpeakerTask:
             mode="json",
             exclude={"train": True, "encoder": True, "recompute": True, "listen": True, "preserve": {"path"}},
         )
+        kept = section["losses"].pop("kept")
+        section["losses"] |= dict.fromkeys(KEPT_TERMS, kept)
+        section["preserve"]["heldout"], section["hidden_dropout"] = HELDOUT_TEXTS, self.hidden_dropout
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | dict(self._adapted.identity)

@@ -12,7 +12,7 @@ from mlx_voxclone.files.run_log import LOG_NAME
 from mlx_voxclone.process.progress import SILENT, Reporter
 from mlx_voxclone.process.temporaries import clear_below
 from mlx_voxclone.settings.config import RunConfig
-from mlx_voxclone.settings.schema import TrainSection
+from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.distributed import current
 from mlx_voxclone.train.loop.task import Task, fingerprint_changes

@@ -139,17 +139,16 @@ def test_any_sizes_agree_with_plain_operations(metal):
         assert spectral_choice._problem(batch, samples, n_fft, hop) is None, (batch, samples, n_fft, hop)
 
 
-@pytest.mark.parametrize(("log_weight", "level"), [(0.0, 0.3), (0.5, 0.3), (0.5, 1e-6)])
-def test_stft_loss(log_weight, level, metal):
-    """At the lowest level many magnitudes lie below the floor of the logarithm, where it has no gradient."""
+@pytest.mark.parametrize("level", [0.3, 1e-6])
+def test_stft_loss(level, metal):
     pred, target = noise(np.random.default_rng(1), 2, 1, 1300) * np.float32([[[level]], [[0.3]]])
     sizes = (76, 126, 206, 334)
 
     def loss(x):
-        return multi_resolution_stft_loss(x, mx.array(target), sizes=sizes, log_weight=log_weight)
+        return multi_resolution_stft_loss(x, mx.array(target), sizes=sizes)
 
     value, gradient = mx.value_and_grad(loss)(mx.array(pred))
-    np.testing.assert_allclose(value.item(), reference.stft_loss(pred[0], target[0], sizes, log_weight), rtol=1e-5)
+    np.testing.assert_allclose(value.item(), reference.stft_loss(pred[0], target[0], sizes), rtol=1e-5)
     _, plain = plainly(mx.value_and_grad(loss), mx.array(pred))
     difference = np.array(gradient) - np.array(plain)
     assert np.sqrt((difference**2).mean() / (np.array(plain) ** 2).mean()) < 5e-4
@@ -158,8 +157,8 @@ def test_stft_loss(log_weight, level, metal):
 @pytest.mark.slow
 def test_stft_loss_at_the_codecs_sizes(metal):
     pred, target = 0.3 * noise(np.random.default_rng(1), 2, 1, 6000)
-    value = multi_resolution_stft_loss(mx.array(pred), mx.array(target), log_weight=0.5).item()
-    np.testing.assert_allclose(value, reference.stft_loss(pred[0], target[0], log_weight=0.5), rtol=1e-5)
+    value = multi_resolution_stft_loss(mx.array(pred), mx.array(target)).item()
+    np.testing.assert_allclose(value, reference.stft_loss(pred[0], target[0]), rtol=1e-5)
 
 
 def test_losses_and_discriminators_share_the_kernels(metal, monkeypatch):
@@ -221,8 +220,8 @@ def test_silence_has_finite_gradients(level, metal):
     gradients = [
         mx.grad(lambda x: spectral.stft_magnitude(x, 16, 4).sum())(x),
         mx.grad(lambda x: log_mel_loss(x, noisy, scales=((64, 8),)))(x),
-        mx.grad(lambda x: multi_resolution_stft_loss(x, noisy, sizes=(16, 15), log_weight=1.0))(x),
-        mx.grad(lambda x: multi_resolution_stft_loss(x, x, sizes=(16, 15), log_weight=1.0))(x),
+        mx.grad(lambda x: multi_resolution_stft_loss(x, noisy, sizes=(16, 15)))(x),
+        mx.grad(lambda x: multi_resolution_stft_loss(x, x, sizes=(16, 15)))(x),
     ]
     assert all(mx.isfinite(gradient).all() for gradient in gradients)
     if level == 0:
@@ -233,7 +232,7 @@ def test_silence_has_finite_gradients(level, metal):
 def test_not_a_number_stays_one(metal):
     x = mx.array(noise(np.random.default_rng(5), 1, 120))
     x[0, 60] = float("nan")
-    assert mx.isnan(multi_resolution_stft_loss(x, mx.zeros((1, 120)), sizes=(16,), log_weight=1.0)).item()
+    assert mx.isnan(multi_resolution_stft_loss(x, mx.zeros((1, 120)), sizes=(16,))).item()
 
 
 def test_bfloat16_is_computed_in_float32(metal):

@@ -44,7 +44,7 @@ def discriminators():
 
 def all_terms(discriminators, ours, theirs) -> mx.array:
     """What an encoder's step makes of two sounds, in one number."""
-    stft = multi_resolution_stft_loss(ours, theirs, sizes=SIZES, log_weight=0.5)
+    stft = multi_resolution_stft_loss(ours, theirs, sizes=SIZES)
     mel = log_mel_loss(ours, theirs, scales=[(SIZES[-1], 8)])
     hinge, matching = adversarial_losses(discriminators, theirs, ours)
     return stft + mel + hinge.sum() + 2 * matching.sum()

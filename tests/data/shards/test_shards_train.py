@@ -8,9 +8,9 @@ from tasks_data import scratch_codec
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.data.shards.data import ShardData
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train import run as run_module
-from mlx_voxclone.train.encoder.items import Crops, cut_into_crops
+from mlx_voxclone.train.encoder.items import Crops
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.saved.state import list_checkpoints
@@ -37,7 +37,7 @@ def remote(shards, server, tmp_path):
 
 def test_crops_are_those_of_a_list(shards):
     data = ShardData(shards)
-    crops = cut_into_crops(data.train, 1000)
+    crops = Crops(data.train, 1000)
     listed = [(clip.id, k) for clip in data.train for k in range(-(-clip.samples // 1000))]
     assert [(clip.id, k) for clip, k in crops] == listed
     assert len(crops) == len(listed)

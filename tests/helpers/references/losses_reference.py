@@ -48,14 +48,12 @@ def waveform_l1(pred, target):
     return np.abs(pred - target).mean()
 
 
-def stft_loss(pred, target, sizes=STFT_SIZES, log_weight=0.0):
+def stft_loss(pred, target, sizes=STFT_SIZES):
     total = 0.0
     for size in sizes:
         energy = np.sqrt((np.hanning(size + 1)[:-1] ** 2).sum())
         ours, theirs = (np.abs(stft(x, size, size // 4)) / energy for x in (pred, target))
         total += np.abs(ours - theirs).mean()
-        logs = np.log(np.maximum(ours, LOG_FLOOR)) - np.log(np.maximum(theirs, LOG_FLOOR))
-        total += log_weight * np.abs(logs).mean()
     return total / len(sizes)
 
 

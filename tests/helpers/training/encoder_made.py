@@ -6,7 +6,7 @@ from pairs_on_disk import load_some
 from tasks_data import MemoryData, clip, scratch_codec
 
 from mlx_voxclone.pairs.statistics import CodeStatistics
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask, Teacher
 from mlx_voxclone.train.loop.loader import to_device
 
@@ -39,10 +39,10 @@ ALL = {"semantic_code": 1.0, "acoustic_code": 1.0}
 
 
 def make(miniature, pairs=None, teacher=None, prior=None, drawing=None, **section):
-    section = EncoderSection(
-        crop_seconds=0.48, stft_sizes=[512, 128], pairs=drawing or {"share": 0.5, "dispersed": 0.0}, **section
-    )
-    return EncoderTask(scratch_codec(miniature), DATA, section, seed=1, pairs=pairs, teacher=teacher, prior=prior)
+    section = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128], pairs=drawing or {"share": 0.5}, **section)
+    task = EncoderTask(scratch_codec(miniature), DATA, section, seed=1, pairs=pairs, teacher=teacher, prior=prior)
+    task.items.dispersed = 0.0
+    return task
 
 
 def batch_of(task, *indices, epoch=0, step=0):

@@ -19,7 +19,6 @@ from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.losses.divergence import divergence
 from mlx_voxclone.pairs.data import PairData
-from mlx_voxclone.settings.schema import DistillSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.distill.data import (
     DistillItem,
@@ -35,7 +34,7 @@ from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker.adapted import AdaptedModel, save_nothing
 
 pytest_plugins = ["commands"]
-SECTION = DistillSection()
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def voice(n, same=False, frames=9):
@@ -51,7 +50,7 @@ def item(n, kept=False, spoken=True, same=False):
 def make(miniature, tmp_path):
     tokenizer = SpeechTokenizer(Release(miniature).tokenizer_path)
 
-    def build(train=None, heldout=None, moved=0.0, teach=True, cache="teacher", section=SECTION, **more):
+    def build(train=None, heldout=None, moved=0.0, teach=True, cache="teacher", **more):
         model = full_model(miniature)
         add_lora(model, rank=4, alpha=8.0)
         if moved:
@@ -65,7 +64,6 @@ def make(miniature, tmp_path):
             AdaptedModel(model, tokenizer.prompt, more.pop("save", save_nothing), more.pop("identity", {})),
             train,
             heldout,
-            section,
             cache=tmp_path / cache,
             **more,
         )
@@ -283,7 +281,7 @@ def test_the_command_makes_adapters_and_goes_on_where_it_was(whole, encoder_file
     monkeypatch.chdir(tmp_path)
     write_some(whole, tmp_path / "pairs")
     content = {"task": "distill", "model": str(whole), "speaker": TINY_RUN["speaker"]}
-    content["distill"] = {"pairs": "pairs", "items": 6, "heldout": 0.3, "presets": False}  # these take seconds
+    content["distill"] = {"pairs": "pairs", "items": 6, "presets": False}  # these take seconds
     (tmp_path / "distill.yaml").write_text(yaml.safe_dump(content))
     assert voxclone(["train", "--config", "distill.yaml", "--quiet"]) == 0
     result = json.loads((tmp_path / "runs" / "distill" / "result.json").read_text())

@@ -37,9 +37,10 @@ def test_skipped_frames_leave_the_others_their_share(task):
         assert min(first[name], later[name]) > 0
 
 
-def test_the_temperature_is_in_units_of_the_codebooks_own_scale(miniature, pairs):
+def test_the_temperature_is_in_units_of_the_codebooks_own_scale(miniature, pairs, monkeypatch):
     """A number of squared distances between neighbouring rows."""
-    task = make(miniature, pairs, codes={"temperature": 0.7})
+    monkeypatch.setattr(encoder_losses, "TEMPERATURE", 0.7)
+    task = make(miniature, pairs)
     scale = nearest_distance(task.codec.quantizer.semantic_codebook.embedding)
     assert not 0.5 < scale < 2
     assert task._terms.temperature == pytest.approx(0.7 * scale)

@@ -7,7 +7,7 @@ from tasks_data import clip
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.pairs.data import Pair
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.items import CONTEXT_FRAMES, EncoderItems
 from mlx_voxclone.train.loop.heldout import spread
 
@@ -22,9 +22,13 @@ def pairs(miniature, tmp_path_factory):
 
 
 def items(miniature, pairs=None, states=None, **section):
-    pair_keys = {k: section.pop(k) for k in ("share", "alone_steps", "augmented", "dispersed") if k in section}
-    section = EncoderSection(crop_seconds=0.48, pairs={"dispersed": 0.0} | pair_keys, **section)
-    return EncoderItems(CLIPS, HELD, pairs, section, Release(miniature).config.codec, 3, states, 8)
+    own = {"dispersed": 0.0} | {k: section.pop(k) for k in ("augmented", "dispersed") if k in section}
+    pair_keys = {k: section.pop(k) for k in ("share", "alone_steps") if k in section}
+    section = EncoderSection(crop_seconds=0.48, pairs=pair_keys, **section)
+    made = EncoderItems(CLIPS, HELD, pairs, section, Release(miniature).config.codec, 3, states)
+    for name, value in own.items():
+        setattr(made, name, value)
+    return made
 
 
 def drawn(made, step=0, epochs=20):
@@ -128,7 +132,7 @@ def test_held_out_pairs_never_train(miniature, pairs):
 
 
 def test_items_are_the_same_again(miniature, pairs):
-    a, b = (items(miniature, pairs, quantisation_noise=True).item(2, 1, 7) for _ in range(2))
+    a, b = (items(miniature, pairs, dispersed=0.5, quantisation_noise=True).item(2, 1, 7) for _ in range(2))
     assert a.keys() == b.keys()
     assert all(np.array_equal(a[k], b[k]) for k in a if k not in ("quantisation", "id"))
     assert a["id"] == b["id"]

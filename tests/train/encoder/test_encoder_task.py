@@ -11,7 +11,7 @@ from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.checkpoint.release import Release, load_model, open_encoder
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.start import calibrate_encoder, latent_rms, mirror_decoder

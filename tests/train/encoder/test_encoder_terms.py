@@ -1,5 +1,6 @@
 """Task `encoder` with true codes, opponents, a teacher, a prior: each term has its source, its switch, its gradient."""
 
+import json
 from dataclasses import replace
 
 import mlx.core as mx
@@ -10,10 +11,14 @@ from mlx.utils import tree_flatten
 from tasks_data import encoder_parameters
 
 from mlx_voxclone.model.quantizer import nearest_distance
+from mlx_voxclone.settings.encoder import EncoderLosses
 from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.encoder import terms
+from mlx_voxclone.train.encoder.items import EncoderItems
 from mlx_voxclone.train.encoder.terms import later_frames
 from mlx_voxclone.train.loop.heldout import heldout_metrics
 from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.task import fingerprint_changes
 from mlx_voxclone.train.loop.trainer import Trainer
 
 pytest_plugins = ["encoder_made"]
@@ -22,8 +27,8 @@ LAST = "codec.encoder_blocks.7.conv.parametrizations.weight.original1"
 SETTINGS = {"learning_rate": 1e-3, "eval_every": 0, "save_every": 0, "batch_size": 2}
 
 
-CODES_ALONE = {"l1": 0.0, "stft": 0.0, "mel": 0.0, "commitment": 0.0}
-ONLY_PAIRS = {"path": "somewhere", "share": 1.0, "dispersed": 0.0}
+CODES_ALONE = {"sound": 0.0}
+ONLY_PAIRS = {"path": "somewhere", "share": 1.0}
 
 
 @pytest.fixture
@@ -237,7 +242,7 @@ def test_the_scale_of_a_codebook():
 
 def test_weights_over_time(miniature, pairs):
     judges = JUDGES | {"warmup_steps": 15}
-    section = {"losses": {"mel": 1.0}, "discriminators": judges, "sound_teaches": "all"}
+    section = {"losses": {"sound": 1.0}, "discriminators": judges, "sound_teaches": "all"}
     task = make(miniature, pairs, **section)
     assert task.weights_at(1000) == task.weights
     assert task.weights_at(0) == task.weights | {"feature_matching": 0.0}
@@ -285,8 +290,7 @@ def trained(task, directory, **settings):
 def test_resumed_equals_uninterrupted_with_everything_on(miniature, pairs, prior, tmp_path):
     def task():
         judges = JUDGES | {"warmup_steps": 3}
-        options = {"losses": ALL, "discriminators": judges, "quantisation_noise": True}
-        return make(miniature, pairs, TEACHER, prior, **options)
+        return make(miniature, pairs, TEACHER, prior, losses=ALL, discriminators=judges, quantisation_noise=True)
 
     _, whole = trained(task(), tmp_path / "whole")
     trained(task(), tmp_path / "half", stop_after=3)
@@ -317,18 +321,39 @@ def test_nothing_but_what_trains_moves(full, tmp_path):
             assert (np.array(value) == before[name]).all(), name
 
 
-def test_fingerprints_tell_what_differs(miniature, pairs, prior):
+def test_fingerprints_tell_what_differs(miniature, pairs, prior, monkeypatch):
     base = make(miniature, pairs).fingerprint()
     assert make(miniature, pairs).fingerprint() == base
     others = [
         make(miniature),
         make(miniature, pairs, drawing={"share": 0.4}),
-        make(miniature, pairs, codes={"margin": 0.4}),
         make(miniature, pairs, teacher=TEACHER),
         make(miniature, pairs, discriminators=JUDGES),
         make(miniature, pairs, quantisation_noise=True),
     ]
-    assert len({base, *(task.fingerprint() for task in others)}) == 7
+    others = [task.fingerprint() for task in others]
+    monkeypatch.setattr(terms, "MARGIN", 0.4)
+    others.append(make(miniature, pairs).fingerprint())
+    monkeypatch.setattr(EncoderItems, "augmented", 0.4)
+    others.append(make(miniature, pairs).fingerprint())
+    assert len({base, *others}) == 8
+
+
+def test_a_fingerprint_of_an_earlier_version_is_the_same(miniature, pairs):
+    """Its fields for keys that are gone say nothing that the configuration does not."""
+    now = make(miniature, pairs).fingerprint()
+    before = json.dumps(json.loads(now) | {"refine": {"steps": 3}})
+    assert fingerprint_changes(before, now) == []
+    assert json.loads(now)["codes"] == {"temperature": 1.0, "margin": 0.5}
+    assert set(json.loads(now)["drawing"]) == {"share", "alone_steps", "augmented", "dispersed", "heldout"}
+
+
+def test_weights_of_the_terms_follow_from_those_of_the_configuration():
+    weights = terms.term_weights(EncoderLosses(sound=2.0, semantic_code=3.0))
+    sound = {"l1": 2.0, "stft": 2.0, "mel": 2.0, "commitment": 0.1}
+    rest = {"semantic_code": 3.0, "acoustic_code": 1.0, "feature_matching": 1.0, "distillation": 1.0}
+    assert weights == sound | rest
+    assert terms.term_weights(EncoderLosses(sound=0.0))["commitment"] == 0
 
 
 def test_the_encoder_does_not_depend_on_what_else_is_drawn(miniature, pairs):

@@ -7,7 +7,7 @@ from golden import relative_error
 from tasks_data import MemoryData, clip, encoder_parameters, scratch_codec
 
 from mlx_voxclone.model.quantizer import QuantisationNoise
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop import optimizers

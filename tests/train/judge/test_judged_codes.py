@@ -11,7 +11,8 @@ from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.clips import PreparedData
-from mlx_voxclone.data.prepare import PrepareOptions, prepare
+from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.micro import ENCODER_FILE, make_micro
 from mlx_voxclone.miniature.readings import HELDOUT, readings

@@ -17,9 +17,10 @@ from toy_task import ToyTask, settings
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.files.run_log import read_log
+from mlx_voxclone.process.signals import held_back as uninterrupted
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved import state
-from mlx_voxclone.train.saved.state import list_checkpoints, recover_all, uninterrupted
+from mlx_voxclone.train.saved.state import list_checkpoints, recover_all
 
 OPTIONS = dict(save_every=2, eval_every=2, keep=9)
 

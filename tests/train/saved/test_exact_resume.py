@@ -14,7 +14,8 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.evaluate.speakers import SpectralModel
 from mlx_voxclone.files.run_log import LOG_NAME, read_log
 from mlx_voxclone.model.blocks.layers import Attention, FeedForward
-from mlx_voxclone.settings.schema import EncoderSection, SpeakerSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.encoder.task import EncoderTask

@@ -154,8 +154,8 @@ def test_a_mixed_batch_is_the_sum_of_its_items(make):
 @pytest.mark.parametrize("term", ["kept_semantic", "kept_flow"])
 def test_the_gradient_is_that_of_finite_differences(make, term):
     """The teacher is part of the same model and must not be differentiated."""
-    weights = dict.fromkeys(("semantic", "flow", "kept_semantic", "kept_flow"), 0.0) | {term: 1.0}
-    task = make(moved=0.05, losses=SECTION.losses.model_copy(update=weights))
+    task = make(moved=0.05)
+    task.weights = dict.fromkeys(("semantic", "flow", "kept_semantic", "kept_flow"), 0.0) | {term: 1.0}
     batch = task.collate([kept_item(task), task.item(0, 0)])
     group = Group(0, [MicroBatch(batch, ["x"])], task.targets(batch), 2, (0, 2))
     masters = Masters(task, "float32")
@@ -215,8 +215,7 @@ def test_presets_drift_less_when_they_are_preserved(make, tmp_path):
     """The same training on a clip, with the terms at work and with them only measured."""
     drift = {}
     for weight in (0.0, 3.0):
-        weights = SECTION.losses.model_copy(update={"kept_semantic": weight, "kept_flow": weight})
-        task = make(losses=weights)
+        task = make(losses=SECTION.losses.model_copy(update={"kept": weight}))
         settings = TrainSettings(steps=25, batch_size=3, learning_rate=5e-3, eval_every=0, grad_clip=0.0)
         metrics = Trainer(task, settings, tmp_path / f"{weight}", quiet=True).run().evaluations[-1]["metrics"]
         drift[weight] = (metrics["kept_semantic"], metrics["kept_flow"])
@@ -244,13 +243,13 @@ def configured(miniature, pairs, **changes):
 
 def test_pairs_come_with_the_rows_of_their_voice(miniature, tmp_path):
     pairs, release = write_some(miniature, tmp_path / "pairs", voice="casual_male"), Release(miniature)
-    found = load_kept(configured(miniature, pairs, **{"speaker.preserve.heldout": 0.3}), release)
+    found = load_kept(configured(miniature, pairs), release)
     assert len(found.train) + len(found.heldout) == 6
     assert {item.text for item in found.train}.isdisjoint({item.text for item in found.heldout})
     for item in (*found.train, *found.heldout):
         np.testing.assert_array_equal(item.rows, np.array(release.voice("casual_male").astype(mx.float32)))
     assert load_kept(configured(miniature, pairs, **{"speaker.preserve.share": 0.0}), release) is None
-    off = {"speaker.losses.kept_semantic": 0.0, "speaker.losses.kept_flow": 0.0}
+    off = {"speaker.losses.kept": 0.0}
     assert load_kept(configured(miniature, pairs, **off), release) is None
     assert load_kept(configured(miniature, None), release) is None
 
@@ -269,7 +268,7 @@ def own(miniature, tmp_path, monkeypatch):
 
 
 def automatic(miniature, task, **changes):
-    return configured(miniature, "auto", task=task, **{"speaker.preserve.heldout": 0.3, **changes})
+    return configured(miniature, "auto", task=task, **changes)
 
 
 def test_task_clone_keeps_the_pairs_that_the_encoder_learns_from(miniature, tmp_path, own):

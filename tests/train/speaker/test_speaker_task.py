@@ -125,7 +125,8 @@ def test_a_batch_is_the_sum_of_its_items(make):
 
 
 def test_the_flow_loss_is_its_formula(make):
-    task = make(hidden_dropout=0.5)
+    task = make()
+    task.hidden_dropout = 0.5
     item = task.item(0, 0)
     batch = to_device(task.collate([item]))
     hidden = np.array(task.hidden_states(batch))
@@ -141,7 +142,8 @@ def test_the_flow_loss_is_its_formula(make):
 
 
 def test_dropping_the_hidden_state_leaves_the_semantic_loss_alone(make):
-    never, always = make(hidden_dropout=0.0), make(hidden_dropout=0.999)
+    never, always = make(), make()
+    never.hidden_dropout, always.hidden_dropout = 0.0, 0.999
     a, b = (task.losses(to_device(task.collate([task.item(0, 0)]))) for task in (never, always))
     assert float(a["semantic"]) == float(b["semantic"])
     assert float(a["flow"]) != float(b["flow"])
@@ -235,7 +237,8 @@ def test_resumed_equals_uninterrupted(make, tmp_path):
 
 def test_it_overfits_one_clip(make, tmp_path):
     one = [utterance(1)]
-    task = make(train=one, heldout=one, hidden_dropout=0.0)
+    task = make(train=one, heldout=one)
+    task.hidden_dropout = 0.0
     result = Trainer(task, TrainSettings(steps=40, **SETTINGS), tmp_path / "run", quiet=True).run()
     first, last = (e["metrics"] for e in (result.evaluations[0], result.evaluations[-1]))
     assert last["semantic"] < 0.3 * first["semantic"]
