@@ -19,26 +19,31 @@ class DequantisedLinear(nn.QuantizedLinear):
         # What a custom function captures has no gradient; its vjp is told only what it was called with.
         @mx.custom_function
         def product(x: mx.array) -> mx.array:
-            return x @ self.dequantised().astype(x.dtype).T
+            return x @ self.dequantised(x.dtype).T
 
         @product.vjp
         def backward(x: mx.array, gradient: mx.array, _: mx.array) -> mx.array:
-            return gradient @ self.dequantised().astype(gradient.dtype)
+            return gradient @ self.dequantised(gradient.dtype)
 
         return product(x)
 
-    def dequantised(self) -> mx.array:
-        """The weight `[out, in]`: to the bit what `mx.dequantize` gives, in a third of its time on a CPU."""
+    def dequantised(self, dtype: mx.Dtype | None = None) -> mx.array:
+        """The weight `[out, in]` in `dtype` (None: the scales'), computed in the wider one of both: to the bit what
+        `mx.dequantize` gives, in a third of its time on a CPU."""
         outputs, groups = self.scales.shape
+        dtype = dtype or self.scales.dtype
+        if self.mode != "affine":
+            weight = mx.dequantize(self.weight, self.scales, self.get("biases"), self.group_size, self.bits, self.mode)
+            return weight.astype(dtype)
+        wide = mx.result_type(dtype, self.scales)
+        scales, biases = self.scales.astype(wide), self.biases.astype(wide)
+        if self.bits not in (4, 8):
+            return mx.dequantize(self.weight, scales, biases, self.group_size, self.bits).astype(dtype)
         packed = self.weight.view(mx.uint8)
-        if self.mode != "affine" or self.bits not in (4, 8):
-            return mx.dequantize(
-                self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits, mode=self.mode
-            )
         if self.bits == 4:
             packed = mx.stack([packed & 15, packed >> 4], axis=-1)
-        levels = packed.reshape(outputs, groups, self.group_size).astype(self.scales.dtype)
-        return (levels * self.scales[..., None] + self.biases[..., None]).reshape(outputs, -1)
+        levels = packed.reshape(outputs, groups, self.group_size).astype(wide)
+        return (levels * scales[..., None] + biases[..., None]).reshape(outputs, -1).astype(dtype)
 
 
 def dequantising(module: nn.Module) -> None:
