@@ -2,10 +2,10 @@
 
     python -m benchmarks.speaking.widths --output DIR [--speakers 16] [--texts 2] [--only "8 bits" ...]
 
-The speaking miniature says texts of unseen speakers behind their own references (its withheld encoder hears them) and
-is judged as in `score`. Beside that, frame by frame behind the same past as the model in full (its own codes, fed
-to both) and with the same noise: the share of codes that are the same, semantic and acoustic. Weights are quantised
-and dequantised into float32 linears: the numbers of a quantised model, at the speed of float32 on a CPU.
+The speaking miniature says texts of unseen speakers behind their own references (rows of the model in full, by its
+withheld encoder) and is judged as in `score`. Beside that, frame by frame behind the same past as the model in full
+(its own codes, fed to both) and with the same noise: the share of codes that are the same, semantic and acoustic.
+Weights are quantised and dequantised into float32 linears: the numbers of a quantised model, at the speed of float32.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from benchmarks.speaking.adapt import at_hand
-from benchmarks.speaking.score import gain, heldout_cases, score_model, summary
+from benchmarks.speaking.score import Heard, gain, heldout_cases, score_model, speaker_voice, summary
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.micro import ENCODER_FILE
@@ -31,7 +31,7 @@ from mlx_voxclone.speech.speaker import Speaker
 
 SAID = 12  # utterances whose frames are compared
 MOST_FRAMES = 80
-TEXT_TABLE, AUDIO_TABLE = "mm_audio_embeddings.tok_embeddings", "mm_audio_embeddings.audio_codebook_embeddings"
+TABLES, CODEC = ("mm_audio_embeddings.",), ("audio_tokenizer.decoder_blocks.",)
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,20 @@ class Way:
 
 WAYS = {
     "8 bits, groups of 64": Way(8, 64),
-    "8 bits, groups of 32": Way(8, 32),
     "6 bits, groups of 64": Way(6, 64),
-    "6 bits, groups of 32": Way(6, 32),
     "4 bits, groups of 64": Way(4, 64),
     "4 bits, groups of 32": Way(4, 32),
     "mxfp8 (groups of 32)": Way(8, 32, "mxfp8"),
     "nvfp4 (groups of 16)": Way(4, 16, "nvfp4"),
-    "mxfp4 (groups of 32)": Way(4, 32, "mxfp4"),
     "4 bits, the language model alone": Way(4, 64, only="layers."),
     "4 bits, the head alone": Way(4, 64, only="acoustic_transformer."),
-    "8 bits, and the text embedding": Way(8, 64, others=(TEXT_TABLE,)),
-    "8 bits, and both embeddings": Way(8, 64, others=(TEXT_TABLE, AUDIO_TABLE)),
-    "4 bits, and the text embedding": Way(4, 64, others=(TEXT_TABLE,)),
-    "4 bits, and both embeddings": Way(4, 64, others=(TEXT_TABLE, AUDIO_TABLE)),
-    "8 bits, and the codec": Way(8, 64, others=("audio_tokenizer.decoder_blocks",)),
-    "4 bits, and the codec": Way(4, 64, others=("audio_tokenizer.decoder_blocks",)),
+    "8 bits, and both embeddings": Way(8, 64, others=TABLES),
+    "4 bits, and both embeddings": Way(4, 64, others=TABLES),
+    "8 bits, and the codec": Way(8, 64, others=CODEC),
+    "4 bits, and the codec": Way(4, 64, others=CODEC),
+    "mxfp4 (groups of 32)": Way(4, 32, "mxfp4"),
+    "8 bits, groups of 32": Way(8, 32),
+    "6 bits, groups of 32": Way(6, 32),
 }
 FULL = "in full"
 
@@ -132,7 +130,15 @@ def measured(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
     codec = speaker.model.audio_tokenizer
     said = [reading.text for case in cases for reading in case.said]
     frames = Frames(speaker, said[:SAID])
-    full = score_model(ears, codec, speaker, cases, seed=args.seed)
+    rows = {case: speaker.voice_rows(reference=case.reference_wave()) for case in cases}
+    voices = {case: speaker_voice(ears, codec, case) for case in cases}
+
+    def heard(one: Speaker) -> list[Heard]:
+        return score_model(
+            ears, one.model.audio_tokenizer, one, cases, rows.__getitem__, seed=args.seed, sound=voices.__getitem__
+        )
+
+    full = heard(speaker)
     found = {FULL: summary(full, args.texts) | frames.same(speaker.model)}
     say(row(FULL, found[FULL]))
     for name, way in WAYS.items():
@@ -140,8 +146,8 @@ def measured(args: argparse.Namespace, say: Callable[[str], None]) -> dict[str, 
             continue
         other = load()
         quantise(other.model, way)
-        heard = score_model(ears, codec, other, cases, seed=args.seed)
-        found[name] = summary(heard, args.texts) | frames.same(other.model) | gain(full, heard, args.texts)
+        now = heard(other)
+        found[name] = summary(now, args.texts) | frames.same(other.model) | gain(full, now, args.texts)
         say(row(name, found[name]))
     return found
 

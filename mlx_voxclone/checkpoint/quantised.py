@@ -83,7 +83,12 @@ def kept_type(name: str, value: mx.array, modules: frozenset[str], dtype: mx.Dty
     module, _, leaf = name.rpartition(".")
     if module in modules:
         return value.dtype == mx.uint32 or (leaf in (SCALES, BIASES) and dtype == mx.float32)
-    return value.dtype == mx.bfloat16 and _CODEC_LINEAR.fullmatch(name) is not None
+    return value.dtype == mx.bfloat16 and is_codec_linear(name)
+
+
+def is_codec_linear(name: str) -> bool:
+    """Whether a tensor is the weight of a linear of the codec's transformers."""
+    return _CODEC_LINEAR.fullmatch(name) is not None
 
 
 class StoredEmbedding(nn.Module):
