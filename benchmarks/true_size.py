@@ -60,7 +60,9 @@ def main() -> None:
     model = options.work / "model"
     if options.stage:
         mx.set_default_device(mx.cpu)
-        found = {"load": load, "step": step, "doctor": doctor, "bake": bake_once, "speak": speak}[options.stage](model, options)
+        found = {"load": load, "step": step, "doctor": doctor, "bake": bake_once, "speak": speak}[options.stage](
+            model, options
+        )
         print(json.dumps(found))
         return
     if not model.exists():
