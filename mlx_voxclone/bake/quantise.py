@@ -44,11 +44,6 @@ class Quantising:
     def __len__(self) -> int:
         return len(self._modules)
 
-    @property
-    def in_full(self) -> int:
-        """Bytes that the weights have in the base."""
-        return sum(self._base.info(weight).nbytes for weight in self._modules)
-
     def measured(self, weight: str) -> FoldedWeight:
         """What folding and quantising do to a weight's change; `weight` is an adapted one."""
         return self._folded(weight)[1]

@@ -36,7 +36,7 @@ def _options(parser: Parser) -> None:
     )
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
-    add_shared(parser, "--bits", note="; takes less memory, and is faster on a GPU")
+    add_shared(parser, "--bits", note="; takes less memory")
     add_shared(parser, "--group-size")
     add_shared(parser, "--max-seconds", note=" of a short text, which is cut off there (default: 60)")
     add_shared(parser, "--language", default="en", note=", which decides where the sentences of a long text end")
