@@ -1,6 +1,6 @@
 """The release's own sizes in this machine: time and anonymous memory of loading, a LoRA step, and baking.
 
-    python -m benchmarks.true_size --work DIR [--only load,step,doctor,bake] [--tokens 256]
+    python -m benchmarks.true_size --work DIR [--only load,step,doctor,bake,speak] [--tokens 256] [--bits 8,4]
 
 DIR needs 26 GB free. `DIR/model` is `voxclone micro --preset full`, made once. Each stage runs in a process of its own:
 
@@ -8,6 +8,7 @@ DIR needs 26 GB free. `DIR/model` is `voxclone micro --preset full`, made once. 
 - step: one optimiser step of task `speaker` on one sequence of `--tokens` positions, layers computed again in the
   backward pass, with everything the trainer does around it: both evaluations, checkpoint, export;
 - doctor: what `voxclone doctor` foretells of that step;
+- speak: quantised while loading, by `--bits` (0: in full), then one frame of speech;
 - bake: a random encoder, random adapters of rank 16 on all linears and a voice into a new checkpoint, against `cp`.
 """
 
@@ -33,8 +34,10 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.doctor.forecast import TEXT, forecast, longest_sequence
 from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model.widths import Quantisation
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.stage import lora_model
 from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
@@ -42,7 +45,7 @@ from mlx_voxclone.train.stages.compute import Compute
 from mlx_voxclone.train.stages.stage import run_trainer
 
 CONFIG = Path(__file__).parents[1] / "configs" / "voxtral_speaker.yaml"
-STAGES = ("load", "step", "doctor", "bake")
+STAGES = ("load", "step", "doctor", "bake", "speak")
 RANK = 16
 
 
@@ -52,12 +55,16 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(STAGES))
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--preset", default="full", help="a miniature, to try this program")
+    parser.add_argument("--bits", default="8,4", help="widths to speak in")
     parser.add_argument("--stage", choices=STAGES, help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     model = options.work / "model"
     if options.stage:
         mx.set_default_device(mx.cpu)
-        found = {"load": load, "step": step, "doctor": doctor, "bake": bake_once}[options.stage](model, options)
+        found = {"load": load, "step": step, "doctor": doctor, "bake": bake_once, "speak": speak}[options.stage](
+            model, options
+        )
         print(json.dumps(found))
         return
     if not model.exists():
@@ -65,13 +72,15 @@ def main() -> None:
             make_micro(model, options.preset)
         report("make", {"seconds": use.seconds, "peak_bytes": use.peak, "bytes": (model / WEIGHTS).stat().st_size})
     for stage in options.only.split(","):
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.true_size", *sys.argv[1:], "--stage", stage],
-            stdout=subprocess.PIPE,
-            check=True,
-            text=True,
-        )
-        report(stage, json.loads(done.stdout.splitlines()[-1]))
+        for width in options.bits.split(",") if stage == "speak" else ["0"]:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.true_size", *sys.argv[1:], "--stage", stage, "--width", width],
+                stdout=subprocess.PIPE,
+                check=True,
+                text=True,
+            )
+            name = f"speak in {width} bits" if stage == "speak" else stage
+            report(name, json.loads(done.stdout.splitlines()[-1]))
 
 
 def report(stage: str, found: dict) -> None:
@@ -163,6 +172,27 @@ def doctor(model: Path, options) -> dict:
         "tokens": sum(longest_sequence(config).values()),
         "step_seconds": foretold.step_seconds,
         "mlx_peak_bytes": foretold.peak,
+    }
+
+
+def speak(model: Path, options) -> dict:
+    """Load as `say --bits` does, all weights read; then one frame behind a voice."""
+    before = anonymous()
+    quantisation = Quantisation(options.width) if options.width else None
+    with AnonymousPeak() as loading:
+        speaker = Speaker.load(model, quantisation=quantisation)
+        mx.eval(speaker.model.parameters())
+    held = anonymous()
+    with AnonymousPeak() as use:
+        said = speaker.say("Hello.", speaker.voices[0], max_seconds=0.08)
+    return {
+        "seconds": loading.seconds,
+        "before_bytes": before,
+        "peak_bytes": loading.peak,
+        "held_bytes": held,
+        "frames": said.frames,
+        "speaking_seconds": use.seconds,
+        "speaking_peak_bytes": use.peak,
     }
 
 

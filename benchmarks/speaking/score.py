@@ -163,6 +163,7 @@ def score_model(
     *,
     seed: int = 0,
     written: Callable[[str], str] = str,
+    sound: Callable[[Case], np.ndarray] | None = None,
 ) -> list[Heard]:
     """What the model says of each case's texts behind a voice.
 
@@ -173,6 +174,7 @@ def score_model(
             encoder makes of the reference.
         seed: of what is generated.
         written: what the model is given to read of a text.
+        sound: `speaker_voice` of a case, where it is known already.
     """
     model, prompt = speaker.model, speaker.tokenizer.prompt
     rows = rows or (lambda case: speaker.voice_rows(reference=case.reference_wave()))
@@ -183,7 +185,7 @@ def score_model(
             prompts.append(model.embed_prompt(prompt(written(reading.text), voice.shape[0]), voice)[0])
             limits.append(LEAST_FRAMES + FRAMES_PER_UNIT * len(said(reading.text)))
             owners.append((case, reading))
-    voices = {id(case): speaker_voice(ears, codec, case) for case in cases}
+    voices = {id(case): speaker_voice(ears, codec, case) if sound is None else sound(case) for case in cases}
     generated = generation.generate_batch(
         model, prompts, max_frames=max(limits), seeds=[seed + k for k in range(len(prompts))]
     )

@@ -14,6 +14,7 @@ from mlx_voxclone.api.voice import Voice, rows_of
 from mlx_voxclone.bake import bake as baking
 from mlx_voxclone.errors import DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE, local
+from mlx_voxclone.model.widths import GROUP_SIZE, Quantisation
 from mlx_voxclone.process.progress import Progress, told_to, weight_bar
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def bake(
     target: Literal["vllm", "mlx-audio"] = "vllm",
     rounding: Literal["compensated", "nearest"] = "compensated",
     folded_as: Literal["base", "auto", "float32"] = "base",
+    bits: int | None = None,
+    group_size: int = GROUP_SIZE,
     dry_run: bool = False,
     progress: Progress | None = None,
 ) -> "BakeReport":
@@ -51,6 +54,8 @@ def bake(
         rounding: of folded weights: `compensated` keeps a small change's effect, `nearest` each number's own nearest.
         folded_as: type of folded weights: `base` the model's (bfloat16), `float32`, or `auto`: float32 where bfloat16
             would lose over 5 % of a change's direction.
+        bits: quantise the language model and the head to 8, 6 or 4 bits, for `mlx-audio` alone.
+        group_size: inputs that share a scale when quantised: 32, 64 or 128.
         dry_run: check and measure everything, write nothing.
         progress: called with the bytes of weights done, those in all, and `"weights"`.
 
@@ -60,10 +65,11 @@ def bake(
     Raises:
         CheckpointError: any input that does not fit, an `output` that exists, no space, a result that does not verify.
         DataError: a recording that cannot be read.
-        ConfigError: what is no path.
+        ConfigError: what is no path; other bits or groups than those.
 
     Two people in one recording of a voice are a `VoxcloneWarning`.
     """
+    quantisation = None if bits is None else Quantisation(bits, group_size)
     weights = None if encoder is None else local(file_of(encoder, "encoder"), ENCODER)
     sources = {name: _source(name, source) for name, source in (voices or {}).items()}
     base, place = text_of(model, "model"), path_of(output, "output")
@@ -77,6 +83,7 @@ def bake(
             target=target,
             rounding=rounding,
             folded_as=folded_as,
+            quantisation=quantisation,
             dry_run=dry_run,
             progress=advance,
         )

@@ -19,7 +19,8 @@ from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, Voxclon
 from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
 from mlx_voxclone.model.config import CFG_ALPHA
-from mlx_voxclone.process.progress import Progress
+from mlx_voxclone.model.widths import GROUP_SIZE, Quantisation
+from mlx_voxclone.process.progress import Progress, told_to, weight_bar
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.narration import Narration, Spoken
 from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
@@ -30,7 +31,14 @@ _MOST_SEED = 2**63
 
 
 def load(
-    model: Place, *, adapters: Adapters = (), encoder: Place | None = None, dtype: mx.Dtype | None = None
+    model: Place,
+    *,
+    adapters: Adapters = (),
+    encoder: Place | None = None,
+    dtype: mx.Dtype | None = None,
+    bits: int | None = None,
+    group_size: int = GROUP_SIZE,
+    progress: Progress | None = None,
 ) -> "TextToSpeech":
     """Load a checkpoint, ready to speak, on MLX's default device (`mx.set_default_device` changes it).
 
@@ -41,15 +49,28 @@ def load(
             several of them, which are added up.
         encoder: encoder weights for a checkpoint that has none: `.safetensors` or `hf://OWNER/NAME`.
         dtype: of the language model and the head; None: bfloat16 on a GPU, float32 on the CPU.
+        bits: quantise the language model and the head to 8, 6 or 4 bits, tensor by tensor while they are read. None:
+            as they are stored, which may be quantised.
+        group_size: inputs that share a scale when quantised: 32, 64 or 128.
+        progress: called with the bytes of weights quantised, those in all, and `"weights"`.
 
     Raises:
-        CheckpointError: no such model, weights that do not fit, adapters of another model.
-        ConfigError: a `params.json` that cannot be used, or what is no path.
+        CheckpointError: no such model, weights that do not fit, adapters of another model; `bits` of a model that is
+            quantised.
+        ConfigError: a `params.json` that cannot be used, what is no path, or other bits or groups.
     """
+    quantisation = None if bits is None else Quantisation(bits, group_size)
     name = text_of(model, "model")
     weights = None if encoder is None else local(file_of(encoder, "encoder"), ENCODER)
-    with computing():
-        speaker = Speaker.load(name, adapters=adapter_sources(adapters), encoder=weights, dtype=dtype)
+    with computing(), told_to(progress, None), weight_bar() as advance:
+        speaker = Speaker.load(
+            name,
+            adapters=adapter_sources(adapters),
+            encoder=weights,
+            dtype=dtype,
+            quantisation=quantisation,
+            progress=advance,
+        )
         _read(speaker.model)
         return TextToSpeech(speaker)
 

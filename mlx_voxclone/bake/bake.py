@@ -14,6 +14,7 @@ import numpy as np
 from mlx_voxclone.adapters.files import TENSORS
 from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.bake.fold import LOSSY, ROUNDINGS, FoldedWeight, Folding
+from mlx_voxclone.bake.quantise import Quantising
 from mlx_voxclone.bake.record import (
     add_history,
     add_notice,
@@ -27,11 +28,21 @@ from mlx_voxclone.bake.record import (
 from mlx_voxclone.bake.voice_sources import VoiceMaker, VoiceSource
 from mlx_voxclone.checkpoint.dtypes import float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
-from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release, file_sha256, open_encoder, part_of
+from mlx_voxclone.checkpoint.release import (
+    PARAMS,
+    QUANTISED_FROM,
+    TEKKEN,
+    WEIGHTS,
+    Release,
+    file_sha256,
+    open_encoder,
+    part_of,
+)
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, check_voice_name, read_voice, register_voice
 from mlx_voxclone.checkpoint.writer import Entry, write_safetensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import atomic_directory, free_space_check
+from mlx_voxclone.model.widths import KEY, Quantisation
 from mlx_voxclone.version import __version__
 
 TARGETS = ("vllm", "mlx-audio")
@@ -57,6 +68,8 @@ class BakeReport:
         folded: weights that adapters were folded into, and what that did to each.
         fingerprint: of the new LM and head.
         warnings: what is odd about recordings that voices were made of, each after the voice's name.
+        quantisation: of LM and head; None: in full.
+        n_quantised: weights that were quantised; each is three tensors.
     """
 
     output: Path
@@ -71,6 +84,8 @@ class BakeReport:
     folded: list[FoldedWeight] = field(default_factory=list)
     fingerprint: str = ""
     warnings: list[str] = field(default_factory=list)
+    quantisation: Quantisation | None = None
+    n_quantised: int = 0
 
 
 @dataclass
@@ -83,6 +98,7 @@ class _Inputs:
     folding: Folding | None
     voices: dict[str, mx.array]
     warnings: list[str]
+    quantising: Quantising | None
 
     @property
     def encoder_state(self) -> str:
@@ -99,7 +115,10 @@ class _Inputs:
 
     def unchanged(self) -> list[str]:
         adapted = set(self.folding.weights if self.folding is not None else ())
-        return [name for name in self.base_names() if name not in adapted]
+        return [name for name in self.base_names() if name not in adapted and not self.is_quantised(name)]
+
+    def is_quantised(self, name: str) -> bool:
+        return self.quantising is not None and name in self.quantising
 
 
 def bake(
@@ -112,6 +131,7 @@ def bake(
     target: str = "vllm",
     rounding: str = ROUNDINGS[0],
     folded_as: str = FOLDED_AS[0],
+    quantisation: Quantisation | None = None,
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> BakeReport:
@@ -128,23 +148,30 @@ def bake(
         folded_as: type of folded weights: `base` the base's (BF16), `float32`, or `auto`: float32 where the base's
             would lose more than 5 % of the change's direction or effect. (Servers that compute in BF16 round it when
             loading.)
+        quantisation: of LM and head, for mlx-audio alone; adapters are folded into the weights in full before.
         dry_run: check all inputs, make the voices, measure the folding, write nothing.
         progress: called with the bytes of weights dealt with since the last call, and those in all.
 
     Raises:
         CheckpointError: any input that does not fit, an output that exists, no space, or a result that does not verify.
         DataError: a recording that cannot be read.
+        ConfigError: groups of `quantisation` that do not fill a linear's inputs.
     """
     if target not in TARGETS:
         raise CheckpointError(f"target {target!r}: choose {' or '.join(TARGETS)}")
     if folded_as not in FOLDED_AS:
         raise CheckpointError(f"folded weights as {folded_as!r}: choose one of {', '.join(FOLDED_AS)}")
+    if quantisation is not None and target != "mlx-audio":
+        raise CheckpointError(f"quantised weights are for mlx-audio; {target} loads none of MLX's, leave out the bits")
+    if quantisation is not None and folded_as != FOLDED_AS[0]:
+        raise CheckpointError(f"folded weights as {folded_as} or in {quantisation.bits} bits: choose one of the two")
     if encoder is None and not adapters and not voices and target == "vllm":
         raise CheckpointError("nothing to bake: give an encoder, adapters or a voice")
     release = release if isinstance(release, Release) else Release(release)
     output = Path(output)
     check_places(release.path, output)
-    inputs = _read_inputs(release, encoder, adapters, dict(voices or {}), target, rounding)
+    release.check_full("baking")
+    inputs = _read_inputs(release, encoder, adapters, dict(voices or {}), target, rounding, quantisation)
     advance = _Progress(progress)
     measured = _measured(inputs, folded_as, dry_run, advance)
     folded: list[FoldedWeight] = []
@@ -163,6 +190,8 @@ def bake(
         voices={name: rows.shape[0] for name, rows in inputs.voices.items()},
         base_fingerprint=release.fingerprint(),
         warnings=inputs.warnings,
+        quantisation=quantisation,
+        n_quantised=0 if inputs.quantising is None else len(inputs.quantising),
     )
     advance.total += report.n_bytes
     copied = files_to_copy(release.path, top_level_tensors=target != "mlx-audio")
@@ -172,12 +201,15 @@ def bake(
         report.folded = measured
         return report
     with atomic_directory(output) as directory:
-        metadata = release.tensors.metadata or None
-        write_safetensors(directory / WEIGHTS, entries, metadata, progress=advance)
+        metadata = dict(release.tensors.metadata)
+        if quantisation is not None and inputs.folding is None:
+            metadata[QUANTISED_FROM] = report.base_fingerprint
+        write_safetensors(directory / WEIGHTS, entries, metadata or None, progress=advance)
         copy_files(release.path, directory, copied)
         complete_voices(directory, release.config.voices)
-        add_voices(release.path, directory, inputs.voices)
+        add_voices(release.path, directory, inputs.voices, quantisation)
         how = {"rounding": rounding, "folded_as": folded_as}
+        how |= {} if quantisation is None else {KEY: quantisation.params()}
         add_history(release.path, directory, _record(inputs, report, folded, how))
         add_notice(release.path, directory)
         report.fingerprint = _verify(inputs, directory)
@@ -192,6 +224,7 @@ def _read_inputs(
     voices: dict[str, VoiceSource],
     target: str,
     rounding: str,
+    quantisation: Quantisation | None,
 ) -> _Inputs:
     release.check()
     params, tekken = read_object(release.path / PARAMS), read_object(release.path / TEKKEN)
@@ -205,12 +238,15 @@ def _read_inputs(
     if adapters:
         sources = adapters if isinstance(adapters, Sequence) and not isinstance(adapters, str) else [adapters]
         folding = Folding(mix_adapters(sources, release.fingerprint(), release.path), release.tensors, rounding)
+    quantising = None
+    if quantisation is not None:
+        quantising = Quantising(release.tensors, release.config, quantisation, folding)
     maker = VoiceMaker(release, encoder)
     made, warnings = {}, []
     for name, source in voices.items():
         made[name] = maker.make(source)
         warnings += [f"{name}: {line}" for line in maker.warnings]
-    return _Inputs(release, target, encoder_file, folding, made, warnings)
+    return _Inputs(release, target, encoder_file, folding, made, warnings, quantising)
 
 
 def _refuse_left_over_voice(release: Release, name: str) -> None:
@@ -237,6 +273,10 @@ def _measured(inputs: _Inputs, folded_as: str, dry_run: bool, advance: "_Progres
     advance.total = sum(info.nbytes for info in infos.values())
     found = []
     for name, info in infos.items():
+        if inputs.quantising is not None and name in inputs.quantising:
+            found.append(inputs.quantising.measured(name))
+            advance(info.nbytes)
+            continue
         measured = inputs.folding.fold(name, "F32" if folded_as == "float32" else info.dtype)[1]
         if folded_as == "auto" and max(measured.lost, measured.effect_lost) > LOSSY:
             measured = inputs.folding.fold(name, "F32")[1]
@@ -270,6 +310,9 @@ def _entries(inputs: _Inputs, dtypes: Mapping[str, str], folded: list[FoldedWeig
 
     entries = []
     for name in inputs.base_names():
+        if inputs.quantising is not None and name in inputs.quantising:
+            entries += inputs.quantising.entries(name, folded.append)
+            continue
         info, produce = base.info(name), base.pieces if name in unchanged else fold
         dtype = dtypes.get(name, info.dtype)
         entries.append(Entry(name, dtype, info.shape, lambda name=name, produce=produce: produce(name)))
@@ -283,7 +326,7 @@ def _entries(inputs: _Inputs, dtypes: Mapping[str, str], folded: list[FoldedWeig
 
 
 def _record(
-    inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight], how: Mapping[str, str]
+    inputs: _Inputs, report: BakeReport, folded: Sequence[FoldedWeight], how: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The bake's entry in `voxclone.json`; what was used is told by its content, not by where it lay.
 

@@ -7,9 +7,11 @@ be lost whatever is done; the originals are what adapters are folded into, whate
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.adapters.mix import AdapterMix, LowRank
@@ -17,6 +19,8 @@ from mlx_voxclone.checkpoint.dtypes import DTYPES, decode, encode
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import part_of
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.model.quantised import Packed, pack, unpack
+from mlx_voxclone.model.widths import Quantisation
 
 ROUNDINGS = ("compensated", "nearest")
 LOSSY = 0.05  # of a change's effect: from here on a user should know
@@ -136,13 +140,30 @@ class Folding:
             after = decode(folded[rows], dtype)
             if not np.isfinite(after).all():
                 raise CheckpointError(f"{self._base.path}: {name} with its adapter exceeds the range of {dtype}")
-            got, error = after - before, after - wanted
-            pairs = ((wanted_change, wanted_change), (got, got), (wanted_change, got), (error, error), (before, before))
-            return [*(_product(x, y) for x, y in pairs), _square(error @ span)]
+            return _sums(before, wanted_change, after, span)
 
-        with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-            sums = [sum(column) for column in zip(*pool.map(fold_rows, range(0, stored.shape[0], _BLOCK)))]
-        return folded, FoldedWeight(name, dtype, *sums)
+        return folded, FoldedWeight(name, dtype, *_over_rows(fold_rows, stored.shape[0]))
+
+    def fold_quantised(self, name: str, quantisation: Quantisation) -> tuple[Packed, FoldedWeight]:
+        """Weight + change of one of `weights`, quantised, and what that did to the change.
+
+        Raises:
+            CheckpointError: a sum beyond the range of float32.
+        """
+        folded, _ = self.fold(name, "F32")
+        packed = pack(mx.array(folded), quantisation)
+        mx.eval(packed)
+        after = np.array(unpack(packed, quantisation))
+        change = self.mix.changes[name.removesuffix(".weight")]
+        stored, source = self._base.stored(name), self._base.info(name).dtype
+        span = _basis(change).astype(np.float32)
+
+        def measure_rows(start: int) -> list[float]:
+            rows = slice(start, start + _BLOCK)
+            return _sums(decode(stored[rows], source), change.rows(rows), after[rows], span)
+
+        kind = f"{quantisation.bits}-bit"
+        return packed, FoldedWeight(name, kind, *_over_rows(measure_rows, stored.shape[0]))
 
     def _needs_feedback(self, change: LowRank, name: str, dtype: str) -> bool:
         if self._rounding == "nearest" or dtype == "F32":
@@ -185,6 +206,19 @@ class _Feedback:
             folded[:, columns] = encode(wanted[:, columns] - error @ share, dtype)
             error += (decode(folded[:, columns], dtype) - wanted[:, columns]) @ basis
         return folded
+
+
+def _sums(before: np.ndarray, change: np.ndarray, after: np.ndarray, span: np.ndarray) -> list[float]:
+    """The figures of a `FoldedWeight` for some rows."""
+    got, error = after - before, after - (before + change)
+    pairs = ((change, change), (got, got), (change, got), (error, error), (before, before))
+    return [*(_product(x, y) for x, y in pairs), _square(error @ span)]
+
+
+def _over_rows(work: Callable[[int], list[float]], rows: int) -> list[float]:
+    """Sums of what `work` gives for each block of rows, called with its first one."""
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        return [sum(column) for column in zip(*pool.map(work, range(0, rows, _BLOCK)))]
 
 
 def _basis(change: LowRank) -> np.ndarray:

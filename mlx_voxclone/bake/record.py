@@ -24,6 +24,7 @@ from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import refuse_existing_directory
 from mlx_voxclone.files.plain import read_json, reason_of
+from mlx_voxclone.model.widths import KEY, Quantisation
 from mlx_voxclone.version import __version__
 
 HISTORY, NOTICE = "voxclone.json", "NOTICE"
@@ -110,15 +111,22 @@ def complete_voices(directory: Path, names: Iterable[str]) -> None:
             write_pt(torch_file, read_voice(tensor_file))
 
 
-def add_voices(base: Path, directory: Path, voices: Mapping[str, mx.array]) -> None:
-    """Write the voices and the three JSON files that know them; without new voices those are the base's own bytes."""
+def add_voices(
+    base: Path, directory: Path, voices: Mapping[str, mx.array], quantisation: Quantisation | None = None
+) -> None:
+    """Write the voices and the three JSON files that know them, and how the weights are quantised.
+
+    Without new voices those files are the base's own bytes.
+    """
     for name in (PARAMS, TEKKEN):
         shutil.copyfile(base / name, directory / name)
-    if voices:
+    if voices or quantisation is not None:
         params, tekken = read_object(base / PARAMS), read_object(base / TEKKEN)
         for name, rows in voices.items():
             write_voice(directory, name, rows)
             register_voice(params, tekken, name, rows.shape[0])
+        if quantisation is not None:
+            params[KEY] = quantisation.params()
         for name, content in ((PARAMS, params), (TEKKEN, tekken)):
             _write_json(directory / name, content)
     shutil.copyfile(directory / PARAMS, directory / CONFIG)  # mlx-audio opens no directory without it

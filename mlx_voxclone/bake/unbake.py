@@ -115,6 +115,7 @@ def unbake(
     base = base if isinstance(base, Release) or base is None else Release(base)
     output, parts = Path(output), None if parts is None else Path(parts)
     check_places(release.path, output)
+    release.check_full("undoing a bake")
     if parts is not None:
         refuse_existing_directory(parts)
     release.check()

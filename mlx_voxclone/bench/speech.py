@@ -12,10 +12,13 @@ from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.bench.measure import MLX_AUDIO, Peer, PeerProcess, Row, Sample, interpreter, sample
 from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.doctor.speaking import frame_bytes
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.config import CFG_ALPHA, END_CODE, N_SPECIAL_CODES
 from mlx_voxclone.model.generation import read_prompt, spoken_frames
+from mlx_voxclone.model.widths import Quantisation
+from mlx_voxclone.process.amounts import format_bytes
 from mlx_voxclone.speech.pieces import FIRST_PIECE, PIECE
 from mlx_voxclone.speech.speaker import Speaker
 
@@ -24,10 +27,11 @@ PHASES = ("prefill", "frames", "audio")
 _SEMANTIC = "acoustic_transformer.semantic_codebook_output.weight"
 
 
-def endless_miniature(output: Path, preset: str) -> Path:
+def endless_miniature(output: Path, preset: str, quantisation: Quantisation | None = None) -> Path:
     """A miniature as mlx-audio opens it, whose model never says END: that row is the mean of the other codes' rows.
 
-    The mean of logits is below the largest of them, whatever the hidden state.
+    The mean of logits is below the largest of them, whatever the hidden state. Quantised, a logit may be off by more
+    than that; `Speech` says if one was.
     """
     base = make_micro(output / "base", preset)
     tensors = mx.load(str(base / WEIGHTS))
@@ -37,7 +41,7 @@ def endless_miniature(output: Path, preset: str) -> Path:
     end = mx.mean(rows[N_SPECIAL_CODES : N_SPECIAL_CODES + codes], axis=0, keepdims=True)
     tensors[_SEMANTIC] = mx.concatenate([rows[:END_CODE], end, rows[END_CODE + 1 :]]).astype(mx.bfloat16)
     save_tensors(base / WEIGHTS, tensors, {"format": "pt"}, overwrite=True)
-    bake(base, output / "baked", target="mlx-audio")
+    bake(base, output / "baked", target="mlx-audio", quantisation=quantisation)
     return output / "baked"
 
 
@@ -83,7 +87,13 @@ class Speech:
         return samples | {"audio": sample(audio)}
 
 
-def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, peers: bool = True) -> Row:
+def measure_say(
+    preset: str = "speaking",
+    frames: int = 100,
+    repeats: int = 5,
+    peers: bool = True,
+    quantisation: Quantisation | None = None,
+) -> Row:
     """Frames per second after the prompt has been read, on MLX's default device.
 
     Both sides say the same number of frames with the same Euler steps, guidance, device and precision (float32 on a
@@ -95,6 +105,7 @@ def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, p
         frames: to say in one run.
         repeats: runs, after one that warms up.
         peers: also run mlx-audio, where it is installed.
+        quantisation: of the miniature, for both sides.
 
     Raises:
         DataError: the other program does not run, or is set to do another work.
@@ -103,7 +114,7 @@ def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, p
     device, dtype = ("cpu", "float32") if cpu else ("gpu", "bfloat16")
     python = interpreter(MLX_AUDIO, "mlx_audio") if peers else None
     with contextlib.ExitStack() as stack:
-        directory = endless_miniature(Path(stack.enter_context(tempfile.TemporaryDirectory())), preset)
+        directory = endless_miniature(Path(stack.enter_context(tempfile.TemporaryDirectory())), preset, quantisation)
         speaker = Speaker.load(directory)
         config, voice = speaker.model.config, speaker.voices[0]
         ours, other = Speech(speaker, TEXT, voice, frames), None
@@ -117,7 +128,14 @@ def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, p
             said += [other.run()] if other is not None else []
     phases = {name: _medians([run[name] for run in runs[1:]]) for name in PHASES}
     rate = config.codec.frame_rate
-    more = {"prompt": ours.prompt.shape[1], **_figures(phases, frames, rate)}
+    read = frame_bytes(config, quantisation, size=4 if cpu else 2)
+    more = {
+        "prompt": ours.prompt.shape[1],
+        **_figures(phases, frames, rate),
+        "bytes_per_frame": read.all,
+        "least_bytes_per_frame": read.least,
+        "bytes_per_second": read.all * frames / phases["frames"]["seconds"],
+    }
     peers = []
     if said:
         peer = _peer(said[1:], frames, rate)
@@ -128,9 +146,11 @@ def measure_say(preset: str = "speaking", frames: int = 100, repeats: int = 5, p
             "times_the_peer_in_all": more["times_real_time"] / peer.more["times_real_time"],
             "times_the_peer_in_all_by_cpu_seconds": peer.more["cpu_seconds_in_all"] / more["cpu_seconds_in_all"],
         }
+    kind = dtype if quantisation is None else f"{dtype}, {quantisation}"
     return Row(
-        name="say",
-        what=f"{preset}, {dtype}, {frames} frames after a prompt of {ours.prompt.shape[1]}",
+        name="say" if quantisation is None else f"say, {quantisation.bits} bits",
+        what=f"{preset}, {kind}, {frames} frames after a prompt of {ours.prompt.shape[1]}; a frame reads"
+        f" {format_bytes(read.all)} of weights, {read.all / read.least:.3g} times the least",
         speed=frames / phases["frames"]["seconds"],
         unit="frames/s",
         **phases["frames"],

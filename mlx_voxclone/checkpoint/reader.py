@@ -7,7 +7,7 @@ holes. A file is untrusted input: every statement of the header is checked again
 import math
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +40,21 @@ class TensorFile:
 
     Args:
         path: the file.
+        named: gives the name that a stored one stands for.
 
     Raises:
         CheckpointError: missing, truncated, or a header that contradicts the file.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, named: Callable[[str], str] = str):
         self.path = Path(path)
         refuse_stand_in(self.path, CheckpointError)
         self._map, self._state = _open(self.path)
-        self.metadata, self._infos = _parse(self._map, self._state[0], str(self.path))
+        self.metadata, stored = _parse(self._map, self._state[0], str(self.path))
+        self._stored_names = {named(name): name for name in stored}
+        if len(self._stored_names) != len(stored):
+            raise CheckpointError(f"{self.path}: two tensors have names that stand for the same one")
+        self._infos = {name: stored[its_name] for name, its_name in self._stored_names.items()}
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if the file under this name is another one, or was written to, since it was opened."""
@@ -135,7 +140,7 @@ class TensorFile:
         """
         loaded = mx.load(str(self.path), format="safetensors")
         wanted = self.names() if names is None else names
-        return {name: loaded[name] for name in wanted}
+        return {name: loaded[self._stored_names[name]] for name in wanted}
 
 
 class StoredBytes:

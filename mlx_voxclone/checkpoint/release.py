@@ -7,7 +7,7 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -15,14 +15,24 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from mlx_voxclone.checkpoint.dtypes import FLOATS
+from mlx_voxclone.checkpoint.quantised import (
+    TEXT_TABLE,
+    StoredEmbedding,
+    from_mlx_audio,
+    kept_type,
+    quantise_weights,
+)
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, read_voice
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.hub import REPOSITORY, HubAddress, download, is_address
 from mlx_voxclone.files.paths import expanded
+from mlx_voxclone.model.blocks.dequantised import dequantising
 from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.model.quantised import PACKED, SCALES, make_quantised
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.widths import Quantisation
 from mlx_voxclone.process.limits import too_little_address_space
 
 WEIGHTS, PARAMS, TEKKEN, CONFIG = "consolidated.safetensors", "params.json", "tekken.json", "config.json"
@@ -31,6 +41,7 @@ ENCODER_PREFIXES = ("audio_tokenizer.input_proj.", "audio_tokenizer.encoder_bloc
 LEGAL_TEXTS = ("LICEN[CS]E*", "[Ll]icen[cs]e*", "NOTICE*", "[Nn]otice*", "COPYING*", "THIRD*PARTY*")  # names of files
 PARTS = ("lm", "head", "decoder", "encoder")
 _NAMED = 3  # checkpoints in a suggestion
+QUANTISED_FROM = "quantised_from"  # of a weight file's metadata: the fingerprint that it had in full
 _FINGERPRINTED = 4096  # bytes at each end of a tensor
 
 
@@ -93,6 +104,8 @@ def expected_shapes(config: VoxtralConfig, parts: Iterable[str] = PARTS) -> dict
     """Names and shapes of the tensors of some parts, as the model built from `params.json` has them."""
     wanted = set(parts)
     model = Voxtral(config, encoder="encoder" in wanted)
+    if config.quantisation is not None:
+        make_quantised(model, config.quantisation)
     return {name: tuple(p.shape) for name, p in tree_flatten(model.parameters()) if part_of(name) in wanted}
 
 
@@ -118,12 +131,18 @@ def check_tensors(file: TensorFile, expected: dict[str, tuple[int, ...]]) -> Non
         info, shape = file.info(name), expected[name]
         if info.shape != shape:
             wrong.append(f"{name} {list(info.shape)} instead of {list(shape)}")
-        elif info.dtype not in FLOATS:
+        elif info.dtype not in (("U32",) if _is_packed(name, expected) else FLOATS):
             wrong.append(f"{name} of type {info.dtype}")
     if wrong:
         faults.append(f"misshapen: {_listed(wrong)}")
     if faults:
         raise CheckpointError(f"{file.path} does not fit params.json: {'; '.join(faults)}")
+
+
+def _is_packed(name: str, expected: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a tensor holds the packed levels of a quantised linear."""
+    module, _, leaf = name.rpartition(".")
+    return leaf == PACKED and f"{module}.{SCALES}" in expected
 
 
 def _listed(items: list[str]) -> str:
@@ -164,8 +183,8 @@ class Release:
 
     @cached_property
     def tensors(self) -> TensorFile:
-        """`consolidated.safetensors`, memory-mapped."""
-        return TensorFile(self.path / WEIGHTS)
+        """`consolidated.safetensors`, memory-mapped, under the release's names."""
+        return TensorFile(self.path / WEIGHTS, str if self.config.quantisation is None else from_mlx_audio)
 
     @property
     def has_encoder(self) -> bool:
@@ -228,6 +247,23 @@ class Release:
         """
         return self._fingerprint
 
+    @property
+    def adapters_for(self) -> str:
+        """The fingerprint that adapters of this model name: of a quantised one, that of what was quantised."""
+        return self.tensors.metadata.get(QUANTISED_FROM) or self.fingerprint()
+
+    def check_full(self, use: str) -> None:
+        """Raise CheckpointError if the weights are quantised.
+
+        Args:
+            use: what needs them in full, such as `training`.
+        """
+        if self.config.quantisation is not None:
+            raise CheckpointError(
+                f"{self.path}: quantised ({self.config.quantisation}), and {use} needs the weights in full; give the"
+                " checkpoint that it was made from"
+            )
+
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -259,8 +295,12 @@ def load_model(
     parts: Iterable[str] = ("lm", "head", "codec"),
     dtype: mx.Dtype = mx.float32,
     encoder_file: str | Path | None = None,
+    quantisation: Quantisation | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Voxtral:
     """Build the model of a checkpoint with its weights, lazily: each is read when first evaluated.
+
+    A quantised one, by the checkpoint or by `quantisation`, is for speaking: its text embedding stays in the file.
 
     Args:
         release: the opened directory.
@@ -269,22 +309,50 @@ def load_model(
         dtype: of LM and head; the codec is in float32, in which the identity of codes is defined.
         encoder_file: take the encoder from this file, whatever the checkpoint has; rounded to BF16, as baking it in
             would, so that both give the same codes.
+        quantisation: quantise LM and head now, tensor by tensor.
+        progress: called with the bytes of weights quantised since the last call, and those in all.
 
     Raises:
-        CheckpointError: see `Release.load_parameters` and `open_encoder`; a limit on this process is below their size.
+        CheckpointError: see `Release.load_parameters` and `open_encoder`; a limit on this process is below their size;
+            `quantisation` of a checkpoint that is quantised.
+        ConfigError: groups that do not fill a linear's inputs.
     """
     chosen = set(parts)
     with_codec = "codec" in chosen
     in_release = with_codec and encoder_file is None and release.has_encoder
     wanted = (chosen - {"codec"}) | ({"decoder"} if with_codec else set()) | ({"encoder"} if in_release else set())
+    stored = release.config.quantisation
+    if stored is not None and quantisation is not None:
+        raise CheckpointError(
+            f"{release.path}: quantised already ({stored}); leave out the bits, or give the checkpoint that it was made"
+            " from"
+        )
+    model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
+    quantised = stored or quantisation
+    modules = frozenset(() if quantised is None else make_quantised(model, quantised))
     weights = release.load_parameters(wanted)
     if with_codec and encoder_file is not None:
         encoder = open_encoder(encoder_file, release.config).arrays()
         weights |= {name: value.astype(mx.bfloat16) for name, value in encoder.items()}
-    if line := too_little_address_space(sum(value.nbytes for value in weights.values())):
+    if quantised is not None and weights.pop(TEXT_TABLE, None) is not None:
+        model.mm_audio_embeddings.tok_embeddings = StoredEmbedding(release.tensors, TEXT_TABLE, dtype)
+    saved = 0.0
+    if quantisation is not None:
+        in_full = sum(weights[name].nbytes for name in (f"{module}.weight" for module in modules) if name in weights)
+        saved = in_full * (1 - quantisation.bits_stored / 16)
+    if line := too_little_address_space(round(sum(value.nbytes for value in weights.values()) - saved)):
         raise CheckpointError(f"{release.path}: {line}")
-    model = Voxtral(release.config, encoder=with_codec and (in_release or encoder_file is not None))
-    typed = [(k, v.astype(mx.float32 if k.startswith(CODEC_PREFIX) else dtype)) for k, v in weights.items()]
-    model.load_weights(typed, strict=False)  # names and shapes are checked above; parts left out stay as they are
+    if quantisation is not None:
+        quantise_weights(weights, sorted(modules), quantisation, progress)
+
+    def typed(name: str, value: mx.array) -> mx.array:
+        if quantised is not None and kept_type(name, value, modules, dtype):
+            return value
+        return value.astype(mx.float32 if name.startswith(CODEC_PREFIX) else dtype)
+
+    # Names and shapes are checked above; parts left out stay as they are.
+    model.load_weights([(name, typed(name, value)) for name, value in weights.items()], strict=False)
+    if mx.default_device() == mx.cpu:
+        dequantising(model)
     model.eval()
     return model

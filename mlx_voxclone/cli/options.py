@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.data.options import WHISPER_MODEL
+from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.widths import GROUP_SIZE, Quantisation
 
 DEFAULT_MODEL = "mistralai/Voxtral-4B-TTS-2603"
 DEVICES = ("auto", "gpu", "cpu")
@@ -64,6 +66,16 @@ SHARED: dict[str, dict[str, Any]] = {
         "metavar": "A.B=VALUE",
         "help": "any key of the configuration; may be repeated",
     },
+    "--bits": {
+        "type": int,
+        "metavar": "N",
+        "help": "quantise the language model and the flow head to 8, 6 or 4 bits (default: as they are stored)",
+    },
+    "--group-size": {
+        "type": int,
+        "metavar": "N",
+        "help": "inputs that share a scale when quantised: 32, 64 or 128 (default: 64)",
+    },
     "--float32": {"action": "store_true", "help": "write floats, unclipped, instead of 16-bit PCM"},
     "--json": {"action": "store_true", "help": "print everything as JSON"},
     "--verbose": {"action": "store_true", "help": "print a line for every tensor"},
@@ -97,6 +109,18 @@ def add_shared(parser: "argparse._ActionsContainer", *names: str, note: str = ""
     for name in names:
         keywords = SHARED[name] | changes
         parser.add_argument(name, **(keywords | {"help": keywords["help"] + note}))
+
+
+def quantisation(parser: "argparse.ArgumentParser", options: argparse.Namespace) -> Quantisation | None:
+    """What `--bits` and `--group-size` ask for, or an error of the parser; None: not quantised."""
+    if options.bits is None:
+        if options.group_size is not None:
+            parser.error("--group-size is of quantised weights; give --bits 8, 6 or 4")
+        return None
+    try:
+        return Quantisation(options.bits, GROUP_SIZE if options.group_size is None else options.group_size)
+    except ConfigError as e:
+        parser.error(f"--{str(e).replace('_', '-', 1)}")
 
 
 def encoder_path(given: str | None) -> Path | None:

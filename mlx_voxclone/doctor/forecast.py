@@ -16,7 +16,7 @@ import numpy as np
 
 from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.audio.io import SAMPLE_RATE
-from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
+from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, Release, expected_shapes, part_of
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.doctor.preservation import kept_bytes, kept_cost, preserves
@@ -110,10 +110,16 @@ class _Data:
 
 
 def model_params(model: str | Path) -> dict:
-    """`params.json` of a model directory; of the release, where it is not there yet (a hub id)."""
+    """`params.json` of a model directory; of the release, where it is not there yet (a hub id).
+
+    Raises:
+        CheckpointError: a model that is quantised. ConfigError: see `VoxtralConfig.from_file`.
+    """
     path = Path(model)
     if path.is_dir():
-        return VoxtralConfig.from_file(path).raw
+        release = Release(path)
+        release.check_full("training")
+        return release.config.raw
     return params_json(PRESETS["full"], {})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.plain import read_json, reason_of
 from mlx_voxclone.model.section import MAX_SIZE, Section, shown
+from mlx_voxclone.model.widths import Quantisation
 
 # Absent from params.json; defaults of the released serving code (vLLM-Omni 0.30, `voxtral_tts_audio_tokenizer.py`
 # for the encoder's shape, `voxtral_tts_audio_generation.py` for the flow head).
@@ -153,6 +154,7 @@ class VoxtralConfig:
     audio_token_id: int
     begin_audio_token_id: int
     voices: dict[str, int]
+    quantisation: Quantisation | None  # of the stored weights; None: they are in full
     raw: dict[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -189,6 +191,7 @@ class VoxtralConfig:
             audio_token_id=audio.index("audio_token_id", backbone.vocab_size),
             begin_audio_token_id=audio.index("begin_audio_token_id", backbone.vocab_size),
             voices=_voices(tokenizer),
+            quantisation=Quantisation.stated(raw, where),
             raw=raw,
         )
         _check_fixed(config, top, audio, head, tokenizer)

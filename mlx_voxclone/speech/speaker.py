@@ -14,6 +14,7 @@ from mlx_voxclone.model import generation
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.widths import Quantisation
 from mlx_voxclone.speech.options import MAX_SECONDS
 from mlx_voxclone.speech.pieces import Pieces
 
@@ -236,6 +237,8 @@ class Speaker:
         adapters: AdapterSource | str | Path | Sequence[AdapterSource | str | Path] = (),
         encoder: Path | None = None,
         dtype: mx.Dtype | None = None,
+        quantisation: Quantisation | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> "Speaker":
         """Load a directory or hub id, on MLX's default device.
 
@@ -244,6 +247,8 @@ class Speaker:
             adapters: a directory of LoRA kept apart, or several, added up unfolded.
             encoder: encoder weights for a checkpoint that has none.
             dtype: of the LM and the head; None: bfloat16 on a GPU, float32 on the CPU. The codec is float32 always.
+            quantisation: quantise LM and head while loading; adapters on top stay in full.
+            progress: called with the bytes of weights quantised since the last call, and those in all.
 
         Raises:
             CheckpointError, ConfigError: what `Release` and the loader refuse; an adapter made for another base.
@@ -255,11 +260,18 @@ class Speaker:
 
         release = Release(model)
         dtype = dtype or (mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16)
-        loaded = load_model(release, parts={"lm", "head", "codec"}, dtype=dtype, encoder_file=encoder)
+        loaded = load_model(
+            release,
+            parts={"lm", "head", "codec"},
+            dtype=dtype,
+            encoder_file=encoder,
+            quantisation=quantisation,
+            progress=progress,
+        )
         if isinstance(adapters, AdapterSource | str | Path):
             adapters = [adapters]
         if adapters:
-            apply_adapters(loaded, mix_adapters(adapters, release.fingerprint(), release.path).changes)
+            apply_adapters(loaded, mix_adapters(adapters, release.adapters_for, release.path).changes)
         loaded.speaks_only = True
         tokenizer = SpeechTokenizer.of(release)
         return cls(release, loaded, tokenizer)

@@ -32,6 +32,7 @@ def check_inputs(config: RunConfig) -> None:
         CheckpointError, DataError: one line that names it.
     """
     release = Release(config.model)
+    release.check_full("training")
     release.check()
     if "encoder" in config.stages and config.encoder.weights is not None:
         open_encoder(config.encoder.weights, release.config)

@@ -12,6 +12,7 @@ from mlx_voxclone.adapters.lora import AdapterSwitch, add_lora, apply_adapters, 
 from mlx_voxclone.adapters.mix import LowRank
 from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.model.blocks import dequantised
 from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
 from mlx_voxclone.model.blocks.recompute import KeyedDropout, recomputed
 
@@ -95,7 +96,7 @@ def quantised(inputs, outputs, bits, group_size=64, seed=0):
     return nn.QuantizedLinear.from_linear(linear, group_size, bits)
 
 
-@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (4, 64), (8, 32), (4, 128), (3, 64)])
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (6, 64), (4, 64), (8, 32), (6, 32), (4, 128), (3, 64)])
 def test_dequantised_weights_are_those_of_mlx_to_the_bit(bits, group_size):
     linear = quantised(128, 32, bits, group_size)
     want = mx.dequantize(linear.weight, linear.scales, linear.biases, group_size=group_size, bits=bits)
@@ -183,6 +184,23 @@ def test_adapters_that_do_not_fit_are_refused(miniature, module, shapes, said):
         apply_adapters(full_model(miniature), {module: LowRank(*map(np.zeros, shapes))})
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_parts_of_a_weight_are_dequantised_one_after_the_other(bits, monkeypatch):
+    """In less memory than the weight takes, with the products of the whole."""
+    linear = nn.QuantizedLinear(512, 2048, False, 64, bits)
+    x = mx.random.normal((3, 512))
+    want = x @ mx.dequantize(linear.weight, linear.scales, linear.biases, 64, bits).T
+    mx.eval(linear.parameters(), want)
+    linear.__class__ = DequantisedLinear
+    monkeypatch.setattr(dequantised, "AT_ONCE", 100 * 512)
+    assert mx.allclose(linear(x), want, atol=1e-5).item()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(linear(x))
+    assert mx.get_peak_memory() - before < 0.5 * 4 * 512 * 2048
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_layers_below_the_adapted_ones_are_not_gone_back_through(miniature, recompute):
     """Their forward pass is all that they take: the gradient of nothing that trains goes through them, nor through the
@@ -190,9 +208,9 @@ def test_layers_below_the_adapted_ones_are_not_gone_back_through(miniature, reco
     multiplied = []
 
     class Watched(DequantisedLinear):
-        def dequantised(self):
+        def dequantised(self, *dtype):
             multiplied.append(self.number)
-            return super().dequantised()
+            return super().dequantised(*dtype)
 
     model = full_model(miniature)
     quantise_backbone(model, 8)

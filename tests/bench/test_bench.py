@@ -108,7 +108,7 @@ def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypat
     monkeypatch.setattr(command, "measure", lambda *work: asked.append(work) or ROW)
     monkeypatch.setattr(measure, "product_rate", lambda **_: (2.5e12, 1e12))
     text = bench(capsys, "--only", "decode, say", "--sizes", "tiny", "--no-peers", "--output", str(tmp_path / "b.json"))
-    assert asked == [("decode", "tiny", 3, False), ("say", "tiny", 3, False)]
+    assert asked == [("decode", "tiny", 3, False, None), ("say", "tiny", 3, False, None)]
     assert "float32 2.5 TFLOP/s" in text
     lines = [line for line in text.splitlines() if line.startswith("decode ")]
     assert " ".join(lines[0].split()) == (
@@ -129,6 +129,8 @@ def test_the_table_has_a_line_for_each_work_and_peer(capsys, tmp_path, monkeypat
         (["--only", "decode,sing"], "--only sing: choose from spectral, encoder, decode, lora, say"),
         (["--only", ","], "--only: name at least one"),
         (["--repeats", "0"], "--repeats must be from 1 to 1000, got 0"),
+        (["--only", "decode", "--bits", "4"], "--bits is for the work say; name it with --only"),
+        (["--only", "say", "--bits", "3"], "--bits: choose 8, 6 or 4; got 3"),
         (["--output", "no/such/place.json", "--only", "decode"], "no/such"),
     ],
 )

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path
+from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.amounts import format_bytes
 
@@ -54,11 +54,23 @@ def _options(parser: Parser) -> None:
         " over 5 %% of a change's direction or effect; programs that compute in BF16, such as vLLM-Omni, round float32"
         " to the nearest",
     )
+    add_shared(parser, "--bits", note=", in the form that mlx-audio loads; needs --for mlx-audio")
+    add_shared(parser, "--group-size")
     add_shared(parser, "--verbose", note=" that adapters change")
     add_shared(parser, "--dry-run", "--device", "--quiet")
 
 
-@command(_DESCRIPTION, _options)
+def _check(parser: Parser, options) -> None:
+    options.quantisation = quantisation(parser, options)
+    if options.quantisation is None:
+        return
+    if options.target != "mlx-audio":
+        parser.error("--bits needs --for mlx-audio; vLLM-Omni loads none of MLX's quantised weights")
+    if options.folded_as != "base":
+        parser.error(f"--folded-as {options.folded_as} and --bits contradict each other; leave one out")
+
+
+@command(_DESCRIPTION, _options, _check)
 def main(options) -> None:
     voices = _voices(options.voice)
 
@@ -79,16 +91,21 @@ def main(options) -> None:
             target=options.target,
             rounding=options.rounding,
             folded_as=options.folded_as,
+            quantisation=options.quantisation,
             dry_run=options.dry_run,
             progress=advance,
         )
     for line in report.warnings:
         message(f"warning: --voice {line}")
+    how = f"{options.rounding} rounding"
+    instead = "keep float32 for them with --folded-as auto, or the adapters apart (say --adapters)"
+    if options.quantisation is not None:
+        how = f"{options.quantisation.bits} bits"
+        instead = f"keep the adapters apart (say --bits {options.quantisation.bits} --adapters), or take more bits"
     if lossy := [w for w in report.folded if w.effect_lost > LOSSY]:
         message(
             f"warning: {len(lossy)} of {len(report.folded)} folded weights lose over {LOSSY:.0%} of their change's"
-            f" effect to {options.rounding} rounding (most: {max(w.effect_lost for w in lossy):.0%}); keep float32 for"
-            " them with --folded-as auto, or the adapters apart (say --adapters)"
+            f" effect to {how} (most: {max(w.effect_lost for w in lossy):.0%}); {instead}"
         )
     print(table(report))
     if options.verbose and report.folded:
@@ -115,11 +132,18 @@ def table(report: "BakeReport") -> str:
     lines = [
         (written, f"{report.output} for {report.target}: {report.n_tensors} tensors, {format_bytes(report.n_bytes)}"),
         ("unchanged", f"{report.n_unchanged} tensors{unchanged}"),
+        *_quantised(report),
         ("encoder", report.encoder),
         ("adapters", _folding(report)),
         ("voices", ", ".join(f"{name} ({rows} rows)" for name, rows in report.voices.items()) or "none"),
     ]
     return "\n".join(f"{label:<12} {value}" for label, value in lines)
+
+
+def _quantised(report: "BakeReport") -> list[tuple[str, str]]:
+    if report.quantisation is None:
+        return []
+    return [("quantised", f"{report.n_quantised} weights to {report.quantisation}")]
 
 
 def _folding(report: "BakeReport") -> str:

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mlx_voxclone.doctor.forecast import Forecast
+    from mlx_voxclone.doctor.speaking import Speaking
     from mlx_voxclone.process.machine import Machine
     from mlx_voxclone.settings.config import RunConfig
 
-_DESCRIPTION = """Predict what this machine can train.
+_DESCRIPTION = """Predict what this machine can speak in, and train.
 
-Without a configuration: describe the machine. With one: run small trial steps of its stages, and predict memory by
+Without a configuration: describe the machine, and in which widths it speaks in real time (by how fast it reads weights,
+which takes some seconds). With one: run small trial steps of its stages, and predict memory by
 part, time and disk space. At the release's sizes that takes some minutes on a CPU."""
 TIGHT = 0.9  # of what is usable
 
@@ -41,8 +43,15 @@ def main(options) -> None:
     if not options.config:
         if options.device is None:
             set_device("auto")
+        from mlx_voxclone.doctor.speaking import speaking
+
         machine = this_machine()
-        print(json.dumps(asdict(machine), indent=1) if options.json else describe(machine))
+        message("speaking: timing products of each width")
+        widths = speaking()
+        if options.json:
+            print(json.dumps(asdict(machine) | {"speaking": asdict(widths)}, indent=1))
+        else:
+            print(describe(machine), speaking_table(widths, machine), sep="\n")
         return
     from mlx_voxclone.doctor.clone import forecast_clips, in_order, plan_clips
     from mlx_voxclone.doctor.disk import disk_needed
@@ -118,6 +127,36 @@ def describe(machine: "Machine") -> str:
         f"{'machine':<12} {machine.chip}, {machine.cores} cores, {format_bytes(machine.memory)}, {machine.system}\n"
         f"{'device':<12} {machine.device}, MLX {machine.mlx}, {format_bytes(machine.usable)} usable"
     )
+
+
+def speaking_table(found: "Speaking", machine: "Machine") -> str:
+    """What each width takes, and which of them speak in real time."""
+    row = "  {:<10} {:>9} {:>11} {:>20} {:>18}  {}"
+    lines = [
+        f"\nspeaking (a copy in memory: {format_bytes(found.bandwidth)}/s)",
+        row.format("weights", "memory", "a frame", "products read", "real time, at most", "").rstrip(),
+    ]
+    for width in found.widths:
+        rates = " / ".join(f"{rate / 1e9:.3g}" for rate in width.rates) + " GB/s"
+        cells = (format_bytes(width.memory), format_bytes(width.frame.all), rates, f"{width.times_real_time:.2g} x")
+        lines.append(row.format(width.name, *cells, _verdict(width.memory, machine)))
+    return "\n".join([*lines, speaking_verdict(found, machine)])
+
+
+def speaking_verdict(found: "Speaking", machine: "Machine") -> str:
+    """The widest that speaks in real time and fits, in words."""
+    from mlx_voxclone.doctor.speaking import SPARE
+
+    fitting = [width for width in found.widths if width.memory <= TIGHT * machine.usable]
+    fast = [width for width in fitting if width.times_real_time >= 1]
+    if not fitting:
+        return "  verdict: none of them fits into this machine"
+    if not fast:
+        return "  verdict: none of them speaks in real time here; all of them speak, but not as fast as one listens"
+    best = next((width for width in fast if width.times_real_time >= SPARE), fast[-1])
+    option = f"say --bits {best.name.split()[0]}" if best.name.endswith("bits") else "say"
+    close = "" if best.times_real_time >= SPARE else ", with little to spare"
+    return f"  verdict: {best.name} in real time{close} ({option}), if nothing but reading the weights takes time"
 
 
 def table(stage: "Forecast", machine: "Machine") -> str:

@@ -5,7 +5,7 @@ import sys
 
 from mlx_voxclone.audio.output import check_wav_output
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path
+from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
 
@@ -37,6 +37,8 @@ def _options(parser: Parser) -> None:
     )
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
+    add_shared(parser, "--bits", note="; takes less memory")
+    add_shared(parser, "--group-size")
     add_shared(parser, "--max-seconds", note=" of a short text, which is cut off there (default: 60)")
     add_shared(parser, "--language", default="en", note=", which decides where the sentences of a long text end")
     parser.add_argument(
@@ -70,6 +72,7 @@ def _check(parser: Parser, options) -> None:
         parser.error(f"--pause must be from 0 to {MAX_PAUSE} seconds, got {options.pause:g}")
     if not 1 <= options.batch <= MAX_BATCH:
         parser.error(f"--batch must be from 1 to {MAX_BATCH}, got {options.batch}")
+    options.quantisation = quantisation(parser, options)
     if options.resume and options.output == STDOUT:
         parser.error("--resume goes on with a file; what went down a pipe is gone")
 
@@ -82,6 +85,7 @@ def _longest(options) -> float:
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> None:
     from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.process.progress import weight_bar
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
@@ -96,7 +100,14 @@ def main(options) -> None:
         message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
     kept_apart = voice_file(options.voice) if options.voice is not None else None
-    speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
+    with weight_bar(options.quiet) as advance:
+        speaker = Speaker.load(
+            options.model,
+            adapters=adapters,
+            encoder=encoder_path(options.encoder),
+            quantisation=options.quantisation,
+            progress=advance,
+        )
     voice = options.voice if kept_apart is None else speaker.release.voice_of_file(kept_apart)
     if chunks is None:
         _say(options, text, speaker, voice, reference, opened)
@@ -190,7 +201,7 @@ def _say_long(options, chunks, speaker, rows, opened) -> None:
                 resume=options.resume,
                 float32=options.float32,
                 on_chunk=advance,
-                asked={"adapters": options.adapters},
+                asked=_asked(options),
                 **settings,
             )
     for text, reason in speech.doubts[:SHOWN]:
@@ -201,6 +212,12 @@ def _say_long(options, chunks, speaker, rows, opened) -> None:
     whole = f" ({format_seconds(speech.seconds)} in all)" if speech.earlier else ""
     told = _told(speech.seconds - speech.earlier, time.perf_counter() - began)
     message(f"{speech.chunks} chunks{again}; {told}{whole}")
+
+
+def _asked(options) -> dict[str, object]:
+    """What decides what is said, beside the model, the text and the voice."""
+    asked: dict[str, object] = {"adapters": options.adapters}
+    return asked if options.quantisation is None else asked | {"quantised": str(options.quantisation)}
 
 
 def _told(seconds: float, spent: float) -> str:

@@ -4,10 +4,11 @@ import json
 from typing import TYPE_CHECKING
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared
+from mlx_voxclone.cli.options import add_shared, quantisation
 
 if TYPE_CHECKING:
     from mlx_voxclone.bench.measure import Row
+    from mlx_voxclone.model.widths import Quantisation
 
 _DESCRIPTION = """Measure speed, memory and share of the hardware's limit on this machine, with random weights.
 
@@ -15,6 +16,7 @@ Nothing is downloaded. From a checkout of the repository, mlx-lm does the same w
 serving code (vLLM-Omni with PyTorch), where VOXCLONE_MLX_AUDIO_PYTHON and VOXCLONE_SERVING_PYTHON name interpreters
 that have them.
 docs/PERFORMANCE.md explains each line."""
+FEW = 30  # frames, where quantised speaking is slow
 LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
     "spectral": "STFT and mel losses of a step",
@@ -36,6 +38,8 @@ def _options(parser: Parser) -> None:
         help="of the model: the release's (with two layers of its language model), or a miniature's",
     )
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each kind of work, after a warm-up")
+    add_shared(parser, "--bits", note=", where speaking is measured")
+    add_shared(parser, "--group-size")
     parser.add_argument("--no-peers", action="store_true", help="do not run other programs for comparison")
     add_shared(
         parser,
@@ -54,6 +58,9 @@ def _check(parser: Parser, options) -> None:
             parser.error(f"--only {name}: choose from {', '.join(WORKS)}")
     if not options.only:
         parser.error("--only: name at least one of " + ", ".join(WORKS))
+    options.quantisation = quantisation(parser, options)
+    if options.quantisation is not None and "say" not in options.only:
+        parser.error("--bits is for the work say; name it with --only")
     if not 1 <= options.repeats <= 1000:
         parser.error(f"--repeats must be from 1 to 1000, got {options.repeats}")
 
@@ -81,7 +88,7 @@ def main(options) -> None:
     rows = []
     for name in options.only:
         message(f"{name}: {WORKS[name]}")
-        rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers))
+        rows.append(row := measure(name, options.sizes, options.repeats, not options.no_peers, options.quantisation))
         message(f"{row.name}: {number(row.speed)} {row.unit}")
         mx.clear_cache()
     print(render(rows))
@@ -95,8 +102,8 @@ def on_cpu() -> bool:
     return mx.default_device() == mx.cpu
 
 
-def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
-    """One row: a work of `WORKS` at the release's sizes or a miniature's."""
+def measure(name: str, sizes: str, repeats: int, peers: bool, quantised: "Quantisation | None" = None) -> "Row":
+    """One row: a work of `WORKS` at the release's sizes or a miniature's; `quantised`: of speaking."""
     if name == "spectral":
         from mlx_voxclone.bench.spectral import measure_spectral
 
@@ -116,4 +123,7 @@ def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
         return measure_lora_step(params, lengths=lengths, repeats=repeats, peer=peers)
     from mlx_voxclone.bench.speech import measure_say
 
-    return measure_say("tiny" if sizes == "tiny" else "speaking", repeats=repeats, peers=peers)
+    preset = "tiny" if sizes == "tiny" else "speaking"
+    if quantised is None:
+        return measure_say(preset, repeats=repeats, peers=peers)
+    return measure_say(preset, FEW if on_cpu() else 100, repeats, peers, quantised)
