@@ -13,7 +13,7 @@ import numpy as np
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.plain import open_plain
-from mlx_voxclone.speech.chunks import LONGEST, Chunk
+from mlx_voxclone.speech.chunks import LONGEST, Chunk, size
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import Narration, Spoken
 from mlx_voxclone.speech.speaker import Speaker
@@ -73,7 +73,7 @@ def text_in(file: BinaryIO, name: str) -> str:
 
 def is_long(text: str) -> bool:
     """Whether a text is spoken in chunks."""
-    return len(" ".join(text.split())) > LONGEST
+    return size(" ".join(text.split())) > LONGEST
 
 
 def identity(speaker: Speaker, chunks: Sequence[Chunk], rows: mx.array, **settings: Any) -> dict[str, str]:
