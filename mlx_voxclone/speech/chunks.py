@@ -12,7 +12,7 @@ from sentencex import segment
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import damage, tidy
 from mlx_voxclone.speech.blocks import blocks
-from mlx_voxclone.speech.options import PAUSE
+from mlx_voxclone.speech.options import NO_WORDS, PAUSE
 
 LONGEST = 240  # letters of a chunk, as `size` counts: about 16 s of speech
 SHORTEST = 30  # letters; a shorter sentence is spoken together with its neighbour
@@ -62,7 +62,7 @@ def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Ch
         chunks.append(Chunk(texts[-1], pause * max(block.share, _share(texts[-1]))))
     chunks = _with_words(chunks)
     if not chunks:
-        raise DataError("the text has no letter and no digit; give some words to speak")
+        raise DataError(NO_WORDS)
     return chunks
 
 

@@ -124,7 +124,7 @@ def test_tables(table, before):
 
 
 def test_prose_with_a_dash_or_a_bar_at_the_margin_is_prose():
-    text = "The end of it - or is it, as some people say, not at all the end\n- who knows - the end of it | of that | and"
+    text = "The end of it - or is it, as some people say, not the end\n- who knows - the end of it | of that | and"
     assert read(text) == one(text)
 
 
