@@ -88,6 +88,7 @@ def test_interrupted_and_resumed(argv, tmp_path, monkeypatch, capsys):
 
 
 def test_down_a_pipe_in_order(argv, tmp_path, monkeypatch):
+    argv = [*argv, "--batch", "4"]
     book = said(*argv, "--text-file", tmp_path / "book.txt", "--output", tmp_path / "a.wav")
     out = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", out)

@@ -16,6 +16,7 @@ from mlx_voxclone.speech.options import (
     MAX_TRIES,
     NOTHING_SAID,
     PAUSE,
+    STREAM_BATCH,
     TRIES,
     fault,
     voice_file,
@@ -70,9 +71,9 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--batch",
         type=int,
-        default=BATCH,
         metavar="N",
-        help="how many are generated at once: chunks of a long text; more take more memory",
+        help="how many are generated at once: chunks of a long text, or of several of --lines; more are faster and take"
+        f" more memory (default: {BATCH}; {STREAM_BATCH} where --output is -)",
     )
     parser.add_argument(
         "--tries",
@@ -106,6 +107,8 @@ def _check(parser: Parser, options) -> None:
         parser.error(f"--{found[0].replace('_', '-')} {found[1]}")
     if not 0 <= options.pause <= MAX_PAUSE:
         parser.error(f"--pause must be from 0 to {MAX_PAUSE} seconds, got {options.pause:g}")
+    if options.batch is None:
+        options.batch = STREAM_BATCH if options.output == STDOUT else BATCH
     if not 1 <= options.batch <= MAX_BATCH:
         parser.error(f"--batch must be from 1 to {MAX_BATCH}, got {options.batch}")
     if not 1 <= options.tries <= MAX_TRIES:
