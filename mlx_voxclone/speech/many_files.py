@@ -86,7 +86,6 @@ def speak_lines(
         name: identity(speaker, (), one, float32=float32, **(asked or {}), **options) for name, one in rows.items()
     }
     mx.eval(list(rows.values()))
-    output.mkdir(parents=True, exist_ok=True)
     with _journal(output, resume) as (journal, records):
         requests = [_request(line, voices[line.voice]) for line in lines]
         _check_places(output, lines, records)
@@ -175,7 +174,8 @@ def _entry(line: Line) -> dict[str, str]:
 @contextlib.contextmanager
 def _journal(output: Path, resume: bool) -> Iterator[tuple[BinaryIO, dict[str, dict[str, Any]]]]:
     """The journal, opened and locked, and its records by file; half a line at its end is cut off."""
-    path, records = output / JOURNAL, {}
+    path, records, existed = output / JOURNAL, {}, output.exists()
+    output.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b", opener=open_own) as file:
         if try_lock(file.fileno()) is False:
             raise DataError(f"{output}: another command is writing into it; wait for it, or name another directory")
@@ -196,7 +196,14 @@ def _journal(output: Path, resume: bool) -> Iterator[tuple[BinaryIO, dict[str, d
         if content and not records and content.strip():
             raise DataError(f"{path}: is damaged, or of something else; move it away")
         os.ftruncate(file.fileno(), content.rfind(b"\n") + 1)
-        yield file, records
+        try:
+            yield file, records
+        finally:
+            if not os.fstat(file.fileno()).st_size:  # nothing was written: leave the directory as it was
+                path.unlink(missing_ok=True)
+                if not existed:
+                    with contextlib.suppress(OSError):
+                        output.rmdir()
 
 
 def _check_places(output: Path, lines: Sequence[Line], records: Mapping[str, Any]) -> None:

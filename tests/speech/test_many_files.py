@@ -148,6 +148,7 @@ def test_files_of_somebody_else_are_left_alone(speaker, calls, tmp_path):
     with pytest.raises(DataError, match=r"manifest\.jsonl: exists already"):
         speak(speaker, tmp_path, out)
     (out / MANIFEST).unlink()
+    assert not list(out.iterdir())  # nothing of ours is left there
     (out / JOURNAL).write_text("mine\n")
     with pytest.raises(DataError, match=r"spoken\.jsonl: is damaged, or of something else"):
         speak(speaker, tmp_path, out)
@@ -182,13 +183,9 @@ def test_no_link_leads_out(speaker, calls, tmp_path):
 
 
 def test_two_commands_do_not_share_a_directory(speaker, calls, tmp_path):
-    with many_files._journal(_made(tmp_path / "out"), False), pytest.raises(DataError, match="another command"):
+    with many_files._journal(tmp_path / "out", False), pytest.raises(DataError, match="another command"):
         speak(speaker, tmp_path, tmp_path / "out")
-
-
-def _made(path):
-    path.mkdir()
-    return path
+    assert not (tmp_path / "out").exists()
 
 
 def test_who_listens_gets_the_language_of_the_line(speaker, calls, tmp_path):
