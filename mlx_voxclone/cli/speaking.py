@@ -59,10 +59,10 @@ def tell_doubts(said, what: str) -> None:
         message(f"warning: {len(said.doubts) - SHOWN} more {what} may not be right; listen to the end")
     if said.words:
         share = said.wrong / said.words
-        message(f"the Whisper hears {share:.1%} of the words wrong")
+        message(f"word error of the Whisper's transcripts: {share:.1%}")
         if share >= MOSTLY_WRONG:
             message(
-                "warning: that is so much that it could hardly choose: the speech is bad, or this Whisper cannot hear"
+                "warning: that is so much that it could hardly choose: the speech is bad, or this Whisper does not know"
                 " its language; try a larger one, or say which language it is (--language)"
             )
 

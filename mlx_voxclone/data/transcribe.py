@@ -78,7 +78,9 @@ class Transcriber:
         if code is None:
             raise DataError(f"language {language!r}: no Whisper knows it; Whisper takes codes like en, de, fr")
         if code != "en" and not self._module.ModelHolder.model.is_multilingual:
-            raise DataError(f"{self.model}: hears English only, not {names.LANGUAGES[code]}; name another Whisper")
+            raise DataError(
+                f"{self.model}: was trained on English only, not {names.LANGUAGES[code]}; name another Whisper"
+            )
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
         """The text of a clip of up to 30 s, and its language.

@@ -204,7 +204,7 @@ def test_verified_by_what_is_heard(argv, tmp_path, capsys, monkeypatch, share):
     said(*argv, "--output", tmp_path / "a.wav")
     assert heard == [("fr", "papa mino")] * 2
     told = capsys.readouterr().err
-    assert f"the Whisper hears {share:.1%} of the words wrong" in told
+    assert f"word error of the Whisper's transcripts: {share:.1%}" in told
     assert ("it could hardly choose" in told) == (share > 0.5)
 
 

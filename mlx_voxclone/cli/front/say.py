@@ -58,7 +58,7 @@ def _options(parser: Parser) -> None:
     add_shared(
         parser,
         "--language",
-        note=", which decides where the sentences of a long text end (default: en) and what --verify expects to hear",
+        note=", which decides where the sentences of a long text end (default: en) and which one --verify expects",
     )
     parser.add_argument(
         "--pause",

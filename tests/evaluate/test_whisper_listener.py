@@ -33,7 +33,7 @@ def test_a_whisper_of_english_alone_refuses_other_languages(tmp_path):
     with listener(str(write_whisper(tmp_path / "tiny.en", n_vocab=51864))) as of_language:
         of_language("en-GB")
         of_language(None)
-        with pytest.raises(DataError, match=r"tiny\.en: hears English only, not german; name another Whisper"):
+        with pytest.raises(DataError, match=r"tiny\.en: was trained on English only, not german; name another Whisper"):
             of_language("de")
 
 
