@@ -23,7 +23,16 @@ from mlx_voxclone.model.widths import GROUP_SIZE, Quantisation
 from mlx_voxclone.process.progress import Progress, told_to, weight_bar
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.narration import Narration, Spoken
-from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
+from mlx_voxclone.speech.options import (
+    MAX_BATCH,
+    MAX_PAUSE,
+    MAX_SECONDS,
+    NOTHING_SAID,
+    PAUSE,
+    STREAM_BATCH,
+    fault,
+    voice_file,
+)
 from mlx_voxclone.speech.speaker import Speaker, SpeechStream, read_reference, reference_warnings
 
 Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
@@ -213,7 +222,7 @@ class TextToSpeech:
         *,
         language: str = "en",
         pause: float = PAUSE,
-        batch: int = BATCH,
+        batch: int = STREAM_BATCH,
         seed: int = 0,
         steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
@@ -222,10 +231,11 @@ class TextToSpeech:
         """Speak a text of any length: in chunks at sentences, several at once, with pauses between them.
 
         Args:
-            text: an empty line ends a paragraph, other line breaks are blanks.
+            text: an empty line ends a paragraph; other line breaks are blanks in wrapped prose, and pauses after
+                verses, headings, items of lists and rows of tables.
             language: decides where sentences end, e.g. `de`.
-            pause: seconds of silence after a sentence; twice as long after a paragraph.
-            batch: chunks at once; more are faster and take more memory.
+            pause: seconds of silence after a sentence; twice as long after a paragraph, shorter after a verse.
+            batch: chunks at once; more are faster, take more memory, and the first of them comes later.
             progress: called with the chunks so far, how many there are, and `"speaking"`.
 
         The other arguments and the errors are those of `say`; all that can be refused is refused here.

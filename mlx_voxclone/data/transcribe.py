@@ -9,6 +9,8 @@ import importlib
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
@@ -62,6 +64,24 @@ class Transcriber:
         self._module.ModelHolder.model = self._module.ModelHolder.model_path = None
         mx.clear_cache()
 
+    def check_language(self, language: str) -> None:
+        """Refuse a language that the model cannot hear; that it can hear one does not say how well.
+
+        Args:
+            language: code, such as `en` or `fr-CA`, or English name.
+        Raises:
+            DataError: it was trained on English alone, or no Whisper knows the language.
+        """
+        names = importlib.import_module(f"{PACKAGE}.tokenizer")
+        name = language.replace("_", "-").split("-")[0].lower()
+        code = name if name in names.LANGUAGES else names.TO_LANGUAGE_CODE.get(name)
+        if code is None:
+            raise DataError(f"language {language!r}: no Whisper knows it; Whisper takes codes like en, de, fr")
+        if code != "en" and not self._module.ModelHolder.model.is_multilingual:
+            raise DataError(
+                f"{self.model}: was trained on English only, not {names.LANGUAGES[code]}; name another Whisper"
+            )
+
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
         """The text of a clip of up to 30 s, and its language.
 
@@ -72,7 +92,13 @@ class Transcriber:
         Raises:
             DataError: the audio cannot be read, or Whisper does not know the language.
         """
-        samples = resample(read_audio(path), SAMPLE_RATE, WHISPER_RATE)
+        return self.transcribe_samples(read_audio(path), SAMPLE_RATE, language)
+
+    def transcribe_samples(
+        self, samples: np.ndarray, rate: int, language: str | None = None
+    ) -> tuple[str | None, str | None]:
+        """`transcribe` for mono samples `[S]` of `rate` Hz."""
+        samples = resample(samples, rate, WHISPER_RATE)
         if len(samples) < MIN_SAMPLES:
             return None, language
         try:

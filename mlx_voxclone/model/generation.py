@@ -87,6 +87,7 @@ def generate(
     seed: int = 0,
     n_steps: int | None = None,
     cfg_alpha: float = CFG_ALPHA,
+    may_be_empty: bool = True,
 ) -> Iterator[np.ndarray]:
     """Speak: yield one frame of 0-based codes `[37]` at a time until END (not yielded) or `max_frames`.
 
@@ -97,6 +98,7 @@ def generate(
         seed: of the sampling noise; the global generator is not touched. A larger `max_frames` changes no frame.
         n_steps: Euler steps of the flow, None: the configuration's.
         cfg_alpha: guidance strength.
+        may_be_empty: False: it does not end at its first frame.
 
     Raises:
         FloatingPointError: the model's numbers are not finite (damaged weights, or far too much guidance).
@@ -106,7 +108,7 @@ def generate(
     join_products(model)
     cache = model.new_cache()
     hidden = read_prompt(model, prompt, cache)
-    return (yield from spoken_frames(model, hidden, cache, max_frames, seed, n_steps, cfg_alpha))
+    return (yield from spoken_frames(model, hidden, cache, max_frames, seed, n_steps, cfg_alpha, may_be_empty))
 
 
 def spoken_frames(
@@ -117,10 +119,11 @@ def spoken_frames(
     seed: int,
     n_steps: int | None,
     cfg_alpha: float,
+    may_be_empty: bool = True,
 ) -> Iterator[np.ndarray]:
     """The frames that follow a prompt which has been read: its last hidden state `[1, dim]` and its cache."""
     queue, noise = FrameQueue(model, cache, n_steps, cfg_alpha), frame_noise(seed, model.config.codec.acoustic_dim)
-    present = queue.first(hidden, next(noise))  # [1, 37]
+    present = queue.first(hidden, next(noise), may_be_empty)  # [1, 37]
     for left in range(max_frames - 1, -1, -1):
         following = queue.after(present, next(noise)) if left else None
         frame = checked_frames(np.array(present))[0]  # [37]

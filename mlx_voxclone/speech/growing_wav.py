@@ -119,9 +119,12 @@ def growing_wav(
 
 @contextlib.contextmanager
 def _opened(path: Path, new: bool):
-    with path.open("w+b" if new else "r+b") as file:
+    handle = os.open(path, os.O_RDWR | (os.O_CREAT if new else 0) | getattr(os, "O_CLOEXEC", 0), 0o666)
+    with os.fdopen(handle, "r+b") as file:
         if try_lock(file.fileno()) is False:
             raise DataError(f"{path}: another command is writing it; wait for it, or name another output")
+        if new:  # not before it is ours
+            file.truncate(0)
         yield file
 
 

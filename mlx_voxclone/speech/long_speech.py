@@ -1,5 +1,6 @@
 """A long text into a WAV or down a pipe: what `voxclone say` does with more than a few sentences."""
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +11,15 @@ from typing import Any, BinaryIO
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.plain import open_plain
-from mlx_voxclone.speech.chunks import LONGEST, Chunk
+from mlx_voxclone.speech.chunks import LONGEST, Chunk, size
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
-from mlx_voxclone.speech.narration import Narration, Spoken
+from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.speaker import Speaker
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_TEXT = 64 << 20  # bytes; a long novel has 3 MB
 
 
@@ -31,6 +33,7 @@ class LongSpeech:
         chunks: how many there were.
         again: how many were spoken more than once.
         doubts: `(text, reason)` of those that may not be right.
+        wrong, words: what a listener heard in all chunks; 0 words without one.
     """
 
     seconds: float = 0.0
@@ -38,6 +41,8 @@ class LongSpeech:
     chunks: int = 0
     again: int = 0
     doubts: list[tuple[str, str]] = field(default_factory=list)
+    wrong: int = 0
+    words: int = 0
 
     def add(self, chunk: Chunk, spoken: Spoken, rate: int) -> None:
         self.seconds += len(spoken.samples) / rate
@@ -73,7 +78,7 @@ def text_in(file: BinaryIO, name: str) -> str:
 
 def is_long(text: str) -> bool:
     """Whether a text is spoken in chunks."""
-    return len(" ".join(text.split())) > LONGEST
+    return size(" ".join(text.split())) > LONGEST
 
 
 def identity(speaker: Speaker, chunks: Sequence[Chunk], rows: mx.array, **settings: Any) -> dict[str, str]:
@@ -96,16 +101,17 @@ def write_long(
     float32: bool = False,
     on_chunk: Callable[[int], None] = lambda done: None,
     asked: Mapping[str, Any] | None = None,
+    listen: Listen | None = None,
     **options: Any,
 ) -> LongSpeech:
     """Speak chunks into a WAV; see `growing_wav` for what an interruption leaves, and `Narration` for the options.
 
     Args:
         on_chunk: called with the number of chunks that are written, first with those of an earlier command.
-        asked: what else decides what is said, such as adapters.
+        asked: what else decides what is said, such as adapters and who listens.
 
     Raises:
-        DataError: see `growing_wav`.
+        DataError: see `growing_wav`; a disk that is full in the middle, with the words that say how to go on.
         KeyboardInterrupt: with the words that say how to go on.
     """
     speech, rate = LongSpeech(), speaker.sampling_rate
@@ -116,15 +122,24 @@ def write_long(
         with growing_wav(path, identified, resume=resume, float32=float32) as wav:
             on_chunk(done := wav.chunks)
             speech.chunks, speech.seconds, speech.earlier = done, wav.seconds, wav.seconds
-            narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, **options)
+            narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, listen=listen, **options)
             for spoken in narration:
                 wav.append(spoken.samples, narration.memory)
                 speech.add(chunks[spoken.number], spoken, rate)
                 on_chunk(done := wav.chunks)
+            speech.wrong, speech.words = narration.wrong, narration.words
+    except (OSError, CheckpointError) as e:
+        cause = e.__cause__ if isinstance(e, CheckpointError) else e
+        if getattr(cause, "errno", None) not in FULL or not done:
+            raise
+        raise DataError(f"{audio}: no space left on its disk; {_left(done, chunks, audio)}") from e
     except KeyboardInterrupt:
-        where = f"{done} of {len(chunks)} chunks are in {audio}; go on with --resume"
-        raise KeyboardInterrupt(where if done else "") from None
+        raise KeyboardInterrupt(_left(done, chunks, audio) if done else "") from None
     return speech
+
+
+def _left(done: int, chunks: Sequence[Chunk], audio: Path) -> str:
+    return f"{done} of {len(chunks)} chunks are in {audio}; go on with --resume"
 
 
 def stream_long(
@@ -138,8 +153,10 @@ def stream_long(
 ) -> LongSpeech:
     """Speak chunks and hand their samples to `write` in order, while later ones are still spoken."""
     speech = LongSpeech()
-    for spoken in Narration(speaker, chunks, rows, **options):
+    narration = Narration(speaker, chunks, rows, **options)
+    for spoken in narration:
         write(spoken.samples)
         speech.add(chunks[spoken.number], spoken, speaker.sampling_rate)
         on_chunk(speech.chunks)
+    speech.wrong, speech.words = narration.wrong, narration.words
     return speech

@@ -5,8 +5,12 @@ from pathlib import Path
 
 MAX_SECONDS = 60.0  # of one utterance, which is cut off there
 PAUSE = 0.35  # seconds of silence after a sentence of a long text
-BATCH = 4  # chunks of a long text at once
+BATCH = 8  # chunks of a long text at once: three times as many frames a second as one alone
+STREAM_BATCH = 4  # where somebody listens meanwhile: the first sound comes when all of these are spoken
 MAX_STEPS, MAX_GUIDANCE, MAX_PAUSE, MAX_BATCH = 1000, 100, 60, 256  # beyond, it is a slip of the hand
+TRIES = 3  # of a chunk that may not be right
+MAX_TRIES = 20
+NO_WORDS = "the text has no letter and no digit; give some words to speak"
 NOTHING_SAID = "the model ended before its first frame: nothing to write; try another text or voice"
 
 

@@ -15,7 +15,7 @@ from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.model.widths import Quantisation
-from mlx_voxclone.speech.options import MAX_SECONDS
+from mlx_voxclone.speech.options import MAX_SECONDS, NO_WORDS
 from mlx_voxclone.speech.pieces import Pieces
 
 REFERENCE_SECONDS = (1.0, 60.0)  # shorter says nothing about a voice, longer was never trained
@@ -44,7 +44,8 @@ class SpeechStream:
     """Speech as it is spoken: an iterator over float32 pieces `[n * 1920]` at 24 kHz, not clipped.
 
     The first piece comes after 10 frames (0.8 s), the next ones every 25. Each is decoded behind the codec's exact left
-    context; joined they are what `result` gives. Of audio, one piece is held at a time.
+    context; joined they are what `result` gives. Of audio, one piece is held at a time. It never ends before its first
+    frame.
 
     Args:
         prompt: embeddings `[1, T, dim]`; the other arguments are those of `speak`.
@@ -70,7 +71,13 @@ class SpeechStream:
         self._said, self._on_frame = Pieces(model.audio_tokenizer), on_frame
         self.ended: bool | None = None
         self._generator = generation.generate(
-            model, prompt, max_frames=max_frames, seed=seed, n_steps=n_steps, cfg_alpha=cfg_alpha
+            model,
+            prompt,
+            max_frames=max_frames,
+            seed=seed,
+            n_steps=n_steps,
+            cfg_alpha=cfg_alpha,
+            may_be_empty=False,
         )
         self._pieces = self._speak()
 
@@ -355,9 +362,11 @@ class Speaker:
         are now.
 
         Raises:
-            DataError: an empty text, or one that does not fit the model's context.
+            DataError: a text without a word, or one that does not fit the model's context.
         """
         text = spoken(text)
+        if not any(character.isalnum() for character in text):
+            raise DataError(NO_WORDS)
         self.tokenizer.prompt(text, 1, self._most_frames(max_seconds))  # before a reference clip is encoded
         rows = self.voice_rows(voice, reference)
         ids = self.prompt(text, rows, max_seconds)

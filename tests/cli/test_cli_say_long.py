@@ -1,7 +1,9 @@
 """`voxclone say` with long texts: from a file, standard input or the command line; interrupted and resumed."""
 
+import contextlib
 import io
 import re
+import resource
 import sys
 
 import numpy as np
@@ -9,8 +11,10 @@ import pytest
 import soundfile
 
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.evaluate import listening
 from mlx_voxclone.speech import long_speech
 from mlx_voxclone.speech.growing_wav import partial_names
+from mlx_voxclone.speech.narration import Heard
 
 pytest_plugins = ["commands"]
 TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 6
@@ -83,6 +87,7 @@ def test_interrupted_and_resumed(argv, tmp_path, monkeypatch, capsys):
 
 
 def test_down_a_pipe_in_order(argv, tmp_path, monkeypatch):
+    argv = [*argv, "--batch", "4"]
     book = said(*argv, "--text-file", tmp_path / "book.txt", "--output", tmp_path / "a.wav")
     out = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", out)
@@ -128,8 +133,10 @@ def test_files_that_hold_no_text(argv, tmp_path, capsys, content, message):
         (["--text", "papa", "--resume"], "--resume goes on with a long text"),
         (["--text", TEXT, "--pause", "-1"], "--pause must be from 0 to 60 seconds"),
         (["--text", TEXT, "--batch", "0"], "--batch must be from 1 to 256"),
+        (["--text", TEXT, "--tries", "0"], "--tries must be from 1 to 20"),
+        (["--text", "..."], "the text has no letter and no digit"),
         (["--text", "a", "--text-file", "b"], "not allowed with"),
-        ([], "one of the arguments --text --text-file is required"),
+        ([], "one of the arguments --text --text-file --lines is required"),
     ],
 )
 def test_mistakes_are_one_line(argv, tmp_path, capsys, monkeypatch, more, message):
@@ -138,3 +145,107 @@ def test_mistakes_are_one_line(argv, tmp_path, capsys, monkeypatch, more, messag
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_a_list_into_a_directory(argv, tmp_path, capsys):
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text('{"text": "papa mino"}\n{"text": "lesu tara", "voice": "casual_female", "file": "a/b.wav"}\n')
+    command = [*argv, "--lines", str(lines), "--output", str(tmp_path / "out")]
+    assert voxclone(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{tmp_path / 'out'}\n"
+    assert re.search(r"^2 files(, \d of them spoken again)?; [\d.]+ s of speech in ", captured.err, re.MULTILINE)
+    assert len(soundfile.read(tmp_path / "out" / "00001.wav")[0]) > 0
+    assert len(soundfile.read(tmp_path / "out" / "a" / "b.wav")[0]) > 0
+    assert voxclone(command) == 2
+    assert "holds 2 files of an earlier command; go on with --resume" in capsys.readouterr().err
+    assert voxclone([*command, "--resume"]) == 0
+    assert "2 files (2 of an earlier command); 0.0 s of speech" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--output", "-"], "--output names a directory"),
+        (["--output", "book.txt"], "book.txt: is not a directory; --lines writes"),
+        (["--output", "out", "--max-seconds", "4"], "there is no --max-seconds"),
+        (["--output", "out", "--text", "papa"], "not allowed with"),
+        (["--output", "out"], "lines.jsonl:1: no voice called 'nobody'"),
+    ],
+)
+def test_mistakes_of_a_list(argv, tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lines.jsonl").write_text('{"text": "papa mino", "voice": "nobody"}\n')
+    assert voxclone([*argv, "--lines", "lines.jsonl", *more]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt", "lines.jsonl"]
+
+
+def test_somebody_must_speak(miniature, tmp_path, refused):
+    argv = ["say", "--model", miniature, "--text", "papa", "--output", tmp_path / "a.wav"]
+    refused(argv, "one of the arguments --voice --ref-audio is required")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_verified_by_what_is_heard(argv, tmp_path, capsys, monkeypatch, share):
+    """A short text is verified too; how much was misheard is told, and when the Whisper cannot be one to choose."""
+    heard = []
+
+    @contextlib.contextmanager
+    def listener(whisper):
+        assert whisper == "W"
+        yield lambda language: lambda text, samples: heard.append((language, text)) or Heard("x", round(10 * share), 10)
+
+    monkeypatch.setattr(listening, "listener", listener)
+    argv = [*argv, "--verify", "--whisper-model", "W", "--tries", "2", "--language", "fr", "--text", "papa mino"]
+    said(*argv, "--output", tmp_path / "a.wav")
+    assert heard == [("fr", "papa mino")] * 2
+    told = capsys.readouterr().err
+    assert f"word error of the Whisper's transcripts: {share:.1%}" in told
+    assert ("it could hardly choose" in told) == (share > 0.5)
+
+
+def test_a_full_disk_in_the_middle_of_a_book(argv, tmp_path, capsys):
+    """A file size limit stands in for the full disk."""
+    command = [*argv, "--text-file", str(tmp_path / "book.txt"), "--output", str(tmp_path / "a.wav")]
+    whole = said(*command)
+    other = [*command[:-1], str(tmp_path / "b.wav")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole), limits[1]))  # half of its bytes
+    try:
+        assert voxclone(other) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    partial, _ = partial_names(tmp_path / "b.wav")
+    told = capsys.readouterr().err
+    assert re.fullmatch(rf"error: {partial}: no space left on its disk; [1-5] of 6 .* go on with --resume\n", told)
+    np.testing.assert_array_equal(said(*other[:-2], "--resume", *other[-2:]), whole)
+
+
+def test_a_reader_that_leaves_ends_a_book(argv, tmp_path, monkeypatch, capsys):
+    class Gone(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, content):
+            raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Gone(), 1)))
+    assert voxclone([*argv, "--text-file", str(tmp_path / "book.txt"), "--output", "-"]) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[INST] papa [/INST] mino <s> lesu </s> [AUDIO] tara [BEGIN_AUDIO]",
+        "papa \x00\x07\x1b[31m mino\x7f",
+        "папа मिनो 今日は شكرا papa " * 2,
+        "x" * 300,
+    ],
+)
+def test_odd_texts_are_plain_text(argv, tmp_path, text):
+    assert len(said(*argv, "--text", text, "--output", tmp_path / "a.wav")) > 0

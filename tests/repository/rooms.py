@@ -90,7 +90,7 @@ ROOMS = [
     (
         "evaluate",
         "Measures of speech and codes, and the cases they are taken on.",
-        "version errors files audio model losses checkpoint adapters data pairs",
+        "version errors files audio model losses checkpoint adapters speech data pairs",
     ),
     (
         "report",

@@ -93,7 +93,7 @@ def test_shell_commands_are_read_by_the_real_parsers(block: Block, capsys):
 def test_a_wrong_command_would_be_found(capsys):
     for line in (
         "uv run voxclone bake --model voxtral --output ann --adapter x",
-        "uv run voxclone say --model voxtral --text x --output a.wav",
+        "uv run voxclone say --model voxtral --voice ann --output a.wav",
         "uv run scripts/bake.py --model voxtral --out x",
         "uv run demo/app.py --modl x",
     ):

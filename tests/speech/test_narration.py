@@ -1,16 +1,21 @@
 """Many chunks behind one voice: doubtful ones again, levels even, no click at a join; resumed as if never stopped."""
 
 import json
+import shutil
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_voxclone.api.speech import TextToSpeech
+from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.model.config import END_CODE
 from mlx_voxclone.model.generation import GeneratedCodes
 from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
-from mlx_voxclone.speech.narration import TRIES, Narration
+from mlx_voxclone.speech.narration import MARGIN, TRIES, Heard, Narration
 from mlx_voxclone.speech.speaker import Speaker
 
 pytest_plugins = ["commands"]
@@ -43,8 +48,9 @@ def said(speaker, monkeypatch):
 
         def decode(codes):
             n, number = codes.shape[1] * 1920, int(codes[0, 0])
-            tone = level(number) * np.sin(2 * np.pi * 220 * np.arange(n) / 24000)
-            tone[: 1920 * 2] = tone[-1920 * 2 :] = 0
+            k = np.arange(n)
+            tone = level(number) * np.sin(2 * np.pi * 220 * k / 24000)
+            tone *= np.clip(np.minimum(k - 2 * 1920, n - 2 * 1920 - k) / 240, 0, 1)  # two frames of silence around it
             spoken[number] = tone
             return tone.astype(np.float32)
 
@@ -109,26 +115,94 @@ def test_levels_are_even_and_joins_without_a_click(speaker, said):
     levels = [20 * np.log10(np.abs(samples).max()) for samples in found]
     assert max(levels) - min(levels) < 0.5  # they were 6 dB apart
     joined = np.concatenate(found)
-    steepest = max(np.abs(np.diff(samples[4800:-12000])).max() for samples in found)
+    steepest = max(np.abs(np.diff(samples[9600:48000])).max() for samples in found)
     assert np.abs(np.diff(joined)).max() < 1.1 * steepest
     assert all(samples[0] == 0 and samples[-1] == 0 for samples in found)
 
 
-def test_the_model_cannot_end_at_once(speaker, monkeypatch):
-    """Its first frame is never END, whatever it would like best."""
+@pytest.fixture
+def ends(speaker, monkeypatch):
+    """The model likes END best, always."""
     head = speaker.model.acoustic_transformer
     logits = head.semantic_logits
 
     def end(hidden):
-        import mlx.core as mx
-
         out = logits(hidden)
-        return mx.where(mx.arange(out.shape[-1]) == 1, 1e4, out)
+        return mx.where(mx.arange(out.shape[-1]) == END_CODE, 1e4, out)
 
     monkeypatch.setattr(head, "semantic_logits", end, raising=False)
+
+
+def test_the_model_cannot_end_at_once(speaker, ends):
+    """Its first frame is never END, whatever it would like best: chunks, single texts, streams, the Python API."""
     for one in Narration(speaker, chunks_of(2), rows_of(speaker)):
-        assert one.doubt is None
+        assert "long where about" in one.doubt
         assert one.samples.any()
+    voice, tts = speaker.voices[0], TextToSpeech(speaker)
+    assert (speaker.say(TEXT, voice).frames, speaker.say(TEXT, voice).ended) == (1, True)
+    assert [len(piece) for piece in speaker.stream(TEXT, voice)] == [1920]
+    assert len(tts.say(TEXT, voice)) == 1920
+    assert [len(piece) for piece in tts.stream(TEXT, voice)] == [1920]
+
+
+@pytest.mark.parametrize("frames", [1, 12])
+def test_what_is_far_too_short_for_anybody_is_doubtful_from_the_first(speaker, said, frames):
+    said(lambda number, attempt: (frames, True))
+    (one,) = Narration(speaker, chunks_of(1), rows_of(speaker), tries=2)
+    assert one.tries == (2 if frames == 1 else 1)
+    assert (one.doubt is None) == (frames > 1)
+
+
+def test_frames_of_silence_are_nothing_said(speaker, said):
+    said(lambda number, attempt: (50, True), level=lambda number: 0)
+    (one,) = Narration(speaker, chunks_of(1), rows_of(speaker))
+    assert (one.tries, one.doubt) == (TRIES, "nothing was said")
+
+
+def test_of_several_tries_the_best_heard_is_taken(speaker, said):
+    """One that is not perfect is spoken again, as often as it may be; a perfect one is not."""
+    calls = said(lambda number, attempt: (50 + attempt, True))
+    wrong = {0: [0], 1: [3, 1, 2], 2: [9, 8, 9]}  # of 11 words, by chunk and attempt
+
+    def listen(text, samples):
+        number = int(text.split()[-1][:-1])
+        attempt = len(samples) // 1920 - 50
+        return Heard("what", wrong[number][attempt], 11)
+
+    chunks = [Chunk(f"{TEXT} number {k}.", 0.3) for k in range(3)]
+    narration = Narration(speaker, chunks, rows_of(speaker), listen=listen)
+    found = list(narration)
+    assert [(one.tries, one.heard.wrong) for one in found] == [(1, 0), (3, 1), (3, 8)]
+    assert [one.doubt for one in found] == [None, None, "what is heard is 'what'"]
+    assert (narration.wrong, narration.words) == (9, 33)
+    assert [calls.count((k, 2)) for k in range(3)] == [0, 1, 1]
+    resumed = Narration(speaker, chunks, rows_of(speaker), first=3, memory=narration.memory, listen=listen)
+    assert (list(resumed), resumed.wrong, resumed.words) == ([], 9, 33)
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2, 0.6, 1.5])
+def test_the_pause_that_is_asked_for_is_the_pause_that_is_heard(speaker, said, pause):
+    """Between the end of speech and the next beginning, the model's own silence included."""
+    said(lambda number, attempt: (50, True))
+    chunks = [Chunk(TEXT.strip(), pause)] * 4
+    joined = np.concatenate([one.samples for one in Narration(speaker, chunks, rows_of(speaker))])
+    loud = np.flatnonzero(np.abs(joined) > 1e-3)
+    gaps = np.diff(loud)[np.diff(loud) > 2000] / 24000
+    assert len(gaps) == 3
+    # The speech mask is generous by up to 0.2 s at either side, silence of the model's that is taken for speech.
+    assert all(max(pause, 2 * MARGIN) <= gap <= max(pause, 2 * MARGIN) + 0.35 for gap in gaps)
+
+
+def test_a_voice_that_is_removed_while_it_speaks(tmp_path, miniature):
+    shutil.copytree(miniature, tmp_path / "m")
+    spoken = []
+    for remove in (False, True):
+        speaker = Speaker.load(tmp_path / "m")
+        narration = Narration(speaker, chunks_of(2), rows_of(speaker), batch=1)
+        if remove:
+            shutil.rmtree(tmp_path / "m" / "voice_embedding")
+        spoken.append([one.samples for one in narration])
+    np.testing.assert_array_equal(np.concatenate(spoken[0]), np.concatenate(spoken[1]))
 
 
 @pytest.mark.parametrize("stop", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)])
@@ -153,6 +227,17 @@ def test_a_book_that_was_interrupted_goes_on_as_if_it_had_not_been(speaker, tmp_
     narrate(tmp_path / "book.wav", resume=True)
     assert (tmp_path / "book.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.wav", "whole.wav"]
+
+
+@pytest.mark.parametrize(
+    "name", ["<s>", "</s>", "[INST]", "[AUDIO]", "[BEGIN_AUDIO]", "[NEXT_AUDIO_TEXT]", "[REPEAT_AUDIO_TEXT]"]
+)
+def test_names_of_special_tokens_are_plain_text(speaker, name):
+    tokenizer, text = speaker.tokenizer, f"papa {name} mino"
+    assert [chunk.text for chunk in split_text(text)] == [text]
+    specials = {tokenizer.special(one) for one in ("[AUDIO]", "[BEGIN_AUDIO]", "[NEXT_AUDIO_TEXT]", "<s>")}
+    plain = [one for one in tokenizer.prompt("papa mino", 5) if one in specials]
+    assert [one for one in tokenizer.prompt(text, 5) if one in specials] == plain
 
 
 IDENTITY = {"text": "a", "voice": "b"}
@@ -220,3 +305,15 @@ def test_others_may_generate_what_is_wanted(speaker):
     next(steps)
     again = steps.send([GeneratedCodes(np.ones((37, limits[0] + 1), np.int32), True), GeneratedCodes(said[1], True)])
     assert [one.limit for one in again] == [limits[0]]  # cut off, so it is spoken again
+
+
+def test_a_second_command_does_not_touch_what_the_first_has_written(tmp_path):
+    with growing_wav(tmp_path / "book.wav", IDENTITY, resume=False) as wav:
+        wav._file.flush()
+        content = partial_names(tmp_path / "book.wav")[0].read_bytes()
+        assert content
+        with pytest.raises(DataError, match="another command is writing it"):
+            write(tmp_path / "book.wav", chunks=1)
+        assert partial_names(tmp_path / "book.wav")[0].read_bytes() == content
+        wav.append(np.full(1000, 0.1, np.float32))
+    assert len(read_audio(tmp_path / "book.wav")) == 1000

@@ -2,15 +2,28 @@
 
 import contextlib
 import sys
+from pathlib import Path
 
 from mlx_voxclone.audio.output import check_wav_output
 from mlx_voxclone.cli.common import Parser, command, message
 from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
+from mlx_voxclone.cli.speaking import asked, chunk_bar, listener, settings, tell_doubts, told
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.speech.options import BATCH, MAX_BATCH, MAX_PAUSE, MAX_SECONDS, NOTHING_SAID, PAUSE, fault, voice_file
+from mlx_voxclone.speech.options import (
+    BATCH,
+    MAX_BATCH,
+    MAX_PAUSE,
+    MAX_SECONDS,
+    MAX_TRIES,
+    NOTHING_SAID,
+    PAUSE,
+    STREAM_BATCH,
+    TRIES,
+    fault,
+    voice_file,
+)
 
 STDOUT = "-"
-SHOWN = 5  # doubtful chunks
 
 
 _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice of a reference clip.
@@ -18,7 +31,10 @@ _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice
 To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -
 
 A text of more than a few sentences is split at sentences and spoken in batches. Its WAV grows chunk by chunk as
-OUT.partial.wav; after an interruption the same command with --resume goes on."""
+OUT.partial.wav; after an interruption the same command with --resume goes on.
+
+--lines speaks a list into a directory, a WAV for each line: objects with "text", and with "voice", "seed", "file",
+"language" where a line has its own."""
 
 
 def _options(parser: Parser) -> None:
@@ -26,35 +42,59 @@ def _options(parser: Parser) -> None:
     text = parser.add_mutually_exclusive_group(required=True)
     add_shared(text, "--text", note=" to speak, of any length")
     text.add_argument("--text-file", metavar="FILE", help="a text in UTF-8 to speak; - reads standard input")
-    voice = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--lines", metavar="FILE", help="JSON Lines to speak, each into a WAV in the directory --output")
+    voice = parser.add_mutually_exclusive_group()
     add_shared(voice, "--voice", note=" of the checkpoint, or a file: .safetensors, .pt or hf://OWNER/NAME")
     add_shared(voice, "--ref-audio", note="; needs a codec encoder")
     add_shared(
         parser,
         "--output",
         metavar="OUT.wav",
-        help="24 kHz mono WAV to write; replaced if it exists; - streams to stdout, first 0.8 s, then 2 s at a time",
+        help="24 kHz mono WAV to write; replaced if it exists; - streams to stdout, first 0.8 s, then 2 s at a time;"
+        " with --lines a directory",
     )
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
     add_shared(parser, "--bits", note="; takes less memory")
     add_shared(parser, "--group-size")
     add_shared(parser, "--max-seconds", note=" of a short text, which is cut off there (default: 60)")
-    add_shared(parser, "--language", default="en", note=", which decides where the sentences of a long text end")
+    add_shared(
+        parser,
+        "--language",
+        note=", which decides where the sentences of a long text end (default: en) and which one --verify expects",
+    )
     parser.add_argument(
-        "--pause", type=float, default=PAUSE, metavar="S", help="silence after a sentence of a long text (seconds)"
+        "--pause",
+        type=float,
+        default=PAUSE,
+        metavar="S",
+        help="silence after a sentence of a long text (seconds); twice that after a paragraph or heading, 0.6 of it"
+        " after a verse, 0.4 to 0.6 within a sentence that had to be cut",
     )
     parser.add_argument(
         "--batch",
         type=int,
-        default=BATCH,
         metavar="N",
-        help="how many are generated at once: chunks of a long text; more take more memory",
+        help="how many are generated at once: chunks of a long text, or of several of --lines; more are faster and take"
+        f" more memory (default: {BATCH}; {STREAM_BATCH} where --output is -)",
     )
+    parser.add_argument(
+        "--tries",
+        type=int,
+        default=TRIES,
+        metavar="N",
+        help="how often a chunk of a long text is spoken at most, if it is silent, endless or of an unlikely length",
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="listen with a Whisper (extras transcribe, evaluate) and keep the try of which most is understood",
+    )
+    add_shared(parser, "--whisper-model", note=", for --verify")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="continue what an interruption left: the OUT.partial.wav of a long text",
+        help="continue what an interruption left: the OUT.partial.wav of a long text, the directory of --lines",
     )
     parser.add_argument(
         "--steps", type=int, default=None, metavar="N", help="Euler steps per frame (default: the checkpoint's, 7)"
@@ -70,8 +110,16 @@ def _check(parser: Parser, options) -> None:
         parser.error(f"--{found[0].replace('_', '-')} {found[1]}")
     if not 0 <= options.pause <= MAX_PAUSE:
         parser.error(f"--pause must be from 0 to {MAX_PAUSE} seconds, got {options.pause:g}")
+    if options.batch is None:
+        options.batch = STREAM_BATCH if options.output == STDOUT else BATCH
     if not 1 <= options.batch <= MAX_BATCH:
         parser.error(f"--batch must be from 1 to {MAX_BATCH}, got {options.batch}")
+    if not 1 <= options.tries <= MAX_TRIES:
+        parser.error(f"--tries must be from 1 to {MAX_TRIES}, got {options.tries}")
+    if options.lines is None and options.voice is None and options.ref_audio is None:
+        parser.error("one of the arguments --voice --ref-audio is required")
+    if options.lines is not None and (options.output == STDOUT or options.max_seconds is not None):
+        parser.error("--lines writes files of any length: --output names a directory, and there is no --max-seconds")
     options.quantisation = quantisation(parser, options)
     if options.resume and options.output == STDOUT:
         parser.error("--resume goes on with a file; what went down a pipe is gone")
@@ -84,22 +132,41 @@ def _longest(options) -> float:
 
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> None:
-    from mlx_voxclone.adapters.mix import AdapterSource
-    from mlx_voxclone.process.progress import weight_bar
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
-    from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
 
+    if options.lines is not None:
+        lines = _lines(options)
+        speaker, rows = _speaker(options, {line.voice for line in lines})
+        _say_lines(options, lines, speaker, rows)
+        print(options.output)
+        return
     text = _text(options)
-    long = is_long(text) or options.text_file is not None
-    chunks = split_text(text, options.language, options.pause) if long else None
+    long = is_long(text) or options.text_file is not None or options.verify
+    chunks = split_text(text, options.language or "en", options.pause) if long else None
     _check_length(options, chunks)
     opened = _output(options)
+    speaker, rows = _speaker(options)
+    if chunks is None:
+        _say(options, text, speaker, rows[None], opened)
+    else:
+        _say_long(options, chunks, speaker, rows[None], opened)
+    if options.output != STDOUT:
+        print(options.output)
+
+
+def _speaker(options, voices=frozenset((None,))):
+    """The loaded checkpoint, and the rows of voices by their names; None: the one of `--voice` or `--ref-audio`."""
+    from mlx_voxclone.adapters.mix import AdapterSource
+    from mlx_voxclone.process.progress import weight_bar
+    from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
+
     reference = read_references(options.ref_audio) if options.ref_audio else None
     for line in reference_warnings(reference) if reference else []:
         message(f"warning: {line}")
     adapters = [AdapterSource.parse(text) for text in options.adapters]
-    kept_apart = voice_file(options.voice) if options.voice is not None else None
+    names = {name: options.voice if name is None else name for name in voices}
+    files = {key: voice_file(name) for key, name in names.items() if name is not None}
     with weight_bar(options.quiet) as advance:
         speaker = Speaker.load(
             options.model,
@@ -108,13 +175,30 @@ def main(options) -> None:
             quantisation=options.quantisation,
             progress=advance,
         )
-    voice = options.voice if kept_apart is None else speaker.release.voice_of_file(kept_apart)
-    if chunks is None:
-        _say(options, text, speaker, voice, reference, opened)
-    else:
-        _say_long(options, chunks, speaker, speaker.voice_rows(voice, reference), opened)
-    if options.output != STDOUT:
-        print(options.output)
+    rows = {}
+    for key, name in names.items():
+        kept_apart = files.get(key)
+        voice = name if kept_apart is None else speaker.release.voice_of_file(kept_apart)
+        rows[key] = speaker.voice_rows(voice, reference if name is None else None)
+    return speaker, rows
+
+
+def _lines(options):
+    """The list of `--lines`, checked."""
+    from mlx_voxclone.checkpoint.release import Release
+    from mlx_voxclone.errors import DataError
+    from mlx_voxclone.speech.lines import read_lines
+
+    if Path(options.output).exists() and not Path(options.output).is_dir():
+        raise DataError(f"{options.output}: is not a directory; --lines writes a WAV for each line into one")
+    return read_lines(
+        options.lines,
+        voices=Release(options.model).voices(),
+        voice=options.voice is not None or options.ref_audio is not None,
+        pause=options.pause,
+        seed=options.seed,
+        language=options.language,
+    )
 
 
 def _text(options) -> str:
@@ -136,7 +220,7 @@ def _check_length(options, chunks) -> None:
         raise DataError(f"--max-seconds cuts off a short text; this one has {len(chunks)} chunks: leave it out")
 
 
-def _say(options, text, speaker, voice, reference, opened) -> None:
+def _say(options, text, speaker, rows, opened) -> None:
     """A short text: one utterance."""
     import time
 
@@ -148,8 +232,7 @@ def _say(options, text, speaker, voice, reference, opened) -> None:
     with progress_bar(quiet=options.quiet, total=round(longest * rate), unit="frame") as bar:
         speech = speaker.stream(
             text,
-            voice,
-            reference,
+            rows,
             seed=options.seed,
             max_seconds=longest,
             n_steps=options.steps,
@@ -165,33 +248,21 @@ def _say(options, text, speaker, voice, reference, opened) -> None:
     if not speech.ended:
         message(f"warning: the model did not end within {longest:g} s and was cut off")
     seconds, spent = speech.frames / rate, time.perf_counter() - began
-    message(f"{_told(seconds, spent)}, the first of it after {format_seconds(first)}")
+    message(f"{told(seconds, spent)}, the first of it after {format_seconds(first)}")
 
 
 def _say_long(options, chunks, speaker, rows, opened) -> None:
     """A long text: chunk after chunk."""
     import time
 
-    from mlx_voxclone.process.progress import progress_bar
     from mlx_voxclone.speech.long_speech import stream_long, write_long
 
     began = time.perf_counter()
-    settings = {
-        "seed": options.seed,
-        "batch": options.batch,
-        "n_steps": options.steps,
-        "cfg_alpha": options.cfg_alpha,
-    }
-    with progress_bar(quiet=options.quiet, total=len(chunks), unit="chunk") as bar:
-
-        def advance(done: int) -> None:
-            if not bar.n:
-                bar.initial = done  # of an earlier command: they say nothing about the time that is left
-            bar.update(done - bar.n)
-
+    with listener(options) as listen, chunk_bar(options, len(chunks)) as advance:
+        chosen = settings(options) | {"listen": listen(options.language) if listen else None}
         if options.output == STDOUT:
             with opened as write:
-                speech = stream_long(write, speaker, chunks, rows, on_chunk=advance, **settings)
+                speech = stream_long(write, speaker, chunks, rows, on_chunk=advance, seed=options.seed, **chosen)
         else:
             speech = write_long(
                 options.output,
@@ -201,31 +272,43 @@ def _say_long(options, chunks, speaker, rows, opened) -> None:
                 resume=options.resume,
                 float32=options.float32,
                 on_chunk=advance,
-                asked=_asked(options),
-                **settings,
+                asked=asked(options),
+                seed=options.seed,
+                **chosen,
             )
-    for text, reason in speech.doubts[:SHOWN]:
-        message(f"warning: {_short(text)}: {reason}")
-    if len(speech.doubts) > SHOWN:
-        message(f"warning: {len(speech.doubts) - SHOWN} more chunks may not be right; listen to the end")
+    tell_doubts(speech, "chunks")
     again = f", {speech.again} of them spoken again" if speech.again else ""
     whole = f" ({format_seconds(speech.seconds)} in all)" if speech.earlier else ""
-    told = _told(speech.seconds - speech.earlier, time.perf_counter() - began)
-    message(f"{speech.chunks} chunks{again}; {told}{whole}")
+    spent = time.perf_counter() - began
+    message(f"{speech.chunks} chunks{again}; {told(speech.seconds - speech.earlier, spent)}{whole}")
 
 
-def _asked(options) -> dict[str, object]:
-    """What decides what is said, beside the model, the text and the voice."""
-    asked: dict[str, object] = {"adapters": options.adapters}
-    return asked if options.quantisation is None else asked | {"quantised": str(options.quantisation)}
+def _say_lines(options, lines, speaker, rows) -> None:
+    """A list of texts, each into a file."""
+    import time
 
+    from mlx_voxclone.speech.many_files import speak_lines
 
-def _told(seconds: float, spent: float) -> str:
-    return f"{seconds:.1f} s of speech in {format_seconds(spent)} ({seconds / spent:.2f} times real time)"
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    began = time.perf_counter()
+    with listener(options) as listen, chunk_bar(options, sum(len(line.chunks) for line in lines)) as advance:
+        for language in {line.language for line in lines} if listen else ():
+            listen(language)  # refuses one that it cannot hear, before anything is spoken
+        said = speak_lines(
+            options.output,
+            speaker,
+            lines,
+            rows,
+            resume=options.resume,
+            float32=options.float32,
+            listen=listen,
+            on_chunk=advance,
+            asked=asked(options),
+            **settings(options),
+        )
+    tell_doubts(said, "files")
+    again = f", {said.again} of them spoken again" if said.again else ""
+    earlier = f" ({said.earlier} of an earlier command)" if said.earlier else ""
+    message(f"{said.files} files{earlier}{again}; {told(said.seconds, time.perf_counter() - began)}")
 
 
 def _output(options) -> "contextlib.AbstractContextManager":
