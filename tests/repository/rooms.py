@@ -73,9 +73,14 @@ ROOMS = [
         "version errors files model checkpoint adapters speech",
     ),
     (
+        "whisper",
+        "Whisper as a listener: its files, what it hears, when each word is said, texts compared.",
+        "errors files audio",
+    ),
+    (
         "data",
         "Recordings in, clips out: manifests, preparation, transcripts, shards.",
-        "errors process files settings audio",
+        "errors process files settings audio whisper",
     ),
     (
         "pairs",
@@ -85,7 +90,7 @@ ROOMS = [
     (
         "evaluate",
         "Measures of speech and codes, and the cases they are taken on.",
-        "version errors files audio model losses checkpoint adapters data pairs",
+        "version errors files audio model losses checkpoint adapters whisper data pairs",
     ),
     (
         "report",
@@ -110,7 +115,7 @@ ROOMS = [
     (
         "train.whisper",
         "Whisper as a teacher of the semantic codes.",
-        "errors files audio checkpoint data",
+        "errors files checkpoint whisper data",
     ),
     (
         "train.judge",
