@@ -31,6 +31,7 @@ class LongSpeech:
         chunks: how many there were.
         again: how many were spoken more than once.
         doubts: `(text, reason)` of those that may not be right.
+        ends: seconds at which each one ends, the pause behind it included.
     """
 
     seconds: float = 0.0
@@ -38,9 +39,11 @@ class LongSpeech:
     chunks: int = 0
     again: int = 0
     doubts: list[tuple[str, str]] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
 
     def add(self, chunk: Chunk, spoken: Spoken, rate: int) -> None:
         self.seconds += len(spoken.samples) / rate
+        self.ends.append(self.seconds)
         self.chunks += 1
         self.again += spoken.tries > 1
         if spoken.doubt is not None:
@@ -116,6 +119,7 @@ def write_long(
         with growing_wav(path, identified, resume=resume, float32=float32) as wav:
             on_chunk(done := wav.chunks)
             speech.chunks, speech.seconds, speech.earlier = done, wav.seconds, wav.seconds
+            speech.ends = wav.ends
             narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, **options)
             for spoken in narration:
                 wav.append(spoken.samples, narration.memory)

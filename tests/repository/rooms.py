@@ -38,6 +38,11 @@ ROOMS = [
         "errors files",
     ),
     (
+        "whisper",
+        "Whisper as a listener: its files, what it hears, when each word is said, texts compared.",
+        "errors files audio",
+    ),
+    (
         "model",
         "The model, equal to the released serving code, and its generation.",
         "errors files audio",
@@ -65,17 +70,12 @@ ROOMS = [
     (
         "speech",
         "Text to speech, of texts of any length.",
-        "errors process files audio model checkpoint adapters",
+        "errors process files audio whisper model checkpoint adapters",
     ),
     (
         "bake",
         "New checkpoints: encoder injected, adapters folded, voices added; compared and taken back.",
         "version errors files model checkpoint adapters speech",
-    ),
-    (
-        "whisper",
-        "Whisper as a listener: its files, what it hears, when each word is said, texts compared.",
-        "errors files audio",
     ),
     (
         "data",

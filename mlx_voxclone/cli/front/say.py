@@ -17,7 +17,9 @@ _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice
 To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -
 
 A text of more than a few sentences is split at sentences and spoken in batches. Its WAV grows chunk by chunk as
-OUT.partial.wav; after an interruption the same command with --resume goes on."""
+OUT.partial.wav; after an interruption the same command with --resume goes on.
+
+--srt OUT.srt writes subtitles: of each chunk, whose times are known, or with --whisper-model of each word."""
 
 
 def _options(parser: Parser) -> None:
@@ -59,6 +61,12 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--cfg-alpha", type=float, default=1.2, metavar="X", help="classifier-free guidance; 1.0 is none"
     )
+    parser.add_argument(
+        "--srt",
+        metavar="OUT.srt",
+        help="write subtitles: a cue per chunk of a long text, one of a short text; with --whisper-model one per word",
+    )
+    add_shared(parser, "--whisper-model", default=None, note="; times the words of --srt (extra transcribe)")
     add_shared(parser, "--float32", "--seed", "--device", "--quiet")
 
 
@@ -71,6 +79,10 @@ def _check(parser: Parser, options) -> None:
         parser.error(f"--batch must be from 1 to {MAX_BATCH}, got {options.batch}")
     if options.resume and options.output == STDOUT:
         parser.error("--resume goes on with a file; what went down a pipe is gone")
+    if options.whisper_model is not None and options.srt is None:
+        parser.error("--whisper-model is for --srt")
+    if options.whisper_model is not None and options.output == STDOUT:
+        parser.error("--whisper-model times the words of a file; what went down a pipe is gone")
 
 
 def _longest(options) -> float:
@@ -84,12 +96,14 @@ def main(options) -> None:
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
+    from mlx_voxclone.speech.subtitles import Subtitles, chunk_cues
 
     text = _text(options)
     long = is_long(text) or options.text_file is not None
     chunks = split_text(text, options.language, options.pause) if long else None
     _check_length(options, chunks)
     opened = _output(options)
+    subtitles = Subtitles.checked(options.srt, options.whisper_model, options.language, options.output)
     reference = read_references(options.ref_audio) if options.ref_audio else None
     for line in reference_warnings(reference) if reference else []:
         message(f"warning: {line}")
@@ -98,9 +112,13 @@ def main(options) -> None:
     speaker = Speaker.load(options.model, adapters=adapters, encoder=encoder_path(options.encoder))
     voice = options.voice if kept_apart is None else speaker.release.voice_of_file(kept_apart)
     if chunks is None:
-        _say(options, text, speaker, voice, reference, opened)
+        seconds = _say(options, text, speaker, voice, reference, opened)
+        cues = chunk_cues([text], [seconds], [0.0])
     else:
-        _say_long(options, chunks, speaker, speaker.voice_rows(voice, reference), opened)
+        speech = _say_long(options, chunks, speaker, speaker.voice_rows(voice, reference), opened)
+        cues = chunk_cues([chunk.text for chunk in chunks], speech.ends, [chunk.pause for chunk in chunks])
+    if subtitles is not None:
+        subtitles.write(options.output, cues)
     if options.output != STDOUT:
         print(options.output)
 
@@ -124,8 +142,8 @@ def _check_length(options, chunks) -> None:
         raise DataError(f"--max-seconds cuts off a short text; this one has {len(chunks)} chunks: leave it out")
 
 
-def _say(options, text, speaker, voice, reference, opened) -> None:
-    """A short text: one utterance."""
+def _say(options, text, speaker, voice, reference, opened) -> float:
+    """A short text: one utterance. Its seconds."""
     import time
 
     from mlx_voxclone.errors import DataError
@@ -154,10 +172,11 @@ def _say(options, text, speaker, voice, reference, opened) -> None:
         message(f"warning: the model did not end within {longest:g} s and was cut off")
     seconds, spent = speech.frames / rate, time.perf_counter() - began
     message(f"{_told(seconds, spent)}, the first of it after {format_seconds(first)}")
+    return seconds
 
 
-def _say_long(options, chunks, speaker, rows, opened) -> None:
-    """A long text: chunk after chunk."""
+def _say_long(options, chunks, speaker, rows, opened):
+    """A long text: chunk after chunk. Its `LongSpeech`."""
     import time
 
     from mlx_voxclone.process.progress import progress_bar
@@ -200,6 +219,7 @@ def _say_long(options, chunks, speaker, rows, opened) -> None:
     whole = f" ({format_seconds(speech.seconds)} in all)" if speech.earlier else ""
     told = _told(speech.seconds - speech.earlier, time.perf_counter() - began)
     message(f"{speech.chunks} chunks{again}; {told}{whole}")
+    return speech
 
 
 def _told(seconds: float, spent: float) -> str:

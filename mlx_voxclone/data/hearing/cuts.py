@@ -36,6 +36,7 @@ class Cut:
     first: int  # word of the text
     last: int  # behind its last
     wrong: float
+    heard: tuple[int, int]  # its words of those that were heard
 
 
 @dataclass(frozen=True)
@@ -97,21 +98,21 @@ def pauses(mask: np.ndarray, words: Sequence[Word]) -> list[tuple[float, float, 
     if not words or not mask.any():
         return []
     spoken = np.cumsum(mask) * FRAME_SECONDS  # seconds of speech up to each frame
-    starts = np.array([_at(spoken, word.start) for word in words])
+    # Between two words lies what their punctuation was heard in, which may reach beyond the pause.
+    before = np.array([0.0, *(_at(spoken, word.end) for word in words)])
+    after = np.array([*(_at(spoken, word.start) for word in words), spoken[-1]])
     changes = np.flatnonzero(np.diff(np.concatenate([[True], mask, [True]]).astype(np.int8)))
     found = []
     for first, last in changes.reshape(-1, 2).tolist():
-        if (last - first) * FRAME_SECONDS < _PAUSE_SECONDS and first > 0 and last < len(mask):
-            continue
-        here = float(spoken[first - 1]) if first else 0.0
-        away = np.abs(np.append(starts, spoken[-1]) - here)
+        seconds = first * FRAME_SECONDS, last * FRAME_SECONDS
         if first == 0 or last == len(mask):
-            found.append((first * FRAME_SECONDS, last * FRAME_SECONDS, 0 if first == 0 else len(words)))
-            continue
-        nearest = int(away.argmin())
-        others = np.delete(away, nearest)
-        if away[nearest] <= _NEAR and (not len(others) or others.min() >= away[nearest] + _APART):
-            found.append((first * FRAME_SECONDS, last * FRAME_SECONDS, nearest))
+            found.append((*seconds, 0 if first == 0 else len(words)))
+        elif last - first >= _PAUSE_SECONDS / FRAME_SECONDS:
+            here = float(spoken[first - 1])
+            away = np.maximum(0.0, np.maximum(before - here, here - after))  # of each border of two words
+            nearest, second = np.argsort(away, kind="stable")[:2].tolist()
+            if away[nearest] <= _NEAR and away[second] >= away[nearest] + _APART:
+                found.append((*seconds, nearest))
     if not found or found[0][2] != 0:
         found.insert(0, (0.0, max(0.0, words[0].start - MARGIN_SECONDS), 0))
     if found[-1][2] != len(words):
@@ -169,7 +170,7 @@ def cut(
                 continue
             cost = best[i] + ((end - start) / _PLEASANT - 1) ** 2 + _border(breaks[j], text_after[found[1] - 1])
             if cost < best[j]:
-                best[j], came[j] = cost, (i, Cut(start, end, found[0], found[1], found[2]))
+                best[j], came[j] = cost, (i, Cut(start, end, *found, (breaks[i][2], breaks[j][2])))
     out, j = [], n - 1
     while j > 0:
         j, clip = came[j]
@@ -197,12 +198,12 @@ def left_out(
 ) -> list[Left]:
     """The parts in which words were heard that are in no clip."""
     out: list[Left] = []
-    edges = [(-math.inf, -1), *((c.start, c.first) for c in cuts), (math.inf, len(written))]
-    behind = [(0.0, 0), *((c.end, c.last) for c in cuts)]
-    for (begin, first), (end, last) in zip(behind, edges[1:]):
-        here = [k for k, word in enumerate(words) if begin <= (word.start + word.end) / 2 < end]
-        if not here:
+    behind = [(0, 0), *((c.heard[1], c.last) for c in cuts)]
+    ahead = [*((c.heard[0], c.first) for c in cuts), (len(words), len(written))]
+    for (begin, first), (end, last) in zip(behind, ahead, strict=True):
+        if begin == end:
             continue
+        here = range(begin, end)
         agreeing = sum(stretches.place[k] >= 0 for k in here)
         reason = "text-differs" if 2 * agreeing >= len(here) else "not-in-text"
         missing = " ".join(written[first : max(first, last)][:12]) if reason == "text-differs" else ""

@@ -265,7 +265,7 @@ def test_models_that_are_not_there_are_refused(whisper, tmp_path):
         with pytest.raises(DataError, match="cannot be loaded as a Whisper model") as caught:
             AsrTeacher(str(model)).identity  # noqa: B018
         one_line(caught)
-    with pytest.raises(DataError, match="a file; name the directory"):
+    with pytest.raises(DataError, match="a file; name a directory"):
         AsrTeacher(str(whisper / "config.json")).states(WAVE, "Good day")
 
 
