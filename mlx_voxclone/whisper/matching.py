@@ -18,6 +18,8 @@ _FULL = 1 << 22  # pairs of words that are compared in full, between runs
 _LONGEST = 400  # letters that are compared; of a longer stretch, the longer side counts
 _SKIPPED = 3  # words that one side has and the other lacks: from so many on, they were not said, or not written
 _NUMBER = 10  # words of a number, at most
+_PHRASE, _OTHER = 20, 0.5  # letters of a phrase, and the share of them from which on it is another one
+_CHANCE = 2  # equal words in a row between two differences, which may be equal by chance
 
 
 def match(written: Sequence[str], heard: Sequence[str]) -> list[tuple[int, int]]:
@@ -48,7 +50,7 @@ def stretch(written: Sequence[str], heard: Sequence[str]) -> tuple[int, bool]:
         written, heard: the words between them, by `compare.letters`.
     Returns:
         Edits of letters, blanks not counted; none where a number is written in figures on one side alone. And whether a
-        phrase is missing on one side.
+        phrase is missing on one side, or another one.
     """
     a, b = "".join(written), "".join(heard)
     if a == b:
@@ -58,7 +60,21 @@ def stretch(written: Sequence[str], heard: Sequence[str]) -> tuple[int, bool]:
     missing = abs(len(written) - len(heard)) >= _SKIPPED and 2 * min(len(a), len(b)) <= max(len(a), len(b))
     if max(len(a), len(b)) > _LONGEST:
         return max(len(a), len(b)), True
-    return distance(a, b), missing
+    wrong = distance(a, b)
+    longer = max(len(a), len(b))
+    return wrong, missing or (longer >= _PHRASE and wrong > _OTHER * longer)
+
+
+def solid(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Pairs of `match` without one or two words between differences on both sides, which may be equal by chance."""
+    runs: list[list[tuple[int, int]]] = []
+    for pair in pairs:
+        if runs and (pair[0] - 1, pair[1] - 1) == runs[-1][-1]:
+            runs[-1].append(pair)
+        else:
+            runs.append([pair])
+    kept = [run for k, run in enumerate(runs) if len(run) > _CHANCE or k in (0, len(runs) - 1)]
+    return [pair for run in kept for pair in run]
 
 
 def difference(written: str, heard: str) -> float:

@@ -126,7 +126,7 @@ ROOMS = [
     (
         "train.encoder",
         "The codec encoder's training.",
-        "errors process files settings audio model losses checkpoint bake data pairs evaluate train.saved "
+        "errors process files settings audio model losses checkpoint bake whisper data pairs evaluate train.saved "
         "train.loop train.stages train.whisper train.judge",
     ),
     (

@@ -105,7 +105,7 @@ def cut_chapter(
         found.plan([(max(0.0, c.start), min(last, c.end)) for c in cuts]),
         [_text_of(text, places, c) for c in cuts],
         language,
-        left_out(cuts, words, stretches, [text[a:b] for a, b in places]),
+        left_out(cuts, words, [text[a:b] for a, b in places]),
         len(written) - sum(c.last - c.first for c in cuts),
     )
 

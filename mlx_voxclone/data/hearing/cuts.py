@@ -13,7 +13,7 @@ import numpy as np
 
 from mlx_voxclone.audio.segment import FRAME_SECONDS, MARGIN_SECONDS
 from mlx_voxclone.whisper.compare import letters
-from mlx_voxclone.whisper.matching import stretch
+from mlx_voxclone.whisper.matching import solid, stretch
 from mlx_voxclone.whisper.words import Word
 
 MOST_WRONG = 0.35  # share of letters that may differ; measured, see docs/LOG.md
@@ -23,6 +23,7 @@ _NEAR, _APART = (
     0.1,
 )  # seconds of speech: how near a pause the border of two words is, and how much nearer than others
 _PLEASANT = 10.0  # seconds of a clip
+_SHOWN = 12  # words of a part that is left out
 _LOST = 4.0  # cost of a second that comes into no clip
 _ENDS, _PARTS = ".!?…。！？", ",;:—–،、，；："
 
@@ -55,6 +56,7 @@ class Stretches:
 
     def __init__(self, written: Sequence[str], heard: Sequence[str], pairs: Sequence[tuple[int, int]]) -> None:
         """`written` and `heard` are words by `compare.letters`; `pairs` are from `matching.match`."""
+        pairs = solid(pairs)
         self.place = np.full(len(heard), -1)
         for w, h in pairs:
             self.place[h] = w
@@ -70,7 +72,7 @@ class Stretches:
     def agree(self, first: int, last: int) -> tuple[int, int, float] | None:
         """The words of the text of the heard words `first` to `last` - 1, and the share of letters that differ.
 
-        None where its first or its last word is not certain, or a phrase is missing on one side.
+        None where its first or its last word is not certain, or a phrase is missing or another one.
         """
         if not (self._certain(first, 1, last) and self._certain(last - 1, -1, first - 1)):
             return None
@@ -190,25 +192,19 @@ def _border(pause: tuple[float, float, int], after: str) -> float:
     return behind + 0.2 / (0.1 + pause[1] - pause[0])
 
 
-def left_out(
-    cuts: Sequence[Cut],
-    words: Sequence[Word],
-    stretches: Stretches,
-    written: Sequence[str],
-) -> list[Left]:
-    """The parts in which words were heard that are in no clip."""
+def left_out(cuts: Sequence[Cut], words: Sequence[Word], written: Sequence[str]) -> list[Left]:
+    """The parts in which words were heard that are in no clip; `written` are the words of the text as they stand."""
     out: list[Left] = []
     behind = [(0, 0), *((c.heard[1], c.last) for c in cuts)]
     ahead = [*((c.heard[0], c.first) for c in cuts), (len(words), len(written))]
     for (begin, first), (end, last) in zip(behind, ahead, strict=True):
         if begin == end:
             continue
-        here = range(begin, end)
-        agreeing = sum(stretches.place[k] >= 0 for k in here)
-        reason = "text-differs" if 2 * agreeing >= len(here) else "not-in-text"
-        missing = " ".join(written[first : max(first, last)][:12]) if reason == "text-differs" else ""
-        heard = " ".join(words[k].text for k in here[:12])
-        out.append(Left(words[here[0]].start, words[here[-1]].end, reason, heard, missing))
+        differs = 2 * (last - first) >= end - begin
+        heard = " ".join(word.text for word in words[begin : min(end, begin + _SHOWN)])
+        missing = " ".join(written[first : min(last, first + _SHOWN)]) if differs else ""
+        reason = "text-differs" if differs else "not-in-text"
+        out.append(Left(words[begin].start, words[end - 1].end, reason, heard, missing))
     return out
 
 

@@ -188,6 +188,8 @@ def test_a_part_with_another_text_is_left_out(recording, said):
     check(recording, chapter)
     assert " ".join(chapter.texts) == " ".join(said[:9] + said[13:])
     assert not any(phrase in " ".join(chapter.texts) for phrase in other)
+    assert [part.reason for part in chapter.left] == ["text-differs"]
+    assert chapter.left[0].written.startswith(other[0].split()[0])
 
 
 def test_speech_without_a_pause_is_not_cut_within(tmp_path):
