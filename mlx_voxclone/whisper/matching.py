@@ -8,6 +8,7 @@ but itself.
 import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,8 @@ _LONGEST = 400  # letters that are compared; of a longer stretch, the longer sid
 _SKIPPED = 3  # words that one side has and the other lacks: from so many on, they were not said, or not written
 _NUMBER = 10  # words of a number, at most
 _PHRASE, _OTHER = 20, 0.5  # letters of a phrase, and the share of them from which on it is another one
+_ALIKE = 0.5  # share of letters from which on two words are not nearly the same
+_NEAR_PAIRS = 900  # of words that are compared by their letters, between two equal ones
 _CHANCE = 2  # equal words in a row between two differences, which may be equal by chance
 
 
@@ -65,16 +68,53 @@ def stretch(written: Sequence[str], heard: Sequence[str]) -> tuple[int, bool]:
     return wrong, missing or (longer >= _PHRASE and wrong > _OTHER * longer)
 
 
-def solid(pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Pairs of `match` without one or two words between differences on both sides, which may be equal by chance."""
+def solid(pairs: Sequence[tuple[int, int]], n_written: int, n_heard: int) -> list[tuple[int, int]]:
+    """Pairs of `match` without one or two words between differences on both sides, which may be equal by chance.
+
+    Args:
+        n_written, n_heard: words of the two sides, at whose ends there is no difference.
+    """
     runs: list[list[tuple[int, int]]] = []
     for pair in pairs:
         if runs and (pair[0] - 1, pair[1] - 1) == runs[-1][-1]:
             runs[-1].append(pair)
         else:
             runs.append([pair])
-    kept = [run for k, run in enumerate(runs) if len(run) > _CHANCE or k in (0, len(runs) - 1)]
+    ends = (0, 0), (n_written - 1, n_heard - 1)
+    kept = [run for run in runs if len(run) > _CHANCE or run[0] == ends[0] or run[-1] == ends[1]]
     return [pair for run in kept for pair in run]
+
+
+def with_near(pairs: Sequence[tuple[int, int]], written: Sequence[str], heard: Sequence[str]) -> list[tuple[int, int]]:
+    """Pairs of equal words, and between them those of words that are nearly so: misheard, or spelt otherwise."""
+    edges = [(-1, -1), *pairs, (len(written), len(heard))]
+    found = list(pairs)
+    for (wa, ha), (wb, hb) in pairwise(edges):
+        if wb - wa > 1 and hb - ha > 1 and (wb - wa) * (hb - ha) <= _NEAR_PAIRS:
+            near = _near(written[wa + 1 : wb], heard[ha + 1 : hb])
+            found += [(wa + 1 + w, ha + 1 + h) for w, h in near]
+    return sorted(found)
+
+
+def _near(a: Sequence[str], b: Sequence[str]) -> list[tuple[int, int]]:
+    """The pairs of words, ascending on both sides, that are most alike together; none differs by half or more."""
+    alike = np.zeros((len(a) + 1, len(b) + 1))
+    gains = np.zeros((len(a), len(b)))
+    for i, one in enumerate(a):
+        for j, other in enumerate(b):
+            share = distance(one, other) / max(len(one), len(other))
+            gains[i, j] = (1 - share) * min(len(one), len(other)) if share < _ALIKE else 0.0
+            alike[i + 1, j + 1] = max(alike[i, j + 1], alike[i + 1, j], alike[i, j] + gains[i, j])
+    pairs, i, j = [], len(a), len(b)
+    while i and j:
+        if gains[i - 1, j - 1] and alike[i, j] == alike[i - 1, j - 1] + gains[i - 1, j - 1]:
+            i, j = i - 1, j - 1
+            pairs.append((i, j))
+        elif alike[i, j] == alike[i - 1, j]:
+            i -= 1
+        else:
+            j -= 1
+    return pairs[::-1]
 
 
 def difference(written: str, heard: str) -> float:

@@ -1,6 +1,7 @@
 """`voxclone say --srt`: cues of a long text and of a short one, after an interruption too."""
 
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def test_a_cue_per_chunk(argv, tmp_path):
     found = cues(tmp_path / "a.srt")
     assert [text for _, _, text in found] == [SENTENCE] * 4
     assert found[0][0] == 0
-    for (start, end, _), (after, _, _) in zip(found[:3], found[1:], strict=True):
+    for (start, end, _), (after, _, _) in pairwise(found):
         assert after - end == pytest.approx(0.5, abs=0.0011)
         assert start < end
         assert np.abs(samples[int((end + 0.1) * rate) : int(after * rate)]).max() < 1e-3  # the pause
@@ -87,10 +88,15 @@ def test_refusals(argv, capsys, more, message):
 
 def test_where_chunks_end_is_known_after_an_interruption(tmp_path):
     path, identity = tmp_path / "a.wav", {"text": "x"}
-    with pytest.raises(KeyboardInterrupt), growing_wav(path, identity, resume=False) as wav:
-        wav.append(np.zeros(2400))
-        wav.append(np.zeros(4800))
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with growing_wav(path, identity, resume=False) as wav:
+            wav.append(np.zeros(2400))
+            wav.append(np.zeros(4800))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with growing_wav(path, identity, resume=True) as wav:
         assert wav.ends == [0.1, 0.3]
         wav.append(np.zeros(240))

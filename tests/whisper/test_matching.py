@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlx_voxclone.whisper.compare import distance, letters, normalise, script, units
-from mlx_voxclone.whisper.matching import difference, match, solid, stretch
+from mlx_voxclone.whisper.matching import difference, match, solid, stretch, with_near
 
 
 def words(count: int, seed: int) -> list[str]:
@@ -77,15 +77,13 @@ def test_another_phrase_is_told_from_a_misheard_one():
 
 
 def test_words_that_two_phrases_share_by_chance_are_no_match():
-    one, other = (
-        ["a", "b", "c", "the", "d", "e", "f", "of", "g", "h", "i", "k", "l", "m"],
-        ["n", "o", "p", "the", "q", "r", "s", "of", "t", "u", "v", "k", "l", "m"],
-    )
+    one, other = list("abcTdefOghiklm"), list("nopTqrsOtuvklm")
     pairs = match(one, other)
-    assert [one[w] for w, _ in pairs] == ["the", "of", "k", "l", "m"]
-    assert [one[w] for w, _ in solid(pairs)] == ["k", "l", "m"]
+    assert [one[w] for w, _ in pairs] == ["T", "O", "k", "l", "m"]
+    assert [one[w] for w, _ in solid(pairs, 14, 14)] == ["k", "l", "m"]
     alike = [(k, k) for k in range(14) if k not in (4, 6)]  # a word between two that were misheard
-    assert solid(alike) == [pair for pair in alike if pair != (5, 5)]
+    assert solid(alike, 14, 14) == [pair for pair in alike if pair != (5, 5)]
+    assert solid([(0, 0), (2, 2), (4, 4)], 5, 5) == [(0, 0), (4, 4)]  # the ends
 
 
 def test_words_of_texts_in_several_scripts():
@@ -105,3 +103,45 @@ def test_scripts(text, expected):
 def test_distance_is_the_number_of_edits():
     pairs = [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("abc", "", 3), ("ab", "ba", 2)]
     assert [distance(a, b) for a, b, _ in pairs] == [n for _, _, n in pairs]
+
+
+def test_misheard_words_are_paired_with_those_that_are_written():
+    written = [
+        "aime",
+        "liegt",
+        "im",
+        "tal",
+        "von",
+        "tarentaise",
+        "unterhalb",
+        "des",
+        "skigebiets",
+        "la",
+        "plagne",
+        "müller",
+        "kaempff",
+    ]
+    heard = [
+        "armee",
+        "liegt",
+        "im",
+        "teil",
+        "von",
+        "tarantese",
+        "unterhalb",
+        "des",
+        "skigebietz",
+        "la",
+        "plagée",
+        "müller",
+        "kempf",
+    ]
+    pairs = match(written, heard)
+    assert [written[w] for w, _ in pairs] == ["liegt", "im", "von", "unterhalb", "des", "la", "müller"]
+    near = with_near(pairs, written, heard)
+    assert set(pairs) < set(near)
+    assert near == [(k, k) for k in range(13) if written[k] != "aime"]  # three letters of five differ
+
+
+def test_words_that_are_nothing_like_each_other_are_no_pair():
+    assert with_near([(0, 0), (3, 3)], ["a", "noch", "keine", "b"], ["a", "über", "stadt", "b"]) == [(0, 0), (3, 3)]

@@ -1,27 +1,26 @@
 """Cutting a long recording together with its text: pauses that lie between two words, and the best series of clips.
 
-A clip begins and ends with words that were heard as they are written, in a pause; so what belongs to it is certain,
-whatever Whisper misheard inside. Between such words, what is written and what was heard are compared letter by letter.
+A clip begins and ends in a pause, with words that were heard as they are written, or nearly so, and have such a
+neighbour; so what belongs to it is certain, whatever Whisper misheard inside. What is written and what was heard are
+compared letter by letter.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from mlx_voxclone.audio.segment import FRAME_SECONDS, MARGIN_SECONDS
-from mlx_voxclone.whisper.compare import letters
-from mlx_voxclone.whisper.matching import solid, stretch
+from mlx_voxclone.whisper.compare import distance, letters
+from mlx_voxclone.whisper.matching import solid, stretch, with_near
 from mlx_voxclone.whisper.words import Word
 
 MOST_WRONG = 0.35  # share of letters that may differ; measured, see docs/LOG.md
 _PAUSE_SECONDS = 0.15  # a shorter gap is a stop consonant
-_NEAR, _APART = (
-    0.3,
-    0.1,
-)  # seconds of speech: how near a pause the border of two words is, and how much nearer than others
+_NEAR = 0.25  # seconds of speech: so near a pause the border of two words is,
+_APART, _APART_WITHIN = 0.1, 0.04  # and so much nearer than others, or if the pause lies right in it
 _PLEASANT = 10.0  # seconds of a clip
 _SHOWN = 12  # words of a part that is left out
 _LOST = 4.0  # cost of a second that comes into no clip
@@ -56,16 +55,19 @@ class Stretches:
 
     def __init__(self, written: Sequence[str], heard: Sequence[str], pairs: Sequence[tuple[int, int]]) -> None:
         """`written` and `heard` are words by `compare.letters`; `pairs` are from `matching.match`."""
-        pairs = solid(pairs)
+        self._written, self._heard = written, heard
+        pairs = solid(pairs, len(written), len(heard))
+        # Up to the heard word h: letters that differ, and faults, in it and in the stretches before it.
+        self._wrong, self._faults = np.zeros(len(heard)), np.zeros(len(heard), int)
+        for (wa, ha), (wb, hb) in pairwise(pairs):
+            self._faults[hb] += stretch(written[wa + 1 : wb], heard[ha + 1 : hb])[1]
+        pairs = with_near(pairs, written, heard)
         self.place = np.full(len(heard), -1)
         for w, h in pairs:
             self.place[h] = w
-        # Up to the heard word h: letters that differ, and hard faults, in the stretches that end there.
-        self._wrong, self._faults = np.zeros(len(heard) + 1), np.zeros(len(heard) + 1, int)
-        for (wa, ha), (wb, hb) in itertools.pairwise(pairs):
-            wrong, fault = stretch(written[wa + 1 : wb], heard[ha + 1 : hb])
-            self._wrong[hb] += wrong
-            self._faults[hb] += fault
+            self._wrong[h] += distance(written[w], heard[h])
+        for (wa, ha), (wb, hb) in pairwise(pairs):
+            self._wrong[hb] += stretch(written[wa + 1 : wb], heard[ha + 1 : hb])[0]
         self._wrong, self._faults = self._wrong.cumsum(), self._faults.cumsum()
         self._letters = np.concatenate([[0], np.cumsum([len(word) for word in written])])
 
@@ -79,7 +81,8 @@ class Stretches:
         begin, end = int(self.place[first]), int(self.place[last - 1]) + 1
         if end <= begin or self._faults[last - 1] > self._faults[first]:
             return None
-        wrong = self._wrong[last - 1] - self._wrong[first]
+        own = distance(self._written[begin], self._heard[first])
+        wrong = own + self._wrong[last - 1] - self._wrong[first]
         return begin, end, float(wrong / max(1, self._letters[end] - self._letters[begin]))
 
     def _certain(self, at: int, step: int, stop: int) -> bool:
@@ -113,7 +116,8 @@ def pauses(mask: np.ndarray, words: Sequence[Word]) -> list[tuple[float, float, 
             here = float(spoken[first - 1])
             away = np.maximum(0.0, np.maximum(before - here, here - after))  # of each border of two words
             nearest, second = np.argsort(away, kind="stable")[:2].tolist()
-            if away[nearest] <= _NEAR and away[second] >= away[nearest] + _APART:
+            apart = _APART if away[nearest] else _APART_WITHIN
+            if away[nearest] <= _NEAR and away[second] >= away[nearest] + apart:
                 found.append((*seconds, nearest))
     if not found or found[0][2] != 0:
         found.insert(0, (0.0, max(0.0, words[0].start - MARGIN_SECONDS), 0))
