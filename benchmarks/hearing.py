@@ -34,8 +34,8 @@ BARS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 def clips(options) -> list[tuple[np.ndarray, str]]:
-    """Samples at 24 kHz and text of the first clips of a corpus."""
-    found = [entry for entry in read_source(options.corpus) if entry.text][: options.clips]
+    """Samples at 24 kHz and text of some clips of a corpus."""
+    found = [entry for entry in read_source(options.corpus) if entry.text][options.first :][: options.clips]
     return [(read_audio(entry.audio), entry.text) for entry in found]
 
 
@@ -206,6 +206,7 @@ def main() -> None:
     parser.add_argument("--corpus", required=True, type=Path)
     parser.add_argument("--language", default="en")
     parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--first", type=int, default=0, help="clips to pass over")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("runs/hearing"))
     options = parser.parse_args()
