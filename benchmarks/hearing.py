@@ -30,7 +30,7 @@ from mlx_voxclone.whisper.reader import WHISPER_RATE, Reader
 from mlx_voxclone.whisper.words import FRAME, MEDIAN, timed_words, token_frames, warped
 
 LATENT = 0.08  # seconds of a frame of the codec
-BARS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+BARS = (0.2, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
 def clips(options) -> list[tuple[np.ndarray, str]]:

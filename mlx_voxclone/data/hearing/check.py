@@ -13,7 +13,7 @@ from mlx_voxclone.whisper.reader import LONGEST_SECONDS
 
 Progress = Callable[[Iterable, int, str], Iterable]
 DIFFERS = "text-differs"
-MOST_WRONG = 0.5  # share of letters that may differ: measured on real clips, see docs/LOG.md
+MOST_WRONG = 0.35  # share of letters that may differ: measured on real clips, see docs/LOG.md
 WORST = 5  # clips that are listed of those that are kept
 _SHOWN = 60  # characters of a text in a message
 

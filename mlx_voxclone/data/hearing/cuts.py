@@ -13,11 +13,11 @@ from itertools import pairwise
 import numpy as np
 
 from mlx_voxclone.audio.segment import FRAME_SECONDS, MARGIN_SECONDS
+from mlx_voxclone.data.hearing.check import MOST_WRONG
 from mlx_voxclone.whisper.compare import distance, letters
 from mlx_voxclone.whisper.matching import solid, stretch, with_near
 from mlx_voxclone.whisper.words import Word
 
-MOST_WRONG = 0.35  # share of letters that may differ; measured, see docs/LOG.md
 _PAUSE_SECONDS = 0.15  # a shorter gap is a stop consonant
 _NEAR = 0.25  # seconds of speech: so near a pause the border of two words is,
 _APART, _APART_WITHIN = 0.1, 0.04  # and so much nearer than others, or if the pause lies right in it

@@ -66,7 +66,7 @@ def test_wrong_texts_are_left_out_and_listed(listener, tmp_path):
     assert len(texts) == 2
     assert texts[1].startswith(f"texts: listen to 8: text {slip[:10]!r}"[:-1])
     worst = json.loads((tmp_path / "out" / "texts.jsonl").read_text().splitlines()[0])
-    assert (worst["kept"], worst["error"] > 0.5) == (False, True)
+    assert (worst["kept"], worst["error"] > 0.35) == (False, True)
 
 
 def test_all_wrong_is_one_line(listener, tmp_path):
