@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
+from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
@@ -147,13 +149,13 @@ def prepare(
 def _listener(
     entries: list[Entry], options: PrepareOptions, transcriber: Transcriber | None, stack: ExitStack
 ) -> Listener | None:
-    """What hears texts, if a Whisper was named or is needed, and there are texts to hear; its files are looked at now.
+    """What hears texts, if a Whisper was named or is needed, and there is something to hear; its files are checked now.
 
     Raises:
         DataError: it cannot be used, or knows English alone while a recording is said to be in another language.
     """
     texted = [entry for entry in entries if entry.text is not None]
-    if not options.hears or not texted:
+    if not options.hears or not (texted if options.check_texts else any(map(_is_long, texted))):
         return None
     loaded = getattr(transcriber, "loaded", None)
     listener = stack.enter_context(Listener(options.whisper, loaded=loaded))
@@ -161,6 +163,14 @@ def _listener(
         for language in sorted({entry.language or options.language or "en" for entry in texted}):
             check_english(listener.model, language)
     return listener
+
+
+def _is_long(entry: Entry) -> bool:
+    """Whether a recording is longer than those that stay whole with their text, by its header."""
+    try:
+        return audio_info(entry.audio).seconds > MAX_TRANSCRIBED_SECONDS
+    except AudioError:
+        return False
 
 
 def _scanned(

@@ -228,5 +228,5 @@ def whisper_module(name: str) -> ModuleType:
         return importlib.import_module(f"mlx_whisper.{name}")
     except ImportError as e:
         raise DataError(
-            f"ASR distillation needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
+            f"a Whisper needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
         ) from None

@@ -86,3 +86,9 @@ def test_prepared_data_without_the_check_is_the_same_as_before(listener, tmp_pat
     assert prepare(tmp_path / "r", tmp_path / "out", PrepareOptions(heldout=0.2)).reused
     with pytest.raises(DataError, match="check_texts, whisper_model changed"):
         prepare(tmp_path / "r", tmp_path / "out", OPTIONS)
+
+
+def test_a_whisper_that_is_named_and_not_needed_is_not_looked_at(listener, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_module, "Listener", None)
+    options = PrepareOptions(whisper_model="nowhere", heldout=0.2)
+    assert prepare(tmp_path / "r", tmp_path / "out", options).with_text == 10
