@@ -3,6 +3,7 @@
 import contextlib
 
 from mlx_voxclone.cli.common import message
+from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.process.amounts import format_seconds
 
 SHOWN = 5  # doubtful chunks
@@ -21,9 +22,14 @@ def settings(options) -> dict:
 
 def asked(options) -> dict:
     """What else decides what is said."""
-    heard = {"whisper": options.whisper_model, "language": options.language} if options.verify else {}
+    heard = {"whisper": whisper_model(options), "language": options.language} if options.verify else {}
     fewer_bits = {} if options.quantisation is None else {"quantised": str(options.quantisation)}
     return {"adapters": options.adapters} | heard | fewer_bits
+
+
+def whisper_model(options) -> str:
+    """Of `--verify`."""
+    return options.whisper_model or WHISPER_MODEL
 
 
 @contextlib.contextmanager
@@ -34,7 +40,7 @@ def listener(options):
         return
     from mlx_voxclone.evaluate import listening
 
-    with listening.listener(options.whisper_model) as listen:
+    with listening.listener(whisper_model(options)) as listen:
         yield listen
 
 

@@ -22,13 +22,17 @@ from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
-from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
+from mlx_voxclone.data.hearing.chapters import cut_chapter
+from mlx_voxclone.data.hearing.check import Compared, compare_texts
+from mlx_voxclone.data.hearing.check import notes as text_notes
+from mlx_voxclone.data.ingest import NOTES, TOO_LONG, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.text_checks import may_be_same
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.names import cut
+from mlx_voxclone.whisper.hearing import Listener
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
@@ -43,6 +47,7 @@ class Collector:
     Args:
         source: what the user named; paths are recorded relative to it.
         directory: where the clips' files go.
+        listener: hears long recordings with a text, which are cut by it; None: they are left out.
     """
 
     source: Path
@@ -51,10 +56,13 @@ class Collector:
     clips: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    listener: Listener | None = None
+    compared: list[Compared] = field(default_factory=list)  # texts of clips, the worst first
     seconds_read: float = 0.0
     _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
     _near_copies: int = 0  # clips that sound like another, and are not the same bytes
     _instead: list[tuple[str, str]] = field(default_factory=list)  # damaged recordings, and the copies of them used
+    _chapters: set[str] = field(default_factory=set)  # long recordings that were cut with their text, by name
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
@@ -77,10 +85,14 @@ class Collector:
                     return dataclasses.replace(entry, file=other), found
             return entry, outcome
 
+        long: list[tuple[Entry, str]] = []
         with closing(_on_threads(one, list(zip(entries, names)), progress, "recordings")) as outcomes:
             for (listed, name), (entry, outcome) in outcomes:
                 if isinstance(outcome, AudioError):
-                    self._reject(entry, outcome)
+                    if outcome.reason == TOO_LONG and self.listener is not None:
+                        long.append((entry, name))
+                    else:
+                        self._reject(entry, outcome)
                     continue
                 if entry is not listed:
                     self._instead.append((self._relative(listed.audio), entry.audio.name))
@@ -89,8 +101,45 @@ class Collector:
                 self._remark(entry.audio, plan)
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
+        for entry, name in long:
+            self._ingest_chapter(entry, name, references.get(entry.ref_audio), progress)
         self._share_digests()
         self._name_references_alike(entries, references)
+
+    def _ingest_chapter(self, entry: Entry, name: str, reference: str | None, progress: Progress) -> None:
+        """Cut a long recording with its text; a Whisper runs on this thread alone."""
+        language = entry.language or self.options.language
+        try:
+            chapter = cut_chapter(entry.audio, entry.text, language, self.listener, self.options, progress)
+            pieces = write_pieces(entry.audio, chapter.plan, self.directory, name)
+        except AudioError as e:
+            self._reject(entry, e)
+            return
+        self._chapters.add(name)
+        self.seconds_read += chapter.plan.seconds
+        self._remark(entry.audio, chapter.plan)
+        for piece, text in zip(pieces, chapter.texts):
+            own = dataclasses.replace(entry, text=text, language=entry.language or chapter.language)
+            self._add(own, name, piece, TRAIN, reference, chapter.plan.words)
+        where = self._relative(entry.audio)
+        self.rejected += [
+            {"audio": where, "where": entry.where, "speaker": entry.speaker, **one}
+            for one in chapter.left_out(entry.audio)
+        ]
+        self.notes.append(f"{where}: {chapter.note()}")
+
+    def check_texts(self, progress: Progress) -> None:
+        """Leave out clips whose text is not what is heard; texts of long recordings have been compared already."""
+        clips = [
+            c for c in self.clips if c["text"] and c["split"] != REFERENCE and c["recording"] not in self._chapters
+        ]
+        self.compared = compare_texts(clips, self.directory, self.listener, progress)
+        self.notes += text_notes(self.compared, self.listener)
+        bad = {one.clip: one for one in self.compared if not one.fits}
+        for clip in [clip for clip in self.clips if clip["id"] in bad]:
+            (self.directory / Path(clip["audio"]).name).unlink()
+            self.rejected.append({**bad[clip["id"]].left_out(), "speaker": clip["speaker"]})
+        self.clips = [clip for clip in self.clips if clip["id"] not in bad]
 
     def _ingest_references(self, entries: list[Entry], names: list[str], progress: Progress) -> dict[Path | None, Any]:
         """Write each distinct `ref_audio` once; its clip's id, or why it cannot be used, by path."""

@@ -29,6 +29,7 @@ from mlx_voxclone.audio.source import AudioError, AudioSource
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
+TOO_LONG = "too-long"
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
 
@@ -73,12 +74,41 @@ class Written:
     digest: str  # of the samples
 
 
+@dataclass(frozen=True)
+class Usable:
+    """A recording that can be used, before it is cut."""
+
+    info: AudioInfo
+    scan: Scan
+    mask: np.ndarray  # bool, which frames hold speech
+    whole: Span  # what is kept of it
+    gain: float
+    notes: tuple[str, ...]
+
+    def plan(self, pieces: list[tuple[float, float]]) -> Plan:
+        """With these parts, in seconds, as its clips."""
+        scan = self.scan
+        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words)
+
+
 def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Plan:
     """Decide what becomes of a recording.
 
     Raises:
         AudioError: it cannot be used; `reason` is one of missing, unreadable, truncated, zero-length, channels,
             rate, low-rate, non-finite, level, opposed, two-voices, silent, clipped, too-short, too-long.
+    """
+    found = usable(path, transcribed, options)
+    pieces = _pieces(path, found.whole, found.scan.levels, found.mask, transcribed, options)
+    last = found.info.seconds
+    return found.plan([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces])
+
+
+def usable(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Usable:
+    """Find out whether a recording can be used, whatever its length.
+
+    Raises:
+        AudioError: see `examine`; not too-short and too-long.
     """
     info = audio_info(path)
     if info.frames == 0:
@@ -105,11 +135,8 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
     if transcribed and options.trim_silence and (more := trim(soft_speech(scan.levels, mask))) != speech:
         speech, notes = more, [*notes, "soft"]
     whole = speech if options.trim_silence else Span(0, len(mask))
-    pieces = _pieces(path, whole, scan.levels, mask, transcribed, options)
     gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
-    last = info.seconds
-    spans = [(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces]
-    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words)
+    return Usable(info, scan, mask, whole, gain, tuple(notes))
 
 
 def scan_recording(info: AudioInfo) -> Scan:
@@ -167,9 +194,9 @@ def _pieces(
     """The recording as a whole if it is short enough or transcribed, else cut at pauses."""
     if transcribed and whole.seconds > MAX_TRANSCRIBED_SECONDS:
         raise AudioError(
-            "too-long",
-            f"{path}: {whole.seconds:.0f} s of transcribed speech; text and audio over {MAX_TRANSCRIBED_SECONDS:.0f} s "
-            "are not cut automatically; cut both, or remove the text",
+            TOO_LONG,
+            f"{path}: {whole.seconds:.0f} s of transcribed speech; over {MAX_TRANSCRIBED_SECONDS:.0f} s, a Whisper has"
+            " to hear where text and audio are cut: name one with --whisper-model (data.whisper_model)",
         )
     if transcribed or whole.seconds <= options.max_seconds:
         pieces = [whole]

@@ -8,7 +8,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.settings.findings import describe
 from mlx_voxclone.settings.schema import PrepareSection
 
-WHISPER_MODEL = PrepareSection().whisper_model
+WHISPER_MODEL = "mlx-community/whisper-large-v3-turbo"  # where one is needed and none is named
 LETTERS_PER_SECOND = 15  # of speech, spaces among them
 
 
@@ -19,14 +19,18 @@ class PrepareOptions(PrepareSection):
         speaker: use only this speaker of the source.
         language: code for recordings whose manifest names none.
         min_seconds, max_seconds: of a clip. Longer recordings are cut at pauses into 2 s (or `min_seconds`) to
-            `max_seconds`; transcribed ones stay whole up to 30 s.
+            `max_seconds`; transcribed ones stay whole up to 30 s, and are cut with their text beyond if a Whisper hears
+            them.
         heldout: fraction that is measured by and never trained on; drawn where the source does not say what that is.
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.
         min_sampling_rate: Hz; at least 1000.
         max_clipped: largest fraction of clipped samples, see `audio.clipping`.
-        transcribe: make missing texts with `whisper_model` (directory or hub id).
+        transcribe: make missing texts with a Whisper.
+        check_texts: leave out clips whose text is not what a Whisper hears.
+        whisper_model: directory or hub id; None: `WHISPER_MODEL` where one is needed. Where one is named or needed,
+            recordings over 30 s with a text are cut together with it.
         seed: of the split.
 
     Raises DataError (one line) for any value that cannot be used.
@@ -41,3 +45,13 @@ class PrepareOptions(PrepareSection):
             super().__init__(**values)
         except ValidationError as e:
             raise DataError(describe(e)[1]) from None
+
+    @property
+    def whisper(self) -> str:
+        """The Whisper that is used where one is needed."""
+        return self.whisper_model or WHISPER_MODEL
+
+    @property
+    def hears(self) -> bool:
+        """Whether a Whisper is used."""
+        return self.transcribe or self.check_texts or self.whisper_model is not None

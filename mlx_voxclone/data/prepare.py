@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, unknown_name
+from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
@@ -29,8 +31,10 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.whisper.hearing import Listener
+from mlx_voxclone.whisper.reader import check_english
 
-REJECTED = "rejected.jsonl"
+REJECTED, TEXTS = "rejected.jsonl", "texts.jsonl"
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _VERSION = 1  # of what is written; another one is prepared anew
 
@@ -114,13 +118,18 @@ def prepare(
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
-            transcriber = stack.enter_context(Transcriber(options.whisper_model))
+            transcriber = stack.enter_context(Transcriber(options.whisper))
+        listener = _listener(entries, options, transcriber, stack)
         directory = stack.enter_context(atomic_directory(output))
         (directory / CLIPS).mkdir()
-        run = Collector(Path(source), directory / CLIPS, options, notes=list(listing.notes))
+        run = Collector(Path(source), directory / CLIPS, options, notes=list(listing.notes), listener=listener)
         run.ingest(entries, progress)
         if not any(clip["split"] != REFERENCE for clip in run.clips):
             raise DataError(_nothing_kept(source, run.rejected))
+        if options.check_texts and listener is not None:
+            run.check_texts(progress)
+            if not any(clip["split"] != REFERENCE for clip in run.clips):
+                raise DataError(_nothing_kept(source, run.rejected))
         if transcriber is not None:
             run.transcribe(transcriber, progress)
         run.split()
@@ -130,8 +139,37 @@ def prepare(
         else:
             write_shards(run.clips, directory, shards, options.seed, progress)
             (directory / CLIPS).rmdir()
+        if options.check_texts:
+            _write_lines(directory / TEXTS, [one.content() for one in run.compared])
         _finish(directory, run.rejected, summary)
     return _report(output, summary)
+
+
+def _listener(
+    entries: list[Entry], options: PrepareOptions, transcriber: Transcriber | None, stack: ExitStack
+) -> Listener | None:
+    """What hears texts, if a Whisper was named or is needed, and there is something to hear; its files are checked now.
+
+    Raises:
+        DataError: it cannot be used, or knows English alone while a recording is said to be in another language.
+    """
+    texted = [entry for entry in entries if entry.text is not None]
+    if not options.hears or not (texted if options.check_texts else any(map(_is_long, texted))):
+        return None
+    loaded = getattr(transcriber, "loaded", None)
+    listener = stack.enter_context(Listener(options.whisper, loaded=loaded))
+    if not listener.is_multilingual:
+        for language in sorted({entry.language or options.language or "en" for entry in texted}):
+            check_english(listener.model, language)
+    return listener
+
+
+def _is_long(entry: Entry) -> bool:
+    """Whether a recording is longer than those that stay whole with their text, by its header."""
+    try:
+        return audio_info(entry.audio).seconds > MAX_TRANSCRIBED_SECONDS
+    except AudioError:
+        return False
 
 
 def _scanned(
@@ -143,7 +181,7 @@ def _scanned(
     progress: Progress,
 ) -> PrepareReport:
     """An index of shards that are there already, which stay as they are."""
-    given = {"--shards": shards, "--transcribe": options.transcribe}
+    given = {"--shards": shards, "--transcribe": options.transcribe, "--check-texts": options.check_texts}
     if refused := [name for name, value in given.items() if value]:
         raise DataError(f"{source}: tar shards are indexed as they are; leave out {' and '.join(refused)}")
     places = shards_of(source)
@@ -200,8 +238,12 @@ def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions)
 
 def _settings(options: PrepareOptions) -> dict[str, Any]:
     settings = options.model_dump()
-    if not options.transcribe:
+    if options.hears:
+        settings["whisper_model"] = options.whisper
+    else:
         del settings["whisper_model"]
+    if not options.check_texts:  # what was prepared before there was such a key is the same
+        del settings["check_texts"]
     return settings
 
 

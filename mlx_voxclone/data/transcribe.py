@@ -14,15 +14,20 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
+from mlx_voxclone.whisper.model import WhisperFiles
+from mlx_voxclone.whisper.reader import (
+    LONGEST_SECONDS,
+    MAX_COMPRESSION_RATIO,
+    MIN_LOG_PROBABILITY,
+    MIN_SAMPLES,
+    WHISPER_RATE,
+    check_english,
+)
+
+__all__ = ["LONGEST_SECONDS", "NOT_INSTALLED", "PACKAGE", "Transcriber"]
 
 PACKAGE = "mlx_whisper"
 NOT_INSTALLED = "transcribing needs mlx-whisper ({}); install it with: pip install 'mlx-voxclone[transcribe]'"
-WHISPER_RATE = 16_000
-LONGEST_SECONDS = 30.0  # that a Whisper hears at once
-# Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
-MAX_COMPRESSION_RATIO = 2.4
-MIN_LOG_PROBABILITY = -1.0
-MIN_SAMPLES = 400  # one window of Whisper's spectrogram
 
 
 class Transcriber:
@@ -40,18 +45,10 @@ class Transcriber:
             self._module = importlib.import_module(f"{PACKAGE}.transcribe")
         except ImportError as e:
             raise DataError(NOT_INSTALLED.format(e)) from None
-        import mlx.core as mx
-
         self.model = model
-        self._half = mx.default_device() == mx.Device(mx.gpu)  # float16 is slow on a CPU
-        try:
-            self._module.ModelHolder.get_model(model, mx.float16 if self._half else mx.float32)
-        except Exception as e:  # loading is a chain of other people's code (hub, JSON, tensors): any failure ends here
-            detail = " ".join(str(e).split())[:200]
-            raise DataError(
-                f"{model}: cannot be loaded as a Whisper model ({type(e).__name__}: {detail}); "
-                "name a directory or a hub id in mlx-whisper's format"
-            ) from None
+        self.loaded = WhisperFiles(model).load()
+        holder = self._module.ModelHolder  # as the package loads it, float16 weights would stay so on a CPU: slow
+        holder.model, holder.model_path = self.loaded[0], model
 
     def __enter__(self) -> "Transcriber":
         return self
@@ -61,6 +58,7 @@ class Transcriber:
     ) -> None:
         import mlx.core as mx
 
+        self.loaded = None
         self._module.ModelHolder.model = self._module.ModelHolder.model_path = None
         mx.clear_cache()
 
@@ -90,7 +88,7 @@ class Transcriber:
         Returns:
             (text, language code); the text is None where nothing was understood.
         Raises:
-            DataError: the audio cannot be read, or Whisper does not know the language.
+            DataError: the audio cannot be read, or Whisper does not know the language (an English-only one: any other).
         """
         return self.transcribe_samples(read_audio(path), SAMPLE_RATE, language)
 
@@ -98,6 +96,8 @@ class Transcriber:
         self, samples: np.ndarray, rate: int, language: str | None = None
     ) -> tuple[str | None, str | None]:
         """`transcribe` for mono samples `[S]` of `rate` Hz."""
+        if not self.loaded[0].is_multilingual:
+            check_english(self.model, language)
         samples = resample(samples, rate, WHISPER_RATE)
         if len(samples) < MIN_SAMPLES:
             return None, language
@@ -109,7 +109,7 @@ class Transcriber:
                 temperature=0.0,
                 condition_on_previous_text=False,
                 without_timestamps=True,
-                fp16=self._half,
+                fp16=self.loaded[1],
             )
         except ValueError as e:
             if "language" not in str(e).lower():

@@ -1,9 +1,9 @@
 """What a listener would understand: word and character error rates of what a Whisper hears, by jiwer."""
 
-import unicodedata
 from dataclasses import dataclass
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.whisper.compare import normalise
 
 
 @dataclass(frozen=True)
@@ -27,21 +27,6 @@ class Errors:
     @property
     def cer(self) -> float:
         return self.letter_edits / self.letters
-
-
-def normalise(text: str) -> str:
-    """What is compared: lower case, no punctuation or symbols, single spaces; accents stay, compatibility forms (NFKC)
-    become one. Numbers are left as they are written: write them as words in what is to be said."""
-    kept = []
-    for letter in unicodedata.normalize("NFKC", text).lower():
-        kind = unicodedata.category(letter)
-        if kind[0] in "LMN":
-            kept.append(letter)
-        elif letter in "'’":
-            continue  # don't -> dont, which is how it is heard either way
-        else:
-            kept.append(" ")
-    return " ".join("".join(kept).split())
 
 
 def errors(said: str, heard: str | None) -> Errors:

@@ -53,7 +53,8 @@ class PrepareSection(Section):
     min_sampling_rate: at_most(768_000, LOWEST_RATE) = 16000
     max_clipped: Ratio = 0.01
     transcribe: bool = False
-    whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
+    check_texts: bool = False
+    whisper_model: ModelName | None = None
 
     @model_validator(mode="after")
     def _lengths(self):

@@ -27,6 +27,7 @@ class GrowingWav:
         chunks: how many are in it.
         memory: what was given with the last of them; JSON.
         seconds: of audio.
+        ends: seconds at which each chunk ends.
     """
 
     def __init__(self, file, path: Path, state: Path, float32: bool, identity: Mapping[str, Any]) -> None:
@@ -34,6 +35,11 @@ class GrowingWav:
         self._identity = dict(identity)
         self.chunks = self._samples = 0
         self.memory: Any = None
+        self._ends: list[int] = []  # samples
+
+    @property
+    def ends(self) -> list[float]:
+        return [end / SAMPLE_RATE for end in self._ends]
 
     @property
     def seconds(self) -> float:
@@ -54,16 +60,19 @@ class GrowingWav:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._samples += len(data)
+        self._ends.append(self._samples)
         self.chunks, self.memory = self.chunks + 1, memory
         self.save()
 
     def save(self) -> None:
-        content = {**self._identity, "chunks": self.chunks, "samples": self._samples, "memory": self.memory}
+        counts = {"chunks": self.chunks, "samples": self._samples, "ends": self._ends}
+        content = {**self._identity, **counts, "memory": self.memory}
         write_text_atomic(self._state, json.dumps(content) + "\n")
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Go on behind the chunks that a state counts; what a kill left behind them is cut off."""
         self.chunks, self._samples, self.memory = (content[key] for key in ("chunks", "samples", "memory"))
+        self._ends = list(content["ends"])
         size = len(wav_header(self._path, 0, self._float32)) + self._samples * (4 if self._float32 else 2)
         if os.fstat(self._file.fileno()).st_size < size:
             raise DataError(f"{self._path}: is shorter than {self._state.name} says; delete both and start again")
@@ -134,6 +143,9 @@ def _state(state: Path, audio: Path, path: str | Path, identity: Mapping[str, An
         content = parse_json(state.read_bytes())
         counts = [content.get(key) for key in ("chunks", "samples")]
         if any(type(count) is not int or count < 0 for count in counts) or "memory" not in content:
+            raise ValueError
+        ends = content.get("ends")
+        if not isinstance(ends, list) or [type(end) for end in ends] != [int] * counts[0]:
             raise ValueError
         if not audio.is_file():
             raise ValueError

@@ -34,6 +34,7 @@ class LongSpeech:
         again: how many were spoken more than once.
         doubts: `(text, reason)` of those that may not be right.
         wrong, words: what a listener heard in all chunks; 0 words without one.
+        ends: seconds at which each one ends, the pause behind it included.
     """
 
     seconds: float = 0.0
@@ -43,9 +44,11 @@ class LongSpeech:
     doubts: list[tuple[str, str]] = field(default_factory=list)
     wrong: int = 0
     words: int = 0
+    ends: list[float] = field(default_factory=list)
 
     def add(self, chunk: Chunk, spoken: Spoken, rate: int) -> None:
         self.seconds += len(spoken.samples) / rate
+        self.ends.append(self.seconds)
         self.chunks += 1
         self.again += spoken.tries > 1
         if spoken.doubt is not None:
@@ -122,6 +125,7 @@ def write_long(
         with growing_wav(path, identified, resume=resume, float32=float32) as wav:
             on_chunk(done := wav.chunks)
             speech.chunks, speech.seconds, speech.earlier = done, wav.seconds, wav.seconds
+            speech.ends = wav.ends
             narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, listen=listen, **options)
             for spoken in narration:
                 wav.append(spoken.samples, narration.memory)

@@ -114,7 +114,8 @@ def _check_listing(config: RunConfig) -> None:
     options = prepare_options(config)
     entries = selected_entries(read_listing(config.data.path).entries, options)
     texts = sum(entry.text is not None for entry in entries)
-    if texts < len(entries) and options.transcribe and importlib.util.find_spec(PACKAGE) is None:
+    hears = options.check_texts or (options.transcribe and texts < len(entries))
+    if hears and importlib.util.find_spec(PACKAGE) is None:
         raise DataError(NOT_INSTALLED.format(f"{PACKAGE} is not there"))
     if _is_long(entries):
         check_speakers(config, {entry.speaker for entry in entries})

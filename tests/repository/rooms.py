@@ -38,6 +38,11 @@ ROOMS = [
         "errors files",
     ),
     (
+        "whisper",
+        "Whisper as a listener: its files, what it hears, when each word is said, texts compared.",
+        "errors files audio",
+    ),
+    (
         "model",
         "The model, equal to the released serving code, and its generation.",
         "errors files audio",
@@ -65,7 +70,7 @@ ROOMS = [
     (
         "speech",
         "Text to speech, of texts of any length.",
-        "errors process files audio model checkpoint adapters",
+        "errors process files audio whisper model checkpoint adapters",
     ),
     (
         "serve",
@@ -80,7 +85,7 @@ ROOMS = [
     (
         "data",
         "Recordings in, clips out: manifests, preparation, transcripts, shards.",
-        "errors process files settings audio",
+        "errors process files settings audio whisper",
     ),
     (
         "pairs",
@@ -90,7 +95,7 @@ ROOMS = [
     (
         "evaluate",
         "Measures of speech and codes, and the cases they are taken on.",
-        "version errors files audio model losses checkpoint adapters speech data pairs",
+        "version errors files audio model losses checkpoint adapters whisper speech data pairs",
     ),
     (
         "report",
@@ -120,7 +125,7 @@ ROOMS = [
     (
         "train.whisper",
         "Whisper as a teacher of the semantic codes.",
-        "errors files audio checkpoint data",
+        "errors files checkpoint whisper data",
     ),
     (
         "train.judge",
@@ -131,7 +136,7 @@ ROOMS = [
     (
         "train.encoder",
         "The codec encoder's training.",
-        "errors process files settings audio model losses checkpoint bake data pairs evaluate train.saved "
+        "errors process files settings audio model losses checkpoint bake whisper data pairs evaluate train.saved "
         "train.loop train.stages train.whisper train.judge",
     ),
     (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, command
 from mlx_voxclone.cli.options import add_shared
-from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
 from mlx_voxclone.process.progress import progress_over
 
 DESCRIPTION = """Turn recordings into clips to train on: 24 kHz mono, silence trimmed, long recordings cut at
@@ -45,8 +45,8 @@ def _options(parser: Parser) -> None:
         length,
         "--max-seconds",
         default=default.max_seconds,
-        note=" of a clip: longer recordings are cut at pauses; with a text they stay whole up to 30 s, and are left out"
-        " beyond",
+        note=" of a clip: longer recordings are cut at pauses; with a text they stay whole up to 30 s, and beyond are"
+        " cut together with it where a Whisper is named",
     )
     length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
     add_shared(length, "--normalise")
@@ -74,7 +74,18 @@ def _options(parser: Parser) -> None:
     )
     text = parser.add_argument_group("transcripts")
     add_shared(text, "--transcribe", note=" what has no text")
-    add_shared(text, "--whisper-model", note="; for --transcribe")
+    text.add_argument(
+        "--check-texts",
+        action="store_true",
+        help="compare the texts with what a Whisper hears, list the worst, leave out what differs by more than a third",
+    )
+    add_shared(
+        text,
+        "--whisper-model",
+        default=None,
+        note=f"; for --transcribe and --check-texts (default: {WHISPER_MODEL}). Where one is named, recordings over"
+        " 30 s with a text (a chapter and its .txt) are cut at pauses, text and audio together",
+    )
     add_shared(parser, "--seed", "--device", "--quiet")
 
 
@@ -108,6 +119,7 @@ def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
         min_sampling_rate=arguments.min_sampling_rate,
         max_clipped=arguments.max_clipped,
         transcribe=arguments.transcribe,
+        check_texts=arguments.check_texts,
         whisper_model=arguments.whisper_model,
         seed=arguments.seed,
     )

@@ -8,6 +8,7 @@ from mlx_voxclone.audio.output import check_wav_output
 from mlx_voxclone.cli.common import Parser, command, message
 from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
 from mlx_voxclone.cli.speaking import asked, chunk_bar, listener, settings, tell_doubts, told
+from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.speech.options import (
     BATCH,
@@ -34,7 +35,9 @@ A text of more than a few sentences is split at sentences and spoken in batches.
 OUT.partial.wav; after an interruption the same command with --resume goes on.
 
 --lines speaks a list into a directory, a WAV for each line: objects with "text", and with "voice", "seed", "file",
-"language" where a line has its own."""
+"language" where a line has its own.
+
+--srt OUT.srt writes subtitles: of each chunk, whose times are known, or with --whisper-model of each word."""
 
 
 def _options(parser: Parser) -> None:
@@ -90,7 +93,6 @@ def _options(parser: Parser) -> None:
         action="store_true",
         help="listen with a Whisper (extras transcribe, evaluate) and keep the try of which most is understood",
     )
-    add_shared(parser, "--whisper-model", note=", for --verify")
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -101,6 +103,17 @@ def _options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--cfg-alpha", type=float, default=1.2, metavar="X", help="classifier-free guidance; 1.0 is none"
+    )
+    parser.add_argument(
+        "--srt",
+        metavar="OUT.srt",
+        help="write subtitles: a cue per chunk of a long text, one of a short text; with --whisper-model one per word",
+    )
+    add_shared(
+        parser,
+        "--whisper-model",
+        default=None,
+        note=f"; listens for --verify (default: {WHISPER_MODEL}), times the words of --srt (extra transcribe)",
     )
     add_shared(parser, "--float32", "--seed", "--device", "--quiet")
 
@@ -123,6 +136,12 @@ def _check(parser: Parser, options) -> None:
     options.quantisation = quantisation(parser, options)
     if options.resume and options.output == STDOUT:
         parser.error("--resume goes on with a file; what went down a pipe is gone")
+    if options.whisper_model is not None and options.srt is None and not options.verify:
+        parser.error("--whisper-model is for --verify and --srt")
+    if options.whisper_model is not None and options.srt is not None and options.output == STDOUT:
+        parser.error("--whisper-model times the words of a file; what went down a pipe is gone")
+    if options.srt is not None and options.lines is not None:
+        parser.error("--srt is for one text; leave it out with --lines")
 
 
 def _longest(options) -> float:
@@ -134,6 +153,7 @@ def _longest(options) -> float:
 def main(options) -> None:
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
+    from mlx_voxclone.speech.subtitles import Subtitles, chunk_cues
 
     if options.lines is not None:
         lines = _lines(options)
@@ -146,11 +166,16 @@ def main(options) -> None:
     chunks = split_text(text, options.language or "en", options.pause) if long else None
     _check_length(options, chunks)
     opened = _output(options)
+    subtitles = Subtitles.checked(options.srt, options.whisper_model, options.language, options.output)
     speaker, rows = _speaker(options)
     if chunks is None:
-        _say(options, text, speaker, rows[None], opened)
+        seconds = _say(options, text, speaker, rows[None], opened)
+        cues = chunk_cues([text], [seconds], [0.0])
     else:
-        _say_long(options, chunks, speaker, rows[None], opened)
+        speech = _say_long(options, chunks, speaker, rows[None], opened)
+        cues = chunk_cues([chunk.text for chunk in chunks], speech.ends, [chunk.pause for chunk in chunks])
+    if subtitles is not None:
+        subtitles.write(options.output, cues)
     if options.output != STDOUT:
         print(options.output)
 
@@ -220,8 +245,8 @@ def _check_length(options, chunks) -> None:
         raise DataError(f"--max-seconds cuts off a short text; this one has {len(chunks)} chunks: leave it out")
 
 
-def _say(options, text, speaker, rows, opened) -> None:
-    """A short text: one utterance."""
+def _say(options, text, speaker, rows, opened) -> float:
+    """A short text: one utterance. Its seconds."""
     import time
 
     from mlx_voxclone.errors import DataError
@@ -249,10 +274,11 @@ def _say(options, text, speaker, rows, opened) -> None:
         message(f"warning: the model did not end within {longest:g} s and was cut off")
     seconds, spent = speech.frames / rate, time.perf_counter() - began
     message(f"{told(seconds, spent)}, the first of it after {format_seconds(first)}")
+    return seconds
 
 
-def _say_long(options, chunks, speaker, rows, opened) -> None:
-    """A long text: chunk after chunk."""
+def _say_long(options, chunks, speaker, rows, opened):
+    """A long text: chunk after chunk. Its `LongSpeech`."""
     import time
 
     from mlx_voxclone.speech.long_speech import stream_long, write_long
@@ -281,6 +307,7 @@ def _say_long(options, chunks, speaker, rows, opened) -> None:
     whole = f" ({format_seconds(speech.seconds)} in all)" if speech.earlier else ""
     spent = time.perf_counter() - began
     message(f"{speech.chunks} chunks{again}; {told(speech.seconds - speech.earlier, spent)}{whole}")
+    return speech
 
 
 def _say_lines(options, lines, speaker, rows) -> None:

@@ -24,8 +24,8 @@ from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.files.atomic import free_space_check, write_text_atomic
 from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.train.whisper.alignment import latent_frames
 from mlx_voxclone.train.whisper.teacher import MEDIAN, N_HEADS, AsrTeacher, Head, choose_heads_by_dtw
+from mlx_voxclone.whisper.alignment import latent_frames
 
 HEAD_CLIPS = 32  # alignment heads are chosen on at most so many
 _FORMAT = "asr teacher 1"  # changes with what is stored or how it is computed

@@ -20,12 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, resample
-from mlx_voxclone.data.transcribe import MAX_COMPRESSION_RATIO, MIN_LOG_PROBABILITY, MIN_SAMPLES, WHISPER_RATE
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.train.whisper.alignment import (
-    CONTEXT_FRAMES,
-    ENCODER_FRAME,
+from mlx_voxclone.whisper.alignment import (
     encoder_frames,
     monotone_share,
     over_tokens,
@@ -33,13 +29,13 @@ from mlx_voxclone.train.whisper.alignment import (
     to_latent_frames,
     token_weights,
 )
-from mlx_voxclone.train.whisper.model import WhisperFiles, whisper_module
+from mlx_voxclone.whisper.reader import LONGEST as LONGEST  # also to be had from here
+from mlx_voxclone.whisper.reader import Reader
+from mlx_voxclone.whisper.words import MEDIAN
 
 Head = tuple[int, int]  # (layer, head), both from 0
 PUBLISHED, DTW = "published", "dtw"
-MEDIAN = 7  # width of the median filter over time in encoder frames of 20 ms: that of Whisper's own word timing
 N_HEADS = 6  # chosen by DTW; published sets have 6 to 23
-LONGEST = CONTEXT_FRAMES * ENCODER_FRAME  # samples
 
 
 class AsrTeacher:
@@ -58,10 +54,10 @@ class AsrTeacher:
     """
 
     def __init__(self, model: str, *, heads: str | Sequence[Head] = PUBLISHED, language: str | None = None) -> None:
-        self.files = WhisperFiles(model)
+        self.reader = Reader(model, language)
+        self.files = self.reader.files
         self.language = language
         self._heads = _checked_heads(heads)
-        self._loaded: tuple[Any, bool] | None = None
 
     # --- what is known without running it -------------------------------------------------------------------------
 
@@ -92,16 +88,11 @@ class AsrTeacher:
     @property
     def model(self) -> Any:
         """The loaded mlx_whisper Whisper. Raises DataError where it cannot be loaded."""
-        if self._loaded is None:
-            self._loaded = self.files.load()
-        return self._loaded[0]
+        return self.reader.model
 
     def unload(self) -> None:
         """Free the model's memory; it is loaded again if need be."""
-        import mlx.core as mx
-
-        self._loaded = None
-        mx.clear_cache()
+        self.reader.unload()
 
     @property
     def heads(self) -> list[Head]:
@@ -113,19 +104,13 @@ class AsrTeacher:
         """
         if self.needs_heads:
             raise ValueError("the alignment heads are still to be chosen")
-        sizes = self.files.sizes
-        published = self._heads == PUBLISHED
-        heads = [tuple(pair) for pair in np.array(self.model.alignment_heads).tolist()] if published else self._heads
-        n_layers, n_heads = sizes["n_text_layer"], sizes["n_text_head"]
+        if self._heads == PUBLISHED:
+            return self.reader.published_heads()
+        sizes, heads = self.files.sizes, list(self._heads)
         for layer, head in heads:
-            if not (0 <= layer < n_layers and 0 <= head < n_heads):
-                raise (DataError if published else ConfigError)(
-                    f"{self.files.name}: no alignment head {head} in layer {layer}: "
-                    f"its decoder has {n_layers} layers of {n_heads} heads, counted from 0"
-                )
-        if not heads:
-            raise DataError(f"{self.files.name}: names no alignment heads; give some, or have them chosen (dtw)")
-        return list(heads)
+            if not (layer < sizes["n_text_layer"] and head < sizes["n_text_head"]):
+                raise ConfigError(self.reader.no_head(layer, head))
+        return heads
 
     def use_heads(self, heads: Sequence[Head]) -> None:
         """Use these heads from now on. Raises ConfigError for what is no list of (layer, head)."""
@@ -145,117 +130,25 @@ class AsrTeacher:
                 be loaded or has no such heads, states that are not finite.
         """
         heads = self.heads
-        read = self._read(samples, text, language)
+        read = self.reader.read(samples, text, language)
         if read is None:
             return None
-        hidden, attention = read
-        scores = np.stack([attention(layer)[head] for layer, head in heads])
+        scores = np.stack([read.attention(layer)[head] for layer, head in heads])
         weights = token_weights(scores, encoder_frames(len(samples)), MEDIAN)
-        states = to_latent_frames(weights.T @ hidden, len(samples)).astype(np.float32)
+        states = to_latent_frames(weights.T @ read.states, len(samples)).astype(np.float32)
         if not np.isfinite(states).all():
             raise DataError(f"{self.files.name}: its states are not finite; it is damaged, fetch or convert it again")
         return states
 
     def monotone_shares(self, samples: np.ndarray, text: str | None, language: str | None) -> np.ndarray | None:
         """`monotone_share` of every head on a clip: [layers, heads], or None where nothing was understood."""
-        read = self._read(samples, text, language)
+        read = self.reader.read(samples, text, language)
         if read is None:
             return None
         frames, shares = encoder_frames(len(samples)), []
         for layer in range(self.files.sizes["n_text_layer"]):
-            shares.append(monotone_share(over_tokens(smoothed_attention(read[1](layer), frames, MEDIAN))))
+            shares.append(monotone_share(over_tokens(smoothed_attention(read.attention(layer), frames, MEDIAN))))
         return np.stack(shares)
-
-    def _read(self, samples: np.ndarray, text: str | None, language: str | None):
-        """Whisper reads a text while hearing the clip: (states [N, dim], layer -> raw scores [heads, N, 1500]).
-
-        N counts the tokens and the end of text. None where there is nothing to read.
-        """
-        import mlx.core as mx
-
-        if samples.ndim != 1 or not 0 < len(samples) <= LONGEST:
-            raise DataError(
-                f"{len(samples) / SAMPLE_RATE:.1f} s of audio: Whisper takes clips of up to 30 s; prepare shorter ones"
-            )
-        features = self._hear(samples)
-        if features is None:
-            return None
-        tokenizer = self._tokenizer(features, language or self.language)
-        text = " ".join((text or "").split())
-        # As Whisper writes it, a text begins with a blank. Names of special tokens in it are ordinary text.
-        tokens = tokenizer.encode(" " + text, disallowed_special=()) if text else self._decode(features, tokenizer)
-        if not tokens:
-            return None
-        prefix = list(tokenizer.sot_sequence_including_notimestamps)
-        longest = self.files.sizes["n_text_ctx"] - len(prefix)
-        if len(tokens) > longest:
-            raise DataError(
-                f"a text of {len(tokens)} tokens, but Whisper takes at most {longest}; is it the text"
-                " of another recording?"
-            )
-        hidden, scores = decoder_states(self.model, mx.array([prefix + list(tokens)]), features)
-        mx.eval(hidden, scores)
-        first = len(prefix) - 1  # the position that predicts the first token; the last one predicts the end of text
-
-        def attention(layer: int) -> np.ndarray:
-            return np.array(scores[layer][0, :, first:].astype(mx.float32))
-
-        return np.array(hidden[0, first:].astype(mx.float32)), attention
-
-    def _hear(self, samples: np.ndarray):
-        """The encoder's output [1, 1500, D], or None for less than one window of its spectrogram."""
-        import mlx.core as mx
-
-        audio = whisper_module("audio")
-        heard = resample(np.ascontiguousarray(samples, np.float32), SAMPLE_RATE, WHISPER_RATE)[: audio.N_SAMPLES]
-        if len(heard) < MIN_SAMPLES:
-            return None
-        model = self.model
-        mel = audio.log_mel_spectrogram(heard, model.dims.n_mels, padding=audio.N_SAMPLES - len(heard))
-        return model.encoder(mel[None].astype(mx.float16 if self._loaded[1] else mx.float32))
-
-    def _tokenizer(self, features, language: str | None):
-        model = self.model
-        language = language.split("-")[0] if language else None
-        if not model.is_multilingual:
-            if (language or "en").lower() not in ("en", "english"):
-                raise DataError(f"{self.files.name}: is an English-only model, but the language is {language!r}")
-        elif language is None:
-            _, probabilities = model.detect_language(features)
-            language = max(probabilities[0], key=probabilities[0].get)
-        try:
-            return whisper_module("tokenizer").get_tokenizer(
-                model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
-            )
-        except ValueError:
-            raise DataError(f"language {language!r}: unknown to Whisper, which takes codes like en, de, fr") from None
-
-    def _decode(self, features, tokenizer) -> list[int]:
-        """Tokens of what greedy decoding hears; none where it fails by Whisper's own measure."""
-        options = whisper_module("decoding").DecodingOptions(
-            language=tokenizer.language or "en", temperature=0.0, without_timestamps=True, fp16=self._loaded[1]
-        )
-        result = self.model.decode(features[0], options)
-        if result.compression_ratio > MAX_COMPRESSION_RATIO or not result.avg_logprob >= MIN_LOG_PROBABILITY:
-            return []
-        return [token for token in result.tokens if token < tokenizer.eot] if result.text.strip() else []
-
-
-def decoder_states(model: Any, tokens: Any, features: Any) -> tuple[Any, list[Any]]:
-    """mlx_whisper's TextDecoder, stopped before its logits, which are a linear function of what is returned.
-
-    Args:
-        model: the Whisper. tokens: [B, L]. features: encoder output [B, 1500, D].
-    Returns:
-        (states [B, L, D] after the last layer norm, raw cross-attention [B, heads, L, 1500] of every layer).
-    """
-    decoder = model.decoder
-    x = decoder.token_embedding(tokens) + decoder.positional_embedding[: tokens.shape[-1]]
-    scores = []
-    for block in decoder.blocks:
-        x, _, attention = block(x, features, mask=decoder._mask)
-        scores.append(attention)
-    return decoder.ln(x), scores
 
 
 def choose_heads_by_dtw(teacher: AsrTeacher, clips: Iterable[Any], count: int = N_HEADS) -> list[Head]:

@@ -13,8 +13,10 @@ from mlx_voxclone.audio.io import resample
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.train.whisper import teacher as asr_teacher
-from mlx_voxclone.train.whisper.model import WhisperFiles
-from mlx_voxclone.train.whisper.teacher import AsrTeacher, choose_heads_by_dtw, decoder_states
+from mlx_voxclone.train.whisper.teacher import AsrTeacher, choose_heads_by_dtw
+from mlx_voxclone.whisper import reader as whisper_reader
+from mlx_voxclone.whisper.model import WhisperFiles
+from mlx_voxclone.whisper.reader import decoder_states
 
 pytest.importorskip("mlx_whisper", reason="the extra `transcribe` is not installed")
 
@@ -88,7 +90,7 @@ def test_the_padding_takes_no_part(teacher):
 
 def test_scores_behind_the_clip_change_nothing(teacher, monkeypatch):
     states = teacher.states(WAVE, "Good day", "fr")
-    whole = asr_teacher.decoder_states
+    whole = whisper_reader.decoder_states
 
     def disturbed(*args):
         import mlx.core as mx
@@ -97,7 +99,7 @@ def test_scores_behind_the_clip_change_nothing(teacher, monkeypatch):
         behind = mx.arange(1500) >= -(-len(WAVE) // 480)
         return hidden, [mx.where(behind, 30.0, s) for s in scores]
 
-    monkeypatch.setattr(asr_teacher, "decoder_states", disturbed)
+    monkeypatch.setattr(whisper_reader, "decoder_states", disturbed)
     np.testing.assert_array_equal(teacher.states(WAVE, "Good day", "fr"), states)
 
 
@@ -263,7 +265,7 @@ def test_models_that_are_not_there_are_refused(whisper, tmp_path):
         with pytest.raises(DataError, match="cannot be loaded as a Whisper model") as caught:
             AsrTeacher(str(model)).identity  # noqa: B018
         one_line(caught)
-    with pytest.raises(DataError, match="a file; name the directory"):
+    with pytest.raises(DataError, match="a file; name a directory"):
         AsrTeacher(str(whisper / "config.json")).states(WAVE, "Good day")
 
 

@@ -11,11 +11,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mlx_voxclone.checkpoint.release import file_sha256
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.train.whisper.alignment import CONTEXT_FRAMES
+from mlx_voxclone.whisper.alignment import CONTEXT_FRAMES
 
 CONFIG = "config.json"
 WEIGHTS = ("weights.safetensors", "weights.npz")  # the order in which mlx-whisper looks for them
@@ -23,8 +22,15 @@ _SIZES = (
     *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
     *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
 )
+_GGML = (b"lmgg", b"ggml", b"GGUF")  # at the beginning of a file
 _MELS = (80, 128)  # what mlx-whisper has filters for
 _VOCABULARIES = (51864, 51865, 51866)  # English only, 99 and 100 languages: what its tokenizers are for
+
+
+_WANTED = (
+    f"a directory in mlx-whisper's format ({CONFIG} and {WEIGHTS[0]}), or a Hub id such as"
+    " mlx-community/whisper-small-mlx"
+)
 
 
 class WhisperFiles:
@@ -48,7 +54,8 @@ class WhisperFiles:
         if path.is_dir():
             return path
         if path.exists():
-            raise DataError(f"{path}: a file; name the directory that holds {CONFIG} and {WEIGHTS[0]}")
+            what = "a Whisper of whisper.cpp (GGML); " if _is_ggml(path) else "a file; "
+            raise DataError(f"{path}: {what}name {_WANTED}")
         from huggingface_hub import snapshot_download
 
         try:
@@ -64,6 +71,8 @@ class WhisperFiles:
             DataError: no usable config.json, or a Whisper of sizes that mlx-whisper's audio or text do not fit.
         """
         path = self.directory / CONFIG
+        if what := other_format(self.directory):
+            raise DataError(f"{self.name}: {what}")
         try:
             config = read_json(path)
             sizes = {name: config[name] for name in _SIZES}
@@ -92,6 +101,22 @@ class WhisperFiles:
         return sizes
 
     @property
+    def is_multilingual(self) -> bool:
+        """Whether it knows more than English. Raises DataError as `sizes`."""
+        return self.sizes["n_vocab"] > _VOCABULARIES[0]
+
+    def check(self) -> None:
+        """Find out, before any work, whether it can be used, as far as its files' names and sizes tell.
+
+        Raises:
+            DataError: mlx-whisper is not installed, no such model, or one of another format.
+        """
+        whisper_module("load_models")
+        self.sizes  # noqa: B018
+        if not self.weights.is_file():
+            raise self._not_loaded(FileNotFoundError(f"neither {' nor '.join(WEIGHTS)} is there"))
+
+    @property
     def weights(self) -> Path:
         return next((p for name in WEIGHTS if (p := self.directory / name).is_file()), self.directory / WEIGHTS[0])
 
@@ -103,7 +128,7 @@ class WhisperFiles:
             DataError: a file is missing or cannot be read.
         """
         try:
-            parts = [file_sha256(self.weights), file_sha256(self.directory / CONFIG)]
+            parts = [_sha256(path) for path in (self.weights, self.directory / CONFIG)]
         except OSError as e:
             raise self._not_loaded(e) from None
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -155,6 +180,44 @@ class WhisperFiles:
         )
 
 
+def other_format(directory: Path) -> str | None:
+    """What a directory holds, and what to do, if it is a Whisper of another program; None: nothing is known of that."""
+    names = {path.name for path in directory.iterdir()}
+    try:
+        config = read_json(directory / CONFIG)
+    except (OSError, ValueError):
+        config = None
+    config = config if isinstance(config, dict) else {}
+    maker = None
+    if "model.bin" in names and not names & set(WEIGHTS):
+        maker = "CTranslate2 (faster-whisper)"
+    elif any(_is_ggml(directory / name) for name in sorted(names) if name.endswith((".bin", ".gguf"))):
+        maker = "whisper.cpp (GGML)"
+    elif "d_model" in config or "architectures" in config:
+        kind = config.get("model_type")
+        if kind != "whisper":
+            return f"not a Whisper, by its {CONFIG} (model_type {kind!r}); name {_WANTED}"
+        maker = "transformers"
+    elif any(name.endswith(".mlmodelc") for name in names):
+        maker = "Core ML (WhisperKit)"
+    elif names and CONFIG not in names and any(name.endswith(".pt") for name in names):
+        maker = "OpenAI (PyTorch)"
+    return maker and f"a Whisper in the format of {maker}, which is not read; name {_WANTED}"
+
+
+def _is_ggml(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) in _GGML
+    except OSError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def whisper_module(name: str) -> ModuleType:
     """A module of mlx-whisper.
 
@@ -165,5 +228,5 @@ def whisper_module(name: str) -> ModuleType:
         return importlib.import_module(f"mlx_whisper.{name}")
     except ImportError as e:
         raise DataError(
-            f"ASR distillation needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
+            f"a Whisper needs mlx-whisper ({e}); install it with: pip install 'mlx-voxclone[transcribe]'"
         ) from None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.signal import medfilt
 
-from mlx_voxclone.train.whisper.alignment import (
+from mlx_voxclone.whisper.alignment import (
     attention_within,
     crop_states,
     encoder_frames,
