@@ -26,6 +26,7 @@ from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.names import cut
+from mlx_voxclone.text.forms import as_learnt
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
@@ -148,13 +149,14 @@ class Collector:
     def _add(
         self, entry: Entry, name: str, piece: Written, split: str, reference: str | None, words: np.ndarray
     ) -> str:
+        language = entry.language or self.options.language
         clip = {
             "id": Path(piece.name).stem,
             "audio": f"{CLIPS}/{piece.name}",
             "samples": piece.samples,
-            "text": entry.text,
+            "text": as_learnt(entry.text, language, self.options.numbers_in_words),
             "speaker": entry.speaker,
-            "language": entry.language or self.options.language,
+            "language": language,
             "split": split,
             "reference": reference,
             "source": self._relative(entry.audio),
@@ -198,8 +200,9 @@ class Collector:
         missing = [clip for clip in self.clips if clip["text"] is None and clip["split"] != REFERENCE]
         for clip in progress(missing, len(missing), "transcripts"):
             path = self.directory / Path(clip["audio"]).name
-            clip["text"], language = transcriber.transcribe(path, clip["language"])
+            text, language = transcriber.transcribe(path, clip["language"])
             clip["language"] = clip["language"] or language
+            clip["text"] = as_learnt(text, clip["language"], self.options.numbers_in_words)
         silent = sum(clip["text"] is None for clip in missing)
         if silent:
             self.notes.append(f"{silent} of {len(missing)} clips: no speech recognised, left without text")

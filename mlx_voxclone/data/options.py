@@ -26,6 +26,7 @@ class PrepareOptions(PrepareSection):
         trim_silence: cut silence at both ends.
         min_sampling_rate: Hz; at least 1000.
         max_clipped: largest fraction of clipped samples, see `audio.clipping`.
+        numbers_in_words: of the texts, in each recording's language (extra `numbers`).
         transcribe: make missing texts with `whisper_model` (directory or hub id).
         seed: of the split.
 

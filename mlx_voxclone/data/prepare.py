@@ -29,6 +29,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.text.numbers import numbers_of
 
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
@@ -112,6 +113,9 @@ def prepare(
     identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
+    if options.numbers_in_words:
+        for language in {entry.language or options.language for entry in entries if entry.text is not None}:
+            numbers_of(language)  # it fails at once
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
@@ -203,6 +207,8 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
     settings = options.model_dump()
     if not options.transcribe:
         del settings["whisper_model"]
+    if not options.numbers_in_words:  # as it was before there was such an option
+        del settings["numbers_in_words"]
     return settings
 
 

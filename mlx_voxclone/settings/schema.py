@@ -57,6 +57,7 @@ class PrepareSection(Section):
     trim_silence: bool = True
     min_sampling_rate: at_most(768_000, LOWEST_RATE) = 16000
     max_clipped: Ratio = 0.01
+    numbers_in_words: bool = False
     transcribe: bool = False
     whisper_model: ModelName = "mlx-community/whisper-large-v3-turbo"
 

@@ -28,9 +28,14 @@ ROOMS = [
         "errors process",
     ),
     (
+        "text",
+        "The form in which texts are spoken and learnt.",
+        "errors files",
+    ),
+    (
         "settings",
         "The run configuration: one schema, its defaults, bounds and comments.",
-        "errors files",
+        "errors files text",
     ),
     (
         "audio",
@@ -75,12 +80,12 @@ ROOMS = [
     (
         "data",
         "Recordings in, clips out: manifests, preparation, transcripts, shards.",
-        "errors process files settings audio",
+        "errors process files text settings audio",
     ),
     (
         "pairs",
         "Exact pairs of codes and audio, made by letting a model speak.",
-        "errors process files audio model checkpoint speech data",
+        "errors process files text audio model checkpoint speech data",
     ),
     (
         "evaluate",
@@ -170,6 +175,6 @@ ROOMS = [
     (
         "demo",
         "The page to listen on.",
-        "errors process files speech report cli",
+        "errors process text speech report cli",
     ),
 ]

@@ -73,6 +73,7 @@ def _options(parser: Parser) -> None:
         "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
     )
     text = parser.add_argument_group("transcripts")
+    add_shared(text, "--numbers-in-words", note=", as they are learnt")
     add_shared(text, "--transcribe", note=" what has no text")
     add_shared(text, "--whisper-model", note="; for --transcribe")
     add_shared(parser, "--seed", "--device", "--quiet")
@@ -107,6 +108,7 @@ def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
         trim_silence=not arguments.no_trim,
         min_sampling_rate=arguments.min_sampling_rate,
         max_clipped=arguments.max_clipped,
+        numbers_in_words=arguments.numbers_in_words,
         transcribe=arguments.transcribe,
         whisper_model=arguments.whisper_model,
         seed=arguments.seed,

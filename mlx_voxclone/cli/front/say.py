@@ -37,7 +37,13 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--adapters")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none")
     add_shared(parser, "--max-seconds", note=" of a short text, which is cut off there (default: 60)")
-    add_shared(parser, "--language", default="en", note=", which decides where the sentences of a long text end")
+    add_shared(parser, "--language", default="en", note=", of sentences, of amounts and of numbers in words")
+    parser.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="speak the text as it is written; without it, signs and markup are put as mlx-audio puts them",
+    )
+    add_shared(parser, "--numbers-in-words")
     parser.add_argument(
         "--pause", type=float, default=PAUSE, metavar="S", help="silence after a sentence of a long text (seconds)"
     )
@@ -84,9 +90,12 @@ def main(options) -> None:
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.speaker import Speaker, read_references, reference_warnings
+    from mlx_voxclone.text.forms import as_read, as_said
 
-    text = _text(options)
-    long = is_long(text) or options.text_file is not None
+    given = _text(options)
+    form = {"verbatim": options.verbatim, "numbers": options.numbers_in_words}
+    long = is_long(given) or options.text_file is not None
+    text = (as_read if long else as_said)(given, options.language, **form)
     chunks = split_text(text, options.language, options.pause) if long else None
     _check_length(options, chunks)
     opened = _output(options)

@@ -38,6 +38,7 @@ from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, made
+from mlx_voxclone.text.forms import as_learnt
 
 
 def is_tar_source(source: str | Path) -> bool:
@@ -166,14 +167,16 @@ class _Scan:
             self._remarks.setdefault(key, []).append(one.member.name)
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
         total = round(seconds * SAMPLE_RATE)
+        language = one.language or self.options.language
+        text = as_learnt(one.text, language, self.options.numbers_in_words)
         rows = []
         for number, (start, end) in enumerate(pieces, 1):
             first, last = round(start * SAMPLE_RATE), min(total, round(end * SAMPLE_RATE))
             rows.append({
                 "id": name if len(pieces) == 1 else f"{name}~{number:03d}", "offset": one.member.offset,
                 "size": one.member.size, "sha256": digest, "samples": last - first, "first": first,
-                "gain": round(float(gain), 6), "text": one.text, "speaker": one.speaker,
-                "language": one.language or self.options.language, "split": TRAIN, "source": one.member.name,
+                "gain": round(float(gain), 6), "text": text, "speaker": one.speaker,
+                "language": language, "split": TRAIN, "source": one.member.name,
                 "start": round(start, 3), "marked": one.split,
             })  # fmt: skip
         forced = one.split == HELDOUT or one.speaker in self.options.heldout_speakers
