@@ -90,7 +90,7 @@ def test_verbatim_changes_only_what_nobody_sees():
     assert as_said(" He (who)\u200b said -- $5!! ", "en", verbatim=True) == "He (who) said -- $5!!"
 
 
-@pytest.mark.parametrize("text", ["", " \u200b", "...", "\u2014 !?", "<br>", "a\ufffdb", b"a\x80b".decode(errors="surrogateescape")])
+@pytest.mark.parametrize("text", ["", " \u200b", "...", "\u2014 !?", "<br>", "a\ufffdb"])
 def test_nothing_to_say_is_refused(text):
     with pytest.raises(DataError):
         as_said(text)
