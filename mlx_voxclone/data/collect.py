@@ -22,6 +22,7 @@ from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
 from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recording.heard import Heard, as_json
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
@@ -52,6 +53,8 @@ class Collector:
     seconds_read: float = 0.0
     _prints: list[np.ndarray] = field(default_factory=list)  # of the clips, see `audio.fingerprint`
     _instead: list[tuple[str, str]] = field(default_factory=list)  # damaged recordings, and the copies of them used
+    qualities: list[dict[str, Any]] = field(default_factory=list)  # lines of `quality.jsonl`
+    _heard: Heard = field(default_factory=Heard)
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
@@ -130,6 +133,9 @@ class Collector:
                 clip["source"] = listed.get(files[clip["id"]], alike)
 
     def _remark(self, path: Path, plan: Plan) -> None:
+        if plan.quality is not None:
+            self._heard.add(self._relative(path), plan.quality)
+            self.qualities.append(as_json(self._relative(path), plan.quality))
         for key in plan.notes:
             self._remarks.setdefault(key, []).append(self._relative(path))
 
@@ -268,6 +274,7 @@ class Collector:
             "speakers": dict(sorted(speakers.items())),
             "with_text": with_text,
             "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
+            "quality": self._heard.lines(),
             "notes": [
                 *self.notes,
                 *self._about_copies(),

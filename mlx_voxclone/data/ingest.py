@@ -26,6 +26,7 @@ from mlx_voxclone.audio.io import (
     write_flac,
     write_wav,
 )
+from mlx_voxclone.audio.measure.quality import Quality, QualityMeter
 from mlx_voxclone.audio.segment import (
     FRAME_SECONDS,
     LevelMeter,
@@ -59,6 +60,7 @@ class Scan:
     peak: float  # of the mixdown, or of the channel
     channel: Channel
     words: np.ndarray  # its fingerprint, see `audio.fingerprint`
+    meter: QualityMeter
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Plan:
     channel: int = MIXED
     notes: tuple[str, ...] = ()  # keys of `NOTES`
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
     gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
     last = info.seconds
     spans = [(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces]
-    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words)
+    quality = scan.meter.quality(scan.levels, mask, scan.clipped)
+    return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words, quality)
 
 
 def scan_recording(info: AudioInfo) -> Scan:
@@ -130,6 +134,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     """
     stereo = StereoMeter(info.sample_rate) if info.channels == 2 else None
     meter, fingerprint = LevelMeter(info.sample_rate), FingerprintMeter(info.sample_rate)
+    quality = QualityMeter(info.sample_rate)
     clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
     frames, peaks = 0, np.zeros(info.channels + 1)
     for block in read_blocks(info):
@@ -140,6 +145,7 @@ def scan_recording(info: AudioInfo) -> Scan:
         mono = mix_down(block)
         peaks = np.maximum(peaks, [*np.abs(block).max(axis=0), np.abs(mono).max()])
         fingerprint.add(mono)
+        quality.add(mono)
         if stereo is not None:
             stereo.add(block)
         else:
@@ -148,7 +154,8 @@ def scan_recording(info: AudioInfo) -> Scan:
     meters = [meter] if stereo is None else [stereo.left, stereo.right, stereo.mix]
     used = clipping if channel.number == MIXED else [clipping[channel.number]]
     clipped = max(one.share() for one in used)
-    return Scan(meters[channel.number].levels(), clipped, float(peaks[channel.number]), channel, fingerprint.words())
+    levels, peak = meters[channel.number].levels(), float(peaks[channel.number])
+    return Scan(levels, clipped, peak, channel, fingerprint.words(), quality)
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:

@@ -1,9 +1,9 @@
 """Recordings -> clips: 24 kHz mono pieces of speech with text, speaker and a held-out split.
 
 Writes `clips/*.flac` (24-bit; float WAV where a peak exceeds full scale) and `manifest.jsonl`, or tar shards with an
-`index.jsonl`; and `rejected.jsonl` (what was left out, with its reason) and `summary.json`. The directory appears
-complete or not at all. The same source and options give the same clips; prepared data that is still up to date is used
-again.
+`index.jsonl`; and `rejected.jsonl` (what was left out, with its reason), `quality.jsonl` (how good each recording is)
+and `summary.json`. The directory appears complete or not at all. The same source and options give the same clips;
+prepared data that is still up to date is used again.
 """
 
 import dataclasses
@@ -33,6 +33,7 @@ from mlx_voxclone.text.numbers import numbers_of
 
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
+QUALITY = "quality.jsonl"
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _VERSION = 1  # of what is written; another one is prepared anew
 
@@ -49,6 +50,7 @@ class PrepareReport:
     rejected: dict[str, int]  # per reason
     notes: list[str]
     reused: bool = False
+    quality: list[str] = dataclasses.field(default_factory=list)  # how good the recordings are, in lines
 
     @property
     def hours_kept(self) -> float:
@@ -73,6 +75,7 @@ class PrepareReport:
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
             for row in rows
         ]
+        lines += self.quality
         kept, read = (format_seconds(3600 * hours) for hours in (self.hours_kept, self.hours["read"]))
         lines.append(f"kept {kept} of {read}, {self.with_text} of {total} clips with text")
         if self.rejected:
@@ -135,6 +138,7 @@ def prepare(
         else:
             write_shards(run.clips, directory, shards, options.seed, progress)
             (directory / CLIPS).rmdir()
+        _write_lines(directory / QUALITY, run.qualities)
         _finish(directory, run.rejected, summary)
     return _report(output, summary)
 
@@ -238,8 +242,9 @@ def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
 
 
 def _report(directory: Path, summary: dict[str, Any], reused: bool = False) -> PrepareReport:
-    names = [f.name for f in dataclasses.fields(PrepareReport) if f.name not in ("directory", "reused")]
-    return PrepareReport(directory, **{name: summary[name] for name in names}, reused=reused)
+    names = [f.name for f in dataclasses.fields(PrepareReport) if f.name not in ("directory", "reused", "quality")]
+    quality = summary.get("quality", [])  # older ones tell nothing of it
+    return PrepareReport(directory, **{name: summary[name] for name in names}, reused=reused, quality=quality)
 
 
 def _nothing_kept(source: str | Path, rejected: list[dict[str, Any]]) -> str:

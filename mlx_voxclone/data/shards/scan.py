@@ -28,6 +28,7 @@ from mlx_voxclone.data.duplicates import Sounds
 from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, unknown_name, walk_folders
 from mlx_voxclone.data.ingest import Plan, examine
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recording.heard import Heard
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
 from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
@@ -120,6 +121,7 @@ class _Scan:
         self._recordings, self._marked, self._seconds = 0, False, 0.0
         self._rows, self._prints = directory / "rows.partial", directory / "fingerprints.partial"
         self._remarks: dict[str, list[str]] = {}
+        self._quality = Heard()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -163,6 +165,8 @@ class _Scan:
     def _take(self, one: Recording, name: str, outcome: tuple[str, Plan], file: Any) -> None:
         digest, plan = outcome
         seconds, gain, pieces = plan.seconds, plan.gain, plan.pieces
+        if plan.quality is not None:
+            self._quality.add(one.member.name, plan.quality)
         for key in plan.notes:
             self._remarks.setdefault(key, []).append(one.member.name)
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
@@ -234,7 +238,7 @@ class _Scan:
             notes.append("nothing is held out, so nothing can be measured")
         if self.options.heldout * self._recordings > MOST_HELDOUT:
             notes.append(f"{len(held)} recordings are held out: of shards, no more are copied")
-        return counts.summary(self._seconds, self.rejected, notes)
+        return {"quality": self._quality.lines(), **counts.summary(self._seconds, self.rejected, notes)}
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         """What was written so far: shards, with None, and rows with the words of their fingerprints."""
