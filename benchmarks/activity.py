@@ -35,12 +35,6 @@ def by_silero(samples: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return meter.mask(len(levels))
 
 
-def by_both(samples: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    from mlx_voxclone.audio.activity.together import together
-
-    return together(levels, speech_mask(levels), by_silero(samples, levels))
-
-
 def recordings(files: list[Path], rng: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
     """Samples, and which frames hold words."""
     made = []
@@ -152,7 +146,7 @@ def main() -> None:
         *((f"music, {snr} dB", music(snr)) for snr in (25, 15, 5)),
         *((f"breaths, {level} dB", breaths(level)) for level in (30, 20, 10)),
     ]
-    ways = {"levels": by_levels, "Silero": by_silero, "both": by_both}
+    ways = {"levels": by_levels, "Silero": by_silero}
     print("| added | way | boundary, ms (90th) | words lost, % | silence kept, % |\n|---|---|---|---|---|")
     spent = dict.fromkeys(ways, 0.0)
     for name, change in changes:

@@ -22,6 +22,7 @@ from mlx_voxclone.data.duplicates import groups
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
 from mlx_voxclone.data.ingest import NOTES, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recognise.mlx_audio import MlxAudioRecogniser
 from mlx_voxclone.data.recording.heard import Heard, as_json
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.transcribe import Transcriber
@@ -201,7 +202,7 @@ class Collector:
         line = {"audio": self._relative(entry.audio), "where": entry.where, "speaker": entry.speaker}
         self.rejected.append({**line, "seconds": seconds, "reason": error.reason, "detail": str(error)})
 
-    def transcribe(self, transcriber: Transcriber, progress: Progress) -> None:
+    def transcribe(self, transcriber: Transcriber | MlxAudioRecogniser, progress: Progress) -> None:
         """Fill in missing texts; a clip in which nothing is understood stays without."""
         missing = [clip for clip in self.clips if clip["text"] is None and clip["split"] != REFERENCE]
         for clip in progress(missing, len(missing), "transcripts"):

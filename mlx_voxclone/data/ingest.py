@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.audio.clipping import ClippingMeter
 from mlx_voxclone.audio.containers import NO_END_FLAG
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
@@ -26,7 +27,7 @@ from mlx_voxclone.audio.io import (
     write_flac,
     write_wav,
 )
-from mlx_voxclone.audio.measure.quality import Quality, QualityMeter
+from mlx_voxclone.audio.measure.quality import Quality, QualityMeter, signal_to_noise
 from mlx_voxclone.audio.segment import (
     FRAME_SECONDS,
     LevelMeter,
@@ -42,11 +43,13 @@ from mlx_voxclone.data.options import PrepareOptions
 
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
+CLEAR = 25.0  # dB of speech over noise, from which on levels tell speech as well as a network (docs/LOG.md)
 
 NOTES = {  # what a user should know of recordings that are kept
     "one": "one of the two channels is silent or much softer; the other is used alone",
     "differ": "the two channels differ; the louder one is used alone",
     NO_END_FLAG: "an Ogg stream without an end flag; read up to its last page, listen to the end",
+    "silero": "noisy; where speech is was found by Silero VAD",
     "soft": "speech at an end is far softer than the rest; it is kept, as its text is",
 }
 
@@ -104,7 +107,7 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
             f"at least {options.min_sampling_rate} Hz are needed",
         )
     scan = scan_recording(info)
-    mask = speech_mask(scan.levels)
+    mask, by_silero = _speech(info, scan, options)
     speech = trim(mask)
     if not scan.channel.usable:
         raise AudioError(scan.channel.why, f"{path}: {UNUSABLE[scan.channel.why]}")
@@ -114,7 +117,7 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
         raise AudioError(
             "clipped", f"{path}: {100 * scan.clipped:.1f} % of its samples are clipped; record again at a lower level"
         )
-    notes = [note for note in (scan.channel.why, info.flaw) if note]
+    notes = [note for note in (scan.channel.why, info.flaw, "silero" if by_silero else None) if note]
     if transcribed and options.trim_silence and (more := trim(soft_speech(scan.levels, mask))) != speech:
         speech, notes = more, [*notes, "soft"]
     whole = speech if options.trim_silence else Span(0, len(mask))
@@ -124,6 +127,24 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Pl
     spans = [(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces]
     quality = scan.meter.quality(scan.levels, mask, scan.clipped)
     return Plan(spans, gain, info.seconds, scan.channel.number, tuple(notes), scan.words, quality)
+
+
+def _speech(info: AudioInfo, scan: Scan, options: PrepareOptions) -> tuple[np.ndarray, bool]:
+    """Frames of speech, and whether Silero VAD told them: where the levels alone would be misled by noise.
+
+    The network's ears are not for every voice: where it hears nobody, the levels decide.
+    """
+    mask = speech_mask(scan.levels)
+    noisy = mask.any() and signal_to_noise(scan.levels, mask) < CLEAR
+    if options.speech_detector == "levels" or not (noisy or options.speech_detector == "silero"):
+        return mask, False
+    if not scan.channel.usable or (options.speech_detector == "auto" and not silero.installed()):
+        return mask, False
+    meter, number = silero.SileroMeter(info.sample_rate), scan.channel.number
+    for block in read_blocks(info):
+        meter.add(mix_down(block) if number == MIXED else block[:, number])
+    heard = meter.mask(len(mask))
+    return (heard, True) if heard.any() else (mask, False)
 
 
 def scan_recording(info: AudioInfo) -> Scan:

