@@ -60,7 +60,7 @@ def tiny_voxtral(place):
         "hidden_size": 32,
         "encoder_args": {"dim": 32, "n_layers": 1, "n_heads": 2, "n_kv_heads": 2, "head_dim": 16, "hidden_dim": 48},
         "decoder": {
-            "dim": 32,
+            "dim": 3072,  # which its encoder's adapter takes for granted
             "n_layers": 1,
             "n_heads": 2,
             "n_kv_heads": 1,
