@@ -52,10 +52,10 @@ def with_amounts(line: str) -> str:
     def words(match: re.Match[str]) -> str:
         nonlocal seen
         number = (match["amount"] or match["whole"]).replace(",", "")
+        seen += match["symbol"] is not None
         if int(number) >= _MOST:
             return match[0]
         if match["symbol"]:
-            seen += 1
             return _money(match["symbol"], int(number), match["part"], brief=all_dollars and seen > 1)
         if "," not in match["whole"] or int(number) < _FEWEST:
             return match[0]
