@@ -34,6 +34,7 @@ from mlx_voxclone.speech.options import (
     voice_file,
 )
 from mlx_voxclone.speech.speaker import Speaker, SpeechStream, read_reference, reference_warnings
+from mlx_voxclone.text.forms import as_said, form_of
 
 Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
 _MOST_SEED = 2**63
@@ -151,6 +152,9 @@ class TextToSpeech:
         max_seconds: float = MAX_SECONDS,
         steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
+        language: str = "en",
+        verbatim: bool = False,
+        numbers_in_words: bool = False,
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Speak a text.
@@ -163,6 +167,9 @@ class TextToSpeech:
             max_seconds: cut off there if the model does not end, with a `VoxcloneWarning`.
             steps: Euler steps per frame, 1 to 1000; None: the checkpoint's (7).
             cfg_alpha: guidance; 1.0 is none.
+            language: code; English brings English words for amounts of money.
+            verbatim: speak the text as it is written; without it, signs and markup are put as mlx-audio puts them.
+            numbers_in_words: put numbers, dates and units in words of the language (extra `numbers`).
             progress: called with the frames (80 ms) so far, the most there can be, and `"speaking"`.
 
         Returns:
@@ -175,7 +182,16 @@ class TextToSpeech:
             ConfigError: an option out of its bounds.
         """
         stream = self.stream(
-            text, voice, seed=seed, max_seconds=max_seconds, steps=steps, cfg_alpha=cfg_alpha, progress=progress
+            text,
+            voice,
+            seed=seed,
+            max_seconds=max_seconds,
+            steps=steps,
+            cfg_alpha=cfg_alpha,
+            language=language,
+            verbatim=verbatim,
+            numbers_in_words=numbers_in_words,
+            progress=progress,
         )
         return np.concatenate(list(stream))
 
@@ -188,6 +204,9 @@ class TextToSpeech:
         max_seconds: float = MAX_SECONDS,
         steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
+        language: str = "en",
+        verbatim: bool = False,
+        numbers_in_words: bool = False,
         progress: Progress | None = None,
     ) -> "Stream":
         """Speak a text piece by piece, the first 0.8 s long and the next ones 2 s; joined they are what `say` returns.
@@ -196,6 +215,7 @@ class TextToSpeech:
         """
         _check_text(text)
         _check_options(seed, max_seconds, steps, cfg_alpha)
+        text = as_said(text, language, verbatim=verbatim, numbers=numbers_in_words)
         seed, steps = int(seed), None if steps is None else int(steps)
         most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
 
@@ -226,6 +246,8 @@ class TextToSpeech:
         seed: int = 0,
         steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
+        verbatim: bool = False,
+        numbers_in_words: bool = False,
         progress: Progress | None = None,
     ) -> Iterator[np.ndarray]:
         """Speak a text of any length: in chunks at sentences, several at once, with pauses between them.
@@ -233,7 +255,7 @@ class TextToSpeech:
         Args:
             text: an empty line ends a paragraph; other line breaks are blanks in wrapped prose, and pauses after
                 verses, headings, items of lists and rows of tables.
-            language: decides where sentences end, e.g. `de`.
+            language: code, e.g. `de`: where sentences end, and in which words.
             pause: seconds of silence after a sentence; twice as long after a paragraph, shorter after a verse.
             batch: chunks at once; more are faster, take more memory, and the first of them comes later.
             progress: called with the chunks so far, how many there are, and `"speaking"`.
@@ -249,7 +271,8 @@ class TextToSpeech:
         for name, value, least, most in (("pause", pause, 0, MAX_PAUSE), ("batch", batch, 1, MAX_BATCH)):
             if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= most:
                 raise ConfigError(f"{name}: a number from {least} is expected, up to {most}; got {value!r:.80}")
-        chunks = split_text(text, language, float(pause))
+        form = form_of(language, verbatim=verbatim, numbers=numbers_in_words)
+        chunks = split_text(text, language, float(pause), form)
         with computing():
             rows = self._speaker.voice_rows(self._voice(voice))
         narration = Narration(

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from mlx_voxclone.audio.containers import CHECKED, check_container
+from mlx_voxclone.audio.convert.outside import converted
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
 from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
 
@@ -117,6 +118,8 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
         if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
             raise AudioError("unreadable", f"{path}: {what}") from None
+        if isinstance(path, Path) and (instead := converted(path)) is not None:
+            return _open(instead)
         if "lost sync" in detail or "malformed" in detail:
             raise AudioError("truncated", f"{path}: damaged or cut off ({detail})") from None
         raise AudioError(

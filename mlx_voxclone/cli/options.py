@@ -46,6 +46,10 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "--text": {"metavar": "TEXT", "help": "the words"},
     "--language": {"metavar": "CODE", "help": "language code, such as en or fr"},
+    "--numbers-in-words": {
+        "action": "store_true",
+        "help": "numbers, dates, amounts and units in words of the language (extra numbers)",
+    },
     "--transcribe": {"action": "store_true", "help": "transcribe with mlx-whisper (extra transcribe)"},
     "--whisper-model": {
         "default": WHISPER_MODEL,

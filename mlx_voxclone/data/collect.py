@@ -27,11 +27,14 @@ from mlx_voxclone.data.hearing.check import Compared, compare_texts
 from mlx_voxclone.data.hearing.check import notes as text_notes
 from mlx_voxclone.data.ingest import NOTES, TOO_LONG, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recognise.mlx_audio import MlxAudioRecogniser
+from mlx_voxclone.data.recording.heard import Heard, as_json
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.text_checks import may_be_same
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.names import cut
+from mlx_voxclone.text.forms import as_learnt
 from mlx_voxclone.whisper.hearing import Listener
 
 Progress = Callable[[Iterable, int, str], Iterable]
@@ -63,6 +66,8 @@ class Collector:
     _near_copies: int = 0  # clips that sound like another, and are not the same bytes
     _instead: list[tuple[str, str]] = field(default_factory=list)  # damaged recordings, and the copies of them used
     _chapters: set[str] = field(default_factory=set)  # long recordings that were cut with their text, by name
+    qualities: list[dict[str, Any]] = field(default_factory=list)  # lines of `quality.jsonl`
+    _heard: Heard = field(default_factory=Heard)
     _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
@@ -182,6 +187,9 @@ class Collector:
                 clip["source"] = listed.get(files[clip["id"]], alike)
 
     def _remark(self, path: Path, plan: Plan) -> None:
+        if plan.quality is not None:
+            self._heard.add(self._relative(path), plan.quality)
+            self.qualities.append(as_json(self._relative(path), plan.quality))
         for key in plan.notes:
             self._remarks.setdefault(key, []).append(self._relative(path))
 
@@ -201,13 +209,14 @@ class Collector:
     def _add(
         self, entry: Entry, name: str, piece: Written, split: str, reference: str | None, words: np.ndarray
     ) -> str:
+        language = entry.language or self.options.language
         clip = {
             "id": Path(piece.name).stem,
             "audio": f"{CLIPS}/{piece.name}",
             "samples": piece.samples,
-            "text": entry.text,
+            "text": as_learnt(entry.text, language, self.options.numbers_in_words),
             "speaker": entry.speaker,
-            "language": entry.language or self.options.language,
+            "language": language,
             "split": split,
             "reference": reference,
             "source": self._relative(entry.audio),
@@ -250,13 +259,14 @@ class Collector:
         line = {"audio": self._relative(entry.audio), "where": entry.where, "speaker": entry.speaker}
         self.rejected.append({**line, "seconds": seconds, "reason": error.reason, "detail": str(error)})
 
-    def transcribe(self, transcriber: Transcriber, progress: Progress) -> None:
+    def transcribe(self, transcriber: Transcriber | MlxAudioRecogniser, progress: Progress) -> None:
         """Fill in missing texts; a clip in which nothing is understood stays without."""
         missing = [clip for clip in self.clips if clip["text"] is None and clip["split"] != REFERENCE]
         for clip in progress(missing, len(missing), "transcripts"):
             path = self.directory / Path(clip["audio"]).name
-            clip["text"], language = transcriber.transcribe(path, clip["language"])
+            text, language = transcriber.transcribe(path, clip["language"])
             clip["language"] = clip["language"] or language
+            clip["text"] = as_learnt(text, clip["language"], self.options.numbers_in_words)
         silent = sum(clip["text"] is None for clip in missing)
         if silent:
             self.notes.append(f"{silent} of {len(missing)} clips: no speech recognised, left without text")
@@ -322,6 +332,7 @@ class Collector:
             "speakers": dict(sorted(speakers.items())),
             "with_text": with_text,
             "rejected": dict(sorted(Counter(line["reason"] for line in self.rejected).items())),
+            "quality": self._heard.lines(),
             "notes": [
                 *self.notes,
                 *self._about_copies(),

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.audio.clipping import ClippingMeter
 from mlx_voxclone.audio.containers import NO_END_FLAG
 from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_channels, read_blocks
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
 from mlx_voxclone.audio.io import mix_down, read_audio, write_flac, write_wav
+from mlx_voxclone.audio.measure.quality import Quality, QualityMeter, signal_to_noise
 from mlx_voxclone.audio.segment import (
     FRAME_SECONDS,
     LevelMeter,
@@ -32,11 +34,13 @@ from mlx_voxclone.data.options import PrepareOptions
 TOO_LONG = "too-long"
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
+CLEAR = 25.0  # dB of speech over noise, from which on levels tell speech as well as a network (docs/LOG.md)
 
 NOTES = {  # what a user should know of recordings that are kept
     "one": "one of the two channels is silent or much softer; the other is used alone",
     "differ": "the two channels differ; the louder one is used alone",
     NO_END_FLAG: "an Ogg stream without an end flag; read up to its last page, listen to the end",
+    "silero": "noisy; where speech is was found by Silero VAD",
     "soft": "speech at an end is far softer than the rest; it is kept, as its text is",
 }
 
@@ -50,6 +54,7 @@ class Scan:
     peak: float  # of the mixdown, or of the channel
     channel: Channel
     words: np.ndarray  # its fingerprint, see `audio.fingerprint`
+    meter: QualityMeter
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Plan:
     channel: int = MIXED
     notes: tuple[str, ...] = ()  # keys of `NOTES`
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,8 @@ class Usable:
     def plan(self, pieces: list[tuple[float, float]]) -> Plan:
         """With these parts, in seconds, as its clips."""
         scan = self.scan
-        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words)
+        quality = scan.meter.quality(scan.levels, self.mask, scan.clipped)
+        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words, quality)
 
 
 def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Plan:
@@ -121,7 +128,7 @@ def usable(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Usa
             f"at least {options.min_sampling_rate} Hz are needed",
         )
     scan = scan_recording(info)
-    mask = speech_mask(scan.levels)
+    mask, by_silero = _speech(info, scan, options)
     speech = trim(mask)
     if not scan.channel.usable:
         raise AudioError(scan.channel.why, f"{path}: {UNUSABLE[scan.channel.why]}")
@@ -131,12 +138,30 @@ def usable(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Usa
         raise AudioError(
             "clipped", f"{path}: {100 * scan.clipped:.1f} % of its samples are clipped; record again at a lower level"
         )
-    notes = [note for note in (scan.channel.why, info.flaw) if note]
+    notes = [note for note in (scan.channel.why, info.flaw, "silero" if by_silero else None) if note]
     if transcribed and options.trim_silence and (more := trim(soft_speech(scan.levels, mask))) != speech:
         speech, notes = more, [*notes, "soft"]
     whole = speech if options.trim_silence else Span(0, len(mask))
     gain = normal_gain(scan.levels, mask, scan.peak) if options.normalise else 1.0
     return Usable(info, scan, mask, whole, gain, tuple(notes))
+
+
+def _speech(info: AudioInfo, scan: Scan, options: PrepareOptions) -> tuple[np.ndarray, bool]:
+    """Frames of speech, and whether Silero VAD told them: where the levels alone would be misled by noise.
+
+    The network's ears are not for every voice: where it hears nobody, the levels decide.
+    """
+    mask = speech_mask(scan.levels)
+    noisy = mask.any() and signal_to_noise(scan.levels, mask) < CLEAR
+    if options.speech_detector == "levels" or not (noisy or options.speech_detector == "silero"):
+        return mask, False
+    if not scan.channel.usable or (options.speech_detector == "auto" and not silero.installed()):
+        return mask, False
+    meter, number = silero.SileroMeter(info.sample_rate), scan.channel.number
+    for block in read_blocks(info):
+        meter.add(mix_down(block) if number == MIXED else block[:, number])
+    heard = meter.mask(len(mask))
+    return (heard, True) if heard.any() else (mask, False)
 
 
 def scan_recording(info: AudioInfo) -> Scan:
@@ -147,6 +172,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     """
     stereo = StereoMeter(info.sample_rate) if info.channels == 2 else None
     meter, fingerprint = LevelMeter(info.sample_rate), FingerprintMeter(info.sample_rate)
+    quality = QualityMeter(info.sample_rate)
     clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
     frames, peaks = 0, np.zeros(info.channels + 1)
     for block in read_blocks(info):
@@ -157,6 +183,7 @@ def scan_recording(info: AudioInfo) -> Scan:
         mono = mix_down(block)
         peaks = np.maximum(peaks, [*np.abs(block).max(axis=0), np.abs(mono).max()])
         fingerprint.add(mono)
+        quality.add(mono)
         if stereo is not None:
             stereo.add(block)
         else:
@@ -165,7 +192,8 @@ def scan_recording(info: AudioInfo) -> Scan:
     meters = [meter] if stereo is None else [stereo.left, stereo.right, stereo.mix]
     used = clipping if channel.number == MIXED else [clipping[channel.number]]
     clipped = max(one.share() for one in used)
-    return Scan(meters[channel.number].levels(), clipped, float(peaks[channel.number]), channel, fingerprint.words())
+    levels, peak = meters[channel.number].levels(), float(peaks[channel.number])
+    return Scan(levels, clipped, peak, channel, fingerprint.words(), quality)
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:

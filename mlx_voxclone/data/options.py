@@ -25,12 +25,15 @@ class PrepareOptions(PrepareSection):
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
         trim_silence: cut silence at both ends.
+        speech_detector: `levels`, `silero` (extra `vad`), or `auto`: Silero VAD for noisy recordings where it is there.
         min_sampling_rate: Hz; at least 1000.
         max_clipped: largest fraction of clipped samples, see `audio.clipping`.
+        numbers_in_words: of the texts, in each recording's language (extra `numbers`).
         transcribe: make missing texts with a Whisper.
         check_texts: leave out clips whose text is not what a Whisper hears.
         whisper_model: directory or hub id; None: `WHISPER_MODEL` where one is needed. Where one is named or needed,
             recordings over 30 s with a text are cut together with it.
+        recogniser: transcribes in the Whisper's place: `mlx-audio:ID`, any recogniser of mlx-audio.
         seed: of the split.
 
     Raises DataError (one line) for any value that cannot be used.
@@ -54,4 +57,5 @@ class PrepareOptions(PrepareSection):
     @property
     def hears(self) -> bool:
         """Whether a Whisper is used."""
-        return self.transcribe or self.check_texts or self.whisper_model is not None
+        transcribes = self.transcribe and self.recogniser is None
+        return transcribes or self.check_texts or self.whisper_model is not None

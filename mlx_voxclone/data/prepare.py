@@ -1,9 +1,9 @@
 """Recordings -> clips: 24 kHz mono pieces of speech with text, speaker and a held-out split.
 
 Writes `clips/*.flac` (24-bit; float WAV where a peak exceeds full scale) and `manifest.jsonl`, or tar shards with an
-`index.jsonl`; and `rejected.jsonl` (what was left out, with its reason) and `summary.json`. The directory appears
-complete or not at all. The same source and options give the same clips; prepared data that is still up to date is used
-again.
+`index.jsonl`; and `rejected.jsonl` (what was left out, with its reason), `quality.jsonl` (how good each recording is)
+and `summary.json`. The directory appears complete or not at all. The same source and options give the same clips;
+prepared data that is still up to date is used again.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
@@ -23,6 +24,7 @@ from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, 
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recognise.mlx_audio import PREFIX, MlxAudioRecogniser
 from mlx_voxclone.data.shards.data import ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source, scan, shards_of, stamp
 from mlx_voxclone.data.shards.write import write_shards
@@ -31,11 +33,14 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.text.numbers import numbers_of
 from mlx_voxclone.whisper.hearing import Listener
 from mlx_voxclone.whisper.reader import check_english
 
-REJECTED, TEXTS = "rejected.jsonl", "texts.jsonl"
+REJECTED, TEXTS, QUALITY = "rejected.jsonl", "texts.jsonl", "quality.jsonl"
+Recogniser = Transcriber | MlxAudioRecogniser
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
+_DEFAULT = PrepareOptions()
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -51,6 +56,7 @@ class PrepareReport:
     rejected: dict[str, int]  # per reason
     notes: list[str]
     reused: bool = False
+    quality: list[str] = dataclasses.field(default_factory=list)  # how good the recordings are, in lines
 
     @property
     def hours_kept(self) -> float:
@@ -75,6 +81,7 @@ class PrepareReport:
             "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))])
             for row in rows
         ]
+        lines += self.quality
         kept, read = (format_seconds(3600 * hours) for hours in (self.hours_kept, self.hours["read"]))
         lines.append(f"kept {kept} of {read}, {self.with_text} of {total} clips with text")
         if self.rejected:
@@ -115,10 +122,15 @@ def prepare(
     identity = _identity(source, entries, options) | ({} if shards is None else {"shards": shards})
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         return _reused(output, identity)
+    if options.speech_detector == "silero" and not silero.installed():
+        raise DataError(silero.NOT_INSTALLED)
+    if options.numbers_in_words:
+        for language in {entry.language or options.language for entry in entries if entry.text is not None}:
+            numbers_of(language)  # it fails at once
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
-            transcriber = stack.enter_context(Transcriber(options.whisper))
+            transcriber = stack.enter_context(_recogniser(options))
         listener = _listener(entries, options, transcriber, stack)
         directory = stack.enter_context(atomic_directory(output))
         (directory / CLIPS).mkdir()
@@ -141,12 +153,13 @@ def prepare(
             (directory / CLIPS).rmdir()
         if options.check_texts:
             _write_lines(directory / TEXTS, [one.content() for one in run.compared])
+        _write_lines(directory / QUALITY, run.qualities)
         _finish(directory, run.rejected, summary)
     return _report(output, summary)
 
 
 def _listener(
-    entries: list[Entry], options: PrepareOptions, transcriber: Transcriber | None, stack: ExitStack
+    entries: list[Entry], options: PrepareOptions, transcriber: Recogniser | None, stack: ExitStack
 ) -> Listener | None:
     """What hears texts, if a Whisper was named or is needed, and there is something to hear; its files are checked now.
 
@@ -193,6 +206,12 @@ def _scanned(
         summary = {"version": _VERSION, "identity": identity, **counts}
         _finish(directory, rejected, summary)
     return _report(output, summary)
+
+
+def _recogniser(options: PrepareOptions) -> Recogniser:
+    if options.recogniser is None:
+        return Transcriber(options.whisper)
+    return MlxAudioRecogniser(options.recogniser.removeprefix(PREFIX))
 
 
 def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, Any]) -> None:
@@ -242,8 +261,11 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
         settings["whisper_model"] = options.whisper
     else:
         del settings["whisper_model"]
-    if not options.check_texts:  # what was prepared before there was such a key is the same
-        del settings["check_texts"]
+    if not options.transcribe or options.recogniser is None:
+        del settings["recogniser"]
+    for key in ("check_texts", "numbers_in_words", "speech_detector"):  # as it was before there were such options
+        if settings[key] == getattr(_DEFAULT, key):
+            del settings[key]
     return settings
 
 
@@ -273,8 +295,9 @@ def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
 
 
 def _report(directory: Path, summary: dict[str, Any], reused: bool = False) -> PrepareReport:
-    names = [f.name for f in dataclasses.fields(PrepareReport) if f.name not in ("directory", "reused")]
-    return PrepareReport(directory, **{name: summary[name] for name in names}, reused=reused)
+    names = [f.name for f in dataclasses.fields(PrepareReport) if f.name not in ("directory", "reused", "quality")]
+    quality = summary.get("quality", [])  # older ones tell nothing of it
+    return PrepareReport(directory, **{name: summary[name] for name in names}, reused=reused, quality=quality)
 
 
 def _nothing_kept(source: str | Path, rejected: list[dict[str, Any]]) -> str:

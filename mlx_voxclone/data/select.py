@@ -30,7 +30,16 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 
 APPLIED = ("speaker", "language", "min_seconds", "max_seconds", "heldout", "heldout_speakers")
-FIXED = ("normalise", "trim_silence", "min_sampling_rate", "max_clipped", "transcribe", "check_texts")
+FIXED = (
+    "normalise",
+    "trim_silence",
+    "speech_detector",
+    "min_sampling_rate",
+    "max_clipped",
+    "numbers_in_words",
+    "transcribe",
+    "check_texts",
+)
 _DEFAULT = PrepareOptions()
 
 
@@ -93,8 +102,9 @@ def _beside(place: Path) -> str | None:
 
 _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("speaker", "language"), (str, type(None))),
+    "speech_detector": (str,),
     **dict.fromkeys(("min_seconds", "max_seconds", "heldout", "max_clipped"), (int, float)),
-    **dict.fromkeys(("normalise", "trim_silence", "transcribe", "check_texts"), (bool,)),
+    **dict.fromkeys(("normalise", "trim_silence", "numbers_in_words", "transcribe", "check_texts"), (bool,)),
     "heldout_speakers": (list,),
     "min_sampling_rate": (int,),
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.texts import spoken
+from mlx_voxclone.text.forms import as_said
 
 LIMIT_MB = 25  # of a reference clip: two minutes of CD quality, of which at most one is taken
 UPLOAD_LIMIT = LIMIT_MB * 1_000_000  # bytes
@@ -72,7 +72,7 @@ def _text(value: Any) -> str:
         raise DataError(f"the text is too long: {len(value):,} characters; split it into parts of a few sentences")
     if all(unicodedata.category(c)[0] in _SILENT or unicodedata.category(c) == "Cf" for c in value):
         raise DataError("there is nothing to say: type a sentence")
-    return spoken(value)
+    return as_said(value)
 
 
 def _voice(value: Any, voices: Sequence[str], *, needed: bool) -> str | None:

@@ -21,11 +21,12 @@ from mlx_voxclone.data.entries import read_lines
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.locks import held
-from mlx_voxclone.files.texts import spoken, tidy
+from mlx_voxclone.files.texts import tidy
 from mlx_voxclone.model import generation
 from mlx_voxclone.pairs.files import FORMAT, SHARD_SENTENCES, ShardWriter, SpokenPair, digest_of, fill_shards, settle
 from mlx_voxclone.pairs.prompts import LANGUAGES, load_prompts
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.text.forms import as_said
 
 if TYPE_CHECKING:
     from mlx_voxclone.checkpoint.release import Release
@@ -108,7 +109,7 @@ def read_texts(path: str | Path) -> list[tuple[None, str]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"{path}: no such file; a text file with one sentence per line is expected")
-    lines = [(None, spoken(line, f"{path}:{number}")) for number, line in read_lines(path) if tidy(line)]
+    lines = [(None, as_said(line, what=f"{path}:{number}")) for number, line in read_lines(path) if tidy(line)]
     if not lines:
         raise DataError(f"{path}: holds no sentence")
     return lines

@@ -11,7 +11,6 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import DataError, NotFiniteError
-from mlx_voxclone.files.texts import spoken
 from mlx_voxclone.model.generation import GeneratedCodes
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.long_speech import is_long
@@ -19,6 +18,7 @@ from mlx_voxclone.speech.narration import Narration, Spoken
 from mlx_voxclone.speech.options import MAX_SECONDS, NOTHING_SAID
 from mlx_voxclone.speech.pieces import Pieces
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.text.forms import as_said, form_of
 
 
 class Listener(Protocol):
@@ -109,8 +109,8 @@ class Job:
         Raises:
             DataError: nothing to say, or no room for it beside the voice. Whatever `rows` raises.
         """
-        text = spoken(self._text)
-        chunks = split_text(self._text, self._language) if is_long(text) else None
+        text = as_said(self._text, self._language)
+        chunks = split_text(self._text, self._language, form=form_of(self._language)) if is_long(self._text) else None
         rows = self._rows()
         self.tokens = sum(len(speaker.tokenizer.encode(one.text)) for one in chunks or [Chunk(text, 0.0)])
         if chunks is None:

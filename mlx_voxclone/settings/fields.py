@@ -22,8 +22,8 @@ from pydantic.fields import FieldInfo
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.hub import FORM, HubAddress, is_address
 from mlx_voxclone.files.paths import expanded
-from mlx_voxclone.files.texts import spoken
 from mlx_voxclone.files.yaml_files import shown
+from mlx_voxclone.text.forms import as_said
 
 _DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?(inf|infinity)|nan", re.ASCII | re.I)
 
@@ -82,7 +82,7 @@ def _file(value: Any) -> Any:
 def _spoken(text: str) -> str:
     """A sentence as it is spoken."""
     try:
-        return spoken(text)
+        return as_said(text)
     except VoxcloneError as e:
         raise ValueError(str(e)) from None
 

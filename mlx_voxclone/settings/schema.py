@@ -39,6 +39,12 @@ from mlx_voxclone.settings.fields import (
 LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a level, and there is no speech
 
 
+def _recogniser(value: str) -> str:
+    if not value.startswith("mlx-audio:") or not value.removeprefix("mlx-audio:").strip():
+        raise ValueError(f"mlx-audio:ID is expected, ID a directory or a hub id; got {value!r:.80}")
+    return value
+
+
 class PrepareSection(Section):
     """What is kept of recordings and how clips are cut; `data/options.py: PrepareOptions` is this with a seed."""
 
@@ -50,11 +56,14 @@ class PrepareSection(Section):
     heldout_speakers: list[Name] = []
     normalise: bool = False
     trim_silence: bool = True
+    speech_detector: Literal["auto", "levels", "silero"] = "auto"
     min_sampling_rate: at_most(768_000, LOWEST_RATE) = 16000
     max_clipped: Ratio = 0.01
+    numbers_in_words: bool = False
     transcribe: bool = False
     check_texts: bool = False
     whisper_model: ModelName | None = None
+    recogniser: Annotated[Name, AfterValidator(_recogniser)] | None = None
 
     @model_validator(mode="after")
     def _lengths(self):

@@ -5,6 +5,7 @@ Sentences are found by `sentencex`, which knows abbreviations, quotes and ordina
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sentencex import segment
@@ -38,7 +39,9 @@ class Chunk:
     pause: float
 
 
-def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Chunk]:
+def split_text(
+    text: str, language: str = "en", pause: float = PAUSE, form: Callable[[str], str | None] = tidy
+) -> list[Chunk]:
     """The chunks of a text, in order.
 
     Args:
@@ -46,6 +49,7 @@ def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Ch
         language: decides where sentences end, e.g. `de`.
         pause: seconds of silence after a sentence; twice as long after a paragraph, shorter within a
             sentence and after a verse.
+        form: puts a block as it is spoken (`text.forms.form_of`); None: nothing in it is.
 
     Raises:
         DataError: nothing to say in the text, or a text that a wrong decoding has damaged.
@@ -55,11 +59,12 @@ def split_text(text: str, language: str = "en", pause: float = PAUSE) -> list[Ch
     chunks: list[Chunk] = []
     for block in blocks(text):
         content = tidy(block.text)
-        if content is None:
+        said = None if content is None else form(content)
+        if said is None:
             continue
-        texts = _joined([part for sentence in _sentences(content, language) for part in _parts(sentence)])
+        texts = _joined([part for sentence in _sentences(said, language) for part in _parts(sentence)])
         chunks += [Chunk(text, pause * _share(text)) for text in texts[:-1]]
-        chunks.append(Chunk(texts[-1], pause * max(block.share, _share(texts[-1]))))
+        chunks.append(Chunk(texts[-1], pause * max(block.share, _share(content))))  # a form may add a full stop
     chunks = _with_words(chunks)
     if not chunks:
         raise DataError(NO_WORDS)

@@ -19,6 +19,7 @@ from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.files.plain import open_plain, parse_json, reason_of
 from mlx_voxclone.files.texts import tidy
 from mlx_voxclone.speech.chunks import Chunk, split_text
+from mlx_voxclone.text.forms import form_of
 
 KEYS = ("text", "voice", "seed", "file", "language")
 LARGEST_LINE = 16 << 20  # bytes; a long novel has 3 MB
@@ -55,6 +56,8 @@ def read_lines(
     pause: float,
     seed: int = 0,
     language: str | None = None,
+    verbatim: bool = False,
+    numbers: bool = False,
 ) -> list[Line]:
     """The lines of a list, each an object with `text`, and `voice`, `seed`, `file`, `language` where they are its own.
 
@@ -63,6 +66,7 @@ def read_lines(
         voice: whether there is one for lines that name none.
         pause: seconds after a sentence.
         seed, language: of lines that state none.
+        verbatim, numbers: see `text.forms.form_of`.
 
     Raises:
         DataError: the list cannot be read, or a line of it cannot be spoken; the others that are wrong are counted.
@@ -75,7 +79,7 @@ def read_lines(
         try:
             if isinstance(content, DataError):
                 raise content
-            line = _line(where, number, content, path.parent, pause, seed, language)
+            line = _line(where, number, content, path.parent, pause, seed, language, verbatim, numbers)
             _check_voice(line, voices, voice)
             _check_file(line, taken)
             lines.append(line)
@@ -121,7 +125,15 @@ def _parsed(where: str, raw: bytes) -> Any:
 
 
 def _line(
-    where: str, number: int, content: dict[str, Any], folder: Path, pause: float, seed: int, language: str | None
+    where: str,
+    number: int,
+    content: dict[str, Any],
+    folder: Path,
+    pause: float,
+    seed: int,
+    language: str | None,
+    verbatim: bool,
+    numbers: bool,
 ) -> Line:
     for key in content:
         if key not in KEYS:
@@ -138,7 +150,8 @@ def _line(
         raise DataError(f"{where}: seed must be a whole number from 0 to 2^63 - 1, got {own!r:.60}")
     language = content.get("language") or language
     try:
-        chunks = split_text(content["text"], language or "en", pause)
+        form = form_of(language or "en", verbatim=verbatim, numbers=numbers)
+        chunks = split_text(content["text"], language or "en", pause, form)
     except DataError as e:
         raise DataError(f"{where}: {e}") from None
     chunks[-1] = replace(chunks[-1], pause=0.0)

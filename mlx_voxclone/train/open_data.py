@@ -16,6 +16,7 @@ from mlx_voxclone.data.entries import Entry, is_prepared
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import selected_entries
+from mlx_voxclone.data.recognise.mlx_audio import NAMED as RECOGNISER
 from mlx_voxclone.data.select import APPLIED, FIXED, Preparation, select
 from mlx_voxclone.data.shards.data import MIX, ShardData, is_sharded
 from mlx_voxclone.data.shards.scan import is_tar_source
@@ -114,9 +115,15 @@ def _check_listing(config: RunConfig) -> None:
     options = prepare_options(config)
     entries = selected_entries(read_listing(config.data.path).entries, options)
     texts = sum(entry.text is not None for entry in entries)
-    hears = options.check_texts or (options.transcribe and texts < len(entries))
-    if hears and importlib.util.find_spec(PACKAGE) is None:
-        raise DataError(NOT_INSTALLED.format(f"{PACKAGE} is not there"))
+    transcribes = options.transcribe and texts < len(entries)
+    needed = []
+    if options.check_texts or (transcribes and options.recogniser is None):
+        needed.append((PACKAGE, NOT_INSTALLED))
+    if transcribes and options.recogniser is not None:
+        needed.append(RECOGNISER)
+    for package, missing in needed:
+        if importlib.util.find_spec(package) is None:
+            raise DataError(missing.format(f"{package} is not there"))
     if _is_long(entries):
         check_speakers(config, {entry.speaker for entry in entries})
         if not texts and not options.transcribe and "speaker" in config.stages:

@@ -37,10 +37,11 @@ def test_prepare_prints_a_table_and_writes(corpus, tmp_path, capsys):
     out = captured.out.splitlines()
     assert out[0].split() == ["speaker", "clips", "held", "out", "minutes"]
     assert out[1].split()[:3] == ["anna", "8", "1"]
-    assert re.fullmatch(r"kept \d\d\.\d s of \d\d\.\d s, 0 of 8 clips with text", out[2])
-    assert "left out 2 recordings (1 silent, 1 unreadable); see" in out[3]
-    assert out[4].startswith("note: no clip has a text")
-    assert out[5] == f"{tmp_path / 'out'}: written"
+    assert out[2].startswith("your recordings: ")
+    assert re.fullmatch(r"kept \d\d\.\d s of \d\d\.\d s, 0 of 8 clips with text", out[3])
+    assert "left out 2 recordings (1 silent, 1 unreadable); see" in out[4]
+    assert out[5].startswith("note: no clip has a text")
+    assert out[6] == f"{tmp_path / 'out'}: written"
     assert captured.err == ""  # no progress bar where no terminal is
     assert len(PreparedData.load(tmp_path / "out").clips) == 8
     assert main([str(corpus), "--output", str(tmp_path / "out")]) == 0

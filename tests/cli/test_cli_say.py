@@ -23,7 +23,7 @@ SECONDS = 0.8  # a model with random weights rarely ends by itself
 def say(tmp_path, whole, capsys):
     """`say(*arguments)` -> samples [S] as float; the command must succeed."""
 
-    def run(*arguments, model=whole, text="papa mino", name="out.wav") -> np.ndarray:
+    def run(*arguments, model=whole, text="papa mino.", name="out.wav") -> np.ndarray:
         output = tmp_path / name
         argv = ["say", "--model", model, "--text", text, "--max-seconds", SECONDS, "--output", output, *arguments]
         assert voxclone([str(a) for a in argv]) == 0
@@ -70,9 +70,9 @@ def test_voice_text_steps_and_guidance_reach_the_model(say):
 
 def test_the_file_holds_what_the_model_said(say, whole, speech, voice_file):
     speaker = Speaker.load(whole)
-    result = speaker.say("papa mino", "casual_male", max_seconds=SECONDS)
+    result = speaker.say("papa mino.", "casual_male", max_seconds=SECONDS)
     np.testing.assert_array_equal(say("--voice", "casual_male", "--float32"), result.samples)
-    reference = speaker.say("papa mino", reference=read_audio(voice_file), max_seconds=SECONDS)
+    reference = speaker.say("papa mino.", reference=read_audio(voice_file), max_seconds=SECONDS)
     np.testing.assert_array_equal(say("--ref-audio", voice_file, "--float32"), reference.samples)
     assert not np.array_equal(result.samples, reference.samples)
 
@@ -82,7 +82,7 @@ def test_a_reference_clip_is_resampled_and_mixed_down(say, whole, speech, tmp_pa
     sound = np.stack([np.roll(speech, 5 * k) for k in range(channels)], axis=1)
     soundfile.write(tmp_path / "ref.flac", np.repeat(sound, 2, axis=0) if rate > 24_000 else sound, rate)
     samples = read_audio(tmp_path / "ref.flac")
-    result = Speaker.load(whole).say("papa mino", reference=samples, max_seconds=SECONDS)
+    result = Speaker.load(whole).say("papa mino.", reference=samples, max_seconds=SECONDS)
     np.testing.assert_array_equal(say("--ref-audio", tmp_path / "ref.flac", "--float32"), result.samples)
 
 
@@ -127,7 +127,7 @@ def test_adapters_kept_apart_speak_as_the_folded_ones(whole, adapters, tmp_path,
     states = []
     for speaker in (apart, folded, base):
         rows = speaker.voice_rows("casual_male")
-        ids = speaker.tokenizer.prompt("papa mino", rows.shape[0])
+        ids = speaker.tokenizer.prompt("papa mino.", rows.shape[0])
         states.append(np.array(speaker.model.hidden_states(speaker.model.embed_prompt(ids, rows))))
     rms = np.sqrt(np.mean(states[0] ** 2))
     assert np.sqrt(np.mean((states[0] - states[1]) ** 2)) < 0.02 * rms

@@ -36,7 +36,7 @@ def test_a_damaged_recording_gives_way_to_its_copy_in_another_format(tmp_path, d
         return
     assert not rejections(tmp_path / "out")
     clips = {clip.id: clip for clip in PreparedData.load(tmp_path / "out").clips}
-    assert (clips["two"].source, clips["two"].text) == ("two.flac", "two words")
+    assert (clips["two"].source, clips["two"].text) == ("two.flac", "two words.")
     line = "1 recording is damaged, and its copy in another format is used: such as two.flac for two.wav"
     assert line in report.notes
 

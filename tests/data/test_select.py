@@ -208,7 +208,7 @@ def test_a_default_that_is_insisted_on(prepared):
 
 def test_every_key_of_data_is_applied_or_refused():
     of_shards = {"cache", "cache_gb"}
-    assert set(DataSection.model_fields) == {*APPLIED, *FIXED, *of_shards, "path", "whisper_model"}
+    assert set(DataSection.model_fields) == {*APPLIED, *FIXED, *of_shards, "path", "whisper_model", "recogniser"}
 
 
 def test_damaged_summaries_count_as_none(prepared, tmp_path):

@@ -64,9 +64,9 @@ def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(talking_whisper)))
     clips = {clip.id: clip for clip in PreparedData.load(tmp_path / "out").clips}
     assert {k: (c.text, c.language) for k, c in clips.items()} == {
-        "0": (SENTENCE, LANGUAGE),
+        "0": (f"{SENTENCE}.", LANGUAGE),
         "1": ("Given.", None),
-        "2": (SENTENCE, LANGUAGE),
+        "2": (f"{SENTENCE}.", LANGUAGE),
     }
     assert report.with_text == 3
     assert report.notes == []

@@ -149,7 +149,7 @@ def test_a_text_that_fits_in_letters_and_not_in_tokens():
 
 def test_the_clip_goes_before_the_voice_and_consent_before_all():
     taken = wanted("hi", "alto", None, None, None, voices=["alto"])
-    assert (taken.text, taken.voice, taken.clip, taken.seed) == ("hi", "alto", None, 0)
+    assert (taken.text, taken.voice, taken.clip, taken.seed) == ("hi.", "alto", None, 0)
     with pytest.raises(DataError, match="nobody"):
         wanted("hi", "nobody", None, True, 0, voices=["alto"])
     with pytest.raises(DataError, match="tick the box"):

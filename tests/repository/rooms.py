@@ -28,9 +28,14 @@ ROOMS = [
         "errors process",
     ),
     (
+        "text",
+        "The form in which texts are spoken and learnt.",
+        "errors files",
+    ),
+    (
         "settings",
         "The run configuration: one schema, its defaults, bounds and comments.",
-        "errors files",
+        "errors files text",
     ),
     (
         "audio",
@@ -70,12 +75,12 @@ ROOMS = [
     (
         "speech",
         "Text to speech, of texts of any length.",
-        "errors process files audio whisper model checkpoint adapters",
+        "errors process files text audio whisper model checkpoint adapters",
     ),
     (
         "serve",
         "Speech over HTTP: requests in one batch, voices that come and go.",
-        "version errors process files audio model checkpoint adapters speech",
+        "version errors process files text audio model checkpoint adapters speech",
     ),
     (
         "bake",
@@ -85,12 +90,12 @@ ROOMS = [
     (
         "data",
         "Recordings in, clips out: manifests, preparation, transcripts, shards.",
-        "errors process files settings audio whisper",
+        "errors process files text settings audio whisper",
     ),
     (
         "pairs",
         "Exact pairs of codes and audio, made by letting a model speak.",
-        "errors process files audio model checkpoint speech data",
+        "errors process files text audio model checkpoint speech data",
     ),
     (
         "evaluate",
@@ -185,6 +190,6 @@ ROOMS = [
     (
         "demo",
         "The page to listen on.",
-        "errors process files speech report cli",
+        "errors process text speech report cli",
     ),
 ]

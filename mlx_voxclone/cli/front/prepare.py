@@ -49,6 +49,12 @@ def _options(parser: Parser) -> None:
         " cut together with it where a Whisper is named",
     )
     length.add_argument("--no-trim", action="store_true", help="keep silence at both ends")
+    length.add_argument(
+        "--speech-detector",
+        choices=("auto", "levels", "silero"),
+        default=default.speech_detector,
+        help="what tells speech from silence; auto: Silero VAD (extra vad) for noisy recordings, where installed",
+    )
     add_shared(length, "--normalise")
     refuse = parser.add_argument_group("what is refused")
     refuse.add_argument(
@@ -73,6 +79,7 @@ def _options(parser: Parser) -> None:
         "--heldout-speakers", nargs="+", default=[], metavar="NAME", help="speakers kept out of training altogether"
     )
     text = parser.add_argument_group("transcripts")
+    add_shared(text, "--numbers-in-words", note=", as they are learnt")
     add_shared(text, "--transcribe", note=" what has no text")
     text.add_argument(
         "--check-texts",
@@ -85,6 +92,11 @@ def _options(parser: Parser) -> None:
         default=None,
         note=f"; for --transcribe and --check-texts (default: {WHISPER_MODEL}). Where one is named, recordings over"
         " 30 s with a text (a chapter and its .txt) are cut at pauses, text and audio together",
+    )
+    text.add_argument(
+        "--recogniser",
+        metavar="mlx-audio:ID",
+        help="any speech recogniser of mlx-audio (extra mlx-audio) in the place of Whisper; ID a directory or a Hub id",
     )
     add_shared(parser, "--seed", "--device", "--quiet")
 
@@ -116,10 +128,13 @@ def _prepare_options(arguments: argparse.Namespace) -> PrepareOptions:
         heldout_speakers=arguments.heldout_speakers,
         normalise=arguments.normalise,
         trim_silence=not arguments.no_trim,
+        speech_detector=arguments.speech_detector,
         min_sampling_rate=arguments.min_sampling_rate,
         max_clipped=arguments.max_clipped,
+        numbers_in_words=arguments.numbers_in_words,
         transcribe=arguments.transcribe,
         check_texts=arguments.check_texts,
         whisper_model=arguments.whisper_model,
+        recogniser=arguments.recogniser,
         seed=arguments.seed,
     )

@@ -64,8 +64,14 @@ def _options(parser: Parser) -> None:
     add_shared(
         parser,
         "--language",
-        note=", which decides where the sentences of a long text end (default: en) and which one --verify expects",
+        note=": where sentences end, amounts and numbers in words (default: en); what --verify expects",
     )
+    parser.add_argument(
+        "--verbatim",
+        action="store_true",
+        help="speak the text as it is written; without it, signs and markup are put as mlx-audio puts them",
+    )
+    add_shared(parser, "--numbers-in-words")
     parser.add_argument(
         "--pause",
         type=float,
@@ -154,6 +160,7 @@ def main(options) -> None:
     from mlx_voxclone.speech.chunks import split_text
     from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.subtitles import Subtitles, chunk_cues
+    from mlx_voxclone.text.forms import as_said, form_of
 
     if options.lines is not None:
         lines = _lines(options)
@@ -161,9 +168,11 @@ def main(options) -> None:
         _say_lines(options, lines, speaker, rows)
         print(options.output)
         return
-    text = _text(options)
-    long = is_long(text) or options.text_file is not None or options.verify
-    chunks = split_text(text, options.language or "en", options.pause) if long else None
+    given, language = _text(options), options.language or "en"
+    form = {"verbatim": options.verbatim, "numbers": options.numbers_in_words}
+    long = is_long(given) or options.text_file is not None or options.verify
+    text = given if long else as_said(given, language, **form)
+    chunks = split_text(text, language, options.pause, form_of(language, **form)) if long else None
     _check_length(options, chunks)
     opened = _output(options)
     subtitles = Subtitles.checked(options.srt, options.whisper_model, options.language, options.output)
@@ -223,6 +232,8 @@ def _lines(options):
         pause=options.pause,
         seed=options.seed,
         language=options.language,
+        verbatim=options.verbatim,
+        numbers=options.numbers_in_words,
     )
 
 

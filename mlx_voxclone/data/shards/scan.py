@@ -28,6 +28,7 @@ from mlx_voxclone.data.duplicates import Sounds
 from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, unknown_name, walk_folders
 from mlx_voxclone.data.ingest import Plan, examine
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.data.recording.heard import Heard
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
 from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
@@ -38,6 +39,7 @@ from mlx_voxclone.data.split import draw
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.temporaries import clear_dead, made
+from mlx_voxclone.text.forms import as_learnt
 
 
 def is_tar_source(source: str | Path) -> bool:
@@ -119,6 +121,7 @@ class _Scan:
         self._recordings, self._marked, self._seconds = 0, False, 0.0
         self._rows, self._prints = directory / "rows.partial", directory / "fingerprints.partial"
         self._remarks: dict[str, list[str]] = {}
+        self._quality = Heard()
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -162,18 +165,22 @@ class _Scan:
     def _take(self, one: Recording, name: str, outcome: tuple[str, Plan], file: Any) -> None:
         digest, plan = outcome
         seconds, gain, pieces = plan.seconds, plan.gain, plan.pieces
+        if plan.quality is not None:
+            self._quality.add(one.member.name, plan.quality)
         for key in plan.notes:
             self._remarks.setdefault(key, []).append(one.member.name)
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
         total = round(seconds * SAMPLE_RATE)
+        language = one.language or self.options.language
+        text = as_learnt(one.text, language, self.options.numbers_in_words)
         rows = []
         for number, (start, end) in enumerate(pieces, 1):
             first, last = round(start * SAMPLE_RATE), min(total, round(end * SAMPLE_RATE))
             rows.append({
                 "id": name if len(pieces) == 1 else f"{name}~{number:03d}", "offset": one.member.offset,
                 "size": one.member.size, "sha256": digest, "samples": last - first, "first": first,
-                "gain": round(float(gain), 6), "text": one.text, "speaker": one.speaker,
-                "language": one.language or self.options.language, "split": TRAIN, "source": one.member.name,
+                "gain": round(float(gain), 6), "text": text, "speaker": one.speaker,
+                "language": language, "split": TRAIN, "source": one.member.name,
                 "start": round(start, 3), "marked": one.split,
             })  # fmt: skip
         forced = one.split == HELDOUT or one.speaker in self.options.heldout_speakers
@@ -231,7 +238,7 @@ class _Scan:
             notes.append("nothing is held out, so nothing can be measured")
         if self.options.heldout * self._recordings > MOST_HELDOUT:
             notes.append(f"{len(held)} recordings are held out: of shards, no more are copied")
-        return counts.summary(self._seconds, self.rejected, notes)
+        return {"quality": self._quality.lines(), **counts.summary(self._seconds, self.rejected, notes)}
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], np.ndarray | None]]:
         """What was written so far: shards, with None, and rows with the words of their fingerprints."""

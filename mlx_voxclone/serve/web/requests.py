@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
-from mlx_voxclone.files.texts import spoken, words
 from mlx_voxclone.serve.errors import ApiError
 from mlx_voxclone.serve.web.formats import MEDIA, STATES_LENGTH
+from mlx_voxclone.text.forms import as_said
 
 MOST_CHARACTERS = 20_000  # of a text: about 20 minutes of speech
 MOST_SEED = 2**63 - 1
@@ -141,11 +141,9 @@ def _text(text: str, most: int) -> str:
             "string_above_max_length",
         )  # fmt: skip
     try:
-        spoken(text)
+        as_said(text)
     except DataError as e:
         raise ApiError(400, str(e), "input", "invalid_input") from None
-    if words(text) is None:
-        raise ApiError(400, "the text has no letter and no digit; give some words to speak", "input", "invalid_input")
     return text
 
 

@@ -1,0 +1,1 @@
+"""Where speech is, by a trained detector."""

@@ -1,0 +1,1 @@
+"""Formats that another program decodes."""

@@ -1,0 +1,1 @@
+"""How good a recording is: noise, bandwidth, reverberation."""

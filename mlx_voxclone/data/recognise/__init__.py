@@ -1,0 +1,1 @@
+"""Speech recognisers beside mlx-whisper."""

@@ -1,0 +1,1 @@
+"""What `prepare` tells of the recordings that it is given."""
