@@ -6,6 +6,7 @@ from mlx_voxclone.cli.common import Parser, command, message, set_device, set_qu
 from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
+from mlx_voxclone.process.memory import memory_limits
 
 DESCRIPTION = """\
 Train from a configuration: the codec's encoder (task encoder), LoRA adapters for a speaker (task speaker), or
@@ -52,6 +53,8 @@ def main(options) -> int:
     set_quiet(options.quiet or not ranks.first)
     config = _config(main.parser(), options)
     set_device(config.device)
+    if (limits := memory_limits()) is not None:
+        message(f"memory: {limits}")
     if options.smoke_test:
         from mlx_voxclone.doctor.smoke import smoke_test
 

@@ -37,7 +37,7 @@ from mlx_voxclone.train.loop.resume import (
     refuse_used,
     what_is_left,
 )
-from mlx_voxclone.train.loop.task import Task, parameter_groups
+from mlx_voxclone.train.loop.task import Decides, Task, parameter_groups
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
@@ -300,6 +300,8 @@ class Trainer:
         vanished = not self.run_dir.is_dir()
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
+        if isinstance(self.task, Decides):
+            self.state.decided = dict(self.task.decisions())
         self.keeper.save(self.state, self.log, prune)
         if vanished:
             raise CheckpointError(f"{self.run_dir}: the run directory was deleted meanwhile, and made again")
@@ -367,6 +369,8 @@ class Trainer:
         told = self.ranks.from_first(restore)
         if not self.ranks.first:
             self.run_dir, self.state = path, RunState.of(told)
+        if isinstance(self.task, Decides):
+            self.task.take_decisions(self.state.decided)
 
     def _share(self) -> None:
         """Every rank takes over what rank 0 trains, unless it has just that."""
