@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlx_voxclone.errors import TrainingError
 
-COUNT, PATIENCE = 2, 300  # ranks; seconds until they are given up
+COUNT, PATIENCE = 2, 500  # ranks; seconds until they are given up
 
 
 def train(folder: Path, *, gpus: bool) -> None:

@@ -33,19 +33,20 @@ class Check:
     name: str
     what: str
     function: Callable[[Place], Outcome]
-    patience: tuple[int, int] = (300, 300)
+    patience: tuple[int, int] = (600, 600)
 
 
-_SIZED = (300, 1200)
+_SIZED = (600, 1200)
 CHECKS = [
     Check("spectra", "spectra against numpy in float64", numbers.spectra),
     Check("kernels", "Metal kernels against MLX's operations", numbers.kernels),
     Check("precision", "BF16 against float32", numbers.precision),
     Check("quantised", "quantised layers against their own weights", numbers.quantised),
-    Check("compiled", "compiled steps against plain ones", numbers.compiled, (600, 600)),
+    Check("compiled", "compiled steps against plain ones", numbers.compiled),
+    Check("alternatives", "what MLX offers beside what is used", numbers.alternatives),
     Check("streaming", "speech in pieces against speech at once", work.streaming),
     Check("resume", "a resumed training against an uninterrupted one", work.resume),
-    Check("ranks", "two ranks against one process", work.ranks, (400, 400)),
+    Check("ranks", "two ranks against one process", work.ranks),
     Check("encoder-step", "a step of the encoder, and its memory", work.encoder_step, _SIZED),
     Check("lora-step", "a step of the adapters, and its memory", work.lora_step, _SIZED),
     *(

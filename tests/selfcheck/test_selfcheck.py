@@ -60,6 +60,17 @@ def test_what_this_machine_lacks_is_no_fault(place, monkeypatch):
     assert work.ranks(place).verdict == NOT_HERE
 
 
+def test_alternatives_are_figures_alone(place, monkeypatch):
+    """On what stands for a GPU: attention has no fused kernel here, which is told and is no fault."""
+    assert numbers.alternatives(place).verdict == NOT_HERE
+    monkeypatch.setattr(numbers, "on_gpu", lambda: True)
+    outcome = numbers.alternatives(place)
+    assert outcome.verdict == HELD
+    assert outcome.figures["fused cross-entropy, difference of gradients"] < 1e-6
+    assert outcome.figures["forced fused attention"].startswith("refused: ")
+    assert outcome.told.startswith("fused cross-entropy, times as fast ")
+
+
 def test_kernels_that_disagree_fall_short(place, monkeypatch):
     monkeypatch.setattr(choice, "metal_available", lambda: True)
     monkeypatch.setattr(choice, "self_test", lambda sizes: "their value (magnitude, n_fft=76) is off by 3.0e-02")

@@ -15,6 +15,7 @@ Nothing is downloaded. From a checkout of the repository, mlx-lm does the same w
 serving code (vLLM-Omni with PyTorch), where VOXCLONE_MLX_AUDIO_PYTHON and VOXCLONE_SERVING_PYTHON name interpreters
 that have them.
 docs/PERFORMANCE.md explains each line."""
+FEWEST_PAIRS = 5  # runs beside another program: single ones of speech differ by a quarter
 LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
     "spectral": "STFT and mel losses of a step",
@@ -116,4 +117,5 @@ def measure(name: str, sizes: str, repeats: int, peers: bool) -> "Row":
         return measure_lora_step(params, lengths=lengths, repeats=repeats, peer=peers)
     from mlx_voxclone.bench.speech import measure_say
 
+    repeats = max(repeats, FEWEST_PAIRS) if peers else repeats
     return measure_say("tiny" if sizes == "tiny" else "speaking", repeats=repeats, peers=peers)
