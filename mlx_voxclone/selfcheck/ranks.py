@@ -14,7 +14,7 @@ COUNT, PATIENCE = 2, 500  # ranks; seconds until they are given up
 
 
 def train(folder: Path, *, gpus: bool) -> None:
-    """The training of `work.training` in a directory, in two processes, which MLX's ring connects.
+    """The training of `selfcheck.training` in a directory, in two processes, which MLX's ring connects.
 
     Args:
         gpus: each rank sees a GPU of its own (CUDA).
@@ -55,7 +55,7 @@ def _free_ports() -> list[int]:
 
 if __name__ == "__main__":
     from mlx_voxclone.process.device import set_device
-    from mlx_voxclone.selfcheck.work import training
+    from mlx_voxclone.selfcheck.training import training
     from mlx_voxclone.train.loop.distributed import join
 
     together = join()

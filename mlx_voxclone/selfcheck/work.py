@@ -2,32 +2,24 @@
 
 import inspect
 import time
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.doctor.forecast import forecast, true_step
-from mlx_voxclone.doctor.rehearsal import encoder_task
-from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.process.amounts import format_bytes
 from mlx_voxclone.process.machine import this_machine
 from mlx_voxclone.selfcheck import ranks as two
 from mlx_voxclone.selfcheck.outcome import Findings, Outcome, not_here
 from mlx_voxclone.selfcheck.place import FULL_BYTES, Place, on_gpu
+from mlx_voxclone.selfcheck.training import STEPS, largest_difference, trained, training
 from mlx_voxclone.settings.config import RunConfig, load_run_config
-from mlx_voxclone.settings.schema import EncoderSection
-from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.train.loop.trainer import Trainer
-from mlx_voxclone.train.saved.state import CHECKPOINTS
 
 TEXT = "Papa mino lesu tara koni."
 SEAM = 1e-3  # of the sound's RMS, between what is streamed and what is decoded at once
 PEAK = (0.5, 1.15)  # measured over forecast memory; less than the least says that the forecast frightens people away
 SECONDS_SPOKEN = {True: 4.0, False: 1.0}  # with `--full`, and without
-_STEPS = 4
 
 
 def streaming(place: Place) -> Outcome:
@@ -50,53 +42,14 @@ def streaming(place: Place) -> Outcome:
 # ---- training --------------------------------------------------------------------------------------------------------
 
 
-def training(folder: Path, *, stop_after: int = 0, resume: bool = False, ranks=None) -> Trainer:
-    """A training of a miniature encoder with opponents in a directory, or what continues it."""
-    section = EncoderSection(
-        crop_seconds=0.48,
-        stft_sizes=[512, 256],
-        quantisation_noise=True,
-        discriminators={"enabled": True, "sizes": [126, 76], "channels": 4, "warmup_steps": 1},
-    )
-    task = encoder_task(params_json(PRESETS["tiny"], {}), section, mx.float32, [0.4, 1.0, 0.3, 0.9])
-    settings = TrainSettings(
-        steps=_STEPS,
-        stop_after=stop_after,
-        batch_size=2,
-        accumulate=2,
-        warmup_steps=1,
-        eval_every=2,
-        save_every=2,
-        log_every=1,
-        sample_every=0,
-        patience=0,
-    )
-    where = {"resume": folder} if resume else {"run_dir": folder}
-    return Trainer(task, settings, **where, quiet=True, **({} if ranks is None else {"ranks": ranks}))
-
-
-def trained(folder: Path) -> dict[str, mx.array]:
-    """What a finished training has learnt, and its optimiser's state."""
-    last = folder / CHECKPOINTS / f"step-{_STEPS}"
-    files = {name: TensorFile(last / name) for name in ("model.safetensors", "optimizer.safetensors")}
-    return {f"{name}:{key}": file.array(key) for name, file in files.items() for key in file.names()}
-
-
 def resume(place: Place) -> Outcome:
     """A training that was stopped and resumed against one that was not: equal to the bit."""
     whole, parts, found = place.folder / "whole", place.folder / "parts", Findings()
     training(whole).run()
-    training(parts, stop_after=_STEPS // 2).run()
+    training(parts, stop_after=STEPS // 2).run()
     training(parts, resume=True).run()
     found.at_most("difference", largest_difference(trained(whole), trained(parts)), 0.0)
-    return found.outcome(f"equal to the bit after {_STEPS} steps")
-
-
-def largest_difference(ours: dict[str, mx.array], theirs: dict[str, mx.array]) -> float:
-    """Of arrays of the same names, over each one's largest value."""
-    pairs = [(ours[name].astype(mx.float32), theirs[name].astype(mx.float32)) for name in ours]
-    sizes = [(mx.abs(a - b).max() / mx.maximum(mx.abs(a).max(), 1e-30)).item() for a, b in pairs if a.size]
-    return max(sizes)
+    return found.outcome(f"equal to the bit after {STEPS} steps")
 
 
 def ranks(place: Place) -> Outcome:
@@ -109,7 +62,7 @@ def ranks(place: Place) -> Outcome:
     training(alone).run()
     two.train(spread, gpus=cuda is not None and on_gpu())
     found.at_most("difference", largest_difference(trained(alone), trained(spread)), 1e-3)
-    return found.outcome(f"difference {found.figures['difference']:.1e} after {_STEPS} steps")
+    return found.outcome(f"difference {found.figures['difference']:.1e} after {STEPS} steps")
 
 
 # ---- sizes -----------------------------------------------------------------------------------------------------------
