@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -139,10 +140,13 @@ def measure_say(
     peers = []
     if said:
         peer = _peer(said[1:], frames, rate)
-        peers.append(peer)
+        ratios = {key: _ratios(said[1:], runs[1:], key) for key in ("seconds", "cpu_seconds")}
+        peers.append(replace(peer, more={**peer.more, "ratios": ratios["seconds"]}))
         more |= {
             "times_the_peer": peer.seconds / phases["frames"]["seconds"],
             "times_the_peer_by_cpu_seconds": peer.cpu_seconds / phases["frames"]["cpu_seconds"],
+            "ratios": ratios["seconds"],
+            "ratios_by_cpu_seconds": ratios["cpu_seconds"],
             "times_the_peer_in_all": more["times_real_time"] / peer.more["times_real_time"],
             "times_the_peer_in_all_by_cpu_seconds": peer.more["cpu_seconds_in_all"] / more["cpu_seconds_in_all"],
         }
@@ -166,6 +170,11 @@ def _check_settings(about: dict, steps: int) -> None:
             f"{about['name']} takes {about['steps']} Euler steps with guidance {about['cfg_alpha']:g}, here it is"
             f" {steps} with {CFG_ALPHA:g}: no comparison"
         )
+
+
+def _ratios(theirs: list[Peer], ours: list[dict[str, Sample]], key: str) -> list[float]:
+    """How many times as fast the frames of each run were as those of the run that took turns with it."""
+    return [getattr(a, key) / max(getattr(b["frames"], key), 1e-9) for a, b in zip(theirs, ours, strict=True)]
 
 
 def _medians(samples: list[Sample]) -> dict[str, float]:

@@ -24,8 +24,10 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def compared(row: Row, peer: Peer) -> str:
-    """How many times as fast as a peer, and the share of its memory."""
-    text = f"{number(peer.seconds / row.seconds)} x {peer.name} ({seconds(peer.seconds)}"
+    """How many times as fast as a peer, as a range where it tells its `ratios` run by run, and its memory."""
+    ratios = peer.more.get("ratios") or [peer.seconds / row.seconds]
+    times = " to ".join(dict.fromkeys((number(min(ratios)), number(max(ratios)))))
+    text = f"{times} x {peer.name} ({seconds(peer.seconds)}"
     if not peer.peak:
         return text + ")"
     return f"{text}, {format_bytes(peer.peak)}{' ' + peer.memory if peer.memory else ''})"

@@ -8,7 +8,7 @@ time.
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -20,15 +20,13 @@ from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, Release, expec
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.options import LETTERS_PER_SECOND
 from mlx_voxclone.doctor.preservation import kept_bytes, kept_cost, preserves
-from mlx_voxclone.doctor.rehearsal import Length, optimiser_step, speaker_task
+from mlx_voxclone.doctor.rehearsal import Length, encoder_task, optimiser_step, speaker_task
 from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.model.config import VoxtralConfig
-from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Loader
 from mlx_voxclone.train.loop.optimizers import Optimizers
@@ -88,27 +86,6 @@ class Trial:
     seconds: float
 
 
-@dataclass
-class _Clip:
-    """Noise, in the place of a `data.clips.Clip`."""
-
-    id: str
-    samples: int
-    text: str | None = None
-
-    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
-        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)[start:stop]
-
-
-@dataclass
-class _Data:
-    train: list[_Clip]
-    heldout: list[_Clip] = field(default_factory=list)
-
-    def fingerprint(self) -> str:
-        return ""
-
-
 def model_params(model: str | Path) -> dict:
     """`params.json` of a model directory; of the release, where it is not there yet (a hub id).
 
@@ -138,6 +115,26 @@ def forecast(config: RunConfig, stage: str, budget: float = BUDGET) -> Forecast:
             return (_encoder if stage == "encoder" else _speaker)(config, params, compute, budget)
         finally:
             mx.clear_cache()
+
+
+def true_step(config: RunConfig, stage: str) -> Trial:
+    """Steps at the true sizes, whose peak is to be compared with `forecast`'s: what no trial holds (the text's
+    embedding, the decoder beside the language model) is added to it."""
+    params, compute = model_params(config.model), Compute.of(config)
+    with kept_rng():
+        if stage == "encoder":
+            section = config.encoder
+            return _encoder_trial(config, params, compute, section.crop_seconds, section.train.batch_size)
+        micro = min(2, config.speaker.train.accumulate)
+        found = _speaker_trial(config, params, compute, params["n_layers"], steps=_STEPS, micro=micro)
+        absent = _not_tried(speaker_weights(params, config, compute), params)
+        return replace(found, peak=found.peak + absent, moving_peak=found.moving_peak + absent)
+
+
+def _not_tried(parts: dict[str, float], params: dict) -> float:
+    """Bytes of a speaker training that its trials do not hold."""
+    text = params["vocab_size"] / (params["vocab_size"] + _table_rows(params))
+    return parts["embeddings"] * text + parts["codec decoder"]
 
 
 def _try(task: Task, settings: TrainSettings, size: float, steps: int = _STEPS) -> Trial:
@@ -244,14 +241,7 @@ def _encoder_trial(config: RunConfig, params: dict, compute: Compute, crop: floa
     judges = section.discriminators.model_copy(update={"warmup_steps": 0})
     changes = {"crop_seconds": crop, "pairs": pairs, "distillation": distillation, "discriminators": judges}
     section = section.model_copy(update=changes)
-    mx.random.seed(0)
-    codec = Voxtral(VoxtralConfig.from_dict(params), encoder=True).audio_tokenizer
-    codec.set_dtype(mx.float32)
-    for part in (*codec.decoder_blocks, codec.output_proj):
-        part.set_dtype(compute.dtype)
-    mx.eval(codec.parameters())
-    clips = [_Clip(str(k), round(crop * SAMPLE_RATE)) for k in range(count)]
-    task = EncoderTask(codec, _Data(clips, clips[:1]), section, compute_dtype=compute.dtype)
+    task = encoder_task(params, section, compute.dtype, [crop] * count)
     return _try(task, _settings(section.train, compute, batch), crop * batch)
 
 
@@ -286,9 +276,7 @@ def _speaker(config: RunConfig, params: dict, compute: Compute, budget: float) -
     own = parts["language model's linears"] / layers
     # Layers below the adapted ones have weights, and a forward pass alone: a third of the time, and nothing is kept.
     below = layers - adapted
-    # Not in the trials: the text's embedding and the codec.
-    text = parts["embeddings"] * params["vocab_size"] / (params["vocab_size"] + _table_rows(params))
-    peak = _peak(trials, adapted) + below * own + text + parts["codec decoder"]
+    peak = _peak(trials, adapted) + below * own + _not_tried(parts, params)
     if brief and micro > 1:  # the sum over micro-batches, which a single one has not
         peak += parts["adapters, gradients, optimiser"] / 5
     first, last = trials[-2].seconds, trials[-1].seconds

@@ -8,13 +8,16 @@ import numpy as np
 from mlx.utils import tree_map
 
 from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
+from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.settings.schema import SpeakerSection
+from mlx_voxclone.settings.schema import EncoderSection, SpeakerSection
+from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.loader import Group
 from mlx_voxclone.train.loop.optimizers import Optimizers
 from mlx_voxclone.train.speaker.adapted import AdaptedModel
+from mlx_voxclone.train.speaker.preservation import KeptPairs
 from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance
 
 
@@ -33,8 +36,56 @@ class Length:
     frames: int
 
 
+@dataclass
+class NoiseClip:
+    """Noise, in the place of a `data.clips.Clip`."""
+
+    id: str
+    samples: int
+    text: str | None = None
+
+    def read(self, start: int = 0, stop: int | None = None) -> np.ndarray:
+        return (0.07 * np.random.default_rng(0).standard_normal(self.samples)).astype(np.float32)[start:stop]
+
+
+@dataclass
+class NoiseData:
+    """In the place of `data.clips.PreparedData`."""
+
+    train: list[NoiseClip]
+    heldout: list[NoiseClip]
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+def encoder_task(params: dict, section: EncoderSection, dtype: mx.Dtype, seconds: Sequence[float]) -> EncoderTask:
+    """Task `encoder` with one recording of each length (seconds), on a codec of random weights.
+
+    Args:
+        params: the model's `params.json`.
+        section: the configuration's, without pairs and teacher.
+        dtype: of the frozen decoder and of the encoder's activations.
+    """
+    mx.random.seed(0)
+    codec = Voxtral(VoxtralConfig.from_dict(params), encoder=True).audio_tokenizer
+    codec.set_dtype(mx.float32)
+    for part in (*codec.decoder_blocks, codec.output_proj):
+        part.set_dtype(dtype)
+    mx.eval(codec.parameters())
+    clips = [NoiseClip(str(k), round(length * SAMPLE_RATE)) for k, length in enumerate(seconds)]
+    return EncoderTask(codec, NoiseData(clips, clips[:1]), section, compute_dtype=dtype)
+
+
 def speaker_task(
-    params: dict, section: SpeakerSection, dtype: mx.Dtype, lengths: Sequence[Length], *, drawn: bool = False
+    params: dict,
+    section: SpeakerSection,
+    dtype: mx.Dtype,
+    lengths: Sequence[Length],
+    *,
+    drawn: bool = False,
+    kept: KeptPairs | None = None,
+    name: str = "speaker",
 ) -> SpeakerTask:
     """Task `speaker` with one clip of each of the lengths.
 
@@ -45,6 +96,7 @@ def speaker_task(
         lengths: of the clips.
         drawn: weights of the language model's layers are random numbers, which at the release's widths takes longer
             than to use them, and not zeros.
+        kept, name: see `SpeakerTask`.
     """
     mx.random.seed(0)
     model = Voxtral(VoxtralConfig.from_dict(params | {"vocab_size": min(params["vocab_size"], 64)}))
@@ -67,7 +119,7 @@ def speaker_task(
         return [1, *[model.config.audio_token_id] * rows, *[2] * len(text)]
 
     items = [Utterance(str(k), "t" * n.text, codes(n.frames), (codes(n.voice - 1),)) for k, n in enumerate(lengths)]
-    return SpeakerTask(AdaptedModel(model, prompt), SpeakerData(items, items[:1]), section)
+    return SpeakerTask(AdaptedModel(model, prompt), SpeakerData(items, items[:1], kept), section, name=name)
 
 
 def optimiser_step(

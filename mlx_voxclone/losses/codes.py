@@ -5,11 +5,9 @@ latents to their levels. Both read raw latents, before tanh, and 0-based codes, 
 quantises: the most probable code is the encoded one.
 """
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import check_lengths
+from mlx_voxclone.audio.spectral.plain import Lengths, check_lengths
 from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
 from mlx_voxclone.model.quantizer import values_to_levels
 
@@ -18,7 +16,7 @@ def semantic_code_loss(
     z: mx.array,
     codes: mx.array,
     codebook: mx.array,
-    lengths_frames: Sequence[int] | None = None,
+    lengths_frames: Lengths | None = None,
     reduction: str = "mean",
     *,
     temperature: float = 1.0,
@@ -54,7 +52,7 @@ def semantic_code_loss(
 def acoustic_code_loss(
     z: mx.array,
     codes: mx.array,
-    lengths_frames: Sequence[int] | None = None,
+    lengths_frames: Lengths | None = None,
     reduction: str = "mean",
     *,
     levels: int = 21,
@@ -81,8 +79,8 @@ def acoustic_code_loss(
 
 
 def _on_level_scale(
-    z: mx.array, codes: mx.array, lengths_frames: Sequence[int] | None, levels: int
-) -> tuple[mx.array, mx.array, list[int]]:
+    z: mx.array, codes: mx.array, lengths_frames: Lengths | None, levels: int
+) -> tuple[mx.array, mx.array, list[int] | mx.array]:
     """(tanh(z) from 0 at the lowest level to levels - 1 at the highest, codes, lengths), cut to what is valid."""
     check_pair(z, codes, 3)
     _check_codes(codes)
@@ -100,7 +98,7 @@ def _negative_log_likelihood(logits: mx.array, codes: mx.array) -> mx.array:
     return mx.where(possible, mx.logsumexp(logits, axis=-1) - chosen, mx.inf)
 
 
-def _codes_to_valid(codes: mx.array, lengths: Sequence[int]) -> mx.array:
+def _codes_to_valid(codes: mx.array, lengths: Lengths) -> mx.array:
     """As `cut_to_valid`, int32; integers up to 2^24 pass its float32 unchanged, larger ones stay out of range."""
     return cut_to_valid(codes, lengths).astype(mx.int32)
 

@@ -1,15 +1,13 @@
 """Commitment loss of the semantic quantiser (van den Oord et al. 2017; arXiv 2603.25551, weight 0.1)."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import check_lengths
+from mlx_voxclone.audio.spectral.plain import Lengths, check_lengths
 from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means, reduce_items
 
 
 def commitment_loss(
-    z_e: mx.array, z_q: mx.array, lengths_frames: Sequence[int] | None = None, reduction: str = "mean"
+    z_e: mx.array, z_q: mx.array, lengths_frames: Lengths | None = None, reduction: str = "mean"
 ) -> mx.array:
     """Mean over dimensions of (z_e - sg(z_q))^2, for encoder outputs z_e and code vectors z_q [B, T, D].
 

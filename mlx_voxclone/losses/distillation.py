@@ -1,17 +1,15 @@
 """Distance of projected semantic latents to the states of a frozen speech recogniser (arXiv 2603.25551, weight 1.0)."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import check_lengths
+from mlx_voxclone.audio.spectral.plain import Lengths, check_lengths
 from mlx_voxclone.losses._reduce import check_pair, cut_to_valid, frame_means
 
 # Shorter vectors count as shorter than they are in direction, so that the gradient, which grows as 1 / norm, ends.
 MIN_NORM = 1e-3
 
 
-def distillation_loss(projected: mx.array, teacher: mx.array, lengths_frames: Sequence[int] | None = None) -> mx.array:
+def distillation_loss(projected: mx.array, teacher: mx.array, lengths_frames: Lengths | None = None) -> mx.array:
     """Mean of 1 - cosine between `projected` and `teacher` [B, T, D] over each item's frames: [B], 0 (alike) to 2.
 
     The gradient goes to `projected` alone: the teacher is given. A zero vector on either side gives 1 and a finite

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import frame_count, log_of_bands, mel_filterbank, window_energy
+from mlx_voxclone.audio.spectral.plain import Lengths, frame_counts, log_of_bands, mel_filterbank, window_energy
 from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
@@ -15,7 +15,7 @@ SINGLE_SCALE = ((1024, 80),)  # (n_fft, n_mels), one scale as in HiFi-GAN (Kong 
 def log_mel_loss(
     pred: mx.array | Spectra,
     target: mx.array | Spectra,
-    lengths: Sequence[int] | None = None,
+    lengths: Lengths | None = None,
     reduction: str = "mean",
     *,
     scales: Sequence[tuple[int, int]] = SINGLE_SCALE,
@@ -36,7 +36,7 @@ def log_mel_loss(
         raise ConfigError(f"mel loss: needs one or more (n_fft, n_mels) with n_fft of at least 4, got {list(scales)}")
     items = 0.0
     for n_fft, n_mels in scales:
-        counts = [frame_count(length, n_fft, n_fft // 4) for length in pred.lengths]
+        counts = frame_counts(pred.lengths, n_fft, n_fft // 4)
         # Mel bands are of the plain window, the shared spectra of one with unit energy.
         filters = window_energy(n_fft) * mel_filterbank(sample_rate, n_fft, n_mels)
         ours, theirs = (log_of_bands(sound.magnitude(n_fft), filters) for sound in (pred, target))  # [B, F, n_mels]

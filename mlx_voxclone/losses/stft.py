@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
-from mlx_voxclone.audio.spectral.plain import frame_count
+from mlx_voxclone.audio.spectral.plain import Lengths, frame_counts
 from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.losses._reduce import check_pair, frame_means, reduce_items
@@ -16,7 +16,7 @@ STFT_SIZES = (2296, 1418, 876, 542, 334, 206, 126, 76)
 def multi_resolution_stft_loss(
     pred: mx.array | Spectra,
     target: mx.array | Spectra,
-    lengths: Sequence[int] | None = None,
+    lengths: Lengths | None = None,
     reduction: str = "mean",
     *,
     sizes: Sequence[int] = STFT_SIZES,
@@ -38,6 +38,6 @@ def multi_resolution_stft_loss(
         raise ConfigError(f"STFT loss: needs one or more window sizes of at least 4 samples, got {list(sizes)}")
     items = 0.0
     for size in sizes:
-        counts = [frame_count(length, size, size // 4) for length in pred.lengths]
+        counts = frame_counts(pred.lengths, size, size // 4)
         items = items + frame_means(pred.difference(target, size), counts)  # [B, F, bins] -> [B]
     return reduce_items(items / len(sizes), pred.lengths, reduction)

@@ -161,13 +161,14 @@ class Codec(nn.Module):
 
     # --- encoding -------------------------------------------------------------------------------------------------
 
-    def encode_latents(self, waveform: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+    def encode_latents(self, waveform: mx.array, lengths: Sequence[int] | mx.array | None = None) -> mx.array:
         """Encode waveforms into raw latents (before tanh and quantisation).
 
         Args:
             waveform: `[B, samples]`, 24 kHz.
             lengths: valid samples of each item (at least 1); what follows them is ignored, and each item gets the right
-                padding it would have had alone. None: all of it is valid.
+                padding it would have had alone. None: all of it is valid. The values of an array `[B]` are not looked
+                at: a compiled function so serves any.
 
         Returns:
             `[B, ceil(samples / 1920), latent_dim]`; with `lengths`, frames after `ceil(length / 1920)` mean nothing.
@@ -178,13 +179,14 @@ class Codec(nn.Module):
         if not self.has_encoder:
             raise ValueError("this codec has no encoder: the release lacks it, train one or load its weights")
         samples, patch = waveform.shape[1], self.config.patch_size
-        if samples < 1 or (lengths is not None and not all(1 <= n <= samples for n in lengths)):
+        known = lengths is not None and not isinstance(lengths, mx.array)
+        if samples < 1 or (known and not all(1 <= n <= samples for n in lengths)):
             raise ValueError(f"lengths must be within 1..{samples} samples, got {lengths}")
-        if lengths is not None and all(n == samples for n in lengths):
-            lengths = None
+        if known:
+            lengths = None if all(n == samples for n in lengths) else mx.array(lengths)
         if lengths is not None:
-            waveform = mx.where(mx.arange(samples)[None, :] < mx.array(lengths)[:, None], waveform, 0.0)
-            lengths = [-(-n // patch) for n in lengths]
+            waveform = mx.where(mx.arange(samples)[None, :] < lengths[:, None], waveform, 0.0)
+            lengths = (lengths + patch - 1) // patch
         waveform = mx.pad(waveform, [(0, 0), (0, -samples % patch)])  # [B, N * 240]
         x = self.input_proj(waveform.reshape(waveform.shape[0], -1, patch), lengths)  # [B, N, 240] -> [B, N, dim]
         for block in self.encoder_blocks:

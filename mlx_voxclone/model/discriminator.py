@@ -167,8 +167,9 @@ def activation_bytes(sizes: Sequence[int], channels: int, batch: int, samples: i
 
     The step is `adversarial_losses` with its gradients, in float32: three passes (real and decoded for the hinge loss,
     decoded for feature matching), of which every layer's output stays until the backward pass; the spectra of both
-    waveforms; and the scratch of the widest convolutions, whose backward passes the scheduler interleaves. The real
-    peak is within a factor of 2 either way (measured on the CPU: 0.6 to 1.2 times the estimate).
+    waveforms; and the scratch of the widest convolutions, whose backward passes the scheduler interleaves and which are
+    the same on a GPU (see `blocks.conv2d`). The real peak is within a factor of 2 either way (measured on the CPU: 0.6
+    to 1.2 times the estimate).
     """
     kept, scratch = 0, []
     for size in sizes:

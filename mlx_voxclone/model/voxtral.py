@@ -18,6 +18,7 @@ from mlx_voxclone.model.config import BackboneConfig, VoxtralConfig
 from mlx_voxclone.model.flow_head import FlowMatchingHead
 
 EMBED_FRAMES = 128  # frames whose codes are looked up at once
+SUM_FRAMES = 1024  # likewise inside of a training step: 0.2 GB of rows at the release's width
 
 
 class Backbone(nn.Module):
@@ -115,7 +116,11 @@ class Voxtral(Backbone):
     def embed_codes(self, codes: mx.array) -> mx.array:
         """The LM's codes (with +2) `[..., 37]` to rows `[..., dim]`: the sum over the codebooks' table rows."""
         table = self.mm_audio_embeddings.audio_codebook_embeddings.embeddings
-        return mx.sum(table(codes + self._code_offsets), axis=-2)
+        flat = (codes + self._code_offsets).reshape(-1, codes.shape[-1])
+        # Not all frames at once: of 19,000 the rows, before they are added up, are more than 2^31 numbers.
+        starts = range(0, max(1, flat.shape[0]), SUM_FRAMES)
+        rows = mx.concatenate([mx.sum(table(flat[start : start + SUM_FRAMES]), axis=-2) for start in starts])
+        return rows.reshape(*codes.shape[:-1], rows.shape[-1])
 
     def voice_embedding(self, codes: np.ndarray | mx.array) -> mx.array:
         """Rows that stand for a voice in the prompt: 0-based codes `[37, T]` to `[T + 1, dim]`, the END row appended.

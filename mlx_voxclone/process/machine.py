@@ -8,6 +8,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_voxclone.process.memory import MemoryLimits
+
 _SYSTEM = 2_000_000_000  # bytes left to everything else, where nobody says how much may be taken
 
 
@@ -19,11 +21,12 @@ class Machine:
         chip: name of the chip, or of the graphics card.
         cores: of the CPU.
         memory: bytes of RAM (CUDA: of the card) in all.
-        usable: bytes that a process may take without driving others out: Metal's recommended working set, the card's
-            memory, or the RAM less 2 GB.
+        usable: bytes that a process may take without driving others out: Metal's recommended working set, to which
+            MLX is limited (`process.memory`), the card's memory, or the RAM less 2 GB.
         device: `gpu` or `cpu`.
         mlx: version of MLX.
         system: name and version.
+        cache: of what is usable, the bytes that MLX may keep in freed buffers; 0 where nothing limits them.
     """
 
     chip: str
@@ -33,6 +36,7 @@ class Machine:
     device: str
     mlx: str
     system: str
+    cache: int = 0
 
 
 def this_machine() -> Machine:
@@ -41,7 +45,8 @@ def this_machine() -> Machine:
     gpu = mx.default_device() != mx.cpu
     info = mx.device_info() if gpu else {}
     memory = int(info.get("total_memory", info.get("memory_size", ram)))
-    usable = int(info.get("max_recommended_working_set_size", info.get("total_memory", max(0, ram - _SYSTEM))))
+    limits = MemoryLimits.of(info)
+    usable = limits.memory if limits is not None else int(info.get("total_memory", max(0, ram - _SYSTEM)))
     return Machine(
         chip=str(info.get("device_name") or _processor()),
         cores=os.cpu_count() or 1,
@@ -50,6 +55,7 @@ def this_machine() -> Machine:
         device="gpu" if gpu else "cpu",
         mlx=mx.__version__,
         system=f"{platform.system()} {platform.mac_ver()[0] or platform.release()}",
+        cache=limits.cache if limits is not None else 0,
     )
 
 

@@ -7,7 +7,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_voxclone.bench import measure, spectral
+from mlx_voxclone.bench import measure, spectral, speech
+from mlx_voxclone.bench.table import compared
 from mlx_voxclone.cli.more import bench as command
 from mlx_voxclone.errors import DataError
 
@@ -94,6 +95,15 @@ ROW = measure.Row(
     [measure.Peer("PyTorch 2", 0.0486, 0.1, 3_000_000, "resident"), measure.Peer("other", 0.243)],
     {"operations": 7},
 )
+
+
+def test_a_ratio_of_several_runs_is_a_range():
+    peer = measure.Peer("mlx-audio", 0.0486, more={"ratios": [1.11, 0.995, 1.27]})
+    assert compared(ROW, peer) == "0.995 to 1.27 x mlx-audio (48.6 ms)"
+    ours = [{"frames": measure.Sample(2.0, 1.0, 0)}, {"frames": measure.Sample(1.0, 1.0, 0)}]
+    theirs = [measure.Peer("mlx-audio", 3.0, 2.0), measure.Peer("mlx-audio", 1.0, 3.0)]
+    assert speech._ratios(theirs, ours, "seconds") == [1.5, 1.0]  # of the runs that took turns
+    assert speech._ratios(theirs, ours, "cpu_seconds") == [2.0, 3.0]
 
 
 def bench(capsys, *argv):

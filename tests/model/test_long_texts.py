@@ -20,8 +20,10 @@ from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.data.text_checks import can_be_said
 from mlx_voxclone.errors import CheckpointError, DataError
-from mlx_voxclone.model import generation
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.model import generation, voxtral
 from mlx_voxclone.model.blocks import layers
+from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.pairs.make import Sentence, check_context
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train import checks
@@ -43,6 +45,24 @@ def in_pieces(monkeypatch):
 @pytest.fixture(scope="module")
 def model(miniature):
     return full_model(miniature)
+
+
+def test_codes_are_looked_up_in_parts(model, monkeypatch):
+    """The rows of all codebooks of all frames of a batch at once would be more numbers than a kernel counts."""
+    table, seen = model.mm_audio_embeddings.audio_codebook_embeddings.embeddings, []
+    codes = mx.random.randint(2, 20, (3, 7, 37), key=mx.random.key(0))
+    whole = model.embed_codes(codes)
+    monkeypatch.setattr(type(table), "__call__", lambda self, ids: seen.append(ids.shape) or self.weight[ids])
+    monkeypatch.setattr(voxtral, "SUM_FRAMES", 8)
+    assert mx.array_equal(model.embed_codes(codes), whole)
+    assert seen == [(8, 37), (8, 37), (5, 37)]
+    assert model.embed_codes(codes[:0]).shape == (0, 7, whole.shape[-1])
+
+
+def test_no_batch_needs_more_numbers_than_a_kernel_counts():
+    """At the release's width; 27 sequences of 704 positions were too many."""
+    config = VoxtralConfig.from_dict(params_json(PRESETS["full"], {}))
+    assert voxtral.SUM_FRAMES * config.codec.n_codebooks * config.backbone.dim < 2**31
 
 
 def prompt_of(model, length: int) -> mx.array:

@@ -186,6 +186,12 @@ ROOMS = [
         "train.encoder doctor",
     ),
     ("api", "`import mlx_voxclone`: the Python API.", EVERY_LOWER_ONE),
+    (
+        "selfcheck",
+        "Whether this machine computes what it must, each check in a process of its own.",
+        "version errors process files settings audio model losses checkpoint adapters miniature speech train.saved "
+        "train.loop train.speaker doctor api",
+    ),
     ("cli", "`voxclone NAME`: one thin module per command.", EVERY_LOWER_ONE),
     (
         "demo",

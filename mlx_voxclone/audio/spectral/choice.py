@@ -9,7 +9,7 @@ times nothing.
 import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import mlx.core as mx
@@ -25,6 +25,7 @@ TOLERANCE = 1e-4
 # (batch, samples, n_fft, hop): even and odd windows, several tiles of a matrix product, shorter than half a window
 SELF_TEST_SIZES = ((2, 700, 76, 19), (2, 301, 15, 4), (1, 1500, 334, 83), (3, 20, 50, 7))
 TIMED_SHAPE, TIMED_RUNS = (4, 24000), 3
+_decided: dict[int, bool] = {}
 
 
 def metal_available() -> bool:
@@ -50,32 +51,43 @@ def use_metal() -> bool:
     return available and _trusted()
 
 
-def signal_for_metal(x: mx.array, n_fft: int, hop: int, lengths: Sequence[int] | None) -> mx.array | None:
-    """The part of x [B, T] that the Metal kernels are to analyse, or None where plain operations must.
+def signal_for_metal(
+    x: mx.array, n_fft: int, hop: int, lengths: plain.Lengths | None
+) -> tuple[mx.array, mx.array | None] | None:
+    """What of x [B, T] the Metal kernels are to analyse, or None where plain operations must: the part up to the end of
+    the longest item, and the items' lengths, int32 [B], None if all are as long as that.
 
-    Items of unequal length are left to the plain operations, each of them being reflected at an end of its own. Raises
-    ValueError for impossible shapes, sizes or lengths, ConfigError as `use_metal`.
+    Raises ValueError for impossible shapes, sizes or lengths, ConfigError as `use_metal`.
     """
     plain.check_sizes(x, n_fft, hop)
     lengths = plain.check_lengths(lengths, x)
-    if (
-        not use_metal()
-        or len(set(lengths)) > 1
-        or not kernels_win(n_fft)
-        or not metal.fits(len(lengths), lengths[0], n_fft, hop)
-    ):
+    size = plain.longest(lengths, x)
+    if not use_metal() or not kernels_win(n_fft) or not metal.fits(x.shape[0], size, n_fft, hop):
         return None
-    return x[:, : lengths[0]]
+    return x[:, :size], None if plain.alike(lengths) else mx.array(lengths)
 
 
 def kernels_win(n_fft: int) -> bool:
     """Whether the kernels' matrix products are the faster way for a window size: powers of two are made for `rfft`."""
-    return os.environ.get(VARIABLE) == "metal" or _faster(n_fft)
+    if os.environ.get(VARIABLE) == "metal":
+        return True
+    if n_fft not in _decided:
+        _decided[n_fft] = _faster(n_fft)
+    return _decided[n_fft]
 
 
-@lru_cache(maxsize=256)
+def decisions() -> dict[str, bool]:
+    """By window size whether the kernels won, of what has been timed or taken over: to be kept with a run."""
+    return {str(n_fft): won for n_fft, won in sorted(_decided.items())}
+
+
+def take_decisions(found: Mapping[str, bool]) -> None:
+    """Decides as another process did, so that a resumed run computes what it would have computed."""
+    _decided.update({int(n_fft): won for n_fft, won in found.items()})
+
+
 def _faster(n_fft: int) -> bool:
-    """Times both ways, value and gradient, on a second of noise per item; the clock is looked at once per process."""
+    """Times both ways, value and gradient, on a second of noise per item; the clock is looked at once."""
     x, hop = mx.array(np.random.default_rng(0).standard_normal(TIMED_SHAPE).astype(np.float32)), max(1, n_fft // 4)
     sizes = (n_fft, hop, plain.hann_window(n_fft))
 
@@ -106,20 +118,22 @@ def _trusted() -> bool:
     return problem is None
 
 
-def self_test() -> str | None:
+def self_test(sizes: Sequence[tuple[int, int, int, int]] | None = None) -> str | None:
     """Compares the Metal kernels with the plain operations on noise; what is wrong in a few words, None if nothing.
 
-    A kernel that cannot be compiled or run counts as wrong.
+    A kernel that cannot be compiled or run counts as wrong. `sizes`: (batch, samples, n_fft, hop) to try; None: a few
+    small ones.
     """
-    problems = (_problem(*sizes) for sizes in SELF_TEST_SIZES)
+    problems = (_problem(*case) for case in (SELF_TEST_SIZES if sizes is None else sizes))
     return next((problem for problem in problems if problem is not None), None)
 
 
 def _problem(batch: int, samples: int, n_fft: int, hop: int) -> str | None:
     rng = np.random.default_rng(n_fft)
     x = mx.array(rng.standard_normal((batch, samples)).astype(np.float32))
+    lengths = mx.array(samples - np.arange(batch) * (samples - 1) // batch, mx.int32)  # each item ends elsewhere
     # Three times the signal has three times its magnitude everywhere: no near tie has a gradient of either sign.
-    target, sizes = 3 * x, (n_fft, hop, plain.hann_window(n_fft))
+    target, sizes = 3 * x, (n_fft, hop, plain.hann_window(n_fft), lengths)
     size = plain.magnitude(x, *sizes)
     # The phase of a small bin is inexact; a weight that is smaller still keeps it from deciding the comparison.
     weights = mx.square(size) * mx.array(rng.standard_normal(size.shape).astype(np.float32))

@@ -25,6 +25,7 @@ from mlx_voxclone.audio.spectral.plain import TINY_MAGNITUDE
 
 MAX_ELEMENTS = 2**31 - 1  # kernels count in int32
 _THREADGROUP = 256
+_SMALL = 8
 
 
 @dataclass(frozen=True)
@@ -76,58 +77,70 @@ def launch(
 _SIZES = """
     int batch = params[0];
     int samples = params[1];  // of an item as it is stored
-    int length = params[2];   // with the zeros that make an item long enough to be reflected
-    int n_fft = params[3];
-    int hop = params[4];
-    int frames = params[5];
+    int n_fft = params[2];
+    int hop = params[3];
+    int frames = params[4];
     int reach = n_fft / 2;    // samples of reflection on each side
     int bins = reach + 1;
     int plane = batch * frames * bins;
 """
 
-# x [batch, samples] and window [n_fft] -> even and odd parts of the windowed frames [2, batch, frames, bins].
+_ITEM = """
+    int own = lengths[b];               // samples of this item
+    int length = max(own, reach + 1);   // with the zeros that make it long enough to be reflected
+"""
+
+# x [batch, samples], lengths [batch or more], window [n_fft] -> even and odd parts of the windowed frames,
+# [2, batch, frames, bins]; zeros behind the mirror image of an item's end.
 # Grid: bins, frames, batch.
 FOLD = Kernel(
     "fold",
-    ("x", "window", "params"),
+    ("x", "lengths", "window", "params"),
     ("folded",),
     _SIZES
     + """
     int n = int(thread_position_in_grid.x);
     int f = int(thread_position_in_grid.y);
     int b = int(thread_position_in_grid.z);
+"""
+    + _ITEM
+    + """
     int twin = n_fft - n;
-    int t = voxclone_reflect(f * hop + n - reach, length);
-    float left = t < samples ? window[n] * x[b * samples + t] : 0.0f;
+    int t = voxclone_reflect(f * hop + n - reach, length, reach, own);
+    float left = t < own ? window[n] * x[b * samples + t] : 0.0f;
     float right = 0.0f;
     bool paired = n > 0 && n < twin;
     if (paired) {
-        int u = voxclone_reflect(f * hop + twin - reach, length);
-        right = u < samples ? window[twin] * x[b * samples + u] : 0.0f;
+        int u = voxclone_reflect(f * hop + twin - reach, length, reach, own);
+        right = u < own ? window[twin] * x[b * samples + u] : 0.0f;
     }
     int place = (b * frames + f) * bins + n;
     folded[place] = left + right;
     folded[plane + place] = paired ? left - right : 0.0f;
 """,
     """
-inline int voxclone_reflect(int t, int length) {
+inline int voxclone_reflect(int t, int length, int reach, int nowhere) {
     t = t < 0 ? -t : t;
-    return t < length ? t : 2 * (length - 1) - t;
+    int image = t < length ? t : 2 * (length - 1) - t;
+    return t < length + reach ? image : nowhere;
 }
 """,
 )
 
-# Adjoint of FOLD: folded [2, batch, frames, bins] and window [n_fft] -> gradient [batch, samples].
+# Adjoint of FOLD: folded [2, batch, frames, bins], lengths and window -> gradient [batch, samples].
 # Grid: samples, batch, 1. A thread gathers what every copy of its sample gave: the sample in its own place, its mirror
 # image before the start and the one behind the end.
 OVERLAP_ADD = Kernel(
     "overlap_add",
-    ("folded", "window", "params"),
+    ("folded", "lengths", "window", "params"),
     ("gradient",),
     _SIZES
     + """
     int t = int(thread_position_in_grid.x);
     int b = int(thread_position_in_grid.y);
+"""
+    + _ITEM
+    + """
     float sum = 0.0f;
     for (int copy = 0; copy < 3; ++copy) {
         int place = reach + t;
@@ -157,7 +170,7 @@ OVERLAP_ADD = Kernel(
             sum += window[n] * value;
         }
     }
-    gradient[b * samples + t] = sum;
+    gradient[b * samples + t] = t < own ? sum : 0.0f;
 """,
 )
 
@@ -241,25 +254,27 @@ def _spectrum(n_fft: int, hop: int):
 
     def sizes(x: mx.array) -> tuple[int, int, mx.array]:
         batch, samples = x.shape
-        length, frames = _extent(samples, n_fft, hop)
-        return batch, frames, mx.array([batch, samples, length, n_fft, hop, frames], mx.int32)
+        _, frames = _extent(samples, n_fft, hop)
+        return batch, frames, mx.array([batch, samples, n_fft, hop, frames], mx.int32)
 
     def transform(folded: mx.array) -> mx.array:
         rows = folded.reshape(2, -1, bins)
         return mx.matmul(rows, _bases(n_fft)).reshape(folded.shape)
 
     @mx.custom_function
-    def spectrum(x: mx.array, window: mx.array) -> mx.array:
+    def spectrum(x: mx.array, lengths: mx.array, window: mx.array) -> mx.array:
         batch, frames, params = sizes(x)
-        (folded,) = launch(FOLD, [x, window, params], [(2, batch, frames, bins)], (bins, frames, batch))
+        inputs = [x, lengths, window, params]
+        (folded,) = launch(FOLD, inputs, [(2, batch, frames, bins)], (bins, frames, batch))
         return transform(folded)
 
     @spectrum.vjp
     def spectrum_vjp(primals, cotangent: mx.array, _output):
-        x, window = primals
+        x, lengths, window = primals
         batch, _, params = sizes(x)
-        (gradient,) = launch(OVERLAP_ADD, [transform(cotangent), window, params], [x.shape], (x.shape[1], batch, 1))
-        return gradient, mx.zeros_like(window)
+        inputs = [transform(cotangent), lengths, window, params]
+        (gradient,) = launch(OVERLAP_ADD, inputs, [x.shape], (x.shape[1], batch, 1))
+        return gradient, mx.zeros_like(lengths), mx.zeros_like(window)
 
     return spectrum
 
@@ -270,12 +285,17 @@ def fits(batch: int, samples: int, n_fft: int, hop: int) -> bool:
     return max(2 * batch * frames * (n_fft // 2 + 1), batch * samples) <= MAX_ELEMENTS
 
 
-def spectrum(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
+def spectrum(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: mx.array | None = None) -> mx.array:
     """Real and imaginary part of the centred transform: x [B, T] -> float32 [2, B, F, n_fft // 2 + 1].
 
-    `window` [n_fft], float32, gets no gradient. Shapes are the caller's to check, `fits` included.
+    `window` [n_fft], float32, gets no gradient. `lengths` int32 [B]: samples of each item, None for all T. Shapes are
+    the caller's to check, `fits` included.
     """
-    return _spectrum(n_fft, hop)(x.astype(mx.float32), window)
+    if lengths is None:
+        lengths = mx.full((x.shape[0],), x.shape[1], mx.int32)
+    # MLX puts inputs of less than 8 elements into another address space, and would build the kernel anew.
+    lengths = mx.pad(lengths, [(0, _SMALL)])
+    return _spectrum(n_fft, hop)(x.astype(mx.float32), lengths, window)
 
 
 @mx.custom_function
@@ -298,9 +318,9 @@ def magnitude_of(spectrum: mx.array) -> mx.array:
     return _magnitude(spectrum)
 
 
-def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array) -> mx.array:
+def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: mx.array | None = None) -> mx.array:
     """|X|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; the gradient is zero where the magnitude is. As `spectrum`."""
-    return magnitude_of(spectrum(x, n_fft, hop, window))
+    return magnitude_of(spectrum(x, n_fft, hop, window, lengths))
 
 
 @mx.custom_function

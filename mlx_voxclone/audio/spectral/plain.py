@@ -7,7 +7,8 @@ appended first, up to `n_fft // 2 + 1` samples.
 
 `lengths` (valid samples per item) makes each item's frames those of the item analysed alone: it is reflected at its
 own end, and nothing behind that end, NaN included, reaches a value or a gradient. Frames behind an item's own
-`frame_count` are not meaningful and must be left out by the caller.
+`frame_count` are not meaningful and must be left out by the caller. As an int32 array `[B]` their values are not looked
+at: a compiled function so serves batches of any lengths, at the width of the longest possible item.
 
 The gradient of `mx.as_strided` is a scatter-add, many times slower than the transform itself; `frame` therefore carries
 its own, an overlap-add made of padded sums. Everything is computed in float32, whatever the input's type.
@@ -24,6 +25,9 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_voxclone.errors import ConfigError
+
+Lengths = Sequence[int] | mx.array
+"""Valid samples or frames of the items of a batch: integers, or an int32 array [B] whose values are not looked at."""
 
 LOG_FLOOR = 1e-5
 # Below this magnitude the gradient of |X| fades to zero, in every implementation; its square is a normal float32
@@ -118,6 +122,14 @@ def frame_count(length: int, n_fft: int, hop: int) -> int:
     return 1 + (max(length, half + 1) + 2 * half - n_fft) // hop
 
 
+def frame_counts(lengths: list[int] | mx.array, n_fft: int, hop: int) -> list[int] | mx.array:
+    """`frame_count` of each of some lengths."""
+    if not isinstance(lengths, mx.array):
+        return [frame_count(length, n_fft, hop) for length in lengths]
+    half = n_fft // 2
+    return 1 + (mx.maximum(lengths, half + 1) + 2 * half - n_fft) // hop
+
+
 def _reflect(x: mx.array, half: int) -> mx.array:
     """Extends [B, T] by `half` reflected samples on both sides, after zeros where T is too short to be reflected."""
     if half == 0:
@@ -129,37 +141,97 @@ def _reflect(x: mx.array, half: int) -> mx.array:
     return mx.concatenate([x[:, half:0:-1], x, x[:, last - 1 : stop if stop >= 0 else None : -1]], axis=1)
 
 
-def centre_pad(x: mx.array, n_fft: int, lengths: Sequence[int] | None = None) -> mx.array:
+@lru_cache(maxsize=256)
+def _reflector(half: int):
+    """`_reflect` of each item at its own end: (x [B, T], lengths int32 [B]) -> [B, max(T, half + 1) + 2 * half].
+
+    Zeros follow a shorter item. Its backward gathers too: what a sample, its mirror image before the start and the one
+    behind the end were given.
+    """
+
+    @mx.custom_function
+    def reflected(x: mx.array, lengths: mx.array) -> mx.array:
+        own = lengths[:, None]
+        last = mx.maximum(own, half + 1) - 1  # with the zeros of an item that is too short to be reflected
+        place = mx.abs(mx.arange(-half, max(x.shape[1], half + 1) + half, dtype=mx.int32))[None]
+        source = mx.where(place <= last, place, 2 * last - place)
+        there = (place <= last + half) & (source < own)
+        taken = mx.take_along_axis(x, mx.clip(source, 0, x.shape[1] - 1), axis=1)
+        return mx.where(there, taken, 0.0)
+
+    @reflected.vjp
+    def reflected_vjp(primals, cotangent: mx.array, _output: mx.array):
+        x, lengths = primals
+        own, size = lengths[:, None], x.shape[1]
+        last = mx.maximum(own, half + 1) - 1
+        place = mx.arange(size, dtype=mx.int32)[None]
+        slope = cotangent[:, half : half + size]
+        if count := min(half, size - 1):
+            slope = slope + mx.pad(cotangent[:, half - count : half][:, ::-1], [(0, 0), (1, size - 1 - count)])
+        image = half + 2 * last - place
+        behind = mx.take_along_axis(cotangent, mx.clip(image, 0, cotangent.shape[1] - 1), axis=1)
+        slope = slope + mx.where((place < last) & (image <= last + 2 * half), behind, 0.0)
+        return mx.where(place < own, slope, 0.0), mx.zeros_like(lengths)
+
+    return reflected
+
+
+def centre_pad(x: mx.array, n_fft: int, lengths: Lengths | None = None) -> mx.array:
     """Reflects each item at its own ends: x [B, T] -> float32 [B, longest item + 2 * (n_fft // 2)].
 
     Shorter items are followed by zeros. Raises ValueError if `lengths` are not B integers in 1..T.
     """
     check_sizes(x, n_fft, 1)
-    x = x.astype(mx.float32)
     half = n_fft // 2
     lengths = check_lengths(lengths, x)
-    if len(set(lengths)) == 1:  # the usual case in training: one slice for the whole batch
-        return _reflect(x[:, : lengths[0]], half)
-    rows = [_reflect(row[:, :length], half) for row, length in zip(mx.split(x, x.shape[0]), lengths)]
-    width = max(row.shape[1] for row in rows)
-    return mx.concatenate([mx.pad(row, [(0, 0), (0, width - row.shape[1])]) for row in rows])
+    x = x[:, : longest(lengths, x)].astype(mx.float32)
+    if alike(lengths):  # the usual case in training: one slice for the whole batch
+        return _reflect(x, half)
+    return _reflector(half)(x, mx.array(lengths))
 
 
-def check_lengths(lengths: Sequence[int] | None, x: mx.array) -> list[int]:
-    """Valid lengths of the items of x [B, T, ...]; None means all of T. Raises ValueError unless B integers in 1..T."""
+def check_lengths(lengths: Lengths | None, x: mx.array) -> list[int] | mx.array:
+    """Valid lengths of the items of x [B, T, ...]; None means all of T. Raises ValueError unless B integers in 1..T; of
+    an array, only its shape and type can be checked."""
     batch, size = x.shape[:2]
     if lengths is None:
         return [size] * batch
+    if isinstance(lengths, mx.array):
+        if lengths.shape != (batch,) or not mx.issubdtype(lengths.dtype, mx.integer):
+            raise ValueError(f"lengths must be {batch} integers, got {lengths.dtype} of shape {list(lengths.shape)}")
+        return lengths if lengths.dtype == mx.int32 else lengths.astype(mx.int32)
     lengths = [int(length) for length in lengths]
     if len(lengths) != batch or any(not 1 <= length <= size for length in lengths):
         raise ValueError(f"lengths must be {batch} integers in 1..{size}, got {lengths}")
     return lengths
 
 
+def longest(lengths: list[int] | mx.array, x: mx.array) -> int:
+    """The most samples (or frames) that an item of x [B, T, ...] may have."""
+    return x.shape[1] if isinstance(lengths, mx.array) else max(lengths)
+
+
+def alike(lengths: list[int] | mx.array) -> bool:
+    """Whether all items are known to have one length."""
+    return not isinstance(lengths, mx.array) and len(set(lengths)) == 1
+
+
+def as_floats(lengths: Lengths) -> mx.array:
+    """Lengths or counts as float32 [B]."""
+    return mx.array(lengths).astype(mx.float32)
+
+
+def same_lengths(lengths: list[int] | mx.array, others: list[int] | mx.array) -> bool:
+    """Whether two checked lengths are known to be the same: arrays only if one was made of the other."""
+    if isinstance(lengths, mx.array) or isinstance(others, mx.array):
+        return lengths is others
+    return lengths == others
+
+
 # ---- transforms ------------------------------------------------------------------------------------------------------
 
 
-def stft(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+def stft(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Lengths | None = None) -> mx.array:
     """Centred transform of x [B, T] with a window [n_fft]: complex64 [B, F, n_fft // 2 + 1]."""
     return mx.fft.rfft(frame(centre_pad(x, n_fft, lengths), n_fft, hop) * window)
 
@@ -196,7 +268,7 @@ def _magnitude(n_fft: int, hop: int):
     return magnitude
 
 
-def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+def magnitude(x: mx.array, n_fft: int, hop: int, window: mx.array, lengths: Lengths | None = None) -> mx.array:
     """|stft(...)|, [B, F, n_fft // 2 + 1]; the gradient is zero where the magnitude is, and none goes to the window."""
     padded = centre_pad(x, n_fft, lengths)
     return _magnitude(n_fft, hop)(padded, window)[0]

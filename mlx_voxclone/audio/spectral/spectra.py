@@ -5,13 +5,13 @@ the discriminators. Where they look with the same window, they share the transfo
 the sum of their gradients.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import mlx.core as mx
 
 from mlx_voxclone.audio.spectral import metal, plain
 from mlx_voxclone.audio.spectral.choice import signal_for_metal
-from mlx_voxclone.audio.spectral.plain import centre_pad, check_lengths, unit_window
+from mlx_voxclone.audio.spectral.plain import Lengths, centre_pad, check_lengths, same_lengths, unit_window
 
 
 class Spectra:
@@ -30,7 +30,7 @@ class Spectra:
         ValueError: signals that are not `[B, T >= 1]`, or lengths that do not fit.
     """
 
-    def __init__(self, signals: mx.array, lengths: Sequence[int] | None = None, paired: Collection[int] = ()):
+    def __init__(self, signals: mx.array, lengths: Lengths | None = None, paired: Collection[int] = ()):
         if signals.ndim != 2 or 0 in signals.shape:
             raise ValueError(f"expected signals of shape [batch, samples >= 1], got {list(signals.shape)}")
         self.signals, self.lengths = signals, check_lengths(lengths, signals)
@@ -38,12 +38,13 @@ class Spectra:
         self._found: dict[tuple[str, int], mx.array] = {}
 
     @classmethod
-    def of(cls, signals: "mx.array | Spectra", lengths: Sequence[int] | None = None) -> "Spectra":
+    def of(cls, signals: "mx.array | Spectra", lengths: Lengths | None = None) -> "Spectra":
         """What is given, or the spectra of the signals that are; ValueError for spectra of other `lengths`."""
         if not isinstance(signals, cls):
             return cls(signals, lengths)
-        if lengths is not None and check_lengths(lengths, signals.signals) != signals.lengths:
-            raise ValueError(f"spectra of lengths {signals.lengths} cannot be read with lengths {list(lengths)}")
+        asked = signals.lengths if lengths is None else check_lengths(lengths, signals.signals)
+        if not same_lengths(asked, signals.lengths):
+            raise ValueError(f"spectra of lengths {signals.lengths} cannot be read with lengths {asked}")
         return signals
 
     def pairs(self, n_fft: int) -> mx.array:
@@ -63,7 +64,7 @@ class Spectra:
 
         The gradient goes to these signals alone. Raises ValueError for signals of unlike shapes.
         """
-        if self.signals.shape != target.signals.shape or self.lengths != target.lengths:
+        if self.signals.shape != target.signals.shape or not same_lengths(self.lengths, target.lengths):
             raise ValueError(
                 f"signals must have the same shape and lengths, got {list(self.signals.shape)} and "
                 f"{list(target.signals.shape)}"
@@ -82,14 +83,15 @@ class Spectra:
     def _on_metal(self, n_fft: int) -> bool:
         return self._for_metal(n_fft) is not None
 
-    def _for_metal(self, n_fft: int) -> mx.array | None:
+    def _for_metal(self, n_fft: int) -> tuple[mx.array, mx.array | None] | None:
         return signal_for_metal(self.signals, n_fft, n_fft // 4, self.lengths)
 
     def _planes(self, n_fft: int) -> mx.array:
         """As the Metal kernels make it: `[2, B, F, n_fft // 2 + 1]`."""
 
         def transform() -> mx.array:
-            return metal.spectrum(self._for_metal(n_fft), n_fft, n_fft // 4, unit_window(n_fft))
+            signal, ends = self._for_metal(n_fft)
+            return metal.spectrum(signal, n_fft, n_fft // 4, unit_window(n_fft), ends)
 
         return self._once("planes", n_fft, transform)
 

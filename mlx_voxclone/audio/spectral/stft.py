@@ -1,11 +1,10 @@
 """STFT and mel spectrogram: on Metal kernels or plain operations, whichever `audio.spectral.choice` takes."""
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 
 from mlx_voxclone.audio.spectral import metal, plain
 from mlx_voxclone.audio.spectral.choice import signal_for_metal
+from mlx_voxclone.audio.spectral.plain import Lengths
 
 
 def _prepare(n_fft: int, hop: int | None, window: mx.array | None) -> tuple[int, mx.array]:
@@ -21,7 +20,7 @@ def stft(
     n_fft: int,
     hop: int | None = None,
     window: mx.array | None = None,
-    lengths: Sequence[int] | None = None,
+    lengths: Lengths | None = None,
 ) -> mx.array:
     """Centred short-time Fourier transform: x [B, T] -> complex64 [B, F, n_fft // 2 + 1].
 
@@ -30,9 +29,10 @@ def stft(
     it. Raises ValueError for impossible shapes, sizes or lengths, ConfigError as `choice.use_metal`.
     """
     hop, window = _prepare(n_fft, hop, window)
-    signal = signal_for_metal(x, n_fft, hop, lengths)
-    if signal is not None:
-        parts = metal.spectrum(signal, n_fft, hop, window)
+    found = signal_for_metal(x, n_fft, hop, lengths)
+    if found is not None:
+        signal, ends = found
+        parts = metal.spectrum(signal, n_fft, hop, window, ends)
         return parts[0] + 1j * parts[1]
     return plain.stft(x, n_fft, hop, window, lengths)
 
@@ -42,7 +42,7 @@ def stft_magnitude(
     n_fft: int,
     hop: int | None = None,
     window: mx.array | None = None,
-    lengths: Sequence[int] | None = None,
+    lengths: Lengths | None = None,
 ) -> mx.array:
     """|stft(...)|: x [B, T] -> float32 [B, F, n_fft // 2 + 1]; arguments and errors as `stft`.
 
@@ -50,9 +50,10 @@ def stft_magnitude(
     constant.
     """
     hop, window = _prepare(n_fft, hop, window)
-    signal = signal_for_metal(x, n_fft, hop, lengths)
-    if signal is not None:
-        return metal.magnitude(signal, n_fft, hop, window)
+    found = signal_for_metal(x, n_fft, hop, lengths)
+    if found is not None:
+        signal, ends = found
+        return metal.magnitude(signal, n_fft, hop, window, ends)
     return plain.magnitude(x, n_fft, hop, window, lengths)
 
 

@@ -123,9 +123,10 @@ class Disk:
 
 def describe(machine: "Machine") -> str:
     """The machine in two lines."""
+    limits = f" (wired, {format_bytes(machine.cache)} of it for freed buffers)" if machine.cache else ""
     return (
         f"{'machine':<12} {machine.chip}, {machine.cores} cores, {format_bytes(machine.memory)}, {machine.system}\n"
-        f"{'device':<12} {machine.device}, MLX {machine.mlx}, {format_bytes(machine.usable)} usable"
+        f"{'device':<12} {machine.device}, MLX {machine.mlx}, {format_bytes(machine.usable)} usable{limits}"
     )
 
 

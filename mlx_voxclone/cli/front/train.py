@@ -7,6 +7,7 @@ from mlx_voxclone.cli.options import BY_CONFIGURATION, add_shared
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.process.amounts import format_bytes, format_seconds
 from mlx_voxclone.process.device import set_device
+from mlx_voxclone.process.memory import memory_limits
 from mlx_voxclone.process.progress import BARS, SILENT, Reporter
 
 DESCRIPTION = """\
@@ -54,6 +55,8 @@ def main(options) -> int:
     set_quiet(options.quiet or not ranks.first)
     config = _config(main.parser(), options)
     set_device(config.device)
+    if (limits := memory_limits()) is not None:
+        message(f"memory: {limits}")
     if options.smoke_test:
         from mlx_voxclone.doctor.smoke import smoke_test
 

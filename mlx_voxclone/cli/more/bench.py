@@ -17,6 +17,7 @@ serving code (vLLM-Omni with PyTorch), where VOXCLONE_MLX_AUDIO_PYTHON and VOXCL
 that have them.
 docs/PERFORMANCE.md explains each line."""
 FEW = 30  # frames, where quantised speaking is slow
+FEWEST_PAIRS = 5  # runs beside another program: single ones of speech differ by a quarter
 LAYERS = 2  # of the language model, where its step is timed
 WORKS = {
     "spectral": "STFT and mel losses of a step",
@@ -123,7 +124,7 @@ def measure(name: str, sizes: str, repeats: int, peers: bool, quantised: "Quanti
         return measure_lora_step(params, lengths=lengths, repeats=repeats, peer=peers)
     from mlx_voxclone.bench.speech import measure_say
 
-    preset = "tiny" if sizes == "tiny" else "speaking"
+    preset, repeats = "tiny" if sizes == "tiny" else "speaking", max(repeats, FEWEST_PAIRS) if peers else repeats
     if quantised is None:
         return measure_say(preset, repeats=repeats, peers=peers)
     return measure_say(preset, FEW if on_cpu() else 100, repeats, peers, quantised)

@@ -6,8 +6,6 @@ and `original1` in each call, that is once per step of a training; for weights t
 once and for all.
 """
 
-from collections.abc import Sequence
-
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -81,9 +79,9 @@ class _NormedConv(nn.Module):
         raise NotImplementedError
 
 
-def valid_mask(lengths: Sequence[int], total: int) -> mx.array:
-    """`[B, total, 1]`, True before each item's own length."""
-    return (mx.arange(total)[None, :] < mx.array(lengths)[:, None])[..., None]
+def valid_mask(lengths: mx.array, total: int) -> mx.array:
+    """`[B, total, 1]`, True before each item's own length `[B]`."""
+    return (mx.arange(total)[None, :] < lengths[:, None])[..., None]
 
 
 class CausalConv1d(_NormedConv):
@@ -97,8 +95,9 @@ class CausalConv1d(_NormedConv):
         super().__init__((outputs, inputs, kernel))
         self.kernel, self.stride, self.pad_mode = kernel, stride, pad_mode
 
-    def output_lengths(self, lengths: Sequence[int]) -> list[int]:
-        return [-(-n // self.stride) for n in lengths]
+    def output_lengths(self, lengths: mx.array) -> mx.array:
+        """Frames `[B]` that are made of so many."""
+        return (lengths + self.stride - 1) // self.stride
 
     def _left(self, x: mx.array, pad: int) -> mx.array:
         if self.pad_mode == "replicate":
@@ -107,18 +106,18 @@ class CausalConv1d(_NormedConv):
         x = mx.pad(x, [(0, 0), (0, missing), (0, 0)]) if missing > 0 else x
         return x[:, pad:0:-1]
 
-    def __call__(self, x: mx.array, lengths: Sequence[int] | None = None) -> mx.array:
+    def __call__(self, x: mx.array, lengths: mx.array | None = None) -> mx.array:
         """Convolve.
 
         Args:
             x: `[B, T, in]`.
-            lengths: each item's own number of frames; what stands after it is replaced by the padding the item would
-                have had alone. None: every item is T long.
+            lengths: each item's own number of frames, int32 `[B]`; what stands after it is replaced by the padding the
+                item would have had alone. None: every item is T long.
         """
         batch, total, channels = x.shape
         if lengths is not None:
             if self.pad_mode == "replicate":
-                last = x[mx.arange(batch), mx.array(lengths) - 1][:, None]
+                last = x[mx.arange(batch), lengths - 1][:, None]
             else:
                 last = mx.zeros((), dtype=x.dtype)
             x = mx.where(valid_mask(lengths, total), x, last)

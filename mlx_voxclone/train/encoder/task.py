@@ -17,6 +17,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
+from mlx_voxclone.audio.spectral import choice
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.evaluate.code_usage import write_code_usage
@@ -34,6 +35,7 @@ from mlx_voxclone.train.encoder.terms import (
     EncoderModel,
     EncoderTerms,
     code_constants,
+    in_few_shapes,
     recordings,
     term_weights,
 )
@@ -163,8 +165,14 @@ class EncoderTask:
 
     def padded(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """See `Padded`. Crops are of one length; of the step, what counts is which terms it asks for."""
-        found = {key: value for key, value in batch.items() if key != "step"}
-        return found | {"asked": self._asked(batch)}
+        return in_few_shapes(batch, self.crop) | {"asked": self._asked(batch)}
+
+    def decisions(self) -> dict[str, bool]:
+        """See `Decides`: by window size, whether its spectra run on the Metal kernels."""
+        return choice.decisions()
+
+    def take_decisions(self, found: Mapping[str, bool]) -> None:
+        choice.take_decisions(found)
 
     def heldout_batches(self) -> Iterable[dict[str, Any]]:
         """Recordings, then pairs; without pairs recordings again, with their judged codes."""

@@ -17,6 +17,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_voxclone.audio.spectral.plain import Lengths, alike, as_floats
 from mlx_voxclone.audio.spectral.spectra import Spectra
 from mlx_voxclone.losses import (
     acoustic_code_loss,
@@ -29,6 +30,7 @@ from mlx_voxclone.losses import (
     waveform_l1,
 )
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.config import CodecConfig
 from mlx_voxclone.model.discriminator import MultiResolutionDiscriminator
 from mlx_voxclone.model.quantizer import QuantisationNoise, nearest_distance
 from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
@@ -128,12 +130,12 @@ class EncoderTerms:
     ) -> dict[str, mx.array]:
         """Of the recordings: what `quantised` decodes to, and how far the semantic latents `z` are from `entries`."""
         codec, rows = self.model.codec, recordings(batch)
-        lengths, at = [batch["lengths"][k] for k in rows], mx.array(rows)
-        weight = mx.array(lengths, dtype=mx.float32)  # [R]
+        at, lengths = mx.array(rows), _chosen(batch["lengths"], rows)
+        weight = as_floats(lengths)  # [R]
         target = batch["waveform"][at]  # [B, crop] -> [R, crop]
         sums: dict[str, mx.array] = {}
         if "commitment" in names:
-            frames = [codec.config.n_frames(n) for n in lengths]
+            frames = _frames(lengths, codec.config)
             sums["commitment"] = mx.sum(weight * commitment_loss(z[at], entries[at], frames, "none"))
         if set(names) & {*SOUND, *OPPONENTS}:
             of_recordings = quantised[at]  # [B, T, D] -> [R, T, D]
@@ -167,7 +169,7 @@ class EncoderTerms:
 
         They judge whole items, silence behind a shorter one included; where all are whole, the losses' spectra serve.
         """
-        if min(ours.lengths) < self.crop:
+        if not alike(ours.lengths) or ours.lengths[0] < self.crop:
             inside = mx.arange(self.crop)[None, :] < mx.array(ours.lengths)[:, None]  # [R, crop]
             ours, theirs = (Spectra(mx.where(inside, x.signals.astype(mx.float32), 0.0)) for x in (ours, theirs))
         hinge, matching = adversarial_losses(self.model.discriminators, theirs, ours)
@@ -176,7 +178,7 @@ class EncoderTerms:
     def _codes(self, latents: mx.array, batch: Mapping[str, Any]) -> dict[str, mx.array]:
         """Of the pairs, against their true codes."""
         config = self.model.codec.config
-        counts = [n - skip for n, skip in zip(batch["coded_frames"], batch["skip"])]
+        counts = mx.array(batch["coded_frames"]) - mx.array(batch["skip"])  # [P]
         latents = later_frames(latents[mx.array(batch["coded"])], batch["skip"])  # [B, T, D] -> [P, T, D]
         codes = later_frames(batch["codes"].swapaxes(1, 2), batch["skip"])  # [P, 37, T] -> [P, T, 37]
         semantic = latents[..., : config.semantic_dim]  # [P, T, S]
@@ -190,7 +192,7 @@ class EncoderTerms:
                 acoustic, codes[..., 1:], *where, levels=config.acoustic_codebook_size, margin=MARGIN
             ),
         }
-        weight = mx.array(counts, dtype=mx.float32)
+        weight = as_floats(counts)
         return {name: mx.sum(weight * value) for name, value in losses.items()}
 
     def _distillation(self, quantised: mx.array, batch: Mapping[str, Any]) -> mx.array:
@@ -205,7 +207,8 @@ class EncoderTerms:
         semantic = semantic[mx.array(batch["taught"])]  # [B, T, S] -> [Q, T, S]
         counts = batch["taught_frames"]
         values = distillation_loss(self.model.projection(semantic), batch["teacher"], counts)  # [Q, T, W] each -> [Q]
-        return mx.sum(mx.array(counts, dtype=mx.float32) * values)
+        weight = batch["taught_weight"] if "taught_weight" in batch else as_floats(counts)
+        return mx.sum(weight * values)
 
 
 def recordings(batch: Mapping[str, Any]) -> list[int]:
@@ -213,12 +216,43 @@ def recordings(batch: Mapping[str, Any]) -> list[int]:
     return [k for k in range(len(batch["lengths"])) if k not in batch.get("coded", ())]
 
 
-def later_frames(x: mx.array, skip: Sequence[int]) -> mx.array:
+def later_frames(x: mx.array, skip: Sequence[int] | mx.array) -> mx.array:
     """x `[P, T, D]` with each item's first `skip[p]` frames gone; what follows the last repeats it."""
-    if not any(skip):
+    if not isinstance(skip, mx.array) and not any(skip):
         return x
-    frames = np.minimum(np.arange(x.shape[1])[None] + np.array(skip)[:, None], x.shape[1] - 1)
-    return x[mx.arange(x.shape[0])[:, None], mx.array(frames)]  # indices [P, 1] and [P, T]
+    frames = mx.minimum(mx.arange(x.shape[1])[None] + mx.array(skip)[:, None], x.shape[1] - 1)
+    return x[mx.arange(x.shape[0])[:, None], frames]  # indices [P, 1] and [P, T]
+
+
+def in_few_shapes(batch: Mapping[str, Any], crop: int) -> dict[str, Any]:
+    """A batch of `EncoderItems.collate` with the same losses, of a kind that many are of (see `loop.task.Padded`).
+
+    Lengths and counts become arrays, but the lengths where every item is a whole crop. With a teacher there are as many
+    taught items as items: those that were added weigh nothing (`taught_weight`).
+    """
+    found = {key: value for key, value in batch.items() if key != "step"}
+    if min(batch["lengths"]) < crop:
+        found["lengths"] = np.array(batch["lengths"], np.int32)
+    if "coded" in batch:
+        found |= {key: np.array(batch[key], np.int32) for key in ("coded_frames", "skip")}
+    if "taught" in batch:
+        more = len(batch["lengths"]) - len(batch["taught"])
+        found["taught"] = np.array(batch["taught"] + [0] * more, np.int32)
+        found["taught_frames"] = np.array(batch["taught_frames"] + [1] * more, np.int32)
+        found["taught_weight"] = np.array(batch["taught_frames"] + [0] * more, np.float32)
+        found["teacher"] = np.pad(batch["teacher"], ((0, more), (0, 0), (0, 0)))
+    return found
+
+
+def _chosen(lengths: Lengths, rows: list[int]) -> Lengths:
+    return lengths[mx.array(rows)] if isinstance(lengths, mx.array) else [lengths[k] for k in rows]
+
+
+def _frames(lengths: Lengths, config: CodecConfig) -> Lengths:
+    """`config.n_frames` of each."""
+    if not isinstance(lengths, mx.array):
+        return [config.n_frames(n) for n in lengths]
+    return (lengths + config.frame_size - 1) // config.frame_size
 
 
 def _decoder_dtype(codec: Codec) -> mx.Dtype:

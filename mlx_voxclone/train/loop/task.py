@@ -126,6 +126,20 @@ class Ordered(Protocol):
         ...
 
 
+@runtime_checkable
+class Decides(Protocol):
+    """What a task may have beside `Task`, if it computes in one of several ways that only time decides between: a run
+    keeps what was decided, and computes the same when it is resumed."""
+
+    def decisions(self) -> Mapping[str, bool]:
+        """What has been decided so far."""
+        ...
+
+    def take_decisions(self, found: Mapping[str, bool]) -> None:
+        """Decides likewise from here on."""
+        ...
+
+
 @dataclass(frozen=True)
 class ParameterGroup:
     """Parameters that an AdamW of their own moves, with a gradient clipped by its own norm."""

@@ -39,7 +39,7 @@ from mlx_voxclone.train.loop.resume import (
     what_is_left,
 )
 from mlx_voxclone.train.loop.schedule import due
-from mlx_voxclone.train.loop.task import Task, parameter_groups
+from mlx_voxclone.train.loop.task import Decides, Task, parameter_groups
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.result import RESULT_NAME, TrainResult
 from mlx_voxclone.train.saved.rng import get_rng, separate_rng, set_rng
@@ -254,6 +254,8 @@ class Trainer:
         vanished = not self.run_dir.is_dir()
         self.state.seconds = self._seconds()
         self.state.peak_memory_gb = self._peak()
+        if isinstance(self.task, Decides):
+            self.state.decided = dict(self.task.decisions())
         self.keeper.save(self.state, self.log, prune)
         if vanished:
             raise CheckpointError(
@@ -323,6 +325,8 @@ class Trainer:
         state = self.ranks.from_first(restore)
         if not self.ranks.first:
             self.run_dir, self.state = path, RunState.of(state)
+        if isinstance(self.task, Decides):
+            self.task.take_decisions(self.state.decided)
 
     def _share(self) -> None:
         """Every rank takes over what rank 0 trains, unless it has just that."""

@@ -97,6 +97,7 @@ class _State(_Part):
     evaluations: list[_Evaluation]
     evaluated: _Last
     sampled: _Last
+    decided: dict[str, bool] = {}  # states of earlier versions have none
 
     @model_validator(mode="after")
     def _agree(self):

@@ -56,6 +56,7 @@ class RunState:
     evaluations: list[dict] = field(default_factory=list)  # {"step", "metrics"}, in order
     evaluated: int = -1  # last step evaluated
     sampled: int = -1  # last step with samples
+    decided: dict[str, bool] = field(default_factory=dict)  # between ways to compute, see `task.Decides`
 
     @classmethod
     def of(cls, fields: dict) -> "RunState":

@@ -36,8 +36,8 @@ def test_one_source_per_kernel_whatever_the_sizes(name, metal, monkeypatch):
         return metal_on_cpu.run(kernel, inputs, shapes, grid)
 
     monkeypatch.setattr(metal_spectral, "launch", launch)
-    for n_fft, samples in ((76, 200), (35, 150)):
-        x = mx.array(np.random.default_rng(0).standard_normal((2, samples)).astype(np.float32))
+    for n_fft, samples, batch in ((76, 200, 2), (35, 150, 9)):
+        x = mx.array(np.random.default_rng(0).standard_normal((batch, samples)).astype(np.float32))
         mx.eval(mx.grad(lambda x, n: spectral.stft_magnitude(x, n, n // 4).sum())(x, n_fft))
         mx.eval(mx.grad(lambda x, n: Spectra(x).difference(Spectra(3 * x), n).sum())(x, n_fft))
     sources = {metal_on_cpu.generated_source(*call) for call in calls}
@@ -45,9 +45,9 @@ def test_one_source_per_kernel_whatever_the_sizes(name, metal, monkeypatch):
     (source,), kernel = sources, calls[0][0]
     signature = re.search(r"\[\[kernel\]\] void \w+\(\n(.*?)\) \{", source, re.S).group(1)
     found = re.findall(r"(const )?(device|constant) (\w+)\* (\w+) \[\[buffer\((\d+)\)\]\]", signature)
-    scalars = {"params": "int32_t"}
+    scalars, types = ("params",), {"params": "int32_t", "lengths": "int32_t"}
     expected = [
-        ("const ", "constant" if name in scalars else "device", scalars.get(name, "float"), name)
+        ("const ", "constant" if name in scalars else "device", types.get(name, "float"), name)
         for name in kernel.inputs
     ] + [("", "device", "float", name) for name in kernel.outputs]
     assert found == [(*buffer, str(index)) for index, buffer in enumerate(expected)]
@@ -67,12 +67,13 @@ MISTAKES = [
     ("FOLD", "t < 0 ? -t : t", "t < 0 ? -t - 1 : t", ""),
     ("FOLD", "2 * (length - 1) - t", "2 * length - 1 - t", ""),
     ("FOLD", "t < length ? t : 2 * (length - 1) - t", "t", ""),
-    (
-        "FOLD",
-        "t < samples ? window[n] * x[b * samples + t] : 0.0f",
-        "window[n] * x[b * samples + t]",
-        "outside of the buffer",
-    ),
+    ("FOLD", "t < length + reach ? image : nowhere", "image", ""),
+    ("FOLD", "t < own ? window[n] * x[b * samples + t] : 0.0f", "window[n] * x[b * samples + t]", ""),
+    ("FOLD", "u < own", "u < samples", ""),
+    ("FOLD", "max(own, reach + 1)", "own", "outside of the buffer"),
+    ("FOLD", "lengths[b]", "samples", ""),
+    ("OVERLAP_ADD", "lengths[b]", "samples", ""),
+    ("OVERLAP_ADD", "t < own ? sum : 0.0f", "sum", ""),
     ("FOLD", "f * hop + twin", "f * hop + twin - 1", ""),
     ("FOLD", "n > 0 && n < twin", "n < twin", "outside of the buffer"),
     ("FOLD", "n > 0 && n < twin", "n > 0", ""),
@@ -88,7 +89,7 @@ MISTAKES = [
     ("OVERLAP_ADD", "min(place / hop, frames - 1)", "place / hop", "outside of the buffer"),
     ("OVERLAP_ADD", "n < twin ? odd : -odd", "odd", ""),
     ("OVERLAP_ADD", "window[n] * value", "value", ""),
-    ("OVERLAP_ADD", "gradient[b * samples + t] = sum", "gradient[b * samples + t] += sum", "is read"),
+    ("OVERLAP_ADD", "gradient[b * samples + t] =", "gradient[b * samples + t] +=", "is read"),
     ("MAGNITUDE", "re * re + im * im", "re * re", ""),
     ("MAGNITUDE", "magnitude[i] = size", "magnitude[i / 2] = size", "written twice"),
     ("MAGNITUDE", "magnitude[i] = size", "magnitude[i] = size + 0.0 * re", "double"),
@@ -163,5 +164,7 @@ def test_wrong_types_are_found(source):
 
 
 def plain_source(kernel, small):
-    inputs = [mx.zeros((1 if small else 8,), mx.int32 if name == "params" else mx.float32) for name in kernel.inputs]
+    whole = ("params", "lengths")  # of which lengths are never few
+    sizes = {name: 1 if small and name != "lengths" else 8 for name in kernel.inputs}
+    inputs = [mx.zeros((size,), mx.int32 if name in whole else mx.float32) for name, size in sizes.items()]
     return metal_on_cpu.generated_source(kernel, inputs, [(8,)] * len(kernel.outputs), (1, 1, 1))

@@ -1,7 +1,6 @@
 """The Metal kernels for spectra, run on the CPU from the source that MLX generates, against float64 numpy."""
 
 import warnings
-from functools import lru_cache
 
 import losses_reference as reference
 import metal_on_cpu
@@ -41,6 +40,7 @@ def untested(monkeypatch):
     """No choice made before, and none left behind."""
     monkeypatch.delenv(spectral_choice.VARIABLE, raising=False)
     monkeypatch.setattr(spectral_choice, "_faster", lambda n_fft: True)  # the clock here says nothing of a GPU
+    monkeypatch.setattr(spectral_choice, "_decided", {})
     spectral_choice._trusted.cache_clear()
     yield
     spectral_choice._trusted.cache_clear()
@@ -200,12 +200,12 @@ def test_log_mel(metal):
 def test_overlap_add_is_the_adjoint_of_fold(n_fft, hop, samples):
     """<A x, y> = <x, A' y> for any x and y, with any window."""
     rng = np.random.default_rng(3)
-    frames, bins, length = frame_count(samples, n_fft, hop), n_fft // 2 + 1, max(samples, n_fft // 2 + 1)
+    frames, bins = frame_count(samples, n_fft, hop), n_fft // 2 + 1
     x, y, window = noise(rng, 2, samples), noise(rng, 2, 2, frames, bins), noise(rng, n_fft)
-    params = mx.array([2, samples, length, n_fft, hop, frames], mx.int32)
-    inputs = [mx.array(x), mx.array(window), params]
-    (folded,) = metal_on_cpu.run(FOLD, inputs, [y.shape], (bins, frames, 2))
-    inputs = [mx.array(y), mx.array(window), params]
+    params = mx.array([2, samples, n_fft, hop, frames], mx.int32)
+    shared = [mx.array([samples, -(-samples // 2)] + 6 * [0], mx.int32), mx.array(window), params]
+    (folded,) = metal_on_cpu.run(FOLD, [mx.array(x), *shared], [y.shape], (bins, frames, 2))
+    inputs = [mx.array(y), *shared]
     (gradient,) = metal_on_cpu.run(OVERLAP_ADD, inputs, [x.shape], (samples, 2, 1))
     left, right = np.array(folded).astype(np.float64) * y, np.array(gradient).astype(np.float64) * x
     assert abs(left.sum() - right.sum()) < 1e-5 * np.sqrt((left**2).sum() + (right**2).sum())
@@ -243,20 +243,41 @@ def test_bfloat16_is_computed_in_float32(metal):
     assert mx.array_equal(gradient(x), gradient(x.astype(mx.float32)).astype(mx.bfloat16))
 
 
-def test_equal_lengths_are_analysed_and_unequal_ones_left_to_plain_operations(metal, monkeypatch):
+@pytest.mark.parametrize("lengths", [(80, 80), (80, 31), (3, 80)])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_batches_of_any_lengths_are_analysed(lengths, as_array, metal, monkeypatch):
+    """As plain operations do, which are what an item alone gives; nothing behind an item's end matters."""
     x = noise(np.random.default_rng(7), 2, 90)
-    x[:, 80:] = np.nan
+    for row, length in zip(x, lengths):
+        row[length:] = np.nan
+    frames = max(frame_count(length, 16, 4) for length in lengths)
+    own = np.arange(frames)[None, :] < np.array([[frame_count(length, 16, 4)] for length in lengths])
 
     def loss(x, lengths):
-        return mx.square(spectral.stft_magnitude(x, 16, 4, lengths=lengths)).sum()
+        magnitude = spectral.stft_magnitude(x, 16, 4, lengths=lengths)[:, :frames]
+        return mx.square(mx.where(mx.array(own)[..., None], magnitude, 0.0)).sum()
 
-    got, expected = (run(mx.grad(loss), mx.array(x), (80, 80)) for run in (lambda f, *a: f(*a), plainly))
-    assert_close(got, expected, 1e-5)
-    np.testing.assert_array_equal(np.array(got)[:, 80:], 0)
+    given = mx.array(lengths, mx.int32) if as_array else lengths
+    used, launch = [], metal_spectral.launch
+    monkeypatch.setattr(metal_spectral, "launch", lambda kernel, *a: used.append(kernel.name) or launch(kernel, *a))
+    got = mx.grad(loss)(mx.array(x), given)
+    assert used == ["fold", "magnitude", "magnitude_slope", "overlap_add"]
+    assert_close(got, plainly(mx.grad(loss), mx.array(x), lengths), 1e-5)
+    for row, item, length in zip(np.array(got), x, lengths):
+        np.testing.assert_array_equal(row[length:], 0)
+        alone = plainly(mx.grad(loss_alone), mx.array(item[None, :length]))
+        assert_close(row[None, :length], alone, 1e-5)
+
+
+def loss_alone(x):
+    return mx.square(spectral.stft_magnitude(x, 16, 4)).sum()
+
+
+def test_what_cannot_be_counted_in_32_bits_is_left_to_plain_operations(metal, monkeypatch):
+    x = mx.array(noise(np.random.default_rng(7), 2, 80))
     monkeypatch.setattr(metal_spectral, "launch", None)
-    assert mx.isfinite(mx.grad(loss)(mx.array(x), (80, 31))).all()
     monkeypatch.setattr(metal_spectral, "MAX_ELEMENTS", 2 * 2 * 21 * 9 - 1)  # two items of 21 frames of 9 bins
-    assert mx.isfinite(loss(mx.array(x), (80, 80)))
+    assert mx.isfinite(spectral.stft_magnitude(x, 16, 4)).all()
 
 
 def test_in_a_module(metal):
@@ -334,14 +355,14 @@ def test_kernels_are_used_after_the_self_test(metal, monkeypatch):
     assert used == ["fold", "magnitude"]  # tested once
 
 
-FASTER = spectral_choice._faster.__wrapped__
+FASTER = spectral_choice._faster
 
 
 @pytest.mark.parametrize("quicker", ["kernels", "rfft"])
 def test_each_size_takes_the_way_that_the_clock_finds_faster(quicker, metal, monkeypatch):
     """Timed once, with the gradient, each way several times."""
     monkeypatch.setenv(spectral_choice.VARIABLE, "auto")
-    monkeypatch.setattr(spectral_choice, "_faster", lru_cache(FASTER))
+    monkeypatch.setattr(spectral_choice, "_faster", FASTER)
     monkeypatch.setattr(spectral_choice, "TIMED_SHAPE", (1, 100))
     monkeypatch.setattr(spectral_choice, "SELF_TEST_SIZES", ())
     used, timed, launch = [], [], metal_spectral.launch
@@ -367,6 +388,22 @@ def test_each_size_takes_the_way_that_the_clock_finds_faster(quicker, metal, mon
     monkeypatch.setenv(spectral_choice.VARIABLE, "metal")
     mx.eval(spectral.stft_magnitude(x, 16, 4))
     assert used
+
+
+def test_what_the_clock_found_is_taken_over(metal, monkeypatch):
+    """A run that is resumed computes as it did, whatever the clock says now."""
+    monkeypatch.setenv(spectral_choice.VARIABLE, "auto")
+    monkeypatch.setattr(spectral_choice, "SELF_TEST_SIZES", ())
+    monkeypatch.setattr(spectral_choice, "_faster", lambda n_fft: n_fft == 16)
+    found = {n_fft: spectral_choice.kernels_win(n_fft) for n_fft in (16, 15)}
+    assert found == {16: True, 15: False}
+    kept = spectral_choice.decisions()
+    assert kept == {"15": False, "16": True}
+    monkeypatch.setattr(spectral_choice, "_decided", {})
+    monkeypatch.setattr(spectral_choice, "_faster", lambda n_fft: n_fft != 16)
+    spectral_choice.take_decisions(kept)
+    assert {n_fft: spectral_choice.kernels_win(n_fft) for n_fft in (16, 15, 12)} == {**found, 12: True}
+    assert spectral_choice.decisions() == {"12": True, **kept}
 
 
 def wrong_kernels(kernel, inputs, shapes, grid):

@@ -181,6 +181,29 @@ def test_items_are_analysed_as_if_alone(lengths):
         np.testing.assert_array_equal(gradient[item, length:], 0)
 
 
+@pytest.mark.parametrize("lengths", [(50, 50, 50), (60, 31, 1), (9, 8, 7)])
+@pytest.mark.parametrize("n_fft", [16, 15, 60])
+def test_lengths_may_be_an_array_whose_values_are_not_looked_at(lengths, n_fft):
+    """The same frames, and zeros or frames of zeros behind them: one compiled function serves any lengths."""
+    x, weights = (mx.array(noise(np.random.default_rng(9), 3, n)) for n in (60, 600))
+
+    def loss(x, lengths):
+        found = stft_magnitude(x, n_fft, 4, lengths=lengths)
+        counts = [frame_count(length, n_fft, 4) for length in (lengths if isinstance(lengths, tuple) else known)]
+        parts = [mx.square(item[:count].flatten()) for item, count in zip(found, counts)]
+        return sum((part * weights[i, : part.size]).sum() for i, part in enumerate(parts))
+
+    known = lengths
+    value, gradient = mx.value_and_grad(loss)(x, lengths)
+    same, other = mx.value_and_grad(loss)(x, mx.array(lengths))
+    np.testing.assert_allclose(same.item(), value.item(), rtol=1e-5)
+    np.testing.assert_allclose(np.array(other), np.array(gradient), atol=1e-4)
+    with pytest.raises(ValueError, match="lengths must be 3 integers"):
+        stft_magnitude(x, n_fft, 4, lengths=mx.array(lengths[:2]))
+    with pytest.raises(ValueError, match="lengths must be 3 integers"):
+        stft_magnitude(x, n_fft, 4, lengths=mx.array(lengths, mx.float32))
+
+
 def test_bfloat16_is_computed_in_float32():
     x = mx.array(noise(np.random.default_rng(10), 2, 60)).astype(mx.bfloat16)
     assert frame(x, 8, 3).dtype == mx.float32

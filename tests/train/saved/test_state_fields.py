@@ -112,7 +112,7 @@ def means_the_same(path, kind) -> bool:
         return kind in ("negative", "broken", "huge")
     if "targets" in above or name in ("seconds", "peak_memory_gb", "norm"):
         return kind in ("broken", "huge")
-    kinds = {"window": ("object",), "silent": ("null", "list"), "sampled": ("negative",)}
+    kinds = {"window": ("object",), "silent": ("null", "list"), "sampled": ("negative",), "decided": ("deleted",)}
     return kind in kinds.get(name, ()) and above == ["state"]
 
 

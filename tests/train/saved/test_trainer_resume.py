@@ -51,6 +51,29 @@ def uninterrupted(tmp_path_factory):
     return run_dir, result
 
 
+class Deciding(ToyTask):
+    """Decides between ways to compute by what no two processes agree on."""
+
+    def __init__(self, decided):
+        super().__init__(7, dropout=DROPOUT)
+        self.decided = decided
+
+    def decisions(self):
+        return self.decided
+
+    def take_decisions(self, found):
+        self.decided = self.decided | found
+
+
+def test_what_was_decided_is_kept_with_the_run(tmp_path):
+    first = {"512": True, "1024": False}
+    run(tmp_path / "run", Deciding(first), stop_after=4)
+    trainer, _ = resume(tmp_path / "run", Deciding({"512": False, "76": True}))
+    assert trainer.task.decided == {**first, "76": True}
+    last = json.loads((tmp_path / "run" / "checkpoints" / "step-10" / "state.json").read_text())
+    assert last["state"]["decided"] == {**first, "76": True}
+
+
 @pytest.mark.parametrize("stop_after", [4, 5])  # the end of an epoch, the middle of one
 def test_resume_equals_uninterrupted_bitwise(tmp_path, uninterrupted, stop_after):
     whole_dir, whole = uninterrupted
