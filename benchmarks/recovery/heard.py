@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.recovery.corpus import FRAME, Corpus, CorpusClip
 from mlx_voxclone.process.progress import progress_over
-from mlx_voxclone.train.whisper.alignment import crop_states
 from mlx_voxclone.train.whisper.cache import TeacherCache
 from mlx_voxclone.train.whisper.teacher import LONGEST, AsrTeacher
+from mlx_voxclone.whisper.alignment import crop_states
 
 HEARD_KIND = "real"  # of clips that are heard
 

@@ -11,7 +11,8 @@ from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
-from mlx_voxclone.settings.schema import EncoderSection, SpeakerSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.loader import Group

@@ -18,7 +18,8 @@ from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.selfcheck.outcome import Findings, Outcome, not_here
 from mlx_voxclone.selfcheck.place import Place, on_gpu, relative
-from mlx_voxclone.settings.schema import EncoderSection, SpeakerSection
+from mlx_voxclone.settings.encoder import EncoderSection
+from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, Loader

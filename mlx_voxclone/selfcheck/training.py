@@ -7,7 +7,7 @@ import mlx.core as mx
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.doctor.rehearsal import encoder_task
 from mlx_voxclone.miniature.layout import PRESETS, params_json
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.distributed import ALONE, Ranks
 from mlx_voxclone.train.loop.trainer import Trainer

@@ -7,7 +7,7 @@ from compiling import Compiler
 from encoder_made import ALL, JUDGES, TEACHER, make
 from tasks_data import MemoryData, clip, scratch_codec
 
-from mlx_voxclone.settings.schema import EncoderSection
+from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop import gradients as module
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
