@@ -83,11 +83,14 @@ class Parser(argparse.ArgumentParser):
 
     def _nearest_choice(self, argument: str, word: str) -> str:
         """`; did you mean ...?` for a word that is none of an argument's choices, or nothing."""
-        actions = [action for action in self._actions if argparse._get_action_name(action) == argument]
-        if isinstance(actions[0], argparse._SubParsersAction) and (os.sep in word or os.path.isdir(word)):
-            taking = next(iter(actions[0].choices))  # the first one shows what is there
-            return f"; did you mean {self.prog} {taking} --model {word}?"
-        choices = {str(choice).lower(): str(choice) for choice in actions[0].choices}
+        action = next((each for each in self._actions if argparse._get_action_name(each) == argument), None)
+        if action is None or not action.choices:
+            return ""
+        if isinstance(action, argparse._SubParsersAction) and (os.sep in word or os.path.isdir(word)):
+            name, first = next(iter(action.choices.items()))  # the first one shows what is there
+            meant = f"; did you mean {self.prog} {name} --model {word}?"
+            return meant if "--model" in first._option_string_actions else ""
+        choices = {str(choice).lower(): str(choice) for choice in action.choices}
         near = difflib.get_close_matches(word.lower(), choices, 1)
         return f"; did you mean {choices[near[0]]}?" if near else ""
 

@@ -8,6 +8,7 @@ from places import CONFIG
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.cli.front import doctor
+from mlx_voxclone.doctor import clone
 from mlx_voxclone.doctor import forecast as trainings
 from mlx_voxclone.doctor import pairs as pairs_forecast
 from mlx_voxclone.doctor.disk import disk_needed
@@ -162,6 +163,7 @@ def told(capsys, monkeypatch, miniature, tmp_path, *more) -> str:
     monkeypatch.setattr(
         pairs_forecast, "forecast_pairs", lambda config, plan: Forecast("pairs", parts, 0.5, 240, "n", "frame")
     )
+    monkeypatch.setattr(clone, "forecast_clips", lambda config, work, note: [])
     argv = ["--config", str(CONFIG), "--set", f"model={miniature}", "--set", f"output={tmp_path / 'run'}", *more]
     argv += [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
     assert doctor.main([*argv, "--device", "cpu", "--quiet"]) == 0

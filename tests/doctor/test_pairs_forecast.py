@@ -11,6 +11,7 @@ from places import CONFIG
 
 from mlx_voxclone.checkpoint.release import Release, part_of
 from mlx_voxclone.cli.front import doctor
+from mlx_voxclone.doctor import clone
 from mlx_voxclone.doctor import forecast as trainings
 from mlx_voxclone.doctor import pairs as pairs_forecast
 from mlx_voxclone.doctor.forecast import Forecast
@@ -157,6 +158,7 @@ def untried(monkeypatch):
     monkeypatch.setattr(
         pairs_forecast, "forecast_pairs", lambda config, plan: Forecast("pairs", parts, 0.5, 240, "n", "frame")
     )
+    monkeypatch.setattr(clone, "forecast_clips", lambda config, work, note: [])
 
 
 def told(capsys, miniature, tmp_path, *more) -> str:

@@ -120,7 +120,7 @@ class _Steps:
         return Recovered(encoder, codes, self.judge(encoder, codes, number))
 
     def encode(self, encoder: Path | None, number: int) -> dict[str, np.ndarray]:
-        run, path = self.run, self._place(CODES_FILE, number)
+        run, path = self.run, self._file(CODES_FILE, number)
         run.say(f"codes: encoding {format_seconds(3600 * self.data.hours)} of speech")
         return run.ranks.in_turn(lambda: clip_codes(run.release, encoder, self.data, path, run.reporter.over))
 
@@ -145,7 +145,7 @@ class _Steps:
     def judge(self, encoder: Path | None, codes: dict[str, np.ndarray], number: int) -> JudgedCodes:
         if not self.judges:
             return JudgedCodes({})
-        path = self._place("judged.safetensors", number)
+        path = self._file("judged.safetensors", number)
         arguments = (self.config, self.run.release, encoder, self.data, codes, path, self.run.reporter, self.pairs)
         judged = self.run.ranks.in_turn(lambda: judged_codes(*arguments))
         if judged.facts:
@@ -156,7 +156,7 @@ class _Steps:
             )
         return judged
 
-    def _place(self, name: str, number: int) -> Path:
+    def _file(self, name: str, number: int) -> Path:
         """The file of a round: `codes.safetensors`, `codes-2.safetensors`, ..."""
         path = self.run.directory / CODES / name
         return path if number == 1 else path.with_stem(f"{path.stem}-{number}")

@@ -1,7 +1,7 @@
-"""One training spread over several processes ("ranks") by `mlx.launch`: what they tell each other.
+"""One training spread over several processes ("ranks") by `mlx.launch`: what they exchange.
 
 Every rank holds the same masters and draws the same groups; of a group's micro-batches each rank computes its share and
-the gradients are added up (`gradients.py`). Rank 0 alone measures, decides and writes, and tells the others what came
+the gradients are added up (`gradients.py`). Rank 0 alone measures, decides and writes, and sends the others what came
 of it. A process that no launcher started is the one rank of `ALONE`, for which all of this does nothing.
 """
 
@@ -37,7 +37,7 @@ class Ranks:
         self.rank, self.size = (0, 1) if group is None else (group.rank(), group.size())
         self.stopping = False  # Ctrl-C reached some rank: all know of it, after the same step
         self.last_words: Callable[[], str] = lambda: ""  # what to add when this process gives up waiting
-        self._asked = self._interruptible = self._together = self._ending = False
+        self._interrupted = self._interruptible = self._together = self._ending = False
 
     @property
     def first(self) -> bool:
@@ -86,7 +86,7 @@ class Ranks:
 
     def sum_step(self, figures: np.ndarray) -> np.ndarray:
         """Sum of a step's float32 figures; notes in `stopping` whether some rank was interrupted meanwhile."""
-        total = np.array(self.sum(mx.array(np.append(figures.ravel(), float(self._asked)).astype(np.float32))))
+        total = np.array(self.sum(mx.array(np.append(figures.ravel(), float(self._interrupted)).astype(np.float32))))
         self.stopping = self.stopping or bool(total[-1])
         return total[:-1].reshape(figures.shape)
 
@@ -125,7 +125,7 @@ class Ranks:
         if self.first:
             self._interruptible = True
             try:
-                if self._asked:
+                if self._interrupted:
                     raise KeyboardInterrupt
                 answer = {"value": function()}
             except (VoxcloneError, KeyboardInterrupt) as error:
@@ -133,7 +133,7 @@ class Ranks:
                 answer = {"stopped": True} if isinstance(error, KeyboardInterrupt) else {"refused": str(error)}
             finally:
                 self._interruptible = False
-        answer = parse_json(self._told(json.dumps(answer, default=float)))
+        answer = parse_json(self._broadcast(json.dumps(answer, default=float)))
         self.stopping = self.stopping or "stopped" in answer
         if raised is not None:
             raise raised
@@ -144,12 +144,13 @@ class Ranks:
         return answer["value"]
 
     def in_turn(self, function: Callable[[], Any]) -> Any:
-        """Rank 0 calls a function that makes files, then the others call it and find them made."""
+        """Rank 0 calls a function that makes files; then the others call it, and the files are there."""
         made = []
         self.from_first(lambda: made.append(function()))
         return made[0] if made else function()
 
-    def _told(self, text: str) -> str:
+    def _broadcast(self, text: str) -> str:
+        """Rank 0's text, on every rank."""
         content = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
         length = self.sum(mx.array([len(content) if self.first else 0]), patient=True).item()
         received = self.sum(mx.array(content if self.first else np.zeros(length, np.int32)))
@@ -180,9 +181,9 @@ class Ranks:
             return
 
         def note(*_: object) -> None:
-            if self._interruptible or self._asked:
+            if self._interruptible or self._interrupted:
                 raise KeyboardInterrupt
-            self._asked = True
+            self._interrupted = True
 
         previous = signal.signal(signal.SIGINT, note)
         self._together = True
@@ -192,7 +193,7 @@ class Ranks:
             self._ending = True
             raise
         finally:
-            self._asked = self.stopping = self._together = False
+            self._interrupted = self.stopping = self._together = False
             signal.signal(signal.SIGINT, signal.SIG_DFL if previous is None else previous)
 
     def at_the_end(self, function: Callable[[], None]) -> None:
@@ -202,7 +203,7 @@ class Ranks:
             if self.first:
                 function()
             return
-        self._asked = False
+        self._interrupted = False
         with suppress(RankLostError):
             self.from_first(function)
 
@@ -211,11 +212,11 @@ class Ranks:
         else ends in a line, and what is about to end is left alone."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, self._told_to_end)
+                signal.signal(number, self._on_end_signal)
 
-    def _told_to_end(self, number: int, _: object) -> None:
+    def _on_end_signal(self, number: int, _: object) -> None:
         if self._together:
-            self._asked = True
+            self._interrupted = True
         elif not self._ending:
             self._ending = True
             name = signal.Signals(number).name
