@@ -14,6 +14,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
+from mlx_voxclone.adapters.lora import GROUP_SIZE
 from mlx_voxclone.adapters.names import TARGETS
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, TEKKEN, expected_shapes, part_of
@@ -354,12 +355,12 @@ def speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[s
     width = 4.0 if compute.precision == "float32" else 2.0
     section, parts = config.speaker, dict.fromkeys(("language model's linears", "embeddings", "flow head"), 0.0)
     parts |= {"codec decoder": 0.0, "adapters, gradients, optimiser": 0.0}
-    bits, group, lora = section.quantise.bits, section.quantise.group_size, section.lora
+    bits, lora = section.quantise.bits, section.lora
     first = params["n_layers"] - min(lora.layers or params["n_layers"], params["n_layers"])
     for name, shape in shapes.items():
         count, leaf = float(np.prod(shape)), name.split(".")[-2]
         if name.startswith("layers.") and leaf in TARGETS:
-            parts["language model's linears"] += count * (bits / 8 + 2 * width / group) if bits else count * width
+            parts["language model's linears"] += count * (bits / 8 + 2 * width / GROUP_SIZE) if bits else count * width
             if leaf in lora.targets and int(name.split(".")[1]) >= first:
                 # value, gradient, its sum over micro-batches, two moments
                 parts["adapters, gradients, optimiser"] += 20.0 * lora.rank * sum(shape)

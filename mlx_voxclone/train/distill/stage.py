@@ -4,6 +4,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_voxclone.adapters.lora import GROUP_SIZE
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.data.text_checks import check_said
@@ -70,7 +71,7 @@ def train_distill(config: RunConfig, encoder: Path | None, run: Run) -> TrainRes
     )
     tokenizer = SpeechTokenizer.of(release)
     identity = {"base": release.fingerprint(), "encoder": None if encoder is None else file_sha256(encoder)}
-    identity["quantised"] = section.quantise.model_dump()
+    identity["quantised"] = {"bits": section.quantise.bits, "group_size": GROUP_SIZE}
     model = lora_model(release, config, compute)
     identity |= start_from(config, release, model)
     task = DistillTask(

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 
 from mlx_voxclone.adapters.files import TENSORS as ADAPTERS
 from mlx_voxclone.adapters.files import AdapterConfig, load_adapters, save_adapters
-from mlx_voxclone.adapters.lora import add_lora, quantise_backbone
+from mlx_voxclone.adapters.lora import GROUP_SIZE, add_lora, quantise_backbone
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
@@ -29,6 +29,19 @@ from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 ANYONES = 8  # clips of other speakers, where one has no other clip of his own
+
+
+def check_lora(config: RunConfig, release: Release) -> None:
+    """Raise ConfigError for layers that the model has not, or widths that cannot be quantised."""
+    backbone, section = release.config.backbone, config.speaker
+    if section.lora.layers is not None and section.lora.layers > backbone.n_layers:
+        raise ConfigError(f"speaker.lora.layers: {section.lora.layers}; the model has {backbone.n_layers} layers")
+    widths = (backbone.dim, backbone.n_heads * backbone.head_dim, backbone.hidden_dim)
+    if section.quantise.bits and any(width % GROUP_SIZE for width in widths):
+        raise ConfigError(
+            f"speaker.quantise.bits: {GROUP_SIZE} weights share a scale, which do not fit the widths of the model's"
+            f" linears ({', '.join(map(str, widths))}); set it to 0"
+        )
 
 
 def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Clip]:
@@ -80,7 +93,7 @@ def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral
             mx.eval(array)
             mx.clear_cache()
     if section.quantise.bits:
-        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+        quantise_backbone(model, section.quantise.bits)
     model.recompute = section.recompute
     lora = section.lora
     add_lora(

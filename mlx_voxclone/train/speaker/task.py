@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.adapters.lora import lora_parameters
+from mlx_voxclone.adapters.lora import GROUP_SIZE, lora_parameters
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
@@ -337,6 +337,7 @@ class SpeakerTask:
         )
         kept = section["losses"].pop("kept")
         section["losses"] |= dict.fromkeys(KEPT_TERMS, kept)
+        section["quantise"]["group_size"] = GROUP_SIZE
         section["preserve"]["heldout"], section["hidden_dropout"] = HELDOUT_TEXTS, self.hidden_dropout
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
