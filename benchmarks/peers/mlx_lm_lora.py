@@ -13,6 +13,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
+from mlx_voxclone.adapters.lora import GROUP_SIZE
 from mlx_voxclone.bench.lora import positions
 from mlx_voxclone.doctor.rehearsal import Length
 from mlx_voxclone.model.blocks.dequantised import dequantising
@@ -64,7 +65,7 @@ def lora_step(
     model.set_dtype(dtype)
     for layer in model.layers:
         if quantise.bits:
-            nn.quantize(layer, quantise.group_size, quantise.bits)
+            nn.quantize(layer, GROUP_SIZE, quantise.bits)
         mx.eval(layer.parameters())
         if direct:
             dequantising(layer)

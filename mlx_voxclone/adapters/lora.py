@@ -16,29 +16,30 @@ from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
 from mlx_voxclone.model.blocks.recompute import KeyedDropout
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.widths import GROUP_SIZE
 
 
 def _room(layer: nn.Module, target: str) -> nn.Module:
     return layer[block_of(target)]
 
 
-def quantise_backbone(model: Voxtral, bits: int, group_size: int = 64) -> None:
+def quantise_backbone(model: Voxtral, bits: int) -> None:
     """Replace every linear of the backbone's layers by a quantised one, one after the other (memory of one linear).
 
     Raises:
-        ConfigError: a linear's input width is no multiple of `group_size`.
+        ConfigError: a linear's input width is no multiple of `GROUP_SIZE`.
     """
     on_cpu = mx.default_device() == mx.cpu
     for i, layer in enumerate(model.layers):
         for target in TARGETS:
             room, name = _room(layer, target), f"layers.{i}.*.{target}"
             linear = getattr(room, target)
-            if linear.weight.shape[1] % group_size:
+            if linear.weight.shape[1] % GROUP_SIZE:
                 raise ConfigError(
-                    f"speaker.quantise.group_size: {name} has {linear.weight.shape[1]} inputs, no multiple of"
-                    f" {group_size}; choose a smaller group or bits: 0"
+                    f"speaker.quantise.bits: {name} has {linear.weight.shape[1]} inputs, no multiple of {GROUP_SIZE},"
+                    " which share a scale; set it to 0"
                 )
-            quantised = nn.QuantizedLinear.from_linear(linear, group_size, bits)
+            quantised = nn.QuantizedLinear.from_linear(linear, GROUP_SIZE, bits)
             if on_cpu:
                 quantised.__class__ = DequantisedLinear
             setattr(room, target, quantised)

@@ -127,7 +127,7 @@ class _Bench:
         if not quantised and layers:
             with_adapters(model, config)
         elif quantised and config.speaker.quantise.bits:
-            quantise_backbone(model, config.speaker.quantise.bits, config.speaker.quantise.group_size)
+            quantise_backbone(model, config.speaker.quantise.bits)
         mx.eval(model.parameters())
         self.layers, self.config = layers, model.config
         self.weights = sum(array.nbytes for _, array in tree_flatten(model.parameters()))

@@ -23,6 +23,7 @@ from mlx_voxclone.doctor.preservation import kept_bytes, kept_cost, preserves
 from mlx_voxclone.doctor.rehearsal import Length, encoder_task, optimiser_step, speaker_task
 from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.model.config import VoxtralConfig
+from mlx_voxclone.model.widths import GROUP_SIZE
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.fields import TrainSection
@@ -348,12 +349,12 @@ def speaker_weights(params: dict, config: RunConfig, compute: Compute) -> dict[s
     width = 4.0 if compute.precision == "float32" else 2.0
     section, parts = config.speaker, dict.fromkeys(("language model's linears", "embeddings", "flow head"), 0.0)
     parts |= {"codec decoder": 0.0, "adapters, gradients, optimiser": 0.0}
-    bits, group, lora = section.quantise.bits, section.quantise.group_size, section.lora
+    bits, lora = section.quantise.bits, section.lora
     first = params["n_layers"] - min(lora.layers or params["n_layers"], params["n_layers"])
     for name, shape in shapes.items():
         count, leaf = float(np.prod(shape)), name.split(".")[-2]
         if name.startswith("layers.") and leaf in TARGETS:
-            parts["language model's linears"] += count * (bits / 8 + 2 * width / group) if bits else count * width
+            parts["language model's linears"] += count * (bits / 8 + 2 * width / GROUP_SIZE) if bits else count * width
             if leaf in lora.targets and int(name.split(".")[1]) >= first:
                 # value, gradient, its sum over micro-batches, two moments
                 parts["adapters, gradients, optimiser"] += 20.0 * lora.rank * sum(shape)

@@ -107,7 +107,7 @@ def speaker_task(
     mx.eval(model.mm_audio_embeddings.parameters(), model.acoustic_transformer.parameters())
     model.recompute = section.recompute
     if section.quantise.bits:
-        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+        quantise_backbone(model, section.quantise.bits)
     lora, layers = section.lora, len(model.layers)
     adapted = min(lora.layers or layers, layers)
     add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, layers=adapted, dropout=lora.dropout)

@@ -6,7 +6,7 @@ from typing import Any
 from mlx_voxclone.errors import ConfigError
 
 WIDTHS, GROUP_SIZES = (8, 6, 4), (32, 64, 128)
-GROUP_SIZE = 64
+GROUP_SIZE = 64  # weights that share a scale: MLX's own default
 KEY = "quantization"  # of params.json and config.json, as mlx-audio reads it
 
 

@@ -15,8 +15,19 @@ _NO_GAIN = "no measurement showed a gain"
 
 _OF_TRAINER = {"betas": "[0.9, 0.99]", "eps": "1e-8", "max_skipped": "5"}
 
-_OF_PAIRS = ("encoder.pairs", "speaker.preserve", "distill")
 _AS_IN_TRAIN = ("min_lr_ratio", "weight_decay", "log_every", "keep", "patience")
+
+# What is done always in the place of a key.
+_ALWAYS = {
+    **dict.fromkeys(("encoder.train.grad_clip", "encoder.refine.grad_clip", "speaker.train.grad_clip"), 1.0),
+    **dict.fromkeys(("encoder.pairs.heldout", "speaker.preserve.heldout", "distill.heldout"), 0.05),
+    **dict.fromkeys(("encoder.losses.feature_matching", "encoder.losses.distillation", "encoder.pairs.dispersed"), 1.0),
+    "encoder.pairs.augmented": 0.5,
+    "speaker.quantise.group_size": 64,
+    "speaker.hidden_dropout": 0.1,
+    "speaker.listen.max_error_rate": 0.3,
+    "speaker.listen.max_drift": 0.1,
+}
 
 # A section stands for all of its keys.
 REMOVED = {
@@ -37,23 +48,13 @@ REMOVED = {
     "encoder.discriminators.start_step": "they learn from the first step on",
     "encoder.distillation.median": "it is 7 frames always, as in Whisper",
     "data.mix_shards": "it is 4 always",
-    **{
-        f"{training}.grad_clip": "it is 1.0 always" for training in ("encoder.train", "encoder.refine", "speaker.train")
-    },
     **{f"encoder.refine.{name}": f"it is that of encoder.train.{name} now" for name in _AS_IN_TRAIN},
     **{f"encoder.refine.{name}": "it is a third of its steps always" for name in ("eval_every", "save_every")},
     "encoder.refine.sample_every": "it is at the end always, unless encoder.train.sample_every is 0",
+    **{key: f"it is {value} always" for key, value in _ALWAYS.items()},
     "encoder.codes": "its temperature is 1.0 and its margin 0.5 always",
     **{f"encoder.losses.{name}": "encoder.losses.sound weighs l1, stft and mel" for name in ("l1", "stft", "mel")},
     "encoder.losses.commitment": "it is 0.1 always, where the sound has a weight",
-    "encoder.losses.feature_matching": "it is 1.0 always, where discriminators are enabled",
-    "encoder.losses.distillation": "it is 1.0 always, where distillation is enabled",
-    "encoder.pairs.augmented": "it is 0.5 always, where `pairs --augment` made such pairs",
-    "encoder.pairs.dispersed": "it is 1.0 always",
-    **{f"{section}.heldout": "it is 0.05 always" for section in _OF_PAIRS},
-    "speaker.hidden_dropout": "it is 0.1 always",
-    "speaker.listen.max_error_rate": "it is 0.3 always",
-    "speaker.listen.max_drift": "it is 0.1 always",
     **{f"speaker.losses.{name}": "speaker.losses.kept weighs both" for name in ("kept_semantic", "kept_flow")},
     "distill.losses": "its weights are 1.0 always",
     "distill.layers": "it is a quarter, half and three quarters of them always",
@@ -75,20 +76,12 @@ def _of_refining(name: str, get: Get) -> Any:
 
 # What is done now in the place of a removed key, or how that follows from keys that there are.
 NOW: dict[str, Any] = {
-    **{f"{training}.grad_clip": 1.0 for training in ("encoder.train", "encoder.refine", "speaker.train")},
+    **_ALWAYS,
     **{f"encoder.refine.{name}": partial(_at, f"encoder.train.{name}") for name in _AS_IN_TRAIN},
     **{f"encoder.refine.{name}": partial(_of_refining, name) for name in ("eval_every", "save_every", "sample_every")},
     "encoder.codes": {"temperature": 1.0, "margin": 0.5, "learn_temperature": False},
     **{f"encoder.losses.{name}": partial(_at, "encoder.losses.sound") for name in ("l1", "stft", "mel")},
     "encoder.losses.commitment": lambda get: 0.1 if get("encoder.losses.sound") else 0.0,
-    "encoder.losses.feature_matching": 1.0,
-    "encoder.losses.distillation": 1.0,
-    "encoder.pairs.augmented": 0.5,
-    "encoder.pairs.dispersed": 1.0,
-    **{f"{section}.heldout": 0.05 for section in _OF_PAIRS},
-    "speaker.hidden_dropout": 0.1,
-    "speaker.listen.max_error_rate": 0.3,
-    "speaker.listen.max_drift": 0.1,
     **{f"speaker.losses.{name}": partial(_at, "speaker.losses.kept") for name in ("kept_semantic", "kept_flow")},
     "distill.losses": dict.fromkeys(("hidden", "semantic", "flow", "kept_semantic", "kept_flow"), 1.0),
 }

@@ -117,7 +117,6 @@ class LoraSection(Section):
 
 class QuantiseSection(Section):
     bits: Literal[0, 4, 8] = 8
-    group_size: Literal[32, 64, 128] = 64
 
 
 class SpeakerLosses(Section):

@@ -48,7 +48,7 @@ def check_inputs(config: RunConfig) -> None:
             " or use task clone"
         )
     if "speaker" in config.stages:
-        _check_lora(config, release)
+        adaptation.check_lora(config, release)
         adaptation.starting_adapters(config, release)
         if config.task == "distill":
             load_distill_pairs(config, release)
@@ -68,18 +68,6 @@ def _check_sentences(config: RunConfig, release: Release) -> None:
             tokenizer.prompt(text, frames + 1, frames)
         except DataError as e:
             raise DataError(f"say: sentence {number} ({text[:40]!r}): {e}") from None
-
-
-def _check_lora(config: RunConfig, release: Release) -> None:
-    backbone, section = release.config.backbone, config.speaker
-    if section.lora.layers is not None and section.lora.layers > backbone.n_layers:
-        raise ConfigError(f"speaker.lora.layers: {section.lora.layers}; the model has {backbone.n_layers} layers")
-    widths = (backbone.dim, backbone.n_heads * backbone.head_dim, backbone.hidden_dim)
-    if section.quantise.bits and any(width % section.quantise.group_size for width in widths):
-        raise ConfigError(
-            f"speaker.quantise.group_size: {section.quantise.group_size} does not divide the widths of the model's"
-            f" linears ({', '.join(map(str, widths))}); choose a smaller group or bits: 0"
-        )
 
 
 def _check_bake(config: RunConfig, release: Release) -> None:

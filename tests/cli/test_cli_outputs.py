@@ -21,6 +21,7 @@ from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.settings.differences import config_differences
 from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.speaker import stage
 
 pytest_plugins = ["commands"]
 SHORT = ["--max-seconds", "0.4", "--quiet"]
@@ -107,11 +108,15 @@ def test_a_refused_start_leaves_the_way_free_and_the_prepared_data_in_use(config
     ("setting", "said"),
     [
         ("speaker.lora.layers=99", "2 layers"),
-        ("speaker.quantise.group_size=128", "group_size: 128 does not divide"),
+        ("speaker.quantise.bits=8", "quantise.bits: 128 weights share a scale, which do not fit"),
         ("speaker.reference_seconds=[100,200]", "longest clip"),
     ],
 )
-def test_mistakes_of_the_second_stage_are_found_before_the_first(config_file, tmp_path, capsys, setting, said):
+def test_mistakes_of_the_second_stage_are_found_before_the_first(
+    config_file, tmp_path, capsys, setting, said, monkeypatch
+):
+    if "bits" in setting:
+        monkeypatch.setattr(stage, "GROUP_SIZE", 128)  # the miniature is 64 wide
     argv = ["train", "--config", str(config_file("clone")), "--set", f"output={tmp_path / 'run'}", "--set", setting]
     assert voxclone([*argv, "--quiet"]) == 2
     assert said in capsys.readouterr().err

@@ -86,6 +86,7 @@ THE_SAME = {
         ({"kept_semantic": 1.0, "kept_flow": 1.0}, None),
         ({"kept": 0.1, "kept_flow": 1.0}, "kept_flow"),
     ],
+    "speaker.quantise": [({"group_size": 64}, None), ({"group_size": 32}, "group_size")],
     "distill": [({"heldout": 0.05, "losses": {"hidden": 1.0}}, None), ({"losses": {"hidden": 2.0}}, "losses")],
 }
 

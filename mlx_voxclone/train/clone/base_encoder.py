@@ -28,6 +28,7 @@ from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.settings.fields import AUTO
 from mlx_voxclone.train.encoder.stage import best_encoder, encoder_codec
 from mlx_voxclone.train.encoder.task import EncoderTask
+from mlx_voxclone.train.encoder.terms import code_constants
 from mlx_voxclone.train.judge.auto_pairs import SEED, AutomaticPairs
 from mlx_voxclone.train.loop.distributed import current
 from mlx_voxclone.train.saved.result import TrainResult
@@ -107,7 +108,7 @@ def base_entry(config: RunConfig, release: Release) -> Entry:
 
 def _made_from(config: RunConfig, release: Release) -> dict[str, Any]:
     pairs, section = AutomaticPairs.of(config, release), _base_section(config)
-    recipe = section.model_dump(mode="json", exclude=_NO_RECIPE)
+    recipe = section.model_dump(mode="json", exclude=_NO_RECIPE) | {"codes": code_constants()}
     return {"pairs": pairs.moved_from, "recipe": recipe, "precision": Compute.of(config).precision, "seed": SEED}
 
 

@@ -9,6 +9,7 @@ from mlx_voxclone.checkpoint.release import Release, file_sha256, load_model
 from mlx_voxclone.data.text_checks import check_said
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.widths import GROUP_SIZE
 from mlx_voxclone.pairs.data import PairData
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.distill.data import (
@@ -69,7 +70,8 @@ def train_distill(config: RunConfig, encoder: Path | None, run: Run) -> TrainRes
     )
     adapted = adapted_model(config, release, compute)
     of_encoder = {"encoder": None if encoder is None else file_sha256(encoder)}
-    identity = {**adapted.identity, **of_encoder, "quantised": section.quantise.model_dump()}
+    quantised = {"bits": section.quantise.bits, "group_size": GROUP_SIZE}
+    identity = {**adapted.identity, **of_encoder, "quantised": quantised}
     task = DistillTask(
         replace(adapted, identity=identity),
         items["train"],

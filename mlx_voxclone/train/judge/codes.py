@@ -98,7 +98,7 @@ def judged_codes(
     frames = round(config.speaker.reference_seconds[1] * release.config.codec.frame_rate)
     model = load_model(release, parts=["lm", "head", "codec"], dtype=Compute.of(config).dtype, encoder_file=encoder)
     if config.speaker.quantise.bits:
-        quantise_backbone(model, config.speaker.quantise.bits, config.speaker.quantise.group_size)
+        quantise_backbone(model, config.speaker.quantise.bits)
     tokenizer = SpeechTokenizer.of(release)
     judge = CodeJudge(model, tokenizer.prompt)
     prompts = {clip.id: voice_prompt(clip, data, codes, frames) for clip in clips}

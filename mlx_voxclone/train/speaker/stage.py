@@ -17,6 +17,7 @@ from mlx_voxclone.data.clips import Clip, PreparedData
 from mlx_voxclone.data.text_checks import is_sayable
 from mlx_voxclone.errors import ConfigError, DataError
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.model.widths import GROUP_SIZE
 from mlx_voxclone.settings.config import RunConfig
 from mlx_voxclone.train.judge.recovered import Recovered
 from mlx_voxclone.train.saved.result import TrainResult
@@ -29,6 +30,19 @@ from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.stages.stage import run_trainer, train_settings
 
 ANYONES = 8  # clips of other speakers, for a speaker with one clip only
+
+
+def check_lora(config: RunConfig, release: Release) -> None:
+    """Raise ConfigError for layers that the model has not, or widths that cannot be quantised."""
+    backbone, section = release.config.backbone, config.speaker
+    if section.lora.layers is not None and section.lora.layers > backbone.n_layers:
+        raise ConfigError(f"speaker.lora.layers: {section.lora.layers}; the model has {backbone.n_layers} layers")
+    widths = (backbone.dim, backbone.n_heads * backbone.head_dim, backbone.hidden_dim)
+    if section.quantise.bits and any(width % GROUP_SIZE for width in widths):
+        raise ConfigError(
+            f"speaker.quantise.bits: {GROUP_SIZE} weights share a scale, which do not fit the widths of the model's"
+            f" linears ({', '.join(map(str, widths))}); set it to 0"
+        )
 
 
 def references(clip: Clip, data: PreparedData, anyone: bool = False) -> list[Clip]:
@@ -80,7 +94,7 @@ def lora_model(release: Release, config: RunConfig, compute: Compute) -> Voxtral
             mx.eval(array)
             mx.clear_cache()
     if section.quantise.bits:
-        quantise_backbone(model, section.quantise.bits, section.quantise.group_size)
+        quantise_backbone(model, section.quantise.bits)
     model.recompute = section.recompute
     lora = section.lora
     add_lora(

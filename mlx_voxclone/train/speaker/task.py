@@ -19,6 +19,7 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.losses import flow_matching_loss, flow_matching_targets, semantic_cross_entropy
 from mlx_voxclone.model.codes import lm_frames, with_end
 from mlx_voxclone.model.quantizer import levels_to_values
+from mlx_voxclone.model.widths import GROUP_SIZE
 from mlx_voxclone.pairs.data import HELDOUT_TEXTS
 from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.loop.heldout import spread
@@ -319,6 +320,7 @@ class SpeakerTask:
         )
         kept = section["losses"].pop("kept")
         section["losses"] |= dict.fromkeys(KEPT_TERMS, kept)
+        section["quantise"]["group_size"] = GROUP_SIZE
         section["preserve"]["heldout"], section["hidden_dropout"] = HELDOUT_TEXTS, self.hidden_dropout
         clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
