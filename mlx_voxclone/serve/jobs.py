@@ -82,7 +82,7 @@ class Job:
 
     Attributes:
         codes: of all that was said, `[37, T]` each: one utterance, or one per chunk and try.
-        tokens: of the text, once it has begun.
+        tokens: of the text, once it is prepared.
         over: all of it has been said.
     """
 
@@ -98,10 +98,23 @@ class Job:
     ) -> None:
         self.listener, self.adapters = listener, adapters
         self._text, self._rows, self._seed, self._language = text, rows, seed, language
+        self._chunks: list[Chunk] = []
         self._speech: _Short | _Long | None = None
         self.codes: list[np.ndarray] = []
         self.tokens = 0
         self.over = False
+
+    def prepare(self, speaker: Speaker) -> None:
+        """Split the text and count its tokens: what needs no model, so any thread may do it beforehand.
+
+        Raises:
+            DataError: nothing to say.
+        """
+        if is_long(self._text):
+            self._chunks = split_text(self._text, self._language, form=form_of(self._language))
+        else:
+            self._chunks = [Chunk(as_said(self._text, self._language), 0.0)]
+        self.tokens = sum(len(speaker.tokenizer.encode(one.text)) for one in self._chunks)
 
     def begin(self, speaker: Speaker) -> Sequence[Utterance]:
         """What is to be generated first.
@@ -109,15 +122,14 @@ class Job:
         Raises:
             DataError: nothing to say, or no room for it beside the voice. Whatever `rows` raises.
         """
-        text = as_said(self._text, self._language)
-        chunks = split_text(self._text, self._language, form=form_of(self._language)) if is_long(self._text) else None
+        if not self._chunks:
+            self.prepare(speaker)
         rows = self._rows()
-        self.tokens = sum(len(speaker.tokenizer.encode(one.text)) for one in chunks or [Chunk(text, 0.0)])
-        if chunks is None:
-            self._speech = _Short(self, speaker, text, rows, self._seed)
-        else:
-            narration = Narration(speaker, chunks, rows, seed=self._seed)
+        if is_long(self._text):
+            narration = Narration(speaker, self._chunks, rows, seed=self._seed)
             self._speech = _Long(self, narration, speaker.model.config.codec.n_codebooks)
+        else:
+            self._speech = _Short(self, speaker, self._chunks[0].text, rows, self._seed)
         return self._speech.begin()
 
     def frame(self, utterance: Utterance, codes: np.ndarray) -> None:

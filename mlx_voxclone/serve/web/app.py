@@ -94,6 +94,7 @@ class _Speech:
         )
         encoder = Encoder(asked.response_format, whole=asked.whole)
         try:
+            await asyncio.to_thread(job.prepare, engine.speaker)  # a long text takes a while
             engine.submit(job)
         except Exception as error:
             return as_api_error(error).response()
