@@ -14,6 +14,7 @@ import numpy as np
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.plain import open_plain
+from mlx_voxclone.speech.blocks import blocks
 from mlx_voxclone.speech.chunks import LONGEST, Chunk, size
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
@@ -80,8 +81,8 @@ def text_in(file: BinaryIO, name: str) -> str:
 
 
 def is_long(text: str) -> bool:
-    """Whether a text is spoken in chunks."""
-    return size(" ".join(text.split())) > LONGEST
+    """Whether a text is spoken in chunks: because of its length, or because it has pauses between its lines."""
+    return size(" ".join(text.split())) > LONGEST or len(blocks(text)) > 1
 
 
 def identity(speaker: Speaker, chunks: Sequence[Chunk], rows: mx.array, **settings: Any) -> dict[str, str]:

@@ -153,6 +153,11 @@ def test_mistakes_are_one_line(argv, tmp_path, capsys, monkeypatch, more, messag
     assert captured.err.count("\n") == 1
 
 
+def test_a_short_poem_has_its_pauses(argv, tmp_path, capsys):
+    said(*argv, "--text", "Papa mino,\nLesu tara", "--output", tmp_path / "a.wav")
+    assert "2 chunks" in capsys.readouterr().err
+
+
 def test_a_list_into_a_directory(argv, tmp_path, capsys):
     lines = tmp_path / "lines.jsonl"
     lines.write_text('{"text": "papa mino"}\n{"text": "lesu tara", "voice": "casual_female", "file": "a/b.wav"}\n')

@@ -31,8 +31,8 @@ _DESCRIPTION = """Speak a text with a voice of the checkpoint, or with the voice
 
 To play it while it is generated: voxclone say ... --output - | ffplay -autoexit -nodisp -
 
-A text of more than a few sentences is split at sentences and spoken in batches. Its WAV grows chunk by chunk as
-OUT.partial.wav; after an interruption the same command with --resume goes on.
+A text of more than a few sentences or of several paragraphs is split and spoken in batches. Its WAV grows chunk by
+chunk as OUT.partial.wav; after an interruption the same command with --resume goes on.
 
 --lines speaks a list into a directory, a WAV for each line: objects with "text", and with "voice", "seed", "file",
 "language" where a line has its own.
