@@ -143,6 +143,20 @@ MISTAKES = {
     "checkpoint/reader.py": [
         ("if start != size:", "if False:", "test_reader.py::test_a_lying_header_is_refused_in_one_line"),
     ],
+    "checkpoint/quantised.py": [
+        ("    if found is None or found[2] not in _THEIRS:", "    if True:",
+         "test_speaking_quantised.py::test_names_go_there_and_back"),
+        ("value.dtype == mx.bfloat16 and is_codec_linear(name)", "False",
+         "test_speaking_quantised.py::test_the_codec_gives_the_same_samples_with_linears_in_half_the_memory"),
+    ],
+    "bake/quantise.py": [
+        ("if self._folding is not None and weight in self._folding.weights:", "if False:",
+         "test_bake_quantised.py::test_adapters_are_folded_in_before"),
+    ],
+    "doctor/speaking.py": [
+        ('return 1 if ".llm_projection." in name or', "return 1 if",
+         "test_speaking_forecast.py::test_a_frame_reads_what_is_said"),
+    ],
     "speech/pieces.py": [
         ("first = max(0, self._decoded - self._codec.left_context)", "first = self._decoded",
          "test_stream.py::test_pieces_join_to_what_say_gives"),
