@@ -19,6 +19,7 @@ MAY_BE_NULL = {
         "data.path",
         "data.speaker",
         "data.language",
+        "data.whisper_model",
         "data.cache",
         "encoder.weights",
         "encoder.stft_sizes",
