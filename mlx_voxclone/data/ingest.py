@@ -223,8 +223,8 @@ def _pieces(
     if transcribed and whole.seconds > MAX_TRANSCRIBED_SECONDS:
         raise AudioError(
             TOO_LONG,
-            f"{path}: {whole.seconds:.0f} s of transcribed speech; over {MAX_TRANSCRIBED_SECONDS:.0f} s, a Whisper has"
-            " to hear where text and audio are cut: name one with --whisper-model (data.whisper_model)",
+            f"{path}: {whole.seconds:.0f} s of transcribed speech; over {MAX_TRANSCRIBED_SECONDS:.0f} s, text and audio"
+            " are cut together by means of a Whisper: name one with --whisper-model (data.whisper_model)",
         )
     if transcribed or whole.seconds <= options.max_seconds:
         pieces = [whole]

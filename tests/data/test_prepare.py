@@ -200,7 +200,7 @@ def test_every_bad_recording_is_reported_with_its_reason_and_the_rest_is_kept(ba
         assert name in line["detail"]
         assert "\n" not in line["detail"]
     assert "no speech above 4 kHz to learn from" in found["telephone.wav"]["detail"]
-    assert "not cut automatically" in found["long.wav"]["detail"]
+    assert "name one with --whisper-model" in found["long.wav"]["detail"]
     assert {c.id for c in PreparedData.load(tmp_path / "out").clips} == {"good", "fine"}
     assert len(files(tmp_path / "out" / "clips")) == 2
 

@@ -20,6 +20,7 @@ MAY_BE_NULL = {
         "data.speaker",
         "data.language",
         "data.recogniser",
+        "data.whisper_model",
         "data.cache",
         "encoder.weights",
         "encoder.stft_sizes",

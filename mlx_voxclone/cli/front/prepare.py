@@ -84,7 +84,7 @@ def _options(parser: Parser) -> None:
     text.add_argument(
         "--check-texts",
         action="store_true",
-        help="compare the texts with what a Whisper hears, list the worst, leave out what differs by more than a third",
+        help="compare texts with what a Whisper recognises; list the worst, leave out what differs by over a third",
     )
     add_shared(
         text,
