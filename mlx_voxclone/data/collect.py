@@ -104,6 +104,9 @@ class Collector:
                 plan, pieces = outcome
                 self.seconds_read += plan.seconds
                 self._remark(entry.audio, plan)
+                if plan.quality is not None:
+                    self._heard.add(self._relative(entry.audio), plan.quality)
+                    self.qualities.append(as_json(self._relative(entry.audio), plan.quality))
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
         for entry, name in long:
@@ -187,9 +190,6 @@ class Collector:
                 clip["source"] = listed.get(files[clip["id"]], alike)
 
     def _remark(self, path: Path, plan: Plan) -> None:
-        if plan.quality is not None:
-            self._heard.add(self._relative(path), plan.quality)
-            self.qualities.append(as_json(self._relative(path), plan.quality))
         for key in plan.notes:
             self._remarks.setdefault(key, []).append(self._relative(path))
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.settings.fields import (
     AUTO,
     AutoFile,
@@ -40,9 +41,10 @@ LOWEST_RATE = 1000  # Hz; below, a frame of 10 ms has too few samples to have a 
 
 
 def _recogniser(value: str) -> str:
-    if not value.startswith("mlx-audio:") or not value.removeprefix("mlx-audio:").strip():
+    library, _, model = value.partition(":")
+    if library != "mlx-audio" or not model.strip():
         raise ValueError(f"mlx-audio:ID is expected, ID a directory or a hub id; got {value!r:.80}")
-    return value
+    return f"{library}:{expanded(model)}"
 
 
 class PrepareSection(Section):

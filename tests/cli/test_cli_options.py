@@ -36,6 +36,7 @@ MEANINGS = {
     "--seed": ("same seed, same result on the same device", {"N"}),
     "--set": ("any key of the configuration", {"A.B=VALUE"}),
     "--text": ("the words", {"TEXT"}),
+    "--numbers-in-words": ("numbers, dates, amounts and units in words of the language (extra numbers)", {None}),
     "--transcribe": ("transcribe with mlx-whisper", {None}),
     "--verbose": ("print a line for every tensor", {None}),
     "--voice": ("a voice", {"NAME_OR_FILE", "NAME=SOURCE"}),  # to speak with; to add under a name

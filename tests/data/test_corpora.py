@@ -280,9 +280,9 @@ def test_librispeech_becomes_clips_with_its_own_split(tmp_path):
     data = PreparedData.load(tmp_path / "out")
     assert {c.id for c in data.heldout} == {"84-84-121-0000", "84-84-121-0001"}
     assert [(c.id, c.text, c.speaker, c.language) for c in data.train] == [
-        ("19-19-198-0000", "Mister I'm he and I", "19", "en"),
-        ("19-19-198-0001", "Well", "19", "en"),
-        ("26-26-495-0000", "Good day", "26", "en"),
+        ("19-19-198-0000", "Mister I'm he and I.", "19", "en"),
+        ("19-19-198-0001", "Well.", "19", "en"),
+        ("26-26-495-0000", "Good day.", "26", "en"),
     ]
     assert data.train[0].source == "train-clean-100/19/198/19-198-0000.flac"
     missing = rejections(tmp_path / "out")["train-clean-100/19/198/19-198-0009.flac"]

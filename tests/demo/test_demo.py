@@ -69,7 +69,7 @@ def clip(tmp_path):
 
 def test_speaks_with_the_one_model(before):
     sounds, line = Studio(before).speak("Hello", "casual_male", None, False, 3)
-    expected = before.say("Hello", "casual_male", seed=3, max_seconds=studio_module.MAX_SECONDS)
+    expected = before.say("Hello.", "casual_male", seed=3, max_seconds=studio_module.MAX_SECONDS)
     assert len(sounds) == 1
     np.testing.assert_array_equal(sounds[0], expected.samples)
     assert "casual_male, seed 3" in line
@@ -80,10 +80,10 @@ def test_both_models_get_the_same_rows(before, after, clip):
     studio = Studio(before, after)
     sounds, line = studio.speak("Hello", "casual_male", None, False, 0)
     np.testing.assert_array_equal(
-        sounds[1], after.say("Hello", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+        sounds[1], after.say("Hello.", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
     )
     assert not np.array_equal(
-        sounds[0], before.say("Hello", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+        sounds[0], before.say("Hello.", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
     )
     assert line.startswith("before: ")
     assert "; after: " in line

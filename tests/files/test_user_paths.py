@@ -14,7 +14,23 @@ from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
 
-NO_PATHS = {"KEY", "N", "X", "S", "F", "HZ", "SIZE", "A.B=VALUE", "A,B", "NAME", "CODE", "TEXT", "OWNER/NAME", None}
+NO_PATHS = {
+    "KEY",
+    "N",
+    "X",
+    "S",
+    "F",
+    "HZ",
+    "SIZE",
+    "A.B=VALUE",
+    "A,B",
+    "NAME",
+    "CODE",
+    "TEXT",
+    "OWNER/NAME",
+    "mlx-audio:ID",
+    None,
+}
 
 
 @pytest.fixture(autouse=True)

@@ -167,7 +167,7 @@ def signal_to_noise(levels: np.ndarray, mask: np.ndarray) -> float:
     """
     if not mask.any():
         return 0.0
-    near = np.convolve(mask, np.ones(2 * _PAUSE_MARGIN + 1), "same") > 0
+    near = np.convolve(mask, np.ones(2 * _PAUSE_MARGIN + 1))[_PAUSE_MARGIN : _PAUSE_MARGIN + len(mask)] > 0
     pauses = levels[~near]
     noise = float(np.percentile(pauses, 25) if len(pauses) >= _FEWEST_PAUSES else np.percentile(levels, 3))
     speech = 10 ** (speech_level(levels, mask) / 10) - 10 ** (noise / 10)

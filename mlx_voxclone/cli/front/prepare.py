@@ -53,7 +53,7 @@ def _options(parser: Parser) -> None:
         "--speech-detector",
         choices=("auto", "levels", "silero"),
         default=default.speech_detector,
-        help="what tells speech from silence; auto: Silero VAD (extra vad) for noisy recordings, where installed",
+        help="how speech is told from silence; auto: Silero VAD (extra vad) for noisy recordings, where installed",
     )
     add_shared(length, "--normalise")
     refuse = parser.add_argument_group("what is refused")

@@ -18,14 +18,14 @@ class Heard:
 
     def __init__(self) -> None:
         self._figures = array("f")
-        self._worst: list[tuple[float, str, Quality]] = []
+        self._worst: list[tuple[float, int, str, Quality]] = []  # the number keeps equal ones apart
 
     def add(self, name: str, quality: Quality) -> None:
         """One more recording, by the name to show."""
         room = np.nan if quality.reverberation is None else quality.reverberation
         self._figures.extend((quality.snr, quality.bandwidth, room, quality.clipped, quality.sample_rate))
         if quality.faults >= _FAULTY:
-            heapq.heappush(self._worst, (quality.faults, name, quality))
+            heapq.heappush(self._worst, (quality.faults, len(self._figures), name, quality))
             if len(self._worst) > _WORST:
                 heapq.heappop(self._worst)
 
@@ -41,8 +41,8 @@ class Heard:
         count = len(figures)
         lines = [f"your recording{'s' * (count > 1)}: {whole.line()}"]
         if count > 1 and self._worst:
-            named = sorted(self._worst, key=lambda one: (-one[0], one[1]))
-            lines.append("the worst: " + "; ".join(f"{name} ({quality.line()})" for _, name, quality in named))
+            named = sorted(self._worst, key=lambda one: (-one[0], one[2]))
+            lines.append("the worst: " + "; ".join(f"{name} ({quality.line()})" for _, _, name, quality in named))
         return lines
 
 

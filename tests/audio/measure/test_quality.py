@@ -76,7 +76,9 @@ def test_blocks_and_gain_change_nothing(speech):
     assert abs(louder.bandwidth - whole.bandwidth) <= 250
 
 
-@pytest.mark.parametrize("samples", [np.zeros(0), np.zeros(100), np.zeros(RATE), np.ones(RATE) * 0.5])
+@pytest.mark.parametrize(
+    "samples", [np.zeros(0), np.zeros(100), np.zeros(RATE), np.ones(RATE) * 0.5, np.sin(np.arange(RATE // 7))]
+)
 def test_what_is_no_speech_has_figures_too(samples):
     found = measured(samples)
     assert np.isfinite([found.snr, found.bandwidth]).all()

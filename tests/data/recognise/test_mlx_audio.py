@@ -182,6 +182,12 @@ def test_failures_are_one_line(recording, stand_in, tmp_path, monkeypatch):
         PrepareOptions(recogniser="whisperx:large")
 
 
+def test_a_home_directory_is_one(monkeypatch):
+    monkeypatch.setenv("HOME", "/somebody")
+    assert PrepareOptions(recogniser="mlx-audio:~/voxtral").recogniser == "mlx-audio:/somebody/voxtral"
+    assert PrepareOptions(recogniser="mlx-audio:owner/name").recogniser == "mlx-audio:owner/name"
+
+
 @needs_mlx_audio
 def test_what_is_no_recogniser_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")

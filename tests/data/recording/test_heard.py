@@ -27,6 +27,13 @@ def test_medians_and_the_worst():
     assert "good" not in worst
 
 
+def test_one_listed_twice():
+    heard = Heard()
+    for _ in range(5):
+        heard.add("a.wav", NOISY)
+    assert heard.lines()[1].count("a.wav") == 3
+
+
 def test_one_recording():
     heard = Heard()
     heard.add("a.wav", NOISY)

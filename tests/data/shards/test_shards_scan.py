@@ -81,7 +81,7 @@ def test_shards_are_indexed_where_they_lie(tars, tmp_path):
         start = round(clip.start * 24_000)
         np.testing.assert_allclose(clip.read(), WAVES[k][start : start + clip.samples], atol=2**-15)
         assert clip.seconds > len(WAVES[k]) / 24_000 - 0.6  # no more than silence is cut
-        assert (clip.text, clip.speaker, clip.language) == (f"text {k}", str(k % 2), "de")
+        assert (clip.text, clip.speaker, clip.language) == (f"text {k}.", str(k % 2), "de")
     assert {p.name for p in (tmp_path / "i").iterdir()} == {
         *("index.jsonl", "heldout-00000.tar", "rejected.jsonl", "summary.json")
     }
@@ -188,7 +188,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(tmp_path):
     assert report.rejected == {"low-rate": 1, "silent": 1, "truncated": 1, "unreadable": 1}
     lines = [json.loads(line) for line in (tmp_path / "i" / "rejected.jsonl").read_text().splitlines()]
     assert {line["audio"] for line in lines} == {"silent.flac", "text.wav", "cut.flac", "low.wav"}
-    assert [clip.text for clip in ShardData(tmp_path / "i").train] == [None, "said so"]
+    assert [clip.text for clip in ShardData(tmp_path / "i").train] == [None, "said so."]
     write_tar(tmp_path / "n" / "a.tar", {"silent.flac": content["silent.flac"]})
     with pytest.raises(DataError, match="no usable recording .1 silent.; the first: silent.flac: silence"):
         prepare(tmp_path / "n", tmp_path / "x")
