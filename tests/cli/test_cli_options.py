@@ -22,13 +22,13 @@ MEANINGS = {
     "--encoder": ("codec encoder: a .safetensors file or hf://OWNER/NAME", {"FILE"}),
     "--float32": ("write floats, unclipped, instead of 16-bit PCM", {None}),
     "--group-size": ("inputs that share a scale when quantised: 32, 64 or 128", {"N"}),
-    "--json": ("print everything as JSON", {None}),
     "--language": ("language code, such as en or fr", {"CODE"}),
     "--lr": ("peak learning rate", {"X"}),
     "--max-seconds": ("longest duration (seconds)", {"S"}),
     "--max-steps": ("most optimiser steps", {"N"}),
     "--model": ("Voxtral checkpoint: a directory or a Hub id", {"DIR_OR_ID"}),
     "--normalise": ("bring speech to -23 dBFS first", {None}),
+    "--only": ("some of ", {"A,B"}),
     "--output": ("", {"DIR", "OUT.wav", "X.safetensors", "FILE"}),  # by the kind of result, below
     "--quiet": ("print only errors and the result", {None}),
     "--ref-audio": ("a recording of the voice, 1 to 60 s; repeat", {"WAV"}),
@@ -49,7 +49,11 @@ OUTPUTS = {
     "X.safetensors": "file to write",
     "FILE": "JSON file to write",
 }
-READ_AND_WRITTEN = {"--recordings": {"pairs": "SOURCE", "micro": "DIR"}}
+# Of a self-check the table is what is read, and the file what is sent on.
+READ_AND_WRITTEN = {
+    "--recordings": {"pairs": "SOURCE", "micro": "DIR"},
+    "--json": {"doctor": None, "diff": None, "selfcheck": "FILE"},
+}
 
 
 def options_of(parser: argparse.ArgumentParser):
