@@ -15,6 +15,7 @@ from mlx_voxclone.files.paths import expanded, expanded_part
 from mlx_voxclone.settings.config import RunConfig, load_run_config, parse_set, schema_keys
 
 NO_PATHS = {
+    "mlx-audio:ID",  # expanded behind the colon: tests/data/recognise
     "KEY",
     "N",
     "X",
@@ -28,7 +29,6 @@ NO_PATHS = {
     "CODE",
     "TEXT",
     "OWNER/NAME",
-    "mlx-audio:ID",
     None,
 }
 
