@@ -25,7 +25,20 @@ from mlx_voxclone.process.limits import describe_link_loop, describe_memory_erro
 EXIT_BAD_INPUT, EXIT_BROKEN_PIPE = 2, 141
 # Metavars of options that take a path, or a path or a hub id; and of those that join one with a name or a weight.
 PATHS = frozenset(
-    {"DIR", "FILE", "WAV", "AUDIO", "OUT.wav", "X.safetensors", "JSON", "C", "SOURCE", "DIR_OR_ID", "NAME_OR_FILE"}
+    {
+        "DIR",
+        "FILE",
+        "WAV",
+        "AUDIO",
+        "OUT.wav",
+        "OUT.srt",
+        "X.safetensors",
+        "JSON",
+        "C",
+        "SOURCE",
+        "DIR_OR_ID",
+        "NAME_OR_FILE",
+    }
     | {"MODEL", "BASE", "OTHER", "VOICE", "BEFORE", "AFTER", "FILE_OR_NAME"}
 )
 NAMED_PATHS = frozenset({"DIR[=WEIGHT]", "NAME=SOURCE"})
