@@ -228,9 +228,9 @@ def test_the_velocity_is_read_off_the_first_of_three_tokens(model):
     last = head.layers[-1]
 
     class Whole:
-        def __call__(self, x, asked):
+        def __call__(self, x, queries):
             seen.append(x.shape)
-            return last(x)[:, asked]
+            return last(x)[:, queries]
 
     found = head.velocity(x_t, t, hidden)
     head.layers = [*head.layers[:-1], Whole()]
