@@ -207,7 +207,7 @@ def _explained(entry: Entry, pairs: Sequence[Path]) -> Iterator[None]:
         gone = [path for path in (*pairs, entry.path) if not path.is_dir()]
         if gone:
             raise CheckpointError(
-                f"{gone[0]}: was deleted while the base encoder was being trained; run the same command again"
+                f"{gone[0]}: was deleted while the base encoder was being trained; run again to make it again"
             ) from e
         raise
 
