@@ -28,7 +28,7 @@ from mlx_voxclone.settings.fields import (
     unique,
 )
 from mlx_voxclone.settings.findings import describe
-from mlx_voxclone.settings.removed import REMOVED, removed, says_otherwise, without_removed
+from mlx_voxclone.settings.removed import REMOVED, removed, says_otherwise, take_over, without_removed
 from mlx_voxclone.settings.schema import BakeSection, DataSection, DistillSection, JudgeSection, SpeakerSection
 
 COMMAND_LINE, CALL = "command line", "override"  # who sets a key that no file sets
@@ -188,6 +188,7 @@ def load_run_config(
         given = _shortened_warmups(content, given, max_steps) | given
     for key, value in given.items():
         _override(content, sources, key, value, given_by)
+    take_over(content)
     _refuse_removed(content, sources)
     content = without_removed(content)
     _refuse_unknown(content, sources)

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.yaml_files import parse_yaml
 from mlx_voxclone.settings.config import RunConfig, removed_keys
-from mlx_voxclone.settings.removed import without_removed
+from mlx_voxclone.settings.removed import take_over, without_removed
 from mlx_voxclone.settings.training import FREE_ON_RESUME, LENGTHS
 
 CONFIG_FILE = "config.yaml"
@@ -35,6 +35,7 @@ def config_differences(saved: str, config: RunConfig, open_stages: Collection[st
     """
     sections = (*_SECTIONS, *(f"{stage}." for stage in open_stages))
     content = parse_yaml(saved, lambda line: "config.yaml of the run") or {}
+    take_over(content)
     if gone := removed_keys(content):
         return [f"keys that were removed, remove their lines from its config.yaml: {', '.join(gone)}"]
     old, new = flat(without_removed(content)), flat(config.model_dump(mode="json"))

@@ -86,6 +86,23 @@ NOW: dict[str, Any] = {
     "distill.losses": dict.fromkeys(("hidden", "semantic", "flow", "kept_semantic", "kept_flow"), 1.0),
 }
 
+# Section, key, and the keys there in whose place it stands.
+_SUCCESSORS = (
+    ("encoder.losses", "sound", ("l1", "stft", "mel")),
+    ("speaker.losses", "kept", ("kept_semantic", "kept_flow")),
+)
+
+
+def take_over(content: dict[str, Any]) -> None:
+    """Give a key of a configuration (nested) that stands in the place of several the value that all of these have."""
+    for section, new, former in _SUCCESSORS:
+        place: Any = content
+        for part in section.split("."):
+            place = place.get(part) if isinstance(place, dict) else None
+        if isinstance(place, dict) and new not in place and set(former) <= place.keys():
+            values = [place[name] for name in former]
+            place |= {new: values[0]} if values == [values[0]] * len(former) else {}
+
 
 def removed_settings(names: Iterable[str]) -> list[str]:
     """Those of the names that were settings of the trainer once."""

@@ -111,6 +111,29 @@ def test_a_removed_key_that_says_what_is_done_anyway_changes_nothing(section, ke
     assert config_differences(yaml.safe_dump(saved), config) == []
 
 
+@pytest.mark.parametrize("weight", [3.0, 1.0])
+def test_several_keys_of_one_value_are_the_one_in_their_place(weight, tmp_path):
+    """A run of an earlier version, which names them all, goes on; with other values it does not."""
+    path = tmp_path / "run.yaml"
+    path.write_text("task: clone\n")
+    config = load_run_config(path, {"encoder.losses.sound": weight, "speaker.losses.kept": weight})
+    saved = yaml.safe_load(config.dump())
+    for section, new, former in (
+        ("encoder", "sound", ("l1", "stft", "mel")),
+        ("speaker", "kept", ("kept_semantic", "kept_flow")),
+    ):
+        del saved[section]["losses"][new]
+        saved[section]["losses"] |= dict.fromkeys(former, weight)
+    assert config_differences(yaml.safe_dump(saved), config) == []
+    path.write_text(yaml.safe_dump(saved))
+    assert load_run_config(path).dump() == config.dump()
+    path.write_text("task: clone\n")
+    other = load_run_config(path, {"encoder.losses.sound": weight, "speaker.losses.kept": 0.5})
+    assert config_differences(yaml.safe_dump(saved), other) == [f"speaker.losses.kept: {weight} -> 0.5"]
+    saved["encoder"]["losses"]["mel"] = 2.0
+    assert "encoder.losses.mel" in config_differences(yaml.safe_dump(saved), config)[0]
+
+
 def test_what_is_done_in_place_of_a_removed_key_is_told_of_removed_keys_alone():
     assert set(NOW) <= set(REMOVED)
 
