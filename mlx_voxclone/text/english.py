@@ -10,7 +10,7 @@ _TENS = [
     "-", "-", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety",
 ]  # fmt: skip
 _SCALES = ("", " thousand", " million", " billion", " trillion", " quadrillion")
-_MOST = 1000 ** len(_SCALES)
+_MOST_DIGITS = 3 * len(_SCALES)
 _FEWEST = 1_000_000  # numbers without a currency; below, the model reads digits well
 _MONEY = {  # one, many, a hundredth, hundredths
     "$": ("dollar", "dollars", "cent", "cents"),
@@ -53,8 +53,9 @@ def with_amounts(line: str) -> str:
         nonlocal seen
         number = (match["amount"] or match["whole"]).replace(",", "")
         seen += match["symbol"] is not None
-        if int(number) >= _MOST:
+        if len(number.lstrip("0")) > _MOST_DIGITS:
             return match[0]
+        number = number.lstrip("0") or "0"  # however many: Python limits the digits that it reads
         if match["symbol"]:
             return _money(match["symbol"], int(number), match["part"], brief=all_dollars and seen > 1)
         if "," not in match["whole"] or int(number) < _FEWEST:

@@ -3,21 +3,22 @@
 import re
 from html import unescape
 
+# Lengths are bounded, and blanks at the start of a line end with it: no text takes longer than its length.
 _FENCES = re.compile(r"```[\s\S]*?```|~~~[\s\S]*?~~~")
-_NUMBERED = re.compile(r"^\s*\d{1,4}[.)]\s+", re.MULTILINE)
+_NUMBERED = re.compile(r"^[^\S\n]*\d{1,4}[.)]\s+", re.MULTILINE)
 _AFTER_FENCES = [
     (re.compile(r"(?i)<br\s*/?>"), " "),
-    (re.compile(r"!\[([^\]]*)\]\(([^)]*)\)"), lambda match: match[1].strip() or "image"),
-    (re.compile(r"\[([^\]]+)\]\(([^)]*)\)"), r"\1"),
-    (re.compile(r"<https?://[^>]+>"), "link"),
+    (re.compile(r"!\[([^\]]{0,300})\]\(([^)]{0,2000})\)"), lambda match: match[1].strip() or "image"),
+    (re.compile(r"\[([^\]]{1,300})\]\(([^)]{0,2000})\)"), r"\1"),
+    (re.compile(r"<https?://[^>]{1,2000}>"), "link"),
     (re.compile(r"https?://\S+"), "link"),
     (re.compile(r"`([^`]+)`"), r"\1"),
-    (re.compile(r"^\s{0,3}#{1,6}\s*", re.MULTILINE), ""),
-    (re.compile(r"^\s*[-*+]\s+", re.MULTILINE), ""),
+    (re.compile(r"^[^\S\n]{0,3}#{1,6}[^\S\n]*", re.MULTILINE), ""),
+    (re.compile(r"^[^\S\n]*[-*+]\s+", re.MULTILINE), ""),
 ]
 _LAST = [
-    (re.compile(r"^\s{0,3}>\s?", re.MULTILINE), ""),
-    (re.compile(r"</?[a-zA-Z][^>]*>"), " "),
+    (re.compile(r"^[^\S\n]{0,3}>[^\S\n]?", re.MULTILINE), ""),
+    (re.compile(r"</?[a-zA-Z][^>]{0,2000}>"), " "),
 ]
 _FEWEST_NUMBERED = 2  # lines; a single one may begin with a year or a date: "3. Oktober"
 

@@ -146,9 +146,8 @@ class Numbers:
         size = number.lstrip("-\u2212")
         digits = re.sub(self._group, "", size).replace(self._decimal, ".")
         whole, _, part = digits.partition(".")
-        if len(whole) > (_MOST_DIGITS if re.search(self._group, size) else _UNGROUPED) or (
-            len(whole) > 1 and whole[0] == "0"
-        ):
+        most = _MOST_DIGITS if re.search(self._group, size) else _UNGROUPED
+        if len(part) > _MOST_DIGITS or len(whole) > most or (len(whole) > 1 and whole[0] == "0"):
             return None
         if part and self.language == "ar":  # num2words puts a sign in the place of the point
             return None

@@ -214,7 +214,7 @@ def test_by_mlx_whisper_itself(encode, clip, tmp_path):
     whisper = write_whisper(tmp_path / "whisper")
     given, _, _ = encode(clip, "--text", SENTENCE, name="given.safetensors")
     found, metadata, said = encode(clip, "--transcribe", "--whisper-model", whisper)
-    assert metadata["text"] == SENTENCE
+    assert metadata["text"] == f"{SENTENCE}."
     assert f"transcribed ({LANGUAGE}): {SENTENCE}" in said
     np.testing.assert_array_equal(found["codes"], given["codes"])
     np.testing.assert_array_equal(found["confidence"], given["confidence"])

@@ -38,6 +38,7 @@ def test_in_words(language, text, wanted):
 def test_what_is_no_plain_number_stays(text):
     for language in ("de", "en", "fr"):
         assert numbers_of(language).in_words(text) == text
+    assert numbers_of("en").in_words("1." + "1" * 9999) == "1." + "1" * 9999
 
 
 def test_before_the_servers_form():

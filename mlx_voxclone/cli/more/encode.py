@@ -12,6 +12,7 @@ from mlx_voxclone.cli.options import add_shared, encoder_path
 from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.files.texts import spoken
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.text.forms import as_learnt
 
 ENCODER, OPTIMISE = "encoder", "optimise"
 
@@ -80,7 +81,10 @@ def _check(parser: Parser, options: argparse.Namespace) -> None:
     if options.text is not None and not options.text.strip():
         parser.error("--text is empty; give the words of the recording, or leave it out")
     if options.text is not None:
-        options.text = spoken(options.text, "--text")
+        spoken(options.text, "--text")
+        options.text = as_learnt(options.text, options.language)
+        if options.text is None:
+            parser.error("--text has no letter and no digit; give the words of the recording, or leave it out")
     given = {"--max-steps": options.max_steps, "--lr": options.lr, "--patience": options.patience}
     for name, value in given.items():
         if value is None:
@@ -164,7 +168,7 @@ def _transcribe(wave, options: argparse.Namespace) -> dict[str, str]:
             " out --transcribe"
         )
     message(f"transcribed ({language}): {text}")
-    options.text = text
+    options.text = as_learnt(text, language)
     return {"transcribed_by": model}
 
 
