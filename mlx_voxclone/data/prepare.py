@@ -37,6 +37,7 @@ from mlx_voxclone.whisper.reader import check_english
 __all__ = ["PrepareOptions", "PrepareReport", "is_prepared", "prepare"]
 REJECTED, TEXTS = "rejected.jsonl", "texts.jsonl"
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
+_OF_PARTS = frozenset(("not-in-text", "text-differs"))  # reasons that may be of a part of a recording alone
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -81,7 +82,8 @@ class PrepareReport:
         if self.rejected:
             count, where = sum(self.rejected.values()), self.directory / REJECTED
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items())
-            lines.append(f"left out {count} recording{'s' * (count > 1)} ({reasons}); see {where}")
+            what = "recordings or parts" if _OF_PARTS & self.rejected.keys() else f"recording{'s' * (count > 1)}"
+            lines.append(f"left out {count} {what} ({reasons}); see {where}")
         lines += [f"note: {note}" for note in self.notes]
         return [*lines, f"{self.directory}: {'up to date already' if self.reused else 'written'}"]
 
