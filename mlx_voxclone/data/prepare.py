@@ -82,7 +82,8 @@ class PrepareReport:
         if self.rejected:
             count, where = sum(self.rejected.values()), self.directory / REJECTED
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items())
-            what = "recordings or parts" if _OF_PARTS & self.rejected.keys() else f"recording{'s' * (count > 1)}"
+            s = "s" * (count > 1)
+            what = f"recording{s} or part{s}" if _OF_PARTS & self.rejected.keys() else f"recording{s}"
             lines.append(f"left out {count} {what} ({reasons}); see {where}")
         lines += [f"note: {note}" for note in self.notes]
         return [*lines, f"{self.directory}: {'up to date already' if self.reused else 'written'}"]
