@@ -192,9 +192,8 @@ def distances(kind: str, own, said, clip: int) -> list[float]:
         if n and at + n <= len(own):
             found.append(own[at].start - word["start"])
             if abs(found[-1]) > LATENT:
-                print(
-                    f"  clip {clip}: {word['word']!r} at {word['start']:.2f} s, ours {own[at].start:.2f} s", flush=True
-                )
+                times = f"at {word['start']:.2f} s, ours {own[at].start:.2f} s"
+                print(f"  {kind}, clip {clip}: {word['word']!r} {times}", flush=True)
         at += n
     return found if at == len(own) else []
 

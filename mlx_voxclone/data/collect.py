@@ -121,6 +121,7 @@ class Collector:
             chapter = cut_chapter(entry.audio, entry.text, language, self.listener, self.options, progress)
             pieces = write_pieces(entry.audio, chapter.plan, self.directory, name)
         except AudioError as e:
+            self._drop_half_done(name)
             self._reject(entry, e)
             return
         self._chapters.add(name)
@@ -202,9 +203,12 @@ class Collector:
                 plan = dataclasses.replace(plan, pieces=plan.pieces[:1])
             return plan, write_pieces(path, plan, self.directory, name)
         except AudioError as e:
-            for half_done in self.directory.glob(f"{glob.escape(name)}~*"):
-                half_done.unlink()
+            self._drop_half_done(name)
             return e
+
+    def _drop_half_done(self, name: str) -> None:
+        for half_done in self.directory.glob(f"{glob.escape(name)}~*"):
+            half_done.unlink()
 
     def _add(
         self, entry: Entry, name: str, piece: Written, split: str, reference: str | None, words: np.ndarray

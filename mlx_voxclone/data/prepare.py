@@ -41,6 +41,7 @@ REJECTED, TEXTS, QUALITY = "rejected.jsonl", "texts.jsonl", "quality.jsonl"
 Recogniser = Transcriber | MlxAudioRecogniser
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _DEFAULT = PrepareOptions()
+_OF_PARTS = frozenset(("not-in-text", "text-differs"))  # reasons that may be of a part of a recording alone
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -87,7 +88,9 @@ class PrepareReport:
         if self.rejected:
             count, where = sum(self.rejected.values()), self.directory / REJECTED
             reasons = ", ".join(f"{n} {reason}" for reason, n in self.rejected.items())
-            lines.append(f"left out {count} recording{'s' * (count > 1)} ({reasons}); see {where}")
+            s = "s" * (count > 1)
+            what = f"recording{s} or part{s}" if _OF_PARTS & self.rejected.keys() else f"recording{s}"
+            lines.append(f"left out {count} {what} ({reasons}); see {where}")
         lines += [f"note: {note}" for note in self.notes]
         return [*lines, f"{self.directory}: {'up to date already' if self.reused else 'written'}"]
 
