@@ -23,7 +23,7 @@ MORE = {
     "publish": "upload an encoder, adapters, a voice or a checkpoint to the Hub, with a model card",
     "pairs": "generate pairs of codes and audio with the model, to train the encoder on",
     "bench": "measure the speed of this machine, and how near it is to its limit",
-    "selfcheck": "check that this machine computes what it must: for a GPU that nobody has tried",
+    "selfcheck": "check that this machine computes what it must: for a first Mac or GPU",
     "micro": "write a miniature checkpoint to try everything with",
 }
 COMMANDS = FRONT | MORE

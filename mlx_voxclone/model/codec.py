@@ -262,6 +262,7 @@ class Codec(nn.Module):
             ValueError: a code outside its codebook (an embedding look-up would return garbage without a word).
         """
         codes = np.asarray(codes)
+        self.check_codes(codes)
         audio, end = np.empty(codes.shape[1] * self.config.frame_size, np.float32), 0
         for piece in self.decode_pieces(codes, chunk_frames):
             audio[end : end + len(piece)] = piece

@@ -1,1 +1,1 @@
-"""Does this machine compute what it must: a series of checks for a GPU that nobody has tried yet."""
+"""Does this machine compute what it must: a series of checks for a GPU that has not been tried yet."""

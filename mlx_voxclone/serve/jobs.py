@@ -15,7 +15,7 @@ from mlx_voxclone.model.generation import GeneratedCodes
 from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.long_speech import is_long
 from mlx_voxclone.speech.narration import Narration, Spoken
-from mlx_voxclone.speech.options import MAX_SECONDS, NOTHING_SAID
+from mlx_voxclone.speech.options import MAX_SECONDS, NOTHING_SAID, TRIES
 from mlx_voxclone.speech.pieces import Pieces
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.text.forms import as_said, form_of
@@ -126,7 +126,7 @@ class Job:
             self.prepare(speaker)
         rows = self._rows()
         if is_long(self._text):
-            narration = Narration(speaker, self._chunks, rows, seed=self._seed)
+            narration = Narration(speaker, self._chunks, rows, seed=self._seed, tries=TRIES)
             self._speech = _Long(self, narration, speaker.model.config.codec.n_codebooks)
         else:
             self._speech = _Short(self, speaker, self._chunks[0].text, rows, self._seed)

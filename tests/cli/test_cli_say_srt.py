@@ -76,7 +76,7 @@ def test_words_of_a_short_text_by_a_whisper(argv, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--whisper-model", "x"], "--whisper-model is for --srt"),
+        (["--whisper-model", "x"], "--whisper-model is for --verify and --srt"),
         (["--srt", "subtitles.txt"], r"name a file that ends in \.srt"),
         (["--srt", "nowhere/a.srt"], "no such directory"),
     ],

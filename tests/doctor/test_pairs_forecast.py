@@ -84,10 +84,11 @@ def test_what_is_there_already(miniature):
 
 
 def test_seconds_and_bytes_follow_the_texts(miniature, tmp_path):
-    (tmp_path / "texts.txt").write_text(f"{'a' * 30}\n{'b' * 600}\n")
+    (tmp_path / "texts.txt").write_text(f"{'a' * 29}\n{'b' * 600}\n")
     given = {"encoder.pairs.texts": str(tmp_path / "texts.txt"), "encoder.pairs.per_voice": 2}
     plan = plan_pairs(configured(miniature, **given))
-    assert plan.seconds(20.0) == 3 * 3 * (2 + 20)  # voices, copies and the pair itself, 15 letters a second up to 20 s
+    # Voices, copies and the pair itself; 15 letters a second, full stops among them, up to 20 s.
+    assert plan.seconds(20.0) == 3 * 3 * (2 + 20)
     assert plan.nbytes(20.0) == BYTES_PER_SECOND * plan.seconds(20.0)
 
 

@@ -12,7 +12,7 @@ from mlx_voxclone.speech import speaker as speaking
 from mlx_voxclone.speech.speaker import SpeechResult
 
 RATE = 24_000
-FOR_EVER = "for ever"  # a text that is spoken until it is stopped
+FOR_EVER = "for ever."  # a text that is spoken until it is stopped
 
 
 class Tokenizer:

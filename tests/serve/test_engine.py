@@ -17,6 +17,7 @@ from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.chunks import split_text
 from mlx_voxclone.speech.narration import Narration
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.text.forms import as_said, form_of
 
 pytest_plugins = ["baking"]
 SECONDS = 2.4  # of a short text: the miniature's random model seldom ends by itself
@@ -85,7 +86,7 @@ def run(engine, jobs, *, until=None):
 
 
 def alone(speaker, text, voice, seed):
-    return speaker.say(text, voice, seed=seed, max_seconds=SECONDS)
+    return speaker.say(as_said(text, "en"), voice, seed=seed, max_seconds=SECONDS)
 
 
 def test_several_at_once_are_what_say_says_of_each(speaker):
@@ -106,7 +107,7 @@ def test_a_long_text_is_what_say_says_beside_others(speaker):
     engine = Engine(speaker, rows=3)  # fewer than the chunks that go together
     long, short = job_of(speaker, LONG, seed=4), job_of(speaker, "papa mino", seed=2)
     run(engine, [long, short])
-    chunks = split_text(LONG)
+    chunks = split_text(LONG, form=form_of("en"))
     assert len(chunks) == 2
     want = [one.samples for one in Narration(speaker, chunks, speaker.voice_rows("casual_male"), seed=4)]
     np.testing.assert_array_equal(long.listener.all, np.concatenate(want))
@@ -120,7 +121,7 @@ def test_a_chunk_that_is_cut_off_is_cut_where_say_cuts_it(speaker, monkeypatch):
     text = "papa mino lesu tara koni sewu, " * 8 + "papa mino lesu tara koni sewu " * 3
     job = job_of(speaker, text, seed=4)
     run(Engine(speaker), [job])
-    told = list(Narration(speaker, split_text(text), speaker.voice_rows("casual_male"), seed=4))
+    told = list(Narration(speaker, split_text(text, form=form_of("en")), speaker.voice_rows("casual_male"), seed=4))
     assert len(told) == 2
     np.testing.assert_array_equal(job.listener.all, np.concatenate([one.samples for one in told]))
 
@@ -136,6 +137,7 @@ def test_chunks_that_end_at_the_same_frame(speaker, monkeypatch):
         return codes
 
     monkeypatch.setattr(FlowMatchingHead, "decode_frame", decoded)
+    monkeypatch.setattr(narration, "HASTY", np.inf)
     job = job_of(speaker, LONG, seed=4)
     run(Engine(speaker), [job])
     assert job.listener.finished

@@ -87,7 +87,7 @@ def test_a_voice_is_kept_with_its_consent_and_spoken_with(served, client, folder
 
     def said():
         rows = speaker.voice_rows(reference=folder / "ann.wav")
-        return speaker.say("papa", rows.astype(mx.bfloat16), seed=2, max_seconds=2.4).frames
+        return speaker.say("papa.", rows.astype(mx.bfloat16), seed=2, max_seconds=2.4).frames
 
     assert len(speech(client, "ann")) == 3840 * engine.call(said).result(300)
 
@@ -256,14 +256,16 @@ def test_without_an_encoder(miniature, tmp_path):
 def test_a_voice_with_its_own_adapters(served, client, adapters, miniature):
     """Switched without the model being loaded again, beside voices that have none."""
     adapted = served.server.engine.call(
-        lambda: Speaker.load(miniature, adapters=adapters).say("papa", "casual_female", seed=2, max_seconds=2.4).samples
+        lambda: (
+            Speaker.load(miniature, adapters=adapters).say("papa.", "casual_female", seed=2, max_seconds=2.4).samples
+        )
     ).result(300)
     engine = served.server.engine
     switch = engine._switch
 
     def plain():
         switch.use(None)
-        return engine.speaker.say("papa", "casual_female", seed=2, max_seconds=2.4).samples
+        return engine.speaker.say("papa.", "casual_female", seed=2, max_seconds=2.4).samples
 
     want = engine.call(plain).result(300)
     found = np.frombuffer(speech(client, "casual_female"), "<i2") / 32768

@@ -14,7 +14,7 @@ from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
 from mlx_voxclone.checkpoint.quantised import TEXT_TABLE, from_mlx_audio, to_mlx_audio
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.cli.front import say as command
+from mlx_voxclone.cli import speaking
 from mlx_voxclone.errors import CheckpointError, ConfigError, VoxcloneWarning
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.blocks.dequantised import DequantisedLinear
@@ -131,9 +131,11 @@ def test_from_python_and_from_the_command_line(whole, tmp_path):
 
 
 def test_a_wav_of_another_width_is_not_gone_on_with():
-    given = [SimpleNamespace(adapters=[], quantisation=q) for q in (None, Quantisation(8), Quantisation(8, 32))]
-    assert len({str(command._asked(options)) for options in given}) == 3
-    assert command._asked(given[0]) == {"adapters": []}  # as ever: what was begun before goes on
+    given = [
+        SimpleNamespace(adapters=[], quantisation=q, verify=False) for q in (None, Quantisation(8), Quantisation(8, 32))
+    ]
+    assert len({str(speaking.asked(options)) for options in given}) == 3
+    assert speaking.asked(given[0]) == {"adapters": []}  # as ever: what was begun before goes on
 
 
 @pytest.mark.parametrize(

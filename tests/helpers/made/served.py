@@ -12,6 +12,7 @@ import pytest
 from mlx_voxclone.process.network import take_port
 from mlx_voxclone.serve.server import Options, Server
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.text.forms import as_said
 
 SECONDS = 2.4  # at which a short text is cut off
 
@@ -51,7 +52,8 @@ class Served:
     def say(self, text: str, voice: str, seed: int):
         """What `say` says of a text alone, while the server runs; keep it short."""
         speaker = self.server.engine.speaker
-        return self.server.engine.call(lambda: speaker.say(text, voice, seed=seed, max_seconds=SECONDS)).result(300)
+        line = as_said(text, "en")
+        return self.server.engine.call(lambda: speaker.say(line, voice, seed=seed, max_seconds=SECONDS)).result(300)
 
 
 @contextlib.contextmanager
@@ -64,7 +66,7 @@ def serving(model: Path, options: Options | None = None, encoder: Path | None = 
             with take_port("127.0.0.1", 0) as taken, pytest.MonkeyPatch.context() as patch:
                 patch.setattr("mlx_voxclone.serve.jobs.MAX_SECONDS", SECONDS)
                 patch.setattr("mlx_voxclone.speech.narration.MAX_SECONDS", 1.0)
-                patch.setattr("mlx_voxclone.speech.narration.TRIES", 1)
+                patch.setattr("mlx_voxclone.serve.jobs.TRIES", 1)
                 speaker = Speaker.load(model, encoder=encoder)
                 found.append(Server(speaker, "miniature", taken, options or Options(), log.append))
                 found[0].run(started.set)

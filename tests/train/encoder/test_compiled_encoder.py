@@ -95,7 +95,7 @@ def test_pairs_and_teachers_and_opponents_make_few_kinds(miniature, speech, pair
         quantisation_noise=True,
         losses=ALL,
         discriminators=JUDGES | {"warmup_steps": 20},
-        pairs={"share": 0.5, "dispersed": 0.0},
+        pairs={"share": 0.5},
     )
     task = EncoderTask(scratch_codec(miniature), speech, section, seed=1, pairs=pairs, teacher=TEACHER)
     assert len(kinds_of(task, 8, 60)) <= 2 * 9 + 4

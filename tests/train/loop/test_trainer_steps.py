@@ -294,7 +294,7 @@ def test_a_parameter_without_gradient_is_named_once(tmp_path, capsys):
     task = ToyTask(7)
     task.model.idle = nn.Linear(3, 3)
     train(task, tmp_path / "run")
-    warnings = [line for line in capsys.readouterr().err.splitlines() if "no gradient" in line]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "zero gradient" in line]
     assert len(warnings) == 1
     assert "2 of 8 trainable parameters" in warnings[0]
     assert "idle.bias, idle.weight" in warnings[0]
