@@ -98,13 +98,6 @@ RECIPES = {
     "shipped-heard": Recipe(
         "the shipped configuration, taught by a real Whisper", alone=0.25, common=False, heard=True
     ),
-    "shipped-heard-4": Recipe(
-        "the shipped configuration, taught by a real Whisper with weight 4",
-        {"losses.distillation": 4.0},
-        alone=0.25,
-        common=False,
-        heard=True,
-    ),
     "oracle": Recipe(
         "true codes of the recordings",
         {**_NO_RECONSTRUCTION, "pairs.share": 1.0},
