@@ -59,6 +59,7 @@ def run_snippets(chosen: list[tuple[str, str]]) -> dict:
     return names
 
 
+@pytest.mark.slow
 def test_the_guide_runs(desk, capsys):
     all_of_them = snippets(ROOT / "docs" / "python.md")
     assert len(all_of_them) > 8

@@ -107,6 +107,7 @@ def test_quantised_and_in_bf16_too(speaker_task, tmp_path, bits, precision):
     check_exact(lambda: speaker_task(bits), tmp_path, range(1, STEPS), precision=precision)
 
 
+@pytest.mark.slow
 def test_the_encoder_is_that_of_a_run_that_wrote_no_samples(encoder_task, tmp_path):
     check_exact(encoder_task, tmp_path, [2])
 
