@@ -126,7 +126,10 @@ class _Exchange:
             self._refusal = self._guard.refusal(self._scope, self._limit)
             if self._refusal is None:
                 await self._guard._app(self._scope, self._receive, self._send)
-        except (ApiError, BrokenOffError, ClientDisconnect):
+        except BrokenOffError:
+            if self._scope["http_version"] == "1.0":  # its streams have no mark of their end but the connection's
+                self._scope["state"]["cut"]()
+        except (ApiError, ClientDisconnect):
             pass  # what is to be said of it has been said, or is said below
         except Exception as error:  # of ours; the application has answered it
             traceback.print_exception(error)
@@ -187,7 +190,7 @@ class _Exchange:
         known = next((one for one in PATHS if path == one or path.startswith(f"{one}/")), "other")
         self._guard._metrics.requests.labels(known, self._status or 0).inc()
         seconds = time.monotonic() - self._began
-        self._guard._log(f"{self._scope['method']} {known} {self._status or 'no answer'} {seconds:.2f} s")
+        self._guard._log(f"{self._scope['method'][:20]} {known} {self._status or 'no answer'} {seconds:.2f} s")
 
 
 def _values(scope: Message, name: bytes) -> list[str]:
