@@ -206,6 +206,20 @@ def test_who_says_nothing_is_hung_up_on(served, head):
     works(served)
 
 
+def test_who_is_answered_while_it_still_sends(served):
+    """Reads the answer and may send the rest; then the connection ends as it should, and not in a reset."""
+    head = b"POST /v1/audio/voices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 150000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+        client.settimeout(60)
+        client.sendall(head + bytes(50_000))
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        refused((answer.status, answer.read(), dict(answer.headers.items())), 403, "voices_disabled")
+        client.sendall(bytes(50_000))
+        client.sendall(bytes(50_000))
+        assert client.recv(100) == b""
+
+
 def test_a_body_that_does_not_come(served):
     with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
         client.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")

@@ -158,8 +158,14 @@ class _Exchange:
 
     async def _send(self, message: Message) -> None:
         """Send a part of the application's response, unless the request is refused."""
-        if self._refusal is None:
-            await self._part(message)
+        if self._refusal is not None:
+            return
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last and not self._complete:  # answered without having been read to its end
+            await self._part({**message, "more_body": True})
+            await self._read_on()
+            message = {"type": "http.response.body", "body": b""}
+        await self._part(message)
 
     async def _part(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -167,7 +173,7 @@ class _Exchange:
         await self._send_(message)
 
     async def _refuse(self, error: ApiError) -> None:
-        """Answer without the request having been read: it is read on for a while, or its sender would not listen."""
+        """Answer without the request having been read."""
         content = error.content()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if error.status == 401:
@@ -176,6 +182,11 @@ class _Exchange:
             headers.append((b"connection", b"close"))
         await self._part({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._part({"type": "http.response.body", "body": content, "more_body": True})
+        await self._read_on()
+        await self._part({"type": "http.response.body", "body": b""})
+
+    async def _read_on(self) -> None:
+        """Read what still comes of the request, for a while: its sender would not listen otherwise."""
         until = time.monotonic() + self._limits.linger
         while not self._complete and (left := until - time.monotonic()) > 0:
             try:
@@ -183,7 +194,6 @@ class _Exchange:
             except TimeoutError:
                 break
             self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        await self._part({"type": "http.response.body", "body": b""})
 
     def _tell(self) -> None:
         path = self._scope["path"]
