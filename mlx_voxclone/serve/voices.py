@@ -175,6 +175,7 @@ class Voices:
             "model": self._speaker.release.fingerprint(),
         }
         rows = self._speaker.voice_rows(reference=samples)
+        self._claim(name)
         try:
             write_wav(self._file(name, CLIP), samples)
             write_text_atomic(self._file(name, RECORD), json.dumps(record, ensure_ascii=False) + "\n")
@@ -199,7 +200,10 @@ class Voices:
             raise ApiError(
                 403, f"{name} did not come by an upload; its file is the operator's", "voice", "not_removable"
             )
-        self._remove_files(name)
+        try:
+            self._remove_files(name)
+        except OSError as e:
+            raise ApiError(500, f"{name} cannot be removed ({e.strerror})", "voice", "storage") from None
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
@@ -240,8 +244,18 @@ class Voices:
         if made_with != self._speaker.release.fingerprint():
             raise CheckpointError(f"{path}: the voice was made with another model; upload it again")
 
+    def _claim(self, name: str) -> None:
+        """Take a name, of which another server on the same folder may think at the same time. Raises ApiError."""
+        try:
+            os.close(os.open(self._file(name, RECORD), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        except FileExistsError:
+            raise ApiError(409, f"the name {name} is taken; choose another one", "name", "voice_exists") from None
+        except OSError as e:
+            raise ApiError(507, f"the voice cannot be kept ({e.strerror})", None, "storage") from None
+
     def _remove_files(self, name: str) -> None:
-        for suffix in (ROWS, RECORD, CLIP):
+        """The rows first, with which the voice is gone; the record last, with which its name is free."""
+        for suffix in (ROWS, CLIP, RECORD):
             self._file(name, suffix).unlink(missing_ok=True)
 
 

@@ -98,8 +98,11 @@ def test_a_wrong_field_is_named(served, change, param, words):
 @pytest.mark.parametrize("body", [
     b"", b"papa", b"{", b"[1]", b'"papa"', b"null", b"\xff\xfe", b"[" * 50_000, b'{"a":' * 20_000,
     b'{"seed": ' + b"9" * 9000,
+    b'{"input": "papa", "voice": "casual_male", "speed": NaN}',
+    b'{"input": "papa", "voice": "casual_male", "speed": 1e999}',
     b'{"input": "papa", "voice": "casual_male", "seed": NaN}', b'{"input": "\\ud800", "voice": "casual_male"}',
-    b"input=papa&voice=casual_male",
+    b"input=papa&voice=casual_male", b'\xef\xbb\xbf{"input": "papa", "voice": "casual_male"}',
+    b'{"input": "papa", "voice": "casual_male", "\\ud800": 1}', b'{"input": "papa", "voice": "\\udfff"}',
 ])  # fmt: skip
 def test_a_body_that_is_no_request(served, body):
     refused(post(served, body), 400)
@@ -111,13 +114,38 @@ def test_a_missing_field_is_named(served, field):
     refused(post(served, body), 400, "missing_required_parameter", field)
 
 
+@pytest.mark.parametrize("name", ["input", "seed", "\\ud800"])
+def test_a_field_that_is_there_twice(served, name):
+    """Also one within another, and under a name that is no Unicode."""
+    body = b'{"input": "papa", "voice": {"id": "x", %s}}' % b", ".join([b'"%s": "papa"' % name.encode()] * 2)
+    assert "is there twice" in refused(post(served, body), 400, "duplicate_parameter")
+
+
+@pytest.mark.parametrize("headers", [
+    {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": ";"},
+    {"Content-Type": "application/jsonp"}, {"Content-Type": "application/json; charset=latin-1"},
+    {"Content-Encoding": "gzip"},
+])  # fmt: skip
+def test_a_body_of_another_type(served, headers):
+    refused(post(served, GOOD, **headers), 415, "unsupported_content_type")
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", "Application/JSON", None])
+def test_types_that_are_json(served, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    refused(served.ask("POST", "/v1/audio/speech", b"{}", headers), 400, "missing_required_parameter")
+
+
 def test_paths_and_methods(served):
     outside = ("/v1/audio/voices/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd")
-    for path in ("/", "/v1", "/v1/audio/speech/x", "/docs", *outside):
+    for path in ("/", "/v1", "/v1/audio/speech/x", "/docs", "/health/", "/v1/audio/voices/", *outside):
         refused(served.ask("GET", path), 404)
     refused(served.ask("GET", "/v1/audio/voices/..%2f..%2fetc%2fpasswd"), 404)
     refused(served.ask("GET", "/v1/models/other"), 404, "model_not_found")
-    refused(served.ask("GET", "/v1/audio/speech"), 405)
+    answer = served.ask("GET", "/v1/audio/speech")
+    refused(answer, 405, "method_not_allowed")
+    assert answer[2]["allow"] == "POST"
+    assert len(refused(served.ask("F" * 5000, "/health"), 405)) < 100
     refused(served.ask("DELETE", "/v1/audio/voices/casual_male"), 403, "not_removable")
     refused(served.ask("POST", "/v1/audio/voices", b"x", JSON), 403, "voices_disabled")
 
@@ -178,6 +206,20 @@ def test_who_says_nothing_is_hung_up_on(served, head):
     works(served)
 
 
+def test_who_is_answered_while_it_still_sends(served):
+    """Reads the answer and may send the rest; then the connection ends as it should, and not in a reset."""
+    head = b"POST /v1/audio/voices HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 150000\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+        client.settimeout(60)
+        client.sendall(head + bytes(50_000))
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        refused((answer.status, answer.read(), dict(answer.headers.items())), 403, "voices_disabled")
+        client.sendall(bytes(50_000))
+        client.sendall(bytes(50_000))
+        assert client.recv(100) == b""
+
+
 def test_a_body_that_does_not_come(served):
     with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
         client.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
@@ -187,11 +229,40 @@ def test_a_body_that_does_not_come(served):
     works(served)
 
 
-def test_no_http_at_all(served):
+CHUNKED = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "
+
+
+@pytest.mark.parametrize(("sent", "status"), [
+    (b"\x16\x03\x01 hello\r\n\r\n", 400),
+    (b"GET /health HTTP/1.1\r\n\r\n", 400),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+    (b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 1_000_000 + b"\r\n\r\n", 431),
+    (b"GET /" + b"a" * 1_000_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 431),
+    (CHUNKED + b"gzip, chunked\r\n\r\n", 501),
+    (CHUNKED + b"chunked\r\n\r\nzz\r\n", 400),
+    (CHUNKED + b"chunked\r\n\r\n3\r\n{}x\r\nzz\r\n", 400),
+    (b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcdef", 400),
+])  # fmt: skip
+def test_what_is_no_http(served, sent, status):
+    """Answered as all else is, to the last byte, although more has been sent than was read."""
     with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
-        client.sendall(b"\x16\x03\x01 hello\r\n\r\n")
         client.settimeout(60)
-        assert client.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        client.sendall(sent)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        refused((answer.status, answer.read(), dict(answer.headers.items())), status, "invalid_http")
+        assert client.recv(100) == b""
+
+
+def test_requests_one_behind_the_other(served):
+    """All are answered in their order; what comes behind them and is none ends the connection."""
+    get = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+        client.settimeout(60)
+        client.sendall(3 * get + get.replace(b"/health", b"/none") + b"\x00none\r\n\r\n")
+        answer = client.makefile("rb").read()
+    found = [int(part[:3]) for part in answer.split(b"HTTP/1.1 ")[1:]]
+    assert found == [200, 200, 200, 404, 400]
     works(served)
 
 
@@ -306,6 +377,13 @@ def test_what_fails_later_breaks_the_stream_off(served, monkeypatch):
     last = json.loads(body.decode().split("\n\n")[-2].removeprefix("data: "))
     assert (status, last["type"], last["error"]["code"]) == (200, "error", "out_of_memory")
     refused(post(served, longer | {"stream": False}), 503, "out_of_memory")
+    body = json.dumps(longer).encode()  # of HTTP/1.0 the end of the connection is the end of the sound
+    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+        client.settimeout(60)
+        client.sendall(b"POST /v1/audio/speech HTTP/1.0\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body))
+        client.sendall(body)
+        with pytest.raises(ConnectionResetError):
+            client.makefile("rb").read()
     monkeypatch.undo()
     works(served)
 

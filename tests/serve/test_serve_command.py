@@ -10,11 +10,17 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import yaml
 from places import ROOT
 
 from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.model.widths import Quantisation
+from mlx_voxclone.serve.jobs import Job
+from mlx_voxclone.serve.server import Server
+from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.text.forms import as_said
 
 pytest_plugins = ["baking"]
 
@@ -72,6 +78,8 @@ def test_options_out_of_their_bounds(refused, tmp_path):
         (["--max-characters", 0], "--max-characters must be from 1"),
         (["--port", 70000], "a port from 0 to 65535"),
         (["--voice-adapters", "ann"], "NAME=DIR is expected"),
+        (["--bits", 5], "--bits: choose 8, 6 or 4; got 5"),
+        (["--group-size", 32], "give --bits 8, 6 or 4"),
     ):
         assert words in refused(*options)
     (tmp_path / "file").write_text("")
@@ -86,6 +94,51 @@ def test_adapters_of_no_voice_or_of_another_model(refused, adapters, tmp_path):
 def test_a_package_that_is_missing(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert "pip install 'mlx-voxclone[serve]'" in refused()
+
+
+def test_quantised(argv, adapters, monkeypatch):
+    """With `--bits` it says what `say --bits` says, with adapters of one voice on top."""
+    said = []
+
+    def run(server, ready):
+        jobs = [
+            Job("papa", server.voices.rows_of(voice), Kept(), adapters=server.voices.adapters_of(voice))
+            for voice in ("casual_male", "casual_female")
+        ]
+        for job in jobs:
+            server.engine.submit(job)
+        threading.Thread(target=lambda: ([job.listener.ended.wait(120) for job in jobs], server.close())).start()
+        server.engine.run()
+        said.extend(job.codes[0] for job in jobs)
+
+    monkeypatch.setattr("mlx_voxclone.serve.jobs.MAX_SECONDS", 0.4)
+    monkeypatch.setattr(Server, "run", run)
+    options = ["--bits", "4", "--group-size", "32", "--voice-adapters", f"casual_female={adapters}", "--device", "cpu"]
+    assert voxclone([*argv, *options]) == 0
+    text = as_said("papa", "en")
+    for voice, changes, codes in zip(("casual_male", "casual_female"), ((), adapters), said, strict=True):
+        speaker = Speaker.load(argv[2], quantisation=Quantisation(4, 32), adapters=changes)
+        np.testing.assert_array_equal(codes, speaker.say(text, voice, max_seconds=0.4).codes)
+        plain = Speaker.load(argv[2], adapters=changes).say(text, voice, max_seconds=0.4)
+        assert not np.array_equal(codes, plain.codes)
+
+
+class Kept:
+    """A listener that lets the samples go."""
+
+    gone = behind = False
+
+    def __init__(self):
+        self.ended = threading.Event()
+
+    def put(self, samples):
+        pass
+
+    def finish(self):
+        self.ended.set()
+
+    def fail(self, error):
+        self.ended.set()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Voices that come by upload: kept with the consent, spoken with, removed; and what cannot become one."""
 
+import hashlib
 import io
 import json
 import os
@@ -17,7 +18,9 @@ from served import serving
 from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.serve.errors import ApiError
 from mlx_voxclone.serve.server import Options
+from mlx_voxclone.serve.voices import Voices
 from mlx_voxclone.serve.web.guard import Limits
 from mlx_voxclone.speech.speaker import Speaker
 
@@ -190,13 +193,49 @@ def test_fields_that_are_missing(served, field):
     assert (status, json.loads(content)["error"]["param"]) == (400, field)
 
 
-@pytest.mark.parametrize("headers", [
-    {"Content-Type": "multipart/form-data"}, {"Content-Type": "multipart/form-data; boundary=other"},
-    {"Content-Type": "application/json"}, {},
+@pytest.mark.parametrize(("headers", "found"), [
+    ({"Content-Type": "multipart/form-data"}, 400), ({"Content-Type": "multipart/form-data; boundary=other"}, 400),
+    ({"Content-Type": "multipart/form-data; boundary=xyz; charset=undefined"}, 415),
+    ({"Content-Type": "multipart/form-datas; boundary=xyz"}, 415),
+    ({"Content-Type": "application/json"}, 415), ({}, 415),
 ])  # fmt: skip
-def test_a_form_that_is_none(served, headers):
+def test_a_form_that_is_none(served, headers, found):
     status, content, _ = served.ask("POST", "/v1/audio/voices", b"--xyz\r\nbroken", headers)
-    assert (status, json.loads(content)["error"]["type"]) == (400, "invalid_request_error")
+    assert (status, json.loads(content)["error"]["type"]) == (found, "invalid_request_error")
+
+
+@pytest.mark.parametrize(("fields", "code"), [
+    (["name", "name"], "duplicate_parameter"), (["name", "speaker"], "unknown_parameter"),
+])  # fmt: skip
+def test_fields_that_are_there_twice_or_not_known(served, fields, code):
+    body = b"".join(b'--xyz\r\nContent-Disposition: form-data; name="%s"\r\n\r\nann\r\n' % f.encode() for f in fields)
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    status, content, _ = served.ask("POST", "/v1/audio/voices", body + b"--xyz--\r\n", headers)
+    error = json.loads(content)["error"]
+    assert (status, error["code"], error["param"]) == (400, code, fields[1])
+
+
+def test_two_servers_give_a_name_once(served, folder, monkeypatch):
+    """Of two on one folder that looked at the same time, one gets the name, and its files stay."""
+    voices, samples = served.server.voices, np.sin(np.arange(24_000, dtype=np.float32))
+    other = Voices(served.server.engine.speaker, folder, {})
+    monkeypatch.setattr(voices, "check_new", lambda name, consent: other.add(name, consent, b"other", samples))
+    with pytest.raises(ApiError, match="dora is taken"):
+        served.server.engine.call(lambda: voices.add("dora", CONSENT, b"mine", samples)).result(300)
+    assert json.loads((folder / "dora.json").read_text())["sha256"] == hashlib.sha256(b"other").hexdigest()
+    assert sorted(path.name for path in folder.iterdir()) == ["dora.json", "dora.safetensors", "dora.wav"]
+    other.remove("dora")
+
+
+def test_what_cannot_be_removed(served, client, voice, monkeypatch):
+    def refuse(path, missing_ok):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    status, content, _ = served.ask("DELETE", "/v1/audio/voices/ann")
+    monkeypatch.undo()
+    error = json.loads(content)["error"]
+    assert (status, error["code"], error["message"]) == (500, "storage", "ann cannot be removed (Permission denied)")
 
 
 def test_nothing_from_outside_the_folder(served, client, folder, tmp_path):
@@ -244,6 +283,19 @@ def test_a_full_disk_leaves_nothing(served, client, folder, monkeypatch):
         upload(client)
     assert caught.value.status_code == 507
     assert str(folder) not in caught.value.message
+    assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_while_a_clip_comes(client, folder, monkeypatch):
+    """Where the larger ones lie until all of it is there."""
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", full)
+    with pytest.raises(openai.APIStatusError, match="No space left") as caught:
+        upload(client, audio_sample=("ann.wav", clip_of(50)))
+    assert (caught.value.status_code, caught.value.code) == (507, "storage")
     assert list(folder.iterdir()) == []
 
 

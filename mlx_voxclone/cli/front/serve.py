@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path
+from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
 from mlx_voxclone.speech.options import MAX_BATCH
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "h11")
@@ -24,6 +24,8 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--model")
     add_shared(parser, "--adapters", note="; all voices are spoken with them")
     add_shared(parser, "--encoder", note="; for a checkpoint that has none: voices can then be uploaded")
+    add_shared(parser, "--bits", note="; takes less memory")
+    add_shared(parser, "--group-size")
     parser.add_argument(
         "--voices",
         metavar="DIR",
@@ -61,6 +63,7 @@ def _options(parser: Parser) -> None:
 
 
 def _check(parser: Parser, options) -> None:
+    options.quantisation = quantisation(parser, options)
     for name, value, least, most in (
         ("--batch", options.batch, 1, MAX_BATCH),
         ("--queue", options.queue, 0, MOST_QUEUE),
@@ -78,6 +81,7 @@ def main(options) -> int:
     _check_installed()
     from mlx_voxclone.process import signals
     from mlx_voxclone.process.network import take_port
+    from mlx_voxclone.process.progress import weight_bar
     from mlx_voxclone.serve.server import Server, check_reach, read_keys, readable_by_others
     from mlx_voxclone.speech.speaker import Speaker
 
@@ -88,7 +92,13 @@ def main(options) -> int:
         check_reach(taken, keys)
         chosen = _server_options(options, keys)
         message(f"loading {options.model}")
-        speaker = Speaker.load(options.model, encoder=encoder_path(options.encoder))
+        with weight_bar(options.quiet) as advance:
+            speaker = Speaker.load(
+                options.model,
+                encoder=encoder_path(options.encoder),
+                quantisation=options.quantisation,
+                progress=advance,
+            )
         server = Server(speaker, _name(options.model), taken, chosen, message)
         try:
             server.run(lambda: _ready(options, server))

@@ -1,12 +1,14 @@
 """The paths of the server, as OpenAI's interface names them."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,12 +20,13 @@ from mlx_voxclone.serve.errors import ApiError, as_api_error
 from mlx_voxclone.serve.jobs import Job
 from mlx_voxclone.serve.voices import MOST_CONSENT, Voices
 from mlx_voxclone.serve.web.formats import Encoder
-from mlx_voxclone.serve.web.requests import MOST_CHARACTERS, speech_request
+from mlx_voxclone.serve.web.requests import MOST_CHARACTERS, check_type, speech_request
 from mlx_voxclone.serve.web.response import SpeechResponse
 from mlx_voxclone.version import __version__
 
 UPLOADS = 4  # at once
 SAMPLE = "audio_sample"
+FIELDS = ("name", "consent", SAMPLE, "type")
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,11 @@ def application(service: Service) -> Starlette:
         Route("/health", _health(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
     ]
-    return Starlette(
+    app = Starlette(
         routes=routes, exception_handlers={ApiError: _api_error, HTTPException: _http_error, Exception: _api_error}
     )
+    app.router.redirect_slashes = False  # a redirection is no error that a client understands
+    return app
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -70,9 +75,13 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """What the router refuses."""
     status = error.status_code if isinstance(error, HTTPException) else 500
-    words = {404: f"there is nothing at {request.url.path[:80]}", 405: f"{request.method} is not possible here"}
+    words = {404: f"there is nothing at {request.url.path[:80]}", 405: f"{request.method[:20]} is not possible here"}
+    codes = {404: "unknown_url", 405: "method_not_allowed"}
     detail = error.detail if isinstance(error, HTTPException) else ""
-    return ApiError(status, words.get(status, detail), None, "unknown_url" if status == 404 else None).response()
+    answer = ApiError(status, words.get(status, detail), None, codes.get(status)).response()
+    if isinstance(error, HTTPException) and error.headers:
+        answer.headers.update(error.headers)  # which methods are
+    return answer
 
 
 class _Speech:
@@ -81,6 +90,7 @@ class _Speech:
 
     async def create(self, request: Request) -> "SpeechResponse | Response":
         service, engine = self._service, self._service.engine
+        check_type(request.headers, "application/json", needed=False)
         asked = speech_request(await request.body(), [service.model], service.most_characters)
         voice = service.voices.find(asked.voice)
         delivery = Delivery(engine.wake)
@@ -144,9 +154,13 @@ class _Voices:
     async def _create(self, request: Request) -> Response:
         voices, engine = self._service.voices, self._service.engine
         voices.check_possible()
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            raise ApiError(400, "the body must be multipart/form-data", None, "invalid_form")
-        async with request.form(max_files=1, max_fields=8, max_part_size=16 * MOST_CONSENT) as form:
+        check_type(request.headers, "multipart/form-data")
+        try:
+            opened = await request.form(max_files=1, max_fields=8, max_part_size=16 * MOST_CONSENT)
+        except OSError as e:  # larger clips lie in a temporary file
+            raise ApiError(507, f"the clip cannot be kept ({e.strerror})", None, "storage") from None
+        async with _closed_at_the_end(opened) as form:
+            _check_fields([field for field, _ in form.multi_items()])
             name, consent, file = (form.get(field) for field in ("name", "consent", SAMPLE))
             if form.get("type", SAMPLE) != SAMPLE:
                 raise ApiError(400, f"type: only {SAMPLE} is possible", "type", "unsupported_value")
@@ -165,6 +179,24 @@ class _Voices:
         except Exception as error:
             return as_api_error(error).response()
         return _json(voice.body() | ({"warnings": warnings} if warnings else {}))
+
+
+@contextlib.asynccontextmanager
+async def _closed_at_the_end(form: FormData) -> AsyncIterator[FormData]:
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def _check_fields(fields: list[str]) -> None:
+    """Refuse a form with a field twice, or with one that would be ignored. Raises ApiError."""
+    for field in fields:
+        if field not in FIELDS:
+            raise ApiError(400, f"{field!r:.60} is not known here; there are {', '.join(FIELDS)}", field[:80],
+                           "unknown_parameter")  # fmt: skip
+        if fields.count(field) > 1:
+            raise ApiError(400, f"{field} is there twice; send it once", field, "duplicate_parameter")
 
 
 class _Models:

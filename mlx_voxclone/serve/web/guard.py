@@ -126,7 +126,10 @@ class _Exchange:
             self._refusal = self._guard.refusal(self._scope, self._limit)
             if self._refusal is None:
                 await self._guard._app(self._scope, self._receive, self._send)
-        except (ApiError, BrokenOffError, ClientDisconnect):
+        except BrokenOffError:
+            if self._scope["http_version"] == "1.0":  # its streams have no mark of their end but the connection's
+                self._scope["state"]["cut"]()
+        except (ApiError, ClientDisconnect):
             pass  # what is to be said of it has been said, or is said below
         except Exception as error:  # of ours; the application has answered it
             traceback.print_exception(error)
@@ -155,8 +158,14 @@ class _Exchange:
 
     async def _send(self, message: Message) -> None:
         """Send a part of the application's response, unless the request is refused."""
-        if self._refusal is None:
-            await self._part(message)
+        if self._refusal is not None:
+            return
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last and not self._complete:  # answered without having been read to its end
+            await self._part({**message, "more_body": True})
+            await self._read_on()
+            message = {"type": "http.response.body", "body": b""}
+        await self._part(message)
 
     async def _part(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -164,7 +173,7 @@ class _Exchange:
         await self._send_(message)
 
     async def _refuse(self, error: ApiError) -> None:
-        """Answer without the request having been read: it is read on for a while, or its sender would not listen."""
+        """Answer without the request having been read."""
         content = error.content()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if error.status == 401:
@@ -173,6 +182,11 @@ class _Exchange:
             headers.append((b"connection", b"close"))
         await self._part({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._part({"type": "http.response.body", "body": content, "more_body": True})
+        await self._read_on()
+        await self._part({"type": "http.response.body", "body": b""})
+
+    async def _read_on(self) -> None:
+        """Read what still comes of the request, for a while: its sender would not listen otherwise."""
         until = time.monotonic() + self._limits.linger
         while not self._complete and (left := until - time.monotonic()) > 0:
             try:
@@ -180,14 +194,13 @@ class _Exchange:
             except TimeoutError:
                 break
             self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        await self._part({"type": "http.response.body", "body": b""})
 
     def _tell(self) -> None:
         path = self._scope["path"]
         known = next((one for one in PATHS if path == one or path.startswith(f"{one}/")), "other")
         self._guard._metrics.requests.labels(known, self._status or 0).inc()
         seconds = time.monotonic() - self._began
-        self._guard._log(f"{self._scope['method']} {known} {self._status or 'no answer'} {seconds:.2f} s")
+        self._guard._log(f"{self._scope['method'][:20]} {known} {self._status or 'no answer'} {seconds:.2f} s")
 
 
 def _values(scope: Message, name: bytes) -> list[str]:

@@ -3,28 +3,43 @@
 import asyncio
 import logging
 import socket
+import struct
+import sys
 import threading
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.serve.errors import ApiError
 
 HEADER_SECONDS = 15.0  # in which a client must have said what it wants
 STALL_SECONDS = 60.0  # in which a client must have taken what fills the buffers
 CONNECTIONS = 1024  # at once; more are hung up on
 ENDING_SECONDS = 5.0  # that responses have to end
+_NO_HTTP = {
+    400: "this is no HTTP request",
+    431: "the head of the request is too large; 64 kB are possible",
+    501: "a transfer encoding other than chunked is not possible",
+}
 
 
 class Protocol(H11Protocol):
-    """Hangs up on who says nothing or says it endlessly slowly, and on who does not take what it has asked for."""
+    """Hangs up on who says nothing or says it endlessly slowly, and on who does not take what it has asked for.
+
+    What is no HTTP is answered as all else is. A request's `state` has `cut`, which breaks the connection off in such a
+    way that its client sees an error.
+    """
 
     header_seconds, stall_seconds = HEADER_SECONDS, STALL_SECONDS
+    _refused = False
     _waiting: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        self.app_state = {**self.app_state, "cut": self._cut}
         super().connection_made(transport)
         if len(self.connections) > CONNECTIONS:
             transport.abort()
@@ -45,13 +60,41 @@ class Protocol(H11Protocol):
         self._go_on()
         super().resume_writing()
 
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong with the bytes that came; what still comes is read for a while, or nobody would listen."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):  # an answer is being sent already
+            self.transport.close()
+            return
+        if self.cycle is not None and not self.cycle.response_complete:  # of this very request
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._refused = True
+        hint = getattr(sys.exc_info()[1], "error_status_hint", 400)  # of h11, whose error is being handled
+        status = hint if hint in _NO_HTTP else 400
+        content = ApiError(status, _NO_HTTP[status], None, "invalid_http").content()
+        headers = [("content-type", "application/json"), ("content-length", str(len(content))), ("connection", "close")]
+        for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=content), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self._waiting is None:
+            self._wait()
+
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
         cycle = self.cycle
         super().data_received(data)
         if self.cycle is not cycle:  # a request's head is complete
             self._stop_waiting()
         elif self._waiting is None and (cycle is None or cycle.response_complete):
             self._wait()
+
+    def _cut(self) -> None:
+        found = self.transport.get_extra_info("socket")
+        if found is not None:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     def _go_on(self) -> None:
         if self._stalled is not None:

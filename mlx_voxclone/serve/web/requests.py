@@ -1,7 +1,10 @@
 """What clients may ask for, checked before anything is computed."""
 
 import difflib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -76,7 +79,7 @@ def speech_request(body: bytes, models: list[str], most_characters: int = MOST_C
         )
     if asked.speed != 1:
         raise ApiError(
-            400, f"speed {asked.speed:g} is not possible: the model speaks at its own pace; leave it out", "speed",
+            400, f"speed {asked.speed!r} is not possible: the model speaks at its own pace; leave it out", "speed",
             "unsupported_value",
         )  # fmt: skip
     if asked.instructions and asked.instructions.strip():
@@ -98,9 +101,44 @@ def speech_request(body: bytes, models: list[str], most_characters: int = MOST_C
     )
 
 
+def check_type(headers: Mapping[str, str], kind: str, *, needed: bool = True) -> None:
+    """Refuse a body that says it is something else, is compressed or in another encoding than UTF-8.
+
+    Args:
+        headers: of the request, found by names in small letters.
+        kind: the media type that is expected, such as `application/json`.
+        needed: it must be stated.
+
+    Raises:
+        ApiError: what is expected.
+    """
+    message = Message()
+    message["content-type"] = stated = headers.get("content-type", "")
+    charset = message.get_param("charset", "utf-8")
+    if (stated or needed) and stated.partition(";")[0].strip().lower() != kind:
+        raise ApiError(415, f"the body must be {kind}; send it as Content-Type", None, "unsupported_content_type")
+    if not isinstance(charset, str) or charset.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise ApiError(415, "the body must be UTF-8", None, "unsupported_content_type")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "a compressed body is not read; send it as it is", None, "unsupported_content_type")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object without a field twice: readers disagree which one counts."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ApiError(400, f"{_shown(name)} is there twice; send it once", _unicode(name), "duplicate_parameter")
+    return content
+
+
+def _unicode(name: str) -> str:
+    return name[:80].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _parsed(body: bytes) -> _Body:
     try:
-        content = parse_json(body.decode("utf-8"))
+        content = parse_json(body.decode("utf-8"), _once)
     except ValueError as e:  # UnicodeDecodeError, too
         reason = "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e)[:100]
         raise ApiError(400, f"the body is no JSON ({reason})", None, "invalid_json") from None
@@ -116,15 +154,17 @@ def _wrong(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False)[0]
     place = [str(part) for part in first["loc"]]
     param, kind = place[0] if place else None, first["type"]
+    if param is None:  # not even a field's name is one
+        return ApiError(400, "the name of a field holds characters that are no Unicode", None, "invalid_value")
     if kind == "string_unicode":
         return ApiError(400, f"{param} holds characters that are no Unicode; send it as UTF-8", param, "invalid_value")
     if param == "response_format" and first["input"] == "aac":
         return ApiError(400, f"aac is not possible; take one of {', '.join(MEDIA)}", param, "unsupported_value")
     message = f"{_shown(param)} {_MESSAGES.get(kind) or _reason(first)}"
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(param), _Body.model_fields, n=1)
+        near = difflib.get_close_matches(param[:80], _Body.model_fields, n=1)
         message += f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_Body.model_fields)}"
-        return ApiError(400, message, str(param)[:80], "unknown_parameter")
+        return ApiError(400, message, _unicode(param), "unknown_parameter")
     return ApiError(400, message, param, "missing_required_parameter" if kind == "missing" else "invalid_value")
 
 
