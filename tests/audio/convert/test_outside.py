@@ -32,7 +32,7 @@ mode = pathlib.Path({mode!r}).read_text()
 if mode == "refuse":
     sys.exit("first line\\nmoov atom not found")
 if mode == "silent":
-    sys.exit("Stream map '' matches no streams.\nTo ignore this, add a trailing '?' to the map.")
+    sys.exit("Stream map '' matches no streams.\\nTo ignore this, add a trailing '?' to the map.")
 if mode == "hang":
     time.sleep(60)
 if mode != "nothing":
