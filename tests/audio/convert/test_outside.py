@@ -99,7 +99,7 @@ def test_without_a_program_the_line_says_what_to_do(tool, tmp_path):
 
 @pytest.mark.parametrize(
     ("mode", "words"),
-    [("refuse", "moov atom not found"), ("nothing", "it does not say why"), ("silent", "holds no sound")],
+    [("refuse", "moov atom not found"), ("nothing", "it does not say why"), ("silent", "it holds no sound")],
 )
 def test_what_the_program_refuses_is_one_line(tool, tmp_path, mode, words):
     tool("ffmpeg")
