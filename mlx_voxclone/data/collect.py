@@ -102,11 +102,7 @@ class Collector:
                 if entry is not listed:
                     self._instead.append((self._relative(listed.audio), entry.audio.name))
                 plan, pieces = outcome
-                self.seconds_read += plan.seconds
-                self._remark(entry.audio, plan)
-                if plan.quality is not None:
-                    self._heard.add(self._relative(entry.audio), plan.quality)
-                    self.qualities.append(as_json(self._relative(entry.audio), plan.quality))
+                self._read(entry.audio, plan)
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
         for entry, name in long:
@@ -125,8 +121,7 @@ class Collector:
             self._reject(entry, e)
             return
         self._chapters.add(name)
-        self.seconds_read += chapter.plan.seconds
-        self._remark(entry.audio, chapter.plan)
+        self._read(entry.audio, chapter.plan)
         for piece, text in zip(pieces, chapter.texts):
             own = dataclasses.replace(entry, text=text, language=entry.language or chapter.language)
             self._add(own, name, piece, TRAIN, reference, chapter.plan.words)
@@ -189,6 +184,14 @@ class Collector:
             if clip["split"] == REFERENCE:
                 alike = by_digest.get(clip["digest"], clip["source"])
                 clip["source"] = listed.get(files[clip["id"]], alike)
+
+    def _read(self, path: Path, plan: Plan) -> None:
+        """Count a recording that clips come from: its length, how good it is, and what is odd about it."""
+        self.seconds_read += plan.seconds
+        self._remark(path, plan)
+        if plan.quality is not None:
+            self._heard.add(self._relative(path), plan.quality)
+            self.qualities.append(as_json(self._relative(path), plan.quality))
 
     def _remark(self, path: Path, plan: Plan) -> None:
         for key in plan.notes:
@@ -266,11 +269,21 @@ class Collector:
     def transcribe(self, transcriber: Transcriber | MlxAudioRecogniser, progress: Progress) -> None:
         """Fill in missing texts; a clip in which nothing is understood stays without."""
         missing = [clip for clip in self.clips if clip["text"] is None and clip["split"] != REFERENCE]
+        figures: set[str] = set()  # languages whose numbers have no words
         for clip in progress(missing, len(missing), "transcripts"):
             path = self.directory / Path(clip["audio"]).name
             text, language = transcriber.transcribe(path, clip["language"])
             clip["language"] = clip["language"] or language
-            clip["text"] = as_learnt(text, clip["language"], self.options.numbers_in_words)
+            try:
+                clip["text"] = as_learnt(text, clip["language"], self.options.numbers_in_words)
+            except DataError:  # a language that was found out only now
+                clip["text"] = as_learnt(text, clip["language"])
+                figures.add(clip["language"] or "unknown")
+        if figures:
+            self.notes.append(
+                f"numbers stay in figures where there are no words for them (languages: {', '.join(sorted(figures))});"
+                " give --language if that is wrong"
+            )
         silent = sum(clip["text"] is None for clip in missing)
         if silent:
             self.notes.append(f"{silent} of {len(missing)} clips: no speech recognised, left without text")

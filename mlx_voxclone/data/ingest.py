@@ -27,7 +27,7 @@ from mlx_voxclone.audio.segment import (
     speech_mask,
     trim,
 )
-from mlx_voxclone.audio.source import AudioError, AudioSource
+from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
@@ -221,11 +221,13 @@ def _pieces(
 ) -> list[Span]:
     """The recording as a whole if it is short enough or transcribed, else cut at pauses."""
     if transcribed and whole.seconds > MAX_TRANSCRIBED_SECONDS:
-        raise AudioError(
-            TOO_LONG,
-            f"{path}: {whole.seconds:.0f} s of transcribed speech; over {MAX_TRANSCRIBED_SECONDS:.0f} s, text and audio"
-            " are cut together by means of a Whisper: name one with --whisper-model (data.whisper_model)",
+        how = (
+            "text and audio are cut together by means of a Whisper: name one with --whisper-model (data.whisper_model)"
         )
+        if isinstance(path, AudioBytes):
+            how = "it is left out of shards; prepare it as a file, with --whisper-model"
+        longest = f"over {MAX_TRANSCRIBED_SECONDS:.0f} s"
+        raise AudioError(TOO_LONG, f"{path}: {whole.seconds:.0f} s of transcribed speech; {longest}, {how}")
     if transcribed or whole.seconds <= options.max_seconds:
         pieces = [whole]
     else:

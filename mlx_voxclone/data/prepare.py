@@ -33,9 +33,9 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
-from mlx_voxclone.text.numbers import numbers_of
+from mlx_voxclone.text.numbers import check_installed, numbers_of
 from mlx_voxclone.whisper.hearing import Listener
-from mlx_voxclone.whisper.reader import check_english
+from mlx_voxclone.whisper.reader import check_english, known_language
 
 REJECTED, TEXTS, QUALITY = "rejected.jsonl", "texts.jsonl", "quality.jsonl"
 Recogniser = Transcriber | MlxAudioRecogniser
@@ -128,8 +128,7 @@ def prepare(
     if options.speech_detector == "silero" and not silero.installed():
         raise DataError(silero.NOT_INSTALLED)
     if options.numbers_in_words:
-        for language in {entry.language or options.language for entry in entries if entry.text is not None}:
-            numbers_of(language)  # it fails at once
+        _check_numbers(entries, options)  # it fails at once
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
@@ -167,17 +166,31 @@ def _listener(
     """What hears texts, if a Whisper was named or is needed, and there is something to hear; its files are checked now.
 
     Raises:
-        DataError: it cannot be used, or knows English alone while a recording is said to be in another language.
+        DataError: it cannot be used, or knows not the language that a recording is said to be in.
     """
     texted = [entry for entry in entries if entry.text is not None]
     if not options.hears or not (texted if options.check_texts else any(map(_is_long, texted))):
         return None
     loaded = getattr(transcriber, "loaded", None)
     listener = stack.enter_context(Listener(options.whisper, loaded=loaded))
-    if not listener.is_multilingual:
-        for language in sorted({entry.language or options.language or "en" for entry in texted}):
+    for language in sorted({entry.language or options.language or "en" for entry in texted}):
+        known_language(language)
+        if not listener.is_multilingual:
             check_english(listener.model, language)
     return listener
+
+
+def _check_numbers(entries: list[Entry], options: PrepareOptions) -> None:
+    """Refuse numbers in words that cannot be, by what is known of languages before anything is heard.
+
+    Raises:
+        DataError: the extra is not installed, or a language is unknown to it or of a text and not known.
+    """
+    check_installed()
+    for entry in entries:
+        language = entry.language or options.language
+        if entry.text is not None or (options.transcribe and language is not None):
+            numbers_of(language)
 
 
 def _is_long(entry: Entry) -> bool:
@@ -197,7 +210,12 @@ def _scanned(
     progress: Progress,
 ) -> PrepareReport:
     """An index of shards that are there already, which stay as they are."""
-    given = {"--shards": shards, "--transcribe": options.transcribe, "--check-texts": options.check_texts}
+    given = {
+        "--shards": shards,
+        "--transcribe": options.transcribe,
+        "--check-texts": options.check_texts,
+        "--whisper-model": options.whisper_model,
+    }
     if refused := [name for name, value in given.items() if value]:
         raise DataError(f"{source}: tar shards are indexed as they are; leave out {' and '.join(refused)}")
     places = shards_of(source)

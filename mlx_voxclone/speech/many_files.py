@@ -20,7 +20,6 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, wav_data, wav_header
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import whole_file, write_text_atomic
 from mlx_voxclone.files.plain import open_own, parse_json
-from mlx_voxclone.files.texts import tidy
 from mlx_voxclone.process.temporaries import try_lock
 from mlx_voxclone.speech.lines import Line
 from mlx_voxclone.speech.long_speech import FULL, identity
@@ -167,7 +166,8 @@ def _request(line: Line, identified: Mapping[str, str]) -> dict[str, str]:
 
 def _entry(line: Line) -> dict[str, str]:
     voice = "voice" if line.voice is None else Path(line.voice).stem
-    entry = {"audio": line.file, "text": tidy(line.text) or "", "speaker": voice}
+    said = " ".join(chunk.text for chunk in line.chunks)  # the form in which it was spoken, without markup
+    entry = {"audio": line.file, "text": said, "speaker": voice}
     return entry | ({"language": line.language} if line.language else {})
 
 

@@ -12,7 +12,7 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.texts import tidy
 from mlx_voxclone.whisper.compare import units
 from mlx_voxclone.whisper.hearing import Listener
-from mlx_voxclone.whisper.reader import LONGEST_SECONDS, check_english
+from mlx_voxclone.whisper.reader import LONGEST_SECONDS
 
 SUFFIX = ".srt"
 _SHORTEST = 0.04  # seconds that a cue is shown; many players drop one without any
@@ -47,8 +47,8 @@ class Subtitles:
         if path is None:
             return None
         listener = None if whisper is None else Listener(whisper)
-        if listener is not None and not listener.is_multilingual:
-            check_english(listener.model, language)
+        if listener is not None:
+            listener.check_language(language)
         return cls(check_srt(path, *others), listener, language)
 
     def write(self, audio: str | Path, cues: Sequence[Cue]) -> None:

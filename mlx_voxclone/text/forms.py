@@ -29,7 +29,7 @@ def as_said(
         text: as somebody wrote it.
         language: code; English brings English words for amounts of money and for signs in brackets.
         verbatim: change nothing but blanks and invisible characters.
-        numbers: put numbers in words first; needs the language.
+        numbers: put numbers in words, once markup is out; needs the language.
         what: names the text in messages.
 
     Raises:
@@ -38,11 +38,7 @@ def as_said(
     line = spoken(text, what)
     if words(line) is None:
         raise DataError(f"{what} has no letter and no digit; give some words to speak")
-    if numbers:
-        text = numbers_of(language).in_words(text)
-    if verbatim:
-        return spoken(text, what)
-    line = _line(without_markup(text, is_english(language)), language)
+    line = form_of(language, verbatim=verbatim, numbers=numbers)(text)
     if line is None or words(line) is None:
         raise DataError(f"{what} has no words beside its markup; give some words to speak")
     return line
@@ -59,8 +55,10 @@ def form_of(
     in_words = numbers_of(language).in_words if numbers else str
 
     def form(text: str) -> str | None:
-        text = in_words(text)
-        return tidy(text) if verbatim else _line(without_markup(text, is_english(language)), language)
+        if verbatim:
+            return tidy(in_words(text))
+        # Markup goes first: what is a number of a link, an entity or a list is none to speak.
+        return _line(in_words(without_markup(text, is_english(language))), language)
 
     return form
 

@@ -45,6 +45,15 @@ _ORDINALS = {
 _GERMAN_CASE = re.compile(r"\b(am|vom|zum|beim|im|dem|den|des|der|die|das|seit|bis|ab|und|zur)\s+$", re.IGNORECASE)
 
 
+def check_installed() -> None:
+    """Raise DataError if the extra `numbers` is not there."""
+    try:
+        import babel  # noqa: F401
+        import num2words  # noqa: F401
+    except ImportError as e:
+        raise DataError(NOT_INSTALLED.format(e)) from None
+
+
 @lru_cache(maxsize=32)
 def numbers_of(language: str | None) -> "Numbers":
     """`Numbers` of a language, made once."""
@@ -61,11 +70,10 @@ class Numbers:
     """
 
     def __init__(self, language: str | None) -> None:
-        try:
-            import babel
-            import num2words
-        except ImportError as e:
-            raise DataError(NOT_INSTALLED.format(e)) from None
+        check_installed()
+        import babel
+        import num2words
+
         if language is None:
             raise DataError("numbers in words: in which language? Give its code (--language, data.language)")
         self._spell: ModuleType = num2words

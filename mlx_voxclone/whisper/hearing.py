@@ -17,7 +17,7 @@ from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.whisper.alignment import ENCODER_FRAME, encoder_frames
 from mlx_voxclone.whisper.model import WhisperFiles
-from mlx_voxclone.whisper.reader import Reader, Reading
+from mlx_voxclone.whisper.reader import Reader, Reading, check_english, known_language
 from mlx_voxclone.whisper.words import Word, timed_words, token_frames
 
 _FORMAT = 1  # changes with what is heard or how it is kept
@@ -70,6 +70,17 @@ class Listener:
     def is_multilingual(self) -> bool:
         """Whether it knows more than English, by its files."""
         return self.files.is_multilingual
+
+    def check_language(self, language: str | None) -> None:
+        """Refuse a language that it cannot hear, before anything is heard; None: not known yet.
+
+        Raises:
+            DataError: no Whisper knows it, or this one knows English alone.
+        """
+        if language is not None:
+            known_language(language)
+        if not self.is_multilingual:
+            check_english(self.model, language)
 
     def hear(self, samples: np.ndarray, language: str | None = None) -> Heard:
         """What is said in a clip, float32 [samples] at 24 kHz, at most 30 s.

@@ -148,18 +148,15 @@ class Reader:
 
     def _tokenizer(self, features, language: str | None):
         model = self.model
-        language = language.split("-")[0] if language else None
+        language = known_language(language) if language else None
         if not model.is_multilingual:
             check_english(self.files.name, language)
         elif language is None:
             _, probabilities = model.detect_language(features)
             language = max(probabilities[0], key=probabilities[0].get)
-        try:
-            return whisper_module("tokenizer").get_tokenizer(
-                model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
-            )
-        except ValueError:
-            raise DataError(f"language {language!r}: unknown to Whisper, which takes codes like en, de, fr") from None
+        return whisper_module("tokenizer").get_tokenizer(
+            model.is_multilingual, num_languages=model.num_languages, language=language, task="transcribe"
+        )
 
     def _decode(self, features, tokenizer) -> list[int]:
         """Tokens of what greedy decoding hears; none where it fails by Whisper's own measure."""
@@ -172,13 +169,32 @@ class Reader:
         return [token for token in result.tokens if token < tokenizer.eot] if result.text.strip() else []
 
 
+def known_language(language: str) -> str:
+    """Whisper's code of a language.
+
+    Args:
+        language: code, such as `de` or `fr_CA`, or English name.
+    Raises:
+        DataError: no Whisper knows it.
+    """
+    names, name = whisper_module("tokenizer"), _base(language)
+    code = name if name in names.LANGUAGES else names.TO_LANGUAGE_CODE.get(name)
+    if code is None:
+        raise DataError(f"language {language!r}: unknown to Whisper, which takes codes like en, de, fr")
+    return code
+
+
+def _base(language: str) -> str:
+    return language.replace("_", "-").split("-")[0].lower()
+
+
 def check_english(model: str, language: str | None) -> None:
     """Refuse another language than English for a model that knows no other.
 
     Raises:
         DataError: it is another one.
     """
-    if (language or "en").split("-")[0].lower() not in ("en", "english"):
+    if _base(language or "en") not in ("en", "english"):
         raise DataError(
             f"{model}: is an English-only model, but the language is {language!r}; take a multilingual Whisper"
             " (its name has no .en)"

@@ -60,6 +60,9 @@ def test_words_of_a_short_text_by_a_whisper(argv, tmp_path, monkeypatch):
         def __exit__(self, *_):
             pass
 
+        def check_language(self, language):
+            assert language == "de"
+
         def words(self, samples, text, language):
             assert language == "de"
             step = len(samples) / 24000 / 3

@@ -151,6 +151,37 @@ def judged_of(model, source: Path, place: Path, **settings):
     return data, codes, found
 
 
+def test_numbers_of_a_language_without_words_stay_figures(tmp_path, monkeypatch):
+    """Hours of hearing are not lost by a language that is found out only then; what is known before is refused."""
+    bare = recordings(tmp_path / "bare", 2)
+    said = {"0": ("मेरे पास 3", "hi"), "1": ("I have 3", "en")}
+
+    class Whisper:
+        def __init__(self, model):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def transcribe(self, path, language=None):
+            return said[path.stem]
+
+    monkeypatch.setattr(prepare_module, "Transcriber", Whisper)
+    options = {"transcribe": True, "numbers_in_words": True, "heldout": 0}
+    report = prepare(bare, tmp_path / "out", PrepareOptions(**options))
+    texts = [clip.text for clip in sorted(PreparedData.load(tmp_path / "out").clips, key=lambda clip: clip.id)]
+    assert texts == ["मेरे पास 3.", "I have three."]
+    assert any("stay in figures" in note and "languages: hi" in note for note in report.notes)
+    with pytest.raises(DataError, match="does not know the language 'hi'"):
+        prepare(bare, tmp_path / "other", PrepareOptions(**options, language="hi"))
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    with pytest.raises(DataError, match=r"pip install 'mlx-voxclone\[numbers\]'"):
+        prepare(bare, tmp_path / "other", PrepareOptions(**options))
+
+
 def test_transcribed_clips_are_judged_like_others(whole, tmp_path, monkeypatch):
     """With texts beside the audio, and with the same texts by a Whisper: the same codes. A clip in which it understood
     nothing is encoded and not judged."""

@@ -80,6 +80,13 @@ def test_each_line_is_a_file_as_if_it_were_alone(speaker, calls, tmp_path):
     assert soundfile.info(tmp_path / "out" / "long.wav").subtype == "PCM_16"
 
 
+def test_the_corpus_has_what_was_spoken_not_its_markup(speaker, calls, tmp_path):
+    table = "# Fruit\n\n| apples | many |\n|---|---|\n| pears | [few](http://x.org) |"
+    speak(speaker, tmp_path, tmp_path / "out", [{"text": table}])
+    entry = json.loads((tmp_path / "out" / MANIFEST).read_text())
+    assert entry["text"] == "Fruit. apples, many. pears, few."
+
+
 @pytest.mark.parametrize("stop", [0, 1, 3, 5, 8])
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
 def test_interrupted_and_resumed(speaker, calls, tmp_path, stop, kind, monkeypatch):

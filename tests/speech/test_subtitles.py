@@ -4,10 +4,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from tiny_whisper import write_whisper
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.speech.subtitles import Cue, check_srt, chunk_cues, srt, word_cues
+from mlx_voxclone.speech.subtitles import Cue, Subtitles, check_srt, chunk_cues, srt, word_cues
 from mlx_voxclone.whisper.compare import units
 from mlx_voxclone.whisper.words import Word
 
@@ -66,3 +67,10 @@ def test_places_that_are_refused(tmp_path, name, message):
     with pytest.raises(DataError, match=message) as caught:
         check_srt(tmp_path / name, tmp_path / "b.srt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_language_that_no_whisper_knows_is_refused_before_anything_is_spoken(tmp_path):
+    whisper = str(write_whisper(tmp_path / "whisper"))
+    with pytest.raises(DataError, match="language 'klingon': unknown to Whisper"):
+        Subtitles.checked(str(tmp_path / "a.srt"), whisper, "klingon")
+    assert Subtitles.checked(str(tmp_path / "a.srt"), whisper, "fr_CA").language == "fr_CA"

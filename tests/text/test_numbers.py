@@ -45,6 +45,11 @@ def test_before_the_servers_form():
     assert as_said("It cost $5 (10%)", "en", numbers=True) == "It cost five dollars\u2014ten percent\u2014."
 
 
+def test_after_markup():
+    assert as_said("Caf&#233; [3](http://x.org/12) https://y.org/4", "en", numbers=True) == "Café three link."
+    assert as_said("1. Eggs\n2. Milk", "en", numbers=True) == "Eggs Milk."
+
+
 @pytest.mark.parametrize(("language", "message"), [("hi", "does not know the language 'hi'"), (None, "which language")])
 def test_a_language_without_words_is_refused(language, message):
     with pytest.raises(DataError, match=message):

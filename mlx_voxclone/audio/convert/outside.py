@@ -162,6 +162,10 @@ def _run(program: str, kind: Kind, source: Path, target: Path, size: int) -> Non
         said.seek(max(0, said.tell() - 4096))
         lines = said.read().decode(errors="replace").split("\n")
     if done.returncode or not target.is_file():
+        if any("matches no streams" in line for line in lines):
+            raise AudioError(
+                "unreadable", f"{source}: {name} cannot decode it (it holds no sound); export it again, or as WAV"
+            )
         words = " ".join(next((line for line in reversed(lines) if line.strip()), "it does not say why").split())
         reason = words.replace(str(source), source.name)[:_SHOWN]
         raise AudioError("unreadable", f"{source}: {name} cannot decode it ({reason}); export it again, or as WAV")

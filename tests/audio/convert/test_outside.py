@@ -31,6 +31,8 @@ log.open("a").write("\\n".join(sys.argv[1:]) + "\\n---\\n")
 mode = pathlib.Path({mode!r}).read_text()
 if mode == "refuse":
     sys.exit("first line\\nmoov atom not found")
+if mode == "silent":
+    sys.exit("Stream map '' matches no streams.\\nTo ignore this, add a trailing '?' to the map.")
 if mode == "hang":
     time.sleep(60)
 if mode != "nothing":
@@ -95,7 +97,10 @@ def test_without_a_program_the_line_says_what_to_do(tool, tmp_path):
     assert e.value.reason == "unreadable"
 
 
-@pytest.mark.parametrize(("mode", "words"), [("refuse", "moov atom not found"), ("nothing", "it does not say why")])
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("refuse", "moov atom not found"), ("nothing", "it does not say why"), ("silent", "it holds no sound")],
+)
 def test_what_the_program_refuses_is_one_line(tool, tmp_path, mode, words):
     tool("ffmpeg")
     tool.mode.write_text(mode)

@@ -270,6 +270,10 @@ def test_prepare_cuts_chapters_where_a_whisper_is_named(tmp_path, said, monkeypa
     assert [line["reason"] for line in lines] == ["not-in-text"]
     assert lines[0]["audio"] == "01.wav"
     assert any(note.startswith("01.wav: cut with its text into") for note in report.notes)
+    heard = [json.loads(line)["source"] for line in (tmp_path / "out" / "quality.jsonl").read_text().splitlines()]
+    assert sorted(heard) == ["01.wav", "02.wav"]  # how good a chapter is, too
+    with pytest.raises(DataError, match="language 'xx': unknown to Whisper"):
+        prepare(source, tmp_path / "other", PrepareOptions(whisper_model="known", language="xx"))
     assert any(line.startswith("left out 1 recording or part (1 not-in-text)") for line in report.lines())
     assert prepare(source, tmp_path / "out", PrepareOptions(whisper_model="known", heldout=0.2)).reused
 
