@@ -106,6 +106,7 @@ def test_defaults_are_those_of_the_options():
             "min_seconds (9) must be below max_seconds (3)",
         ),
         (["c", "--heldout", "two"], "invalid float value: 'two'"),
+        (["c", "--recogniser", "mlx-audio:x"], "--recogniser says who transcribes: give --transcribe, too"),
         (["c", "--heldoutt", "0.1"], "unrecognized arguments: --heldoutt"),
         (["c", "--speaker", "synthetic-9"], "no speaker 'synthetic-9'; did you mean"),
     ],

@@ -101,7 +101,12 @@ def _options(parser: Parser) -> None:
     add_shared(parser, "--seed", "--device", "--quiet")
 
 
-@command(DESCRIPTION, _options)
+def _check(parser: Parser, options: argparse.Namespace) -> None:
+    if options.recogniser is not None and not options.transcribe:
+        parser.error("--recogniser says who transcribes: give --transcribe, too")
+
+
+@command(DESCRIPTION, _options, _check)
 def main(arguments: argparse.Namespace) -> None:
     options = _prepare_options(arguments)
     from mlx_voxclone.data.prepare import prepare
