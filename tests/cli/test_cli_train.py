@@ -408,7 +408,11 @@ def test_more_steps_continue_a_complete_training_where_it_is_now(config_file, tm
     ("setting", "text"),
     [
         ("encoder.train.steps=6", "was trained from something else"),  # the codes under the adapters change
-        ("speaker.train.steps=8", "baked: exists already and was not baked from this run as it is now (the adapters"),
+        pytest.param(
+            "speaker.train.steps=8",
+            "baked: exists already and was not baked from this run as it is now (the adapters",
+            marks=pytest.mark.slow,
+        ),
         ("bake.target=mlx-audio", "exists already and was not baked from this run as it is now (bake.target"),
     ],
 )

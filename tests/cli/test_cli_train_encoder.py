@@ -55,7 +55,7 @@ def evaluations(place) -> list[dict]:
     return [line["metrics"] for line in read_log(place / "log.jsonl") if line.get("event") == "eval"]
 
 
-@pytest.mark.parametrize("task", ["encoder", "speaker"])
+@pytest.mark.parametrize("task", [pytest.param("encoder", marks=pytest.mark.slow), "speaker"])
 def test_what_was_interrupted_before_its_first_checkpoint_goes_on(config_file, whole, tmp_path, monkeypatch, task):
     """Whatever it had made by then."""
     place = tmp_path / "run"

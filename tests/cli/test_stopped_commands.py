@@ -89,7 +89,7 @@ def test_bake(whole, encoder_file, tmp_path, number, code):
 @pytest.mark.parametrize(
     ("number", "code", "call"),
     [
-        (*SIGNALS[3], 1),  # the settings are half written
+        # At the first call the settings are half written.
         *(pytest.param(*s, call, marks=pytest.mark.slow) for s in SIGNALS for call in (1, 2, 3)),
     ],
 )

@@ -131,6 +131,7 @@ def told(capsys, *argv):
     return captured.out
 
 
+@pytest.mark.slow
 def test_without_a_configuration_it_describes_the_machine(capsys):
     text = told(capsys)
     assert this_machine().chip in text

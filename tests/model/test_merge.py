@@ -55,11 +55,12 @@ def test_results_weights_and_names_stay(model, x):
 def test_it_is_done_once_and_takes_no_memory():
     layer = FeedForward(256, 512)
     mx.eval(layer.parameters())
-    gc.collect()  # what earlier tests have left goes now
+    gc.collect()
+    mx.synchronize()
     mx.clear_cache()
     before = mx.get_active_memory()
     layer.merge()
-    assert abs(mx.get_active_memory() - before) < 4096
+    assert mx.get_active_memory() - before < 4096  # less where something of an earlier test goes meanwhile
     view = layer.w1.weight
     layer.merge()
     assert layer.w1.weight is view

@@ -60,6 +60,7 @@ def test_what_this_machine_lacks_is_no_fault(place, monkeypatch):
     assert work.ranks(place).verdict == NOT_HERE
 
 
+@pytest.mark.slow
 def test_alternatives_are_figures_alone(place, monkeypatch):
     """On what stands for a GPU: attention has no fused kernel here, which is told and is no fault."""
     assert numbers.alternatives(place).verdict == NOT_HERE

@@ -164,7 +164,9 @@ def started(argv, tmp_path):
         process.communicate()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 0), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_it_ends_in_one_line_and_tells_who_waits(started, number, code):
     process, port = started()
     answers = []

@@ -260,7 +260,7 @@ def child(run_dir, patch):
         pytest.param("state.save_tensors = killing(state.save_tensors, 6, half=True)", [2, 4], marks=pytest.mark.slow),
         ("state.write_text_atomic = killing(state.write_text_atomic, 3)", [2, 4]),
         # renames of our own: best/ twice from its second writing on, a new checkpoint once
-        ("state.os.rename = killing(os.rename, 5)", None),
+        pytest.param("state.os.rename = killing(os.rename, 5)", None, marks=pytest.mark.slow),
         pytest.param("state.os.rename = killing(os.rename, 6)", None, marks=pytest.mark.slow),
         ("state.os.rename = killing(os.rename, 7)", None),
     ],

@@ -97,6 +97,7 @@ def check_exact(build, tmp_path, stops, **changes):
         assert norms(run_dir) == norms(tmp_path / "whole"), step
 
 
+@pytest.mark.slow
 def test_the_adapters_are_those_of_a_run_that_never_spoke(speaker_task, tmp_path):
     check_exact(speaker_task, tmp_path, [1])
 

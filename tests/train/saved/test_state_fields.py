@@ -116,6 +116,7 @@ def means_the_same(path, kind) -> bool:
     return kind in kinds.get(name, ()) and above == ["state"]
 
 
+@pytest.mark.slow
 def test_every_field_of_a_state_changed_by_rule(run_dir, document):
     """Without its checksum, as in files of earlier versions: the schema and what the run knows must notice it."""
     old = {key: value for key, value in document.items() if key != CHECKSUM}
