@@ -96,13 +96,13 @@ def test_a_language_is_learnt_and_a_speaker_on_top_of_it(
     weights = dict(tree_flatten(adapted.model.trainable_parameters()))
     assert all(mx.array_equal(weights[name], value) for name, value in tensors.items())
     assert any(np.abs(np.array(v)).max() > 0 for k, v in weights.items() if k.endswith("lora_b"))
-    # And so its first measurement is another than the released model's.
+    # And so its first measurement is another than the released model's, by a hundred times what rounding does.
     assert voxclone(["train", "--config", str(file), *onward[:4], "--set", "output=anew", "--quiet"]) == 0
     begun, anew = (
         json.loads((tmp_path / name / "result.json").read_text())["evaluations"][0]["metrics"]["loss"]
         for name in ("onward", "anew")
     )
-    assert abs(begun / anew - 1) > 1e-3
+    assert abs(begun / anew - 1) > 1e-4
     # Other adapters to start from are another run.
     assert voxclone(["train", "--resume", "onward", "--set", "speaker.start=null", "--quiet"]) == 2
 
