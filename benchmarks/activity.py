@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.signal
 
+from benchmarks.quality import audio_files, coloured_noise, evenly
 from mlx_voxclone.audio.activity.silero import SileroMeter
 from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.audio.segment import FRAME_SECONDS, cut_at_pauses, frame_levels, smoothed, speech_mask
@@ -55,12 +56,14 @@ def recordings(files: list[Path], rng: np.random.Generator) -> list[tuple[np.nda
     return made
 
 
+def added(samples: np.ndarray, sound: np.ndarray, snr: float) -> np.ndarray:
+    """Samples [S] with a sound [S], `snr` dB under speech of RMS 0.05."""
+    return samples + sound / np.sqrt(np.mean(sound**2)) * 0.05 * 10 ** (-snr / 20)
+
+
 def noise(snr: float, tilt: float) -> Change:
     def change(samples: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        spectrum = np.fft.rfft(rng.standard_normal(len(samples)))
-        spectrum[1:] /= np.arange(1, len(spectrum)) ** (tilt / 2)
-        sound = np.fft.irfft(spectrum, len(samples))
-        return samples + sound / np.sqrt(np.mean(sound**2)) * 0.05 * 10 ** (-snr / 20)
+        return added(samples, coloured_noise(len(samples), tilt, rng), snr)
 
     return change
 
@@ -70,7 +73,7 @@ def babble(snr: float, voices: list[np.ndarray]) -> Change:
 
     def change(samples: np.ndarray, words: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         sound = sum(np.resize(np.roll(v, rng.integers(len(v))), len(samples)) for v in voices)
-        return samples + sound / np.sqrt(np.mean(sound**2)) * 0.05 * 10 ** (-snr / 20)
+        return added(samples, sound, snr)
 
     return change
 
@@ -88,7 +91,7 @@ def music(snr: float) -> Change:
                     tone = np.sin(2 * np.pi * pitch * times) * np.exp(-3 * times) / overtone
                     sound[at : at + RATE] += tone
         sound = sound[: len(samples)]
-        return samples + sound / np.sqrt(np.mean(sound**2)) * 0.05 * 10 ** (-snr / 20)
+        return added(samples, sound, snr)
 
     return change
 
@@ -134,8 +137,8 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--clips", type=int, default=36)
     options = parser.parse_args()
-    files = sorted(p for p in options.speech.rglob("*") if p.suffix in (".flac", ".wav"))
-    chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
+    files = audio_files(options.speech)
+    chosen = evenly(files, options.clips)
     others = [read_audio(path).astype(np.float64) for path in files[1:200:30]][:6]
     made = recordings(chosen, np.random.default_rng(0))
     changes: list[tuple[str, Change]] = [

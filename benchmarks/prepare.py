@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.quality import audio_files
 from mlx_voxclone.audio.decode import audio_info
 
 PLAIN = """
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--files", type=int, default=10_000)
     options = parser.parse_args()
-    files = sorted(p for p in options.speech.rglob("*") if p.suffix in (".flac", ".wav"))[: options.files]
+    files = audio_files(options.speech)[: options.files]
     hours = sum(audio_info(path).seconds for path in files) / 3600
     rows = {}
     with tempfile.TemporaryDirectory() as place:

@@ -19,14 +19,29 @@ from mlx_voxclone.audio.segment import frame_levels, speech_level, speech_mask
 Change = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
 
 
+def audio_files(speech: Path) -> list[Path]:
+    """The recordings below a folder."""
+    return sorted(p for p in speech.rglob("*") if p.suffix in (".flac", ".wav"))
+
+
+def evenly(files: list[Path], count: int) -> list[Path]:
+    """Up to so many of the files, evenly over all of them."""
+    return files[:: max(1, len(files) // count)][:count]
+
+
+def coloured_noise(samples: int, power: float, rng: np.random.Generator) -> np.ndarray:
+    """White noise (power 0) or pink noise (1): float64 [samples], at any level."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples))
+    spectrum[1:] /= np.arange(1, len(spectrum)) ** (power / 2)
+    return np.fft.irfft(spectrum, samples)
+
+
 def with_noise(snr: float, power: float = 0.0) -> Change:
     """White noise (power 0) or pink noise (1), `snr` dB under the speech."""
 
     def change(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
         levels = frame_levels([samples], rate)
-        spectrum = np.fft.rfft(rng.standard_normal(len(samples)))
-        spectrum[1:] /= np.arange(1, len(spectrum)) ** (power / 2)
-        noise = np.fft.irfft(spectrum, len(samples))
+        noise = coloured_noise(len(samples), power, rng)
         level = speech_level(levels, speech_mask(levels)) - snr
         return samples + noise / np.sqrt(np.mean(noise**2)) * 10 ** (level / 20)
 
@@ -82,8 +97,7 @@ def main() -> None:
     parser.add_argument("speech", type=Path)
     parser.add_argument("--clips", type=int, default=12)
     options = parser.parse_args()
-    files = sorted(p for p in options.speech.rglob("*") if p.suffix in (".flac", ".wav"))
-    files = files[:: max(1, len(files) // options.clips)][: options.clips]
+    files = evenly(audio_files(options.speech), options.clips)
     print("| added | over noise, dB | bandwidth, kHz | reverberation, s |\n|---|---|---|---|")
     for name, change in CHANGES:
         found = []

@@ -5,30 +5,21 @@ flite have known units instead (`units` of a clip).
 """
 
 import math
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.recovery.corpus import FRAME, Corpus, CorpusClip
+from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.data.clips import Clip
 from mlx_voxclone.process.progress import progress_over
 from mlx_voxclone.train.whisper.cache import TeacherCache
-from mlx_voxclone.train.whisper.teacher import LONGEST, AsrTeacher
+from mlx_voxclone.train.whisper.teacher import AsrTeacher
 from mlx_voxclone.whisper.alignment import crop_states
+from mlx_voxclone.whisper.reader import LONGEST
 
 HEARD_KIND = "real"  # of clips that are heard
-
-
-@dataclass(frozen=True)
-class _Spoken:
-    """A clip as the teacher's cache takes it. Whisper finds out text and language."""
-
-    id: str
-    samples: int
-    read: Callable[[], np.ndarray]
-    text: str | None = None
-    language: str | None = None
 
 
 class HeardStates:
@@ -42,11 +33,10 @@ class HeardStates:
     def __init__(self, corpus: Corpus, whisper: str | Path, directory: Path, unheard: Collection[str] = ()):
         teacher = AsrTeacher(str(whisper))
         self._cache = TeacherCache(directory, teacher)
-        spoken = []
-        for clip in corpus.split("train", HEARD_KIND):
-            samples = len(clip.read())
-            if samples <= LONGEST and clip.speaker not in unheard:
-                spoken.append(_Spoken(clip.id, samples, clip.read))
+        clips = [clip for clip in corpus.split("train", HEARD_KIND) if clip.speaker not in unheard]
+        # Without texts and languages: Whisper finds them out.
+        spoken = [Clip(clip.id, clip.path, audio_info(clip.path).frames, clip.speaker) for clip in clips]
+        spoken = [clip for clip in spoken if clip.samples <= LONGEST]
         self._known = {clip.id for clip in spoken}
         self.report = self._cache.fill(spoken, progress_over)
         self.dim, self.identity = teacher.dim, self._cache.identity
