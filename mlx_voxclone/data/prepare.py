@@ -35,7 +35,6 @@ from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.text.numbers import check_installed, numbers_of
 from mlx_voxclone.whisper.hearing import Listener
-from mlx_voxclone.whisper.reader import check_english, known_language
 
 REJECTED, TEXTS, QUALITY = "rejected.jsonl", "texts.jsonl", "quality.jsonl"
 Recogniser = Transcriber | MlxAudioRecogniser
@@ -174,9 +173,7 @@ def _listener(
     loaded = getattr(transcriber, "loaded", None)
     listener = stack.enter_context(Listener(options.whisper, loaded=loaded))
     for language in sorted({entry.language or options.language or "en" for entry in texted}):
-        known_language(language)
-        if not listener.is_multilingual:
-            check_english(listener.model, language)
+        listener.check_language(language)
     return listener
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.whisper.model import WhisperFiles
+from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,
@@ -22,6 +22,7 @@ from mlx_voxclone.whisper.reader import (
     MIN_SAMPLES,
     WHISPER_RATE,
     check_english,
+    language_code,
 )
 
 __all__ = ["LONGEST_SECONDS", "NOT_INSTALLED", "PACKAGE", "Transcriber"]
@@ -70,15 +71,12 @@ class Transcriber:
         Raises:
             DataError: it was trained on English alone, or no Whisper knows the language.
         """
-        names = importlib.import_module(f"{PACKAGE}.tokenizer")
-        name = language.replace("_", "-").split("-")[0].lower()
-        code = name if name in names.LANGUAGES else names.TO_LANGUAGE_CODE.get(name)
+        code = language_code(language)
         if code is None:
             raise DataError(f"language {language!r}: no Whisper knows it; Whisper takes codes like en, de, fr")
         if code != "en" and not self._module.ModelHolder.model.is_multilingual:
-            raise DataError(
-                f"{self.model}: was trained on English only, not {names.LANGUAGES[code]}; name another Whisper"
-            )
+            name = whisper_module("tokenizer").LANGUAGES[code]
+            raise DataError(f"{self.model}: was trained on English only, not {name}; name another Whisper")
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
         """The text of a clip of up to 30 s, and its language.

@@ -8,6 +8,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.evaluate.intelligibility import errors, normalise
+from mlx_voxclone.files.texts import base_language
 from mlx_voxclone.speech.narration import Heard
 
 # Languages that do not divide words by blanks, or not where a reader would: letters are compared.
@@ -33,7 +34,7 @@ def listener(whisper: str) -> Iterator[Callable[[str | None], Callable[[str, np.
         def of_language(language: str | None) -> Callable[[str, np.ndarray], Heard]:
             if language is not None:
                 transcriber.check_language(language)
-            by_letters = (language or "").replace("_", "-").split("-")[0].lower() in BY_LETTERS
+            by_letters = base_language(language or "") in BY_LETTERS
 
             def listen(text: str, samples: np.ndarray) -> Heard:
                 heard, _ = transcriber.transcribe_samples(samples, SAMPLE_RATE, language)

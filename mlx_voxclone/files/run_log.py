@@ -20,7 +20,7 @@ from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.process.progress import listener
 
 LOG_NAME = "log.jsonl"
-BOARDS = "boards"  # folder of a run directory: what boards of the user's own keep there (`tracking/boards.py`)
+BOARDS_FOLDER = "boards"  # folder of a run directory: what boards of the user's own keep there (`tracking/boards.py`)
 # Keys of a step line that no loss term may be called.
 RESERVED = frozenset(
     {"event", "step", "epoch", "lr", "loss", "grad_norm", "items_per_s", "targets_per_s", "seconds"}

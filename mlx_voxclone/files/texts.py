@@ -70,3 +70,8 @@ def _joiner(match: re.Match[str]) -> str:
     around = text[start - 1 : start], text[end : end + 1]
     kept = all(c and c >= _OTHER_SCRIPTS and unicodedata.category(c)[0] in "LM" for c in around)
     return match[0][0] if kept else ""
+
+
+def base_language(code: str) -> str:
+    """The language of a code with a country or script, in lower case: `fr_CA` -> `fr`."""
+    return re.split("[-_]", code)[0].lower()

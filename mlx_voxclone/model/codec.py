@@ -206,7 +206,7 @@ class Codec(nn.Module):
         """Encode one waveform of any length in chunks with exact left context: `[S] -> [ceil(S / 1920), latent_dim]`.
 
         Memory is bounded by `chunk_frames` (375 = 30 s), the result equals encoding the whole at once. `on_frames`
-        hears of the frames of each chunk that is done.
+        is called with the number of frames of each chunk that is done.
         """
         samples, frame = mx.array(samples), self.config.frame_size
         total = self.config.n_frames(samples.shape[0])
@@ -277,7 +277,7 @@ class Codec(nn.Module):
     ) -> Iterator[np.ndarray]:
         """What `decode_audio` puts together, one chunk after the other, so that memory does not grow with T.
 
-        `on_frames` hears of the frames of each chunk that is done.
+        `on_frames` is called with the number of frames of each chunk that is done.
 
         Raises:
             ValueError: as `decode_audio`, when the first chunk is requested.

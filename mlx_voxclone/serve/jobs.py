@@ -99,6 +99,7 @@ class Job:
         self.listener, self.adapters = listener, adapters
         self._text, self._rows, self._seed, self._language = text, rows, seed, language
         self._chunks: list[Chunk] = []
+        self._is_long = False
         self._speech: _Short | _Long | None = None
         self.codes: list[np.ndarray] = []
         self.tokens = 0
@@ -110,7 +111,8 @@ class Job:
         Raises:
             DataError: nothing to say.
         """
-        if is_long(self._text):
+        self._is_long = is_long(self._text)
+        if self._is_long:
             self._chunks = split_text(self._text, self._language, form=form_of(self._language))
         else:
             self._chunks = [Chunk(as_said(self._text, self._language), 0.0)]
@@ -125,7 +127,7 @@ class Job:
         if not self._chunks:
             self.prepare(speaker)
         rows = self._rows()
-        if is_long(self._text):
+        if self._is_long:
             narration = Narration(speaker, self._chunks, rows, seed=self._seed, tries=TRIES)
             self._speech = _Long(self, narration, speaker.model.config.codec.n_codebooks)
         else:

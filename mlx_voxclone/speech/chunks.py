@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sentencex import segment
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.texts import damage, tidy
+from mlx_voxclone.files.texts import base_language, damage, tidy
 from mlx_voxclone.speech.blocks import blocks
 from mlx_voxclone.speech.options import NO_WORDS, PAUSE
 
@@ -78,7 +78,7 @@ def size(text: str) -> int:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    code = language.replace("_", "-").split("-")[0].lower()
+    code = base_language(language)
     found = [sentence for part in segment(code, text) if (sentence := part.strip())]
     return _with_ordinals(found) if code in _DOTTED_ORDINALS else found
 

@@ -4,11 +4,10 @@
 same words become the same tokens, here and in mlx-audio. See `signs`, `markup` and `english` for what is changed.
 """
 
-import re
 from collections.abc import Callable
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.texts import spoken, tidy, words
+from mlx_voxclone.files.texts import base_language, spoken, tidy, words
 from mlx_voxclone.text.english import in_brackets, with_amounts
 from mlx_voxclone.text.markup import without_markup
 from mlx_voxclone.text.numbers import numbers_of
@@ -75,7 +74,7 @@ def as_learnt(text: str | None, language: str | None = None, numbers: bool = Fal
 
 
 def is_english(language: str | None) -> bool:
-    return language is not None and re.split("[-_]", language.lower())[0] in ("en", "english")
+    return language is not None and base_language(language) in ("en", "english")
 
 
 def _line(text: str, language: str | None) -> str | None:

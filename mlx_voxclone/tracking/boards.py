@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.run_log import BOARDS as FOLDER
-from mlx_voxclone.files.run_log import records_to
+from mlx_voxclone.files.run_log import BOARDS_FOLDER, records_to
 from mlx_voxclone.tracking.figures import figures, numbers
 
 PROJECT = "mlx_voxclone"
@@ -38,7 +37,7 @@ class TensorBoard:
     def __init__(self, run_dir: Path, settings: dict[str, float]):
         from tensorboardX import SummaryWriter
 
-        directory = run_dir / FOLDER / "tensorboard"
+        directory = run_dir / BOARDS_FOLDER / "tensorboard"
         sitting = len(list(directory.glob("*"))) if directory.is_dir() else 0  # a file for each, also in one second
         self._writer = SummaryWriter(str(directory), filename_suffix=f".{sitting}")
         self._writer.add_text("settings", "\n\n".join(f"`{key}`: {value:g}" for key, value in settings.items()))
@@ -58,12 +57,12 @@ class WeightsAndBiases:
     def __init__(self, run_dir: Path, settings: dict[str, float]):
         import wandb
 
-        (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+        (run_dir / BOARDS_FOLDER).mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=PROJECT,
-            id=_remembered(run_dir / FOLDER / "wandb-id.txt", lambda: secrets.token_hex(4)),
+            id=_remembered(run_dir / BOARDS_FOLDER / "wandb-id.txt", lambda: secrets.token_hex(4)),
             resume="allow",
-            dir=str(run_dir / FOLDER),
+            dir=str(run_dir / BOARDS_FOLDER),
             config=settings,
             settings=wandb.Settings(
                 console="off",
@@ -103,12 +102,12 @@ class MLflow:
             raise ConfigError(
                 "report_to: mlflow: set MLFLOW_TRACKING_URI to where it is, such as http://localhost:5000"
             )
-        (run_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+        (run_dir / BOARDS_FOLDER).mkdir(parents=True, exist_ok=True)
         self._client = mlflow.MlflowClient(place)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
         self._id = _remembered(
-            run_dir / FOLDER / "mlflow-id.txt", lambda: self._client.create_run(experiment).info.run_id
+            run_dir / BOARDS_FOLDER / "mlflow-id.txt", lambda: self._client.create_run(experiment).info.run_id
         )
         self._client.update_run(self._id, status="RUNNING")
         for key, value in settings.items():

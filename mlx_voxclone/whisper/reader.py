@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, resample
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.texts import base_language
 from mlx_voxclone.whisper.alignment import CONTEXT_FRAMES, ENCODER_FRAME
 from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
 
@@ -177,15 +178,16 @@ def known_language(language: str) -> str:
     Raises:
         DataError: no Whisper knows it.
     """
-    names, name = whisper_module("tokenizer"), _base(language)
-    code = name if name in names.LANGUAGES else names.TO_LANGUAGE_CODE.get(name)
+    code = language_code(language)
     if code is None:
         raise DataError(f"language {language!r}: unknown to Whisper, which takes codes like en, de, fr")
     return code
 
 
-def _base(language: str) -> str:
-    return language.replace("_", "-").split("-")[0].lower()
+def language_code(language: str) -> str | None:
+    """Whisper's code of a language, by its code or English name; None where no Whisper knows it."""
+    names, name = whisper_module("tokenizer"), base_language(language)
+    return name if name in names.LANGUAGES else names.TO_LANGUAGE_CODE.get(name)
 
 
 def check_english(model: str, language: str | None) -> None:
@@ -194,7 +196,7 @@ def check_english(model: str, language: str | None) -> None:
     Raises:
         DataError: it is another one.
     """
-    if _base(language or "en") not in ("en", "english"):
+    if base_language(language or "en") not in ("en", "english"):
         raise DataError(
             f"{model}: is an English-only model, but the language is {language!r}; take a multilingual Whisper"
             " (its name has no .en)"

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.files.run_log import BOARDS as FOLDER
-from mlx_voxclone.files.run_log import LOG_NAME, JsonLog
+from mlx_voxclone.files.run_log import BOARDS_FOLDER, LOG_NAME, JsonLog
 from mlx_voxclone.tracking import boards
 from mlx_voxclone.tracking.boards import PROJECT, shown
 from mlx_voxclone.tracking.figures import figures, numbers
@@ -66,11 +65,11 @@ def test_tensorboards_reader_finds_every_figure_also_of_a_resumed_run(tmp_path):
 
     one_run("tensorboard", tmp_path)
     one_run("tensorboard", tmp_path, {"speaker": [{"step": 2, "loss": 3.25}]})
-    reader = EventAccumulator(str(tmp_path / FOLDER / "tensorboard"))
+    reader = EventAccumulator(str(tmp_path / BOARDS_FOLDER / "tensorboard"))
     reader.Reload()
     read = {tag: [(e.step, pytest.approx(e.value)) for e in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
     assert read == {**SHOWN, "speaker/loss": [(1, 3.5), (2, 3.25)]}
-    everything = b"".join(file.read_bytes() for file in (tmp_path / FOLDER / "tensorboard").iterdir())
+    everything = b"".join(file.read_bytes() for file in (tmp_path / BOARDS_FOLDER / "tensorboard").iterdir())
     assert b"speaker/train/steps" in everything
     assert b"ann" not in everything
     assert b"secret" not in everything
@@ -125,7 +124,7 @@ def test_wandbs_file_of_an_offline_run_holds_every_figure(tmp_path, monkeypatch)
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     one_run("wandb", tmp_path)
-    (file,) = (tmp_path / FOLDER).rglob("*.wandb")
+    (file,) = (tmp_path / BOARDS_FOLDER).rglob("*.wandb")
     read, everything = {}, file.read_bytes()
     assert everything[:4] == b":W&B"
     for data in leveldb_records(everything):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.texts import base_language
 
 AUDIO, ID, TEXT, NORMALISED = "audio", "id", "text", "normalised text"
 SPEAKER, LANGUAGE, REFERENCE, SPLIT, UNUSED = "speaker", "language", "ref_audio", "split", "unused"
@@ -40,7 +41,7 @@ def role_of(name: str) -> str | None:
 
 def language_of(code: str) -> str | None:
     """`EN`, `zh-CN` or `JP` as this program writes languages; None for anything else."""
-    base = re.split("[-_]", code.strip().lower())[0]
+    base = base_language(code.strip())
     base = _SAME.get(base, base)
     return base if base in LANGUAGES and len(code.strip()) <= 6 else None
 

@@ -24,7 +24,7 @@ from mlx_voxclone.data.entries import (
 )
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.texts import damage, words
+from mlx_voxclone.files.texts import base_language, damage, words
 
 _LIBRI_TEXTS = (".normalized.txt", ".original.txt")  # the first that is there counts
 # Common Voice's tables that are read; a recording in several of them is what the first one says.
@@ -185,7 +185,7 @@ def _rows(folder: Path, table: str, split: str) -> Iterator[Entry]:
             raise DataError(f"{path}:{number}: path must be the name of a file in {CLIPS}/, found {audio[:40]!r}")
         k = header.get("locale", len(columns))
         locale = (columns[k].strip() if k < len(columns) else "") or folder.resolve().name
-        language = shared(re.split("[-_]", locale)[0].lower())
+        language = shared(base_language(locale))
         yield Entry(audio, shared(client), _unquoted(text), language, None, folder, listing, number, split)
 
 

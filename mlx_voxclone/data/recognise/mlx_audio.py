@@ -19,7 +19,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.audio.segment import FRAME_SECONDS, frame_levels, smoothed
 from mlx_voxclone.data.transcribe import LONGEST_SECONDS, MAX_COMPRESSION_RATIO, MIN_SAMPLES
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.texts import damage, words
+from mlx_voxclone.files.texts import base_language, damage, words
 
 PREFIX = "mlx-audio:"
 PACKAGE = "mlx_audio"
@@ -93,7 +93,7 @@ class MlxAudioRecogniser:
         import mlx.core as mx
 
         options: dict[str, Any] = {"max_tokens": _MOST_TOKENS, "temperature": 0.0, "verbose": False, "stream": False}
-        code = None if language is None else language.replace("_", "-").split("-")[0].lower()
+        code = None if language is None else base_language(language)
         kind = str(getattr(getattr(self._model, "config", None), "model_type", "")).lower()
         if code is not None or kind.startswith(_ANY_LANGUAGE):
             options |= dict.fromkeys(_LANGUAGE_KEYS, code)

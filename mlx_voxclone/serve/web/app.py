@@ -91,7 +91,8 @@ class _Speech:
     async def create(self, request: Request) -> "SpeechResponse | Response":
         service, engine = self._service, self._service.engine
         check_type(request.headers, "application/json", needed=False)
-        asked = speech_request(await request.body(), [service.model], service.most_characters)
+        body = await request.body()
+        asked = await asyncio.to_thread(speech_request, body, [service.model], service.most_characters)
         voice = service.voices.find(asked.voice)
         delivery = Delivery(engine.wake)
         job = Job(

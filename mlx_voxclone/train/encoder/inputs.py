@@ -28,8 +28,9 @@ from mlx_voxclone.train.encoder.terms import CODES
 from mlx_voxclone.train.judge.auto_pairs import automatic_pairs, check_automatic
 from mlx_voxclone.train.stages.running import Run
 from mlx_voxclone.train.whisper.cache import TeacherCache
-from mlx_voxclone.train.whisper.teacher import LONGEST, AsrTeacher
+from mlx_voxclone.train.whisper.teacher import AsrTeacher
 from mlx_voxclone.whisper.alignment import crop_states
+from mlx_voxclone.whisper.reader import LONGEST
 
 TEACHER, PRIOR = "teacher", "prior"  # in the run directory
 WITHOUT_PAIRS = (

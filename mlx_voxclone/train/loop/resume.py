@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from mlx_voxclone.errors import CheckpointError, DataError, RankLostError, StoppedError, TranscriptError
 from mlx_voxclone.files.locks import LOCK
-from mlx_voxclone.files.run_log import BOARDS
+from mlx_voxclone.files.run_log import BOARDS_FOLDER
 from mlx_voxclone.process.limits import describe_os_error
 from mlx_voxclone.settings.differences import CONFIG_FILE
 from mlx_voxclone.settings.training import TrainSettings, changed
@@ -133,7 +133,7 @@ def ended_by(error: Exception, line: str, words: str) -> Exception:
 
 SPENT_FILE = "spent.json"  # time and memory of earlier sittings of a run that is not finished
 # What earlier stages and sittings of a run put into its directory before a training starts there.
-INPUTS = frozenset({CONFIG_FILE, "data", "codes", "teacher", "prior", SPENT_FILE, BOARDS})
+INPUTS = frozenset({CONFIG_FILE, "data", "codes", "teacher", "prior", SPENT_FILE, BOARDS_FOLDER})
 
 
 def refuse_used(run_dir: Path, inputs: frozenset[str] = INPUTS) -> None:

@@ -29,7 +29,6 @@ from mlx_voxclone.whisper.alignment import (
     to_latent_frames,
     token_weights,
 )
-from mlx_voxclone.whisper.reader import LONGEST as LONGEST  # also to be had from here
 from mlx_voxclone.whisper.reader import Reader
 from mlx_voxclone.whisper.words import MEDIAN
 

@@ -16,7 +16,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.whisper.compare import units
-from mlx_voxclone.whisper.hearing import Heard
+from mlx_voxclone.whisper.hearing import Heard, Listener
 from mlx_voxclone.whisper.words import Word
 
 SYLLABLES = ["ba", "de", "fi", "go", "lu", "ma", "ne", "ri", "so", "tu", "wa", "ki"]
@@ -57,6 +57,7 @@ class Knowing:
     """A listener that knows what is said in some recordings; `wrong` replaces words by others."""
 
     model, is_multilingual, language = "known", True, "en"
+    check_language = Listener.check_language
 
     def __init__(self, *recordings: Recording, wrong: dict[str, str] | None = None) -> None:
         self.recordings, self.wrong, self.calls = recordings, wrong or {}, 0
