@@ -1,0 +1,60 @@
+"""The studio put together: the main thread computes, another one serves the pages."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from mlx_voxclone.process.network import Names
+from mlx_voxclone.serve.web.listener import WebServer
+from mlx_voxclone.studio.home import Home
+from mlx_voxclone.studio.models import Models
+from mlx_voxclone.studio.tasks import Tasks
+from mlx_voxclone.studio.web.access import Access
+from mlx_voxclone.studio.web.app import application
+
+
+class Studio:
+    """Everything that a studio has; `Served` puts it on a port.
+
+    Attributes:
+        home: its folder. tasks: long actions. models: those that are loaded.
+        bound_wide: whether other machines can reach it (a microphone then needs https).
+    """
+
+    def __init__(self, folder: str | Path, *, bound_wide: bool = False) -> None:
+        self.home, self.bound_wide = Home(folder), bound_wide
+        self.tasks, self.models = Tasks(self.home), Models()
+
+
+class Served:
+    """A studio on a socket.
+
+    Args:
+        taken: a bound socket, see `take_port`.
+        host: that it listens on; beside localhost the one name that is answered.
+
+    Raises:
+        ConfigError: another program listens there already.
+    """
+
+    def __init__(self, studio: Studio, taken: socket.socket, host: str) -> None:
+        self.studio = studio
+        self._web = WebServer(Access(application(studio), Names(host)), taken)
+
+    @property
+    def port(self) -> int:
+        return self._web.port
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
+        self._web.start()
+        try:
+            ready()
+            self.studio.tasks.run()
+        finally:
+            self.studio.tasks.close()
+            self._web.close()
+
+    def close(self) -> None:
+        """End `run`; any thread."""
+        self.studio.tasks.close()
