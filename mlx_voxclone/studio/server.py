@@ -1,29 +1,13 @@
-"""The studio put together: the main thread computes, another one serves the pages."""
+"""A studio on a port: the main thread computes, another one serves the pages."""
 
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.serve.web.listener import WebServer
-from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.models import Models
-from mlx_voxclone.studio.tasks import Tasks
+from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
-
-
-class Studio:
-    """Everything that a studio has; `Served` puts it on a port.
-
-    Attributes:
-        home: its folder. tasks: long actions. models: those that are loaded.
-        bound_wide: whether other machines can reach it (a microphone then needs https).
-    """
-
-    def __init__(self, folder: str | Path, *, bound_wide: bool = False) -> None:
-        self.home, self.bound_wide = Home(folder), bound_wide
-        self.tasks, self.models = Tasks(self.home), Models()
 
 
 class Served:

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from mlx_voxclone.process.network import Names
-from mlx_voxclone.studio.server import Studio
+from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 

@@ -42,7 +42,8 @@ def main(options) -> int:
 
     folder = Path(options.folder).expanduser()
     with take_port(options.host, options.port) as taken, held(folder):  # before anything is loaded
-        from mlx_voxclone.studio.server import Served, Studio
+        from mlx_voxclone.studio.server import Served
+        from mlx_voxclone.studio.state import Studio
 
         served = Served(Studio(folder), taken, options.host)
         host = f"[{bare(options.host)}]" if ":" in options.host else options.host

@@ -1,7 +1,6 @@
 """The application: pages of all steps, tasks, static files, and pages for what goes wrong."""
 
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -18,15 +17,13 @@ from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.model import pages as model
 from mlx_voxclone.studio.record import pages as record
 from mlx_voxclone.studio.speak import pages as speak
+from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.train import pages as train
 from mlx_voxclone.studio.web.languages import languages
 from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of
 
-if TYPE_CHECKING:
-    from mlx_voxclone.studio.server import Studio
 
-
-def application(studio: "Studio") -> Starlette:
+def application(studio: Studio) -> Starlette:
     """The application of a studio, without what stands before it (`access.py`)."""
     static = StaticFiles(directory=str(resources.files("mlx_voxclone.studio") / "static"))
     routes = [

@@ -3,7 +3,7 @@
 import hmac
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 from starlette.datastructures import FormData
@@ -14,17 +14,15 @@ from starlette.responses import HTMLResponse, Response
 from mlx_voxclone.report.look import player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import FORM_LIMIT
 from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
-
-if TYPE_CHECKING:
-    from mlx_voxclone.studio.server import Studio
 
 CSRF = "csrf"
 STEPS = ("model", "record", "train", "listen", "speak", "keep")
 
 
-def studio_of(request: Request) -> "Studio":
+def studio_of(request: Request) -> Studio:
     return request.app.state.studio
 
 
