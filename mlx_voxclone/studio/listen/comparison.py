@@ -126,7 +126,7 @@ def comparisons(listening: Path) -> list[dict[str, Any]]:
             content = read_json(folder / _FILE)
         except VoxcloneError:
             continue
-        if content.get("id") == folder.name:
+        if content.get("id") == folder.name and "created" in content and "takes" in content:
             found.append(content)
     return sorted(found, key=lambda one: -one["created"])
 

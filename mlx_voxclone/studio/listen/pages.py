@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from mlx_voxclone.speech.side_by_side import MAX_SECONDS
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.listen import blind_pages
 from mlx_voxclone.studio.listen.comparison import compare, comparisons, folder_of, seed_of, text_to_say
@@ -140,6 +141,7 @@ def _shown(request: Request, project: Project) -> dict[str, Any]:
         "project": project,
         "result": next((one for one in kept if one["id"] == named), kept[0] if kept else None),
         "kept": kept,
+        "most_seconds": MAX_SECONDS,
     }
 
 
