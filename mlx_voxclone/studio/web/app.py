@@ -53,11 +53,11 @@ async def _start(request: Request) -> Response:
 
 
 async def _look_css(request: Request) -> Response:
-    return Response(look.CSS, media_type="text/css")
+    return Response(look.style(), media_type="text/css")
 
 
 async def _player_js(request: Request) -> Response:
-    return Response(look.PLAYER_JS, media_type="text/javascript")
+    return Response(look.script(), media_type="text/javascript")
 
 
 async def _language(request: Request) -> Response:
@@ -74,7 +74,10 @@ async def _tasks(request: Request) -> Response:
 async def _task(request: Request) -> Response:
     """A task's progress, asked for again and again."""
     task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
-    return part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    answer = part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    if not task.open:
+        answer.headers["hx-trigger"] = "task-ended"
+    return answer
 
 
 async def _cancel(request: Request) -> Response:
