@@ -8,6 +8,7 @@ FRONT = {
     "prepare": "turn recordings into clips, transcripts and a held-out split",
     "train": "train an encoder or a voice, or do everything from recordings to a baked checkpoint",
     "say": "turn text into speech",
+    "studio": "record, train, listen, speak and keep voices in the browser",
     "serve": "serve speech over HTTP, for programs that know OpenAI's interface",
     "bake": "write a new checkpoint with an encoder, folded adapters and new voices",
     "evaluate": "measure speaker similarity, intelligibility and reconstruction; write a page to listen to",

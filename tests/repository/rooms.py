@@ -192,6 +192,11 @@ ROOMS = [
         "version errors process files settings audio model losses checkpoint adapters miniature speech train.saved "
         "train.loop train.speaker doctor api",
     ),
+    (
+        "studio",
+        "The studio in the browser: record, train, listen, speak, keep.",
+        EVERY_LOWER_ONE,
+    ),
     ("cli", "`voxclone NAME`: one thin module per command.", EVERY_LOWER_ONE),
     (
         "demo",

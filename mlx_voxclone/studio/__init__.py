@@ -1,0 +1,1 @@
+"""The studio: from the microphone to a voice in the browser, on the same code as the commands."""

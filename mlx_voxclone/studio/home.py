@@ -1,0 +1,158 @@
+"""The studio's folder on disk: people, their voices, and small JSON files beside the audio.
+
+HOME/people/NAME/settings.json
+HOME/people/NAME/tasks/ID.json
+HOME/people/NAME/voices/ID/voice.json, takes/, uploads/, clips/, run/, listening/, exports/
+HOME/people/NAME/speech/ID/
+"""
+
+import json
+import os
+import re
+import secrets
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import write_text_atomic
+from mlx_voxclone.files.plain import parse_json, read_plain
+from mlx_voxclone.studio.mistakes import Missing
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # of a person
+ID = re.compile(r"[0-9a-f]{12}")  # of a voice, a task, a speech
+_MOST = 4 << 20  # bytes of one of the small files
+_change = threading.RLock()  # of small files: read, change, write
+
+
+def new_id() -> str:
+    """Twelve hex digits."""
+    return secrets.token_hex(6)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a small JSON file; {} where there is none.
+
+    Raises:
+        CheckpointError: unreadable, too large or no object.
+    """
+    try:
+        found = parse_json(read_plain(path, _MOST))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e}); move it away to go on without it") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; move it away to go on without it")
+    return found
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a small JSON file; readers see the old one or the new one. Raises CheckpointError."""
+    write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def change_json(path: Path, **values: Any) -> dict[str, Any]:
+    """Set keys of a small JSON file, from any thread; returns all of it."""
+    with _change:
+        new = {**read_json(path), **values}
+        write_json(path, new)
+        return new
+
+
+def private(folder: Path) -> Path:
+    """A folder that only its owner may look into, made if missing. Raises CheckpointError."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as e:
+        raise CheckpointError(f"{folder}: cannot be made ({(e.strerror or str(e)).lower()})") from None
+    return folder
+
+
+class Project:
+    """One voice that is being made.
+
+    Attributes:
+        takes: recordings made in the browser. uploads: files that were brought. clips: what `prepare` made of them.
+        run: the training. listening: what was spoken to compare. exports: files to take away.
+    """
+
+    def __init__(self, person: "Person", id: str) -> None:
+        self.person, self.id = person, id
+        self.folder = person.folder / "voices" / id
+        self.takes, self.uploads, self.clips = (self.folder / name for name in ("takes", "uploads", "clips"))
+        self.run, self.listening, self.exports = (self.folder / name for name in ("run", "listening", "exports"))
+
+    def info(self) -> dict[str, Any]:
+        """`title`, `language` (code), `created` (Unix seconds), `consent` (None or `who`, `when`, `purpose`,
+        `statement`), and what the steps add."""
+        return read_json(self.folder / "voice.json")
+
+    def change(self, **values: Any) -> dict[str, Any]:
+        """Set keys of `info`."""
+        return change_json(self.folder / "voice.json", **values)
+
+
+class Person:
+    """Somebody's part of the studio; nobody else sees it."""
+
+    def __init__(self, home: "Home", name: str) -> None:
+        self.home, self.name = home, name
+        self.folder = home.path / "people" / name
+
+    def projects(self) -> list[Project]:
+        """Voices, the newest first."""
+        found = [Project(self, path.name) for path in self._folders("voices")]
+        dated = [(project.info().get("created", 0), project) for project in found]
+        return [project for _, project in sorted(dated, key=lambda pair: -pair[0])]
+
+    def new_project(self, title: str, language: str) -> Project:
+        """Begin a voice. Raises CheckpointError."""
+        project = Project(self, new_id())
+        private(project.folder)
+        project.change(title=title, language=language, created=time.time(), consent=None)
+        return project
+
+    def project(self, id: str) -> Project:
+        """A voice by its id. Raises Missing."""
+        project = Project(self, id)
+        if not ID.fullmatch(id) or not (project.folder / "voice.json").is_file():
+            raise Missing("there is no such voice")
+        return project
+
+    def settings(self) -> dict[str, Any]:
+        """What the person has chosen: `model`, `language` of the page, ..."""
+        return read_json(self.folder / "settings.json")
+
+    def change_settings(self, **values: Any) -> None:
+        """Set keys of `settings`."""
+        private(self.folder)
+        change_json(self.folder / "settings.json", **values)
+
+    def _folders(self, name: str) -> list[Path]:
+        try:
+            return [Path(entry.path) for entry in os.scandir(self.folder / name) if ID.fullmatch(entry.name)]
+        except FileNotFoundError:
+            return []
+
+
+class Home:
+    """The studio's folder, made if missing. Raises CheckpointError."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = private(Path(path).absolute())
+
+    def person(self, name: str) -> Person:
+        """Somebody's part, made if missing. Raises Missing for what is no name."""
+        if not NAME.fullmatch(name):
+            raise Missing("there is no such person")
+        person = Person(self, name)
+        private(person.folder)
+        return person
+
+    def people(self) -> list[Person]:
+        """Everybody who has a part."""
+        folder = self.path / "people"
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        return [Person(self, name) for name in names if NAME.fullmatch(name)]

@@ -1,0 +1,1 @@
+"""Step 6: voices as cards: export, bake, publish, delete."""

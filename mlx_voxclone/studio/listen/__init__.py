@@ -1,0 +1,1 @@
+"""Step 4: voices side by side, and a blind test."""

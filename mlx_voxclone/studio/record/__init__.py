@@ -1,0 +1,1 @@
+"""Step 2: recordings with their texts and the speaker's consent."""

@@ -1,0 +1,44 @@
+"""A studio on a port: the main thread computes, another one serves the pages."""
+
+import socket
+from collections.abc import Callable
+
+from mlx_voxclone.process.network import Names
+from mlx_voxclone.serve.web.listener import WebServer
+from mlx_voxclone.studio.state import Studio
+from mlx_voxclone.studio.web.access import Access
+from mlx_voxclone.studio.web.app import application
+
+
+class Served:
+    """A studio on a socket.
+
+    Args:
+        taken: a bound socket, see `take_port`.
+        host: that it listens on; beside localhost the one name that is answered.
+
+    Raises:
+        ConfigError: another program listens there already.
+    """
+
+    def __init__(self, studio: Studio, taken: socket.socket, host: str) -> None:
+        self.studio = studio
+        self._web = WebServer(Access(application(studio), Names(host)), taken)
+
+    @property
+    def port(self) -> int:
+        return self._web.port
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
+        self._web.start()
+        try:
+            ready()
+            self.studio.tasks.run()
+        finally:
+            self.studio.tasks.close()
+            self._web.close()
+
+    def close(self) -> None:
+        """End `run`; any thread."""
+        self.studio.tasks.close()

@@ -1,0 +1,1 @@
+"""Step 5: texts of any length, spoken and kept."""

@@ -1,0 +1,238 @@
+"""Long actions of the studio: queued, shown with their progress, cancelled, and noted on disk.
+
+Two lanes, each first come first served. What computes with MLX runs on the main thread alone (lane "compute"): MLX
+keeps streams and random state per thread. What waits for files, the network or another process runs beside it (lane
+"files").
+"""
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, Literal
+
+from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
+from mlx_voxclone.studio.mistakes import Cancelled, Missing
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+Lane = Literal["compute", "files"]
+ENDED = "the studio was closed before this was done"
+_KEPT = 100  # tasks of a person that have ended
+_PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end
+
+
+class Task:
+    """One long action; any thread may read it or cancel it.
+
+    Attributes:
+        kind: "speak", "prepare", "download", ... title: for people. project: id of the voice, or None.
+        state: see `State`. done, total, what: progress; total None: unknown.
+        error: one line, of a failed one. result: of one that is done.
+    """
+
+    def __init__(self, person: Person, kind: str, title: str, project: str | None, lane: Lane) -> None:
+        self.person, self.kind, self.title, self.project, self.lane = person, kind, title, project, lane
+        self.id, self.created = new_id(), time.time()
+        self.state: State = "waiting"
+        self.done, self.total, self.what = 0, None, ""
+        self.error, self.result = "", {}
+        self.began: float | None = None
+        self._cancelled = threading.Event()
+
+    def progress(self, done: int, total: int | None, what: str = "") -> None:
+        """Say how far it is; serves as a callback. Raises Cancelled."""
+        self.done, self.total, self.what = done, total, what or self.what
+        self.check()
+
+    def check(self, *_: Any) -> None:
+        """Raise Cancelled if it was cancelled; takes and ignores what a callback is given."""
+        if self._cancelled.is_set():
+            raise Cancelled("cancelled")
+
+    def cancel(self) -> None:
+        """End it as soon as it can."""
+        self._cancelled.set()
+
+    @property
+    def cancelling(self) -> bool:
+        """Whether it was cancelled and has not ended yet."""
+        return self._cancelled.is_set() and self.open
+
+    @property
+    def open(self) -> bool:
+        """Whether it waits or runs."""
+        return self.state in ("waiting", "running")
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left, by what is done; None: unknown."""
+        if self.began is None or not self.total or self.done <= 0:
+            return None
+        return (time.time() - self.began) / self.done * (self.total - self.done)
+
+    def note(self) -> None:
+        """Write what it has come to into the person's folder."""
+        folder = private(self.person.folder / "tasks")
+        write_json(folder / f"{self.id}.json", self._values())
+
+    def _values(self) -> dict[str, Any]:
+        names = ("id", "kind", "title", "project", "lane", "created", "state", "error", "result")
+        return {name: getattr(self, name) for name in names}
+
+    @classmethod
+    def noted(cls, person: Person, values: dict[str, Any]) -> "Task":
+        """A task as `note` wrote it; what was open then has ended with the studio."""
+        task = cls(person, values["kind"], values["title"], values["project"], values["lane"])
+        task.id, task.created, task.state = values["id"], values["created"], values["state"]
+        task.error, task.result = values["error"], values["result"]
+        if task.open:
+            task.state, task.error = "failed", ENDED
+        return task
+
+
+Work = Callable[[Task], dict[str, Any] | None]
+
+
+class Tasks:
+    """All tasks of a studio.
+
+    Args:
+        home: whose people's tasks are read.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._lanes: dict[Lane, queue.SimpleQueue[tuple[Task, Work] | None]] = {
+            "compute": queue.SimpleQueue(),
+            "files": queue.SimpleQueue(),
+        }
+        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._tasks: dict[str, Task] = {}
+        for person in home.people():
+            self._read(person)
+        self._files = threading.Thread(target=self._run_files, name="files", daemon=True)
+        self._files.start()
+
+    def start(
+        self,
+        person: Person,
+        kind: str,
+        title: str,
+        work: Work,
+        *,
+        project: Project | None = None,
+        lane: Lane = "compute",
+    ) -> Task:
+        """Queue `work(task)`, which returns the task's result; it ends at the next `task.check()` when cancelled."""
+        task = Task(person, kind, title, project.id if project else None, lane)
+        task.note()
+        with self._lock:
+            self._tasks[task.id] = task
+            self._forget(person)
+        self._lanes[lane].put((task, work))
+        return task
+
+    def get(self, person: Person, id: str) -> Task:
+        """A person's task. Raises Missing."""
+        task = self._tasks.get(id)
+        if task is None or task.person.name != person.name:
+            raise Missing("there is no such task")
+        return task
+
+    def list(self, person: Person, kind: str | None = None, project: Project | None = None) -> list[Task]:
+        """A person's tasks, the newest first."""
+        with self._lock:
+            tasks = [task for task in self._tasks.values() if task.person.name == person.name]
+        chosen = [
+            task for task in tasks if kind in (None, task.kind) and (project is None or task.project == project.id)
+        ]
+        return sorted(chosen, key=lambda task: -task.created)
+
+    def ahead_of(self, task: Task) -> int:
+        """How many tasks of anybody's come before one that waits."""
+        with self._lock:
+            return sum(
+                other.open and other.lane == task.lane and other.created < task.created
+                for other in self._tasks.values()
+            )
+
+    def run(self) -> None:
+        """Do what computes until `close`; on the main thread."""
+        while not self._ended.is_set():
+            try:
+                job = self._lanes["compute"].get(timeout=_PATIENCE)
+            except queue.Empty:
+                continue
+            if job is not None:
+                self._carry_out(*job)
+
+    def close(self) -> None:
+        """End `run` and the other lane; what is open is cancelled."""
+        with self._lock:
+            still = [task for task in self._tasks.values() if task.open]
+        for task in still:
+            task.cancel()
+        self._ended.set()
+        for lane in self._lanes.values():
+            lane.put(None)
+        if self._files is not threading.current_thread():
+            self._files.join(5)
+        for task in still:
+            if task.open:
+                self._end(task, "failed", ENDED)
+
+    def _run_files(self) -> None:
+        while (job := self._lanes["files"].get()) is not None and not self._ended.is_set():
+            self._carry_out(*job)
+
+    def _carry_out(self, task: Task, work: Work) -> None:
+        try:
+            task.check()
+            task.state, task.began = "running", time.time()
+            task.result = work(task) or {}
+            self._end(task, "done")
+        except Cancelled:
+            self._end(task, "cancelled")
+        except Exception as e:
+            self._end(task, "failed", _line(e))
+        except BaseException:  # Ctrl-C
+            self._end(task, "failed", ENDED)
+            raise
+
+    def _end(self, task: Task, state: State, error: str = "") -> None:
+        task.error, task.state = error, state
+        try:
+            task.note()
+        except VoxcloneError as e:  # a full disk: it is seen as long as the studio runs
+            task.error = task.error or str(e)
+
+    def _read(self, person: Person) -> None:
+        for path in sorted((person.folder / "tasks").glob("*.json")):
+            if not ID.fullmatch(path.stem):
+                continue
+            try:
+                task = Task.noted(person, read_json(path))
+            except (VoxcloneError, KeyError):  # damaged: nothing depends on it
+                path.unlink(missing_ok=True)
+                continue
+            self._tasks[task.id] = task
+
+    def _forget(self, person: Person) -> None:
+        """Drop the oldest ones that have ended."""
+        ended = [task for task in self._tasks.values() if task.person.name == person.name and not task.open]
+        for task in sorted(ended, key=lambda task: -task.created)[_KEPT:]:
+            del self._tasks[task.id]
+            (person.folder / "tasks" / f"{task.id}.json").unlink(missing_ok=True)
+
+
+def _line(error: Exception) -> str:
+    """What to tell of an error, in one line."""
+    if isinstance(error, VoxcloneError):
+        return str(error)
+    line = describe_os_error(error) if isinstance(error, OSError) else describe_memory_error(error)
+    if line is None:
+        traceback.print_exception(error)  # a defect of ours
+        return f"something went wrong ({type(error).__name__}: {error}); the terminal shows where"
+    return line

@@ -1,0 +1,1 @@
+"""Step 3: a training in a process of its own."""

@@ -1,0 +1,108 @@
+"""The application: pages of all steps, tasks, static files, and pages for what goes wrong."""
+
+from importlib import resources
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.report import look
+from mlx_voxclone.studio.keep import pages as keep
+from mlx_voxclone.studio.listen import pages as listen
+from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.model import pages as model
+from mlx_voxclone.studio.record import pages as record
+from mlx_voxclone.studio.speak import pages as speak
+from mlx_voxclone.studio.state import Studio
+from mlx_voxclone.studio.train import pages as train
+from mlx_voxclone.studio.web.languages import languages
+from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of
+
+
+def application(studio: Studio) -> Starlette:
+    """The application of a studio, without what stands before it (`access.py`)."""
+    static = StaticFiles(directory=str(resources.files("mlx_voxclone.studio") / "static"))
+    routes = [
+        Route("/", _start),
+        Route("/look.css", _look_css),
+        Route("/player.js", _player_js),
+        Route("/language", _language, methods=["POST"]),
+        Route("/tasks", _tasks),
+        Route("/tasks/{task}", _task),
+        Route("/tasks/{task}/cancel", _cancel, methods=["POST"]),
+        Mount("/static", static),
+        *(route for step in (model, record, train, listen, speak, keep) for route in step.routes()),
+    ]
+    handlers = {HTTPException: _http_error, Missing: _missing, VoxcloneError: _refused, Exception: _defect}
+    app = Starlette(routes=routes, exception_handlers=handlers)
+    app.state.studio = studio
+    return app
+
+
+async def _start(request: Request) -> Response:
+    """To the step that comes next."""
+    person = person_of(request)
+    if "model" not in person.settings():
+        return RedirectResponse("/model", 303)
+    projects = person.projects()
+    return RedirectResponse("/voices" if projects else "/voices/new", 303)
+
+
+async def _look_css(request: Request) -> Response:
+    return Response(look.CSS, media_type="text/css")
+
+
+async def _player_js(request: Request) -> Response:
+    return Response(look.PLAYER_JS, media_type="text/javascript")
+
+
+async def _language(request: Request) -> Response:
+    code = (await form_of(request)).get("language")
+    if code in languages():
+        person_of(request).change_settings(language=code)
+    return RedirectResponse(request.headers.get("referer", "/"), 303)
+
+
+async def _tasks(request: Request) -> Response:
+    return page(request, "tasks.html", tasks=studio_of(request).tasks.list(person_of(request)))
+
+
+async def _task(request: Request) -> Response:
+    """A task's progress, asked for again and again."""
+    task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
+    return part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+
+
+async def _cancel(request: Request) -> Response:
+    await form_of(request)
+    task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
+    task.cancel()
+    if request.headers.get("hx-request"):
+        return part(request, "parts/task.html", task=task, ahead=0)
+    return RedirectResponse("/tasks", 303)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 500)
+    return _told(request, status, str(getattr(error, "detail", "")))
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    return _told(request, 404, str(error))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return _told(request, 422, str(error))
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    return HTMLResponse("<!doctype html><title>Error</title><p>Something went wrong; the terminal shows where.", 500)
+
+
+def _told(request: Request, status: int, line: str) -> Response:
+    template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
+    return page(request, template, status=status, line=line)

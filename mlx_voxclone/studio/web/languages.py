@@ -1,0 +1,69 @@
+"""The page's texts: a TOML file per language, a table per step."""
+
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from typing import Any
+
+DEFAULT = "en"
+Words = Callable[..., str]
+
+
+@cache
+def languages() -> dict[str, str]:
+    """Codes of the languages there are a file of, and their own names."""
+    names = [entry.name for entry in (resources.files("mlx_voxclone.studio") / "words").iterdir()]
+    codes = sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return {code: texts(code)["language"] for code in codes}
+
+
+@cache
+def texts(code: str) -> dict[str, str]:
+    """All texts of a language, by `table.key`."""
+    file = resources.files("mlx_voxclone.studio") / "words" / f"{code}.toml"
+    return dict(_flat(tomllib.loads(file.read_text(encoding="utf-8")), ""))
+
+
+@cache
+def words_in(code: str) -> Words:
+    """`t(key, **values)`: a text with the values put in; of one that a language lacks, the English one.
+
+    Raises:
+        KeyError: no language has it.
+    """
+    own, english = texts(code), texts(DEFAULT)
+
+    def t(key: str, **values: Any) -> str:
+        text = own.get(key) or english[key]
+        return text.format(**values) if values else text
+
+    return t
+
+
+def chosen(wanted: str | None, header: str) -> str:
+    """Code of the page's language.
+
+    Args:
+        wanted: what the person has chosen, None for nothing.
+        header: `Accept-Language` of the browser.
+    """
+    known = languages()
+    if wanted in known:
+        return str(wanted)
+    ranked: list[tuple[float, str]] = []
+    for part in header[:1000].split(","):
+        code, _, quality = part.strip().partition(";q=")
+        try:
+            ranked.append((-float(quality or 1), code.partition("-")[0].lower()))
+        except ValueError:
+            continue
+    return next((code for _, code in sorted(ranked, key=lambda one: one[0]) if code in known), DEFAULT)
+
+
+def _flat(table: dict[str, Any], before: str):
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value

@@ -1,0 +1,52 @@
+"""A studio in a temporary folder, and a client that sees it as its browser does."""
+
+import re
+import threading
+from collections.abc import Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from mlx_voxclone.process.network import Names
+from mlx_voxclone.studio.state import Studio
+from mlx_voxclone.studio.web.access import Access
+from mlx_voxclone.studio.web.app import application
+
+
+class Browser(TestClient):
+    """A client with the token of our forms."""
+
+    def csrf(self) -> str:
+        return re.search(r'name="csrf" content="([0-9a-f]+)"', self.get("/tasks").text)[1]
+
+    def submit(self, address: str, data=None, **keywords):
+        """POST a form as our page does; redirects are not followed."""
+        keywords.setdefault("follow_redirects", False)
+        return self.post(address, data={"csrf": self.csrf(), **(data or {})}, **keywords)
+
+
+@pytest.fixture
+def studio(tmp_path) -> Iterator[Studio]:
+    made = Studio(tmp_path / "studio")
+    yield made
+    made.tasks.close()
+
+
+@pytest.fixture
+def browser(studio) -> Browser:
+    return Browser(Access(application(studio), Names("127.0.0.1")), base_url="http://127.0.0.1")
+
+
+@pytest.fixture
+def me(studio):
+    return studio.home.person("me")
+
+
+@pytest.fixture
+def computing(studio) -> Iterator[None]:
+    """The compute lane, on a thread of its own: for work that needs no MLX."""
+    thread = threading.Thread(target=studio.tasks.run, daemon=True)
+    thread.start()
+    yield
+    studio.tasks.close()
+    thread.join(5)

@@ -1,0 +1,151 @@
+"""What all steps of the studio share: folders, tasks, texts, the way in."""
+
+import re
+import threading
+import time
+from importlib import resources
+
+import pytest
+
+from mlx_voxclone.errors import DataError
+from mlx_voxclone.studio.home import Home
+from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.tasks import ENDED, Tasks
+from mlx_voxclone.studio.web.languages import chosen, languages, texts, words_in
+from mlx_voxclone.studio.web.pages import clock
+
+STEPS = ("/model", "/voices", "/voices/new", "/speak", "/tasks")
+_KEY = re.compile(r"""\bt\(\s*["']([a-z_]+(?:\.[a-z_0-9]+)+)["']""")
+
+
+def ended(task, seconds=5.0):
+    until = time.monotonic() + seconds
+    while task.open and time.monotonic() < until:
+        time.sleep(0.01)
+    return task
+
+
+@pytest.mark.parametrize("address", STEPS)
+def test_a_page_answers_in_every_language(browser, address):
+    for code in languages():
+        answer = browser.get(address, headers={"accept-language": code})
+        assert answer.status_code == 200
+        assert f'<html lang="{code}">' in answer.text
+        assert "default-src 'self'" in answer.headers["content-security-policy"]
+
+
+def test_what_is_not_there_is_a_page(browser):
+    for address in ("/nothing", "/tasks/0123456789ab", "/voices/0123456789ab/record"):
+        answer = browser.get(address)
+        assert answer.status_code == 404, address
+        assert "<h1>" in answer.text
+
+
+def test_other_names_are_refused(browser):
+    assert browser.get("/model", headers={"host": "evil.example"}).status_code == 403
+    assert browser.get("/model", headers={"origin": "http://evil.example"}).status_code == 403
+
+
+def test_a_form_of_somebody_elses_is_refused(browser, me):
+    assert browser.post("/language", data={"language": "de"}).status_code == 403
+    assert browser.post("/language", data={"language": "de", "csrf": "é"}).status_code == 403
+    assert browser.submit("/language", {"language": "de"}).status_code == 303
+    assert me.settings() == {"language": "de"}
+    assert '<html lang="de">' in browser.get("/model").text
+
+
+def test_every_language_has_the_same_texts():
+    english = texts("en")
+    for code in languages():
+        other = texts(code)
+        assert sorted(other) == sorted(english)
+        for key, text in english.items():
+            assert set(re.findall(r"{\w+", other[key])) == set(re.findall(r"{\w+", text)), f"{code}: {key}"
+
+
+def test_every_text_that_a_page_names_is_there():
+    root = resources.files("mlx_voxclone.studio")
+    files = [path for pattern in ("*.html", "*.py") for path in root.rglob(pattern)]
+    named = {key for path in files for key in _KEY.findall(path.read_text(encoding="utf-8"))}
+    assert len(named) > 10
+    assert named <= set(texts("en"))
+
+
+def test_the_language_is_the_browsers_until_one_is_chosen():
+    assert chosen(None, "fr;q=1, de-AT;q=0.9, en;q=0.8") == "de"
+    assert chosen(None, "xx, ;q=, de;q=nonsense") == "en"
+    assert chosen("de", "en") == "de"
+    assert chosen("xx", "") == "en"
+    with pytest.raises(KeyError):
+        words_in("de")("no.such.text")
+
+
+def test_people_and_voices(tmp_path):
+    home = Home(tmp_path / "studio")
+    ann, ben = home.person("ann"), home.person("ben")
+    voice = ann.new_project("Ann's voice", "de")
+    assert voice.info()["title"] == "Ann's voice"
+    assert [each.id for each in ann.projects()] == [voice.id]
+    assert not ben.projects()
+    with pytest.raises(Missing):
+        ben.project(voice.id)
+    for name in ("", "..", "Ann", "a/b", "a" * 41):
+        with pytest.raises(Missing):
+            home.person(name)
+    for id in ("", "..", "../../ann", voice.id.upper() + "x"):
+        with pytest.raises(Missing):
+            ann.project(id)
+
+
+def test_a_task_tells_its_progress_and_result(studio, me, computing):
+    task = studio.tasks.start(
+        me, "speak", "A sentence", lambda task: task.progress(1, 2, "speaking") or {"seconds": 1.5}
+    )
+    assert ended(task).state == "done"
+    assert (task.done, task.total, task.what, task.result) == (1, 2, "speaking", {"seconds": 1.5})
+
+
+def test_a_mistake_is_one_line(studio, me, computing):
+    def work(task):
+        raise DataError("the clip is silent")
+
+    task = ended(studio.tasks.start(me, "speak", "A sentence", work))
+    assert (task.state, task.error) == ("failed", "the clip is silent")
+
+
+@pytest.mark.parametrize("lane", ["compute", "files"])
+def test_a_task_is_cancelled_while_it_runs_and_while_it_waits(studio, me, computing, browser, lane):
+    running = threading.Event()
+
+    def work(task):
+        running.set()
+        while True:
+            time.sleep(0.01)
+            task.check()
+
+    first, second = (studio.tasks.start(me, "speak", name, work, lane=lane) for name in ("first", "second"))
+    assert running.wait(5)
+    assert studio.tasks.ahead_of(second) == 1
+    assert browser.submit(f"/tasks/{second.id}/cancel").status_code == 303
+    assert browser.submit(f"/tasks/{first.id}/cancel", headers={"hx-request": "true"}).status_code == 200
+    assert ended(first).state == ended(second).state == "cancelled"
+
+
+def test_what_ran_when_the_studio_ended_is_told(tmp_path):
+    home = Home(tmp_path)
+    me = home.person("me")
+    tasks = Tasks(home)
+    done = tasks.start(me, "bake", "done", lambda task: {"path": "x"}, lane="files")
+    ended(done)
+    tasks.start(me, "speak", "open", lambda task: None)  # nobody computes
+    later = Tasks(home)
+    found = {task.title: task for task in later.list(me)}
+    assert (found["done"].state, found["done"].result) == ("done", {"path": "x"})
+    assert (found["open"].state, found["open"].error) == ("failed", ENDED)
+    assert not later.list(home.person("ben"))
+    tasks.close()
+    later.close()
+
+
+def test_clock():
+    assert [clock(seconds) for seconds in (None, 0, 75.4, 3675)] == ["–", "0:00", "1:15", "1:01:15"]
