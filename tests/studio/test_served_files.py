@@ -29,10 +29,11 @@ def folder(tmp_path):
 
 
 GONE = [
-    "", "/", ".", "..", "../ben.wav", "exports/../../ben.wav", "exports/voice", "exports", "exports/", "/exports/page.html",
-    "exports//page.html", "exports/.hidden", ".trash/x.wav", "out/ben.wav", "link.wav", "pipe.wav", "nothing.wav",
-    "exports/voice/ann.safetensors/x", "exports\\page.html", "exports/page.html\x00.wav", "exports/page.html\n",
-    "a" * 2000, "a/" * 20 + "a", "exports/./page.html", "\u202eexports/page.html", "exports/\ud800",
+    "", "/", ".", "..", "../ben.wav", "exports/../../ben.wav", "exports/voice", "exports", "exports/",
+    "/exports/page.html", "exports//page.html", "exports/.hidden", ".trash/x.wav", "out/ben.wav", "link.wav",
+    "pipe.wav", "nothing.wav", "exports/voice/ann.safetensors/x", "exports\\page.html", "exports/page.html\x00.wav",
+    "exports/page.html\n", "a" * 2000, "a/" * 20 + "a", "exports/./page.html", "\u202eexports/page.html",
+    "exports/\ud800",
 ]  # fmt: skip
 
 

@@ -14,8 +14,9 @@ from typing import IO
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.tasks import Task
 
+PROGRAM = (sys.executable, "-m", "mlx_voxclone.cli")
+PATIENCE = 3.0  # seconds that a process has to clear up
 _OFTEN = 0.1  # seconds between two looks
-_PATIENCE = 3.0  # seconds that a process has to clear up
 _MOST = 1 << 20  # bytes of what it says that are read
 
 
@@ -43,7 +44,7 @@ def carry_out(
     surroundings = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"} | dict(environment or {})
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mlx_voxclone.cli", *arguments],
+            [*PROGRAM, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
@@ -70,7 +71,7 @@ def _end(process: subprocess.Popen) -> None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_PATIENCE)
+                process.wait(PATIENCE)
 
 
 def _text(file: IO[bytes]) -> str:

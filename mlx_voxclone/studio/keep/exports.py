@@ -61,6 +61,11 @@ class Export:
         return sum(size for _, size in self.files)
 
     @property
+    def word(self) -> str:
+        """Key of what it is called on the page."""
+        return f"voice_{self.place.suffix[1:]}" if self.kind == VOICE else self.kind.replace("-", "_")
+
+    @property
     def key(self) -> str:
         """Its name in addresses."""
         return f"voice{self.place.suffix}" if self.kind == VOICE else self.place.name if self.own else self.kind
@@ -94,7 +99,7 @@ def name_of(bits: int | None) -> str:
 def needed(made: Made, bits: int | None) -> int:
     """Bytes that a checkpoint for mlx-audio will have, roughly. Raises Mistake: there is nothing to make it of."""
     if made.baked is None:
-        raise Mistake("", "keep.wrong.baked_gone")
+        raise Mistake("bits", "keep.wrong.baked_gone")
     size = bytes_of(made.baked)[1]
     return size if bits is None else round(size * (bits + _AROUND) / 16)
 
@@ -110,12 +115,12 @@ def bake(project: Project, bits: int | None) -> Callable[[Task], dict[str, Any]]
         raise Missing("there is no such export")
     made = made_of(project)
     if made is None:
-        raise Mistake("", "keep.wrong.not_trained")
+        raise Mistake("bits", "keep.wrong.not_trained")
     size, free = needed(made, bits), free_bytes(project.folder)
     if any(one.kind == MLX_AUDIO and one.bits == bits for one in exports_of(project)):
-        raise Mistake("", "keep.wrong.there")
+        raise Mistake("bits", "keep.wrong.there")
     if free < size + _SPARE:
-        raise Mistake("", "keep.wrong.space", needed=format_bytes(size + _SPARE), free=format_bytes(free))
+        raise Mistake("bits", "keep.wrong.space", needed=format_bytes(size + _SPARE), free=format_bytes(free))
     output = project.exports / name_of(bits)
     arguments = ["bake", "--model", str(made.baked), "--for", MLX_AUDIO, "--output", str(output), "--quiet"]
     arguments += [] if bits is None else ["--bits", str(bits)]
@@ -200,4 +205,3 @@ def _names(folder: Path) -> list[str]:
         return sorted(entry.name for entry in os.scandir(folder))
     except OSError:
         return []
-

@@ -1,4 +1,4 @@
-"""A voice deleted with everything derived from it: recordings, clips, the training, exports, what was spoken with it."""
+"""A voice deleted with all that was made of it: recordings, clips, the training, exports, what was spoken with it."""
 
 import contextlib
 import os
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_voxclone.errors import VoxcloneError
-from mlx_voxclone.files.locks import LOCK
-from mlx_voxclone.process.temporaries import try_lock
 from mlx_voxclone.studio.home import ID, Person, Project, read_json
 from mlx_voxclone.studio.keep.exports import clear_trash, trash
 from mlx_voxclone.studio.keep.made import bytes_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.tasks import Tasks
+from mlx_voxclone.studio.train.trainings import Trainings
 
 RECORDINGS, CLIPS, TRAINING, LISTENING, EXPORTS, SPEECHES = (
     "recordings", "clips", "training", "listening", "exports", "speeches",
@@ -59,9 +58,9 @@ def spoken_with(project: Project) -> list[Path]:
     return found
 
 
-def check_idle(project: Project, tasks: Tasks) -> None:
+def check_idle(project: Project, tasks: Tasks, trainings: Trainings) -> None:
     """Refuse to touch a voice that is being worked on. Raises Mistake."""
-    if is_training(project):
+    if trainings.state(project).open:
         raise Mistake("", "keep.wrong.trains")
     speaking = set()
     for place in spoken_with(project):
@@ -72,14 +71,7 @@ def check_idle(project: Project, tasks: Tasks) -> None:
             raise Mistake("", "keep.wrong.busy", title=task.title)
 
 
-def is_training(project: Project) -> bool:
-    """Whether a process trains in the voice's run directory, whoever has started it."""
-    with contextlib.suppress(OSError), open(project.run / LOCK, "rb") as file:
-        return try_lock(file.fileno()) is False
-    return False
-
-
-def delete(project: Project, tasks: Tasks, *, speeches: bool) -> None:
+def delete(project: Project, tasks: Tasks, trainings: Trainings, *, speeches: bool) -> None:
     """Delete a voice for good. It is renamed first, so that no half of it is ever seen.
 
     Args:
@@ -89,7 +81,7 @@ def delete(project: Project, tasks: Tasks, *, speeches: bool) -> None:
         Mistake: it trains, speaks or is exported. Missing: it has gone already.
         CheckpointError: the folder cannot be renamed; all is as it was.
     """
-    check_idle(project, tasks)
+    check_idle(project, tasks, trainings)
     spoken = spoken_with(project) if speeches else []
     trash(project.folder)
     for place in spoken:

@@ -74,7 +74,10 @@ async def _tasks(request: Request) -> Response:
 async def _task(request: Request) -> Response:
     """A task's progress, asked for again and again."""
     task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
-    return part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    answer = part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    if not task.open:
+        answer.headers["hx-trigger"] = "task-ended"
+    return answer
 
 
 async def _cancel(request: Request) -> Response:

@@ -1,7 +1,7 @@
 """Files of a person's folder as answers: nothing outside of it, by no link, and with types and names that are ours.
 
-A browser shows what it takes for a page, and a page from here may do all that the studio's pages may. So only sounds and
-plain texts are shown; all else is a download, whatever its name says.
+A browser shows what it takes for a page, and a page from here may do all that the studio's pages may. So only sounds
+and plain texts are shown; all else is a download, whatever its name says.
 """
 
 import os
