@@ -2,54 +2,55 @@
 
 from datetime import UTC, datetime
 
-from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import damage, tidy
-from mlx_voxclone.studio.record.places import Voice
+from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.mistakes import Mistake
 
 LONGEST_NAME, LONGEST_PURPOSE = 120, 500  # characters
 
 
-class NoConsentError(DataError):
-    """A voice that nobody has agreed to have recorded."""
-
-
-def give(project: Voice, who: str, purpose: str, statement: str) -> dict[str, str]:
-    """Record a consent with the voice.
+def consent(who: str, purpose: str, statement: str, agreed: bool) -> dict[str, str]:
+    """What is kept of a consent: `who`, `purpose`, `statement` word for word, and `when` (UTC).
 
     Args:
         who: name of the person whose voice it is.
         purpose: what the voice is for.
-        statement: what was agreed to, kept word for word.
-    Returns:
-        What is kept: `who`, `purpose`, `statement` and `when` (UTC).
+        statement: what was agreed to, as it was shown.
+        agreed: whether the box beside it was ticked.
     Raises:
-        DataError: one of them is empty, too long or damaged.
+        Mistake: a field is empty, too long or damaged, or the box is not ticked.
     """
-    consent = {
-        "who": _line("the name", who, LONGEST_NAME),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "purpose": _line("the purpose", purpose, LONGEST_PURPOSE),
+    kept = {
+        "who": line("who", who, LONGEST_NAME),
+        "purpose": line("purpose", purpose, LONGEST_PURPOSE),
         "statement": statement,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    if not statement.strip() or damage(statement):
-        raise DataError("the statement of consent is empty or damaged")
-    project.change(consent=consent)
-    return consent
+    if not agreed:
+        raise Mistake("agreed", "record.wrong.not_agreed")
+    return kept
 
 
-def require(project: Voice) -> None:
+def require(project: Project) -> None:
     """
     Raises:
-        NoConsentError: nothing may be recorded or added, as there is no consent.
+        Mistake: nothing may be recorded or added, as there is no consent.
     """
     if not project.info().get("consent"):
-        raise NoConsentError("this voice has no consent yet; give it first, then record or add files")
+        raise Mistake("agreed", "record.wrong.no_consent")
 
 
-def _line(what: str, text: str, longest: int) -> str:
+def line(field: str, text: str, longest: int) -> str:
+    """One line of a form's field, tidy.
+
+    Raises:
+        Mistake: empty, damaged, or longer than `longest` characters.
+    """
+    if damage(text):
+        raise Mistake(field, "record.wrong.damaged_text")
     found = tidy(text)
-    if not found or damage(text):
-        raise DataError(f"{what} is empty or damaged")
+    if not found:
+        raise Mistake(field, "record.wrong.empty_field")
     if len(found) > longest:
-        raise DataError(f"{what} is longer than {longest} characters")
+        raise Mistake(field, "record.wrong.long_text", count=len(found), most=longest)
     return found

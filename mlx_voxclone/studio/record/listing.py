@@ -8,8 +8,8 @@ from typing import Any
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
+from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.record.checks import BAD
-from mlx_voxclone.studio.record.places import Voice
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
 from mlx_voxclone.studio.record.takes import Takes
@@ -48,14 +48,15 @@ class Progress:
         return next((goal for goal in GOALS if self.minutes < goal), GOALS[-1])
 
 
-def recordings(project: Voice) -> Iterator[Recording]:
+def recordings(project: Project) -> Iterator[Recording]:
     """All that can be used, takes first; a long recording by the clips that it was cut into."""
     for take in Takes(project).used():
         yield Recording("takes", take.id, take.path, take.text, take.speech)
     uploads, clips = Shelf(project.uploads), Shelf(project.clips)
     there = []
     for id, notes in uploads.items():
-        there.append(id)
+        if notes.get("cut") is not None:  # else what lies there is half of it
+            there.append(id)
         if not notes.get("long") and not _is_bad(notes):
             yield _recording("uploads", uploads, id, notes)
     for id, notes in clips.items():
@@ -63,7 +64,7 @@ def recordings(project: Voice) -> Iterator[Recording]:
             yield _recording("clips", clips, id, notes)
 
 
-def progress(project: Voice) -> Progress:
+def progress(project: Project) -> Progress:
     """How much speech with a text there is, and what is missing from the rest."""
     found = list(recordings(project))
     texted = [one for one in found if one.text]
@@ -71,7 +72,7 @@ def progress(project: Voice) -> Progress:
     return Progress(sum(one.seconds for one in texted), len(texted), len(found) - len(texted), bad)
 
 
-def to_recordings(project: Voice) -> Path:
+def to_recordings(project: Project) -> Path:
     """Write the list of recordings with their texts that `voxclone prepare` and `data.path` take.
 
     Returns:

@@ -1,7 +1,7 @@
 """Numbered items in a folder, each a sound and its notes: `0001-1a2b.wav` and `0001-1a2b.json`.
 
 Both are written whole and flushed to the disk. The notes come first, then the sound: an item is there if both are, so
-whatever ends the studio, no sound is without its text. An id is never used twice, and no file's own name is a path here.
+whatever ends the studio, no sound is without its text. An id is never used twice, and no file's name is a path here.
 """
 
 import json
@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlx_voxclone.data.listings.names import SUFFIXES
-from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import atomic_file, write_text_atomic
 from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.studio.mistakes import Missing
 
 ID = re.compile(r"\d{4,6}-[0-9a-f]{4}(~\d{3,5})?")
 _MOST_NOTES = 1 << 24  # bytes
-_lock = threading.RLock()  # of all notes: they are small, and a home has one studio
-
-
-class MissingError(DataError):
-    """An item that is not there, or not any more."""
+lock = threading.RLock()  # of all notes: they are small, and a home has one studio
 
 
 class Shelf:
@@ -51,33 +47,33 @@ class Shelf:
         for id in self.ids():
             try:
                 found.append((id, self.notes(id)))
-            except MissingError:
+            except Missing:
                 continue  # deleted meanwhile
         return found
 
     def notes(self, id: str) -> dict[str, Any]:
         """
         Raises:
-            MissingError: no such item.
+            Missing: no such item.
         """
         try:
             found = read_json(self._notes_path(id), _MOST_NOTES)
         except (OSError, ValueError):
             found = None
         if not isinstance(found, dict):
-            raise MissingError(f"there is no recording {id[:20]!r} here any more")
+            raise Missing(f"there is no recording {id[:20]!r} here any more")
         return found
 
     def sound(self, id: str) -> Path:
         """The sound's file.
 
         Raises:
-            MissingError: no such item.
+            Missing: no such item.
         """
         suffix = self.notes(id).get("suffix", ".wav")
         path = self.folder / f"{id}{suffix if suffix in SUFFIXES else '.wav'}"
         if not path.is_file():
-            raise MissingError(f"there is no recording {id[:20]!r} here any more")
+            raise Missing(f"there is no recording {id[:20]!r} here any more")
         return path
 
     def add(self, notes: dict[str, Any], write: Callable[[IO[bytes]], object], suffix: str = ".wav") -> str:
@@ -93,7 +89,7 @@ class Shelf:
         """
         if suffix not in SUFFIXES:
             raise ValueError(f"{suffix!r} is no suffix of audio")
-        with _lock:
+        with lock:
             id = self._free_id()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._write(id, {**notes, "suffix": suffix}, overwrite=False)
@@ -109,25 +105,25 @@ class Shelf:
         """Change some of an item's notes; the new ones, all of them.
 
         Raises:
-            MissingError: no such item.
+            Missing: no such item.
         """
-        with _lock:
+        with lock:
             notes = {**self.notes(id), **values}
             self._write(id, notes)
         return notes
 
     def keep_notes(self, id: str, notes: dict[str, Any]) -> None:
         """Notes of a sound that lies here already, written by others under the item's id."""
-        with _lock:
+        with lock:
             self._write(id, notes)
 
     def remove(self, id: str) -> None:
         """Delete an item.
 
         Raises:
-            MissingError: no such item.
+            Missing: no such item.
         """
-        with _lock:
+        with lock:
             sound = self.sound(id)
             sound.unlink(missing_ok=True)
             self._notes_path(id).unlink(missing_ok=True)
@@ -139,7 +135,7 @@ class Shelf:
 
     def _notes_path(self, id: str) -> Path:
         if not ID.fullmatch(id):
-            raise MissingError(f"there is no recording {id[:20]!r} here")
+            raise Missing(f"there is no recording {id[:20]!r} here")
         return self.folder / f"{id}.json"
 
     def _write(self, id: str, notes: dict[str, Any], *, overwrite: bool = True) -> None:

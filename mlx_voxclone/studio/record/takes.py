@@ -1,6 +1,6 @@
 """Takes: what was recorded for each sentence. The latest usable one counts, the others are kept aside until deleted.
 
-A slot is a sentence at its turn: `de-007`, in a second round `de-007.2`, or `own-003` for a text of the user's. Which one
+A slot is a sentence at its turn: `de-007`, in a second round `de-007.2`, or `own-003` for a text of the user's. Which
 comes next follows from the takes that are there, so a reload, a second tab or another day goes on where this one ended.
 """
 
@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.audio.decode import audio_info
-from mlx_voxclone.audio.source import AudioBytes
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.audio.source import AudioBytes, AudioError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.texts import damage, words
+from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import consent
 from mlx_voxclone.studio.record.checks import BAD, Check, check
-from mlx_voxclone.studio.record.places import Voice
 from mlx_voxclone.studio.record.prompts import SYLLABLES, sentences
-from mlx_voxclone.studio.record.shelf import MissingError, Shelf, _lock
+from mlx_voxclone.studio.record.shelf import Shelf, lock
 
 LONGEST_TAKE = 45.0  # seconds; the page stops by itself before
 LARGEST_TAKE = 1 << 24  # bytes: 45 s at 96 kHz in 24 bits
@@ -63,7 +63,7 @@ class Take:
 class Takes:
     """The takes of a voice, and which sentence comes next."""
 
-    def __init__(self, project: Voice) -> None:
+    def __init__(self, project: Project) -> None:
         self.project = project
         self.shelf = Shelf(project.takes)
 
@@ -78,17 +78,20 @@ class Takes:
         Args:
             sound: a WAV, as a file's bytes.
         Raises:
-            NoConsentError: nobody has agreed to a recording.
-            MissingError: no such slot.
-            DataError: not a WAV, cut off on its way, or too long.
+            Mistake: nobody has agreed to a recording; not a WAV, cut off on its way, or too long.
+            Missing: no such slot.
             CheckpointError: the disk refuses.
         """
         consent.require(self.project)
         text = self.slot(slot).text
         if len(sound) > LARGEST_TAKE or not sound.startswith(b"RIFF"):
-            raise DataError("the recording did not arrive whole; record the sentence again")
-        if audio_info(AudioBytes("the recording", sound)).seconds > LONGEST_TAKE:
-            raise DataError(f"the recording is longer than {LONGEST_TAKE:.0f} s; read a shorter text")
+            raise Mistake("take", "record.wrong.not_whole")
+        try:
+            seconds = audio_info(AudioBytes("take", sound)).seconds
+        except AudioError:
+            raise Mistake("take", "record.wrong.not_whole") from None
+        if seconds > LONGEST_TAKE:
+            raise Mistake("take", "record.wrong.take_too_long", seconds=round(LONGEST_TAKE))
         created = datetime.now(UTC).isoformat(timespec="seconds")
         notes = {"slot": slot, "text": text, "text_by": "prompt", "created": created, "check": None}
         id = self.shelf.add(notes, lambda file: file.write(sound))
@@ -98,7 +101,7 @@ class Takes:
     def take(self, id: str) -> Take:
         """
         Raises:
-            MissingError: no such take.
+            Missing: no such take.
         """
         self.shelf.notes(id)
         return next((take for take in self.all() if take.id == id), None) or _missing(id)
@@ -117,7 +120,7 @@ class Takes:
         """Delete a take; of a slot with an earlier usable one, that counts again.
 
         Raises:
-            MissingError: no such take.
+            Missing: no such take.
         """
         self.shelf.remove(id)
 
@@ -125,8 +128,8 @@ class Takes:
         """What was said in a take, where that is not the sentence.
 
         Raises:
-            MissingError: no such take.
-            DataError: nothing that can be said, too long, or damaged.
+            Missing: no such take.
+            Mistake: nothing that can be said, too long, or damaged.
         """
         said = sayable(text)
         notes = self.shelf.notes(id)
@@ -139,16 +142,16 @@ class Takes:
     def slot(self, key: str) -> Slot:
         """
         Raises:
-            MissingError: there is no such sentence.
+            Missing: there is no such sentence.
         """
         match = _SLOT.fullmatch(key)
         if match is None:
-            raise MissingError(f"there is no sentence {key[:20]!r}")
+            raise Missing(f"there is no sentence {key[:20]!r}")
         texts = self._own() if match["kind"] == "own" else sentences(self.language)
         number = int(match["number"])
         kinds = ("own",) if match["round"] else ()
         if match["kind"] not in ("own", self.language) or match["kind"] in kinds or not 1 <= number <= len(texts):
-            raise MissingError(f"there is no sentence {key[:20]!r}")
+            raise Missing(f"there is no sentence {key[:20]!r}")
         return Slot(key, texts[number - 1], number, len(texts))
 
     def next(self) -> Slot:
@@ -160,16 +163,16 @@ class Takes:
         """Pass a sentence by, until `unskip`.
 
         Raises:
-            MissingError: there is no such sentence.
+            Missing: there is no such sentence.
         """
         key = self.slot(key).key
-        with _lock:
+        with lock:
             plan = self._plan()
             self._write({**plan, "skipped": sorted({*plan["skipped"], key})})
 
     def unskip(self) -> None:
         """Offer all that was skipped again."""
-        with _lock:
+        with lock:
             self._write({**self._plan(), "skipped": []})
 
     def skipped(self) -> list[str]:
@@ -181,12 +184,11 @@ class Takes:
         """A text of the user's own, to be read next.
 
         Raises:
-            NoConsentError: nobody has agreed to a recording.
-            DataError: nothing that can be said, too long, or damaged.
+            Mistake: nobody has agreed to a recording; nothing that can be said, too long, or damaged.
         """
         consent.require(self.project)
         said = sayable(text)
-        with _lock:
+        with lock:
             plan = self._plan()
             if said not in plan["own"]:
                 plan["own"].append(said)
@@ -227,21 +229,23 @@ class Takes:
         return found
 
 
-def sayable(text: str) -> str:
-    """A text for a recording of up to 30 s, tidy.
+def sayable(text: str, longest: int = LONGEST_TEXT) -> str:
+    """A text for a recording, tidy.
 
+    Args:
+        longest: characters.
     Raises:
-        DataError: nothing that can be said, too long, or damaged.
+        Mistake: nothing that can be said, too long, or damaged.
     """
-    if reason := damage(text):
-        raise DataError(f"the text holds {reason}; type it again")
+    if damage(text):
+        raise Mistake("text", "record.wrong.damaged_text")
     found = words(text)
     if found is None:
-        raise DataError("there is nothing to read; type a sentence")
-    if len(found) > LONGEST_TEXT:
-        raise DataError(f"the text has {len(found)} characters; at most {LONGEST_TEXT} are read at once, so split it")
+        raise Mistake("text", "record.wrong.empty_text")
+    if len(found) > longest:
+        raise Mistake("text", "record.wrong.long_text", count=len(found), most=longest)
     return found
 
 
 def _missing(id: str) -> Take:
-    raise MissingError(f"there is no recording {id[:20]!r} here any more")
+    raise Missing(f"there is no recording {id[:20]!r} here any more")
