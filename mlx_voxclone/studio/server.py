@@ -35,10 +35,12 @@ class Served:
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
         self._web.start()
+        self.studio.trainings.watch()
         try:
             ready()
             self.studio.tasks.run()
         finally:
+            self.studio.trainings.close()
             self.studio.tasks.close()
             self._web.close()
 

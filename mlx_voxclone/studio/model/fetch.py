@@ -15,10 +15,12 @@ from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, resolve
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.files.hub import hub_errors
-from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
 from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.train.process import environment
 
+KIND = "download"  # of the task
 _POLL = 0.2  # seconds between two looks
 _NEEDED = (WEIGHTS, PARAMS, TEKKEN)
 
@@ -38,11 +40,7 @@ def fetch(task: Task, model: str) -> dict:
         free_space_check(folder, total - before)
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
         command = [sys.executable, "-m", __name__, model]
-        package = str(Path(__file__).resolve().parents[3])
-        paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=os.environ | {"PYTHONPATH": paths}
-        )
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=environment())
         try:
             while child.poll() is None:
                 task.progress(min(total, _bytes(folder)), total, model)

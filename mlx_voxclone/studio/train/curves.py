@@ -92,9 +92,8 @@ def svg(plot: Plot, total: int, step_name: str) -> str:
     for step in _whole_ticks(across):
         anchor = "start" if step == 0 else "end" if step == across else "middle"
         parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">{step}</text>')
-    parts.append(
-        f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(step_name)}</text>'
-    )
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{html.escape(step_name)}</text>')
     for number, line in enumerate(plot.lines):
         points = _thinned(line.points) if not line.dots else line.points
         path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)

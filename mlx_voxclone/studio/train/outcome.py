@@ -15,7 +15,9 @@ from mlx_voxclone.studio.web.languages import Words
 _REASONS = (
     ("drift", re.compile(r"adapting changed the model's own voices by (?P<value>\S+) nats \(limit (?P<limit>\S+)\)")),
     ("worse", re.compile(r"adapting made it worse \((?P<what>.+)\)")),
-    ("no_nearer", re.compile(r"adapting did not bring the held-out recordings nearer \((?P<before>\S+) -> (?P<after>\S+)\)")),
+    ("no_nearer", re.compile(
+        r"adapting did not bring the held-out recordings nearer \((?P<before>\S+) -> (?P<after>\S+)\)"
+    )),
     ("better", re.compile(
         r"adapted, the model predicts the held-out recordings better \((?P<before>\S+) -> (?P<after>\S+)\), and nothing"
         r" became worse"

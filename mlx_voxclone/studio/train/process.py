@@ -46,8 +46,6 @@ def start(arguments: Sequence[str], locks: Sequence[Path], log: Path) -> subproc
     Raises:
         Busy: a lock is held. OSError: the process cannot be started, or a file not be written.
     """
-    package = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     with ExitStack() as stack:
         taken = []
         for lock in locks:
@@ -64,7 +62,7 @@ def start(arguments: Sequence[str], locks: Sequence[Path], log: Path) -> subproc
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
-            env=os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"},
+            env=environment(),
             pass_fds=taken,
             start_new_session=True,
         )
@@ -72,6 +70,13 @@ def start(arguments: Sequence[str], locks: Sequence[Path], log: Path) -> subproc
         for descriptor in taken:
             os.pwrite(descriptor, said, 0)
     return begun
+
+
+def environment() -> dict[str, str]:
+    """That of a process of ours: it finds this package wherever it is started, and says at once what it says."""
+    package = str(Path(__file__).resolve().parents[3])
+    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
 
 
 def holder(lock: Path) -> Holder | None:

@@ -144,7 +144,7 @@ class Trainings:
         note = self._note(project)
         wish = note.get("wish")
         if (place := self._place(project)) is not None:
-            return State("waiting", ahead=place + (self.running() is not None))
+            return State("waiting", ahead=place + self._busy())
         if (found := self._holder(project)) is not None:
             names: dict[Any, Name] = {"pause": "pausing", "cancel": "cancelling"}
             return State(names.get(wish, "running"), outside=found[1])
@@ -213,7 +213,7 @@ class Trainings:
             for project, since in list(self._asked.values()):
                 self._see_off(project, since)
             waiting = self._waiting()
-            if waiting and holder(self._machine) is None and self.running() is None:
+            if waiting and not self._busy():
                 self._begin(waiting)
 
     def _watch(self) -> None:
@@ -284,6 +284,10 @@ class Trainings:
     def _told(self, project: Project, number: signal.Signals) -> None:
         if (found := self._holder(project)) is not None:
             tell(found[0], number, all_of_it=number == signal.SIGKILL)
+
+    def _busy(self) -> bool:
+        """Whether a training runs on this machine, as far as a studio can see."""
+        return holder(self._machine) is not None or self.running() is not None
 
     def _holder(self, project: Project) -> tuple[Holder, bool] | None:
         """The process that trains a voice, and whether the command line has started it."""
