@@ -8,6 +8,7 @@ It reads what is there and says what is missing, so that it also serves a run th
 - `summary.json` (optional), written by `train/run.py: RunSummary`: what was done, with how much data, and `speech`, a
   list of `{"text": text, "original": {"file": wav, "same_text": bool}, "before": {"file": wav, "ended": bool}, "after":
   {...}}`, files relative to the run directory; of task `clone` also `delivered` and `rounds` (`report/delivery.py`);
+- `abx.json` (optional): blind listening tests (`report/blind.py`);
 - `config.yaml`, shown as it is but for the ends of addresses, which may be secrets.
 """
 
@@ -22,6 +23,7 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, read_log
 from mlx_voxclone.process.amounts import format_seconds
+from mlx_voxclone.report.blind import blind_parts
 from mlx_voxclone.report.delivery import measured_parts, rounds_parts, verdict_parts
 from mlx_voxclone.report.page import ORIGINAL, escaped, folded, html_page, image, is_number, missing, players, table
 from mlx_voxclone.report.plots import Series, curves_figure, png, usage_figure
@@ -50,6 +52,7 @@ def write_report(run_dir: str | Path) -> Path:
     if not speech:  # of one training: what its samples sound like
         for name in stages:
             parts += _samples(run_dir / name / "samples", run_dir)
+    parts += blind_parts(run_dir)
     if not stages:
         parts.append(missing("No training log here: nothing was trained in this directory."))
     parts += measured_parts(summary.get("delivered"))

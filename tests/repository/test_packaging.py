@@ -147,6 +147,16 @@ def test_the_wheel_holds_the_configurations(wheel):
     assert "Project-URL: " in metadata
 
 
+def test_the_wheel_holds_what_pages_are_made_of(wheel):
+    """Style sheets, scripts, templates, texts: every file of the package that is no code, as it is here."""
+    package = ROOT / "mlx_voxclone"
+    others = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
+    sources = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in others}
+    assert {f"mlx_voxclone/report/look/{name}" for name in ("look.css", "player.js", "icon.svg")} <= sources.keys()
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name: archive.read(name) for name in sources} == sources
+
+
 @pytest.mark.slow
 def test_the_wheel_works_outside_of_the_repository(wheel, tmp_path):
     """Installed into an environment of its own, with this one's libraries behind it."""

@@ -1,14 +1,6 @@
-"""The look that the report and the studio share (stub until the branch `look` lands)."""
+"""The look that the report, the evaluation's page and the studio share: style sheet, player of sounds."""
 
-import html
+from mlx_voxclone.report.look.sounds import ENGLISH, peaks, player
+from mlx_voxclone.report.look.texts import FOLDER, icon, script, style
 
-CSS = ""
-PLAYER_JS = ""
-
-
-def player(src: str, label: str, peaks=(), seconds: float = 0.0) -> str:
-    return f'<audio controls preload="none" src="{html.escape(src)}" aria-label="{html.escape(label)}"></audio>'
-
-
-def peaks(samples, points: int = 400) -> list[float]:
-    return []
+__all__ = ["ENGLISH", "FOLDER", "icon", "peaks", "player", "script", "style"]

@@ -53,11 +53,11 @@ async def _start(request: Request) -> Response:
 
 
 async def _look_css(request: Request) -> Response:
-    return Response(look.CSS, media_type="text/css")
+    return Response(look.style(), media_type="text/css")
 
 
 async def _player_js(request: Request) -> Response:
-    return Response(look.PLAYER_JS, media_type="text/javascript")
+    return Response(look.script(), media_type="text/javascript")
 
 
 async def _language(request: Request) -> Response:
