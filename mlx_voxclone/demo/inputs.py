@@ -7,21 +7,19 @@ could have sent it.
 import math
 import os
 import stat
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.speech.side_by_side import MAX_CHARACTERS, is_sayable
 from mlx_voxclone.text.forms import as_said
 
 LIMIT_MB = 25  # of a reference clip: two minutes of CD quality, of which at most one is taken
 UPLOAD_LIMIT = LIMIT_MB * 1_000_000  # bytes
-MAX_CHARACTERS = 8_000  # beyond, a text is not even cut into tokens
 MAX_SEED = 2**53 - 1  # the largest number that a browser keeps exact
 _SHOWN = 40  # characters of a wrong value that are shown
-_SILENT = {"C", "M", "Z"}  # Unicode categories that nobody can say: control, marks alone, blanks
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def _text(value: Any) -> str:
         raise DataError(f"text: a sentence is expected, got {shown(value)}")
     if len(value) > MAX_CHARACTERS:
         raise DataError(f"the text is too long: {len(value):,} characters; split it into parts of a few sentences")
-    if all(unicodedata.category(c)[0] in _SILENT or unicodedata.category(c) == "Cf" for c in value):
+    if not is_sayable(value):
         raise DataError("there is nothing to say: type a sentence")
     return as_said(value)
 

@@ -19,7 +19,7 @@ from mlx_voxclone.demo.inputs import LIMIT_MB, shown, wanted
 from mlx_voxclone.demo.studio import Job, MainThread, Studio
 from mlx_voxclone.errors import DataError, VoxcloneError
 from mlx_voxclone.report.page import NOTICE
-from mlx_voxclone.report.plots import sound_figure
+from mlx_voxclone.report.plots import common_axes, sound_figure
 
 CONSENT = "This is my voice, or its owner has agreed to this use of it."
 SPEAK = "speak"  # name of the endpoint
@@ -99,9 +99,10 @@ def handler(studio: Studio, thread: MainThread) -> Callable[..., list]:
         job = _job.get() or Job()
         try:
             sounds, line = thread.call(studio.speak, text, voice, clip, consent, seed, job)
-            scale = max((float(np.abs(s).max()) for s in sounds if len(s)), default=0.0) or 1.0
+            rate = studio.before.sampling_rate
+            axes = common_axes(sounds, rate)
             # The spectrogram is computed with MLX, too.
-            plots = [thread.call(_plot, s, studio.before.sampling_rate, scale) for s in sounds]
+            plots = [thread.call(_plot, s, rate, axes) for s in sounds]
         except Exception as e:
             raise _error(e) from None
         outputs = []
@@ -113,8 +114,8 @@ def handler(studio: Studio, thread: MainThread) -> Callable[..., list]:
     return speak
 
 
-def _plot(samples: np.ndarray, sample_rate: int, scale: float):
-    return sound_figure(samples, sample_rate=sample_rate, scale=scale)
+def _plot(samples: np.ndarray, sample_rate: int, axes: dict[str, float]):
+    return sound_figure(samples, sample_rate=sample_rate, **axes)
 
 
 def build(studio: Studio, thread: MainThread, about: str) -> Page:

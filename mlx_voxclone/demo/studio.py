@@ -15,10 +15,9 @@ import numpy as np
 
 from mlx_voxclone.demo.inputs import Wanted, wanted
 from mlx_voxclone.errors import ConfigError, DataError, VoxcloneError
+from mlx_voxclone.speech import side_by_side
 
 SENTENCE = "I would like a cup of tea, please, and the newspaper if you have finished with it."
-MAX_SECONDS = 30
-MAX_TOKENS = 1000  # of a text: several times what can be said in MAX_SECONDS
 CLIP = "the reference clip"
 
 
@@ -137,7 +136,7 @@ class Studio:
 
     def carry_out(self, request: Wanted, job: Job) -> tuple[list[np.ndarray], str]:
         """`speak`, of a request that was checked."""
-        from mlx_voxclone.speech.speaker import read_reference, reference_warnings, speak
+        from mlx_voxclone.speech.speaker import read_reference, reference_warnings
 
         job.check()
         clip, notes = None, []
@@ -150,31 +149,11 @@ class Studio:
             notes = reference_warnings([clip])
         rows = self.rows(request.voice, clip)
         speakers = [("before", self.before), *([("after", self.after)] if self.after is not None else [])]
-        prompts = [bounded_prompt(speaker, request.text, rows) for _, speaker in speakers]  # before any of them speaks
-        sounds = []
-        for (name, speaker), ids in zip(speakers, prompts):
-            limit = max_frames(speaker)
-            result = speak(speaker.model, ids, rows, max_frames=limit, seed=request.seed, on_frame=job.check)
-            sounds.append(result.samples)
-            seconds = len(result.samples) / speaker.sampling_rate
-            notes.append(f"{name}: {seconds:.1f} s" + ("" if result.ended else f", cut off at {MAX_SECONDS} s"))
+        results = side_by_side.speak_each(
+            request.text, [(speaker, rows) for _, speaker in speakers], request.seed, job.check
+        )
+        for (name, speaker), result in zip(speakers, results):
+            seconds, limit = len(result.samples) / speaker.sampling_rate, side_by_side.MAX_SECONDS
+            notes.append(f"{name}: {seconds:.1f} s" + ("" if result.ended else f", cut off at {limit} s"))
         voice = CLIP if clip is not None else request.voice
-        return sounds, f"{'; '.join(notes)}. Voice: {voice}, seed {request.seed}."
-
-
-def max_frames(speaker) -> int:
-    """Frames after which speech is cut off."""
-    return max(1, round(MAX_SECONDS * speaker.model.config.codec.frame_rate))
-
-
-def bounded_prompt(speaker, text: str, rows) -> list[int]:
-    """The ids of a prompt; the one place that bounds a text by its tokens.
-
-    Raises:
-        DataError: more than `MAX_TOKENS`, or than the model's context holds beside the voice and the speech.
-    """
-    ids = speaker.tokenizer.prompt(text, rows.shape[0], max_frames(speaker))
-    count = len(ids) - len(speaker.tokenizer.prompt(".", rows.shape[0])) + 1
-    if count > MAX_TOKENS:
-        raise DataError(f"the text is too long: {count:,} tokens; up to {MAX_TOKENS:,} are possible, so split it")
-    return ids
+        return [result.samples for result in results], f"{'; '.join(notes)}. Voice: {voice}, seed {request.seed}."

@@ -24,6 +24,7 @@ _MEL_WINDOW, _MEL_BANDS = 1024, 80
 _MAX_COLUMNS = 1200  # more points than pixels only cost time
 _FLOOR_DB, _CEILING_DB = -65.0, 10.0  # a full-scale sine reaches about +17 dB in the narrowest band; speech about 0
 _DIFFERENCE_DB = 30.0  # either side
+_HERTZ = (250, 500, 1000, 2000, 4000, 8000)  # that the axis of a spectrogram names
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,18 @@ class Series:
     heldout: bool = False
 
 
+def common_axes(sounds: Sequence[np.ndarray], sample_rate: int = SAMPLE_RATE) -> dict[str, float]:
+    """`scale` and `seconds` for the figures of sounds [S] that are compared: the loudest peak and the longest time."""
+    peak = max((float(np.abs(samples).max()) for samples in sounds if len(samples)), default=0.0)
+    return {"scale": peak or 1.0, "seconds": max(map(len, sounds), default=0) / sample_rate}
+
+
 def sound_figure(
     samples: np.ndarray,
     *,
     sample_rate: int = SAMPLE_RATE,
     scale: float | None = None,
+    seconds: float | None = None,
     original: np.ndarray | None = None,
 ) -> "Figure":
     """Waveform above log-mel spectrogram of mono `samples` [S], the colours the same for every sound.
@@ -49,13 +57,14 @@ def sound_figure(
         samples: float, mono.
         sample_rate: in Hz.
         scale: full scale of the waveform's axis; give sounds that are compared the same. None: the sound's own peak.
+        seconds: end of the time axis, also the same for all that is compared (`common_axes`). None: the sound's own.
         original: what `samples` should sound like; a third panel then shows the spectrogram less that of `original`,
             as far as both sounds go.
     """
     from matplotlib.figure import Figure
 
     samples = np.asarray(samples, dtype=np.float32).reshape(-1)
-    seconds = len(samples) / sample_rate
+    own = len(samples) / sample_rate
     if original is not None:
         original = np.asarray(original, dtype=np.float32).reshape(-1)[: len(samples)]
     panels = 3 if original is not None and len(original) else 2
@@ -70,7 +79,7 @@ def sound_figure(
     limit = scale or max(float(np.abs(samples).max()), 1e-3)
     wave.fill_between(times, low, high, color=TRAIN, linewidth=0.4)
     wave.set(ylim=(-limit, limit), ylabel="level")
-    _spectrogram(spectra[0], _log_mel_db(samples, sample_rate), seconds, (_FLOOR_DB, _CEILING_DB), "magma")
+    _spectrogram(spectra[0], _log_mel_db(samples, sample_rate), own, (_FLOOR_DB, _CEILING_DB), "magma")
     if panels == 3:
         # What is too quiet to be drawn is no difference either.
         ours, theirs = (
@@ -80,13 +89,14 @@ def sound_figure(
         image = _spectrogram(spectra[1], ours - theirs, len(original) / sample_rate, limits, "RdBu_r")
         spectra[1].set_title("less the original", fontsize=8, color=INK)
         figure.colorbar(image, ax=spectra[1], orientation="horizontal", aspect=60, label="dB")
-    spectra[-1].set(xlabel="seconds", xlim=(0, seconds))
+    for axis in spectra:
+        _in_hertz(axis, sample_rate)
+    spectra[-1].set(xlabel="seconds", xlim=(0, max(own, seconds or 0.0)))
     return figure
 
 
 def _spectrogram(axis: "Axes", image: np.ndarray, seconds: float, limits: tuple[float, float], colours: str):
     """`image` [frames, bands] over time; returns what a colour bar needs."""
-    axis.set(ylabel="mel band")
     return axis.imshow(
         image.T,
         origin="lower",
@@ -97,6 +107,15 @@ def _spectrogram(axis: "Axes", image: np.ndarray, seconds: float, limits: tuple[
         cmap=colours,
         interpolation="nearest",
     )
+
+
+def _in_hertz(axis: "Axes", sample_rate: int) -> None:
+    """Name the frequencies of a mel axis."""
+    from mlx_voxclone.audio.spectral.plain import mel_band_of
+
+    named = [hz for hz in _HERTZ if hz < sample_rate / 2]
+    axis.set_yticks([mel_band_of(hz, sample_rate, _MEL_BANDS) + 0.5 for hz in named], [str(hz) for hz in named])
+    axis.set_ylabel("Hz")
 
 
 def curves_figure(panels: Sequence[tuple[str, Sequence[Series]]], best_step: int | None = None) -> "Figure":

@@ -15,12 +15,12 @@ from places import ROOT
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import ENCODER_PREFIXES
 from mlx_voxclone.checkpoint.writer import save_tensors
-from mlx_voxclone.demo import studio as studio_module
 from mlx_voxclone.demo.session import temporary_files_in
 from mlx_voxclone.demo.studio import Job, MainThread, Stopped, Studio
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.model.voxtral import Voxtral
+from mlx_voxclone.speech import side_by_side
 from mlx_voxclone.speech.speaker import Speaker, read_reference
 
 gr = pytest.importorskip("gradio")
@@ -41,7 +41,7 @@ def app():
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """A model with random weights rarely ends by itself."""
-    monkeypatch.setattr(studio_module, "MAX_SECONDS", 2)
+    monkeypatch.setattr(side_by_side, "MAX_SECONDS", 2)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def clip(tmp_path):
 
 def test_speaks_with_the_one_model(before):
     sounds, line = Studio(before).speak("Hello", "casual_male", None, False, 3)
-    expected = before.say("Hello.", "casual_male", seed=3, max_seconds=studio_module.MAX_SECONDS)
+    expected = before.say("Hello.", "casual_male", seed=3, max_seconds=side_by_side.MAX_SECONDS)
     assert len(sounds) == 1
     np.testing.assert_array_equal(sounds[0], expected.samples)
     assert "casual_male, seed 3" in line
@@ -80,10 +80,10 @@ def test_both_models_get_the_same_rows(before, after, clip):
     studio = Studio(before, after)
     sounds, line = studio.speak("Hello", "casual_male", None, False, 0)
     np.testing.assert_array_equal(
-        sounds[1], after.say("Hello.", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+        sounds[1], after.say("Hello.", "casual_male", max_seconds=side_by_side.MAX_SECONDS).samples
     )
     assert not np.array_equal(
-        sounds[0], before.say("Hello.", "casual_male", max_seconds=studio_module.MAX_SECONDS).samples
+        sounds[0], before.say("Hello.", "casual_male", max_seconds=side_by_side.MAX_SECONDS).samples
     )
     assert line.startswith("before: ")
     assert "; after: " in line

@@ -138,7 +138,7 @@ def test_text_and_names_do_not_become_html(folder, monkeypatch):
 
 
 def test_a_text_that_fits_in_letters_and_not_in_tokens():
-    from mlx_voxclone.demo.studio import MAX_TOKENS, bounded_prompt
+    from mlx_voxclone.speech.side_by_side import MAX_TOKENS, bounded_prompt
 
     stand, rows = Stand(), np.zeros((4, 8))
     assert len(bounded_prompt(stand, "x " * MAX_TOKENS, rows)) == MAX_TOKENS + 9

@@ -9,8 +9,8 @@ from pages import DOCS, README, ROOT
 
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.shards.data import MIX
-from mlx_voxclone.demo.studio import MAX_TOKENS
 from mlx_voxclone.settings.config import RunConfig, load_run_config
+from mlx_voxclone.speech.side_by_side import MAX_TOKENS
 from mlx_voxclone.train import sweep
 from mlx_voxclone.train.loop.distributed import WAIT_MINUTES
 

@@ -152,7 +152,7 @@ def test_the_wheel_holds_what_pages_are_made_of(wheel):
     package = ROOT / "mlx_voxclone"
     others = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in others}
-    assert {"mlx_voxclone/report/look/look.css", "mlx_voxclone/report/look/player.js"} < sources.keys()
+    assert {f"mlx_voxclone/report/look/{name}" for name in ("look.css", "player.js", "icon.svg")} <= sources.keys()
     with zipfile.ZipFile(wheel) as archive:
         assert {name: archive.read(name) for name in sources} == sources
 

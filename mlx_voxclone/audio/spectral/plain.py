@@ -341,6 +341,12 @@ def _mel_numpy(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: flo
     return (rows * 2 / (high - low)).astype(np.float32)
 
 
+def mel_band_of(hz: float, sample_rate: int, n_mels: int) -> float:
+    """Where a frequency lies among the bands of `mel_filterbank` from 0 Hz to half the sample rate: the middle of the
+    first band is 0.0, that of the last one `n_mels - 1`."""
+    return float(_hz_to_mel(hz) / _hz_to_mel(sample_rate / 2)) * (n_mels + 1) - 1
+
+
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> mx.array:
     """Triangular mel filters [n_mels, n_fft // 2 + 1], float32.
 

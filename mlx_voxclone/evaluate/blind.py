@@ -1,0 +1,102 @@
+"""A blind A/B/X test: what a listener's answers show, and the file that a run keeps them in.
+
+In each pair the listener hears A and B, which differ, and X, which is one of the two, and says which. Who hears no
+difference guesses, and is right half of the time. The interval of the true share is Clopper and Pearson's, which never
+claims more than its 95 %; p is how often a guesser has as many right or more.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import write_text_atomic
+from mlx_voxclone.files.plain import read_json
+
+ABX_FILE = "abx.json"  # in the run directory
+PAIRS, CONFIDENCE = 10, 0.95
+THRESHOLD = 0.75  # share of right answers from which a difference counts as heard: half way from guessing to always
+Verdict = Literal["apart", "swapped", "alike", "unclear"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Right answers of a test.
+
+    Raises:
+        ValueError: no pair, or more right answers than pairs.
+    """
+
+    correct: int
+    pairs: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.pairs or not self.pairs:
+            raise ValueError(f"{self.correct} right answers of {self.pairs}")
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """The true share of right answers, 95 % (Clopper-Pearson)."""
+        found = self._test("two-sided").proportion_ci(CONFIDENCE, method="exact")
+        return float(found.low), float(found.high)
+
+    @cached_property
+    def p(self) -> float:
+        """How often a guesser has as many right, or more."""
+        return float(self._test("greater").pvalue)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What is shown: `apart`, the two can be told apart; `swapped`, they can, with the names taken the wrong way
+        round; `alike`, whoever listened is right in less than 75 % of all pairs; `unclear`, none of these."""
+        low, high = self.interval
+        if low > 0.5:
+            return "apart"
+        if high < 0.5:
+            return "swapped"
+        return "alike" if high < THRESHOLD else "unclear"
+
+    @property
+    def needed(self) -> int:
+        """Right answers from which a test of as many pairs shows a difference."""
+        enough = (k for k in range(self.pairs + 1) if Outcome(k, self.pairs).verdict == "apart")
+        return next(enough, self.pairs + 1)
+
+    def _test(self, alternative: str) -> Any:
+        from scipy.stats import binomtest  # a second to import
+
+        return binomtest(self.correct, self.pairs, 0.5, alternative=alternative)
+
+
+def read_tests(run_dir: Path) -> list[dict[str, Any]]:
+    """The tests that a run keeps, the oldest first; [] where there is no file, or none that can be read."""
+    try:
+        found = read_json(run_dir / ABX_FILE)
+    except (OSError, ValueError):
+        return []
+    tests = found.get("tests") if isinstance(found, dict) else None
+    return [test for test in tests if isinstance(test, dict)] if isinstance(tests, list) else []
+
+
+def keep_test(run_dir: Path, test: Mapping[str, Any]) -> Path:
+    """Add a test to those of a run, or replace the one of the same `id`; the file's path.
+
+    Raises:
+        CheckpointError: a file that is there and cannot be read (it is left as it is), or cannot be written.
+    """
+    path = run_dir / ABX_FILE
+    tests = read_tests(run_dir)
+    if path.exists() and not tests:
+        raise CheckpointError(f"{path}: holds no listening tests; move it away to keep new ones there")
+    others = [one for one in tests if one.get("id") != test["id"]]
+    write_text_atomic(path, json.dumps({"tests": [*others, dict(test)]}, ensure_ascii=False, indent=1) + "\n")
+    return path
+
+
+def outcome_of(pairs: Sequence[Mapping[str, Any]]) -> Outcome:
+    """Of the answered pairs of a test, each with `x` and `answer`. Raises ValueError where there is none."""
+    answered = [pair for pair in pairs if pair.get("answer")]
+    return Outcome(sum(pair["answer"] == pair.get("x") for pair in answered), len(answered))
