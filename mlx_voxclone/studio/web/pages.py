@@ -62,10 +62,14 @@ async def form_of(request: Request, files: int = 0, fields: int = 50) -> FormDat
         HTTPException: it does not come from our own page (403), or is no form (400).
     """
     form = await request.form(max_files=files, max_fields=fields, max_part_size=FORM_LIMIT)
-    given = request.headers.get("x-csrf") or form.get(CSRF)
+    check_token(request, request.headers.get("x-csrf") or form.get(CSRF))
+    return form
+
+
+def check_token(request: Request, given: object) -> None:
+    """Refuse what does not come from our own page, by the token of its form or its header. Raises HTTPException."""
     if not isinstance(given, str) or not hmac.compare_digest(given.encode(), request.scope["csrf"].encode()):
         raise HTTPException(403, "open the page again: this form is an old one")
-    return form
 
 
 def page(
