@@ -342,6 +342,11 @@ class TextToSpeech:
             return self._speaker.release.voice_of_file(voice_file(file))
 
 
+def speaker_of(tts: TextToSpeech) -> Speaker:
+    """What a `TextToSpeech` speaks with, for pages of this package that bound a text themselves."""
+    return tts._speaker
+
+
 def _narrated(spoken: Iterator[Spoken], chunks: Sequence[Chunk], progress: Progress | None) -> Iterator[np.ndarray]:
     while True:
         with computing():

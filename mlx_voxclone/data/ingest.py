@@ -5,6 +5,7 @@ does not grow with its length.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource
 from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
+Each = Callable[[], object]
 TOO_LONG = "too-long"
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
@@ -98,22 +100,26 @@ class Usable:
         return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words, quality)
 
 
-def examine(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Plan:
+def examine(path: AudioSource, transcribed: bool, options: PrepareOptions, each: Each = lambda: None) -> Plan:
     """Decide what becomes of a recording.
 
+    Args:
+        each: called with every block that is read; what it raises ends the reading.
     Raises:
         AudioError: it cannot be used; `reason` is one of missing, unreadable, truncated, zero-length, channels,
             rate, low-rate, non-finite, level, opposed, two-voices, silent, clipped, too-short, too-long.
     """
-    found = usable(path, transcribed, options)
+    found = usable(path, transcribed, options, each)
     pieces = _pieces(path, found.whole, found.scan.levels, found.mask, transcribed, options)
     last = found.info.seconds
     return found.plan([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces])
 
 
-def usable(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Usable:
+def usable(path: AudioSource, transcribed: bool, options: PrepareOptions, each: Each = lambda: None) -> Usable:
     """Find out whether a recording can be used, whatever its length.
 
+    Args:
+        each: see `examine`.
     Raises:
         AudioError: see `examine`; not too-short and too-long.
     """
@@ -127,7 +133,7 @@ def usable(path: AudioSource, transcribed: bool, options: PrepareOptions) -> Usa
             f"{path}: sampled at {info.sample_rate} Hz: no speech above {info.sample_rate / 2000:g} kHz to learn from; "
             f"at least {options.min_sampling_rate} Hz are needed",
         )
-    scan = scan_recording(info)
+    scan = scan_recording(info, each)
     mask, by_silero = _speech(info, scan, options)
     speech = trim(mask)
     if not scan.channel.usable:
@@ -164,9 +170,11 @@ def _speech(info: AudioInfo, scan: Scan, options: PrepareOptions) -> tuple[np.nd
     return (heard, True) if heard.any() else (mask, False)
 
 
-def scan_recording(info: AudioInfo) -> Scan:
+def scan_recording(info: AudioInfo, each: Each = lambda: None) -> Scan:
     """First pass over a recording, a block at a time.
 
+    Args:
+        each: see `examine`.
     Raises:
         AudioError: `non-finite`, `level`, `truncated`, `unreadable`.
     """
@@ -176,6 +184,7 @@ def scan_recording(info: AudioInfo) -> Scan:
     clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
     frames, peaks = 0, np.zeros(info.channels + 1)
     for block in read_blocks(info):
+        each()
         check_block(block, info.path, frames, info.sample_rate)
         for one, channel in zip(clipping, np.abs(block).T):
             one.add(channel)

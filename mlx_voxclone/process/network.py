@@ -50,6 +50,22 @@ def take_port(host: str, port: int) -> socket.socket:
     return taken
 
 
+def reached_from_outside(taken: socket.socket) -> str | None:
+    """The address that a socket is bound to, if other machines can reach it; None: this machine alone can."""
+    address = str(taken.getsockname()[0]).partition("%")[0]
+    return None if ipaddress.ip_address(address).is_loopback else address
+
+
+def shown(host: str) -> str:
+    """A host as others write it in an address: where it stands for every address, the one that leads out of here."""
+    if bare(host) not in _EVERY:
+        return f"[{bare(host)}]" if ":" in host else host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
+        probe.connect(("192.0.2.1", 9))  # of nobody; nothing is sent
+        return str(probe.getsockname()[0])
+    return socket.gethostname().lower()
+
+
 def bare(host: str) -> str:
     """An address without the brackets that IPv6 has in URLs."""
     return host[1:-1] if host.startswith("[") and host.endswith("]") else host

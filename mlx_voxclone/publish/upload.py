@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.files.hub import hub_errors, library_output
+from mlx_voxclone.files.hub import REPOSITORY, hub_errors, library_output
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.publish.publication import CARD, LIST, Publication, listed_files
 
@@ -28,6 +28,12 @@ class Upload:
     changed: bool
     removed: list[str]
     private: bool
+
+
+def is_repository(name: str) -> bool:
+    """Whether it is a name that the hub takes for a repository: `OWNER/NAME`."""
+    clean = not any(part in name for part in ("--", "..")) and not name.endswith((".git", ".", "-"))
+    return REPOSITORY.fullmatch(name) is not None and clean and len(name) <= 96
 
 
 def login(repository: str) -> str:

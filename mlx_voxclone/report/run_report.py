@@ -1,5 +1,5 @@
 """The report of a run: one HTML file. First what was delivered, and the original, before and after to hear, sentence by
-sentence; folded below it all that was measured, curves, and the configuration.
+sentence; folded below it all that was measured, curves, and last the summary and the configuration as files hold them.
 
 It reads what is there and says what is missing, so that it also serves a run that was stopped half way:
 
@@ -25,12 +25,24 @@ from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, read_log
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.report.blind import blind_parts
 from mlx_voxclone.report.delivery import measured_parts, rounds_parts, verdict_parts
-from mlx_voxclone.report.page import ORIGINAL, escaped, folded, html_page, image, is_number, missing, players, table
+from mlx_voxclone.report.page import (
+    ORIGINAL,
+    escaped,
+    facts,
+    folded,
+    html_page,
+    image,
+    is_number,
+    missing,
+    players,
+    table,
+)
 from mlx_voxclone.report.plots import Series, curves_figure, png, usage_figure
 
 _ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
 _ADDRESS = re.compile(r"(https?://[^/\s]+)/\S+")
 _SAMPLE_CLIPS = 2  # samples of a stage that are shown
+_CLIPS = {"train_clips": "clips to train on", "heldout_clips": "held out"}
 _ROLES = {ORIGINAL: "original", "reconstructed": "through the codec"}
 
 
@@ -53,13 +65,14 @@ def write_report(run_dir: str | Path) -> Path:
         for name in stages:
             parts += _samples(run_dir / name / "samples", run_dir)
     parts += blind_parts(run_dir)
+    parts += _in_short(summary)
     if not stages:
         parts.append(missing("No training log here: nothing was trained in this directory."))
     parts += measured_parts(summary.get("delivered"))
-    parts += _figures(summary)
     parts += rounds_parts(summary.get("rounds"))
     for name in stages:
         parts += _stage(run_dir / name, name or str(summary.get("task") or "training"), run_dir, samples=bool(speech))
+    parts += _details(summary)
     parts += _configuration(run_dir / "config.yaml")
     target = run_dir / _REPORT / "index.html"
     target.parent.mkdir(exist_ok=True)
@@ -77,7 +90,7 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
         return []
     parts = ["<h2>Original, before and after</h2>"]
     for entry in sorted(entries, key=lambda entry: not _same_text(entry)):
-        parts.append(f"<blockquote>{escaped(entry.get('text', ''))}</blockquote>")
+        parts.append(f'<section class="card"><blockquote>{escaped(entry.get("text", ""))}</blockquote>')
         sounds: list[tuple[str, Path | None]] = []
         if isinstance(entry.get("original"), dict):
             label = "original recording" if _same_text(entry) else "original voice (saying something else)"
@@ -86,7 +99,7 @@ def _speech(entries: Any, run_dir: Path) -> list[str]:
             if isinstance(sound := entry.get(when), dict):
                 label = when if sound.get("ended", True) else f"{when} (did not end, cut off)"
                 sounds.append((label, run_dir / str(sound["file"]) if sound.get("file") else None))
-        parts.append(players(sounds, run_dir / _REPORT, plots_folded=True))
+        parts.append(players(sounds, run_dir / _REPORT, plots_folded=True) + "</section>")
     return parts
 
 
@@ -174,8 +187,9 @@ def _heldout_table(evaluations: list[dict], best: int | None) -> list[str]:
     titles = {first: f"start (step {first})", last: f"last (step {last})"} | (
         {best: f"best (step {best})"} if best else {}
     )
-    rows = [[name, *(by_step[step].get(name) for step in columns)] for name in by_step[last]]
-    return ["<h3>Held-out metrics</h3>", table(["metric", *(titles[step] for step in columns)], rows)]
+    rows = [[name.replace("_", " "), *(by_step[step].get(name) for step in columns)] for name in by_step[last]]
+    head = ["metric", *(titles[step] for step in columns)]
+    return ["<h3>Held-out metrics</h3>", table(head, rows, "Held-out metrics")]
 
 
 def _code_usage(directory: Path) -> list[str]:
@@ -228,7 +242,23 @@ def _title(summary: Mapping[str, Any], run_dir: Path) -> str:
     return f"Voice {voice}" if voice else f"Run {run_dir.resolve().name}"
 
 
-def _figures(summary: Mapping[str, Any]) -> list[str]:
+def _in_short(summary: Mapping[str, Any]) -> list[str]:
+    """How much speech, time and memory there was, in words."""
+    data = summary.get("data") if isinstance(summary.get("data"), Mapping) else {}
+    shown = []
+    if is_number(hours := data.get("hours")):
+        clips = [(data.get(key), said) for key, said in _CLIPS.items()]
+        shown.append(
+            ("Speech", format_seconds(3600 * hours), ", ".join(f"{n:,} {s}" for n, s in clips if is_number(n)))
+        )
+    if is_number(seconds := summary.get("seconds")):
+        shown.append(("Time taken", format_seconds(seconds), ""))
+    if is_number(memory := summary.get("peak_memory_gb")) and memory > 0:
+        shown.append(("Memory at most", f"{memory:.3g} GB", ""))
+    return ["<h2>The run</h2>", facts(shown)] if shown else []
+
+
+def _details(summary: Mapping[str, Any]) -> list[str]:
     """One table of all the single values of the summary, sections one level deep."""
     rows = []
     for key, value in summary.items():
@@ -236,7 +266,7 @@ def _figures(summary: Mapping[str, Any]) -> list[str]:
             rows += [_row(f"{key}: {name.replace('_', ' ')}", entry) for name, entry in value.items()]
         elif isinstance(value, str | int | float):
             rows.append(_row(key.replace("_", " "), value))
-    return folded("Figures", [table(["", ""], rows)]) if rows else []
+    return folded("Details", [table(["", ""], rows, "Details")], raw=True) if rows else []
 
 
 def _row(name: str, value: Any) -> list[Any]:
@@ -253,7 +283,7 @@ def _configuration(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8", errors="replace")
     # An address in `notify` is a secret: whoever has it may write to the user's channel.
     content = escaped(_ADDRESS.sub(r"\1/...", text))
-    return folded("Configuration", [f"<pre>{content}</pre>"])
+    return folded("Configuration", [f'<pre tabindex="0">{content}</pre>'], raw=True)
 
 
 def _numbered(directory: Path, prefix: str) -> list[Path]:

@@ -1,6 +1,5 @@
 """A server put together: the engine in this thread, the web server in another."""
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from mlx_voxclone.adapters.lora import AdapterSwitch
 from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.errors import ConfigError
 from mlx_voxclone.files.plain import read_plain, reason_of
-from mlx_voxclone.process.network import Names
+from mlx_voxclone.process.network import Names, reached_from_outside
 from mlx_voxclone.serve.engine import ROWS, WAITING, Engine
 from mlx_voxclone.serve.voices import Voices
 from mlx_voxclone.serve.web.app import Service, application
@@ -145,8 +144,8 @@ def readable_by_others(path: str | Path) -> bool:
 
 def check_reach(taken: socket.socket, keys: Sequence[str]) -> None:
     """Refuse to be reached from other machines without a key. Raises ConfigError."""
-    address = taken.getsockname()[0].partition("%")[0]
-    if not keys and not ipaddress.ip_address(address).is_loopback:
+    address = reached_from_outside(taken)
+    if not keys and address is not None:
         raise ConfigError(
             f"--host {address}: other machines could speak with these voices; give --api-key FILE, or listen on"
             " 127.0.0.1"

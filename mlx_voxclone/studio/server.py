@@ -8,6 +8,8 @@ from mlx_voxclone.serve.web.listener import WebServer
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
+from mlx_voxclone.studio.web.closed import closed
+from mlx_voxclone.studio.web.tokens import Tokens
 
 
 class Served:
@@ -16,14 +18,15 @@ class Served:
     Args:
         taken: a bound socket, see `take_port`.
         host: that it listens on; beside localhost the one name that is answered.
+        tokens: who is let in; None: everybody, as `me`.
 
     Raises:
         ConfigError: another program listens there already.
     """
 
-    def __init__(self, studio: Studio, taken: socket.socket, host: str) -> None:
+    def __init__(self, studio: Studio, taken: socket.socket, host: str, tokens: Tokens | None = None) -> None:
         self.studio = studio
-        self._web = WebServer(Access(application(studio), Names(host)), taken)
+        self._web = WebServer(Access(application(studio), Names(host), tokens, tell=closed), taken)
 
     @property
     def port(self) -> int:
@@ -32,10 +35,12 @@ class Served:
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
         self._web.start()
+        self.studio.trainings.watch()
         try:
             ready()
             self.studio.tasks.run()
         finally:
+            self.studio.trainings.close()
             self.studio.tasks.close()
             self._web.close()
 

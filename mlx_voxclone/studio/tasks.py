@@ -165,6 +165,14 @@ class Tasks:
         ]
         return sorted(chosen, key=lambda task: -task.created)
 
+    def forget(self, project: Project) -> None:
+        """Drop what is noted of a voice that was deleted; what is open stays."""
+        with self._lock:
+            for task in list(self._tasks.values()):
+                if task.project == project.id and task.person.name == project.person.name and not task.open:
+                    del self._tasks[task.id]
+                    (task.person.folder / "tasks" / f"{task.id}.json").unlink(missing_ok=True)
+
     def ahead_of(self, task: Task) -> int:
         """How many tasks of anybody's come before one that waits."""
         with self._lock:

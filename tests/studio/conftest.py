@@ -11,6 +11,7 @@ from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
+from mlx_voxclone.studio.web.closed import closed
 
 
 class Browser(TestClient):
@@ -34,7 +35,7 @@ def studio(tmp_path) -> Iterator[Studio]:
 
 @pytest.fixture
 def browser(studio) -> Browser:
-    return Browser(Access(application(studio), Names("127.0.0.1")), base_url="http://127.0.0.1")
+    return Browser(Access(application(studio), Names("127.0.0.1"), tell=closed), base_url="http://127.0.0.1")
 
 
 @pytest.fixture

@@ -29,30 +29,53 @@ def _options(parser: Parser) -> None:
         help="address to listen on, and beside localhost the one name that is answered",
     )
     parser.add_argument("--port", type=_port, default=7861, metavar="N", help="port to listen on; 0 takes any free one")
-    parser.add_argument("--no-open", action="store_true", help="do not open the browser")
+    parser.add_argument(
+        "--share-token",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="let in only who brings a token, one for each name; an address with it is printed for each, the same after"
+        " a restart. Everybody sees their own voices alone; those made without tokens are of the name me. Needed where"
+        " other machines can reach --host",
+    )
+    parser.add_argument(
+        "--new-tokens", action="store_true", help="replace the tokens of these names: earlier addresses lead nowhere"
+    )
+    parser.add_argument("--no-open", action="store_true", help="do not open the browser; with tokens it is not")
     add_shared(parser, "--device", "--quiet")
 
 
-@command(_DESCRIPTION, _options)
+def _check(parser: Parser, options) -> None:
+    if options.new_tokens and not options.share_token:
+        parser.error("--new-tokens replaces those of --share-token; name whose")
+
+
+@command(_DESCRIPTION, _options, _check)
 def main(options) -> int:
     _check_installed()
     from mlx_voxclone.files.locks import held
     from mlx_voxclone.process import signals
-    from mlx_voxclone.process.network import bare, take_port
+    from mlx_voxclone.process.network import reached_from_outside, shown, take_port
 
     folder = Path(options.folder).expanduser()
     with take_port(options.host, options.port) as taken, held(folder):  # before anything is loaded
         from mlx_voxclone.studio.server import Served
         from mlx_voxclone.studio.state import Studio
+        from mlx_voxclone.studio.web.tokens import Tokens, check_reach
 
-        served = Served(Studio(folder), taken, options.host)
-        host = f"[{bare(options.host)}]" if ":" in options.host else options.host
-        address = f"http://{host}:{served.port}/"
+        check_reach(taken, options.share_token)
+        tokens = Tokens(folder, options.share_token, new=options.new_tokens)
+        studio = Studio(folder, bound_wide=reached_from_outside(taken) is not None)
+        served = Served(studio, taken, options.host, tokens)
+        address = f"http://{shown(options.host)}:{served.port}/"
 
         def ready() -> None:
             message(f"voices are kept in {folder}")
-            message(f"open {address} (Ctrl-C ends it)")
-            if not options.no_open:
+            for name, token in tokens.by_name.items():
+                message(f"for {name}: {address}?token={token}")
+            message(f"{'waiting at' if tokens.needed else 'open'} {address} (Ctrl-C ends it)")
+            if not options.no_open and not tokens.needed:  # others on this machine see what a browser is started with
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
         try:

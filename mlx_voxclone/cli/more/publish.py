@@ -123,10 +123,9 @@ def _complete(publication: "Publication", options, consent: str, staging: Path) 
 
 def _check_repository(name: str) -> None:
     from mlx_voxclone.errors import CheckpointError
-    from mlx_voxclone.files.hub import REPOSITORY
+    from mlx_voxclone.publish.upload import is_repository
 
-    clean = not any(part in name for part in ("--", "..")) and not name.endswith((".git", ".", "-"))
-    if not REPOSITORY.fullmatch(name) or not clean or len(name) > 96:
+    if not is_repository(name):
         raise CheckpointError(
             f"--repo {name}: expected OWNER/NAME, such as ann/my-voice (letters, digits, -, _ and ., at most 96)"
         )

@@ -1,11 +1,12 @@
-/* <voice-player seconds="3.42" data-play data-pause data-seek data-position data-failed>: a native <audio controls> and a
-   waveform, which the Python function `player` writes. This makes it a button, a waveform that is also the slider, and
-   a time. Without this script the native player stays. */
+/* <voice-player seconds="3.42" data-play data-pause data-seek data-position data-failed>: a native player and a waveform,
+   which the Python function `player` writes. This makes it a button, a waveform that is also the slider, and a time.
+   Without this script the native player stays. */
 (() => {
   "use strict";
   if (customElements.get("voice-player")) return;
 
-  const ICONS = { play: "M8 5v14l11-7z", pause: "M6 5h4v14H6zM14 5h4v14h-4z" };
+  const icon = (path) => `<svg viewBox="0 0 24 24" aria-hidden="true"><path d="${path}"/></svg>`;
+  const ICONS = { play: icon("M8 5v14l11-7z"), pause: icon("M6 5h4v14H6zM14 5h4v14h-4z") };
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
 
   const made = (name, attributes = {}, ...children) => {
@@ -15,18 +16,8 @@
     return element;
   };
 
-  const icon = (name) => {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    svg.setAttribute("viewBox", "0 0 24 24");
-    svg.setAttribute("aria-hidden", "true");
-    path.setAttribute("d", ICONS[name]);
-    svg.append(path);
-    return svg;
-  };
-
   const clock = (seconds) => {
-    const whole = Math.floor(seconds + 1e-6);
+    const whole = Math.floor(seconds);
     const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
     const two = (n) => String(n).padStart(2, "0");
     return h ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
@@ -137,17 +128,19 @@
       const act = audio.paused ? "play" : "pause";
       if (this.button.dataset.act !== act) {
         this.button.dataset.act = act;
-        this.button.replaceChildren(icon(act));
+        this.button.innerHTML = ICONS[act];
         this.button.setAttribute("aria-label", `${this.dataset[act]}: ${this.label}`);
       }
       range.disabled = !duration;
       range.max = String(duration || 1);
       range.value = String(at);
       this.layers.style.setProperty("--played", `${duration ? (100 * at) / duration : 0}%`);
-      const spoken = this.dataset.position.replace("{time}", clock(at)).replace("{duration}", clock(duration));
+      const total = Math.max(1, Math.round(duration)); // a second of its own for the shortest, reached by all
+      const [now, all] = [clock(at > duration - 0.05 ? total : Math.min(at, total)), clock(total)];
+      const spoken = this.dataset.position.replace("{time}", now).replace("{duration}", all);
       if (range.getAttribute("aria-valuetext") !== spoken) range.setAttribute("aria-valuetext", spoken);
       if (audio.error) return;
-      const shown = duration ? `${clock(at)} / ${clock(duration)}` : clock(at);
+      const shown = duration ? `${now} / ${all}` : clock(at);
       if (this.time.textContent !== shown) this.time.textContent = shown;
       this.time.classList.remove("mistake");
     }

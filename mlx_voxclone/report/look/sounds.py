@@ -64,15 +64,15 @@ def player(
     return (
         f'<voice-player seconds="{length:.3f}"{said}>'
         f'<p class="player-head"><span class="player-label">{html.escape(label)}</span>'
-        f'<span class="player-time">{clock(length) if length else ""}</span></p>'
+        f'<span class="player-time">{_clock(length) if length else ""}</span></p>'
         f'<div class="player-body"><audio controls preload="none" src="{html.escape(src)}"'
         f' aria-label="{html.escape(label)}"></audio>{_wave(peaks)}</div>{on_paper}</voice-player>'
     )
 
 
-def clock(seconds: float) -> str:
-    """0:03, 12:34 or 1:02:03, as the player shows it."""
-    whole = int(seconds + 1e-6)
+def _clock(seconds: float) -> str:
+    """0:03, 12:34 or 1:02:03, as the player shows it: never less than a second."""
+    whole = max(1, math.floor(seconds + 0.5))
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 

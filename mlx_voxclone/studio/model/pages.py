@@ -1,15 +1,134 @@
-"""Pages of this step."""
+"""Step 1: which model, and what this machine can do with it."""
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from mlx_voxclone.studio.web.pages import page
+from mlx_voxclone.process.machine import this_machine
+from mlx_voxclone.studio.home import Person
+from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.model import choice, machine
+from mlx_voxclone.studio.model.fetch import KIND, fetch, is_fetched
+from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.train.plan import profile
+from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+
+_PAGE, _PART = "model/index.html", "model/choices.html"
 
 
 def routes() -> list[Route]:
-    return [Route("/model", _page)]
+    return [
+        Route("/model", _page),
+        Route("/model/rehearsal", _rehearsal, methods=["POST"]),
+        Route("/model/folder", _folder, methods=["POST"]),
+        Route("/model/hub", _hub, methods=["POST"]),
+        Route("/model/download", _download),
+        Route("/model/machine", _machine),
+        Route("/model/forecast", _forecast, methods=["POST"]),
+    ]
 
 
 async def _page(request: Request) -> Response:
-    return page(request, "model/index.html")
+    return page(request, _PAGE, **await run_in_threadpool(_values, request))
+
+
+async def _rehearsal(request: Request) -> Response:
+    await form_of(request)
+    person = person_of(request)
+    chosen = await run_in_threadpool(choice.rehearsal, person.home)
+    choice.choose(person, chosen)
+    return await _answer(request)
+
+
+async def _folder(request: Request) -> Response:
+    typed = str((await form_of(request)).get("folder") or "")
+    try:
+        chosen = await run_in_threadpool(choice.folder, typed)
+    except Mistake as mistake:
+        return await _answer(request, mistake, folder=typed)
+    choice.choose(person_of(request), chosen)
+    return await _answer(request)
+
+
+async def _hub(request: Request) -> Response:
+    """Fetch a model, or choose it at once where it is there already."""
+    typed = str((await form_of(request)).get("hub") or "")
+    person = person_of(request)
+    try:
+        model = choice.hub_id(typed)
+        if await run_in_threadpool(is_fetched, model):
+            await run_in_threadpool(choice.check, model, "hub")
+            choice.choose(person, choice.Chosen(choice.HUB, model))
+            return await _answer(request)
+    except Mistake as mistake:
+        return await _answer(request, mistake, hub=typed)
+    if _open(request, person, KIND) is None:
+        title = words_of(request)("model.download", model=model)
+        studio_of(request).tasks.start(person, KIND, title, lambda task: fetch(task, model), lane="files")
+    return await _answer(request)
+
+
+async def _download(request: Request) -> Response:
+    """How far a download is; asked for again and again."""
+    return part(request, "model/download.html", polled=True, **await run_in_threadpool(_values, request))
+
+
+async def _machine(request: Request) -> Response:
+    """What the machine can do, while it is being tried."""
+    return part(request, "model/machine.html", **await run_in_threadpool(_values, request))
+
+
+async def _forecast(request: Request) -> Response:
+    await form_of(request)
+    person, studio = person_of(request), studio_of(request)
+    chosen = choice.chosen(person)
+    if chosen is not None and not chosen.rehearses and _open(request, person, machine.KIND) is None:
+        title, here = words_of(request)("model.forecast.title"), await run_in_threadpool(this_machine)
+
+        def work(task: Task) -> dict:
+            return machine.forecast(task, chosen, here, person.folder)
+
+        studio.tasks.start(person, machine.KIND, title, work, lane="files")
+    if request.headers.get("hx-request"):
+        return await _machine(request)
+    return RedirectResponse("/model", 303)
+
+
+async def _answer(request: Request, mistake: Mistake | None = None, **typed: str) -> Response:
+    """The choices as they are now: a part for htmx, else the page."""
+    if mistake is None and not request.headers.get("hx-request"):
+        return RedirectResponse("/model", 303)
+    values = await run_in_threadpool(_values, request)
+    shown = part if request.headers.get("hx-request") else page
+    template = _PART if request.headers.get("hx-request") else _PAGE
+    return shown(request, template, mistake=mistake, **{**values, "typed": typed})
+
+
+def _values(request: Request) -> dict:
+    person, studio = person_of(request), studio_of(request)
+    chosen, here = choice.chosen(person), this_machine()
+    downloads = studio.tasks.list(person, KIND)
+    forecasts = studio.tasks.list(person, machine.KIND)
+    done = (task for task in forecasts if task.state == "done" and chosen and task.result.get("model") == chosen.model)
+    trial = forecasts[0] if forecasts else None
+    return {
+        "chosen": chosen,
+        "typed": {},
+        "official": choice.OFFICIAL,
+        "fetched": is_fetched(choice.OFFICIAL),
+        "download": downloads[0] if downloads else None,
+        "ahead": studio.tasks.ahead_of(downloads[0]) if downloads else 0,
+        "here": here,
+        "profile": profile(here).replace("-", "_"),
+        "enough": here.memory >= machine.LEAST,
+        "free": machine.free_space(person.home.path),
+        "trial": trial,
+        "trial_ahead": studio.tasks.ahead_of(trial) if trial else 0,
+        "forecast": next((task.result for task in done), None),
+        "polled": False,
+    }
+
+
+def _open(request: Request, person: Person, kind: str) -> Task | None:
+    return next((task for task in studio_of(request).tasks.list(person, kind) if task.open), None)

@@ -5,7 +5,7 @@ from importlib import resources
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -74,7 +74,10 @@ async def _tasks(request: Request) -> Response:
 async def _task(request: Request) -> Response:
     """A task's progress, asked for again and again."""
     task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
-    return part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    answer = part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
+    if not task.open:
+        answer.headers["hx-trigger"] = "task-ended"
+    return answer
 
 
 async def _cancel(request: Request) -> Response:
@@ -104,5 +107,7 @@ async def _defect(request: Request, error: Exception) -> Response:
 
 
 def _told(request: Request, status: int, line: str) -> Response:
+    if "person" not in request.scope:  # of a style or a script, which need no token
+        return PlainTextResponse(line, status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
     return page(request, template, status=status, line=line)

@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from mlx_voxclone.report.look import ENGLISH, player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import FORM_LIMIT
 from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
@@ -118,6 +119,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters["clock"] = clock
+    made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
     return made
 

@@ -36,13 +36,14 @@ class Page(HTMLParser):
             self.audio.append(attributes["src"])
         elif tag == "tr":
             self.rows.append([])
-        assert tag not in ("script", "iframe"), "the page is to stand alone"
+        assert tag != "iframe", "the page is to stand alone"
+        assert tag != "script" or not attributes, "the script is in the page"
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text.append(data)
         if self.open and self.open[-1] in ("td", "th"):
             self.rows[-1].append(data)

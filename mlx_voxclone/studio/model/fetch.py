@@ -1,0 +1,117 @@
+"""Fetching a model from the hub: in a process of its own, so that it ends at once when it is cancelled.
+
+`python -m mlx_voxclone.studio.model.fetch OWNER/NAME` fetches it into huggingface-hub's cache, as the commands would,
+and prints its folder. What has come so far stays there: fetched again, it goes on.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, resolve
+from mlx_voxclone.errors import CheckpointError, VoxcloneError
+from mlx_voxclone.files.atomic import free_space_check
+from mlx_voxclone.files.hub import hub_errors
+from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
+from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.train.process import environment
+
+KIND = "download"  # of the task
+_POLL = 0.2  # seconds between two looks
+_NEEDED = (WEIGHTS, PARAMS, TEKKEN)
+
+
+def fetch(task: Task, model: str) -> dict:
+    """The work of a task: fetch, check, and choose it for the task's person. Progress counts bytes.
+
+    Raises:
+        Cancelled: it was cancelled. CheckpointError: it is not to be had, or cannot be trained.
+    """
+    task.progress(0, None, model)
+    total = size_on_hub(model)
+    folder = _cache(model)
+    before = _bytes(folder)
+    task.progress(before, total, model)
+    if total > before:
+        free_space_check(folder, total - before)
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
+        command = [sys.executable, "-m", __name__, model]
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=environment())
+        try:
+            while child.poll() is None:
+                task.progress(min(total, _bytes(folder)), total, model)
+                time.sleep(_POLL)
+        finally:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        if child.returncode:
+            errors.seek(0)
+            lines = errors.read().decode("utf-8", "replace").strip().splitlines()
+            raise CheckpointError(
+                lines[-1].removeprefix("error: ") if lines else f"{model}: the download has ended early"
+            )
+    task.progress(total, total, model)
+    try:
+        check(model, "hub")
+    except Mistake as e:
+        raise CheckpointError(str(e.values.get("why") or e)) from None
+    choose(task.person, Chosen(HUB, model))
+    return {"model": model, "bytes": total}
+
+
+def is_fetched(model: str) -> bool:
+    """Whether all of a model is in the cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(isinstance(try_to_load_from_cache(model, name), str) for name in _NEEDED)
+
+
+def size_on_hub(model: str) -> int:
+    """Bytes of those files of a model that are fetched. Raises CheckpointError."""
+    from huggingface_hub import HfApi
+
+    with hub_errors(f"{model}: not fetched from the hub"):
+        files = HfApi().model_info(model, files_metadata=True).siblings or []
+    names = {file.rfilename: file.size or 0 for file in files}
+    if missing := [name for name in _NEEDED if name not in names]:
+        raise CheckpointError(f"{model}: is no Voxtral speech model (it has no {missing[0]}); choose another one")
+    return sum(size for name, size in names.items() if name in _NEEDED or name.startswith("voice_embedding/"))
+
+
+def _cache(model: str) -> Path:
+    """Where the library puts what it fetches of a model."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")
+
+
+def _bytes(folder: Path) -> int:
+    """What lies there so far, half files too."""
+    total = 0
+    for root, _, names in os.walk(folder / "blobs"):
+        for name in names:
+            try:
+                status = os.stat(os.path.join(root, name))
+            except OSError:
+                continue  # renamed meanwhile
+            total += min(status.st_size, 512 * status.st_blocks)  # of a file that is written in pieces, what is there
+    return total
+
+
+def main(model: str) -> int:
+    try:
+        print(resolve(model))
+    except (VoxcloneError, OSError) as e:
+        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,157 @@
+"""Whether a recording will do, told the moment it ends: level, clipping, noise, bandwidth, room, length for its text.
+
+What `prepare` would leave out is bad; what it would keep and a listener regret is fair. Each finding is a key of the
+page's words with one figure, so that the sentence for it stands in the reader's language.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY
+from mlx_voxclone.audio.segment import FRAME_SECONDS, speech_level
+from mlx_voxclone.audio.source import AudioError
+from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, Usable, usable
+from mlx_voxclone.data.options import PrepareOptions
+
+GOOD, FAIR, BAD = "good", "fair", "bad"
+_QUIET = -40.0  # dB of full scale, of speech: the voice would be learnt as soft as it was recorded
+_DROWNED = 10.0  # dB of speech over noise; below, words are lost in it
+_CLIPPED = 0.0005  # share of samples that somebody hears; beyond the options' `max_clipped` it is bad
+_EDGE = 0.03  # seconds from the end of a recording in which a word is likely cut
+_FASTEST = 30.0  # letters a second: 25 are fast
+_SLOWEST, _SLACK = 3.0, 4.0  # letters a second, and seconds besides, for pauses within
+_OPTIONS = PrepareOptions(speech_detector="levels")  # as training prepares; nothing is loaded for it
+# Reasons of `ingest.usable` that the page has sentences for; all others are a file that cannot be read.
+_REASONS = {
+    "silent": "silent",
+    "clipped": "clipped",
+    "low-rate": "low_rate",
+    "channels": "channels",
+    "opposed": "opposed",
+    "two-voices": "two_voices",
+    "zero-length": "empty",
+    "truncated": "truncated",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a recording: `key` below `record.check` in the words, and its one figure, if any."""
+
+    key: str
+    state: str  # FAIR or BAD
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is found. `seconds` is all of the sound, `speech` from the first to the last word."""
+
+    state: str
+    findings: tuple[Finding, ...]
+    seconds: float = 0.0
+    speech: float = 0.0
+    level: float | None = None  # dB of full scale, of speech
+    noise: float | None = None  # dB of speech over noise
+    bandwidth: float | None = None  # Hz
+    reverberation: float | None = None  # seconds
+    rate: int = 0  # Hz
+
+    def content(self) -> dict[str, Any]:
+        """For an item's notes."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, content: dict[str, Any] | None) -> "Check | None":
+        """From an item's notes; None where there is none yet."""
+        if not content:
+            return None
+        findings = tuple(Finding(**one) for one in content.get("findings", ()))
+        return cls(**{**content, "findings": findings})
+
+
+def check(path: Path, text: str | None = None, *, whole: bool = True) -> tuple[Check, np.ndarray]:
+    """Check a recording.
+
+    Args:
+        text: what is said in it, if that is known.
+        whole: it becomes a clip as it is; False: it is cut later, so it may be of any length.
+    Returns:
+        The check, and the fingerprint of the recording, uint32 [words], empty where it cannot be read.
+    """
+    try:
+        found = usable(path, True, _OPTIONS)
+    except AudioError as e:
+        key = _REASONS.get(e.reason, "unreadable")
+        return Check(BAD, (Finding(key, BAD),), _seconds(path)), np.zeros(0, np.uint32)
+    findings = [*_lengths(found, text, whole), *_sound(found)]
+    state = BAD if any(one.state == BAD for one in findings) else FAIR if findings else GOOD
+    findings.sort(key=lambda one: one.state != BAD)
+    quality = found.plan([]).quality
+    assert quality is not None
+    level = speech_level(found.scan.levels, found.mask)
+    return Check(
+        state,
+        tuple(findings),
+        round(found.info.seconds, 3),
+        round(found.whole.seconds, 3),
+        round(level, 1) if math.isfinite(level) else None,
+        quality.snr,
+        quality.bandwidth,
+        quality.reverberation,
+        quality.sample_rate,
+    ), found.scan.words
+
+
+def _lengths(found: Usable, text: str | None, whole: bool) -> list[Finding]:
+    """Too short, too long, not all of the text, more than the text, begun too late or ended too early."""
+    speech, out = found.whole.seconds, []
+    if speech < _OPTIONS.min_seconds - FRAME_SECONDS / 2:
+        out.append(Finding("too_short", BAD, _OPTIONS.min_seconds))
+    if not whole:
+        return out
+    if speech > MAX_TRANSCRIBED_SECONDS:
+        out.append(Finding("too_long", BAD, MAX_TRANSCRIBED_SECONDS))
+    letters = sum(character.isalnum() for character in text or "")
+    if letters and letters > _FASTEST * speech and not out:
+        out.append(Finding("not_all_said", BAD))
+    elif letters and speech > letters / _SLOWEST + _SLACK:
+        out.append(Finding("more_than_text", FAIR))
+    spoken = np.flatnonzero(found.mask)
+    if text and spoken[0] * FRAME_SECONDS < _EDGE:
+        out.append(Finding("cut_at_start", FAIR))
+    if text and (len(found.mask) - 1 - spoken[-1]) * FRAME_SECONDS < _EDGE:
+        out.append(Finding("cut_at_end", FAIR))
+    return out
+
+
+def _sound(found: Usable) -> list[Finding]:
+    """Noise, clipping, a soft voice, a narrow band, a room."""
+    out = []
+    quality = found.plan([]).quality
+    assert quality is not None
+    if quality.snr < NOISY:
+        out.append(Finding("noisy", BAD if quality.snr < _DROWNED else FAIR, round(quality.snr)))
+    if quality.clipped >= _CLIPPED:
+        out.append(Finding("a_little_clipped", FAIR))
+    level = speech_level(found.scan.levels, found.mask)
+    if level < _QUIET:
+        out.append(Finding("quiet", FAIR, round(level)))
+    if quality.bandwidth < NARROW:
+        out.append(Finding("narrow", FAIR, round(quality.bandwidth / 1000, 1)))
+    if quality.reverberation is not None and quality.reverberation > ROOMY:
+        out.append(Finding("echo", FAIR, round(quality.reverberation, 1)))
+    return out
+
+
+def _seconds(path: Path) -> float:
+    from mlx_voxclone.audio.decode import audio_info
+
+    try:
+        return round(audio_info(path).seconds, 3)
+    except AudioError:
+        return 0.0

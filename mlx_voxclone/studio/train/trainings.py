@@ -1,0 +1,331 @@
+"""Trainings of a studio: asked for, one at a time on this machine, paused, gone on with, cancelled.
+
+A training is `voxclone train` in a process of its own, which neither the page nor the studio takes down with it. All
+that is known of it lies on disk: the queue in HOME/trainings.json; beside a voice's run its configuration, what the
+command says, and `training.json`, which holds what was last asked of it. Whether a process still trains says the lock
+that it holds (`process.py`), also one that the command line has started in the run directory.
+"""
+
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.files.cache import cache_root
+from mlx_voxclone.files.locks import LOCK
+from mlx_voxclone.process.limits import describe_os_error
+from mlx_voxclone.studio.home import Home, Person, Project, change_json, private, read_json, write_json
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.train.process import COMMAND, Busy, Holder, holder, start, tell
+from mlx_voxclone.studio.train.watch import STARTED, Look, look
+
+Name = Literal[
+    "none", "waiting", "running", "pausing", "paused", "stopped", "cancelling", "cancelled", "failed", "done"
+]
+OPEN = ("waiting", "running", "pausing", "cancelling")
+CONFIG, SUMMARY = "config.yaml", "summary.json"  # of a run directory
+_QUEUE, _NOTE = "trainings.json", "training.json"
+_POLL = 0.3  # seconds between two looks at what is to be done
+_PATIENCE = 1.5  # seconds that a cancelled training has to end by itself: nothing of it is kept
+
+
+@dataclass(frozen=True)
+class State:
+    """How it stands with a voice's training.
+
+    Attributes:
+        name: "stopped" ended without being asked to: the machine was switched off, or somebody ended the process.
+        ahead: of one that waits: trainings before it.
+        outside: whether the command line has started it.
+        error: of one that failed: the command's line.
+        killed: whether the system ended the process, as it does where memory is short.
+    """
+
+    name: Name
+    ahead: int = 0
+    outside: bool = False
+    error: str = ""
+    killed: bool = False
+
+    @property
+    def open(self) -> bool:
+        return self.name in OPEN
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A place in the queue. `project` is None for those who may not see whose it is."""
+
+    project: Project | None
+    running: bool
+
+
+class Trainings:
+    """All trainings of a studio's folder.
+
+    Args:
+        home: the folder.
+        machine: file that is locked by the one training of this machine; None: in the cache, which all studios of this
+            user share.
+        command: the program, and its first arguments.
+    """
+
+    def __init__(self, home: Home, machine: Path | None = None, command: Sequence[str] = COMMAND) -> None:
+        self._home, self._command = home, tuple(command)
+        self._machine = machine or cache_root() / "training.lock"
+        self._lock, self._ended = threading.RLock(), threading.Event()
+        self._children: dict[Path, Any] = {}  # by the folder of their voice
+        self._asked: dict[Path, tuple[Project, float]] = {}  # to be told to stop, and since when
+        for project in self._projects():
+            if self._note(project).get("wish") == "cancel" and project.run.exists():
+                self._asked[project.folder] = project, time.monotonic()
+        self._thread: threading.Thread | None = None
+
+    # ---- what a person does ------------------------------------------------------------------------------------------
+
+    def ask(self, project: Project) -> None:
+        """Train a voice as its configuration says, or go on with its run, when it is its turn.
+
+        Raises:
+            Mistake: it waits or runs already. CheckpointError: the queue cannot be written.
+        """
+        with self._lock:
+            if self.state(project).open:
+                raise Mistake("", "train.mistake.busy")
+            self._queue(
+                [*self._waiting(), {"person": project.person.name, "project": project.id, "asked": time.time()}]
+            )
+        self.tick()
+
+    def pause(self, project: Project) -> None:
+        """Save the last step and end the process; one that waits leaves the queue."""
+        self._stop(project, "pause")
+
+    def cancel(self, project: Project) -> None:
+        """End the process and delete what it has learnt so far; one that waits leaves the queue as it was before."""
+        self._stop(project, "cancel")
+
+    def leave(self, project: Project, patience: float = 5.0) -> None:
+        """`cancel`, and wait until nothing writes into the voice's folder any more: before that is deleted."""
+        self.cancel(project)
+        until = time.monotonic() + patience
+        while self._holder(project) is not None and time.monotonic() < until:
+            self.tick()
+            time.sleep(0.05)
+
+    def put_aside(self, project: Project) -> None:
+        """Move a run that has ended out of the way of a new one, into `earlier/` of the voice's folder.
+
+        Raises:
+            Mistake: it waits or runs. OSError: it cannot be moved.
+        """
+        with self._lock:
+            if self.state(project).open:
+                raise Mistake("", "train.mistake.busy")
+            if not project.run.exists():
+                return
+            earlier, number = private(project.folder / "earlier"), 1
+            while (place := earlier / str(number)).exists():
+                number += 1
+            project.run.rename(place)
+            (project.folder / _NOTE).unlink(missing_ok=True)
+            self.output(project).unlink(missing_ok=True)
+
+    # ---- what there is to see ----------------------------------------------------------------------------------------
+
+    def state(self, project: Project) -> State:
+        """How it stands with a voice's training; any thread."""
+        note = self._note(project)
+        wish = note.get("wish")
+        if (place := self._place(project)) is not None:
+            return State("waiting", ahead=place + self._busy())
+        if (found := self._holder(project)) is not None:
+            names: dict[Any, Name] = {"pause": "pausing", "cancel": "cancelling"}
+            return State(names.get(wish, "running"), outside=found[1])
+        if wish == "cancel" and (project.folder in self._asked or not project.run.exists()):
+            return State("cancelling" if project.folder in self._asked else "cancelled")
+        if error := str(note.get("error") or ""):
+            return State("failed", error=error)
+        error, delivered = self.look(project).error, project.run / SUMMARY
+        if error and not (delivered.is_file() and _newer(delivered, self.output(project))):
+            return State("failed", error=error)
+        if delivered.is_file():
+            return State("done")
+        if wish == "pause":
+            return State("paused")
+        if wish or (project.run / CONFIG).is_file():
+            return State("stopped", killed=note.get("code") == -signal.SIGKILL)
+        return State("none")
+
+    def look(self, project: Project) -> Look:
+        """What the run has come to."""
+        return look(project.run, self.output(project))
+
+    def turns(self, person: Person) -> list[Turn]:
+        """The training that runs and those that wait, in order; of others' only that there are some."""
+        running, waiting = self.running(), [self._project(entry) for entry in self._waiting()]
+        found = [(one, True) for one in [running] if one is not None] + [(one, False) for one in waiting if one]
+        turns = [Turn(one if one.person.name == person.name else None, first) for one, first in found]
+        other = not any(turn.running for turn in turns) and holder(self._machine) is not None
+        return [Turn(None, True), *turns] if other else turns  # of another studio
+
+    def running(self) -> Project | None:
+        """The voice of this studio that is being trained; also by the command line."""
+        last = self._project(read_json(self._home.path / _QUEUE).get("running") or {})
+        found = [last] if last is not None else []
+        return next((project for project in [*found, *self._projects()] if self._holder(project) is not None), None)
+
+    def configuration(self, project: Project) -> Path:
+        """File that a voice's training starts with."""
+        return project.folder / "training.yaml"
+
+    def output(self, project: Project) -> Path:
+        """File with what the command has said."""
+        return project.folder / "training.log"
+
+    # ---- the work beside ---------------------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Begin to look after the queue, on a thread of its own, until `close`."""
+        self._thread = threading.Thread(target=self._watch, name="trainings", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look after it no longer; a training goes on."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(5)
+
+    def tick(self) -> None:
+        """Do what is to be done now: processes that have ended, those that are to end, the next one to begin."""
+        with self._lock:
+            for folder, child in list(self._children.items()):
+                if child.poll() is not None:
+                    del self._children[folder]
+                    if folder.is_dir():
+                        change_json(folder / _NOTE, code=child.returncode)
+            for project, since in list(self._asked.values()):
+                self._see_off(project, since)
+            waiting = self._waiting()
+            if waiting and not self._busy():
+                self._begin(waiting)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_POLL):
+            try:
+                self.tick()
+            except (VoxcloneError, OSError) as e:
+                traceback.print_exception(e)
+                self._ended.wait(10 * _POLL)
+
+    def _begin(self, waiting: list[dict[str, Any]]) -> None:
+        """Start the first one that waits."""
+        entry, *rest = waiting
+        if (project := self._project(entry)) is None:  # deleted meanwhile
+            self._queue(rest)
+            return
+        note = {"wish": "run", "code": None, "error": "", "started": time.time()}
+        change_json(project.folder / _NOTE, **note)
+        again = (project.run / CONFIG).is_file()
+        place = ["--resume", str(project.run)] if again else ["--config", str(self.configuration(project))]
+        output = self.output(project)
+        try:
+            self._machine.parent.mkdir(parents=True, exist_ok=True)
+            with open(output, "a", encoding="utf-8") as file:
+                file.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            locks = [project.folder / "training.lock", self._machine]
+            child = start([*self._command, "train", *place], locks, output)
+        except Busy:
+            return  # another studio was faster; it stays where it is
+        except OSError as e:
+            self._queue(rest)
+            change_json(project.folder / _NOTE, error=describe_os_error(e) or str(e))
+            return
+        self._children[project.folder] = child
+        self._queue(rest, running={"person": project.person.name, "project": project.id})
+
+    def _stop(self, project: Project, wish: Literal["pause", "cancel"]) -> None:
+        with self._lock:
+            waiting = self._waiting()
+            if (place := self._place(project)) is not None:
+                self._queue(waiting[:place] + waiting[place + 1 :])
+                return
+            alive = self._holder(project) is not None
+            if not alive and not (wish == "cancel" and project.run.exists() and self.state(project).name != "done"):
+                return
+            change_json(project.folder / _NOTE, wish=wish, error="")
+            self._asked[project.folder] = project, time.monotonic()
+            if alive:
+                self._told(project, signal.SIGTERM)
+        self.tick()
+
+    def _see_off(self, project: Project, since: float) -> None:
+        """What comes after `_stop`: the process has ended, does not hear, or was too young to be told."""
+        cancelled = self._note(project).get("wish") == "cancel"
+        if self._holder(project) is not None:
+            if cancelled and time.monotonic() - since > _PATIENCE:
+                self._told(project, signal.SIGKILL)
+            elif time.monotonic() - since > _PATIENCE:  # told twice does no harm, not told would
+                self._told(project, signal.SIGTERM)
+                self._asked[project.folder] = project, time.monotonic()
+            return
+        del self._asked[project.folder]
+        if cancelled and project.run.exists():
+            gone = project.folder / f".cancelled-{time.time_ns()}"
+            project.run.rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
+
+    def _told(self, project: Project, number: signal.Signals) -> None:
+        if (found := self._holder(project)) is not None:
+            tell(found[0], number, all_of_it=number == signal.SIGKILL)
+
+    def _busy(self) -> bool:
+        """Whether a training runs on this machine, as far as a studio can see."""
+        return holder(self._machine) is not None or self.running() is not None
+
+    def _holder(self, project: Project) -> tuple[Holder, bool] | None:
+        """The process that trains a voice, and whether the command line has started it."""
+        if (own := holder(project.folder / "training.lock")) is not None:
+            return own, False
+        other = holder(project.run / LOCK)
+        return None if other is None else (other, True)
+
+    # ---- what lies on disk -------------------------------------------------------------------------------------------
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        found = read_json(self._home.path / _QUEUE).get("waiting")
+        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+    def _queue(self, waiting: list[dict[str, Any]], **values: Any) -> None:
+        old = read_json(self._home.path / _QUEUE)
+        write_json(self._home.path / _QUEUE, {**old, **values, "waiting": waiting})
+
+    def _place(self, project: Project) -> int | None:
+        own = {"person": project.person.name, "project": project.id}
+        found = (k for k, entry in enumerate(self._waiting()) if all(entry.get(key) == own[key] for key in own))
+        return next(found, None)
+
+    def _project(self, entry: dict[str, Any]) -> Project | None:
+        try:
+            return self._home.person(str(entry["person"])).project(str(entry["project"]))
+        except (Missing, KeyError):
+            return None
+
+    def _projects(self) -> list[Project]:
+        return [project for person in self._home.people() for project in person.projects()]
+
+    def _note(self, project: Project) -> dict[str, Any]:
+        return read_json(project.folder / _NOTE)
+
+
+def _newer(path: Path, other: Path) -> bool:
+    try:
+        return path.stat().st_mtime >= other.stat().st_mtime
+    except OSError:
+        return True

@@ -1,0 +1,115 @@
+"""The report and an evaluation's page as their reader has them: a file in a browser, on a phone, in the dark, on paper."""
+
+import json
+import re
+
+import pytest
+from browser import PHONE, play, shifts, sideways, violations
+from report_pages import tone
+
+from mlx_voxclone.evaluate.cases import Case
+from mlx_voxclone.evaluate.measure import Evaluation, Interval, Measured
+from mlx_voxclone.report.evaluation_page import evaluation_page
+from mlx_voxclone.report.run_report import write_report
+
+pytest_plugins = ["browser"]
+pytestmark = pytest.mark.slow
+OPENED = "() => { for (const part of document.querySelectorAll('details')) part.open = true; }"
+CANDIDATES = [
+    {"name": name, "voice": "a.wav", "code_loss": 3.5, "not_ended": 0.25, "voice_distance": 0.5, "dissimilarity": 0.1}
+    for name in ("zero-shot", "adapted")
+]
+
+
+@pytest.fixture
+def report(tmp_path):
+    """Of a clone: verdict, two sentences, a stage with curves and samples, rounds, configuration."""
+    for name in ("original", "before", "after"):
+        tone(tmp_path / f"{name}.wav", seconds=2)
+    for role in ("original", "reconstructed"):
+        tone(tmp_path / "encoder" / "samples" / "step-3" / f"clip-{role}.wav")
+    log = [{"event": "start", "step": 0, "task": "encoder"}]
+    log += [{"step": step, "lr": 1e-4, "loss": 2.0 / step, "grad_norm": 1.0, "seconds": 1.0} for step in (1, 2, 3)]
+    log += [{"event": "eval", "step": 3, "metrics": {"loss": 1.0, "code_accuracy": 0.5}, "best": True}]
+    (tmp_path / "encoder" / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    sounds = {name: {"file": f"{name}.wav", "same_text": True} for name in ("original", "before", "after")}
+    summary = {
+        "task": "clone",
+        "data": {"hours": 0.5, "train_clips": 100},
+        "baked": {"voice": "ann", "path": "baked"},
+        "delivered": {"name": "adapted", "why": "it is closer", "measured": CANDIDATES},
+        "rounds": [{"encoder": "encoder", "heldout_nats": 2.5}],
+        "speech": [{"text": "One.", **sounds}, {"text": "Two.", **sounds, "after": {"file": None}}],
+        "seconds": 100.0,
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "config.yaml").write_text("task: clone\n" + "# " + 100 * "long " + "\n")
+    return write_report(tmp_path)
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    tone(tmp_path / "output.wav", seconds=2)
+    cases = [Case(name, tmp_path / "output.wav", reference=tmp_path / "output.wav", text="One.") for name in "ab"]
+    measured = [Measured(case.id, {"similarity": 0.5, "wer": 10.0}, heard="won", notes=["a note"]) for case in cases]
+    summary = {name: Interval(0.5, 0.25, 0.75, 2) for name in ("similarity", "wer", "pitch_distance")}
+    path = tmp_path / "index.html"
+    path.write_text(evaluation_page(Evaluation({"voxclone": "1", "cases": 2}, measured, summary), cases, tmp_path))
+    return path
+
+
+def test_the_report_plays_from_a_file_and_nothing_moves(open_page, report):
+    page = open_page(report)
+    assert play(page, "original recording") > 0
+    assert play(page, "after") > 0
+    page.locator("summary").first.click()
+    page.locator("figure img").first.wait_for(state="visible")
+    assert page.get_by_text("Details").is_visible()
+    assert not page.get_by_text("data: train clips").is_visible()
+    page.get_by_text("Details").click()
+    assert page.get_by_text("data: train clips").is_visible()
+    assert shifts(page) == 0  # but for what a click has just opened
+
+
+@pytest.mark.parametrize("made", ["report", "evaluation"])
+@pytest.mark.parametrize("options", [{}, {"dark": True}, {"width": PHONE}], ids=["light", "dark", "phone"])
+def test_pages_suit_everybody(open_page, made, options, request):
+    page = open_page(request.getfixturevalue(made), **options)
+    assert sideways(page) == 0
+    assert violations(page) == []
+    page.evaluate(OPENED)
+    assert sideways(page) == 0
+    assert violations(page) == []
+
+
+def test_the_report_without_scripts(open_page, report):
+    page = open_page(report, java_script_enabled=False)
+    assert page.locator("audio").first.is_visible()
+    assert page.get_by_text("Delivered: adapted; it is closer.").is_visible()
+
+
+def test_the_report_on_paper(open_page, report):
+    """What was folded is there, but for raw values; sounds are named; nothing to press."""
+    page = open_page(report, dark=True, width=720)
+    page.emulate_media(media="print")
+    for text in ("One.", "original.wav", "What was measured", "Held-out metrics", "CC BY-NC 4.0"):
+        assert page.get_by_text(text).first.is_visible(), text
+    assert page.locator("figure img").first.is_visible()
+    for text in ("data: train clips", "task: clone", "Configuration"):
+        assert not page.get_by_text(text).first.is_visible(), text
+    assert not page.locator(".player-button").first.is_visible()
+    assert page.locator(".wave:not(.played)").first.is_visible()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    page.emulate_media(media="screen")
+    paper = page.pdf(format="A4")
+    assert paper.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) >= 2
+    assert page.locator("details[open]").count() == 0, "as it was before it was printed"
+
+
+def test_what_its_reader_has_opened_is_printed(open_page, report):
+    page = open_page(report)
+    page.get_by_text("Configuration").click()
+    page.emulate_media(media="print")
+    assert page.get_by_text("task: clone").is_visible()
+    assert not page.get_by_text("data: train clips").is_visible()
