@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY
+from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY, signal_to_noise
 from mlx_voxclone.audio.segment import FRAME_SECONDS, speech_level
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, Usable, usable
@@ -122,11 +122,18 @@ def _lengths(found: Usable, text: str | None, whole: bool) -> list[Finding]:
     elif letters and speech > letters / _SLOWEST + _SLACK:
         out.append(Finding("more_than_text", FAIR))
     spoken = np.flatnonzero(found.mask)
+    if any(one.state == BAD for one in out) or _noise(found) < _DROWNED:
+        return out  # nobody wonders about more, and noise hides where words begin
     if text and spoken[0] * FRAME_SECONDS < _EDGE:
         out.append(Finding("cut_at_start", FAIR))
     if text and (len(found.mask) - 1 - spoken[-1]) * FRAME_SECONDS < _EDGE:
         out.append(Finding("cut_at_end", FAIR))
     return out
+
+
+def _noise(found: Usable) -> float:
+    """dB of speech over noise."""
+    return signal_to_noise(found.scan.levels, found.mask)
 
 
 def _sound(found: Usable) -> list[Finding]:

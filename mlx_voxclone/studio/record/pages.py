@@ -1,17 +1,229 @@
-"""Pages of this step."""
+"""Pages of this step: a new voice with its consent, and the microphone. Files have their own (`file_pages.py`)."""
 
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from mlx_voxclone.studio.web.pages import page, project_of
+from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.record import file_pages
+from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, line, require
+from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
+from mlx_voxclone.studio.record.shared import disk_refusals, serve_sound, values
+from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, Slot, Take, Takes
+from mlx_voxclone.studio.web.languages import languages, words_in
+from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, page, part, person_of, project_of
 
 
 def routes() -> list[Route]:
-    return [Route("/voices/new", _page), Route("/voices/{project}/record", _page)]
+    at = "/voices/{project}"
+    return [
+        Route("/voices/new", _new),
+        Route("/voices/new", _begin, methods=["POST"]),
+        Route(f"{at}/record", _record),
+        Route(f"{at}/consent", _consent, methods=["POST"]),
+        Route(f"{at}/takes", _take, methods=["POST"]),
+        Route(f"{at}/takes/{{take}}/text", _text, methods=["POST"]),
+        Route(f"{at}/takes/{{take}}/delete", _delete, methods=["POST"]),
+        Route(f"{at}/skip", _skip, methods=["POST"]),
+        Route(f"{at}/unskip", _unskip, methods=["POST"]),
+        Route(f"{at}/own", _own, methods=["POST"]),
+        Route(f"{at}/sounds/{{shelf}}/{{id}}", _sound),
+        *file_pages.routes(),
+    ]
 
 
-async def _page(request: Request) -> Response:
-    if "project" in request.path_params:
-        project_of(request)
-    return page(request, "record/index.html")
+# A new voice, and its consent
+
+
+async def _new(request: Request) -> Response:
+    return page(request, "record/new.html", **_new_values(request, {}))
+
+
+async def _begin(request: Request) -> Response:
+    form = await form_of(request)
+    given = _given(form)
+    try:
+        title = line("title", given["title"], LONGEST_NAME)
+        if given["language"] not in LANGUAGES:
+            raise Mistake("language", "record.wrong.language")
+        agreed = _agreed(given)
+    except Mistake as mistake:
+        return page(request, "record/new.html", mistake=mistake, **_new_values(request, given))
+    person = person_of(request)
+    project = person.new_project(title, given["language"])
+    project.change(consent=agreed)
+    person.change_settings(voice=project.id)
+    return RedirectResponse(f"/voices/{project.id}/record", 303)
+
+
+async def _consent(request: Request) -> Response:
+    project, given = project_of(request), _given(await form_of(request))
+    try:
+        project.change(consent=_agreed(given))
+    except Mistake as mistake:
+        return page(request, "record/consent.html", mistake=mistake, given=given, **values(request, project))
+    return RedirectResponse(f"/voices/{project.id}/record", 303)
+
+
+def _given(form: FormData) -> dict[str, str]:
+    names = ("title", "language", "who", "purpose", "agreed", "statement_in")
+    return {name: value if isinstance(value := form.get(name, ""), str) else "" for name in names}
+
+
+def _agreed(given: dict[str, str]) -> dict[str, str]:
+    """The consent of a form, with the statement in the language in which it was shown. Raises Mistake."""
+    shown = given["statement_in"] if given["statement_in"] in languages() else "en"
+    statement = f"{words_in(shown)('record.consent.statement')} {words_in(shown)('record.consent.agreed')}"
+    return consent(given["who"], given["purpose"], statement, given["agreed"] == "yes")
+
+
+def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
+    own = language_of(request)
+    first = given.get("language") or (own if own in LANGUAGES else "en")
+    return {"given": {**_given(FormData()), **given}, "spoken": LANGUAGES, "first": first}
+
+
+# The microphone
+
+
+async def _record(request: Request) -> Response:
+    project = project_of(request)
+    person_of(request).change_settings(voice=project.id)
+    if not project.info().get("consent"):
+        return page(request, "record/consent.html", given=_given(FormData()), **values(request, project))
+    return page(request, "record/takes.html", **await _desk(request, project))
+
+
+async def _take(request: Request) -> Response:
+    """A take, as the body of the request: on the disk and checked before the next sentence is shown."""
+    project = project_of(request)
+    check_token(request, request.headers.get("x-csrf"))
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > LARGEST_TAKE:
+            raise HTTPException(413, f"more than {LARGEST_TAKE // 1_000_000} MB")
+    slot = request.query_params.get("slot", "")
+    try:
+        with disk_refusals("take"):
+            take = await run_in_threadpool(Takes(project).record, slot, bytes(content))
+    except Mistake as mistake:
+        return part(request, "record/mistake.html", mistake=mistake)
+    return part(request, "record/desk.html", **await _desk(request, project, last=take))
+
+
+async def _skip(request: Request) -> Response:
+    project, form = project_of(request), await form_of(request)
+    Takes(project).skip(_field(form, "slot"))
+    return await _after(request, project)
+
+
+async def _unskip(request: Request) -> Response:
+    project = project_of(request)
+    await form_of(request)
+    Takes(project).unskip()
+    return await _after(request, project)
+
+
+async def _own(request: Request) -> Response:
+    project, form = project_of(request), await form_of(request)
+    text = _field(form, "text")
+    try:
+        slot = Takes(project).add_own(text)
+    except Mistake as mistake:
+        return await _after(request, project, mistake=mistake, typed=text)
+    return await _after(request, project, slot=slot)
+
+
+async def _text(request: Request) -> Response:
+    project, form = project_of(request), await form_of(request)
+    id, text = request.path_params["take"], _field(form, "text")
+    try:
+        require(project)
+        take = await run_in_threadpool(Takes(project).set_text, id, text)
+    except Mistake as mistake:
+        if not _by_htmx(request):
+            return page(request, "record/takes.html", mistake=mistake, **await _desk(request, project))
+        return part(request, "record/mistake.html", mistake=mistake)
+    if not _by_htmx(request):
+        return RedirectResponse(f"/voices/{project.id}/record#take-{id}", 303)
+    return part(request, "record/saved.html", check=take.check, **values(request, project))
+
+
+async def _delete(request: Request) -> Response:
+    project = project_of(request)
+    await form_of(request)
+    Takes(project).remove(request.path_params["take"])
+    return await _after(request, project)
+
+
+async def _sound(request: Request) -> Response:
+    project = project_of(request)
+    return serve_sound(project, request.path_params["shelf"], request.path_params["id"])
+
+
+async def _after(
+    request: Request,
+    project: Project,
+    *,
+    mistake: Mistake | None = None,
+    slot: Slot | None = None,
+    typed: str = "",
+) -> Response:
+    """The desk again: its parts alone for htmx, else the page."""
+    if mistake is None and not _by_htmx(request):
+        return RedirectResponse(f"/voices/{project.id}/record", 303)
+    template = "record/desk.html" if _by_htmx(request) else "record/takes.html"
+    return page(request, template, mistake=mistake, **await _desk(request, project, slot=slot, typed=typed))
+
+
+async def _desk(
+    request: Request, project: Project, *, last: Take | None = None, slot: Slot | None = None, typed: str = ""
+) -> dict[str, Any]:
+    """What the page of the microphone shows."""
+    takes = Takes(project)
+
+    def read() -> dict[str, Any]:
+        made = takes.all()
+        wanted = slot or _wanted(takes, request) if last is None else None
+        bad = last is not None and last.check.state == "bad"
+        now = wanted or (takes.slot(last.slot) if bad and last else takes.next())
+        return {
+            **values(request, project),
+            "slot": now,
+            "again": any(take.slot == now.key for take in made),
+            "takes": made[::-1],
+            "last": last or (made[-1] if made else None),
+            "skipped": len(takes.skipped()),
+            "typed": typed,
+            "longest": LONGEST_TAKE,
+            "direction": "rtl" if takes.language in RIGHT_TO_LEFT else "ltr",
+            "tongue": takes.language if takes.language != SYLLABLES else "und",
+        }
+
+    return await run_in_threadpool(read)
+
+
+def _wanted(takes: Takes, request: Request) -> Slot | None:
+    """The sentence that the address asks for, if there is such a one."""
+    if request.method != "GET":
+        return None
+    try:
+        return takes.slot(request.query_params["slot"]) if "slot" in request.query_params else None
+    except Missing:
+        return None
+
+
+def _field(form: FormData, name: str) -> str:
+    value = form.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _by_htmx(request: Request) -> bool:
+    return request.headers.get("hx-request") == "true"

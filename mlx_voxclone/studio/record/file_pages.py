@@ -1,0 +1,234 @@
+"""The page of files: uploads, their texts, and the tasks that cut long recordings and make texts."""
+
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.record import long
+from mlx_voxclone.studio.record.consent import line, require
+from mlx_voxclone.studio.record.prompts import RIGHT_TO_LEFT, SYLLABLES
+from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, shelf_of, values
+from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.record.takes import LONGEST_TEXT, sayable
+from mlx_voxclone.studio.record.uploads import ACCEPTED, LARGEST_FILE, Received, Uploads
+from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.web.pages import (
+    check_token,
+    form_of,
+    page,
+    part,
+    person_of,
+    project_of,
+    studio_of,
+    words_of,
+)
+
+PREPARE, FETCH = "prepare", "download"  # kinds of tasks
+_MOST_FILES = 200  # of a form without JavaScript
+_LARGEST_FORM = 2 << 30  # bytes of one
+_LONGEST_NAME = 1000  # bytes of a file's name in a header
+
+
+def routes() -> list[Route]:
+    at = "/voices/{project}"
+    return [
+        Route(f"{at}/files", _files),
+        Route(f"{at}/files", _upload, methods=["POST"]),
+        Route(f"{at}/files/one", _upload_one, methods=["POST"]),
+        Route(f"{at}/files/cut", _cut, methods=["POST"]),
+        Route(f"{at}/files/texts", _make_texts, methods=["POST"]),
+        Route(f"{at}/sounds/{{shelf}}/{{id}}/text", _text, methods=["POST"]),
+        Route(f"{at}/sounds/{{shelf}}/{{id}}/delete", _delete, methods=["POST"]),
+    ]
+
+
+async def _files(request: Request) -> Response:
+    project = project_of(request)
+    if not project.info().get("consent"):
+        return RedirectResponse(f"/voices/{project.id}/record", 303)
+    return page(request, "record/files.html", **await _shown(request, project))
+
+
+async def _upload_one(request: Request) -> Response:
+    """One file, as the body of the request, its name in the address; answered with a sentence."""
+    project = project_of(request)
+    check_token(request, request.headers.get("x-csrf"))
+    name, size = request.query_params.get("name", "")[:_LONGEST_NAME], request.headers.get("content-length", "")
+    uploads = Uploads(project)
+    try:
+        uploads.check_name(name, int(size) if size.isdecimal() and len(size) < 18 else None)
+        with arriving(project.uploads, int(size) if size.isdecimal() else 0) as place:
+            with place.open("wb") as file:
+                await body(request, file, LARGEST_FILE)
+            with disk_refusals("files"):
+                received = await run_in_threadpool(uploads.add, name, place)
+    except Mistake as mistake:
+        return part(request, "record/mistake.html", mistake=mistake)
+    _begin_cutting(request, project)
+    return part(request, "record/received.html", received=[received], refused=[])
+
+
+async def _upload(request: Request) -> Response:
+    """The form of files, sent as a whole by a browser without JavaScript."""
+    project = project_of(request)
+    size = request.headers.get("content-length", "")
+    if not size.isdecimal() or len(size) > 18 or int(size) > _LARGEST_FORM:
+        raise HTTPException(413, f"at most {_LARGEST_FORM // 1_000_000} MB at once; send fewer files")
+    form = await form_of(request, files=_MOST_FILES)
+    files = [file for file in form.getlist("files") if isinstance(file, UploadFile) and file.filename]
+    received: list[Received] = []
+    refused: list[str] = []
+    for file in files:
+        try:
+            received.append(await run_in_threadpool(_taken_in, project, file))
+        except Mistake as mistake:
+            refused.append(words_of(request)(mistake.key, **mistake.values))
+    _begin_cutting(request, project)
+    mistake = None if files else Mistake("files", "record.wrong.no_file")
+    shown = await _shown(request, project, received=received, refused=refused)
+    return page(request, "record/files.html", mistake=mistake, **shown)
+
+
+def _taken_in(project: Project, file: UploadFile) -> Received:
+    uploads, name = Uploads(project), (file.filename or "")[:_LONGEST_NAME]
+    uploads.check_name(name, file.size)
+    with arriving(project.uploads, file.size or 0) as place, disk_refusals("files"):
+        with place.open("wb") as target:
+            while chunk := file.file.read(1 << 20):
+                target.write(chunk)
+        return uploads.add(name, place)
+
+
+async def _text(request: Request) -> Response:
+    project, form = project_of(request), await form_of(request)
+    text, id = str(form.get("text", "")), request.path_params["id"]
+    shelf = _brought(request, project)
+    try:
+        require(project)
+        if shelf.folder == project.uploads:
+            await run_in_threadpool(Uploads(project).set_text, id, text)
+            _begin_cutting(request, project)
+        else:
+            said = sayable(text, 2 * LONGEST_TEXT) if text.strip() else None
+            if said != shelf.notes(id).get("text"):
+                shelf.change(id, text=said, text_by="hand")
+    except Mistake as mistake:
+        if request.headers.get("hx-request"):
+            return part(request, "record/mistake.html", mistake=mistake)
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
+    if request.headers.get("hx-request"):
+        return part(request, "record/saved.html", check=shelf.notes(id).get("check"), **values(request, project))
+    return RedirectResponse(f"/voices/{project.id}/files#file-{id}", 303)
+
+
+async def _delete(request: Request) -> Response:
+    project, id = project_of(request), request.path_params["id"]
+    await form_of(request)
+    shelf = _brought(request, project)
+    await run_in_threadpool(Uploads(project).remove if shelf.folder == project.uploads else shelf.remove, id)
+    if request.headers.get("hx-request"):
+        return part(request, "record/file_list.html", **await _shown(request, project))
+    return RedirectResponse(f"/voices/{project.id}/files", 303)
+
+
+def _brought(request: Request, project: Project) -> Shelf:
+    """The folder that the address names; takes have addresses of their own. Raises Missing."""
+    if request.path_params["shelf"] == "takes":
+        raise Missing("there is no such file")
+    return shelf_of(project, request.path_params["shelf"])
+
+
+# Tasks
+
+
+async def _cut(request: Request) -> Response:
+    project = project_of(request)
+    await form_of(request)
+    _begin_cutting(request, project)
+    return RedirectResponse(f"/voices/{project.id}/files", 303)
+
+
+def _begin_cutting(request: Request, project: Project) -> None:
+    """Cut what is long and has no text; once, however many tabs ask for it."""
+    if long.uncut(project) and not any(task.open for task in _tasks(request, project) if task.lane == "files"):
+        title = words_of(request)("record.files.cut_task")
+        work = lambda task: long.cut_at_pauses(project, task)  # noqa: E731
+        studio_of(request).tasks.start(person_of(request), PREPARE, title, work, project=project, lane="files")
+
+
+async def _make_texts(request: Request) -> Response:
+    """Make texts with a Whisper; one that is not on this machine is fetched first."""
+    project, form, person = project_of(request), await form_of(request), person_of(request)
+    t, tasks = words_of(request), studio_of(request).tasks
+    try:
+        require(project)
+        whisper = line("whisper", str(form.get("whisper", "")), 500)
+    except Mistake as mistake:
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
+    person.change_settings(whisper=whisper)
+
+    def listen(task: Task) -> dict[str, Any]:
+        return long.make_texts(project, task, whisper)
+
+    def begin() -> None:
+        tasks.start(person, PREPARE, t("record.files.make_texts_task"), listen, project=project)
+
+    def fetch(task: Task) -> None:
+        long.fetch(whisper, task)
+        begin()
+
+    if not any(task.open for task in _tasks(request, project) if task.lane == "compute" or task.kind == FETCH):
+        if long.at_hand(whisper):
+            begin()
+        else:
+            tasks.start(person, FETCH, t("record.files.fetch_task"), fetch, project=project, lane="files")
+    return RedirectResponse(f"/voices/{project.id}/files", 303)
+
+
+def _tasks(request: Request, project: Project) -> list[Task]:
+    """The tasks of this page, the newest first."""
+    found = studio_of(request).tasks.list(person_of(request), project=project)
+    return [task for task in found if task.kind in (PREPARE, FETCH)]
+
+
+async def _shown(
+    request: Request, project: Project, *, received: list[Received] | None = None, refused: list[str] | None = None
+) -> dict[str, Any]:
+    """What the page of files shows."""
+    tasks = _tasks(request, project)
+
+    def read() -> dict[str, Any]:
+        clips: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+        for id, notes in Shelf(project.clips).items():
+            clips.setdefault(str(notes.get("upload")), []).append((id, notes))
+        chapters, silent = long.unheard(project)
+        whisper = long.whisper_of(person_of(request))
+        language = project.info().get("language")
+        return {
+            **values(request, project),
+            "files": Uploads(project).shelf.items()[::-1],
+            "clips": clips,
+            "waiting": Uploads(project).waiting(),
+            "tasks": [task for number, task in enumerate(tasks) if task.open or number == 0],
+            "uncut": len(long.uncut(project)),
+            "chapters": len(chapters),
+            "silent": len(silent),
+            "whisper": whisper,
+            "at_hand": long.at_hand(whisper),
+            "installed": long.whisper_installed(),
+            "can_hear": language != SYLLABLES,
+            "accepted": ",".join(ACCEPTED),
+            "received": received or [],
+            "refused": refused or [],
+            "direction": "rtl" if language in RIGHT_TO_LEFT else "ltr",
+            "tongue": language if language != SYLLABLES else "und",
+        }
+
+    return await run_in_threadpool(read)

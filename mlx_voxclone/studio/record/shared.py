@@ -1,0 +1,135 @@
+"""What the pages of this step have in common: sounds, players, bodies of any size, sentences for what was found."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import markupsafe
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.audio.source import AudioError
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.atomic import free_bytes
+from mlx_voxclone.process import temporaries
+from mlx_voxclone.report.look import peaks, player
+from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.record.checks import Check
+from mlx_voxclone.studio.record.listing import progress
+from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.web.languages import Words
+from mlx_voxclone.studio.web.pages import words_of
+from mlx_voxclone.studio.web.sounds import sound_response
+
+SHELVES = ("takes", "uploads", "clips")
+_PLAYER = ("play", "pause", "seek", "position", "failed")
+_LONGEST_DRAWN = 600.0  # seconds; of longer sounds no waveform is drawn
+_SPARE = 64 << 20  # bytes of the disk that stay free
+
+
+def shelf_of(project: Project, name: str) -> Shelf:
+    """One of the three folders. Raises Missing."""
+    if name not in SHELVES:
+        raise Missing("there is no such folder")
+    return Shelf(getattr(project, name))
+
+
+def values(request: Request, project: Project) -> dict[str, Any]:
+    """What every template of this step is given."""
+    t = words_of(request)
+    return {
+        "project": project,
+        "info": project.info(),
+        "progress": progress(project),
+        "findings": lambda check: findings(t, check),
+        "sound": lambda shelf, id, label, seconds: sound(t, project, shelf, id, label, seconds),
+    }
+
+
+def findings(t: Words, check: Check | dict[str, Any] | None) -> list[str]:
+    """A sentence for each thing that was found, the worst first; two at most, more are not read."""
+    found = check if isinstance(check, Check) else Check.of(check)
+    if found is None:
+        return []
+    return [
+        t(f"record.check.{one.key}", **({} if one.value is None else {"value": f"{one.value:g}"}))
+        for one in found.findings[:2]
+    ]
+
+
+def sound(t: Words, project: Project, shelf: str, id: str, label: str, seconds: float) -> markupsafe.Markup:
+    """A player of one sound, with its waveform, which is computed once."""
+    words = {key: t(f"record.player.{key}") for key in _PLAYER}
+    src = f"/voices/{project.id}/sounds/{shelf}/{id}"
+    return markupsafe.Markup(player(src, label, wave(shelf_of(project, shelf), id, seconds), seconds, words=words))
+
+
+def wave(shelf: Shelf, id: str, seconds: float) -> list[float]:
+    """The waveform of an item, from its notes, where it is kept once it is known."""
+    notes = shelf.notes(id)
+    if "peaks" not in notes:
+        try:
+            found = peaks(read_audio(shelf.sound(id))) if seconds <= _LONGEST_DRAWN else []
+        except AudioError:
+            found = []
+        notes = shelf.change(id, peaks=found)
+    return notes["peaks"]
+
+
+def serve_sound(project: Project, shelf: str, id: str) -> Response:
+    """The sound itself. Raises Missing."""
+    return sound_response(shelf_of(project, shelf).sound(id), project.folder)
+
+
+async def body(request: Request, file: IO[bytes], most: int) -> int:
+    """Write the body of a request into a file, as it comes.
+
+    Returns:
+        Bytes.
+    Raises:
+        HTTPException: 413, more than `most` bytes.
+        Mistake: the disk is full.
+    """
+    count = 0
+    async for chunk in request.stream():
+        count += len(chunk)
+        if count > most:
+            raise HTTPException(413, f"more than {most // 1_000_000} MB")
+        with disk_refusals("files"):
+            file.write(chunk)
+    return count
+
+
+@contextlib.contextmanager
+def arriving(folder: Path, size: int) -> Iterator[Path]:
+    """A place for a file of `size` bytes that comes in; it is gone at the end.
+
+    Raises:
+        Mistake: there is no space for it.
+    """
+    if free_bytes(folder) < size + _SPARE:
+        raise Mistake("files", "record.wrong.disk")
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporaries.made(folder / "arriving") as place:
+        yield place
+
+
+@contextlib.contextmanager
+def disk_refusals(field: str) -> Iterator[None]:
+    """A full disk as a mistake beside a field.
+
+    Raises:
+        Mistake: it is full; other errors come as they are.
+    """
+    try:
+        yield
+    except (OSError, CheckpointError) as e:
+        cause = e if isinstance(e, OSError) else e.__cause__
+        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise Mistake(field, "record.wrong.disk") from e
+        raise
