@@ -382,7 +382,7 @@ def test_deleting_lists_what_goes_and_wants_the_name(browser, me, ready, studio)
     assert (listed["recordings"].files, listed["recordings"].size) == (1, 5_000_000)
     assert listed["training"].size == sum(path.stat().st_size for path in ready.run.rglob("*") if path.is_file())
     page = browser.get(f"/voices/{ready.id}/delete").text
-    assert "5.0 MB" in page
+    assert "5.00 MB" in page
     address = f"/voices/{ready.id}/delete"
     for typed in ("", "Ben", "Ann."):
         assert browser.submit(address, {"typed": typed}).status_code == 422
