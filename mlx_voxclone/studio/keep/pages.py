@@ -57,11 +57,13 @@ def _all_voices(request: Request, mistake: Mistake | None = None) -> Response:
     person = person_of(request)
     removal.clear(person)
     done = request.query_params.get("done")
+    shown, damaged = cards(person, studio_of(request).trainings)
     return page(
         request,
         "keep/index.html",
         mistake=mistake,
-        cards=cards(person, studio_of(request).trainings),
+        cards=shown,
+        damaged=damaged,
         brought=[voice for voice in voices_of(person) if voice.group == FILES],
         done=done if done in _DONE else None,
     )
