@@ -97,6 +97,7 @@ async def _voice(request: Request) -> Response:
 
 def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | None = None) -> Response:
     project = project_of(request)
+    exports.clear_trash(project.exports)
     found = card(project, studio_of(request).trainings)
     there = exports.exports_of(project) if found.made is not None else []
     to_bake = []

@@ -103,7 +103,8 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    return HTMLResponse("<!doctype html><title>Error</title><p>Something went wrong; the terminal shows where.", 500)
+    told = "<p>Something went wrong; the terminal shows where."
+    return HTMLResponse(f"<!doctype html><html lang=en><title>Error</title>{told}", 500)
 
 
 def _told(request: Request, status: int, line: str) -> Response:
