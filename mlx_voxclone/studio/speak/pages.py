@@ -312,7 +312,7 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "begin": False,
         "first": 0,
         "with_form": False,
-        "given": {name: value for name, value in given.items() if isinstance(value, str)},
+        "given": _defaults(request) | {name: value for name, value in given.items() if isinstance(value, str)},
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
         "steps_offered": STEPS,
