@@ -165,7 +165,11 @@ def test_the_end_says_what_was_delivered_and_why(browser, voice, trainings):
         {"name": "adapted", "dissimilarity": 0.25, "error_rate": None},
     ]
     summary = {
-        "delivered": {"name": "zero-shot", "why": "adapting made it worse (error_rate 0.1 -> 0.3)", "measured": measured},
+        "delivered": {
+            "name": "zero-shot",
+            "why": "adapting made it worse (error_rate 0.1 -> 0.3)",
+            "measured": measured,
+        },
         "baked": {"voice": "ann"},
         "seconds": 125.0,
         "speech": [{"text": "Satz <1>.", "after": {"file": "samples/after-1.wav"}}],

@@ -11,7 +11,9 @@ def about(seconds: float, t: Words) -> str:
     if minutes < 90:
         return t("model.about.minutes", count=minutes)
     hours, minutes = divmod(round(minutes / 10) * 10, 60)
-    return t("model.about.hours", hours=hours, minutes=minutes) if minutes else t("model.about.whole_hours", count=hours)
+    return (
+        t("model.about.hours", hours=hours, minutes=minutes) if minutes else t("model.about.whole_hours", count=hours)
+    )
 
 
 def gigabytes(size: float, t: Words) -> str:

@@ -68,7 +68,9 @@ async def _status(request: Request) -> Response:
     known = seen.get("samples", "")
     new = [sample for sample in values["samples"] if _mark(sample) > known]
     redrawn = seen.get("curves") != values["curves_at"]
-    return part(request, _STATUS, **values, curves_new=redrawn, new=new, drawings=[] if redrawn else values["curves"][:1])
+    return part(
+        request, _STATUS, **values, curves_new=redrawn, new=new, drawings=[] if redrawn else values["curves"][:1]
+    )
 
 
 async def _start(request: Request) -> Response:
@@ -229,7 +231,9 @@ def _after(project: Project, t: Words, place: str) -> dict[str, Any]:
 
 
 def _drawings(stage: Stage, t: Words) -> dict[str, Any]:
-    names = {key: t(f"train.curve.{key}") for key in ("loss", "training", "heldout", "similarity", "errors", "measured")}
+    names = {
+        key: t(f"train.curve.{key}") for key in ("loss", "training", "heldout", "similarity", "errors", "measured")
+    }
     total, step = max(stage.total, 1), t("train.curve.step")
     found = [(plot, jinja2.utils.markupsafe.Markup(svg(plot, total, step))) for plot in plots(stage, names)]
     number = stage.name.partition("-")[2]
