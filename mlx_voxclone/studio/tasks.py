@@ -5,6 +5,7 @@ keeps streams and random state per thread. What waits for files, the network or 
 "files").
 """
 
+import contextlib
 import queue
 import threading
 import time
@@ -40,7 +41,7 @@ class Task:
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
         self.began: float | None = None
-        self._cancelled = threading.Event()
+        self._cancelled, self._change = threading.Event(), threading.Lock()
 
     def progress(self, done: int, total: int | None, what: str = "") -> None:
         """Say how far it is; serves as a callback. Raises Cancelled."""
@@ -53,8 +54,22 @@ class Task:
             raise Cancelled("cancelled")
 
     def cancel(self) -> None:
-        """End it as soon as it can."""
-        self._cancelled.set()
+        """End it as soon as it can: at once while it waits."""
+        with self._change:
+            self._cancelled.set()
+            if self.state != "waiting":
+                return
+            self.state = "cancelled"
+        with contextlib.suppress(VoxcloneError):  # a full disk: it is seen as long as the studio runs
+            self.note()
+
+    def begin(self) -> bool:
+        """It runs from now on; False: it was cancelled before."""
+        with self._change:
+            if self.state != "waiting":
+                return False
+            self.state, self.began = "running", time.time()
+            return True
 
     @property
     def cancelling(self) -> bool:
@@ -196,9 +211,9 @@ class Tasks:
             self._carry_out(*job)
 
     def _carry_out(self, task: Task, work: Work) -> None:
+        if not task.begin():
+            return
         try:
-            task.check()
-            task.state, task.began = "running", time.time()
             task.result = work(task) or {}
             self._end(task, "done")
         except Cancelled:

@@ -4,6 +4,7 @@ from math import comb
 
 import pytest
 from scipy.optimize import brentq
+from scipy.stats import binomtest
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.blind import ABX_FILE, Outcome, keep_test, outcome_of, read_tests
@@ -21,6 +22,7 @@ def test_interval_and_p_are_those_of_the_binomial_distribution(pairs):
         outcome = Outcome(k, pairs)
         low, high = outcome.interval
         assert outcome.p == pytest.approx(tail(k, pairs, 0.5))
+        assert outcome.interval == pytest.approx(binomtest(k, pairs).proportion_ci(0.95, method="exact"))
         assert low == pytest.approx(brentq(lambda s, k=k: tail(k, pairs, s) - 0.025, 0, 1) if k else 0.0)
         assert high == pytest.approx(
             brentq(lambda s, k=k: 1 - tail(k + 1, pairs, s) - 0.025, 0, 1) if k < pairs else 1.0

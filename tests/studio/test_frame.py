@@ -127,6 +127,8 @@ def test_a_task_is_cancelled_while_it_runs_and_while_it_waits(studio, me, comput
     assert running.wait(5)
     assert studio.tasks.ahead_of(second) == 1
     assert browser.submit(f"/tasks/{second.id}/cancel").status_code == 303
+    assert second.state == "cancelled"  # at once: the first one still runs
+    assert first.state == "running"
     assert browser.submit(f"/tasks/{first.id}/cancel", headers={"hx-request": "true"}).status_code == 200
     assert ended(first).state == ended(second).state == "cancelled"
 

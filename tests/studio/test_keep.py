@@ -20,7 +20,6 @@ from mlx_voxclone.studio.keep import command, exports, publishing, removal
 from mlx_voxclone.studio.keep.cards import LONGEST_TITLE
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
-from mlx_voxclone.studio.train.trainings import Trainings
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
@@ -434,7 +433,7 @@ def test_an_end_in_the_middle_leaves_no_half_voice(browser, studio, me, ready, m
     with monkeypatch.context() as patch:
         patch.setattr(exports.shutil, "rmtree", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            removal.delete(ready, studio.tasks, Trainings(studio.home), speeches=True)
+            removal.delete(ready, studio.tasks, studio.trainings, speeches=True)
     assert not me.projects()
     (left,) = (me.folder / "voices").iterdir()
     assert left.name.startswith(".trash-")

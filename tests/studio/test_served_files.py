@@ -7,8 +7,11 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
+from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.files import file_answer, found_within, safe_name
+from mlx_voxclone.studio.web.sounds import sound_response
 
 
 @pytest.fixture
@@ -48,17 +51,25 @@ def test_what_is(folder, name):
     assert found_within(folder, name) == folder / name
 
 
+@pytest.mark.parametrize("name", [*GONE, "exports/page.html", "exports/voice/ann.safetensors", "/etc/passwd"])
+def test_a_sound_is_one_of_the_folder(folder, name):
+    with pytest.raises(Missing):
+        sound_response(folder / name, folder)
+    assert sound_response(folder / "exports" / "é.wav", folder).status_code == 200
+
+
 @pytest.fixture
 def client(folder):
     async def answer(request):
-        return file_answer(request, found_within(folder, request.path_params["name"]), request.query_params.get("as"))
+        return file_answer(found_within(folder, request.path_params["name"]), request.query_params.get("as"))
 
     async def missing(request, error):
         from starlette.responses import PlainTextResponse
 
         return PlainTextResponse("gone", 404)
 
-    return TestClient(Starlette(routes=[Route("/{name:path}", answer)], exception_handlers={Missing: missing}))
+    app = Starlette(routes=[Route("/{name:path}", answer)], exception_handlers={Missing: missing})
+    return TestClient(Access(app, Names("127.0.0.1")), base_url="http://127.0.0.1")
 
 
 RANGES = [
@@ -69,7 +80,7 @@ RANGES = [
     ("bytes=7-100", 206, b"789"),
     ("bytes=10-", 416, b""),
     ("bytes=100-200", 416, b""),
-    ("bytes=" + "0-1," * 5000, 200, b"0123456789"),
+    ("bytes=" + "0-1," * 5000, 200, b"0123456789"),  # one that the studio takes away
     ("bytes=-100", 206, b"0123456789"),
 ]
 

@@ -130,14 +130,3 @@ def test_every_change_needs_a_form_of_ours(app, people, anns, studio):
     assert changing > 5
     after = sorted((str(path), path.stat().st_mtime_ns) for path in studio.home.path.rglob("*") if path.is_file())
     assert after == before
-
-
-def test_reading_changes_nothing(app, people, anns, studio):
-    def state():
-        return sorted((str(path), path.stat().st_mtime_ns) for path in studio.home.path.rglob("*") if path.is_file())
-
-    before = state()
-    for method, path, _ in addresses(app, anns):
-        if method in ("GET", "HEAD"):
-            people["ann"].request(method, path)
-    assert state() == before

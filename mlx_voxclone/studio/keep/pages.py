@@ -18,7 +18,6 @@ from mlx_voxclone.studio.keep.cards import card, cards, rename
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.speak.voices import FILES, bring, take_away, voices_of
-from mlx_voxclone.studio.train.trainings import Trainings
 from mlx_voxclone.studio.web.files import file_answer, found_within
 from mlx_voxclone.studio.web.pages import form_of, page, person_of, project_of, studio_of, words_of
 
@@ -62,7 +61,7 @@ def _all_voices(request: Request, mistake: Mistake | None = None) -> Response:
         request,
         "keep/index.html",
         mistake=mistake,
-        cards=cards(person, _trainings(request)),
+        cards=cards(person, studio_of(request).trainings),
         brought=[voice for voice in voices_of(person) if voice.group == FILES],
         done=done if done in _DONE else None,
     )
@@ -96,7 +95,7 @@ async def _voice(request: Request) -> Response:
 
 def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | None = None) -> Response:
     project = project_of(request)
-    found = card(project, _trainings(request))
+    found = card(project, studio_of(request).trainings)
     there = exports.exports_of(project) if found.made is not None else []
     to_bake = []
     if found.made is not None and found.made.baked is not None:
@@ -177,7 +176,7 @@ def _publishing(request: Request, typed: dict[str, str], mistake: Mistake | None
         request,
         "keep/publish.html",
         mistake=mistake,
-        card=card(project, _trainings(request)),
+        card=card(project, studio_of(request).trainings),
         values=values | typed,
         looked=looked,
         uploaded=uploaded,
@@ -247,14 +246,14 @@ def _deleting(request: Request, mistake: Mistake | None = None, speeches: bool =
     parts = removal.belongings(project, spoken)
     busy = None
     try:
-        removal.check_idle(project, studio_of(request).tasks, _trainings(request))
+        removal.check_idle(project, studio_of(request).tasks, studio_of(request).trainings)
     except Mistake as reason:
         busy = words_of(request)(reason.key, **reason.values)
     return page(
         request,
         "keep/delete.html",
         mistake=mistake,
-        card=card(project, _trainings(request)),
+        card=card(project, studio_of(request).trainings),
         parts=[part for part in parts if part.what != removal.SPEECHES],
         spoken=next((part for part in parts if part.what == removal.SPEECHES), None),
         speeches=speeches,
@@ -270,7 +269,7 @@ async def _delete(request: Request) -> Response:
         if " ".join(typed.split()).casefold() != _title(project).casefold():
             raise Mistake("typed", "keep.wrong.typed", title=_title(project))
         await asyncio.to_thread(
-            removal.delete, project, studio_of(request).tasks, _trainings(request), speeches=speeches
+            removal.delete, project, studio_of(request).tasks, studio_of(request).trainings, speeches=speeches
         )
     except Mistake as mistake:
         return await asyncio.to_thread(_deleting, request, mistake, speeches, typed)
@@ -285,7 +284,7 @@ async def _sample(request: Request) -> Response:
     made = made_of(project)
     if made is None or made.sample is None:
         raise Missing("there is no such sound")
-    return file_answer(request, _inside(project, made.sample))
+    return file_answer(_inside(project, made.sample))
 
 
 async def _file(request: Request) -> Response:
@@ -295,23 +294,19 @@ async def _file(request: Request) -> Response:
         raise Missing("there is no such file")
     root = export.place.parent if export.kind == exports.VOICE else export.place
     path = _inside(project, root / name)
-    return file_answer(request, path, path.name)
+    return file_answer(path, path.name)
 
 
 async def _brought_file(request: Request) -> Response:
     name = request.path_params["name"]
     if not any(voice.key == f"{FILES}:{name}" for voice in voices_of(person_of(request))):
         raise Missing("there is no such file")
-    return file_answer(request, found_within(person_of(request).folder, f"brought/{name}"), name)
+    return file_answer(found_within(person_of(request).folder, f"brought/{name}"), name)
 
 
 def _inside(project: Project, path: Path) -> Path:
     """A file of a voice's, which no link leads to. Raises Missing."""
     return found_within(project.folder, path.relative_to(project.folder).as_posix())
-
-
-def _trainings(request: Request) -> Trainings:
-    return Trainings(studio_of(request).home)
 
 
 def _title(project: Project) -> str:

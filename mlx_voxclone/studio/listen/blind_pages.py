@@ -113,8 +113,13 @@ async def _sound(request: Request) -> Response:
 
 
 async def _values(request: Request, project: Project, form: Any = None) -> dict[str, Any]:
-    """What the page shows: the newest test, or how to begin one."""
-    found = await run_in_threadpool(heard, project.run)
+    """What the page shows; the disk is not waited for where other pages are answered."""
+    return await run_in_threadpool(_read, request, project, form)
+
+
+def _read(request: Request, project: Project, form: Any) -> dict[str, Any]:
+    """The newest test, or how to begin one."""
+    found = heard(project.run)
     tests = blind_tests(project.listening)
     test = tests[0] if tests else None
     trouble = _settle(request, project, test) if test else ""

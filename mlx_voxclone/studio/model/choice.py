@@ -76,6 +76,8 @@ def folder(typed: str) -> Chosen:
         there, is_folder = path.exists(), path.is_dir()
     except (VoxcloneError, OSError, ValueError):
         raise Mistake("folder", "model.mistake.no_path") from None
+    if "\0" in text:
+        raise Mistake("folder", "model.mistake.no_path")
     if not path.is_absolute():
         raise Mistake("folder", "model.mistake.relative")
     if not there:

@@ -71,7 +71,8 @@ async def _hub(request: Request) -> Response:
 
 async def _download(request: Request) -> Response:
     """How far a download is; asked for again and again."""
-    return part(request, "model/download.html", polled=True, **await run_in_threadpool(_values, request))
+    values = await run_in_threadpool(_values, request)
+    return part(request, "model/download.html", **{**values, "polled": True})
 
 
 async def _machine(request: Request) -> Response:

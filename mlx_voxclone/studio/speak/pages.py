@@ -1,15 +1,373 @@
-"""Pages of this step."""
+"""Pages of this step: the form, what is spoken, the history, voices that are brought as files."""
 
+import contextlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mlx_voxclone.studio.web.pages import page
+from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.pairs.prompts import LANGUAGES
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.speak import sound, work
+from mlx_voxclone.studio.speak.history import Asked, Speech, new_speech, speech_of, speeches
+from mlx_voxclone.studio.speak.view import ROWS, View, excerpt, task_of, view_of
+from mlx_voxclone.studio.speak.voices import FILES, MOST_BYTES, bring, take_away, voices_of
+from mlx_voxclone.studio.speak.wanted import GUIDANCE, RELEASED, STEPS, random_seed, wanted
+from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.sounds import sound_response
+
+KIND = "speak"
+_AT_ONCE = 4  # sentences that a listener is told of at once
 
 
 def routes() -> list[Route]:
-    return [Route("/speak", _page)]
+    return [
+        Route("/speak", _page),
+        Route("/speak", _speak, methods=["POST"]),
+        Route("/speak/voices", _bring, methods=["POST"]),
+        Route("/speak/voices/delete", _take_away, methods=["POST"]),
+        Route("/speak/{speech}", _speech),
+        Route("/speak/{speech}/stream", _stream),
+        Route("/speak/{speech}/rows", _rows),
+        Route("/speak/{speech}/takes/{file}", _take),
+        Route("/speak/{speech}/sound.{kind}", _sound),
+        Route("/speak/{speech}/cancel", _cancel, methods=["POST"]),
+        Route("/speak/{speech}/again", _again, methods=["POST"]),
+        Route("/speak/{speech}/use", _use, methods=["POST"]),
+        Route("/speak/{speech}/go-on", _go_on, methods=["POST"]),
+        Route("/speak/{speech}/repeat", _repeat, methods=["POST"]),
+        Route("/speak/{speech}/delete", _delete, methods=["POST"]),
+    ]
 
 
-async def _page(request: Request) -> Response:
-    return page(request, "speak/index.html")
+# ---- what is shown ---------------------------------------------------------------------------------------------------
+
+
+def _page(request: Request) -> Response:
+    """The form, what is spoken now, the history."""
+    tasks = studio_of(request).tasks.list(person_of(request), kind=KIND)
+    view = None
+    for task in tasks:
+        speech = Speech(person_of(request), str(task.result.get("speech", "")))
+        if task.open and speech.there:
+            view = view_of(speech, studio_of(request).tasks)
+            break
+    return page(request, "speak/index.html", **_values(request, view, _defaults(request)))
+
+
+def _speech(request: Request) -> Response:
+    """A speech: the whole page, or for htmx its part of it where something has changed."""
+    view = _view(request)
+    if _is_htmx(request):
+        if request.query_params.get("rev") == view.revision:
+            return Response(status_code=204)
+        return _panel(request, view)
+    return page(request, "speak/index.html", **_values(request, view, _again_the_same(view.asked)))
+
+
+def _rows(request: Request) -> Response:
+    """More sentences of a long text."""
+    first = _number(request.query_params.get("first"))
+    return part(request, "speak/rows.html", view=_view(request), first=first, rows=ROWS)
+
+
+def _stream(request: Request) -> Response:
+    """The next sentences for a listener who has had `from` of them, and whether there will be more."""
+    view = view_of(_asked_for(request), studio_of(request).tasks, with_sound=False)
+    first, found = _number(request.query_params.get("from")), []
+    for one in view.sentences[first:]:
+        if one.take is None or len(found) == _AT_ONCE:
+            break
+        found.append({"number": one.number + 1, "text": one.text, "src": _address(view.speech, one.take.file)})
+    return JSONResponse({"sentences": found, "open": view.open, "total": len(view.sentences)})
+
+
+def _take(request: Request) -> Response:
+    speech = _asked_for(request)
+    return sound_response(speech.takes / request.path_params["file"], speech.takes)
+
+
+def _sound(request: Request) -> Response:
+    """All of it: `wav` to be played or saved, `mp3`, `srt`."""
+    speech, kind = _asked_for(request), request.path_params["kind"]
+    sentences = speech.sentences()
+    stem = re.sub(r"[^\w-]+", "-", speech.asked().text[:40]).strip("-") or "speech"
+    attachment = {"content-disposition": f"attachment; filename*=UTF-8''{quote(stem)}.{kind}"}
+    joined = sound.joined(speech, sentences)
+    if joined is None or kind not in ("wav", "mp3", "srt"):
+        raise Missing("there is no such sound")
+    if kind == "srt":
+        return Response(sound.subtitles(sentences), media_type="application/x-subrip", headers=attachment)
+    if kind == "mp3":
+        return StreamingResponse(sound.mp3(joined.path), media_type="audio/mpeg", headers=attachment)
+    return sound_response(joined.path, speech.folder, f"{stem}.wav" if "save" in request.query_params else None)
+
+
+# ---- what is done ----------------------------------------------------------------------------------------------------
+
+
+async def _speak(request: Request) -> Response:
+    """Speak a text. A mistake is answered with the form alone: what was spoken before stays on the page."""
+    form = await form_of(request)
+    try:
+        speech = await run_in_threadpool(lambda: _begun(request, wanted(person_of(request), form)))
+    except Mistake as mistake:
+        values = _values(request, None, form)
+        if _is_htmx(request):
+            return part(request, "speak/form.html", mistake=mistake, **values)
+        return page(request, "speak/index.html", mistake=mistake, **values)
+    return await run_in_threadpool(_shown, request, speech, form)
+
+
+async def _repeat(request: Request) -> Response:
+    """Speak a text of the history once more, with the same seed or another one."""
+    form = await form_of(request)
+    asked = _asked_for(request).asked()
+    seed = asked.seed if form.get("seed") == "same" else random_seed()
+    return await _unless_mistaken(request, lambda: _begun(request, replace(asked, seed=seed, created=time.time())))
+
+
+async def _go_on(request: Request) -> Response:
+    """Speak the sentences that are missing."""
+    await form_of(request)
+    return await _unless_mistaken(request, lambda: _started(request, _idle(request), None))
+
+
+async def _again(request: Request) -> Response:
+    """Say one sentence again, with the next seed."""
+    number = _number((await form_of(request)).get("sentence"))
+
+    def begin() -> Speech:
+        speech = _idle(request)
+        sentences = speech.sentences()
+        if number >= len(sentences) or sentences[number].take is None:
+            raise Missing("there is no such sentence")
+        return _started(request, speech, number)
+
+    return await _unless_mistaken(request, begin)
+
+
+async def _use(request: Request) -> Response:
+    """Have another take of a sentence heard."""
+    form = await form_of(request)
+    speech = _asked_for(request)
+    speech.use(_number(form.get("sentence")), _number(form.get("take"), -1))
+    return await run_in_threadpool(_shown, request, speech)
+
+
+async def _cancel(request: Request) -> Response:
+    await form_of(request)
+    speech = _asked_for(request)
+    task = task_of(speech, studio_of(request).tasks)
+    if task is not None:
+        task.cancel()
+    return await run_in_threadpool(_shown, request, speech)
+
+
+async def _delete(request: Request) -> Response:
+    """Remove a speech and all that was spoken for it."""
+    await form_of(request)
+    speech = _asked_for(request)
+    task = task_of(speech, studio_of(request).tasks)
+    if task is not None:
+        task.cancel()
+    speech.delete()
+    return RedirectResponse("/speak", 303)
+
+
+async def _bring(request: Request) -> Response:
+    """Keep a voice's file; it is then chosen in the form."""
+    form = await form_of(request, files=1)
+    given = form.get("file")
+    try:
+        if not isinstance(given, UploadFile) or not given.filename:
+            raise Mistake("file", "speak.file_missing")
+        content = await given.read(MOST_BYTES + 1)
+        voice = bring(person_of(request), given.filename, lambda file: file.write(content))
+    except Mistake as mistake:
+        values = _values(request, None, _defaults(request))
+        if _is_htmx(request):
+            return part(request, "speak/bring.html", mistake=mistake, **values)
+        return page(request, "speak/index.html", mistake=mistake, **values)
+    values = _values(request, None, _defaults(request) | {"voice": voice.key})
+    if _is_htmx(request):
+        return part(request, "speak/brought.html", **values)
+    return RedirectResponse(f"/speak?voice={quote(voice.key)}", 303)
+
+
+async def _take_away(request: Request) -> Response:
+    take_away(person_of(request), str((await form_of(request)).get("voice", "")))
+    return RedirectResponse("/speak", 303)
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------------------
+
+
+def _begun(request: Request, asked: Asked) -> Speech:
+    """A new speech that is being spoken. Raises Mistake."""
+    try:
+        speech = new_speech(person_of(request), asked)
+    except VoxcloneError:
+        raise Mistake("", "speak.disk_full_start") from None
+    try:
+        return _started(request, speech, None)
+    except Mistake:
+        speech.delete()
+        raise
+
+
+def _started(request: Request, speech: Speech, number: int | None) -> Speech:
+    """Queue the speaking of all that is missing, or of one sentence again. Raises Mistake."""
+    t, models = words_of(request), studio_of(request).models
+
+    def speaking(task: Task) -> dict[str, Any]:
+        def progress(done: int, total: int | None, what: str) -> None:
+            task.progress(done, total, t(f"speak.{what}"))
+
+        try:
+            if number is None:
+                work.speak(speech, models, progress)
+            else:
+                work.again(speech, number, models, progress)
+        except Mistake as mistake:
+            raise VoxcloneError(t(mistake.key, **mistake.values)) from mistake
+        with contextlib.suppress(OSError, VoxcloneError):  # else it is joined, or said why not, when it is looked at
+            sound.joined(speech, speech.sentences())
+        return {"speech": speech.id}
+
+    title = t("speak.task", text=excerpt(speech.asked().text))
+    try:
+        task = studio_of(request).tasks.start(person_of(request), KIND, title, speaking)
+        task.result = {"speech": speech.id}
+        speech.change_state(task=task.id, again=number)
+    except VoxcloneError:
+        raise Mistake("", "speak.disk_full_start") from None
+    return speech
+
+
+def _idle(request: Request) -> Speech:
+    """The speech that the address names. Raises Mistake: it is being spoken."""
+    speech = _asked_for(request)
+    task = task_of(speech, studio_of(request).tasks)
+    if task is not None and task.open:
+        raise Mistake("", "speak.busy")
+    return speech
+
+
+async def _unless_mistaken(request: Request, begin: Callable[[], Speech]) -> Response:
+    try:
+        return await run_in_threadpool(lambda: _shown(request, begin()))
+    except Mistake as mistake:
+        line = words_of(request)(mistake.key, **mistake.values)
+        if not _is_htmx(request):
+            return page(request, "error.html", status=422, line=line)
+        answer = part(request, "speak/mistake.html", status=422, line=line)
+        answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#speech-mistake", "outerHTML"
+        return answer
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = None) -> Response:
+    """A speech after something was done with it: its part of the page, or a way to its page."""
+    address = f"/speak/{speech.id}"
+    if not _is_htmx(request):
+        return RedirectResponse(address, 303)
+    view = view_of(speech, studio_of(request).tasks)
+    new = view.first_time
+    answer = _panel(request, view, begin=new, form=form if new else None)
+    answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#speech", "outerHTML"
+    answer.headers["hx-push-url"] = address
+    return answer
+
+
+def _panel(request: Request, view: View, *, begin: bool = False, form: Mapping[str, Any] | None = None) -> Response:
+    values = {"view": view, "first": 0, "rows": ROWS} if form is None else _values(request, view, form)
+    return part(request, "speak/panel.html", **values | {"begin": begin, "with_form": form is not None})
+
+
+def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the whole page needs."""
+    person, number = person_of(request), _number(request.query_params.get("page"), 1)
+    listed, pages = speeches(person, number)
+    shown = []
+    for speech in listed:
+        try:
+            shown.append(view_of(speech, studio_of(request).tasks, with_sound=False))
+        except VoxcloneError:  # damaged: it can be deleted
+            shown.append(speech)
+    return {
+        "view": view,
+        "begin": False,
+        "first": 0,
+        "with_form": False,
+        "given": {name: value for name, value in given.items() if isinstance(value, str)},
+        "voices": voices_of(person),
+        "spoken_languages": LANGUAGES,
+        "steps_offered": STEPS,
+        "files_group": FILES,
+        "rows": ROWS,
+        "history": [one for one in shown if isinstance(one, View)],
+        "damaged": [one for one in shown if not isinstance(one, View)],
+        "number": min(max(number, 1), pages),
+        "pages": pages,
+    }
+
+
+def _defaults(request: Request) -> dict[str, str]:
+    settings = person_of(request).settings()
+    chosen = request.query_params.get("voice", "")
+    voices = voices_of(person_of(request))
+    known = {voice.key: voice for voice in voices}
+    voice = known.get(chosen) or (voices[0] if voices else None)
+    language = (voice.language if voice else None) or settings.get("speak_language") or settings.get("language")
+    return {
+        "text": "",
+        "voice": voice.key if voice else "",
+        "language": language if language in LANGUAGES else "en",
+        "seed": "",
+        "steps": str(RELEASED),
+        "guidance": f"{GUIDANCE:g}",
+    }
+
+
+def _again_the_same(asked: Asked) -> dict[str, str]:
+    return {
+        "text": asked.text,
+        "voice": asked.voice,
+        "language": asked.language,
+        "seed": str(asked.seed),
+        "steps": str(asked.steps),
+        "guidance": f"{asked.guidance:g}",
+    }
+
+
+def _asked_for(request: Request) -> Speech:
+    return speech_of(person_of(request), request.path_params["speech"])
+
+
+def _view(request: Request) -> View:
+    return view_of(_asked_for(request), studio_of(request).tasks)
+
+
+def _address(speech: Speech, file: str) -> str:
+    return f"/speak/{speech.id}/takes/{file}"
+
+
+def _number(text: object, otherwise: int = 0) -> int:
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 10 else otherwise
+
+
+def _is_htmx(request: Request) -> bool:
+    return bool(request.headers.get("hx-request"))

@@ -19,7 +19,7 @@ RELEASED = 7
 GUIDANCE, MOST_GUIDANCE = CFG_ALPHA, 5.0
 MOST_LETTERS = 300_000  # about five hours of speech
 _MOST_SEED = 2**63
-_RANDOM = 1_000_000  # seeds that are drawn are short enough to be told to somebody
+_RANDOM = 1_000_000
 
 
 def wanted(person: Person, form: Mapping[str, object]) -> Asked:
@@ -63,9 +63,14 @@ def wanted(person: Person, form: Mapping[str, object]) -> Asked:
     )
 
 
+def random_seed() -> int:
+    """One that is short enough to be told to somebody."""
+    return secrets.randbelow(_RANDOM)
+
+
 def _seed(text: str) -> int:
     if not text:
-        return secrets.randbelow(_RANDOM)
+        return random_seed()
     if not (text.isascii() and text.isdecimal()) or len(text) > 19 or int(text) >= _MOST_SEED:
         raise Mistake("seed", "speak.bad_seed")
     return int(text)

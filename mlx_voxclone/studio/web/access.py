@@ -27,6 +27,7 @@ LIMITS = (  # bytes of a request, by its path
     (re.compile(r"/speak(/.*)?"), 8_000_000),
 )
 _AROUND = 50_000  # bytes of a form beside its content
+_LONGEST_RANGE = 200  # characters: of a longer one, no player's, much would have to be sorted
 CSP = (
     "default-src 'self'; media-src 'self' blob:; img-src 'self' data:; object-src 'none'; frame-ancestors 'none';"
     " base-uri 'none'; form-action 'self'"
@@ -203,6 +204,8 @@ class _Exchange:
     async def run(self) -> None:
         answer = None
         try:
+            if any(len(value) > _LONGEST_RANGE for value in _values(self._scope, b"range")):
+                self._scope["headers"] = [item for item in self._scope["headers"] if item[0] != b"range"]
             answer = await self._access.admit(self._scope)
             if answer is None:
                 self._check_size()

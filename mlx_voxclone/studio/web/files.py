@@ -10,7 +10,6 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 from mlx_voxclone.files.names import cut
@@ -27,7 +26,6 @@ SHOWN = {  # what is played or read in the page itself
 }
 DOWNLOAD = "application/octet-stream"
 _LONGEST_NAME = 120  # bytes of a download's name, before its ending
-_LONGEST_RANGE = 200  # characters of a Range header; a longer one is no player's
 _MOST_PARTS, _LONGEST_PATH = 16, 1000
 _NO_NAME = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*\u202a-\u202e\u2066-\u2069]+')
 
@@ -64,8 +62,8 @@ def safe_name(title: str, ending: str) -> str:
     return (cut(text, _LONGEST_NAME).strip(". ") or "voice") + ending
 
 
-def file_answer(request: Request, path: Path, download: str | None = None) -> Response:
-    """A file, whole or the range that was asked for.
+def file_answer(path: Path, download: str | None = None) -> Response:
+    """A file, whole or the ranges that are asked for.
 
     Args:
         path: see `found_within`.
@@ -83,6 +81,4 @@ def file_answer(request: Request, path: Path, download: str | None = None) -> Re
         raise Missing("there is no such file") from None
     if not stat.S_ISREG(facts.st_mode):
         raise Missing("there is no such file")
-    if len(request.headers.get("range", "")) > _LONGEST_RANGE:
-        request.scope["headers"] = [item for item in request.scope["headers"] if item[0] != b"range"]
     return FileResponse(path, media_type=media_type or DOWNLOAD, filename=download, stat_result=facts)

@@ -1,17 +1,19 @@
 """Pages and parts of pages, forms, and what a handler needs to know of its request."""
 
 import hmac
+from collections.abc import Callable
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from mlx_voxclone.report.look import player
+from mlx_voxclone.report.look import ENGLISH, icon, player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
@@ -103,6 +105,7 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
             person=person,
             current=project,
             steps=STEPS,
+            player=_player(t),
             **values,
         )
     )
@@ -119,9 +122,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.globals["player"] = lambda *arguments, **keywords: jinja2.utils.markupsafe.Markup(
-        player(*arguments, **keywords)
-    )
+    made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
@@ -140,6 +141,12 @@ def clock(seconds: float | None) -> str:
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:
     content = render(request, template, mistake, **values)
     return HTMLResponse(content, 422 if mistake and status == 200 else status)
+
+
+def _player(t: Words) -> Callable[..., Markup]:
+    """`player`, in the page's language."""
+    words = {key: t(f"player.{key}") for key in ENGLISH}
+    return lambda *arguments, **keywords: Markup(player(*arguments, words=words, **keywords))
 
 
 def _current(person: Person) -> Project | None:

@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.web.files import file_answer, found_within
 
-TYPES = {".wav": "audio/wav", ".flac": "audio/flac", ".mp3": "audio/mpeg", ".ogg": "audio/ogg"}
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
 def sound_response(path: Path, inside: Path, download: str | None = None) -> Response:
     """A sound in parts as a player asks for them.
 
     Args:
-        inside: folder that it must lie in, links followed.
+        inside: folder that it must lie in, itself and not by a link.
         download: name to save it under; None: to be played.
 
     Raises:
         Missing: no such sound there.
     """
-    found = path.resolve()
-    if not found.is_file() or not found.is_relative_to(inside.resolve()) or found.suffix.lower() not in TYPES:
+    if path.suffix.lower() not in SUFFIXES or not path.is_relative_to(inside):
         raise Missing("there is no such sound")
-    return FileResponse(found, media_type=TYPES[found.suffix.lower()], filename=download)
+    return file_answer(found_within(inside, path.relative_to(inside).as_posix()), download)
