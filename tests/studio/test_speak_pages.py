@@ -151,6 +151,7 @@ def test_a_mistake_stands_beside_its_field_and_the_last_result_stays(browser, ga
     assert re.search(r'name="seed"[^>]*aria-describedby="seed-mistake" aria-invalid="true"', answer.text)
     assert "<details open>" in answer.text
     assert TEXT in answer.text
+    assert browser.submit("/speak").status_code == 422  # nothing at all
     whole = browser.submit("/speak", FORM | {"text": ""})
     assert whole.status_code == 422
     assert "Write something to be spoken." in whole.text

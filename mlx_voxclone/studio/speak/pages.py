@@ -27,6 +27,7 @@ from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio
 from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "speak"
+_FIELDS = ("text", "voice", "language", "seed", "steps", "guidance")
 _AT_ONCE = 4  # sentences that a listener is told of at once
 
 
@@ -312,7 +313,7 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "begin": False,
         "first": 0,
         "with_form": False,
-        "given": {name: value for name, value in given.items() if isinstance(value, str)},
+        "given": dict.fromkeys(_FIELDS, "") | {k: value for k, value in given.items() if isinstance(value, str)},
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
         "steps_offered": STEPS,
