@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from mlx_voxclone.report.look import ENGLISH, player
+from mlx_voxclone.report.look import ENGLISH, icon, player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
@@ -122,6 +122,7 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
