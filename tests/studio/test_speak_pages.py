@@ -15,6 +15,7 @@ from mlx_voxclone.speech.narration import Spoken
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.speak import pages, work
 from mlx_voxclone.studio.speak.history import Speech, speeches
+from mlx_voxclone.studio.speak.view import view_of
 from mlx_voxclone.studio.tasks import Tasks
 
 TEXT = (
@@ -125,6 +126,25 @@ def test_cancelled_it_says_so_and_keeps_what_was_spoken(browser, gate):
     assert browser.submit(f"{address}/go-on").status_code == 303
     assert until(lambda: state(browser, address) == "done")
     assert heard(browser, address) == [3, 4, 5]
+
+
+def test_a_task_that_ends_while_it_is_looked_at_is_shown_open_or_with_its_sound(browser, gate, me, studio, monkeypatch):
+    address = browser.submit("/speak", FORM).headers["location"]
+    gate.let(1)
+    assert until(lambda: "Sentences spoken: 1 of 3" in browser.get(address).text)
+    speech, (task,) = Speech(me, address.rpartition("/")[2]), studio.tasks.list(me)
+    sentences = Speech.sentences
+
+    def late(self):
+        task.cancel()
+        until(lambda: not task.open)
+        return sentences(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Speech, "sentences", late)
+        view = view_of(speech, studio.tasks)
+    assert (view.open, view.sound is None) in ((True, True), (False, False))
+    assert view_of(speech, studio.tasks).sound is not None
 
 
 def test_the_second_waits_and_is_cancelled_at_once(browser, gate, studio, me):

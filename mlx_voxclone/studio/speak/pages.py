@@ -301,6 +301,7 @@ def _panel(request: Request, view: View, *, begin: bool = False, form: Mapping[s
 def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the whole page needs."""
     person, number = person_of(request), _number(request.query_params.get("page"), 1)
+    usual = {"seed": "", "steps": str(RELEASED), "guidance": f"{GUIDANCE:g}"}
     listed, pages = speeches(person, number)
     shown = []
     for speech in listed:
@@ -314,6 +315,7 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "first": 0,
         "with_form": False,
         "given": dict.fromkeys(_FIELDS, "") | {k: value for k, value in given.items() if isinstance(value, str)},
+        "unusual": any(given.get(name, value) != value for name, value in usual.items()),
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
         "steps_offered": STEPS,
