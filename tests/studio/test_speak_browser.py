@@ -50,6 +50,7 @@ def test_two_sentences_are_heard_said_again_and_saved(address, open_page):
     page.wait_for_function("() => document.querySelector('speech-stream').paused", timeout=SECONDS)
     assert page.evaluate("document.querySelector('speech-stream').currentTime") > 4  # all of it, without the player
     assert shifts(page) < 0.1
+    assert page.locator("#speech-history li").count() == 1
     assert play(page, "Everything, spoken by " + page.locator("#speak-voice option:checked").inner_text()) > 0
 
     before = page.locator(".player-time").inner_text()

@@ -92,6 +92,7 @@ def test_a_text_is_spoken_and_heard_while_it_is_spoken(browser, gate):
     assert answer.headers["hx-retarget"] == "#speech"
     assert "data-begin" in answer.text
     assert f">{TEXT}</textarea>" in answer.text  # the form stays as it was, without a mistake
+    assert f'href="{address}"' in answer.text  # in the history
     assert browser.get(f"{address}/stream?from=0").json() == {"sentences": [], "open": True, "total": 3}
 
     gate.let(1)
