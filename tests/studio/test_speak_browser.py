@@ -87,6 +87,13 @@ def test_heard_while_later_sentences_are_spoken_in_two_tabs_and_cancelled(addres
         assert tab.locator("#speech").get_attribute("data-state") == "running"
         tab.get_by_role("button", name="Listen").click()
         tab.wait_for_function(PLAYS, timeout=SECONDS)
+    page.get_by_role("link", name="Hear sentence 1").click()  # one sound at a time
+    assert page.evaluate("document.querySelector('speech-stream').paused")
+    heard = page.evaluate("document.querySelector('speech-stream').currentTime")
+    page.get_by_role("button", name="Listen").click()
+    page.wait_for_function(
+        "heard => document.querySelector('speech-stream')?.currentTime > heard + 0.2", arg=heard, timeout=SECONDS
+    )
     assert page.locator("#speech").get_attribute("data-state") == "running"
     page.get_by_role("button", name="Cancel").click()
     for tab in (page, second):

@@ -13,7 +13,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.miniature.micro import SPEAKING_FILES
 from mlx_voxclone.speech.narration import Spoken
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.speak import pages, work
+from mlx_voxclone.studio.speak import pages, view, work
 from mlx_voxclone.studio.speak.history import Speech, speeches
 from mlx_voxclone.studio.speak.view import view_of
 from mlx_voxclone.studio.tasks import Tasks
@@ -143,8 +143,8 @@ def test_a_task_that_ends_while_it_is_looked_at_is_shown_open_or_with_its_sound(
 
     with monkeypatch.context() as patch:
         patch.setattr(Speech, "sentences", late)
-        view = view_of(speech, studio.tasks)
-    assert (view.open, view.sound is None) in ((True, True), (False, False))
+        seen = view_of(speech, studio.tasks)
+    assert (seen.open, seen.sound is None) in ((True, True), (False, False))
     assert view_of(speech, studio.tasks).sound is not None
 
 
@@ -196,6 +196,21 @@ def test_a_sentence_is_said_again_and_taken_back(browser, gate):
     for data in ({"sentence": "9", "take": "0"}, {"sentence": "1", "take": "7"}, {"sentence": "x"}, {}):
         assert browser.submit(f"{address}/use", data).status_code == 404, data
     assert browser.submit(f"{address}/again", {"sentence": "9"}).status_code == 404
+
+
+def test_a_sentence_whose_sound_is_gone_is_said_again(browser, gate, me, monkeypatch):
+    address = spoken(browser, gate)
+    folder = me.folder / "speech" / address.rpartition("/")[2]
+    (folder / "takes" / "0001-0.wav").write_bytes(b"RIFF")
+    (folder / "speech.wav").unlink()
+    assert "The sound of a sentence is gone or damaged." in browser.get(address).text
+    assert browser.get(f"{address}/sound.wav").status_code == 422
+    for sentence in ("0", "1"):
+        assert browser.submit(f"{address}/again", {"sentence": sentence}).status_code == 303
+        assert until(lambda: "aria-busy" not in browser.get(address).text)
+    assert heard(browser, address) == [4, 5, 5]
+    monkeypatch.setattr(view, "joined", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert "The disk is full, so the sentences could not be joined." in browser.get(address).text
 
 
 def test_while_it_speaks_nothing_else_is_begun_with_it(browser, gate):

@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.speak.history import Asked, Sentence, Speech, seconds_of
 from mlx_voxclone.studio.speak.sound import Joined, joined
 from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
 
 ROWS = 50  # sentences that are shown at once
+FULL, LOST = "sound_full", "sound_lost"
 _EXCERPT = 90  # letters
 
 
@@ -26,7 +27,7 @@ class View:
         task: what speaks or has spoken last; None: it is known no more. ahead: tasks before it.
         again: number of the sentence that is spoken again.
         sound: all that was spoken; None: nothing, or it is only being spoken.
-        trouble: one line, of sound that could not be joined.
+        trouble: why the sound could not be joined: "sound_full" (the disk), "sound_lost" (a sentence); or empty.
     """
 
     speech: Speech
@@ -109,8 +110,10 @@ def view_of(speech: Speech, tasks: Tasks, *, with_sound: bool = True) -> View:
     if with_sound and not (is_open and again is None):
         try:
             sound = joined(speech, sentences)
-        except (OSError, VoxcloneError) as e:
-            trouble = str(e)
+        except (OSError, CheckpointError):
+            trouble = FULL
+        except DataError:
+            trouble = LOST
     return View(speech, state, asked, sentences, task, ahead, again, sound, trouble)
 
 

@@ -147,7 +147,10 @@ def _memory(speech: Speech, others: Sequence[Sentence], numbers: Sequence[int]) 
     for one in nearest:
         if one.take is None or one.take.doubt is not None:
             continue
-        samples = read_audio(speech.takes / one.take.file)
+        try:
+            samples = read_audio(speech.takes / one.take.file)
+        except DataError:  # gone: others tell as much
+            continue
         found = frame_levels([samples], SAMPLE_RATE)
         mask = speech_mask(found)
         if mask.any():
