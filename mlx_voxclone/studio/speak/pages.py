@@ -293,13 +293,20 @@ def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = No
 
 
 def _panel(request: Request, view: View, *, begin: bool = False, form: Mapping[str, Any] | None = None) -> Response:
-    values = {"view": view, "first": 0, "rows": ROWS} if form is None else _values(request, view, form)
-    return part(request, "speak/panel.html", **values | {"begin": begin, "with_form": form is not None})
+    """The part of the page that shows a speech; with the history where that has changed, and the form after it was
+    taken."""
+    on_first_page = "page=" not in request.headers.get("hx-current-url", "")
+    with_history = on_first_page and (form is not None or not view.open)
+    values: dict[str, Any] = {"view": view, "first": 0, "rows": ROWS, "with_form": form is not None}
+    if form is not None or with_history:
+        values = _values(request, view, form or {}) | values
+    return part(request, "speak/panel.html", **values | {"begin": begin, "with_history": with_history})
 
 
 def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the whole page needs."""
     person, number = person_of(request), _number(request.query_params.get("page"), 1)
+    usual = {"seed": "", "steps": str(RELEASED), "guidance": f"{GUIDANCE:g}"}
     listed, pages = speeches(person, number)
     shown = []
     for speech in listed:
@@ -312,7 +319,9 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "begin": False,
         "first": 0,
         "with_form": False,
+        "with_history": False,
         "given": _defaults(request) | {name: value for name, value in given.items() if isinstance(value, str)},
+        "unusual": any(given.get(name, value) != value for name, value in usual.items()),
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
         "steps_offered": STEPS,
