@@ -28,14 +28,14 @@ from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.texts import damage, words
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Mistake
-from mlx_voxclone.studio.record.checks import check
+from mlx_voxclone.studio.record.checks import check, wave
 from mlx_voxclone.studio.record.consent import require
 from mlx_voxclone.studio.record.shelf import Shelf, lock
 from mlx_voxclone.studio.record.takes import LONGEST_TEXT, sayable
 
 TEXTS, LISTS = (".txt",), (".csv", ".tsv", ".psv", ".list", ".lst", ".jsonl")
 ACCEPTED = (*sorted(AUDIO_SUFFIXES), *TEXTS, *LISTS)
-LARGEST_FILE = 4 << 30  # bytes: what a WAV holds
+LARGEST_FILE = 2_000_000_000  # bytes: three hours of the largest WAV that microphones make
 LARGEST_LIST = 32 << 20
 LONGEST_SECONDS = 6 * 3600.0
 _WAITING = "texts.json"  # of recordings that have not come yet, by name
@@ -164,6 +164,7 @@ class Uploads:
             "check": found.content() if found else None,
             "print": heard.tolist(),
             "like": other,
+            "peaks": wave(source, info.seconds),
         }
         with source.open("rb") as file:
             id = self.shelf.add(notes, lambda target: shutil.copyfileobj(file, target, 1 << 20), suffix)

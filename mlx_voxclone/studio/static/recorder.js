@@ -153,7 +153,7 @@ async function send(take) {
   button.disabled = true;
   say("sending");
   try {
-    const address = `/voices/${said.voice}/takes?slot=${encodeURIComponent(take.slot)}`;
+    const address = `/voices/${said.voice}/record/takes?slot=${encodeURIComponent(take.slot)}`;
     const headers = { "x-csrf": csrf(), "content-type": "audio/wav", "hx-request": "true" };
     const answer = await fetch(address, { method: "POST", headers, body: take.sound });
     const text = await answer.text();
