@@ -23,7 +23,7 @@ from mlx_voxclone.studio.web.tokens import ME, Tokens
 FORM_LIMIT = 200_000  # bytes of a form without files
 LIMITS = (  # bytes of a request, by its path
     (re.compile(r"/voices/[^/]+/record(/.*)?"), 2_000_000_000),
-    (re.compile(r"/voices/import"), 40_000_000),
+    (re.compile(r"/voices/import|/speak/voices"), 40_000_000),
     (re.compile(r"/speak(/.*)?"), 8_000_000),
 )
 _AROUND = 50_000  # bytes of a form beside its content
