@@ -27,7 +27,6 @@ from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio
 from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "speak"
-_FIELDS = ("text", "voice", "language", "seed", "steps", "guidance")
 _AT_ONCE = 4  # sentences that a listener is told of at once
 
 
@@ -324,7 +323,7 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "first": 0,
         "with_form": False,
         "with_history": False,
-        "given": dict.fromkeys(_FIELDS, "") | {k: value for k, value in given.items() if isinstance(value, str)},
+        "given": _defaults(request) | {name: value for name, value in given.items() if isinstance(value, str)},
         "unusual": any(given.get(name, value) != value for name, value in usual.items()),
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
