@@ -16,7 +16,7 @@ pytest_plugins = ["browser"]
 pytestmark = pytest.mark.slow
 SECONDS = 300_000  # of patience, in ms: the miniature speaks, on a machine that may be busy
 TWO = "papa mino lesu tara koni sewu. lesu mino papa tara koni sewu."
-MANY = " ".join([TWO] * 10)
+MANY = " ".join([TWO] * 30)
 PLAYS = "() => document.querySelector('speech-stream')?.currentTime > 0.2"
 
 

@@ -1,5 +1,6 @@
 """The page of the step "Speak": forms, what is answered while it speaks, downloads; nothing is computed."""
 
+import html
 import io
 import re
 import threading
@@ -153,6 +154,8 @@ def test_the_second_waits_and_is_cancelled_at_once(browser, gate, studio, me):
     second = browser.submit("/speak", FORM).headers["location"]
     assert "Waits for its turn. Before it: 1." in browser.get(second).text
     assert browser.get("/tasks").text.count("Speaking: papa") >= 2
+    assert until(lambda: state(browser, first) == "running")
+    assert f'data-speech="{first.rpartition("/")[2]}"' in browser.get("/speak").text
     answer = browser.submit(f"{second}/cancel", headers=HTMX)
     assert 'data-state="cancelled"' in answer.text
     assert state(browser, first) == "running"
@@ -233,6 +236,15 @@ def test_the_same_again_and_with_another_seed(browser, gate, me):
     assert {one.text for one in asked} == {TEXT}
     assert 'name="seed" inputmode="numeric" autocomplete="off" value="3"' in browser.get(address).text
     assert until(lambda: state(browser, other) == "done")
+
+
+def test_voice_and_language_are_remembered(browser, gate):
+    assert 'value="model:tenor" selected' not in browser.get("/speak").text
+    spoken(browser, gate, voice="model:tenor", language="nl")
+    text = browser.get("/speak").text
+    assert 'value="model:tenor" selected' in text
+    assert 'value="nl" selected' in text
+    assert 'value="model:bass" selected' in browser.get("/speak?voice=model:bass").text
 
 
 def test_downloads(browser, gate):
@@ -326,6 +338,8 @@ def test_a_voice_is_brought_and_taken_away(browser, gate, me):
     assert bad.status_code == 422
     assert "A voice ends in .safetensors or .pt." in bad.text
     assert browser.submit("/speak/voices").status_code == 422
+    large = browser.submit("/speak/voices", files={"file": ("a.pt", bytes(33 << 20))}, headers=HTMX)
+    assert "A voice's file has up to 32 MB." in html.unescape(large.text)
     assert "files:my-alto.pt" in browser.get("/speak").text
     assert browser.submit("/speak/voices/delete", {"voice": "files:my-alto.pt"}).status_code == 303
     assert "files:my-alto.pt" not in browser.get("/speak").text

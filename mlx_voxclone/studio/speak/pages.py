@@ -57,7 +57,7 @@ def _page(request: Request) -> Response:
     """The form, what is spoken now, the history."""
     tasks = studio_of(request).tasks.list(person_of(request), kind=KIND)
     view = None
-    for task in tasks:
+    for task in sorted(tasks, key=lambda task: task.state != "running"):  # before those that wait for it
         speech = Speech(person_of(request), str(task.result.get("speech", "")))
         if task.open and speech.there:
             view = view_of(speech, studio_of(request).tasks)
@@ -220,10 +220,13 @@ def _begun(request: Request, asked: Asked) -> Speech:
     except VoxcloneError:
         raise Mistake("", "speak.disk_full_start") from None
     try:
-        return _started(request, speech, None)
+        _started(request, speech, None)
     except Mistake:
         speech.delete()
         raise
+    with contextlib.suppress(VoxcloneError):  # it would only be remembered
+        person_of(request).change_settings(speak_voice=asked.voice, speak_language=asked.language)
+    return speech
 
 
 def _started(request: Request, speech: Speech, number: int | None) -> Speech:
@@ -335,8 +338,9 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
 
 
 def _defaults(request: Request) -> dict[str, str]:
+    """An empty form: with the voice and the language that were used last."""
     settings = person_of(request).settings()
-    chosen = request.query_params.get("voice", "")
+    chosen = request.query_params.get("voice") or settings.get("speak_voice")
     voices = voices_of(person_of(request))
     known = {voice.key: voice for voice in voices}
     voice = known.get(chosen) or (voices[0] if voices else None)
