@@ -27,11 +27,11 @@ def voice(browser, me):
 
 @pytest.fixture
 def at(voice):
-    return f"/voices/{voice.id}"
+    return f"/voices/{voice.id}/record"
 
 
 def take(browser, at, sound, slot=None, csrf=True):
-    slot = slot or re.search(r'data-slot="([^"]+)"', browser.get(f"{at}/record").text)[1]
+    slot = slot or re.search(r'data-slot="([^"]+)"', browser.get(f"{at}").text)[1]
     headers = {"x-csrf": browser.csrf()} if csrf else {}
     return browser.post(f"{at}/takes", params={"slot": slot}, content=sound, headers=headers)
 
@@ -42,7 +42,7 @@ def upload(browser, at, name, content):
 
 
 def sentence(browser, at) -> str:
-    return re.search(r'class="prompt"[^>]*>([^<]+)<', browser.get(f"{at}/record").text)[1]
+    return re.search(r'class="prompt"[^>]*>([^<]+)<', browser.get(f"{at}").text)[1]
 
 
 # A new voice
@@ -80,8 +80,8 @@ def test_a_mistake_stays_beside_its_field_and_what_was_typed_stays_too(browser, 
 
 def test_a_voice_without_consent_asks_for_it_first(browser, me):
     project = me.new_project("Old", "de")
-    at = f"/voices/{project.id}"
-    assert 'name="agreed"' in browser.get(f"{at}/record").text
+    at = f"/voices/{project.id}/record"
+    assert 'name="agreed"' in browser.get(f"{at}").text
     assert browser.get(f"{at}/files", follow_redirects=False).status_code == 303
     sound = wav(spoken("papa mino lesu."))
     assert take(browser, at, sound, "de-001").status_code == 422
@@ -90,7 +90,7 @@ def test_a_voice_without_consent_asks_for_it_first(browser, me):
     assert not Shelf(project.uploads).ids()
     assert browser.submit(f"{at}/consent", {**AGREED, "who": ""}).status_code == 422
     assert browser.submit(f"{at}/consent", AGREED).status_code == 303
-    assert 'id="sentence"' in browser.get(f"{at}/record").text
+    assert 'id="sentence"' in browser.get(f"{at}").text
     assert take(browser, at, sound, "de-001").status_code == 200
 
 
@@ -105,7 +105,7 @@ def test_every_language_has_its_page(browser, me, language, code):
         f'lang="{"und" if language == SYLLABLES else language}" dir="{"rtl" if language == "ar" else "ltr"}"'
         in answer.text
     )
-    assert browser.get(f"/voices/{project.id}/files", headers={"accept-language": code}).status_code == 200
+    assert browser.get(f"/voices/{project.id}/record/files", headers={"accept-language": code}).status_code == 200
 
 
 # Takes
@@ -123,7 +123,7 @@ def test_a_take_is_answered_with_the_next_sentence(browser, voice, at):
     (made,) = Takes(voice).all()
     sound = browser.get(f"{at}/sounds/takes/{made.id}", headers={"range": "bytes=0-3"})
     assert (sound.status_code, sound.content) == (206, b"RIFF")
-    assert f"/sounds/takes/{made.id}" in browser.get(f"{at}/record").text
+    assert f"/sounds/takes/{made.id}" in browser.get(f"{at}").text
 
 
 def test_a_bad_take_keeps_its_sentence(browser, at):
@@ -150,7 +150,7 @@ def test_a_take_is_corrected_recorded_again_and_deleted(browser, voice, at):
     assert (saved.status_code, Takes(voice).take(made.id).text) == (200, "papa mino")
     wrong = browser.submit(f"{at}/takes/{made.id}/text", {"text": " "}, headers={"hx-request": "true"})
     assert (wrong.status_code, Takes(voice).take(made.id).text) == (422, "papa mino")
-    again = browser.get(f"{at}/record", params={"slot": made.slot}).text
+    again = browser.get(f"{at}", params={"slot": made.slot}).text
     assert f'data-slot="{made.slot}"' in again
     take(browser, at, wav(spoken(first, 1)), made.slot)
     assert [one.used for one in Takes(voice).all()] == [False, True]
@@ -175,8 +175,8 @@ def test_skipping_and_own_texts(browser, voice, at):
 
 def test_nobody_else_sees_a_voice(browser, studio, at, voice):
     other = studio.home.person("ben").new_project("Ben", "de")
-    for address in ("record", "files", "sounds/takes/0001-1234"):
-        assert browser.get(f"/voices/{other.id}/{address}").status_code == 404
+    for address in ("", "/files", "/sounds/takes/0001-1234"):
+        assert browser.get(f"/voices/{other.id}/record{address}").status_code == 404
     for address in ("../../voice", "%2e%2e%2fvoice", "0001-0000", "plan"):
         assert browser.get(f"{at}/sounds/takes/{address}").status_code == 404
     assert browser.get(f"{at}/sounds/listening/0001-0000").status_code == 404

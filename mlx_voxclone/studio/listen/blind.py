@@ -12,7 +12,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.alike import WHAT, copied, made_alike
-from mlx_voxclone.studio.listen.comparison import Progress
 from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import Heard, Sentence, Variant
 from mlx_voxclone.studio.mistakes import Missing, Mistake
@@ -90,7 +89,7 @@ def make(
     first: Variant,
     second: Variant,
     listening: Path,
-    progress: Progress,
+    progress: Callable[[int, int], object],
     *,
     seed: int | None = None,
     language: str | None = None,
@@ -100,7 +99,7 @@ def make(
 
     Args:
         listening: the project's folder.
-        progress: called with the sentences spoken, how many there are, and nothing that tells which.
+        progress: called with the sentences spoken and how many there are; what it raises ends the work.
         seed: of the order; None: drawn.
 
     Raises:

@@ -134,6 +134,7 @@ def _read(request: Request, project: Project, form: Any) -> dict[str, Any]:
         "test": test,
         "slots": SLOTS,
         "trouble": trouble,
+        "has_report": (project.run / "report" / "index.html").is_file(),
         "task": _task(request, project, KIND),
         "report": _task(request, project, REPORT),
     }

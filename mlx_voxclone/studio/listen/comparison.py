@@ -27,13 +27,14 @@ from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE = "compared", "comparison.json"
 _KEPT = 12  # comparisons
+FRAME_SECONDS = 0.08
 MOST_SEED = 2**53 - 1  # the largest number that a browser keeps exact
 
 
 class Progress(Protocol):
-    """As `tasks.Task.progress`: what it raises ends the work."""
+    """As `tasks.Task.progress`, with the seconds spoken of what is being said: what it raises ends the work."""
 
-    def __call__(self, done: int, total: int | None, what: str = "") -> None: ...
+    def __call__(self, done: int, total: int | None, what: str = "", seconds: float = 0.0) -> None: ...
 
 
 def text_to_say(text: object, language: str | None) -> str:
@@ -70,7 +71,8 @@ def compare(
     Args:
         sentence: a held-out one, or another text (then there is no original).
         listening: the project's folder.
-        progress: called with the variants done, how many there are, and the name of the one being spoken.
+        progress: called with the variants done, how many there are, the name of the one being spoken, and its seconds
+            so far.
 
     Raises:
         VoxcloneError: see `Bench.say`; nothing is kept then.
@@ -100,7 +102,7 @@ def compare(
 
 
 def _told(progress: Progress, done: int, total: int, name: str) -> Callable[[int], object]:
-    return lambda frames: progress(done, total, name)
+    return lambda frames: progress(done, total, name, frames * FRAME_SECONDS)
 
 
 def _take(folder: Path, variant: Variant, samples: np.ndarray, ended: bool, axes: dict[str, float]) -> dict[str, Any]:

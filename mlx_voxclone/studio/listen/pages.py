@@ -73,8 +73,10 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
     seed, t, models = seed_of(form.get("seed")), words_of(request), studio_of(request).models
 
     def work(task: Task) -> dict[str, str]:
-        def progress(done: int, total: int | None, what: str = "") -> None:
-            task.progress(done, total, t(f"listen.name.{what}") if what in NAMES else t("listen.task.plots"))
+        def progress(done: int, total: int | None, what: str = "", seconds: float = 0.0) -> None:
+            name = t(f"listen.name.{what}") if what in NAMES else t("listen.task.plots")
+            told = t("listen.task.said", name=name, seconds=f"{seconds:.0f}") if seconds else name
+            task.progress(done, total, told)
 
         place = project.listening
         return {"comparison": compare(Bench(models), variants, sentence, seed, place, progress, language)}

@@ -9,7 +9,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -122,20 +121,12 @@ def heard(run_dir: Path) -> Heard | None:
     Raises:
         VoxcloneError: a run that is damaged.
     """
-    try:
-        stamp = (run_dir / SUMMARY).stat().st_mtime_ns
-    except OSError:
+    if not (run_dir / SUMMARY).is_file():
         return None
-    return _heard(run_dir, stamp)
-
-
-@lru_cache(maxsize=16)
-def _heard(run_dir: Path, stamp: int) -> Heard | None:
     run = Run(run_dir)
-    config = run.config
-    if config.task != "clone":
+    if run.config.task != "clone":
         return None
-    data = _data(config, run_dir)
+    data = _data(run.config, run_dir)
     sentences = tuple(Sentence(clip.text, clip) for clip in (data.heldout if data else ()) if clip.text)
     language = next((one.clip.language for one in sentences if one.clip.language), None)
     return Heard(run_dir, sentences, tuple(_variants(run, data, bool(sentences))), language)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY, signal_to_noise
 from mlx_voxclone.audio.segment import FRAME_SECONDS, speech_level
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, Usable, usable
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.report.look import peaks
 
 GOOD, FAIR, BAD = "good", "fair", "bad"
 _QUIET = -40.0  # dB of full scale, of speech: the voice would be learnt as soft as it was recorded
@@ -24,6 +26,7 @@ _CLIPPED = 0.0005  # share of samples that somebody hears; beyond the options' `
 _EDGE = 0.03  # seconds from the end of a recording in which a word is likely cut
 _FASTEST = 30.0  # letters a second: 25 are fast
 _SLOWEST, _SLACK = 3.0, 4.0  # letters a second, and seconds besides, for pauses within
+_LONGEST_DRAWN = 120.0  # seconds
 _OPTIONS = PrepareOptions(speech_detector="levels")  # as training prepares; nothing is loaded for it
 # Reasons of `ingest.usable` that the page has sentences for; all others are a file that cannot be read.
 _REASONS = {
@@ -105,6 +108,14 @@ def check(path: Path, text: str | None = None, *, whole: bool = True) -> tuple[C
         quality.reverberation,
         quality.sample_rate,
     ), found.scan.words
+
+
+def wave(path: Path, seconds: float) -> list[float]:
+    """The waveform of a recording as it is drawn; empty for one that cannot be read or is long."""
+    try:
+        return peaks(read_audio(path)) if seconds <= _LONGEST_DRAWN else []
+    except AudioError:
+        return []
 
 
 def _lengths(found: Usable, text: str | None, whole: bool) -> list[Finding]:

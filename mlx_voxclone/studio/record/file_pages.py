@@ -32,12 +32,13 @@ from mlx_voxclone.studio.web.pages import (
 
 PREPARE, FETCH = "prepare", "download"  # kinds of tasks
 _MOST_FILES = 200  # of a form without JavaScript
-_LARGEST_FORM = 2 << 30  # bytes of one
-_LONGEST_NAME = 1000  # bytes of a file's name in a header
+_LARGEST_FORM = 2_000_000_000  # bytes of one
+_LONGEST_NAME = 1000  # characters of a file's name in an address
+_UNKNOWN = dict.fromkeys(("text", "text_by", "long", "cut", "check", "like", "heard")) | {"name": "?", "seconds": 0.0}
 
 
 def routes() -> list[Route]:
-    at = "/voices/{project}"
+    at = "/voices/{project}/record"
     return [
         Route(f"{at}/files", _files),
         Route(f"{at}/files", _upload, methods=["POST"]),
@@ -125,7 +126,7 @@ async def _text(request: Request) -> Response:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     if request.headers.get("hx-request"):
         return part(request, "record/saved.html", check=shelf.notes(id).get("check"), **values(request, project))
-    return RedirectResponse(f"/voices/{project.id}/files#file-{id}", 303)
+    return RedirectResponse(f"/voices/{project.id}/record/files#file-{id}", 303)
 
 
 async def _delete(request: Request) -> Response:
@@ -135,7 +136,7 @@ async def _delete(request: Request) -> Response:
     await run_in_threadpool(Uploads(project).remove if shelf.folder == project.uploads else shelf.remove, id)
     if request.headers.get("hx-request"):
         return part(request, "record/file_list.html", **await _shown(request, project))
-    return RedirectResponse(f"/voices/{project.id}/files", 303)
+    return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
 def _brought(request: Request, project: Project) -> Shelf:
@@ -152,7 +153,7 @@ async def _cut(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
     _begin_cutting(request, project)
-    return RedirectResponse(f"/voices/{project.id}/files", 303)
+    return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
 def _begin_cutting(request: Request, project: Project) -> None:
@@ -189,7 +190,7 @@ async def _make_texts(request: Request) -> Response:
             begin()
         else:
             tasks.start(person, FETCH, t("record.files.fetch_task"), fetch, project=project, lane="files")
-    return RedirectResponse(f"/voices/{project.id}/files", 303)
+    return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
 def _tasks(request: Request, project: Project) -> list[Task]:
@@ -207,13 +208,13 @@ async def _shown(
     def read() -> dict[str, Any]:
         clips: dict[str, list[tuple[str, dict[str, Any]]]] = {}
         for id, notes in Shelf(project.clips).items():
-            clips.setdefault(str(notes.get("upload")), []).append((id, notes))
+            clips.setdefault(str(notes.get("upload")), []).append((id, {**_UNKNOWN, **notes}))
         chapters, silent = long.unheard(project)
         whisper = long.whisper_of(person_of(request))
         language = project.info().get("language")
         return {
             **values(request, project),
-            "files": Uploads(project).shelf.items()[::-1],
+            "files": [(id, {**_UNKNOWN, **notes}) for id, notes in Shelf(project.uploads).items()[::-1]],
             "clips": clips,
             "waiting": Uploads(project).waiting(),
             "tasks": [task for number, task in enumerate(tasks) if task.open or number == 0],

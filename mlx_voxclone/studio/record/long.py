@@ -20,7 +20,7 @@ from mlx_voxclone.data.transcribe import PACKAGE, Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.studio.home import Person, Project
-from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check
+from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check, wave
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
 from mlx_voxclone.studio.tasks import Task
@@ -197,7 +197,9 @@ def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], t
         found, _ = check(sound, text)
         own = {"upload": id, "name": f"{name} {number}", "start": written.start, "seconds": found.seconds}
         by = {"text": text, "text_by": "file" if text else None}
-        clips.keep_notes(stem, {**own, **by, "suffix": sound.suffix, "check": found.content()})
+        clips.keep_notes(
+            stem, {**own, **by, "suffix": sound.suffix, "check": found.content(), "peaks": wave(sound, found.seconds)}
+        )
     uploads.change(id, cut=len(plan.pieces))
     return len(plan.pieces)
 

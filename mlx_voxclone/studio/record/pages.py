@@ -21,11 +21,11 @@ from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, pag
 
 
 def routes() -> list[Route]:
-    at = "/voices/{project}"
+    at = "/voices/{project}/record"
     return [
         Route("/voices/new", _new),
         Route("/voices/new", _begin, methods=["POST"]),
-        Route(f"{at}/record", _record),
+        Route(at, _record),
         Route(f"{at}/consent", _consent, methods=["POST"]),
         Route(f"{at}/takes", _take, methods=["POST"]),
         Route(f"{at}/takes/{{take}}/text", _text, methods=["POST"]),
@@ -94,7 +94,6 @@ def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
 
 async def _record(request: Request) -> Response:
     project = project_of(request)
-    person_of(request).change_settings(voice=project.id)
     if not project.info().get("consent"):
         return page(request, "record/consent.html", given=_given(FormData()), **values(request, project))
     return page(request, "record/takes.html", **await _desk(request, project))

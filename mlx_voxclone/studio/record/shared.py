@@ -11,12 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlx_voxclone.audio.io import read_audio
-from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.process import temporaries
-from mlx_voxclone.report.look import peaks, player
+from mlx_voxclone.report.look import player
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check
@@ -28,7 +26,6 @@ from mlx_voxclone.studio.web.sounds import sound_response
 
 SHELVES = ("takes", "uploads", "clips")
 _PLAYER = ("play", "pause", "seek", "position", "failed")
-_LONGEST_DRAWN = 600.0  # seconds; of longer sounds no waveform is drawn
 _SPARE = 64 << 20  # bytes of the disk that stay free
 
 
@@ -63,27 +60,18 @@ def findings(t: Words, check: Check | dict[str, Any] | None) -> list[str]:
 
 
 def sound(t: Words, project: Project, shelf: str, id: str, label: str, seconds: float) -> markupsafe.Markup:
-    """A player of one sound, with its waveform, which is computed once."""
+    """A player of one sound, with its waveform."""
     words = {key: t(f"record.player.{key}") for key in _PLAYER}
-    src = f"/voices/{project.id}/sounds/{shelf}/{id}"
-    return markupsafe.Markup(player(src, label, wave(shelf_of(project, shelf), id, seconds), seconds, words=words))
-
-
-def wave(shelf: Shelf, id: str, seconds: float) -> list[float]:
-    """The waveform of an item, from its notes, where it is kept once it is known."""
-    notes = shelf.notes(id)
-    if "peaks" not in notes:
-        try:
-            found = peaks(read_audio(shelf.sound(id))) if seconds <= _LONGEST_DRAWN else []
-        except AudioError:
-            found = []
-        notes = shelf.change(id, peaks=found)
-    return notes["peaks"]
+    src = f"/voices/{project.id}/record/sounds/{shelf}/{id}"
+    drawn = shelf_of(project, shelf).notes(id).get("peaks") or ()
+    return markupsafe.Markup(player(src, label, drawn, seconds, words=words))
 
 
 def serve_sound(project: Project, shelf: str, id: str) -> Response:
-    """The sound itself. Raises Missing."""
-    return sound_response(shelf_of(project, shelf).sound(id), project.folder)
+    """The sound itself, or what of it a browser can play. Raises Missing."""
+    items = shelf_of(project, shelf)
+    heard = items.heard(id)
+    return sound_response(heard if heard.is_file() else items.sound(id), project.folder)
 
 
 async def body(request: Request, file: IO[bytes], most: int) -> int:

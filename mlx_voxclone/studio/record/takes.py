@@ -20,7 +20,7 @@ from mlx_voxclone.files.texts import damage, words
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import consent
-from mlx_voxclone.studio.record.checks import BAD, Check, check
+from mlx_voxclone.studio.record.checks import BAD, Check, check, wave
 from mlx_voxclone.studio.record.prompts import SYLLABLES, sentences
 from mlx_voxclone.studio.record.shelf import Shelf, lock
 
@@ -95,7 +95,7 @@ class Takes:
         created = datetime.now(UTC).isoformat(timespec="seconds")
         notes = {"slot": slot, "text": text, "text_by": "prompt", "created": created, "check": None}
         id = self.shelf.add(notes, lambda file: file.write(sound))
-        self._checked(id, self.shelf.notes(id))
+        self._check(id)
         return self.take(id)
 
     def take(self, id: str) -> Take:
@@ -134,7 +134,8 @@ class Takes:
         said = sayable(text)
         notes = self.shelf.notes(id)
         if said != notes.get("text"):
-            self._checked(id, self.shelf.change(id, text=said, text_by="hand"))
+            self.shelf.change(id, text=said, text_by="hand")
+            self._check(id)
         return self.take(id)
 
     # Which sentence comes next
@@ -219,14 +220,15 @@ class Takes:
         write_text_atomic(self.project.takes / PLAN, json.dumps(plan, ensure_ascii=False, indent=1))
 
     def _take(self, id: str, notes: dict[str, Any]) -> Take:
-        found = Check.of(notes.get("check")) or self._checked(id, notes)
-        path = self.shelf.folder / f"{id}{notes.get('suffix', '.wav')}"
+        path = self.shelf.sound(id)
+        found = Check.of(notes.get("check")) or check(path, notes.get("text"))[0]  # the studio ended before it was
         return Take(id, str(notes.get("slot")), notes.get("text") or "", str(notes.get("created")), path, found)
 
-    def _checked(self, id: str, notes: dict[str, Any]) -> Check:
-        found, _ = check(self.shelf.sound(id), notes.get("text"))
-        self.shelf.change(id, check=found.content())
-        return found
+    def _check(self, id: str) -> None:
+        """Check a take, and draw its waveform."""
+        path = self.shelf.sound(id)
+        found, _ = check(path, self.shelf.notes(id).get("text"))
+        self.shelf.change(id, check=found.content(), peaks=wave(path, found.seconds))
 
 
 def sayable(text: str, longest: int = LONGEST_TEXT) -> str:

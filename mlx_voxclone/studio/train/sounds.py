@@ -5,7 +5,7 @@ from pathlib import Path
 
 import soundfile
 
-from mlx_voxclone.report.look import peaks, player
+from mlx_voxclone.report.look import ENGLISH, peaks, player
 from mlx_voxclone.studio.web.languages import Words
 
 
@@ -19,7 +19,7 @@ def drawn(path: Path, address: str, label: str, t: Words) -> str:
         wave, seconds = _wave(path, path.stat().st_mtime_ns)
     except (OSError, RuntimeError):
         wave, seconds = (), 0.0
-    return player(address, label, wave, seconds)
+    return player(address, label, wave, seconds, words={key: t(f"player.{key}") for key in ENGLISH})
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from mlx_voxclone.process.amounts import format_bytes
 from mlx_voxclone.report.look import ENGLISH, icon, player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
@@ -126,6 +127,7 @@ def environment() -> jinja2.Environment:
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
+    made.filters["bytes"] = format_bytes
     return made
 
 
