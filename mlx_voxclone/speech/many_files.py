@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,30 +26,26 @@ from mlx_voxclone.speech.long_speech import FULL, identity
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.options import BATCH
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.tally import Tally
 
 _RECORD = {"audio": str, "request": str, "header": int, "sha256": str}
 JOURNAL, MANIFEST = "spoken.jsonl", "manifest.jsonl"
 
 
 @dataclass
-class ManyFiles:
-    """What was said of a list.
+class ManyFiles(Tally):
+    """What was said of a list by this command; doubts are of files.
 
     Attributes:
         files: how many there are now; earlier: of them, those of an earlier command.
         seconds: of audio that this command has spoken.
         again: files with a chunk that was spoken more than once.
-        doubts: `(file, reason)` of those that may not be right.
-        wrong, words: what a listener heard; 0 words without one.
     """
 
     files: int = 0
     earlier: int = 0
     seconds: float = 0.0
     again: int = 0
-    doubts: list[tuple[str, str]] = field(default_factory=list)
-    wrong: int = 0
-    words: int = 0
 
 
 def speak_lines(
@@ -105,7 +101,7 @@ def speak_lines(
                             tries = max(tries, one.tries)
                             said.seconds += len(one.samples) / SAMPLE_RATE
                             on_chunk(chunks := chunks + 1)
-                            _count(said, line, one)
+                            said.count(line.file, one)
                     said.files, said.again = said.files + 1, said.again + (tries > 1)
         except KeyboardInterrupt:
             words = f"{said.files} of {len(lines)} files are in {output}; go on with --resume"
@@ -147,13 +143,6 @@ def _spoken(
         return iter(Narration(speaker, line.chunks, rows[line.voice], seed=line.seed, **options))
     chunks, voices = [line.chunks[0] for line in lines], [rows[line.voice] for line in lines]
     return iter(Narration(speaker, chunks, voices, seeds=[line.seed for line in lines], alone=True, **options))
-
-
-def _count(said: ManyFiles, line: Line, one: Spoken) -> None:
-    if one.doubt is not None:
-        said.doubts.append((line.file, one.doubt))
-    if one.heard is not None:
-        said.wrong, said.words = said.wrong + one.heard.wrong, said.words + one.heard.words
 
 
 def _request(line: Line, identified: Mapping[str, str]) -> dict[str, str]:
