@@ -39,11 +39,13 @@ class ManyFiles(Tally):
     Attributes:
         files: how many there are now; earlier: of them, those of an earlier command.
         seconds: of audio that this command has spoken.
+        changed: files of an earlier command that are spoken again, as their line or an option is not what it was.
         again: files with a chunk that was spoken more than once.
     """
 
     files: int = 0
     earlier: int = 0
+    changed: int = 0
     seconds: float = 0.0
     again: int = 0
 
@@ -59,6 +61,7 @@ def speak_lines(
     batch: int = BATCH,
     listen: Callable[[str | None], Listen] | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
+    on_changed: Callable[[int], None] = lambda changed: None,
     asked: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ManyFiles:
@@ -70,6 +73,7 @@ def speak_lines(
         batch: chunks at once, of one line or of several.
         listen: gives a `Narration`'s for a language.
         on_chunk: called with the number of chunks that are done, first with those of an earlier command.
+        on_changed: called before anything is spoken, with `ManyFiles.changed` where there are any.
         asked: what else decides what is said; options: see `Narration`.
 
     Raises:
@@ -86,6 +90,9 @@ def speak_lines(
         _check_places(output, lines, records)
         done = {line.file for line, request in zip(lines, requests) if _is_done(output, line, request, records)}
         said.files = said.earlier = len(done)
+        said.changed = sum(line.file in records and line.file not in done and _there(output, line) for line in lines)
+        if said.changed:
+            on_changed(said.changed)
         chunks = sum(len(line.chunks) for line in lines if line.file in done)
         on_chunk(chunks)
         waiting = [(line, request) for line, request in zip(lines, requests) if line.file not in done]
@@ -217,6 +224,10 @@ def _refuse_outside(output: Path, line: Line) -> None:
         path = path.parent
 
 
+def _there(output: Path, line: Line) -> bool:
+    return (output / line.file).exists()
+
+
 def _is_done(output: Path, line: Line, request: Mapping[str, str], records: Mapping[str, Any]) -> bool:
     """Whether a line's file is there as it was written, from just this line.
 
@@ -224,7 +235,7 @@ def _is_done(output: Path, line: Line, request: Mapping[str, str], records: Mapp
         DataError: somebody has changed it since.
     """
     path, record = output / line.file, records.get(line.file)
-    if record is None or not path.exists():
+    if record is None or not _there(output, line):
         return False
     with path.open("rb") as file:
         file.seek(record["header"])
