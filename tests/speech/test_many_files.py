@@ -129,6 +129,8 @@ def test_a_kill_between_journal_and_name(speaker, calls, tmp_path, monkeypatch):
         file.write(b'{"audio": "000')
     said = speak(speaker, tmp_path, tmp_path / "out", resume=True)
     assert (said.files, said.earlier) == (5, 1)
+    said = speak(speaker, tmp_path, tmp_path / "out", resume=True)
+    assert (said.files, said.earlier) == (5, 5)  # what was written behind half a line can be read
 
 
 def test_a_line_that_was_edited_is_spoken_again_and_no_other(speaker, calls, tmp_path):
