@@ -10,10 +10,11 @@ import soundfile
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model.generation import GeneratedCodes
-from mlx_voxclone.speech import many_files, narration
-from mlx_voxclone.speech.lines import read_lines
-from mlx_voxclone.speech.many_files import JOURNAL, MANIFEST, speak_lines
+from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.to_files import many_files
+from mlx_voxclone.speech.to_files.lines import read_lines
+from mlx_voxclone.speech.to_files.many_files import JOURNAL, MANIFEST, speak_lines
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 pytest_plugins = ["commands"]
