@@ -124,7 +124,7 @@ def environment() -> jinja2.Environment:
     )
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
-    made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
+    made.filters["megabytes"] = _megabytes
     return made
 
 
@@ -135,6 +135,13 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@jinja2.pass_context
+def _megabytes(context: jinja2.runtime.Context, size: float) -> str:
+    """A size of a file, in GB if it has many: `5.0 MB`, `8.0 GB`."""
+    t = context["t"]
+    return gigabytes(size, t) if size >= 1e9 else f"{decimal(size / 1e6, 1, t)} MB"
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:
