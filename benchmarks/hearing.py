@@ -165,12 +165,14 @@ def words(options) -> None:
             continue
         scores = np.stack([reading.attention(layer)[head] for layer, head in heads])
         frames, (text, ends) = encoder_frames(len(samples)), spelled(reading.tokens, reading.tokenizer)
-        weights = token_weights(scores, frames, MEDIAN)
+        weights = token_weights(scores, reading.predicting, frames, MEDIAN)
         rows, columns = warped(-weights)
         target = np.append(columns[np.flatnonzero(np.diff(rows, prepend=-1))], frames)
         times = {
-            "word times": timed_words(text, ends, token_frames(scores, frames)),
-            "with pauses left out": timed_words(text, ends, token_frames(scores, frames, speech_frames(samples))),
+            "word times": timed_words(text, ends, token_frames(scores, reading.predicting, frames)),
+            "with pauses left out": timed_words(
+                text, ends, token_frames(scores, reading.predicting, frames, speech_frames(samples))
+            ),
             "distillation's target": timed_words(text, ends, target),
         }
         for kind, own in times.items():

@@ -6,6 +6,7 @@ HOME/people/NAME/voices/ID/voice.json, takes/, uploads/, clips/, run/, listening
 HOME/people/NAME/speech/ID/
 """
 
+import contextlib
 import json
 import os
 import re
@@ -89,6 +90,13 @@ class Project:
         `statement`), and what the steps add."""
         return read_json(self.folder / "voice.json")
 
+    @property
+    def created(self) -> float:
+        """Unix seconds; 0 where that cannot be told."""
+        with contextlib.suppress(CheckpointError, TypeError, ValueError):
+            return float(self.info().get("created", 0))
+        return 0.0
+
     def change(self, **values: Any) -> dict[str, Any]:
         """Set keys of `info`."""
         return change_json(self.folder / "voice.json", **values)
@@ -102,10 +110,9 @@ class Person:
         self.folder = home.path / "people" / name
 
     def projects(self) -> list[Project]:
-        """Voices, the newest first."""
-        found = [Project(self, path.name) for path in self._folders("voices")]
-        dated = [(project.info().get("created", 0), project) for project in found]
-        return [project for _, project in sorted(dated, key=lambda pair: -pair[0])]
+        """Voices, the newest first; one whose file is damaged comes last."""
+        found = [Project(self, path.name) for path in self._folders("voices") if (path / "voice.json").is_file()]
+        return sorted(found, key=lambda project: -project.created)
 
     def new_project(self, title: str, language: str) -> Project:
         """Begin a voice. Raises CheckpointError."""

@@ -4,8 +4,9 @@ Whisper hears 30 s, whatever a clip's length; the rest is padding with zeros. Ea
 frames, most of which lie behind a short clip. Everything here is confined to the clip's own frames first, before any
 normalisation: attention to the padding would otherwise be spread over the clip.
 
-Source: Whisper's own word timing (Radford et al. 2022 and the code released with it: softmax within the audio, median
-filter over time, mean over the alignment heads) and arXiv 2603.25551, which turns it into a soft alignment.
+Source: Whisper's own word timing (Radford et al. 2022 and the code released with it: softmax within the audio, how far
+each position stands out in a frame, median filter over time, mean over the alignment heads) and arXiv 2603.25551, which
+turns it into a soft alignment.
 """
 
 import numpy as np
@@ -62,17 +63,35 @@ def over_tokens(attention: np.ndarray) -> np.ndarray:
     return attention / attention.sum(axis=-2, keepdims=True)
 
 
-def token_weights(scores: np.ndarray, frames: int, median: int) -> np.ndarray:
-    """The soft alignment of several heads together.
+def token_scores(scores: np.ndarray, predicting: slice, frames: int, median: int) -> np.ndarray:
+    """How far the attention of each token stands out in each frame: the matrix in which Whisper finds a path.
+
+    In every head and frame the mean over all positions is taken off, and what remains is divided by their spread. So
+    all heads count alike, and a frame to which a token attends little counts where the other positions attend to it
+    less. The median over time and the mean over the heads follow.
 
     Args:
-        scores: raw cross-attention [heads, N, 1500] of N tokens.
+        scores: raw cross-attention [heads, P, 1500] of all positions, see `Reading`.
+        predicting: of these positions, those that predict the N tokens.
         frames: the clip's own encoder frames.
         median: width of the median filter in encoder frames, odd.
     Returns:
+        [N, frames] float64; 0 where all positions attend alike.
+    """
+    attention = attention_within(scores, frames)
+    mean, spread = attention.mean(axis=-2, keepdims=True), attention.std(axis=-2, keepdims=True)
+    standing_out = (attention - mean) / np.maximum(spread, np.finfo(np.float64).tiny)  # at most sqrt(P - 1)
+    return median_over_time(standing_out[..., predicting, :], median).mean(axis=0)
+
+
+def token_weights(scores: np.ndarray, predicting: slice, frames: int, median: int) -> np.ndarray:
+    """The soft alignment: softmax over the tokens of `token_scores`, whose arguments these are.
+
+    Returns:
         [N, frames] float64, each column a distribution over the tokens.
     """
-    return over_tokens(smoothed_attention(scores, frames, median).mean(axis=0))
+    odds = np.exp(token_scores(scores, predicting, frames, median))
+    return odds / odds.sum(axis=0)
 
 
 def to_latent_frames(states: np.ndarray, samples: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from mlx_voxclone.whisper.model import WhisperFiles
 from mlx_voxclone.whisper.reader import Reader, Reading, check_english, known_language
 from mlx_voxclone.whisper.words import Word, timed_words, token_frames
 
-_FORMAT = 1  # changes with what is heard or how it is kept
+_FORMAT = 2  # changes with what is heard or how it is kept
 _DIGITS = 16  # of digests, in names
 
 
@@ -114,7 +114,7 @@ class Listener:
         if self._heads is None:
             self._heads = self._reader.published_heads()
         scores = np.stack([reading.attention(layer)[head] for layer, head in self._heads])
-        starts = token_frames(scores, encoder_frames(len(samples)), speech_frames(samples))
+        starts = token_frames(scores, reading.predicting, encoder_frames(len(samples)), speech_frames(samples))
         text, ends = spelled(reading.tokens, reading.tokenizer)
         language = reading.tokenizer.language or "en"
         return Heard(text.strip(), language, tuple(timed_words(text, ends, starts)))

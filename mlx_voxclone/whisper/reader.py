@@ -28,13 +28,16 @@ class Reading:
     Attributes:
         tokens: of the text, N - 1 of them; the end of text is the last of N.
         states: float32 [N, dim], see `decoder_states`: each predicts its token.
-        attention: layer -> raw cross-attention scores, float32 [heads, N, 1500].
+        attention: layer -> raw cross-attention scores of all positions, float32 [heads, P, 1500]: those before the text
+            and that behind its end are among them, as Whisper compares a token with them too.
+        predicting: of these positions, those that predict the N tokens.
         tokenizer: mlx-whisper's, for the language.
     """
 
     tokens: list[int]
     states: np.ndarray
     attention: Callable[[int], np.ndarray]
+    predicting: slice
     tokenizer: Any
 
 
@@ -97,20 +100,22 @@ class Reader:
         if not tokens:
             return None
         prefix = list(tokenizer.sot_sequence_including_notimestamps)
-        longest = self.files.sizes["n_text_ctx"] - len(prefix)
+        longest = self.files.sizes["n_text_ctx"] - len(prefix) - 1  # the end of text
         if len(tokens) > longest:
             raise DataError(
                 f"a text of {len(tokens)} tokens, but Whisper takes at most {longest}; is it the text"
                 " of another recording?"
             )
-        hidden, scores = decoder_states(self.model, mx.array([prefix + list(tokens)]), features)
+        hidden, scores = decoder_states(self.model, mx.array([[*prefix, *tokens, tokenizer.eot]]), features)
         mx.eval(hidden, scores)
-        first = len(prefix) - 1  # the position that predicts the first token; the last one predicts the end of text
+        first = len(prefix) - 1  # the position that predicts the first token
+        predicting = slice(first, first + len(tokens) + 1)
 
         def attention(layer: int) -> np.ndarray:
-            return np.array(scores[layer][0, :, first:].astype(mx.float32))
+            return np.array(scores[layer][0].astype(mx.float32))
 
-        return Reading(list(tokens), np.array(hidden[0, first:].astype(mx.float32)), attention, tokenizer)
+        states = np.array(hidden[0, predicting].astype(mx.float32))
+        return Reading(list(tokens), states, attention, predicting, tokenizer)
 
     def published_heads(self) -> list[tuple[int, int]]:
         """The alignment heads that come with the model, (layer, head); an old conversion has all of its upper layers.
@@ -136,7 +141,11 @@ class Reader:
         )
 
     def _hear(self, samples: np.ndarray):
-        """The encoder's output [1, 1500, D], or None for less than one window of its spectrogram."""
+        """The encoder's output [1, 1500, D], or None for less than one window of its spectrogram.
+
+        What follows the clip is zeros of the spectrogram, as where Whisper transcribes, and not the spectrogram of
+        silence: with the latter one word in sixty gets another time.
+        """
         import mlx.core as mx
 
         audio = whisper_module("audio")
@@ -144,7 +153,8 @@ class Reader:
         if len(heard) < MIN_SAMPLES:
             return None
         model = self.model
-        mel = audio.log_mel_spectrogram(heard, model.dims.n_mels, padding=audio.N_SAMPLES - len(heard))
+        mel = audio.log_mel_spectrogram(heard, model.dims.n_mels, padding=audio.N_SAMPLES)  # [frames, mels]
+        mel = audio.pad_or_trim(mel[: -audio.N_FRAMES], audio.N_FRAMES, axis=-2)  # [3000, mels]
         return model.encoder(mel[None].astype(mx.float16 if self.half else mx.float32))
 
     def _tokenizer(self, features, language: str | None):

@@ -1,15 +1,15 @@
 """When each word is said: Whisper's own way from cross-attention to times. Numpy only.
 
 Source: the code released with Whisper (`timing.py`): attention of the alignment heads within the audio, normalised over
-the tokens, median over time, mean over the heads, then dynamic time warping; a token begins where the path first
-reaches it.
+all positions, median over time, mean over the heads (`alignment.token_scores`), then dynamic time warping; a token
+begins where the path first reaches it.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_voxclone.whisper.alignment import attention_within, median_over_time
+from mlx_voxclone.whisper.alignment import token_scores
 from mlx_voxclone.whisper.compare import units
 
 MEDIAN = 7  # width of the median filter over time in encoder frames of 20 ms: that of Whisper's own word timing
@@ -30,21 +30,20 @@ class Word:
     end: float
 
 
-def token_frames(scores: np.ndarray, frames: int, speech: np.ndarray | None = None) -> np.ndarray:
-    """Where each token begins, by dynamic time warping.
+def token_frames(scores: np.ndarray, predicting: slice, frames: int, speech: np.ndarray | None = None) -> np.ndarray:
+    """Where each of N tokens begins, the end of text the last, by dynamic time warping.
 
     Args:
-        scores: raw cross-attention of the alignment heads [heads, N, 1500] of N tokens, the end of text the last.
+        scores: raw cross-attention of the alignment heads [heads, P, 1500] at all positions, see `Reading`.
+        predicting: of these positions, those that predict the tokens.
         frames: the clip's own encoder frames.
         speech: bool [frames]: only these frames are attended to, so that no word lies in a pause; None: all.
     Returns:
         int [N + 1]: the frame of each token's begin; the last one is where the last token ends.
     """
     kept = np.arange(frames) if speech is None or not speech[:frames].any() else np.flatnonzero(speech[:frames])
-    weights = attention_within(scores[..., kept], len(kept))  # [heads, N, kept]
-    spread = weights.std(axis=-2, keepdims=True)
-    weights = (weights - weights.mean(axis=-2, keepdims=True)) / np.maximum(spread, np.finfo(np.float64).tiny)
-    matrix = median_over_time(weights, MEDIAN if len(kept) > MEDIAN // 2 else 1).mean(axis=0)  # [N, kept]
+    median = MEDIAN if len(kept) > MEDIAN // 2 else 1
+    matrix = token_scores(scores[..., kept], predicting, len(kept), median)  # [N, kept]
     rows, columns = warped(-matrix)
     starts = columns[np.flatnonzero(np.diff(rows, prepend=-1))]
     return np.append(kept[starts], kept[-1] + 1)

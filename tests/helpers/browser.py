@@ -121,11 +121,12 @@ def sideways(page: "Page") -> int:
 
 
 def shifts(page: "Page") -> float:
-    """The sum of all layout shifts since the page was opened."""
+    """The sum of the layout shifts since the page was opened, but for those that a click or a key has just caused."""
     return page.evaluate(
         """() => new Promise((done) => {
              let sum = 0;
-             new PerformanceObserver((list) => { for (const e of list.getEntries()) sum += e.value; })
+             const count = (entry) => { sum += entry.hadRecentInput ? 0 : entry.value; };
+             new PerformanceObserver((list) => list.getEntries().forEach(count))
                .observe({ type: "layout-shift", buffered: true });
              requestAnimationFrame(() => setTimeout(() => done(sum), 100));
            })"""

@@ -1,4 +1,4 @@
-"""The report and an evaluation's page as their reader has them: a file in a browser, on a phone, in the dark, on paper."""
+"""The report and an evaluation's page as their reader has them: a file in a browser, a phone, in the dark, on paper."""
 
 import json
 import re
@@ -21,9 +21,10 @@ CANDIDATES = [
 ]
 
 
-@pytest.fixture
-def report(tmp_path):
-    """Of a clone: verdict, two sentences, a stage with curves and samples, rounds, configuration."""
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of a clone: verdict, two sentences, a stage with curves and samples, rounds, configuration. Read it only."""
+    tmp_path = tmp_path_factory.mktemp("run")
     for name in ("original", "before", "after"):
         tone(tmp_path / f"{name}.wav", seconds=2)
     for role in ("original", "reconstructed"):
@@ -47,8 +48,9 @@ def report(tmp_path):
     return write_report(tmp_path)
 
 
-@pytest.fixture
-def evaluation(tmp_path):
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("evaluation")
     tone(tmp_path / "output.wav", seconds=2)
     cases = [Case(name, tmp_path / "output.wav", reference=tmp_path / "output.wav", text="One.") for name in "ab"]
     measured = [Measured(case.id, {"similarity": 0.5, "wer": 10.0}, heard="won", notes=["a note"]) for case in cases]
@@ -62,13 +64,13 @@ def test_the_report_plays_from_a_file_and_nothing_moves(open_page, report):
     page = open_page(report)
     assert play(page, "original recording") > 0
     assert play(page, "after") > 0
+    assert shifts(page) == 0
     page.locator("summary").first.click()
     page.locator("figure img").first.wait_for(state="visible")
     assert page.get_by_text("Details").is_visible()
     assert not page.get_by_text("data: train clips").is_visible()
     page.get_by_text("Details").click()
     assert page.get_by_text("data: train clips").is_visible()
-    assert shifts(page) == 0  # but for what a click has just opened
 
 
 @pytest.mark.parametrize("made", ["report", "evaluation"])

@@ -310,7 +310,10 @@ def test_plots_that_are_compared_have_the_same_axes(tmp_path, monkeypatch):
         assert wave.get_ylim() == pytest.approx((-0.4, 0.4), abs=1e-3)
         assert spectrum.get_ylabel() == "Hz"
     assert len({(tuple(figure.get_size_inches()), figure.axes[1].get_ylim()) for figure in figures}) == 1
-    heights = [max(map(int, re.findall(r"v(\d+)", wave))) for wave in re.findall(r'<path d="([^"]*)"', source)]
+    heights = [
+        max(map(int, re.findall(r"v(\d+)", wave)))
+        for wave in re.findall(r'<path d="(M[^"]*v[^"]*)"/></svg></div>', source)
+    ]
     assert heights == pytest.approx([0.5 * 96, 0.25 * 96, 96], abs=2)  # of the players' own waveforms, too
     times = [float(seconds) for seconds in re.findall(r'<voice-player seconds="([\d.]+)"', source)]
     assert times == [seconds for seconds, _ in sounds.values()]

@@ -90,11 +90,28 @@ def test_cards_tell_how_far_a_voice_is(browser, me, ready):
     assert browser.get(f"/files/voices/{other.id}/sample.wav").status_code == 404
 
 
-def test_a_voice_whose_file_is_damaged_leaves_the_others(browser, me, ready):
+ODD = '{"title": ["no title"], "language": 3, "published": 7, "consent": "x", "created": "yesterday"}'
+
+
+@pytest.mark.parametrize(("content", "status"), [(ODD, 200), ("nonsense", 422), ("[]", 422), ("", 422)])
+def test_a_voice_whose_file_is_damaged_leaves_the_others(browser, me, ready, content, status):
     broken = me.new_project("Broken", "fr")
-    (broken.folder / "voice.json").write_text('{"title": ["no title"], "language": 3, "published": 7, "consent": "x"}')
-    assert browser.get("/voices").status_code == 200
-    assert browser.get(f"/voices/{broken.id}").status_code == 200
+    (broken.folder / "voice.json").write_text(content)
+    page = browser.get("/voices")
+    assert page.status_code == 200
+    assert "Ann, a sample" in page.text
+    assert (str(broken.folder / "voice.json") in page.text) == (status == 422)
+    assert browser.get(f"/voices/{broken.id}").status_code == status
+    (broken.folder / "voice.json").unlink()  # what a deletion in another tab leaves of an upload
+    assert broken.id not in browser.get("/voices").text
+
+
+def test_settings_that_are_damaged_are_told(browser, me):
+    me.change_settings(language="de")
+    (me.folder / "settings.json").write_text("nonsense")
+    answer = browser.get("/voices")
+    assert answer.status_code == 500
+    assert "settings.json" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -382,9 +399,7 @@ def test_deleting_lists_what_goes_and_wants_the_name(browser, me, ready, studio)
     assert (listed["recordings"].files, listed["recordings"].size) == (1, 5_000_000)
     assert listed["training"].size == sum(path.stat().st_size for path in ready.run.rglob("*") if path.is_file())
     page = browser.get(f"/voices/{ready.id}/delete").text
-    assert "5.0 MB" in page
-    me.change_settings(language="de")
-    assert "5,0 MB" in browser.get(f"/voices/{ready.id}/delete").text
+    assert "5.00 MB" in page
     address = f"/voices/{ready.id}/delete"
     for typed in ("", "Ben", "Ann."):
         assert browser.submit(address, {"typed": typed}).status_code == 422

@@ -178,6 +178,16 @@ def test_a_text_is_changed_and_taken_away(voice, bring):
     assert not list(voice.uploads.glob("*.wav"))
 
 
+def test_what_browsers_cannot_play_is_there_as_flac(voice, bring):
+    id = bring("a.aiff", wav(sounds_samples(0), subtype="PCM_16", format="AIFF")).id
+    shelf = Uploads(voice).shelf
+    assert shelf.sound(id).suffix == ".aiff"
+    assert shelf.heard(id).read_bytes().startswith(b"fLaC")
+    assert shelf.ids() == [id]
+    Uploads(voice).remove(id)
+    assert not list(voice.uploads.glob("0*"))
+
+
 # Long recordings
 
 

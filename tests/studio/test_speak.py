@@ -134,6 +134,24 @@ def test_without_a_model_that_is_said(me, tmp_path):
         wanted(me, FORM)
 
 
+def test_a_model_of_the_hub_is_the_one_that_was_fetched(me, monkeypatch):
+    me.change_settings(model="somebody/voxtral", model_kind="hub")
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda model, file: None)
+    assert voices_of(me) == []
+    with pytest.raises(Mistake, match="model_gone"):
+        wanted(me, FORM)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda model, file: str(SPEAKING_FILES / file))
+    assert source_of(me, "model:alto").model == SPEAKING_FILES
+
+
+def test_a_sentence_is_said_again_by_the_model_that_said_it(me, models, quick, miniature):
+    speech = begun(me, seed="0")
+    work.speak(speech, models, quiet)
+    me.change_settings(model=str(miniature))
+    work.again(speech, 0, models, quiet)
+    assert level_of(speech) == [1, 1, 2]
+
+
 # ---- voices ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,9 +237,9 @@ def test_what_is_no_voice_is_not_kept(me, tmp_path):
 # ---- speaking --------------------------------------------------------------------------------------------------------
 
 
-def test_it_speaks_what_narrate_speaks_and_again_with_the_same_pause_and_level(me, models, monkeypatch):
+def test_it_speaks_what_narrate_speaks_and_again_with_the_same_pause_and_level(me, monkeypatch):
     monkeypatch.setattr(work, "_AT_ONCE", (1, 1))
-    speech, calls = begun(me, text=SHORT, steps="3"), []
+    speech, models, calls = begun(me, text=SHORT, steps="3"), Models(), []
     work.speak(speech, models, lambda *call: calls.append(call))
     expected = list(mlx_voxclone.load(SPEAKING_FILES).narrate(SHORT, "alto", seed=3, steps=3, batch=1))
     first = speech.sentences()

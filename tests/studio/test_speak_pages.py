@@ -1,5 +1,6 @@
 """The page of the step "Speak": forms, what is answered while it speaks, downloads; nothing is computed."""
 
+import html
 import io
 import re
 import threading
@@ -13,8 +14,9 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.miniature.micro import SPEAKING_FILES
 from mlx_voxclone.speech.narration import Spoken
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.speak import pages, work
+from mlx_voxclone.studio.speak import pages, view, work
 from mlx_voxclone.studio.speak.history import Speech, speeches
+from mlx_voxclone.studio.speak.view import view_of
 from mlx_voxclone.studio.tasks import Tasks
 
 TEXT = (
@@ -91,6 +93,7 @@ def test_a_text_is_spoken_and_heard_while_it_is_spoken(browser, gate):
     assert answer.headers["hx-retarget"] == "#speech"
     assert "data-begin" in answer.text
     assert f">{TEXT}</textarea>" in answer.text  # the form stays as it was, without a mistake
+    assert f'href="{address}"' in answer.text  # in the history
     assert browser.get(f"{address}/stream?from=0").json() == {"sentences": [], "open": True, "total": 3}
 
     gate.let(1)
@@ -127,11 +130,32 @@ def test_cancelled_it_says_so_and_keeps_what_was_spoken(browser, gate):
     assert heard(browser, address) == [3, 4, 5]
 
 
+def test_a_task_that_ends_while_it_is_looked_at_is_shown_open_or_with_its_sound(browser, gate, me, studio, monkeypatch):
+    address = browser.submit("/speak", FORM).headers["location"]
+    gate.let(1)
+    assert until(lambda: "Sentences spoken: 1 of 3" in browser.get(address).text)
+    speech, (task,) = Speech(me, address.rpartition("/")[2]), studio.tasks.list(me)
+    sentences = Speech.sentences
+
+    def late(self):
+        task.cancel()
+        until(lambda: not task.open)
+        return sentences(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Speech, "sentences", late)
+        seen = view_of(speech, studio.tasks)
+    assert (seen.open, seen.sound is None) in ((True, True), (False, False))
+    assert view_of(speech, studio.tasks).sound is not None
+
+
 def test_the_second_waits_and_is_cancelled_at_once(browser, gate, studio, me):
     first = browser.submit("/speak", FORM).headers["location"]
     second = browser.submit("/speak", FORM).headers["location"]
     assert "Waits for its turn. Before it: 1." in browser.get(second).text
     assert browser.get("/tasks").text.count("Speaking: papa") >= 2
+    assert until(lambda: state(browser, first) == "running")
+    assert f'data-speech="{first.rpartition("/")[2]}"' in browser.get("/speak").text
     answer = browser.submit(f"{second}/cancel", headers=HTMX)
     assert 'data-state="cancelled"' in answer.text
     assert state(browser, first) == "running"
@@ -151,6 +175,7 @@ def test_a_mistake_stands_beside_its_field_and_the_last_result_stays(browser, ga
     assert re.search(r'name="seed"[^>]*aria-describedby="seed-mistake" aria-invalid="true"', answer.text)
     assert "<details open>" in answer.text
     assert TEXT in answer.text
+    assert browser.submit("/speak").status_code == 422  # nothing at all
     whole = browser.submit("/speak", FORM | {"text": ""})
     assert whole.status_code == 422
     assert "Write something to be spoken." in whole.text
@@ -176,6 +201,21 @@ def test_a_sentence_is_said_again_and_taken_back(browser, gate):
     assert browser.submit(f"{address}/again", {"sentence": "9"}).status_code == 404
 
 
+def test_a_sentence_whose_sound_is_gone_is_said_again(browser, gate, me, monkeypatch):
+    address = spoken(browser, gate)
+    folder = me.folder / "speech" / address.rpartition("/")[2]
+    (folder / "takes" / "0001-0.wav").write_bytes(b"RIFF")
+    (folder / "speech.wav").unlink()
+    assert "The sound of a sentence is gone or damaged." in browser.get(address).text
+    assert browser.get(f"{address}/sound.wav").status_code == 422
+    for sentence in ("0", "1"):
+        assert browser.submit(f"{address}/again", {"sentence": sentence}).status_code == 303
+        assert until(lambda: "aria-busy" not in browser.get(address).text)
+    assert heard(browser, address) == [4, 5, 5]
+    monkeypatch.setattr(view, "joined", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    assert "The disk is full, so the sentences could not be joined." in browser.get(address).text
+
+
 def test_while_it_speaks_nothing_else_is_begun_with_it(browser, gate):
     address = browser.submit("/speak", FORM).headers["location"]
     gate.let(1)
@@ -196,6 +236,15 @@ def test_the_same_again_and_with_another_seed(browser, gate, me):
     assert {one.text for one in asked} == {TEXT}
     assert 'name="seed" inputmode="numeric" autocomplete="off" value="3"' in browser.get(address).text
     assert until(lambda: state(browser, other) == "done")
+
+
+def test_voice_and_language_are_remembered(browser, gate):
+    assert 'value="model:tenor" selected' not in browser.get("/speak").text
+    spoken(browser, gate, voice="model:tenor", language="nl")
+    text = browser.get("/speak").text
+    assert 'value="model:tenor" selected' in text
+    assert 'value="nl" selected' in text
+    assert 'value="model:bass" selected' in browser.get("/speak?voice=model:bass").text
 
 
 def test_downloads(browser, gate):
@@ -289,6 +338,8 @@ def test_a_voice_is_brought_and_taken_away(browser, gate, me):
     assert bad.status_code == 422
     assert "A voice ends in .safetensors or .pt." in bad.text
     assert browser.submit("/speak/voices").status_code == 422
+    large = browser.submit("/speak/voices", files={"file": ("a.pt", bytes(33 << 20))}, headers=HTMX)
+    assert "A voice's file has up to 32 MB." in html.unescape(large.text)
     assert "files:my-alto.pt" in browser.get("/speak").text
     assert browser.submit("/speak/voices/delete", {"voice": "files:my-alto.pt"}).status_code == 303
     assert "files:my-alto.pt" not in browser.get("/speak").text

@@ -84,6 +84,20 @@ def test_what_is_missing_is_said_beside_the_button(browser, me, trainings):
     assert trainings.state(few).name == "none"
 
 
+def test_a_model_that_is_gone_is_a_sentence_and_leaves_the_last_result(browser, me, voice, trainings):
+    (voice.run).mkdir()
+    (voice.run / "config.yaml").write_text("")
+    for gone, words in (
+        (choice.Chosen("hub", "ann/no-such-model"), "not on this machine any more"),
+        (choice.Chosen("folder", "/no/such/folder"), "The model cannot be used"),
+    ):
+        choice.choose(me, gone)
+        answer = browser.submit(f"{place(voice)}/start", {"how": "anew"}, headers={"hx-request": "true"})
+        assert (answer.status_code, words in answer.text) == (422, True)
+        assert (voice.run / "config.yaml").is_file()
+        assert not (voice.folder / "earlier").exists()
+
+
 def test_a_training_is_watched_paused_gone_on_with_and_cancelled(browser, voice, trainings):
     assert browser.submit(f"{place(voice)}/start", {"how": "anew"}).status_code == 303
     stepped(trainings, voice)
@@ -119,7 +133,7 @@ def test_the_page_asks_and_is_told_what_is_new(browser, voice, trainings):
     folder.mkdir(parents=True)
     write_wav(folder / "001.wav", np.full(2400, 0.1, np.float32))
     told = browser.get(asks).text
-    assert 'hx-swap-oob="afterbegin:#samples"' in told
+    assert 'hx-swap-oob="beforeend:#samples"' in told
     assert f'src="{place(voice)}/run/speaker/samples/step-5/001.wav"' in told
     assert 'data-play="Play"' in told
     voice.person.change_settings(language="de")

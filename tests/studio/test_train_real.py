@@ -43,7 +43,7 @@ def spoken(trainings, count, seconds=2.5):
     return project
 
 
-def until(trainings, project, test, seconds=1800):
+def until(trainings, project, test, seconds=7200):
     end = time.monotonic() + seconds
     while not test() and time.monotonic() < end:
         assert trainings.state(project).name in ("running", "pausing", "paused", "done", "cancelling", "cancelled"), (

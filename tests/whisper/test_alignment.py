@@ -14,10 +14,12 @@ from mlx_voxclone.whisper.alignment import (
     over_tokens,
     smoothed_attention,
     to_latent_frames,
+    token_scores,
     token_weights,
 )
 
 RNG = np.random.default_rng(7)
+TEXT, ALL = slice(1, 5), slice(None)  # of six positions those of the tokens; all of them
 
 
 def softmax(row):
@@ -25,26 +27,30 @@ def softmax(row):
     return odds / odds.sum()
 
 
-def definition(scores, frames, width):
-    """Each head, token and frame on its own, as the docstrings have it."""
-    heads, tokens, _ = scores.shape
-    smooth = np.zeros((heads, tokens, frames))
-    half = width // 2
+def definition(scores, predicting, frames, width):
+    """Each head, position and frame on its own, as the docstrings have it."""
+    heads, positions, _ = scores.shape
+    rows = np.array([[softmax(row[:frames].astype(np.float64)) for row in head] for head in scores])
     for h in range(heads):
-        for n in range(tokens):
-            row = softmax(scores[h, n, :frames].astype(np.float64))
-            padded = np.pad(row, half, mode="reflect")
+        for t in range(frames):
+            column = rows[h, :, t].copy()
+            rows[h, :, t] = (column - column.mean()) / np.sqrt(((column - column.mean()) ** 2).mean())
+    smooth, half = np.zeros((heads, positions, frames)), width // 2
+    for h in range(heads):
+        for n in range(positions):
+            padded = np.pad(rows[h, n], half, mode="reflect")
             smooth[h, n] = [np.median(padded[t : t + width]) for t in range(frames)]
-    mean = smooth.mean(axis=0)
-    return np.stack([column / column.sum() for column in mean.T], axis=1)
+    return smooth.mean(axis=0)[predicting]
 
 
 def test_the_alignment_is_its_definition():
     scores = (3 * RNG.standard_normal((3, 6, 1500))).astype(np.float32)
     for frames, width in ((200, 7), (53, 3), (9, 7), (1500, 1)):
-        weights = token_weights(scores, frames, width)
-        assert weights.shape == (6, frames)
-        np.testing.assert_allclose(weights, definition(scores, frames, width), rtol=1e-12)
+        expected = definition(scores, TEXT, frames, width)
+        np.testing.assert_allclose(token_scores(scores, TEXT, frames, width), expected, rtol=1e-9, atol=1e-12)
+        weights = token_weights(scores, TEXT, frames, width)
+        assert weights.shape == (4, frames)
+        np.testing.assert_allclose(weights, np.stack([softmax(c) for c in expected.T], axis=1), rtol=1e-9)
         np.testing.assert_allclose(weights.sum(axis=0), 1, rtol=1e-12)
 
 
@@ -53,7 +59,7 @@ def test_attention_to_the_padding_counts_for_nothing():
     scores = RNG.standard_normal((2, 5, 1500)).astype(np.float32)
     other = scores.copy()
     other[..., 200:] = 50 * RNG.standard_normal((2, 5, 1300))
-    np.testing.assert_array_equal(token_weights(scores, 200, 7), token_weights(other, 200, 7))
+    np.testing.assert_array_equal(token_weights(scores, ALL, 200, 7), token_weights(other, ALL, 200, 7))
     np.testing.assert_allclose(attention_within(other, 200).sum(axis=-1), 1, rtol=1e-12)
 
 
@@ -63,7 +69,7 @@ def test_all_of_the_30_s_squeezed_onto_the_clip_is_something_else():
     scores = np.full((1, tokens, 1500), -8.0, np.float32)
     for n in range(tokens):
         scores[0, n, 20 * n : 20 * n + 20] = 0
-    right = token_weights(scores, frames, 7)
+    right = token_weights(scores, ALL, frames, 7)
     np.testing.assert_array_equal(right.argmax(axis=0), np.repeat(np.arange(tokens), 20))
     whole = over_tokens(smoothed_attention(scores, 1500, 7)[0])
     squeezed = whole[:, np.linspace(0, 1499, frames).astype(int)]
@@ -89,7 +95,7 @@ def test_frames_that_no_token_attends_to_belong_to_all_alike():
     np.testing.assert_allclose(over_tokens(np.zeros((4, 3))), np.full((4, 3), 0.25))
     scores = np.zeros((1, 4, 1500), np.float32)
     scores[..., 0] = 3e4  # further than any exponential reaches
-    assert np.isfinite(token_weights(scores, 100, 7)).all()
+    assert np.isfinite(token_weights(scores, ALL, 100, 7)).all()
 
 
 def test_counts_of_frames():

@@ -1,6 +1,5 @@
-/* <voice-player seconds="3.42" data-play data-pause data-seek data-position data-failed>: a native player and a waveform,
-   which the Python function `player` writes. This makes it a button, a waveform that is also the slider, and a time.
-   Without this script the native player stays. */
+/* The element voice-player holds a native player and a waveform, as the Python function `player` writes them. This makes
+   it a button, a waveform that is also the slider, and a time. Without this script the native player stays. */
 (() => {
   "use strict";
   if (customElements.get("voice-player")) return;

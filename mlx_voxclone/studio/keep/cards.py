@@ -71,15 +71,15 @@ def card(project: Project, trainings: Trainings) -> Card:
     )
 
 
-def cards(person: Person, trainings: Trainings) -> list[Card]:
-    """Of all voices, the newest first; one whose files are damaged is left out, the others are shown."""
-    found = []
+def cards(person: Person, trainings: Trainings) -> tuple[list[Card], list[str]]:
+    """Of all voices, the newest first, and a line for each whose files are damaged."""
+    found, damaged = [], []
     for project in person.projects():
         try:
             found.append(card(project, trainings))
-        except VoxcloneError:
-            continue
-    return found
+        except VoxcloneError as e:
+            damaged.append(str(e))
+    return found, damaged
 
 
 def rename(project: Project, title: str) -> str:

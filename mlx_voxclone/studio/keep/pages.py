@@ -57,11 +57,13 @@ def _all_voices(request: Request, mistake: Mistake | None = None) -> Response:
     person = person_of(request)
     removal.clear(person)
     done = request.query_params.get("done")
+    shown, damaged = cards(person, studio_of(request).trainings)
     return page(
         request,
         "keep/index.html",
         mistake=mistake,
-        cards=cards(person, studio_of(request).trainings),
+        cards=shown,
+        damaged=damaged,
         brought=[voice for voice in voices_of(person) if voice.group == FILES],
         done=done if done in _DONE else None,
     )
@@ -95,6 +97,7 @@ async def _voice(request: Request) -> Response:
 
 def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | None = None) -> Response:
     project = project_of(request)
+    exports.clear_trash(project.exports)
     found = card(project, studio_of(request).trainings)
     there = exports.exports_of(project) if found.made is not None else []
     to_bake = []

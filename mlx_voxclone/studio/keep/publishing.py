@@ -76,7 +76,7 @@ def statement_of(project: Project) -> str:
     if not isinstance(consent, dict):
         return ""
     parts = [f"{consent.get('who', '')} agreed on {str(consent.get('when', ''))[:10]}"]
-    parts += [f"for: {consent['purpose']}"] if consent.get("purpose") else []
+    parts += [f"Purpose: {consent['purpose']}"] if consent.get("purpose") else []
     parts += [str(consent["statement"])] if consent.get("statement") else []
     return " ".join(". ".join(parts).split())[:1000]
 

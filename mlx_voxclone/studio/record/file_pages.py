@@ -34,7 +34,7 @@ PREPARE, FETCH = "prepare", "download"  # kinds of tasks
 _MOST_FILES = 200  # of a form without JavaScript
 _LARGEST_FORM = 2_000_000_000  # bytes of one
 _LONGEST_NAME = 1000  # characters of a file's name in an address
-_UNKNOWN = dict.fromkeys(("text", "text_by", "long", "cut", "check", "like")) | {"name": "?", "seconds": 0.0}
+_UNKNOWN = dict.fromkeys(("text", "text_by", "long", "cut", "check", "like", "heard")) | {"name": "?", "seconds": 0.0}
 
 
 def routes() -> list[Route]:

@@ -68,8 +68,10 @@ def sound(t: Words, project: Project, shelf: str, id: str, label: str, seconds: 
 
 
 def serve_sound(project: Project, shelf: str, id: str) -> Response:
-    """The sound itself. Raises Missing."""
-    return sound_response(shelf_of(project, shelf).sound(id), project.folder)
+    """The sound itself, or what of it a browser can play. Raises Missing."""
+    items = shelf_of(project, shelf)
+    heard = items.heard(id)
+    return sound_response(heard if heard.is_file() else items.sound(id), project.folder)
 
 
 async def body(request: Request, file: IO[bytes], most: int) -> int:

@@ -76,6 +76,10 @@ class Shelf:
             raise Missing(f"there is no recording {id[:20]!r} here any more")
         return path
 
+    def heard(self, id: str) -> Path:
+        """Where a copy lies that browsers can play, of a sound that they cannot. Raises Missing for what is no id."""
+        return self._notes_path(id).with_suffix(".heard.flac")
+
     def add(self, notes: dict[str, Any], write: Callable[[IO[bytes]], object], suffix: str = ".wav") -> str:
         """A new item: both of its files are on the disk when this returns.
 
@@ -126,6 +130,7 @@ class Shelf:
         with lock:
             sound = self.sound(id)
             sound.unlink(missing_ok=True)
+            self.heard(id).unlink(missing_ok=True)
             self._notes_path(id).unlink(missing_ok=True)
 
     def _free_id(self) -> str:

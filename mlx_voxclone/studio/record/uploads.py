@@ -5,6 +5,7 @@ same name (`ann/001.txt` to `ann/001.wav`), a table's row to the recording that 
 recording waits for it. Recordings of up to half a minute are checked at once, longer ones are cut later (`long.py`).
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from mlx_voxclone.audio.decode import audio_info, check_channels
+from mlx_voxclone.audio.io import read_audio, write_flac
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.duplicates import Sounds
 from mlx_voxclone.data.entries import AUDIO_SUFFIXES, LARGEST_TEXT, read_text
@@ -38,6 +40,7 @@ ACCEPTED = (*sorted(AUDIO_SUFFIXES), *TEXTS, *LISTS)
 LARGEST_FILE = 2_000_000_000  # bytes: three hours of the largest WAV that microphones make
 LARGEST_LIST = 32 << 20
 LONGEST_SECONDS = 6 * 3600.0
+PLAYED = (".wav", ".flac", ".mp3", ".ogg")  # by every browser
 _WAITING = "texts.json"  # of recordings that have not come yet, by name
 _MOST_WAITING = 100_000
 _SHOWN = 120  # characters of a file's name
@@ -147,6 +150,7 @@ class Uploads:
         if info.seconds > LONGEST_SECONDS:
             raise Mistake("files", "record.wrong.hours", name=shown(name), most=round(LONGEST_SECONDS / 3600))
         long = info.seconds > MAX_TRANSCRIBED_SECONDS
+        played = suffix in PLAYED
         text = self._text_for(_key(name))
         found, heard = (None, np.zeros(0, np.uint32)) if long else check(source, text)
         other = None if long else self._sounds_like(heard)
@@ -164,10 +168,14 @@ class Uploads:
             "check": found.content() if found else None,
             "print": heard.tolist(),
             "like": other,
+            "heard": played,
             "peaks": wave(source, info.seconds),
         }
         with source.open("rb") as file:
             id = self.shelf.add(notes, lambda target: shutil.copyfileobj(file, target, 1 << 20), suffix)
+        if not played and not long:
+            with contextlib.suppress(AudioError):  # the check has told it
+                write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
         return Received(shown(name), key, {"seconds": round(info.seconds)}, id)
 

@@ -42,6 +42,7 @@ class Asked:
         language: code. seed: of the first sentence, the next ones have the next seeds.
         steps: of the flow. guidance: 1 is none.
         chunks: the sentences, each with the seconds of silence behind it.
+        model: directory of the checkpoint; a voice that was trained here has its own.
         created: seconds since 1970.
     """
 
@@ -53,6 +54,7 @@ class Asked:
     steps: int
     guidance: float
     chunks: tuple[Chunk, ...]
+    model: str = ""
     created: float = field(default_factory=time.time)
 
 

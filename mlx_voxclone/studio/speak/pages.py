@@ -57,7 +57,7 @@ def _page(request: Request) -> Response:
     """The form, what is spoken now, the history."""
     tasks = studio_of(request).tasks.list(person_of(request), kind=KIND)
     view = None
-    for task in tasks:
+    for task in sorted(tasks, key=lambda task: task.state != "running"):  # before those that wait for it
         speech = Speech(person_of(request), str(task.result.get("speech", "")))
         if task.open and speech.there:
             view = view_of(speech, studio_of(request).tasks)
@@ -220,10 +220,13 @@ def _begun(request: Request, asked: Asked) -> Speech:
     except VoxcloneError:
         raise Mistake("", "speak.disk_full_start") from None
     try:
-        return _started(request, speech, None)
+        _started(request, speech, None)
     except Mistake:
         speech.delete()
         raise
+    with contextlib.suppress(VoxcloneError):  # it would only be remembered
+        person_of(request).change_settings(speak_voice=asked.voice, speak_language=asked.language)
+    return speech
 
 
 def _started(request: Request, speech: Speech, number: int | None) -> Speech:
@@ -293,13 +296,20 @@ def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = No
 
 
 def _panel(request: Request, view: View, *, begin: bool = False, form: Mapping[str, Any] | None = None) -> Response:
-    values = {"view": view, "first": 0, "rows": ROWS} if form is None else _values(request, view, form)
-    return part(request, "speak/panel.html", **values | {"begin": begin, "with_form": form is not None})
+    """The part of the page that shows a speech; with the history where that has changed, and the form after it was
+    taken."""
+    on_first_page = "page=" not in request.headers.get("hx-current-url", "")
+    with_history = on_first_page and (form is not None or not view.open)
+    values: dict[str, Any] = {"view": view, "first": 0, "rows": ROWS, "with_form": form is not None}
+    if form is not None or with_history:
+        values = _values(request, view, form or {}) | values
+    return part(request, "speak/panel.html", **values | {"begin": begin, "with_history": with_history})
 
 
 def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the whole page needs."""
     person, number = person_of(request), _number(request.query_params.get("page"), 1)
+    usual = {"seed": "", "steps": str(RELEASED), "guidance": f"{GUIDANCE:g}"}
     listed, pages = speeches(person, number)
     shown = []
     for speech in listed:
@@ -312,7 +322,9 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
         "begin": False,
         "first": 0,
         "with_form": False,
-        "given": {name: value for name, value in given.items() if isinstance(value, str)},
+        "with_history": False,
+        "given": _defaults(request) | {name: value for name, value in given.items() if isinstance(value, str)},
+        "unusual": any(given.get(name, value) != value for name, value in usual.items()),
         "voices": voices_of(person),
         "spoken_languages": LANGUAGES,
         "steps_offered": STEPS,
@@ -326,8 +338,9 @@ def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> di
 
 
 def _defaults(request: Request) -> dict[str, str]:
+    """An empty form: with the voice and the language that were used last."""
     settings = person_of(request).settings()
-    chosen = request.query_params.get("voice", "")
+    chosen = request.query_params.get("voice") or settings.get("speak_voice")
     voices = voices_of(person_of(request))
     known = {voice.key: voice for voice in voices}
     voice = known.get(chosen) or (voices[0] if voices else None)

@@ -11,6 +11,7 @@ import soundfile
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.wav_stream import wav_file
+from mlx_voxclone.errors import DataError
 from mlx_voxclone.report.look import peaks
 from mlx_voxclone.serve.web.formats import Encoder
 from mlx_voxclone.speech.subtitles import chunk_cues, srt
@@ -50,7 +51,10 @@ def joined(speech: Speech, sentences: Sequence[Sentence]) -> Joined | None:
     with _join:
         known = read_json(state)
         if known.get("stamp") != stamp or not wav.is_file():
-            columns, count = _write(wav, [speech.takes / name for name in files])
+            try:
+                columns, count = _write(wav, [speech.takes / name for name in files])
+            except soundfile.LibsndfileError:
+                raise DataError("the sound of a sentence is gone or damaged; say that sentence again") from None
             known = {"stamp": stamp, "seconds": count / SAMPLE_RATE, "peaks": peaks(columns)}
             write_json(state, known)
         return Joined(wav, known["seconds"], known["peaks"])

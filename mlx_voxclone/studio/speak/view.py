@@ -6,13 +6,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_voxclone.errors import VoxcloneError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.speak.history import Asked, Sentence, Speech, seconds_of
 from mlx_voxclone.studio.speak.sound import Joined, joined
 from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
 
 ROWS = 50  # sentences that are shown at once
+FULL, LOST = "sound_full", "sound_lost"
 _EXCERPT = 90  # letters
 
 
@@ -21,13 +22,16 @@ class View:
     """A speech as it is now.
 
     Attributes:
+        state: `waiting`, `running`, `cancelling`, `done`, `cancelled`, `failed`, or `interrupted` by the studio's end.
+            It is looked at once, since the task goes on meanwhile.
         task: what speaks or has spoken last; None: it is known no more. ahead: tasks before it.
         again: number of the sentence that is spoken again.
         sound: all that was spoken; None: nothing, or it is only being spoken.
-        trouble: one line, of sound that could not be joined.
+        trouble: why the sound could not be joined: "sound_full" (the disk), "sound_lost" (a sentence); or empty.
     """
 
     speech: Speech
+    state: str
     asked: Asked
     sentences: list[Sentence]
     task: Task | None
@@ -37,20 +41,9 @@ class View:
     trouble: str
 
     @property
-    def state(self) -> str:
-        """`waiting`, `running`, `cancelling`, `done`, `cancelled`, `failed`, or `interrupted` by the studio's end."""
-        if self.task is not None and self.task.open:
-            return "cancelling" if self.task.cancelling else self.task.state
-        if self.task is not None and self.task.state == "failed":
-            return "interrupted" if self.task.error == ENDED else "failed"
-        if self.task is not None and self.task.state == "cancelled":
-            return "cancelled"
-        return "done" if self.spoken == len(self.sentences) else "interrupted"
-
-    @property
     def open(self) -> bool:
         """Whether it waits or speaks."""
-        return self.task is not None and self.task.open
+        return self.state in ("waiting", "running", "cancelling")
 
     @property
     def first_time(self) -> bool:
@@ -104,17 +97,33 @@ def task_of(speech: Speech, tasks: Tasks) -> Task | None:
 
 def view_of(speech: Speech, tasks: Tasks, *, with_sound: bool = True) -> View:
     """What is to be shown of a speech. Raises Missing, CheckpointError."""
-    asked, sentences, state = speech.asked(), speech.sentences(), speech.state()
+    asked, noted = speech.asked(), speech.state()
     task, sound, trouble = task_of(speech, tasks), None, ""
-    again = state.get("again") if isinstance(state.get("again"), int) else None
-    is_open = task is not None and task.open
+    again = noted.get("again") if isinstance(noted.get("again"), int) else None
+    state, ahead = _state_of(task), 0
+    sentences = speech.sentences()  # of a task that has ended: all that it has spoken
+    is_open = state in ("waiting", "running", "cancelling")
+    if state == "":
+        state = "done" if all(one.take is not None for one in sentences) else "interrupted"
+    if state == "waiting" and task is not None:
+        ahead = tasks.ahead_of(task)
     if with_sound and not (is_open and again is None):
         try:
             sound = joined(speech, sentences)
-        except (OSError, VoxcloneError) as e:
-            trouble = str(e)
-    ahead = tasks.ahead_of(task) if task is not None and task.state == "waiting" else 0
-    return View(speech, asked, sentences, task, ahead, again, sound, trouble)
+        except (OSError, CheckpointError):
+            trouble = FULL
+        except DataError:
+            trouble = LOST
+    return View(speech, state, asked, sentences, task, ahead, again, sound, trouble)
+
+
+def _state_of(task: Task | None) -> str:
+    """Of what speaks; empty: it has spoken all that it was asked to, or is known no more."""
+    if task is None or (state := task.state) == "done":
+        return ""
+    if state == "failed":
+        return "interrupted" if task.error == ENDED else "failed"
+    return "cancelling" if state == "running" and task.cancelling else state
 
 
 def excerpt(text: str) -> str:

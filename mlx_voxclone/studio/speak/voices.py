@@ -19,9 +19,11 @@ from mlx_voxclone.checkpoint.voices import EMBEDDING, MOST, VOICE_DIRECTORY
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files import plain
 from mlx_voxclone.files.atomic import whole_file
+from mlx_voxclone.files.hub import REPOSITORY
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.studio.home import Person, Project, private
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.model.choice import HUB, chosen
 
 OWN, FILES, MODEL = "own", "files", "model"  # where voices come from, in the order in which they are shown
 SUFFIXES = (".safetensors", ".pt")
@@ -80,12 +82,19 @@ def voices_of(person: Person) -> list[Voice]:
     found += [Voice(f"{FILES}:{path.name}", path.stem) for path in _imported(person)]
     model = model_of(person)
     with contextlib.suppress(VoxcloneError):  # a model that is gone is told when it is to speak
-        found += [] if model is None else [Voice(f"{MODEL}:{name}", name) for name in Release(model).voices()]
+        found += (
+            []
+            if model is None or not model.is_dir()
+            else [Voice(f"{MODEL}:{name}", name) for name in Release(model).voices()]
+        )
     return found
 
 
-def source_of(person: Person, key: str) -> Source:
+def source_of(person: Person, key: str, model: Path | None = None) -> Source:
     """What speaks in a voice.
+
+    Args:
+        model: whose voice it is, unless it was trained here; None: the model that the person has chosen.
 
     Raises:
         Mistake: no model was chosen, its folder is gone, there is no such voice (any more).
@@ -97,7 +106,7 @@ def source_of(person: Person, key: str) -> Source:
             if source is not None:
                 return source
         raise Mistake("voice", "speak.voice_gone")
-    model = model_of(person)
+    model = model or model_of(person)
     if model is None:
         raise Mistake("voice", "speak.no_model")
     if not (model / PARAMS).is_file():
@@ -110,9 +119,19 @@ def source_of(person: Person, key: str) -> Source:
 
 
 def model_of(person: Person) -> Path | None:
-    """The checkpoint that the person has chosen; None: none yet."""
-    model = person.settings().get("model")
-    return Path(model) if isinstance(model, str) and model else None
+    """The checkpoint that the person has chosen; None: none yet. One of the hub is where it was fetched to."""
+    try:
+        choice = chosen(person)
+    except VoxcloneError:  # the rehearsal, on a disk that is full
+        return None
+    if choice is None:
+        return None
+    if choice.kind != HUB or not REPOSITORY.fullmatch(choice.model) or Path(choice.model).is_dir():
+        return Path(choice.model)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(choice.model, PARAMS)
+    return Path(found).parent if isinstance(found, str) else Path(choice.model)
 
 
 def delivered(project: Project) -> Source | None:
@@ -141,8 +160,8 @@ def bring(person: Person, name: str, write: Callable[[Any], object]) -> Voice:
     taken = [path.stem for path in _imported(person)]
     if len(taken) >= _MOST_FILES:
         raise Mistake("file", "speak.file_many", most=_MOST_FILES)
-    chosen = next(one for one in (stem, *(f"{stem}-{k}" for k in range(2, _MOST_FILES + 2))) if one not in taken)
-    path = private(_folder(person)) / f"{chosen}{suffix.lower()}"
+    free = next(one for one in (stem, *(f"{stem}-{k}" for k in range(2, _MOST_FILES + 2))) if one not in taken)
+    path = private(_folder(person)) / f"{free}{suffix.lower()}"
     try:
         with whole_file(path, lambda: None) as file:
             write(file)
@@ -180,7 +199,7 @@ def _check(path: Path, suffix: str, model: Path | None) -> None:
     if len(shape) != 2 or shape[0] < 2:
         raise Mistake("file", "speak.file_no_voice")
     with contextlib.suppress(CheckpointError):  # a model that is gone decides nothing
-        if model is not None and Release(model).config.backbone.dim != shape[1]:
+        if model is not None and model.is_dir() and Release(model).config.backbone.dim != shape[1]:
             raise Mistake("file", "speak.file_other_model")
 
 

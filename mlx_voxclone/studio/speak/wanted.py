@@ -50,7 +50,7 @@ def wanted(person: Person, form: Mapping[str, object]) -> Asked:
     voice = next((one for one in voices_of(person) if one.key == key), None)
     if not key:
         raise Mistake("voice", "speak.choose_voice")
-    source_of(person, key)
+    source = source_of(person, key)
     return Asked(
         text=text,
         voice=key,
@@ -60,6 +60,7 @@ def wanted(person: Person, form: Mapping[str, object]) -> Asked:
         steps=_steps(given.get("steps", "").strip()),
         guidance=_guidance(given.get("guidance", "").strip()),
         chunks=chunks,
+        model=str(source.model),
     )
 
 

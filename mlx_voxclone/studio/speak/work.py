@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
@@ -70,7 +71,7 @@ def _spoken(
     done, total = len(sentences) - len(numbers) if len(numbers) > 1 else 0, len(sentences)
     if len(numbers) == 1:
         total = 1
-    source = source_of(speech.person, asked.voice)
+    source = source_of(speech.person, asked.voice, Path(asked.model) if asked.model else None)
     speaker = models.core(source.model, adapters=list(source.adapters), progress=progress)
     progress(done, total, SPEAKING)
     rows = _rows(speaker, source)
@@ -146,7 +147,10 @@ def _memory(speech: Speech, others: Sequence[Sentence], numbers: Sequence[int]) 
     for one in nearest:
         if one.take is None or one.take.doubt is not None:
             continue
-        samples = read_audio(speech.takes / one.take.file)
+        try:
+            samples = read_audio(speech.takes / one.take.file)
+        except DataError:  # gone: others tell as much
+            continue
         found = frame_levels([samples], SAMPLE_RATE)
         mask = speech_mask(found)
         if mask.any():

@@ -5,7 +5,7 @@ import { announce, csrf } from "/static/studio.js";
 const SHORTEST = 0.3; // seconds: a double click
 const SILENT = -55; // dB of full scale, peaks: as quiet as this, nobody speaks
 const [QUIET, LOUD, CLIPPED] = [-30, -3, -0.1]; // dB, peaks
-const HELD = 1.5; // seconds that a level's word stays at least
+const HELD = 1.2; // seconds that the word for a level looks back: between two words nobody speaks
 const PARTS = ["sentence", "result", "progress", "takes"];
 
 const desk = document.getElementById("recorder");
@@ -93,21 +93,20 @@ find("device").addEventListener("change", async () => {
 
 // The level
 
-let word = "";
-let since = 0;
+let heard = []; // [seconds, peak in dB] of the last moments
 
 function hear({ samples, peak, rms }) {
   const [peaks, level] = [peak, rms].map((value) => 20 * Math.log10(Math.max(value, 1e-6)));
   find("level").value = Math.max(-60, Math.min(0, level + 6));
-  const key =
-    peaks >= CLIPPED ? "clipped" : peaks >= LOUD ? "loud" : peaks >= QUIET ? "fine" : peaks >= SILENT ? "quiet" : "silence";
   const now = performance.now() / 1000;
-  const worse = key === "clipped" || (key === "loud" && word !== "clipped");
-  if (key !== word && (worse || now - since > HELD)) {
-    [word, since] = [key, now];
+  heard = [...heard.filter(([at]) => now - at < HELD), [now, peaks]];
+  const most = Math.max(...heard.map(([, peak]) => peak));
+  const key =
+    most >= CLIPPED ? "clipped" : most >= LOUD ? "loud" : most >= QUIET ? "fine" : most >= SILENT ? "quiet" : "silence";
+  if (find("level-said").textContent !== said[key]) {
     find("level-said").textContent = said[key];
     find("level-said").className = key === "fine" ? "good" : key === "silence" ? "muted" : "warning";
-  } else if (key === word) since = now;
+  }
   if (!state.blocks) return;
   state.blocks.push(samples);
   state.count += samples.length;

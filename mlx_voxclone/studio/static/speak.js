@@ -21,10 +21,9 @@ class Stream extends EventTarget {
     super();
     this.speech = speech;
     this.next = 0; // sentences that have been fetched
-    this.marks = []; // { from, to, number, text } on the context's clock
+    this.marks = []; // { from, to, number, text, node } on the context's clock
     this.ends = 0; // where the next sentence begins, on that clock
     this.wanted = this.complete = this.failed = this.#busy = false;
-    this.nodes = new Set();
   }
 
   #busy;
@@ -45,7 +44,7 @@ class Stream extends EventTarget {
   }
 
   async play() {
-    for (const other of streams.values()) if (other !== this) other.stop();
+    for (const other of streams.values()) if (other !== this) other.halt();
     for (const sound of document.querySelectorAll("audio")) sound.pause();
     single.pause();
     this.wanted = true;
@@ -61,9 +60,17 @@ class Stream extends EventTarget {
     this.#changed();
   }
 
-  stop() {
-    if (!this.wanted) return;
-    this.pause();
+  /** Give way to another sound: what has not been heard is fetched again, from the sentence that was cut off. */
+  halt() {
+    const now = context?.currentTime ?? 0;
+    const left = this.marks.filter((one) => one.to > now);
+    for (const one of left) one.node.stop();
+    this.marks = this.marks.filter((one) => one.to <= now);
+    this.next -= left.length;
+    this.ends = 0;
+    if (left.length) this.complete = false;
+    this.wanted = false;
+    this.#changed();
   }
 
   #changed() {
@@ -95,13 +102,14 @@ class Stream extends EventTarget {
       const sound = await fetch(src);
       if (!sound.ok) throw new Error(sound.statusText);
       const buffer = await context.decodeAudioData(await sound.arrayBuffer());
+      if (!this.wanted) return;
       const node = context.createBufferSource();
       node.buffer = buffer;
       node.connect(context.destination);
       const from = Math.max(this.ends, context.currentTime + 0.05);
       node.start(from);
       this.ends = from + buffer.duration;
-      this.marks.push({ from, to: this.ends, number, text });
+      this.marks.push({ from, to: this.ends, number, text, node });
       this.next += 1;
       this.#changed();
     }
@@ -176,7 +184,7 @@ customElements.define("speech-stream", SpeechStream);
 document.addEventListener(
   "play",
   () => {
-    for (const stream of streams.values()) stream.stop();
+    for (const stream of streams.values()) stream.halt();
     single.pause();
   },
   true,
@@ -197,7 +205,7 @@ document.addEventListener("click", (event) => {
   if (link) {
     event.preventDefault();
     const again = single.src === link.href && !single.paused;
-    for (const stream of streams.values()) stream.stop();
+    for (const stream of streams.values()) stream.halt();
     for (const sound of document.querySelectorAll("audio")) sound.pause();
     single.pause();
     if (again) return;

@@ -1,7 +1,6 @@
 // What all pages share: the language is chosen as soon as it is picked, and what happens is announced.
 const language = document.querySelector("form.language");
 if (language) {
-  language.querySelector("button").hidden = true;
   language.querySelector("select").addEventListener("change", () => language.requestSubmit());
 }
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from mlx_voxclone.studio.train.watch import Stage
 
-_WIDTH, _HEIGHT = 640, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 14, 38
+_WIDTH, _HEIGHT = 400, 240
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 14, 42
 _MOST = 160  # points of a line; more are averaged
 _ROWS = 16  # of a table
 Points = Sequence[tuple[float, float]]
@@ -71,7 +71,7 @@ def svg(plot: Plot, total: int, step_name: str) -> str:
     """
     values = [y for line in plot.lines for _, y in line.points]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    ticks = _ticks(low, high)
+    ticks = [tick for tick in _ticks(low, high) if tick >= 0 or low < 0]
     low, high = min(low, ticks[0]), max(high, ticks[-1])
     across, up = max(1, total), (high - low) or 1.0
 
@@ -88,7 +88,7 @@ def svg(plot: Plot, total: int, step_name: str) -> str:
         place = y(tick)
         parts.append(f'<path class="grid" d="M{_LEFT} {place:.1f}H{_WIDTH - _RIGHT}"/>')
         text = f"{100 * tick:g}\u202f%" if plot.percent else f"{tick:g}"
-        parts.append(f'<text x="{_LEFT - 8}" y="{place + 4:.1f}" text-anchor="end">{text}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{place + 5:.1f}" text-anchor="end">{text}</text>')
     for step in _whole_ticks(across):
         anchor = "start" if step == 0 else "end" if step == across else "middle"
         parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">{step}</text>')

@@ -20,7 +20,8 @@ from starlette.routing import Route
 from mlx_voxclone.process.machine import this_machine
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
-from mlx_voxclone.studio.model.choice import chosen
+from mlx_voxclone.studio.model.choice import HUB, chosen
+from mlx_voxclone.studio.model.fetch import is_fetched
 from mlx_voxclone.studio.record.listing import progress
 from mlx_voxclone.studio.train import plan
 from mlx_voxclone.studio.train.curves import plots, svg
@@ -28,6 +29,7 @@ from mlx_voxclone.studio.train.outcome import outcome, reason, spectral
 from mlx_voxclone.studio.train.sounds import drawn
 from mlx_voxclone.studio.train.trainings import State
 from mlx_voxclone.studio.train.watch import BASE, PARTS, Look, Sample, Stage
+from mlx_voxclone.studio.web.files import found_within
 from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, project_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
@@ -52,7 +54,6 @@ def routes() -> list[Route]:
 
 async def _page(request: Request) -> Response:
     project = project_of(request)
-    person_of(request).change_settings(voice=project.id)
     return page(request, _PAGE, **await run_in_threadpool(_values, request, project))
 
 
@@ -76,6 +77,7 @@ async def _status(request: Request) -> Response:
 async def _start(request: Request) -> Response:
     """Train, go on with what was paused or failed, or train anew (`again`)."""
     form, project = await form_of(request), project_of(request)
+    person_of(request).change_settings(voice=project.id)
     try:
         await run_in_threadpool(_ask, request, project, form.get("how"), form.get("judged") == "yes")
     except Mistake as mistake:
@@ -92,9 +94,10 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
         model = chosen(person)
         if model is None:
             raise Mistake("", "train.mistake.model")
-        plan.recordings_of(project)  # what there is stays where it is if nothing can be trained
-        trainings.put_aside(project)
+        if model.kind == HUB and not is_fetched(model.model):  # the cache was emptied
+            raise Mistake("", "train.mistake.gone")
         plan.write(project, model, this_machine(), trainings.configuration(project), judged=judged)
+        trainings.put_aside(project)  # not before it is known that a new one can be trained
     trainings.ask(project)
 
 
@@ -126,7 +129,7 @@ async def _file(request: Request) -> Response:
     project, path = project_of(request), request.path_params["path"]
     if path == "report/index.html":
         return await run_in_threadpool(_report, project.run / "report" / "index.html")
-    return sound_response(project.run / path, project.run)
+    return sound_response(found_within(project.run, path), project.run)
 
 
 def _report(path: Path) -> Response:
@@ -201,7 +204,7 @@ def _before(request: Request, project: Project) -> dict[str, Any]:
 
 def _during(project: Project, look: Look, t: Words, place: str) -> dict[str, Any]:
     stage = look.stage
-    samples = list(look.samples[:_SAMPLES])
+    samples = list(reversed(look.samples[:_SAMPLES]))  # new ones are put behind the others, which stay where they are
     at = f"{stage.name}-{len(stage.measured)}-{bool(stage.losses)}" if stage else ""
     return {
         "look": look,

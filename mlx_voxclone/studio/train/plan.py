@@ -119,7 +119,7 @@ def write(project: Project, chosen: Chosen, machine: Machine, file: Path, *, jud
     """Write the configuration of a voice's training; returns the name that the voice will have in its checkpoint.
 
     Raises:
-        Mistake: there are no recordings, or too few. CheckpointError: the model cannot be read.
+        Mistake: there are no recordings or too few, or the model cannot be read.
     """
     place, there = recordings_of(project)
     info = project.info()
@@ -127,7 +127,11 @@ def write(project: Project, chosen: Chosen, machine: Machine, file: Path, *, jud
     language = None if language == SYLLABLES else language
     content = settings(chosen, machine, recordings=there.recordings, language=language, judged=judged)
     content["data"] = {"path": str(place), **content["data"]}
-    name = voice_name(str(info.get("title", "")), Release(chosen.model).config.voices)
+    try:
+        taken = Release(chosen.model).config.voices
+    except VoxcloneError as e:
+        raise Mistake("", "train.mistake.unusable", why=str(e)) from None
+    name = voice_name(str(info.get("title", "")), taken)
     content = {"task": "clone", "model": chosen.model, "output": str(project.run), "voice": name} | content
     head = "# Written by the studio; `voxclone train --config` takes it as well.\n"
     write_text_atomic(file, head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))

@@ -6,10 +6,11 @@ besides (`pages.form_of`).
 """
 
 import asyncio
+import contextlib
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -22,8 +23,9 @@ from mlx_voxclone.studio.web.tokens import ME, Tokens
 
 FORM_LIMIT = 200_000  # bytes of a form without files
 LIMITS = (  # bytes of a request, by its path
-    (re.compile(r"/voices/[^/]+/record(/.*)?"), 2_000_000_000),
-    (re.compile(r"/voices/import"), 40_000_000),
+    (re.compile(r"/voices/[^/]+/files(/(one|cut))?"), 2_000_000_000),
+    (re.compile(r"/voices/[^/]+/takes"), 40_000_000),
+    (re.compile(r"/voices/import|/speak/voices"), 40_000_000),
     (re.compile(r"/speak(/.*)?"), 8_000_000),
 )
 _AROUND = 50_000  # bytes of a form beside its content
@@ -167,27 +169,18 @@ class WrongTokens:
             del self._count[next(iter(self._count))]
         return min(self.longest, self.first * 2 ** min(count - 1, 20))
 
-    def waiting(self, client: str) -> "_Waiting":
-        """A block in which an answer waits. Entered, it raises Refusal where too many of the address's do."""
-        return _Waiting(self, client)
-
-
-class _Waiting:
-    def __init__(self, wrong: WrongTokens, client: str) -> None:
-        self._wrong, self._client = wrong, client
-
-    def __enter__(self) -> float:
-        counts = self._wrong._waiting
-        if counts.get(self._client, 0) >= self._wrong.at_once:
+    @contextlib.contextmanager
+    def waiting(self, client: str) -> Iterator[float]:
+        """A block in which an answer waits for so many seconds. Raises Refusal: too many of the address's do."""
+        if self._waiting.get(client, 0) >= self.at_once:
             raise Refusal(429, "too_many")
-        counts[self._client] = counts.get(self._client, 0) + 1
-        return self._wrong.cost(self._client)
-
-    def __exit__(self, *_: object) -> None:
-        counts = self._wrong._waiting
-        counts[self._client] -= 1
-        if not counts[self._client]:
-            del counts[self._client]
+        self._waiting[client] = self._waiting.get(client, 0) + 1
+        try:
+            yield self.cost(client)
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
 
 
 class _Exchange:

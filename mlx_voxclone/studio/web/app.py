@@ -103,11 +103,15 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    return HTMLResponse("<!doctype html><title>Error</title><p>Something went wrong; the terminal shows where.", 500)
+    told = "<p>Something went wrong; the terminal shows where."
+    return HTMLResponse(f"<!doctype html><html lang=en><title>Error</title>{told}", 500)
 
 
 def _told(request: Request, status: int, line: str) -> Response:
     if "person" not in request.scope:  # of a style or a script, which need no token
         return PlainTextResponse(line, status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
-    return page(request, template, status=status, line=line)
+    try:
+        return page(request, template, status=status, line=line)
+    except VoxcloneError as e:  # a file that every page needs is damaged: it says which
+        return PlainTextResponse(str(e), 500)

@@ -13,7 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from mlx_voxclone.report.look import ENGLISH, player
+from mlx_voxclone.process.amounts import format_bytes
+from mlx_voxclone.report.look import ENGLISH, icon, player
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
@@ -122,9 +123,11 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
-    made.filters["megabytes"] = _megabytes
+    made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
+    made.filters["bytes"] = format_bytes
     return made
 
 

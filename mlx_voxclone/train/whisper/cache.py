@@ -28,7 +28,7 @@ from mlx_voxclone.train.whisper.teacher import MEDIAN, N_HEADS, AsrTeacher, Head
 from mlx_voxclone.whisper.alignment import latent_frames
 
 HEAD_CLIPS = 32  # alignment heads are chosen on at most so many
-_FORMAT = "asr teacher 1"  # changes with what is stored or how it is computed
+_FORMAT = "asr teacher 2"  # changes with what is stored or how it is computed
 _STATES = "states"
 
 

@@ -9,9 +9,10 @@ where it leaves a choice, this is what is done here:
   norm: what the logits are a linear function of, and what greedy decoding had in hand when it wrote the token. That
   position's cross-attention says where the token is heard. The end of text counts as a token: the silence behind the
   last word is its own.
-- The attention of the alignment heads is confined to the clip, see `alignment.py`: softmax, median over time, mean
-  over heads, then each 20 ms frame's weights are divided by their sum. A frame's state is the sum of the tokens' by
-  these weights; linear interpolation leads to the centres of the latent frames.
+- The attention of the alignment heads is confined to the clip, see `alignment.py`: softmax over time, how far each
+  position stands out in a 20 ms frame, median over time, mean over heads, as Whisper times words; where Whisper goes on
+  to a path, here a softmax over the tokens gives their weights. A frame's state is the sum of the tokens' by these
+  weights; linear interpolation leads to the centres of the latent frames.
 """
 
 import json
@@ -133,7 +134,7 @@ class AsrTeacher:
         if read is None:
             return None
         scores = np.stack([read.attention(layer)[head] for layer, head in heads])
-        weights = token_weights(scores, encoder_frames(len(samples)), MEDIAN)
+        weights = token_weights(scores, read.predicting, encoder_frames(len(samples)), MEDIAN)
         states = to_latent_frames(weights.T @ read.states, len(samples)).astype(np.float32)
         if not np.isfinite(states).all():
             raise DataError(f"{self.files.name}: its states are not finite; it is damaged, fetch or convert it again")
@@ -146,7 +147,11 @@ class AsrTeacher:
             return None
         frames, shares = encoder_frames(len(samples)), []
         for layer in range(self.files.sizes["n_text_layer"]):
-            shares.append(monotone_share(over_tokens(smoothed_attention(read.attention(layer), frames, MEDIAN))))
+            shares.append(
+                monotone_share(
+                    over_tokens(smoothed_attention(read.attention(layer)[:, read.predicting], frames, MEDIAN))
+                )
+            )
         return np.stack(shares)
 
 

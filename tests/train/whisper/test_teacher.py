@@ -41,14 +41,14 @@ def one_line(caught):
 def inputs(teacher, samples, text, language):
     """Tokens and audio as Whisper is documented to take them, without the teacher's own code."""
     import mlx.core as mx
-    from mlx_whisper.audio import log_mel_spectrogram
+    from mlx_whisper.audio import log_mel_spectrogram, pad_or_trim
     from mlx_whisper.tokenizer import get_tokenizer
 
     tokenizer = get_tokenizer(True, num_languages=99, language=language, task="transcribe")
     tokens = [tokenizer.sot, tokenizer.to_language_token(language), tokenizer.transcribe, tokenizer.no_timestamps]
     heard = resample(samples, 24000, 16000)
-    mel = log_mel_spectrogram(np.pad(heard, (0, 480_000 - len(heard))), 80)
-    return mx.array([tokens + tokenizer.encode(" " + text)]), teacher.model.encoder(mel[None])
+    mel = pad_or_trim(log_mel_spectrogram(np.pad(heard, (0, 480_000)), 80)[:-3000], 3000, axis=-2)
+    return mx.array([[*tokens, *tokenizer.encode(" " + text), tokenizer.eot]]), teacher.model.encoder(mel[None])
 
 
 def reference_states(teacher, samples, text, language, heads, *, crop=True):
@@ -59,13 +59,14 @@ def reference_states(teacher, samples, text, language, heads, *, crop=True):
     frames = -(-len(samples) // 480) if crop else 1500
     maps = []
     for layer, head in heads:
-        raw = np.array(scores[layer][0, head, 3:, :frames], np.float64)
+        raw = np.array(scores[layer][0, head, :, :frames], np.float64)
         weights = np.exp(raw - raw.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
-        padded = np.pad(weights, ((0, 0), (3, 3)), mode="reflect")
+        weights = (weights - weights.mean(axis=0)) / weights.std(axis=0)
+        padded = np.pad(weights[3:-1], ((0, 0), (3, 3)), mode="reflect")
         maps.append([medfilt(row, 7)[3:-3] for row in padded])
-    mean = np.mean(maps, axis=0)
-    per_frame = (mean / mean.sum(axis=0)).T @ np.array(hidden[0, 3:], np.float64)
+    odds = np.exp(np.mean(maps, axis=0))
+    per_frame = (odds / odds.sum(axis=0)).T @ np.array(hidden[0, 3:-1], np.float64)
     n = -(-len(samples) // 1920)
     at = 4 * np.arange(n) + 2.0 if crop else np.linspace(0, 1499, n)
     return np.stack([np.interp(at, np.arange(frames), column) for column in per_frame.T], axis=1)
@@ -208,7 +209,7 @@ def test_special_tokens_in_a_text_are_ordinary_text(teacher):
     [
         (30 * 24000 + 1, "Good day", "30.0 s of audio: Whisper takes clips of up to 30 s"),
         (0, "Good day", "0.0 s of audio"),
-        (24000, "word " * 100, "a text of 100 tokens, but Whisper takes at most 60"),
+        (24000, "word " * 100, "a text of 100 tokens, but Whisper takes at most 59"),
     ],
 )
 def test_clips_that_do_not_fit_are_refused(teacher, samples, text, message):
@@ -218,7 +219,7 @@ def test_clips_that_do_not_fit_are_refused(teacher, samples, text, message):
 
 
 def test_the_longest_clip_and_text(teacher):
-    assert teacher.states(np.zeros(30 * 24000, np.float32), ("word " * 60).strip(), "en").shape == (375, 32)
+    assert teacher.states(np.zeros(30 * 24000, np.float32), ("word " * 59).strip(), "en").shape == (375, 32)
 
 
 @pytest.mark.parametrize("heads", ["all", [], [(0,)], [(0, -1)], [(0, 1.0)], ["01"], None, [3]])
@@ -335,7 +336,7 @@ class Planted(AsrTeacher):
         resting[:, 40] = 9
         noise = np.random.default_rng(0).standard_normal((10, 1500))
         scores = [np.stack([along[::-1], resting]), np.stack([along, noise])]
-        return whisper_reader.Reading([0] * 9, np.zeros((10, 32)), scores.__getitem__, None)
+        return whisper_reader.Reading([0] * 9, np.zeros((10, 32)), scores.__getitem__, slice(None), None)
 
 
 def test_heads_chosen_by_dtw_go_along_with_the_text(whisper):
