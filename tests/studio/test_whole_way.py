@@ -169,7 +169,7 @@ def upload(way: Way, voice: str, uploads: list[Path]) -> None:
     page = way.page
     page.get_by_role("link", name="Files", exact=True).click()
     page.locator("#files").set_input_files(uploads)
-    page.get_by_text(f"{len(uploads)} uploaded, 0 refused").first.wait_for()
+    page.get_by_text(f"Uploaded: {len(uploads)}. Refused: 0.").first.wait_for()
     page.get_by_text(f"Recordings with a text: {len(uploads) // 2 + 2}.").wait_for()
     way.look("files")
     page.get_by_role("link", name="Go on to training").click()
@@ -195,7 +195,7 @@ def train(way: Way, voice: str) -> None:
         way.look("train")
         for one in (page, tab):  # nobody has to reload for the end
             one.get_by_role("heading", name="The voice is ready").wait_for(timeout=TRAINING)
-        assert f"Step {STEPS}" in samples.first.get_attribute("aria-label")
+        assert f"Step {STEPS}" in samples.last.get_attribute("aria-label")
         delivered = [one.locator("p.lead").inner_text() for one in (page, tab)]
         assert delivered[0].startswith("Delivered:")
         assert delivered[0] == delivered[1]

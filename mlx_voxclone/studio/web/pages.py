@@ -126,8 +126,7 @@ def environment() -> jinja2.Environment:
     made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
-    made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
-    made.filters["bytes"] = format_bytes
+    made.filters["bytes"] = _bytes
     return made
 
 
@@ -141,10 +140,9 @@ def clock(seconds: float | None) -> str:
 
 
 @jinja2.pass_context
-def _megabytes(context: jinja2.runtime.Context, size: float) -> str:
-    """A size of a file, in GB if it has many: `5.0 MB`, `8.0 GB`."""
-    t = context["t"]
-    return gigabytes(size, t) if size >= 1e9 else f"{decimal(size / 1e6, 1, t)} MB"
+def _bytes(context: jinja2.runtime.Context, size: float) -> str:
+    """A size as people read it, in the page's language: `5.00 MB`, `5,00 MB`."""
+    return format_bytes(size).replace(".", context["t"]("model.about.point"))
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:
