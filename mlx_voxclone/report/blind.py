@@ -52,8 +52,8 @@ def _sentence(test: Mapping[str, Any], outcome: Outcome) -> str:
     low, high = (f"{100 * end:.0f}" for end in outcome.interval)
     first, second = (_title(test, side) for side in ("first", "second"))
     text = (
-        f"{first} or {second}: {outcome.correct} of {outcome.pairs} right ({low} to {high} %; guessing is as often"
-        f" right in {_percent(outcome.p)} of such tests). {_VERDICTS[outcome.verdict]}"
+        f"{first} or {second}: {outcome.correct} of {outcome.pairs} right ({low} to {high} %; guessing does"
+        f" as well or better in {_percent(outcome.p)} of such tests). {_VERDICTS[outcome.verdict]}"
     )
     if outcome.verdict == "unclear":
         text += f" {outcome.pairs} pairs show little: only {outcome.needed} right answers or more would tell."

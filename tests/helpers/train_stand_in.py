@@ -1,7 +1,7 @@
 """A program in the place of `voxclone`: trains nothing, and leaves what a training would. Run by path, not imported.
 
-What it is to do lies in `stand_in.json` of its working directory: `steps` in all, `fail` (a line to end with), `deaf` (it
-does not hear SIGTERM), `every` (steps between measurements with a sample; 0: none), `seconds` of a step.
+What it is to do lies in `stand_in.json` of its working directory: `steps` in all, `fail` (a line to end with), `deaf`
+(it does not hear SIGTERM), `every` (steps between measurements with a sample; 0: none), `seconds` of a step.
 """
 
 import json

@@ -327,10 +327,10 @@ def test_too_much_is_a_clear_sentence(browser, monkeypatch):
     ("path", "most"),
     [
         ("/language", 250_000),
-        ("/voices/0123456789ab/files", 2_000_050_000),
-        ("/voices/0123456789ab/files/one", 2_000_050_000),
-        ("/voices/0123456789ab/files/one/more", 250_000),
-        ("/voices/0123456789ab/takes", 40_050_000),
+        ("/voices/0123456789ab/record/files", 2_000_050_000),
+        ("/voices/0123456789ab/record/files/one", 2_000_050_000),
+        ("/voices/0123456789ab/record/files/one/more", 250_000),
+        ("/voices/0123456789ab/record/takes", 40_050_000),
         ("/voices/0123456789ab/takes/0001-abcd/text", 250_000),
         ("/voices/import", 40_050_000),
         ("/tasks/0123456789ab/cancel", 250_000),
@@ -345,7 +345,7 @@ def test_who_sends_slowly_is_let_go(studio):
 
     patience = Patience(form=0.05, stall=0.05, linger=0.05)
     door = Access(application(studio), Names("127.0.0.1"), patience=patience)
-    for path in ("/language", "/voices/0123456789ab/files"):
+    for path in ("/language", "/voices/0123456789ab/record/files"):
         sent, parts = [], [{"type": "http.request", "body": b"csrf=", "more_body": True}]
 
         async def receive(parts=parts):

@@ -5,10 +5,13 @@ import threading
 from collections.abc import Iterator
 
 import mlx.core as mx
+import numpy as np
 import pytest
+import soundfile
 from browser import PHONE, opened, play, shifts, sideways, violations
 from publishable import make_run
 
+from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.cli import main as voxclone
@@ -30,6 +33,8 @@ def served(base, encoder, adapters, tmp_path_factory) -> Iterator[tuple[Studio, 
     voice = studio.home.person("ann").new_project("Ann", "en")
     make_run(voice.run, base, encoder, adapters)
     shutil.rmtree(voice.run / "data")
+    tone = np.sin(np.arange(3 * SAMPLE_RATE) / 20).astype(np.float32) / 4
+    soundfile.write(voice.run / "samples" / "after-1.wav", tone, SAMPLE_RATE)
     with take_port("127.0.0.1", 0) as taken:
         running = Served(studio, taken, "127.0.0.1", tokens)
         thread = threading.Thread(target=running.run)
@@ -59,6 +64,7 @@ def test_a_voice_is_kept_by_keyboard(served, chromium, tmp_path):
     studio, address, tokens = served
     (voice,) = studio.home.person("ann").projects()
     with opened(chromium, f"{address}/voices?token={tokens.by_name['ann']}") as page:
+        page.set_default_timeout(180_000)
         assert page.url == f"{address}/voices"
         assert violations(page) == []
         assert shifts(page) < 0.01

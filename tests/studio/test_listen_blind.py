@@ -160,7 +160,7 @@ def test_answers_are_on_disk_one_by_one(project):
     test = test.answer(1, "a")
     assert BlindTest(test.folder).pairs[0]["answer"] == test.pairs[0]["a"]
     assert test.answer(1, "b").pairs[0]["answer"] == test.pairs[0]["a"]  # a second tab: the first answer counts
-    assert test.answer(9, "b").current == 2  # out of turn
+    assert test.answer(9, "b").answered == 1  # out of turn
     with (test.folder / "answers.jsonl").open("a") as file:
         file.write('{"pair": 2, "ans')  # a power cut
     assert BlindTest(test.folder).current == 2
@@ -258,6 +258,7 @@ def test_from_beginning_to_report(studio, browser, me, project, monkeypatch):
     assert "10 of 10 right" in end
     assert "can be told apart" in end
     assert 'class="interval"' in end
+    assert end.count('class="task"') == 1  # the report's, once
     assert wait(studio, me, project, "report").state == "done"
     report = (project.run / "report" / "index.html").read_text()
     assert "10 of 10 right" in report

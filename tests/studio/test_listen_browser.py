@@ -32,6 +32,7 @@ def project(tmp_path, monkeypatch):
     served = Served(studio, take_port("127.0.0.1", 0), "127.0.0.1")
     thread = threading.Thread(target=served.run)
     thread.start()
+    made.tasks = lambda: [(task.kind, task.state, task.error) for task in studio.tasks.list(made.person)]
     made.address = f"http://127.0.0.1:{served.port}/voices/{made.id}/listen"
     yield made
     served.close()
@@ -83,7 +84,8 @@ def test_ten_blind_pairs_by_keyboard(project, open_page):
         page.keyboard.press("1" if is_a == (number <= 9) else "2")
     page.wait_for_selector("h2:has-text('9 of 10 right')", timeout=SECONDS)
     assert page.get_by_text("Original and Adapted can be told apart").count() == 1
-    page.wait_for_selector("text=Adding the test", state="detached", timeout=SECONDS)
+    page.wait_for_selector("text=Open the report", timeout=2 * SECONDS)
+    assert ("report", "done", "") in project.tasks()
     assert not violations(page)
     (kept,) = read_tests(project.run)
     assert (kept["correct"], kept["verdict"]) == (9, "apart")

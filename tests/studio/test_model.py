@@ -233,6 +233,20 @@ def test_the_trials_are_doctors_and_can_be_cancelled(me, studio, tmp_path):
     assert ended(task, 10).state == "cancelled"
 
 
+def test_a_machine_can_be_tried_before_anything_is_fetched(browser, me, studio, monkeypatch):
+    asked = []
+    monkeypatch.setattr(machine, "forecast", lambda task, chosen, *rest: asked.append(chosen) or machine.summary(FOUND))
+    browser.submit("/model/forecast")
+    [task] = studio.tasks.list(me, machine.KIND)
+    assert ended(task).state == "done"
+    assert asked == [choice.Chosen("hub", choice.OFFICIAL)]
+    monkeypatch.setattr(task, "result", {"model": choice.OFFICIAL, **machine.summary(FOUND)})
+    text = browser.get("/model", headers={"accept-language": "de"}).text
+    assert "12 GB von 12 GB: reicht knapp" in text
+    assert "1 h 30 min, davon 30 min nur beim ersten Mal" in text
+    assert "3,0 GB von 2,0 GB: reicht nicht" in text
+
+
 def test_times_and_sizes_are_those_of_the_language():
     t = words_in("de")
     assert [about(s, t) for s in (0.2, 40, 300, 7800, 7200)] == ["1 s", "40 s", "5 min", "2 h 10 min", "2 h"]

@@ -227,6 +227,9 @@ def test_a_second_voice_waits_and_says_so(browser, me, voice, trainings):
     text = browser.get(place(other)).text
     assert "Trainings before it: 1" in text
     assert f'href="{place(voice)}"' in text
+    tasks = browser.get("/tasks").text
+    assert f'href="{place(voice)}"' in tasks
+    assert f'action="{place(other)}/cancel"' in tasks
     browser.submit(f"{place(other)}/cancel")
     assert trainings.state(other).name == "none"
 

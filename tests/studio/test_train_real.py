@@ -6,10 +6,13 @@ import time
 import pytest
 
 from mlx_voxclone.checkpoint.release import Release
+from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
 from mlx_voxclone.process.machine import this_machine
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.model.choice import rehearsal
+from mlx_voxclone.studio.model import machine
+from mlx_voxclone.studio.model.choice import Chosen, rehearsal
+from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train import plan
 from mlx_voxclone.studio.train.outcome import outcome
 from mlx_voxclone.studio.train.trainings import Trainings
@@ -84,3 +87,15 @@ def test_the_fewest_recordings_are_enough(trainings):
     until(trainings, project, lambda: trainings.state(project).name == "cancelled")
     assert not project.run.exists()
     print(f"cancelled after {time.monotonic() - began:.1f} s")
+
+
+def test_what_doctor_says_is_understood(trainings, tmp_path):
+    person = trainings._home.person("ann")
+    task = Task(person, machine.KIND, "x", None, "files")
+    model = make_micro(tmp_path / "tiny")
+    found = machine.forecast(task, Chosen("folder", str(model)), this_machine(), person.folder)
+    names = [name for name, _ in found["parts"]]
+    assert {"pairs", "base_encoder", "encoder", "codes", "judging", "speaker", "voice", "delivery"} == set(names)
+    assert found["memory"] > 0
+    assert found["seconds"] > found["once"] > 0
+    assert found["disk"] > 0

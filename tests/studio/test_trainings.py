@@ -281,6 +281,18 @@ def test_a_voice_that_was_deleted_leaves_the_queue(home, trainings):
     assert trainings.turns(first.person) == []
 
 
+def test_damaged_files_stop_nobody(home, trainings, tmp_path):
+    project, other = begin(home, trainings, ask=False), begin(home, trainings, "bob", ask=False)
+    (home.path / "trainings.json").write_text("{")
+    (project.folder / "training.json").write_text("[]")
+    (other.folder / "voice.json").write_text("{")
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    assert again.state(project).name == "none"
+    again.ask(project)
+    until(again, project, "done")
+    (other.folder / "voice.json").unlink()
+
+
 def test_it_is_looked_after_beside(home, trainings):
     trainings.watch()
     project = begin(home, trainings, steps=10_000)

@@ -8,6 +8,7 @@
 PERSON/voices/ID/exports/ holds what was baked here. Each appears under its name when it is whole.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -186,9 +187,10 @@ def _files(place: Path) -> tuple[tuple[str, int], ...]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = Path(root, name)
-            mode = path.lstat()
-            if stat.S_ISREG(mode.st_mode) and not name.startswith("."):
-                found.append((path.relative_to(place).as_posix(), mode.st_size))
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                facts = path.lstat()
+                if stat.S_ISREG(facts.st_mode) and not name.startswith("."):
+                    found.append((path.relative_to(place).as_posix(), facts.st_size))
     return tuple(found)
 
 

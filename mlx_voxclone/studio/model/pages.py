@@ -83,8 +83,8 @@ async def _machine(request: Request) -> Response:
 async def _forecast(request: Request) -> Response:
     await form_of(request)
     person, studio = person_of(request), studio_of(request)
-    chosen = choice.chosen(person)
-    if chosen is not None and not chosen.rehearses and _open(request, person, machine.KIND) is None:
+    chosen = _tried(choice.chosen(person))
+    if not chosen.rehearses and _open(request, person, machine.KIND) is None:
         title, here = words_of(request)("model.forecast.title"), await run_in_threadpool(this_machine)
 
         def work(task: Task) -> dict:
@@ -111,7 +111,8 @@ def _values(request: Request) -> dict:
     chosen, here = choice.chosen(person), this_machine()
     downloads = studio.tasks.list(person, KIND)
     forecasts = studio.tasks.list(person, machine.KIND)
-    done = (task for task in forecasts if task.state == "done" and chosen and task.result.get("model") == chosen.model)
+    tried = _tried(chosen).model
+    done = (task for task in forecasts if task.state == "done" and task.result.get("model") == tried)
     trial = forecasts[0] if forecasts else None
     return {
         "chosen": chosen,
@@ -129,6 +130,11 @@ def _values(request: Request) -> dict:
         "forecast": next((task.result for task in done), None),
         "polled": False,
     }
+
+
+def _tried(chosen: choice.Chosen | None) -> choice.Chosen:
+    """The model that the machine is tried with: the released one, as long as none is chosen."""
+    return chosen or choice.Chosen(choice.HUB, choice.OFFICIAL)
 
 
 def _open(request: Request, person: Person, kind: str) -> Task | None:

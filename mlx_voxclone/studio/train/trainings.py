@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.process.limits import describe_os_error
-from mlx_voxclone.studio.home import Home, Person, Project, change_json, private, read_json, write_json
+from mlx_voxclone.studio.home import Home, Person, Project, private, read_json, write_json
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.train.process import COMMAND, Busy, Holder, holder, start, tell
 from mlx_voxclone.studio.train.watch import STARTED, Look, look
@@ -177,7 +178,7 @@ class Trainings:
 
     def running(self) -> Project | None:
         """The voice of this studio that is being trained; also by the command line."""
-        last = self._project(read_json(self._home.path / _QUEUE).get("running") or {})
+        last = self._project(_read(self._home.path / _QUEUE).get("running") or {})
         found = [last] if last is not None else []
         return next((project for project in [*found, *self._projects()] if self._holder(project) is not None), None)
 
@@ -209,7 +210,7 @@ class Trainings:
                 if child.poll() is not None:
                     del self._children[folder]
                     if folder.is_dir():
-                        change_json(folder / _NOTE, code=child.returncode)
+                        write_json(folder / _NOTE, {**_read(folder / _NOTE), "code": child.returncode})
             for project, since in list(self._asked.values()):
                 self._see_off(project, since)
             waiting = self._waiting()
@@ -220,7 +221,7 @@ class Trainings:
         while not self._ended.wait(_POLL):
             try:
                 self.tick()
-            except (VoxcloneError, OSError) as e:
+            except Exception as e:  # a full disk, say: the next look may do better
                 traceback.print_exception(e)
                 self._ended.wait(10 * _POLL)
 
@@ -231,7 +232,7 @@ class Trainings:
             self._queue(rest)
             return
         note = {"wish": "run", "code": None, "error": "", "started": time.time()}
-        change_json(project.folder / _NOTE, **note)
+        write_json(project.folder / _NOTE, note)
         again = (project.run / CONFIG).is_file()
         place = ["--resume", str(project.run)] if again else ["--config", str(self.configuration(project))]
         output = self.output(project)
@@ -245,7 +246,7 @@ class Trainings:
             return  # another studio was faster; it stays where it is
         except OSError as e:
             self._queue(rest)
-            change_json(project.folder / _NOTE, error=describe_os_error(e) or str(e))
+            write_json(project.folder / _NOTE, note | {"error": describe_os_error(e) or str(e)})
             return
         self._children[project.folder] = child
         self._queue(rest, running={"person": project.person.name, "project": project.id})
@@ -259,7 +260,7 @@ class Trainings:
             alive = self._holder(project) is not None
             if not alive and not (wish == "cancel" and project.run.exists() and self.state(project).name != "done"):
                 return
-            change_json(project.folder / _NOTE, wish=wish, error="")
+            write_json(project.folder / _NOTE, {**self._note(project), "wish": wish, "error": ""})
             self._asked[project.folder] = project, time.monotonic()
             if alive:
                 self._told(project, signal.SIGTERM)
@@ -299,11 +300,11 @@ class Trainings:
     # ---- what lies on disk -------------------------------------------------------------------------------------------
 
     def _waiting(self) -> list[dict[str, Any]]:
-        found = read_json(self._home.path / _QUEUE).get("waiting")
+        found = _read(self._home.path / _QUEUE).get("waiting")
         return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
     def _queue(self, waiting: list[dict[str, Any]], **values: Any) -> None:
-        old = read_json(self._home.path / _QUEUE)
+        old = _read(self._home.path / _QUEUE)
         write_json(self._home.path / _QUEUE, {**old, **values, "waiting": waiting})
 
     def _place(self, project: Project) -> int | None:
@@ -318,10 +319,22 @@ class Trainings:
             return None
 
     def _projects(self) -> list[Project]:
-        return [project for person in self._home.people() for project in person.projects()]
+        found = []
+        for person in self._home.people():
+            with suppress(VoxcloneError):  # a damaged file of one person's is nobody else's trouble
+                found += person.projects()
+        return found
 
     def _note(self, project: Project) -> dict[str, Any]:
-        return read_json(project.folder / _NOTE)
+        return _read(project.folder / _NOTE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a small file holds; of a damaged one nothing, as all it says can be asked for again."""
+    try:
+        return read_json(path)
+    except VoxcloneError:
+        return {}
 
 
 def _newer(path: Path, other: Path) -> bool:

@@ -23,8 +23,8 @@ from mlx_voxclone.studio.web.tokens import ME, Tokens
 
 FORM_LIMIT = 200_000  # bytes of a form without files
 LIMITS = (  # bytes of a request, by its path
-    (re.compile(r"/voices/[^/]+/files(/(one|cut))?"), 2_000_000_000),
-    (re.compile(r"/voices/[^/]+/takes"), 40_000_000),
+    (re.compile(r"/voices/[^/]+/record/files(/(one|cut))?"), 2_000_000_000),
+    (re.compile(r"/voices/[^/]+/record/takes"), 40_000_000),
     (re.compile(r"/voices/import|/speak/voices"), 40_000_000),
     (re.compile(r"/speak(/.*)?"), 8_000_000),
 )

@@ -68,7 +68,8 @@ async def _language(request: Request) -> Response:
 
 
 async def _tasks(request: Request) -> Response:
-    return page(request, "tasks.html", tasks=studio_of(request).tasks.list(person_of(request)))
+    studio, person = studio_of(request), person_of(request)
+    return page(request, "tasks.html", tasks=studio.tasks.list(person), turns=studio.trainings.turns(person))
 
 
 async def _task(request: Request) -> Response:
