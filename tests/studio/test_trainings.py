@@ -238,6 +238,15 @@ def test_without_locks_the_moment_of_its_start_tells_a_process(tmp_path, monkeyp
         child.wait()
 
 
+def test_a_process_of_another_machine_is_seen_and_never_signalled(home, trainings):
+    project = begin(home, trainings, ask=False)
+    with held(project.run):
+        (project.run / ".lock").write_text(json.dumps({"pid": os.getpid(), "host": "another"}))
+        assert trainings.state(project).name == "running"
+        trainings.pause(project)  # would end this very process
+        assert holder(project.run / ".lock").pid is None
+
+
 def test_a_training_of_the_command_lines_is_seen(home, trainings):
     project = begin(home, trainings, ask=False)
     with held(project.run):

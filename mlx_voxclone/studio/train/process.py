@@ -8,6 +8,7 @@ system knows no locks, the process's number and the moment it was started say wh
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -109,8 +110,10 @@ def _content(descriptor: int) -> dict:
     """What a lock's file says; {} if that cannot be told."""
     try:
         found = parse_json(os.pread(descriptor, _MOST, 0))
+        if found.get("host") not in (None, socket.gethostname()):
+            return {}  # a number of another machine's is none of a process here
         return {"pid": int(found["pid"]), "began": str(found.get("began") or "")}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return {}
 
 

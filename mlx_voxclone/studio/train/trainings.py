@@ -24,7 +24,7 @@ from mlx_voxclone.process.limits import describe_os_error
 from mlx_voxclone.studio.home import Home, Person, Project, private, read_json, write_json
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.train.process import COMMAND, Busy, Holder, holder, start, tell
-from mlx_voxclone.studio.train.watch import STARTED, Look, look
+from mlx_voxclone.studio.train.watch import STARTED, Look, error_in, last_lines, look
 
 Name = Literal[
     "none", "waiting", "running", "pausing", "paused", "stopped", "cancelling", "cancelled", "failed", "done"
@@ -153,7 +153,7 @@ class Trainings:
             return State("cancelling" if project.folder in self._asked else "cancelled")
         if error := str(note.get("error") or ""):
             return State("failed", error=error)
-        error, delivered = self.look(project).error, project.run / SUMMARY
+        error, delivered = error_in(last_lines(self.output(project))), project.run / SUMMARY
         if error and not (delivered.is_file() and _newer(delivered, self.output(project))):
             return State("failed", error=error)
         if delivered.is_file():

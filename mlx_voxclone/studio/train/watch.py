@@ -128,7 +128,7 @@ def look(run: Path, output: Path) -> Look:
         stages=stages,
         samples=tuple(_samples(run, [name for name, _ in places if name != BASE])),
         lines=lines,
-        error=_error(lines),
+        error=error_in(lines),
     )
 
 
@@ -145,8 +145,8 @@ def last_lines(output: Path) -> tuple[str, ...]:
     return tuple(lines[starts[-1] + 1 :] if starts else lines)
 
 
-def _error(lines: Sequence[str]) -> str:
-    """The line that told the end of a command that failed; "" where it did not."""
+def error_in(lines: Sequence[str]) -> str:
+    """The line that told the end of a command that failed, of what it has said; "" where it did not."""
     said = [line for line in lines if line.strip()]
     if said and said[-1].startswith("error: "):
         return said[-1].removeprefix("error: ")
