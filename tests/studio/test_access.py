@@ -331,13 +331,19 @@ def test_too_much_is_a_clear_sentence(browser, monkeypatch):
         ("/voices/0123456789ab/record/files/one", 2_000_050_000),
         ("/voices/0123456789ab/record/files/one/more", 250_000),
         ("/voices/0123456789ab/record/takes", 40_050_000),
-        ("/voices/0123456789ab/takes/0001-abcd/text", 250_000),
+        ("/voices/0123456789ab/record/takes/0001-abcd/text", 250_000),
         ("/voices/import", 40_050_000),
         ("/tasks/0123456789ab/cancel", 250_000),
     ],
 )
 def test_limits_by_route(path, most):
     assert access_module.limit_of(path)[0] == most
+
+
+def test_every_limit_is_that_of_an_address(studio):
+    asked = [route.path for route in application(studio).routes if "POST" in (getattr(route, "methods", None) or ())]
+    for pattern, _ in access_module.LIMITS:
+        assert any(pattern.fullmatch(path.replace("{project}", "0123456789ab")) for path in asked), pattern.pattern
 
 
 def test_who_sends_slowly_is_let_go(studio):
