@@ -55,7 +55,7 @@ class Way:
         found = []
         for _ in range(times):
             self.go(path)
-            self.page.wait_for_function(_PAINT)
+            self.page.wait_for_function(f"() => {_PAINT}")
             found.append(self.page.evaluate(_PAINT))
         return statistics.median(found)
 
@@ -155,9 +155,9 @@ def record(way: Way, voice: str, seconds: float) -> None:
     for number, press in enumerate((page.locator("#record").click, lambda: page.keyboard.press("r")), start=1):
         assert page.locator(".prompt").inner_text() == prompts[number - 1]
         press()
-        page.wait_for_function(
-            "what => document.querySelector('#elapsed').textContent >= what", arg=f"0:{seconds:02.0f}"
-        )
+        elapsed = "document.querySelector('#elapsed').textContent"
+        page.wait_for_function(f"() => {elapsed} < '0:04'")  # not that of the take before
+        page.wait_for_function(f"what => {elapsed} >= what", arg=f"0:{seconds:02.0f}")
         press()
         page.wait_for_function("n => document.querySelectorAll('#takes .take').length === n", arg=number)
         found = page.locator("#result .found")
@@ -225,7 +225,7 @@ def blind(way: Way, voice: str) -> None:
     for number in range(1, 11):
         page.get_by_role("heading", name=f"Pair {number} of 10").wait_for(timeout=5 * MINUTE)
         page.keyboard.press("x")
-        page.wait_for_function("document.querySelector('audio[data-slot=x]').currentTime > 0.05")
+        page.wait_for_function("() => document.querySelector('audio[data-slot=x]').currentTime > 0.05")
         page.keyboard.press("1")
     page.get_by_role("heading", name="of 10 right").wait_for()
     page.get_by_text("Adding the test to the report").wait_for(state="detached")
@@ -239,9 +239,9 @@ def speak(way: Way, voice: str) -> None:
     page.get_by_label("Text", exact=True).fill(" ".join(SAY))
     page.get_by_label("Voice", exact=True).select_option(label=TITLE)
     page.get_by_role("button", name="Speak", exact=True).click()
-    page.wait_for_function("document.querySelector('speech-stream')?.currentTime > 0.05", timeout=5 * MINUTE)
+    page.wait_for_function("() => document.querySelector('speech-stream')?.currentTime > 0.05", timeout=5 * MINUTE)
     page.locator("#speech[data-state=done]").wait_for()
-    page.wait_for_function("document.querySelector('speech-stream').paused")
+    page.wait_for_function("() => document.querySelector('speech-stream').paused")
     assert play(page, f"Everything, spoken by {TITLE}") > 0
     way.look("speak")
 
