@@ -236,12 +236,13 @@ def speak(way: Way, voice: str) -> None:
     """Two sentences, the first heard as soon as it is there."""
     page = way.page
     page.get_by_role("link", name="Speak", exact=True).click()
-    page.get_by_label("Text", exact=True).fill(" ".join(SAY))
+    page.get_by_label("Text", exact=True).fill("\n\n".join(SAY))
     page.get_by_label("Voice", exact=True).select_option(label=TITLE)
     page.get_by_role("button", name="Speak", exact=True).click()
     page.wait_for_function("() => document.querySelector('speech-stream')?.currentTime > 0.05", timeout=5 * MINUTE)
     page.locator("#speech[data-state=done]").wait_for()
     page.wait_for_function("() => document.querySelector('speech-stream').paused")
+    assert page.locator("#sentences > .sentence").count() == len(SAY)
     assert play(page, f"Everything, spoken by {TITLE}") > 0
     way.look("speak")
 
@@ -287,5 +288,5 @@ def found_again(way: Way, voice: str) -> None:
     way.go(f"{voice}/listen/blind")
     page.get_by_role("heading", name="of 10 right").wait_for()
     way.go("/speak")
-    page.get_by_role("link", name=" ".join(SAY)).click()
+    page.locator(".speech-history h3 a").first.click()
     assert play(page, f"Everything, spoken by {TITLE}") > 0
