@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from mlx_voxclone.api.codec import SpeechCodec as SpeechCodec
     from mlx_voxclone.api.sound import read_audio as read_audio
     from mlx_voxclone.api.sound import write_wav as write_wav
-    from mlx_voxclone.api.speech import Stream as Stream
     from mlx_voxclone.api.speech import TextToSpeech as TextToSpeech
     from mlx_voxclone.api.speech import load as load
+    from mlx_voxclone.api.stream import Stream as Stream
     from mlx_voxclone.api.training import Run as Run
     from mlx_voxclone.api.training import train as train
     from mlx_voxclone.api.voice import Voice as Voice
@@ -45,7 +45,7 @@ __all__ = [
 _PLACES = {
     "load": "speech",
     "TextToSpeech": "speech",
-    "Stream": "speech",
+    "Stream": "stream",
     "SpeechCodec": "codec",
     "Voice": "voice",
     "train": "training",

@@ -56,17 +56,18 @@ class Job:
         argv: its arguments; paths are relative to a copy of the inputs.
         output: file or directory that it writes.
         again: arguments to run after a kill, where they differ.
-        replaced: the output of a killed run is cleared first, as an output that exists is refused by design.
+        begun: file in the output, from which on those are to be used.
     """
 
     name: str
     argv: tuple[str, ...]
     output: str
     again: tuple[str, ...] | None = None
+    begun: str = "config.yaml"
 
     def repeat(self, place: Path) -> tuple[str, ...]:
         """The arguments of the next try in `place`."""
-        if self.again is not None and (place / self.output / "config.yaml").is_file():
+        if self.again is not None and (place / self.output / self.begun).is_file():
             return self.again
         return self.argv
 
@@ -76,6 +77,14 @@ def _train(task: str, output: str, *more: str) -> Job:
     return Job(f"train {task}", argv, output, ("train", "--resume", output, "--quiet"))
 
 
+SAY_LINES = ("say", "--model", "model", "--lines", "lines.jsonl", "--voice", "casual_male", "--batch", "2")
+SAY_LINES += ("--tries", "1", "--output", "spoken")
+LINES = (  # one of several chunks, one in a folder; two short ones go together
+    {"text": "papa mino lesu."},
+    {"text": "koni sewu.\n\npapa mino.\n\ntara.", "file": "deep/long.wav"},
+    {"text": "mino papa.", "voice": "casual_female", "seed": 3},
+    {"text": "lesu tara koni.", "seed": 4},
+)
 JOBS = (
     Job("micro", ("micro", "--output", "other", "--seed", "1"), "other"),
     Job("prepare", ("prepare", "recordings", "--output", "fresh", "--min-seconds", "1"), "fresh"),
@@ -89,6 +98,7 @@ JOBS = (
         ("say", "--model", "model", "--text", "papa mino", "--ref-audio", "reference.wav", "--output", "s.wav"),
         "s.wav",
     ),
+    Job("say lines", SAY_LINES, "spoken", (*SAY_LINES, "--resume"), begun="spoken.jsonl"),
     Job("voices add", ("voices", "add", "--model", "model", "--output", "voiced", "ann=reference.wav"), "voiced"),
     Job(
         "bake",
@@ -116,6 +126,7 @@ def good(home: Path) -> Path:
         write_corpus(place / "recordings", [SyntheticSpeaker.sample(0)], CLIPS, 0, seconds=SECONDS)
         shutil.copy(sorted((place / "recordings").rglob("*.wav"))[0], place / "reference.wav")
         (place / "texts.txt").write_text("papa mino lesu\nlesu mino\nmino papa\n", encoding="utf-8")
+        (place / "lines.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LINES), encoding="utf-8")
         (place / "train.yaml").write_text(json.dumps(TRAIN, indent=1), encoding="utf-8")  # JSON is YAML
         encoder = "first/best/encoder.safetensors"
         for argv in (

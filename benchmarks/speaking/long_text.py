@@ -4,13 +4,16 @@
     python -m benchmarks.speaking.long_text sentences --output DIR --sentences 300
     python -m benchmarks.speaking.long_text batches --output DIR
 
-Each writes `DIR/NAME.json` as it goes, so that what an interruption leaves is of use, and prints it. Times are CPU
-seconds of the process: other work on the machine moves them less.
+Each writes `DIR/NAME.json` as it goes, so that what an interruption leaves is of use, and prints it. `--minutes-limit`
+ends it after so much time of the clock; the same command with `--resume` goes on where it was. Times are CPU seconds of
+the process: other work on the machine moves them less.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ from benchmarks.speaking.recogniser import edits, said
 from benchmarks.speaking.score import interval
 from mlx_voxclone.audio.prosody import pitch
 from mlx_voxclone.audio.segment import FRAME_SECONDS, frame_levels, speech_mask
+from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.miniature.micro import SPEAKING, make_micro
 from mlx_voxclone.miniature.synth import random_text
 from mlx_voxclone.model.generation import generate_batch
@@ -34,6 +38,7 @@ from mlx_voxclone.speech.speaker import Speaker
 VOICE, SYLLABLES = "tenor", (4, 9)
 PAGE = 2  # minutes of audio: what a page of a book takes
 SENTENCE_SECONDS = 3.0  # with its pause, at least
+EDGE = 240  # samples, 10 ms
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
@@ -47,13 +52,18 @@ def book(count: int, seed: int = 0) -> str:
     return "\n\n".join(sentences(count, seed))
 
 
-def memory(output: Path, speaker: Speaker, minutes: float, batch: int) -> Iterator[dict]:
+def memory(output: Path, speaker: Speaker, minutes: float, batch: int, resume: bool) -> Iterator[dict]:
     """Peak of anonymous memory in every minute of audio of one text, written as `voxclone say` writes it."""
     chunks = split_text(book(round(minutes * 60 / SENTENCE_SECONDS)))
-    rate, peaks, samples = speaker.sampling_rate, [], 0
-    identified = {"text": str(minutes)}
-    with AnonymousPeak() as watch, growing_wav(output / "book.wav", identified, resume=False) as wav:
-        narration = Narration(speaker, chunks, speaker.voice_rows(VOICE), batch=batch)
+    rate, peaks = speaker.sampling_rate, []
+    identified = {"text": str(minutes), "batch": batch}
+    with AnonymousPeak() as watch, growing_wav(output / "book.wav", identified, resume=resume) as wav:
+        if wav.chunks:
+            found = json.loads((output / "memory.json").read_text())
+            peaks = [round(1e6 * peak) for peak in found["by_minute_mb"]]
+        samples = round(wav.seconds * rate)
+        rows = speaker.voice_rows(VOICE)
+        narration = Narration(speaker, chunks, rows, first=wav.chunks, memory=wav.memory, batch=batch)
         for spoken in narration:
             wav.append(spoken.samples, narration.memory)
             samples += len(spoken.samples)
@@ -71,52 +81,77 @@ def memory(output: Path, speaker: Speaker, minutes: float, batch: int) -> Iterat
             }
 
 
-def spoken_sentences(speaker: Speaker, count: int, batch: int) -> Iterator[dict]:
-    """Unit errors of a long text and of its sentences one by one, with the same seeds; the joins of the long one."""
+def spoken_sentences(output: Path, speaker: Speaker, count: int, batch: int, resume: bool) -> Iterator[dict]:
+    """Unit errors of a long text and of its sentences one by one, with the same seeds; the joins of the long one.
+
+    `DIR/sentences.jsonl` keeps what was measured of each, and what the narration knew then.
+    """
     chunks, rows, ears = split_text(book(count)), speaker.voice_rows(VOICE), Ears.load()
     assert len(chunks) == count
-    rate, wrong, units, same = speaker.sampling_rate, [], [], []
-    waves: list[np.ndarray] = []
-    doubtful = again = 0
-    for one in Narration(speaker, chunks, rows, batch=batch):
+    kept = output / "sentences.jsonl"
+    lines = [json.loads(line) for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")] if (
+        resume and kept.exists()
+    ) else []  # fmt: skip
+    if lines and lines[-1]["batch"] != batch:
+        raise SystemExit(f"{kept}: was measured with --batch {lines[-1]['batch']}")
+    write_text_atomic(kept, "".join(json.dumps(line) + "\n" for line in lines))
+    narration = Narration(
+        speaker, chunks, rows, first=len(lines), memory=lines[-1]["memory"] if lines else None, batch=batch
+    )
+    for one in narration:
         text = chunks[one.number].text
         alone = speaker.say(text, rows, seed=one.number)
         heard = [ears.recogniser.hear(wave) for wave in (one.samples, alone.samples)]
-        wrong.append([edits(said(text), words) for words in heard])
-        units.append(len(said(text)))
-        same.append(heard[0] == heard[1])
-        again, doubtful = again + (one.tries > 1), doubtful + (one.doubt is not None)
-        waves.append(one.samples)
-        if len(units) % 20 == 0 or len(units) == count:
-            rates, drawn = np.array(wrong) / np.mean(units), np.array(wrong)
-            yield {
-                "sentences": len(units),
-                "again": again,
-                "doubtful": doubtful,
-                "unit_error_long": drawn[:, 0].sum() / sum(units),
-                "unit_error_alone": drawn[:, 1].sum() / sum(units),
-                "difference": float((rates[:, 0] - rates[:, 1]).mean()),
-                "difference_interval": interval(rates[:, 0] - rates[:, 1]),
-                "heard_alike": float(np.mean(same)),
-                **seams(waves, rate),
+        lines.append(
+            {
+                "wrong": [edits(said(text), words) for words in heard],
+                "units": len(said(text)),
+                "alike": heard[0] == heard[1],
+                "again": one.tries > 1,
+                "doubtful": one.doubt is not None,
+                "ends": _ends(one.samples, speaker.sampling_rate),
+                "edges": [one.samples[:EDGE].tolist(), one.samples[-EDGE:].tolist()],
+                "steepest": float(np.abs(np.diff(one.samples)).max()),
+                "memory": narration.memory,
+                "batch": batch,
             }
+        )
+        with kept.open("a") as file:
+            file.write(json.dumps(lines[-1]) + "\n")
+        if len(lines) % 5 == 0 or len(lines) == count:
+            yield _summary(lines)
 
 
-def seams(waves: list[np.ndarray], rate: int) -> dict:
+def _summary(lines: list[dict]) -> dict:
+    wrong, units = np.array([line["wrong"] for line in lines]), [line["units"] for line in lines]
+    rates = wrong / np.mean(units)
+    return {
+        "sentences": len(lines),
+        "again": sum(line["again"] for line in lines),
+        "doubtful": sum(line["doubtful"] for line in lines),
+        "unit_error_long": wrong[:, 0].sum() / sum(units),
+        "unit_error_alone": wrong[:, 1].sum() / sum(units),
+        "difference": float((rates[:, 0] - rates[:, 1]).mean()),
+        "difference_interval": interval(rates[:, 0] - rates[:, 1]),
+        "heard_alike": float(np.mean([line["alike"] for line in lines])),
+        **seams(lines),
+    }
+
+
+def seams(lines: list[dict]) -> dict:
     """Steps of level (dB) and pitch (semitones): from a chunk's end to the next one's beginning, beside the steps from
     the beginning to the end of one chunk; the steepest step from sample to sample, at joins and elsewhere."""
-    ends = [_ends(wave, rate) for wave in waves]
-    within = [(first, last) for first, last in ends]
-    joins = [(a[1], b[0]) for a, b in itertools.pairwise(ends)]
+    within = [line["ends"] for line in lines]
+    joins = [(a[1], b[0]) for a, b in itertools.pairwise(within)]
     found: dict = {}
     for name, pairs in (("join", joins), ("within", within)):
         levels = [abs(a[0] - b[0]) for a, b in pairs]
         tones = [abs(12 * np.log2(a[1] / b[1])) for a, b in pairs if np.isfinite(a[1]) and np.isfinite(b[1])]
         found[f"{name}_level_db"] = np.quantile(levels, [0.5, 0.95]).round(2).tolist()
         found[f"{name}_pitch_semitones"] = np.quantile(tones, [0.5, 0.95]).round(2).tolist()
-    loud = max(float(np.abs(np.diff(wave)).max()) for wave in waves)
-    at = [float(np.abs(np.diff(np.concatenate([a[-240:], b[:240]]))).max()) for a, b in itertools.pairwise(waves)]
-    return found | {"steepest_at_joins": max(at), "steepest": loud}
+    edges = [a["edges"][1] + b["edges"][0] for a, b in itertools.pairwise(lines)]
+    at = max(float(np.abs(np.diff(edge)).max()) for edge in edges)
+    return found | {"steepest_at_joins": at, "steepest": max(line["steepest"] for line in lines)}
 
 
 def _ends(wave: np.ndarray, rate: int, seconds: float = 0.5) -> list[tuple[float, float]]:
@@ -125,12 +160,12 @@ def _ends(wave: np.ndarray, rate: int, seconds: float = 0.5) -> list[tuple[float
     start, stop = (int(k * FRAME_SECONDS * rate) for k in (frames[0], frames[-1] + 1))
     n = min(int(seconds * rate), (stop - start) // 2)
     parts = wave[start : start + n], wave[stop - n : stop]
-    return [(10 * np.log10(np.mean(np.square(part)) + 1e-12), pitch(part).median) for part in parts]
+    return [(float(10 * np.log10(np.mean(np.square(part)) + 1e-12)), float(pitch(part).median)) for part in parts]
 
 
 def batches(speaker: Speaker, count: int, sizes: tuple[int, ...] = (1, 2, 4, 8, 16)) -> Iterator[dict]:
     """Frames per CPU second by how many sentences are spoken at once, and the share of codes that are those of one
-    alone."""
+    alone. They are compared within one run, so it does not go on with another one's."""
     rows, model = speaker.voice_rows(VOICE), speaker.model
     texts = sentences(count)
     prompts = [model.embed_prompt(speaker.tokenizer.prompt(text, rows.shape[0]), rows)[0] for text in texts]
@@ -161,19 +196,29 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, metavar="N", help="of audio, for `memory`")
     parser.add_argument("--sentences", type=int, default=300, metavar="N", help="for `sentences` and `batches`")
     parser.add_argument("--batch", type=int, default=4, metavar="N")
+    parser.add_argument("--resume", action="store_true", help="go on with `memory` or `sentences`")
+    parser.add_argument("--minutes-limit", type=float, default=math.inf, metavar="N", help="of the clock, to end after")
     options = parser.parse_args()
+    if options.resume and options.what == "batches":
+        parser.error("--resume goes on with memory and sentences; batches are compared within one run")
+    until = time.monotonic() + 60 * options.minutes_limit
     options.output.mkdir(parents=True, exist_ok=True)
     model = options.output / "miniature"
     speaker = Speaker.load(model if model.exists() else make_micro(model, SPEAKING))
     if options.what == "memory":
-        results = memory(options.output, speaker, options.minutes, options.batch)
+        results = memory(options.output, speaker, options.minutes, options.batch, options.resume)
     elif options.what == "sentences":
-        results = spoken_sentences(speaker, options.sentences, options.batch)
+        results = spoken_sentences(options.output, speaker, options.sentences, options.batch, options.resume)
     else:
         results = batches(speaker, options.sentences)
-    for found in results:
-        (options.output / f"{options.what}.json").write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found))
+    found, ended = None, True
+    with contextlib.closing(results):
+        for found in results:
+            write_text_atomic(options.output / f"{options.what}.json", json.dumps(found, indent=2) + "\n")
+            if time.monotonic() >= until:
+                ended = False
+                break
+    print(json.dumps(found) if ended else f"stopped after {options.minutes_limit:g} min; go on with --resume")
 
 
 if __name__ == "__main__":

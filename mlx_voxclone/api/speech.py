@@ -1,6 +1,6 @@
 """Text to speech from Python: a checkpoint, its voices, voices from recordings, its codec."""
 
-import numbers
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,30 +14,21 @@ from mlx_voxclone.adapters.mix import AdapterSource
 from mlx_voxclone.api.codec import Clip, SpeechCodec
 from mlx_voxclone.api.shared import Place, computing, file_of, is_place, path_of, text_of
 from mlx_voxclone.api.sound import samples_of
+from mlx_voxclone.api.stream import Stream, check_narration, check_options, check_text, listener, narrated
 from mlx_voxclone.api.voice import Voice, rows_of
-from mlx_voxclone.errors import CheckpointError, ConfigError, DataError, VoxcloneWarning
+from mlx_voxclone.errors import CheckpointError, DataError, VoxcloneWarning
 from mlx_voxclone.files.hub import ENCODER, VOICE_SUFFIXES, is_address, local
 from mlx_voxclone.files.paths import expanded_part
 from mlx_voxclone.model.config import CFG_ALPHA
 from mlx_voxclone.model.widths import GROUP_SIZE, Quantisation
 from mlx_voxclone.process.progress import Progress, told_to, weight_bar
-from mlx_voxclone.speech.chunks import Chunk, split_text
-from mlx_voxclone.speech.narration import Narration, Spoken
-from mlx_voxclone.speech.options import (
-    MAX_BATCH,
-    MAX_PAUSE,
-    MAX_SECONDS,
-    NOTHING_SAID,
-    PAUSE,
-    STREAM_BATCH,
-    fault,
-    voice_file,
-)
-from mlx_voxclone.speech.speaker import Speaker, SpeechStream, read_reference, reference_warnings
+from mlx_voxclone.speech.chunks import split_text
+from mlx_voxclone.speech.narration import Narration
+from mlx_voxclone.speech.options import MAX_SECONDS, PAUSE, STREAM_BATCH, TRIES, voice_file
+from mlx_voxclone.speech.speaker import Speaker, read_reference, reference_warnings
 from mlx_voxclone.text.forms import as_said, form_of
 
 Adapters = Place | AdapterSource | Sequence[Place | AdapterSource]
-_MOST_SEED = 2**63
 
 
 def load(
@@ -208,13 +199,13 @@ class TextToSpeech:
         verbatim: bool = False,
         numbers_in_words: bool = False,
         progress: Progress | None = None,
-    ) -> "Stream":
+    ) -> Stream:
         """Speak a text piece by piece, the first 0.8 s long and the next ones 2 s; joined they are what `say` returns.
 
         Arguments and errors are those of `say`. All that can be refused is refused here, before the first chunk.
         """
-        _check_text(text)
-        _check_options(seed, max_seconds, steps, cfg_alpha)
+        check_text(text)
+        check_options(seed, max_seconds, steps, cfg_alpha)
         text = as_said(text, language, verbatim=verbatim, numbers=numbers_in_words)
         seed, steps = int(seed), None if steps is None else int(steps)
         most = max(1, round(max_seconds * self._speaker.model.config.codec.frame_rate))
@@ -240,9 +231,12 @@ class TextToSpeech:
         text: str,
         voice: "str | Path | Voice | np.ndarray | mx.array",
         *,
-        language: str = "en",
+        language: str | None = None,
         pause: float = PAUSE,
         batch: int = STREAM_BATCH,
+        tries: int = TRIES,
+        verify: bool = False,
+        whisper_model: Place | None = None,
         seed: int = 0,
         steps: int | None = None,
         cfg_alpha: float = CFG_ALPHA,
@@ -255,36 +249,47 @@ class TextToSpeech:
         Args:
             text: an empty line ends a paragraph; other line breaks are blanks in wrapped prose, and pauses after
                 verses, headings, items of lists and rows of tables.
-            language: code, e.g. `de`: where sentences end, and in which words.
+            language: code, e.g. `de`: where sentences end, in which words, and what `verify` expects. None: as in
+                English, and the Whisper finds out.
             pause: seconds of silence after a sentence; twice as long after a paragraph, shorter after a verse.
             batch: chunks at once; more are faster, take more memory, and the first of them comes later.
+            tries: how often a chunk is spoken at most, if it is silent, endless or of an unlikely length: 1 to 20.
+            verify: listen with a Whisper (extras `transcribe`, `evaluate`) and keep the try of which most is
+                understood. It is in memory until the iterator ends or is gone.
+            whisper_model: which one: a directory in mlx-whisper's format or a hub id; None: whisper-large-v3-turbo.
             progress: called with the chunks so far, how many there are, and `"speaking"`.
 
         The other arguments and the errors are those of `say`; all that can be refused is refused here.
 
         Returns:
             An iterator over float32 `[S]` at 24 kHz, one per chunk with the pause behind it. A chunk that may not be
-            right, although it was spoken three times, is a `VoxcloneWarning`.
+            right, although it was spoken `tries` times, is a `VoxcloneWarning`; so is, at the end, a Whisper that heard
+            too much wrong to choose.
+
+        Raises:
+            DataError: also a Whisper that cannot be loaded, is not installed or does not know the language.
         """
-        _check_text(text)
-        _check_options(seed, MAX_SECONDS, steps, cfg_alpha)
-        for name, value, least, most in (("pause", pause, 0, MAX_PAUSE), ("batch", batch, 1, MAX_BATCH)):
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not least <= value <= most:
-                raise ConfigError(f"{name}: a number from {least} is expected, up to {most}; got {value!r:.80}")
-        form = form_of(language, verbatim=verbatim, numbers=numbers_in_words)
-        chunks = split_text(text, language, float(pause), form)
-        with computing():
+        check_text(text)
+        check_options(seed, MAX_SECONDS, steps, cfg_alpha)
+        check_narration(pause, batch, tries, verify, whisper_model)
+        chosen = language or "en"
+        form = form_of(chosen, verbatim=verbatim, numbers=numbers_in_words)
+        chunks = split_text(text, chosen, float(pause), form)
+        with contextlib.ExitStack() as until, computing():
             rows = self._speaker.voice_rows(self._voice(voice))
-        narration = Narration(
-            self._speaker,
-            chunks,
-            rows,
-            seed=int(seed),
-            batch=int(batch),
-            n_steps=None if steps is None else int(steps),
-            cfg_alpha=cfg_alpha,
-        )
-        return _narrated(iter(narration), chunks, progress)
+            listen = until.enter_context(listener(whisper_model))(language) if verify else None
+            narration = Narration(
+                self._speaker,
+                chunks,
+                rows,
+                seed=int(seed),
+                batch=int(batch),
+                tries=int(tries),
+                listen=listen,
+                n_steps=None if steps is None else int(steps),
+                cfg_alpha=cfg_alpha,
+            )
+            return narrated(iter(narration), chunks, progress, until.pop_all())
 
     def voice_from(self, *clips: "Clip | Sequence[Clip]") -> "Voice":
         """The voice of one recording, or of several taken together, up to 60 s in all (3 to 25 s work best).
@@ -347,74 +352,5 @@ def speaker_of(tts: TextToSpeech) -> Speaker:
     return tts._speaker
 
 
-def _narrated(spoken: Iterator[Spoken], chunks: Sequence[Chunk], progress: Progress | None) -> Iterator[np.ndarray]:
-    while True:
-        with computing():
-            one = next(spoken, None)
-        if one is None:
-            return
-        if one.doubt is not None:
-            warnings.warn(f"{chunks[one.number].text[:60]!r}: {one.doubt}", VoxcloneWarning, stacklevel=2)
-        if progress is not None:
-            progress(one.number + 1, len(chunks), "speaking")
-        yield one.samples
-
-
-class Stream(Iterator[np.ndarray]):
-    """Speech chunk by chunk: iterate, each is float32 `[n * 1920]` at 24 kHz, not clipped. Stop whenever you like."""
-
-    def __init__(self, spoken: SpeechStream, max_seconds: float):
-        self._spoken, self._max_seconds = spoken, max_seconds
-        self._done = False
-
-    @property
-    def ended(self) -> bool | None:
-        """None while it speaks; then whether the model came to its end by itself (False: cut off, and warned of)."""
-        return self._spoken.ended
-
-    @property
-    def codes(self) -> np.ndarray:
-        """What was said so far: int32 `[37, T]`, 0-based, 12.5 frames per second."""
-        return self._spoken.codes
-
-    def __next__(self) -> np.ndarray:
-        try:
-            with computing():
-                return next(self._spoken)
-        except StopIteration:
-            if not self._done:
-                self._done = True
-                self._check_end()
-            raise
-
-    def _check_end(self) -> None:
-        if not self._spoken.frames and self._spoken.ended is not None:
-            raise DataError(NOTHING_SAID) from None
-        if self._spoken.ended is False:
-            line = f"the model did not end within {self._max_seconds:g} s and was cut off"
-            warnings.warn(line, VoxcloneWarning, stacklevel=3)
-
-
 def _is_voice_file(voice: object) -> bool:
     return is_place(voice) and ((isinstance(voice, str) and is_address(voice)) or Path(voice).suffix in VOICE_SUFFIXES)
-
-
-def _check_text(text: object) -> None:
-    if not isinstance(text, str):
-        raise DataError(f"the text must be a str, got {text!r:.80}")
-
-
-def _check_options(seed: int, max_seconds: float, steps: int | None, cfg_alpha: float) -> None:
-    for name, value, kind in (
-        ("seed", seed, numbers.Integral),
-        ("max_seconds", max_seconds, numbers.Real),
-        ("steps", 1 if steps is None else steps, numbers.Integral),
-        ("cfg_alpha", cfg_alpha, numbers.Real),
-    ):
-        if isinstance(value, bool) or not isinstance(value, kind):
-            whole = "whole " if kind is numbers.Integral else ""
-            raise ConfigError(f"{name}: a {whole}number is expected, got {value!r:.80}")
-    if not 0 <= seed < _MOST_SEED:
-        raise ConfigError(f"seed: must be from 0 to 2^63 - 1, got {seed}")
-    if found := fault(max_seconds, steps, cfg_alpha):
-        raise ConfigError(f"{found[0]}: {found[1]}")

@@ -1,5 +1,7 @@
 """Decoding audio files at their own rate: what a header says, blocks of samples, and what is refused."""
 
+import contextlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,12 +13,15 @@ import soundfile
 
 from mlx_voxclone.audio.containers import CHECKED, check_container
 from mlx_voxclone.audio.convert.outside import converted
-from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source
+from mlx_voxclone.audio.convert.remarks import held_back
+from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source, opened
 from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
 
 BLOCK_FRAMES = 1 << 18  # frames decoded at a time: 11 s at 24 kHz, 1 MiB per channel
 _UNKNOWN_LENGTH = 1 << 62  # libsndfile's frame count for a FLAC stream that does not state its length
 LOUDEST = 100.0  # full scale is 1; float audio beyond this was scaled as integers, or is no audio
+_MPEG = ("MP3", "MPEG")  # of which libmpg123 makes remarks
+_NO_MPEG = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM", b"riff", b".snd", b"caff")  # how files begin
 RATES = (1000, 768_000)  # Hz; beyond, a header is damaged or what it describes is no speech
 
 
@@ -27,18 +32,22 @@ class AudioInfo:
     path: Path | AudioBytes
     sample_rate: int  # Hz
     channels: int
-    frames: int  # samples per channel
+    frames: int  # samples per channel; where there are `more`, those that were counted
     format: str  # libsndfile's name: WAV, FLAC, OGG, MP3, ...
     subtype: str  # PCM_16, FLOAT, VORBIS, ...
     flaw: str | None = None  # see `containers.check_container`
+    more: bool = False  # the header states no length, and there are more frames than were to be counted
 
     @property
     def seconds(self) -> float:
         return self.frames / self.sample_rate
 
 
-def audio_info(path: AudioSource) -> AudioInfo:
+def audio_info(path: AudioSource, *, most: float = math.inf) -> AudioInfo:
     """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
+
+    Args:
+        most: seconds, of which more need not be counted.
 
     Raises:
         AudioError: `missing`, `unreadable` (no audio format known here, a pipe or a device), `rate` (absurd),
@@ -48,10 +57,12 @@ def audio_info(path: AudioSource) -> AudioInfo:
     check_source(path)
     flag = check_container(path)
     with _open(path) as file:
-        frames = file.frames
+        frames, more = file.frames, False
         if frames >= _UNKNOWN_LENGTH:
-            frames = sum(len(block) for block in _blocks(file, path, None))
-        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag)
+            enough = None if most == math.inf else round(max(0, most) * file.samplerate) + 1
+            frames = sum(len(block) for block in _blocks(file, path, enough))
+            more = frames == enough
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag, more)
 
 
 def read_blocks(path: AudioSource | AudioInfo, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
@@ -65,11 +76,12 @@ def read_blocks(path: AudioSource | AudioInfo, *, start: int = 0, stop: int | No
         AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
     """
     if not isinstance(path, AudioInfo):
-        path = audio_info(path)
+        path = audio_info(path, most=0)
     path = path.path
     with _open(path) as file:
         if start:
-            file.seek(start)
+            with _quiet(file.format in _MPEG):
+                file.seek(start)
         yield from _blocks(file, path, None if stop is None else stop - start)
 
 
@@ -113,7 +125,8 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
     in_memory = isinstance(path, AudioBytes)
     try:
         # As text, libsndfile refuses names that are not UTF-8.
-        file = _File(BytesIO(path.content) if in_memory else os.fsencode(path))
+        with _quiet(_may_be_mpeg(path)):
+            file = _File(BytesIO(path.content) if in_memory else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
         if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
@@ -133,6 +146,15 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
         file.close()
         raise
     return file
+
+
+def _may_be_mpeg(path: Path | AudioBytes) -> bool:
+    with opened(path) as (file, _):
+        return file.read(4) not in _NO_MPEG
+
+
+def _quiet(mpeg: bool) -> contextlib.AbstractContextManager[None]:
+    return held_back() if mpeg else contextlib.nullcontext()
 
 
 def _check_header(path: Path | AudioBytes, file: soundfile.SoundFile) -> None:
@@ -156,7 +178,8 @@ def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | No
     while wanted is None or done < wanted:
         size = BLOCK_FRAMES if wanted is None else min(BLOCK_FRAMES, wanted - done)
         try:
-            block = file.read(size, dtype="float32", always_2d=True)
+            with _quiet(file.format in _MPEG):
+                block = file.read(size, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as e:
             raise AudioError(
                 "truncated",

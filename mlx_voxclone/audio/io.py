@@ -56,7 +56,10 @@ def read_audio(
         AudioError: `missing`, `unreadable`, `truncated`, `zero-length`, `channels`, `rate`, `non-finite`, `level`,
             `opposed` and `two-voices` (channels that cannot be mixed).
     """
-    info = audio_info(path)
+    part = start is not None or end is not None
+    # Of what states no length, as much is counted as the part needs: it begins and ends on a grid of at most a second.
+    most = math.inf if part and end is None else end + _RESAMPLE_CONTEXT + 1.1 if end is not None else 0.0
+    info = audio_info(path, most=most)
     check_channels(info, max_channels)
     if info.frames == 0:
         raise AudioError("zero-length", f"{path}: holds no samples")
@@ -66,12 +69,13 @@ def read_audio(
     total = (2 * info.frames * SAMPLE_RATE + rate_in) // (2 * rate_in)  # as soxr rounds: half up
     first = 0 if start is None else max(0, round(start * SAMPLE_RATE))
     last = total if end is None else min(total, round(end * SAMPLE_RATE))
-    if start is None and end is None:
+    if not part:
         return resample(_mono(info, channel, 0, None), rate_in)
     if first >= last:
         raise AudioError(
             "zero-length",
-            f"{path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts {info.seconds:g} s",
+            f"{path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts"
+            f" {'more than ' * info.more}{info.seconds:g} s",
         )
     # Input and output grids meet every `step` frames; starting there keeps the part's samples where the whole's are.
     common = math.gcd(rate_in, SAMPLE_RATE)
@@ -79,8 +83,8 @@ def read_audio(
     context = round(_RESAMPLE_CONTEXT * SAMPLE_RATE)
     before = max(0, first - context) // step_out
     after = -(-(last + context) // step_out)
-    part = resample(_mono(info, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
-    return part[first - before * step_out : last - before * step_out]
+    samples = resample(_mono(info, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
+    return samples[first - before * step_out : last - before * step_out]
 
 
 def read_samples(

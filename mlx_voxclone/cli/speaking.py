@@ -7,7 +7,6 @@ from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.process.amounts import format_seconds
 
 SHOWN = 5  # doubtful chunks
-MOSTLY_WRONG = 0.4  # share of words
 
 
 def settings(options) -> dict:
@@ -65,13 +64,9 @@ def tell_doubts(said, what: str) -> None:
     if len(said.doubts) > SHOWN:
         message(f"warning: {len(said.doubts) - SHOWN} more {what} may not be right; listen to the end")
     if said.words:
-        share = said.wrong / said.words
-        message(f"word error of the Whisper's transcripts: {share:.1%}")
-        if share >= MOSTLY_WRONG:
-            message(
-                "warning: that is so much that it could hardly choose: the speech is bad, or this Whisper does not know"
-                " its language; try a larger one, or say which language it is (--language)"
-            )
+        message(f"word error of the Whisper's transcripts: {said.wrong / said.words:.1%}")
+    if warning := said.warning():
+        message(f"warning: {warning} (--language)")
 
 
 def told(seconds: float, spent: float) -> str:

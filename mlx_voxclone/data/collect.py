@@ -3,10 +3,8 @@
 import dataclasses
 import glob
 import os
-import re
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.duplicates import groups
-from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file
+from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, same_file, unique_names
 from mlx_voxclone.data.hearing.chapters import cut_chapter
 from mlx_voxclone.data.hearing.check import Compared, compare_texts
 from mlx_voxclone.data.hearing.check import notes as text_notes
@@ -33,14 +31,12 @@ from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.text_checks import may_be_same
 from mlx_voxclone.data.transcribe import Transcriber
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.names import cut
 from mlx_voxclone.text.forms import as_learnt
 from mlx_voxclone.whisper.hearing import Listener
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
 _DAMAGED = ("unreadable", "truncated", "zero-length")  # what another file of the same recording may not be
-LONGEST_NAME = 80  # bytes; numbers, suffixes and temporaries take up to 60 more, encrypted file systems 143 in all
 
 
 @dataclass
@@ -402,23 +398,3 @@ def _on_threads(
         yield from progress(zip(jobs, pool.map(function, jobs)), len(jobs), what) if jobs else ()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)  # after Ctrl-C nobody may write any more
-
-
-def unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str] = ()) -> list[str]:
-    """A file name per entry: the audio's, after the speaker's if there are several; unique also without case."""
-    several = len({entry.speaker for entry in entries}) > 1
-    used, names = {name.casefold() for name in taken}, []
-    tried: dict[str, int] = {}  # the last number per name: those below it are used
-    for entry in entries:
-        stem = f"{entry.speaker}-{entry.audio.stem}" if several else entry.audio.stem
-        base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")
-        base = cut(base, LONGEST_NAME) or "clip"
-        number = tried.get(base.casefold(), 1)
-        name = base if number == 1 else f"{base}_{number}"
-        while name.casefold() in used:
-            number += 1
-            name = f"{base}_{number}"
-        tried[base.casefold()] = number
-        used.add(name.casefold())
-        names.append(name)
-    return names

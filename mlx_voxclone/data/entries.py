@@ -3,14 +3,17 @@
 import difflib
 import hashlib
 import os
+import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import stand_in_bytes
+from mlx_voxclone.files.names import cut
 from mlx_voxclone.files.plain import open_plain, read_plain
 
 MANIFEST, METADATA = "manifest.jsonl", "metadata.csv"
@@ -20,6 +23,7 @@ TRAIN, HELDOUT = "train", "heldout"
 _MARK = "\ufeff"  # byte order
 AUDIO_SUFFIXES = frozenset(SUFFIXES)
 LARGEST_TEXT = 1 << 20  # bytes; no recording that is trained on says more
+LONGEST_NAME = 80  # bytes; numbers, suffixes and temporaries take up to 60 more, encrypted file systems 143 in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,3 +216,23 @@ def walk_folders(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str
         audio = sorted(n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES)
         if names:
             yield Path(directory), audio, sorted(set(names) - set(audio))
+
+
+def unique_names(entries: Sequence[Entry], prefix: str = "", taken: Iterable[str] = ()) -> list[str]:
+    """A file name per entry: the audio's, after the speaker's if there are several; unique also without case."""
+    several = len({entry.speaker for entry in entries}) > 1
+    used, names = {name.casefold() for name in taken}, []
+    tried: dict[str, int] = {}  # the last number per name: those below it are used
+    for entry in entries:
+        stem = f"{entry.speaker}-{entry.audio.stem}" if several else entry.audio.stem
+        base = re.sub(r"[^\w.-]+", "_", prefix + unicodedata.normalize("NFC", stem)).strip("._")
+        base = cut(base, LONGEST_NAME) or "clip"
+        number = tried.get(base.casefold(), 1)
+        name = base if number == 1 else f"{base}_{number}"
+        while name.casefold() in used:
+            number += 1
+            name = f"{base}_{number}"
+        tried[base.casefold()] = number
+        used.add(name.casefold())
+        names.append(name)
+    return names

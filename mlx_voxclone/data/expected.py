@@ -10,8 +10,7 @@ from mlx_voxclone.audio.decode import audio_info
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.clips import Clip, PreparedData
-from mlx_voxclone.data.collect import unique_names
-from mlx_voxclone.data.entries import HELDOUT, TRAIN, Entry, is_prepared
+from mlx_voxclone.data.entries import HELDOUT, TRAIN, Entry, is_prepared, unique_names
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import LETTERS_PER_SECOND, PrepareOptions
@@ -69,11 +68,11 @@ def _prepared(entries: Sequence[Entry], options: PrepareOptions, path: Path | st
 
 def _pieces(entry: Entry, options: PrepareOptions) -> tuple[int, float]:
     """How many clips a recording gives, and the seconds of each."""
+    longest = options.max_seconds if entry.text is None else MAX_TRANSCRIBED_SECONDS
     try:
-        info = audio_info(entry.audio)
+        info = audio_info(entry.audio, most=math.inf if entry.text is None else longest)
     except AudioError:
         return 0, 0.0
-    longest = options.max_seconds if entry.text is None else MAX_TRANSCRIBED_SECONDS
     count = math.ceil(info.seconds / longest) if info.seconds else 0
     refused = info.sample_rate < options.min_sampling_rate or info.seconds < options.min_seconds
     return (0, 0.0) if refused or (entry.text is not None and count > 1) else (count, info.seconds / max(1, count))

@@ -193,7 +193,7 @@ def _check_numbers(entries: list[Entry], options: PrepareOptions) -> None:
 def _is_long(entry: Entry) -> bool:
     """Whether a recording is longer than those that stay whole with their text, by its header."""
     try:
-        return audio_info(entry.audio).seconds > MAX_TRANSCRIBED_SECONDS
+        return audio_info(entry.audio, most=MAX_TRANSCRIBED_SECONDS).seconds > MAX_TRANSCRIBED_SECONDS
     except AudioError:
         return False
 

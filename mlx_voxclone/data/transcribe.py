@@ -48,8 +48,6 @@ class Transcriber:
             raise DataError(NOT_INSTALLED.format(e)) from None
         self.model = model
         self.loaded = WhisperFiles(model).load()
-        holder = self._module.ModelHolder  # as the package loads it, float16 weights would stay so on a CPU: slow
-        holder.model, holder.model_path = self.loaded[0], model
 
     def __enter__(self) -> "Transcriber":
         return self
@@ -74,7 +72,7 @@ class Transcriber:
         code = language_code(language)
         if code is None:
             raise DataError(f"language {language!r}: no Whisper knows it; Whisper takes codes like en, de, fr")
-        if code != "en" and not self._module.ModelHolder.model.is_multilingual:
+        if code != "en" and not self.loaded[0].is_multilingual:
             name = whisper_module("tokenizer").LANGUAGES[code]
             raise DataError(f"{self.model}: was trained on English only, not {name}; name another Whisper")
 
@@ -99,6 +97,8 @@ class Transcriber:
         samples = resample(samples, rate, WHISPER_RATE)
         if len(samples) < MIN_SAMPLES:
             return None, language
+        holder = self._module.ModelHolder  # as the package loads it, float16 weights would stay so on a CPU: slow
+        holder.model, holder.model_path = self.loaded[0], self.model  # another Transcriber may have put its own there
         try:
             result = self._module.transcribe(
                 samples,

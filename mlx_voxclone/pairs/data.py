@@ -279,7 +279,7 @@ def _pair(
 
 def _check_audio(path: Path, frames: int, config: CodecConfig) -> None:
     try:
-        info = audio_info(path)
+        info = audio_info(path, most=frames * config.frame_size / config.sampling_rate)
     except AudioError as e:
         raise DataError(f"{e}; restore it, or delete its shard and {_AGAIN}") from None
     if (info.sample_rate, info.channels) != (config.sampling_rate, 1):

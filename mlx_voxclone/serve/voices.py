@@ -1,17 +1,11 @@
 """Voices that a server speaks with: the checkpoint's, and those of a folder, to which uploads come.
 
-    DIR/NAME.safetensors  rows of the voice, as `bake` and trainings write them
-    DIR/NAME.wav          the clip that it was made of, 24 kHz mono
-    DIR/NAME.json         when, of which clip, for which model, and who agreed
-
-A voice is there once its rows are. Only files of the folder itself are read: no links, no other names.
+Only files of the folder itself are read: no links, no other names. See `voice_folder` for what lies in it.
 """
 
 import hashlib
-import json
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
@@ -21,20 +15,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.audio.source import AudioBytes
-from mlx_voxclone.checkpoint.voices import EMBEDDING, is_voice_name
-from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.checkpoint.voices import is_voice_name
 from mlx_voxclone.errors import CheckpointError, ConfigError, DataError
-from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.serve.errors import ApiError
+from mlx_voxclone.serve.voice_folder import RECORD, ROWS, TakenError, VoiceFolder
 from mlx_voxclone.speech.speaker import Speaker, read_reference, reference_warnings
 
-ROWS, CLIP, RECORD = ".safetensors", ".wav", ".json"
 MOST_VOICES = 10_000  # of a folder
 MOST_CONSENT = 2_000  # characters
-_MOST_RECORD = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -75,7 +64,7 @@ class Voices:
 
     def __init__(self, speaker: Speaker, folder: Path | None, adapters: Mapping[str, Hashable]) -> None:
         self._speaker, self._adapters = speaker, adapters
-        self.folder = None if folder is None else _opened(folder)
+        self._folder = None if folder is None else _opened(folder)
         self._names = [name for name in speaker.voices if is_voice_name(name)]
         self._began = int(time.time())
         known = {voice.name for voice in self.all()}
@@ -108,13 +97,13 @@ class Voices:
                 if name in self._names:
                     return self._speaker.release.voice(name)
                 self._check_model(name)
-                return self._speaker.release.voice_of_file(self._file(name, ROWS))
+                return self._speaker.release.voice_of_file(self._own_folder().file(name, ROWS))
             except CheckpointError as e:
                 if name not in self._names and not self._is_there(name):
                     raise ApiError(400, f"the voice {name} was removed", "voice", "voice_not_found") from None
                 reason = str(e).replace(str(self._speaker.release.path), "the model")
-                if self.folder is not None:
-                    reason = reason.replace(f"{self.folder}{os.sep}", "")
+                if self._folder is not None:
+                    reason = reason.replace(f"{self._folder.path}{os.sep}", "")
                 raise ApiError(500, f"the voice {name} cannot be used: {reason}", "voice", "voice_damaged") from None
 
         return rows
@@ -123,7 +112,7 @@ class Voices:
 
     def check_possible(self) -> None:
         """Refuse uploads where none can become a voice. Raises ApiError."""
-        if self.folder is None:
+        if self._folder is None:
             raise ApiError(403, "this server keeps no voices; start it with --voices DIR", None, "voices_disabled")
         if not self._speaker.has_encoder:
             raise ApiError(
@@ -144,8 +133,8 @@ class Voices:
                 400, "consent: say who agreed to the use of this voice, and when, in up to"
                 f" {MOST_CONSENT:,} characters", "consent", "consent_required",
             )  # fmt: skip
-        if name in self._names or any(os.path.lexists(self._file(name, suffix)) for suffix in (ROWS, CLIP, RECORD)):
-            raise ApiError(409, f"the name {name} is taken; choose another one", "name", "voice_exists")
+        if name in self._names or self._own_folder().is_taken(name):
+            raise _taken(name)
         if len(self._own_names()) >= MOST_VOICES:
             raise ApiError(507, f"{MOST_VOICES:,} voices are here already; remove some", None, "too_many_voices")
 
@@ -174,17 +163,13 @@ class Voices:
             "sha256": hashlib.sha256(content).hexdigest(),
             "model": self._speaker.release.fingerprint(),
         }
-        rows = self._speaker.voice_rows(reference=samples)
-        self._claim(name)
+        rows, folder = self._speaker.voice_rows(reference=samples), self._own_folder()
         try:
-            write_wav(self._file(name, CLIP), samples)
-            write_text_atomic(self._file(name, RECORD), json.dumps(record, ensure_ascii=False) + "\n")
-            save_tensors(self._file(name, ROWS), {EMBEDDING: rows.astype(mx.bfloat16)})
-        except BaseException as e:
-            self._remove_files(name)
-            if not isinstance(e, OSError | CheckpointError | DataError):
-                raise
-            raise ApiError(507, f"the voice cannot be kept: {_without(e, self.folder)}", None, "storage") from None
+            folder.keep(name, record, samples, rows)
+        except TakenError:
+            raise _taken(name) from None
+        except (OSError, CheckpointError, DataError) as e:
+            raise ApiError(507, f"the voice cannot be kept: {_without(e, folder.path)}", None, "storage") from None
         return self._own(name)
 
     def warnings_of(self, samples: np.ndarray) -> list[str]:
@@ -196,85 +181,66 @@ class Voices:
         if name in self._names:
             raise ApiError(403, f"{name} is a voice of the checkpoint, which stays as it is", "voice", "not_removable")
         self.find(name)
-        if not _is_plain(self._file(name, RECORD)):
-            raise ApiError(
-                403, f"{name} did not come by an upload; its file is the operator's", "voice", "not_removable"
-            )
+        folder = self._own_folder()
         try:
-            self._remove_files(name)
+            if not folder.has_record(name):
+                raise ApiError(
+                    403, f"{name} did not come by an upload; its file is the operator's", "voice", "not_removable"
+                )
+            folder.remove(name)
+        except TakenError:
+            raise ApiError(409, f"{name} is just being made or removed", "voice", "voice_busy") from None
+        except FileNotFoundError:
+            raise ApiError(404, f"the voice {name} was removed", "voice", "voice_not_found") from None
         except OSError as e:
             raise ApiError(500, f"{name} cannot be removed ({e.strerror})", "voice", "storage") from None
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def _file(self, name: str, suffix: str) -> Path:
-        if self.folder is None or not is_voice_name(name):
-            raise ValueError(name)
-        return self.folder / f"{name}{suffix}"
+    def _own_folder(self) -> VoiceFolder:
+        if self._folder is None:
+            raise ValueError("a server without a folder has no voices of its own")
+        return self._folder
 
     def _is_there(self, name: str) -> bool:
-        return self.folder is not None and _is_plain(self._file(name, ROWS))
+        return self._folder is not None and self._folder.has(name)
 
     def _own_names(self) -> set[str]:
-        if self.folder is None:
+        if self._folder is None:
             return set()
         try:
-            with os.scandir(self.folder) as entries:
-                found = [e.name for e in entries if e.name.endswith(ROWS) and e.is_file(follow_symlinks=False)]
+            return self._folder.names()
         except OSError as e:
             raise ApiError(500, f"the voices' folder cannot be read ({e.strerror})", None, "storage") from None
-        return {name for file in found if is_voice_name(name := file.removesuffix(ROWS))}
 
     def _own(self, name: str) -> VoiceInfo:
         try:
-            created = int(os.lstat(self._file(name, ROWS)).st_mtime)
+            created = int(os.lstat(self._own_folder().file(name, ROWS)).st_mtime)
         except OSError:
             created = 0
         return VoiceInfo(name, created, True)
 
     def _check_model(self, name: str) -> None:
         """Refuse rows that were made with another model's tables. Raises CheckpointError."""
-        path = self._file(name, RECORD)
-        if not _is_plain(path):
-            return
+        path = self._own_folder().file(name, RECORD)
         try:
-            made_with = read_json(path, _MOST_RECORD).get("model")
-        except (OSError, ValueError, AttributeError):
+            record = self._own_folder().record(name)
+        except (OSError, ValueError):
             raise CheckpointError(f"{path}: is damaged; upload the voice again") from None
-        if made_with != self._speaker.release.fingerprint():
+        if record is not None and record.get("model") != self._speaker.release.fingerprint():
             raise CheckpointError(f"{path}: the voice was made with another model; upload it again")
 
-    def _claim(self, name: str) -> None:
-        """Take a name, of which another server on the same folder may think at the same time. Raises ApiError."""
-        try:
-            os.close(os.open(self._file(name, RECORD), os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
-        except FileExistsError:
-            raise ApiError(409, f"the name {name} is taken; choose another one", "name", "voice_exists") from None
-        except OSError as e:
-            raise ApiError(507, f"the voice cannot be kept ({e.strerror})", None, "storage") from None
 
-    def _remove_files(self, name: str) -> None:
-        """The rows first, with which the voice is gone; the record last, with which its name is free."""
-        for suffix in (ROWS, CLIP, RECORD):
-            self._file(name, suffix).unlink(missing_ok=True)
-
-
-def _opened(folder: Path) -> Path:
+def _opened(folder: Path) -> VoiceFolder:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.scandir(folder):
-            pass
+        return VoiceFolder(folder)
     except OSError as e:
         reason = (e.strerror or str(e)).lower()
         raise ConfigError(f"--voices {folder}: cannot be used ({reason}); name a folder") from None
-    return folder.resolve()
 
 
-def _is_plain(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
-    except OSError:
-        return False
+def _taken(name: str) -> ApiError:
+    return ApiError(409, f"the name {name} is taken; choose another one", "name", "voice_exists")
 
 
 def _without(error: Exception, folder: Path | None) -> str:

@@ -19,22 +19,21 @@ from mlx_voxclone.speech.chunks import LONGEST, Chunk, size
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.tally import Tally
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_TEXT = 64 << 20  # bytes; a long novel has 3 MB
 
 
 @dataclass
-class LongSpeech:
-    """What was said of a long text.
+class LongSpeech(Tally):
+    """What was said of a long text; doubts are of chunks by their texts.
 
     Attributes:
         seconds: of audio, pauses included.
         earlier: seconds of it that an earlier command had written.
         chunks: how many there were.
         again: how many were spoken more than once.
-        doubts: `(text, reason)` of those that may not be right.
-        wrong, words: what a listener heard in all chunks; 0 words without one.
         ends: seconds at which each one ends, the pause behind it included.
     """
 
@@ -42,9 +41,6 @@ class LongSpeech:
     earlier: float = 0.0
     chunks: int = 0
     again: int = 0
-    doubts: list[tuple[str, str]] = field(default_factory=list)
-    wrong: int = 0
-    words: int = 0
     ends: list[float] = field(default_factory=list)
 
     def add(self, chunk: Chunk, spoken: Spoken, rate: int) -> None:
@@ -52,8 +48,7 @@ class LongSpeech:
         self.ends.append(self.seconds)
         self.chunks += 1
         self.again += spoken.tries > 1
-        if spoken.doubt is not None:
-            self.doubts.append((chunk.text, spoken.doubt))
+        self.count(chunk.text, spoken)
 
 
 def read_text(path: str | Path) -> str:
@@ -127,12 +122,12 @@ def write_long(
             on_chunk(done := wav.chunks)
             speech.chunks, speech.seconds, speech.earlier = done, wav.seconds, wav.seconds
             speech.ends = wav.ends
+            speech.wrong, speech.words = (wav.memory or {}).get("heard", (0, 0))
             narration = Narration(speaker, chunks, rows, first=done, memory=wav.memory, listen=listen, **options)
             for spoken in narration:
-                wav.append(spoken.samples, narration.memory)
                 speech.add(chunks[spoken.number], spoken, rate)
+                wav.append(spoken.samples, {**narration.memory, "heard": (speech.wrong, speech.words)})
                 on_chunk(done := wav.chunks)
-            speech.wrong, speech.words = narration.wrong, narration.words
     except (OSError, CheckpointError) as e:
         cause = e.__cause__ if isinstance(e, CheckpointError) else e
         if getattr(cause, "errno", None) not in FULL or not done:
@@ -158,10 +153,8 @@ def stream_long(
 ) -> LongSpeech:
     """Speak chunks and hand their samples to `write` in order, while later ones are still spoken."""
     speech = LongSpeech()
-    narration = Narration(speaker, chunks, rows, **options)
-    for spoken in narration:
+    for spoken in Narration(speaker, chunks, rows, **options):
         write(spoken.samples)
         speech.add(chunks[spoken.number], spoken, speaker.sampling_rate)
         on_chunk(speech.chunks)
-    speech.wrong, speech.words = narration.wrong, narration.words
     return speech

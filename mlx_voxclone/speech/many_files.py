@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,30 +26,28 @@ from mlx_voxclone.speech.long_speech import FULL, identity
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.options import BATCH
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.tally import Tally
 
 _RECORD = {"audio": str, "request": str, "header": int, "sha256": str}
 JOURNAL, MANIFEST = "spoken.jsonl", "manifest.jsonl"
 
 
 @dataclass
-class ManyFiles:
-    """What was said of a list.
+class ManyFiles(Tally):
+    """What was said of a list by this command; doubts are of files.
 
     Attributes:
         files: how many there are now; earlier: of them, those of an earlier command.
         seconds: of audio that this command has spoken.
+        changed: files of an earlier command that are spoken again, as their line or an option is not what it was.
         again: files with a chunk that was spoken more than once.
-        doubts: `(file, reason)` of those that may not be right.
-        wrong, words: what a listener heard; 0 words without one.
     """
 
     files: int = 0
     earlier: int = 0
+    changed: int = 0
     seconds: float = 0.0
     again: int = 0
-    doubts: list[tuple[str, str]] = field(default_factory=list)
-    wrong: int = 0
-    words: int = 0
 
 
 def speak_lines(
@@ -63,6 +61,7 @@ def speak_lines(
     batch: int = BATCH,
     listen: Callable[[str | None], Listen] | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
+    on_changed: Callable[[int], None] = lambda changed: None,
     asked: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ManyFiles:
@@ -74,6 +73,7 @@ def speak_lines(
         batch: chunks at once, of one line or of several.
         listen: gives a `Narration`'s for a language.
         on_chunk: called with the number of chunks that are done, first with those of an earlier command.
+        on_changed: called before anything is spoken, with `ManyFiles.changed` where there are any.
         asked: what else decides what is said; options: see `Narration`.
 
     Raises:
@@ -90,6 +90,9 @@ def speak_lines(
         _check_places(output, lines, records)
         done = {line.file for line, request in zip(lines, requests) if _is_done(output, line, request, records)}
         said.files = said.earlier = len(done)
+        said.changed = sum(line.file in records and line.file not in done and _there(output, line) for line in lines)
+        if said.changed:
+            on_changed(said.changed)
         chunks = sum(len(line.chunks) for line in lines if line.file in done)
         on_chunk(chunks)
         waiting = [(line, request) for line, request in zip(lines, requests) if line.file not in done]
@@ -105,7 +108,7 @@ def speak_lines(
                             tries = max(tries, one.tries)
                             said.seconds += len(one.samples) / SAMPLE_RATE
                             on_chunk(chunks := chunks + 1)
-                            _count(said, line, one)
+                            said.count(line.file, one)
                     said.files, said.again = said.files + 1, said.again + (tries > 1)
         except KeyboardInterrupt:
             words = f"{said.files} of {len(lines)} files are in {output}; go on with --resume"
@@ -147,13 +150,6 @@ def _spoken(
         return iter(Narration(speaker, line.chunks, rows[line.voice], seed=line.seed, **options))
     chunks, voices = [line.chunks[0] for line in lines], [rows[line.voice] for line in lines]
     return iter(Narration(speaker, chunks, voices, seeds=[line.seed for line in lines], alone=True, **options))
-
-
-def _count(said: ManyFiles, line: Line, one: Spoken) -> None:
-    if one.doubt is not None:
-        said.doubts.append((line.file, one.doubt))
-    if one.heard is not None:
-        said.wrong, said.words = said.wrong + one.heard.wrong, said.words + one.heard.words
 
 
 def _request(line: Line, identified: Mapping[str, str]) -> dict[str, str]:
@@ -228,6 +224,10 @@ def _refuse_outside(output: Path, line: Line) -> None:
         path = path.parent
 
 
+def _there(output: Path, line: Line) -> bool:
+    return (output / line.file).exists()
+
+
 def _is_done(output: Path, line: Line, request: Mapping[str, str], records: Mapping[str, Any]) -> bool:
     """Whether a line's file is there as it was written, from just this line.
 
@@ -235,7 +235,7 @@ def _is_done(output: Path, line: Line, request: Mapping[str, str], records: Mapp
         DataError: somebody has changed it since.
     """
     path, record = output / line.file, records.get(line.file)
-    if record is None or not path.exists():
+    if record is None or not _there(output, line):
         return False
     with path.open("rb") as file:
         file.seek(record["header"])

@@ -3,6 +3,9 @@
 A chunk is doubtful if it stays silent, does not end, or is far from the length that its text and the chunks before it
 let expect. It is spoken again with other seeds; of all tries the likeliest length is kept. With somebody who listens
 the try with the fewest wrong words is kept, and a chunk is spoken until none is wrong.
+
+Which chunks are doubtful does not depend on how many are spoken at once: what a chunk lets expect of later ones is
+learnt in the order of the text, from the first try of each.
 """
 
 import statistics
@@ -21,6 +24,7 @@ from mlx_voxclone.speech.options import BATCH, MAX_SECONDS, TRIES
 from mlx_voxclone.speech.speaker import Speaker
 
 PACE = 0.065  # seconds a letter, until the voice's own pace is known
+SLOW = 1.5  # times as long as that, for a slow voice
 FEW = 4  # chunks, after which a voice's pace is known
 TOLERANCE = 2.5  # how many times too long or too short
 HASTY = 4.0  # how many times too short for anybody
@@ -121,8 +125,7 @@ class Narration:
         on_frame: called after every frame of a batch with the number of chunks that are still speaking.
 
     Attributes:
-        memory: what is known of the voice where the present batch began.
-        wrong, words: what the listener heard in all chunks so far, those before `first` included.
+        memory: what is known of the voice where the present batch began; JSON.
 
     Raises:
         NotFiniteError: while iterating, numbers that are not finite.
@@ -153,10 +156,9 @@ class Narration:
         self._tries, self._listen = tries, listen
         self._flow = {"n_steps": n_steps, "cfg_alpha": cfg_alpha}
         self._rate = speaker.model.config.codec.frame_rate
-        self.memory = {name: tuple((memory or {}).get(name, ())) for name in ("paces", "levels", "heard")}
-        self._paces = list(self.memory["paces"])  # seconds a letter of chunks that are not doubtful
+        self.memory = {name: tuple((memory or {}).get(name, ())) for name in ("paces", "levels")}
+        self._paces = list(self.memory["paces"])  # seconds a letter of first tries that are not doubtful
         self._levels = list(self.memory["levels"])  # dB of full scale
-        self.wrong, self.words = (int(count) for count in self.memory["heard"] or (0, 0))
         self._codec = speaker.model.audio_tokenizer
         mx.eval(self._rows)  # the voice may be removed while it speaks
 
@@ -184,17 +186,9 @@ class Narration:
             numbers = range(start, min(start + self._batch, len(self._chunks)))
             found = yield from self._best(numbers)
             for number, (best, tries) in found.items():
-                if not self._alone and best.doubt is None and size(self._chunks[number].text) >= SURE:
-                    self._paces.append(best.codes.codes.shape[1] / self._rate / size(self._chunks[number].text))
-                if best.heard is not None:
-                    self.wrong, self.words = self.wrong + best.heard.wrong, self.words + best.heard.words
                 samples = self._finished(number, best.samples)
                 if number == numbers[-1]:  # until then the batch would be spoken again
-                    self.memory = {
-                        "paces": tuple(self._paces[-_KEPT:]),
-                        "levels": tuple(self._levels[-_KEPT:]),
-                        "heard": (self.wrong, self.words),
-                    }
+                    self.memory = {"paces": tuple(self._paces[-_KEPT:]), "levels": tuple(self._levels[-_KEPT:])}
                 if number >= self._first:
                     yield Spoken(number, samples, tries, best.doubt, best.heard)
 
@@ -203,31 +197,42 @@ class Narration:
     ) -> Generator[list[Wanted], list[GeneratedCodes], dict[int, tuple[_Try, int]]]:
         """By number: the best of the tries, and how many there were."""
         best: dict[int, tuple[_Try, int]] = {}
+        paces: dict[int, float | None] = {}  # that was known of the voice when the chunk's turn came
         for attempt in range(self._tries):
             again = [n for n in numbers if n not in best or not best[n][0].perfect]
             if not again:
                 break
-            limits = {number: self._limit(number) for number in again}
-            longest = max(limits.values())
+            limits = {n: self._limit(n, paces[n]) if attempt else self._limit(n, None) for n in again}
             # One frame more tells a chunk that was cut off from one that ended there.
-            wanted = [self._wanted(n, attempt, min(limits[n] + 1, longest)) for n in again]
+            wanted = [self._wanted(n, attempt, limits[n] + 1) for n in again]
             for number, said in zip(again, (yield wanted), strict=True):
-                tried = self._judged(number, _cut_off(said, limits[number]))
+                if not attempt:
+                    paces[number] = self._pace()
+                limit = min(limits[number], self._limit(number, paces[number]))
+                tried = self._judged(number, _cut_off(said, limit), paces[number])
+                if not attempt:
+                    self._learn(number, tried)
                 if number in best:
                     tried = min(best[number][0], tried, key=lambda one: one.rank)
                 best[number] = tried, attempt + 1
         return {number: best[number] for number in numbers}
 
-    def _judged(self, number: int, said: GeneratedCodes) -> _Try:
+    def _learn(self, number: int, tried: _Try) -> None:
+        """Take the pace of a first try that seems right."""
+        letters = size(self._chunks[number].text)
+        if not self._alone and tried.doubt is None and letters >= SURE:
+            self._paces.append(tried.codes.codes.shape[1] / self._rate / letters)
+
+    def _judged(self, number: int, said: GeneratedCodes, pace: float | None) -> _Try:
         samples = self._codec.decode_audio(said.codes) if said.codes.shape[1] else np.zeros(0, np.float32)
         silent = not speech_mask(frame_levels([samples], self._speaker.sampling_rate)).any()
-        doubt, heard = "nothing was said" if silent else self._doubt(number, said), None
+        doubt, heard = "nothing was said" if silent else self._doubt(number, said, pace), None
         if self._listen is not None:
             heard = self._listen(self._chunks[number].text, samples)
             if doubt is None and heard.share >= MISHEARD:
                 doubt = f"what is heard is {heard.text[:80]!r}" if heard.text else "nothing is understood"
         wrong = 0.0 if heard is None else heard.share
-        return _Try(said, samples, doubt, heard, (wrong, silent, doubt is not None, self._distance(number, said)))
+        return _Try(said, samples, doubt, heard, (wrong, silent, doubt is not None, self._distance(number, said, pace)))
 
     def _wanted(self, number: int, attempt: int, limit: int) -> Wanted:
         rows = self._rows[number]
@@ -249,26 +254,30 @@ class Narration:
         except FloatingPointError as e:
             raise NotFiniteError(f"{e}: the weights are damaged, or the guidance is far too strong") from None
 
-    def _expected(self, number: int) -> float:
+    def _pace(self) -> float | None:
+        """Seconds a letter of the voice; None: not known yet."""
+        return statistics.median(self._paces[-_KEPT:]) if len(self._paces) >= FEW else None
+
+    def _expected(self, number: int, pace: float | None) -> float:
         """Seconds of speech."""
-        pace = statistics.median(self._paces[-_KEPT:]) if len(self._paces) >= FEW else PACE
-        return pace * size(self._chunks[number].text)
+        return (PACE if pace is None else pace) * size(self._chunks[number].text)
 
-    def _limit(self, number: int) -> int:
+    def _limit(self, number: int, pace: float | None) -> int:
         """Frames at which a chunk is cut off."""
-        return round(min(TOLERANCE * self._expected(number) + SPARE, MAX_SECONDS) * self._rate)
+        most = TOLERANCE * self._expected(number, pace) * (SLOW if pace is None else 1)
+        return round(min(most + SPARE, MAX_SECONDS) * self._rate)
 
-    def _distance(self, number: int, said: GeneratedCodes) -> float:
+    def _distance(self, number: int, said: GeneratedCodes, pace: float | None) -> float:
         """How far from the expected length; infinite for silence."""
-        seconds = said.codes.shape[1] / self._rate
-        return abs(np.log(seconds / self._expected(number))) + (0 if said.ended else 1) if seconds else np.inf
+        seconds, expected = said.codes.shape[1] / self._rate, self._expected(number, pace)
+        return abs(np.log(seconds / expected)) + (0 if said.ended else 1) if seconds else np.inf
 
-    def _doubt(self, number: int, said: GeneratedCodes) -> str | None:
-        seconds, expected = said.codes.shape[1] / self._rate, self._expected(number)
+    def _doubt(self, number: int, said: GeneratedCodes, pace: float | None) -> str | None:
+        seconds, expected = said.codes.shape[1] / self._rate, self._expected(number, pace)
         if not said.ended:
             return f"it did not end within {seconds:.1f} s"
         sure = size(self._chunks[number].text) >= SURE
-        least, most = (TOLERANCE, TOLERANCE) if len(self._paces) >= FEW else (HASTY, np.inf)
+        least, most = (HASTY, np.inf) if pace is None else (TOLERANCE, TOLERANCE)
         if sure and not 1 / least < seconds / expected < most:
             return f"it is {seconds:.1f} s long where about {expected:.1f} s were expected"
         return None

@@ -168,10 +168,11 @@ def read_reference(path: str | Path) -> np.ndarray:
     from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
     from mlx_voxclone.audio.source import AudioError
 
-    stated = audio_info(path).seconds
+    longest = REFERENCE_SECONDS[1] + 1  # an MP3's header may err by a little; its samples decide
+    stated = audio_info(path, most=longest)
     try:
-        if stated > REFERENCE_SECONDS[1] + 1:  # an MP3's header may err by a little; its samples decide
-            _check_length(stated)
+        if stated.seconds > longest:
+            _check_length(stated.seconds, stated.more)
         samples = read_audio(path)
         check_reference(samples, SAMPLE_RATE)
     except AudioError:
@@ -216,12 +217,12 @@ def _check_together(clips: Sequence[np.ndarray]) -> None:
         raise DataError(f"the reference clips are {total:.6g} s long together; take up to {REFERENCE_SECONDS[1]:.0f} s")
 
 
-def _check_length(seconds: float) -> None:
+def _check_length(seconds: float, more: bool = False) -> None:
+    """Refuse a length of so many seconds, or of `more`. Raises DataError."""
     low, high = REFERENCE_SECONDS
     if not low <= seconds <= high:
-        raise DataError(
-            f"the reference clip is {seconds:.6g} s long; take {low:.0f} to {high:.0f} s (3 to 25 s work best)"
-        )
+        found = f"more than {high:.0f} s" if more else f"{seconds:,.0f} s" if seconds >= 1e5 else f"{seconds:.6g} s"
+        raise DataError(f"the reference clip is {found} long; take {low:.0f} to {high:.0f} s (3 to 25 s work best)")
 
 
 Reference = str | Path | np.ndarray | mx.array  # one clip: where it lies, or its samples

@@ -5,7 +5,6 @@ from html import unescape
 
 # Lengths are bounded, and blanks at the start of a line end with it: no text takes longer than its length.
 _FENCES = re.compile(r"```[\s\S]*?```|~~~[\s\S]*?~~~")
-_NUMBERED = re.compile(r"^[^\S\n]*\d{1,4}[.)]\s+", re.MULTILINE)
 _AFTER_FENCES = [
     (re.compile(r"(?i)<br\s*/?>"), " "),
     (re.compile(r"!\[([^\]]{0,300})\]\(([^)]{0,2000})\)"), lambda match: match[1].strip() or "image"),
@@ -20,14 +19,13 @@ _LAST = [
     (re.compile(r"^[^\S\n]{0,3}>[^\S\n]?", re.MULTILINE), ""),
     (re.compile(r"</?[a-zA-Z][^>]{0,2000}>"), " "),
 ]
-_FEWEST_NUMBERED = 2  # lines; a single one may begin with a year or a date: "3. Oktober"
 
 
 def without_markup(text: str, english: bool = True) -> str:
     """A text without Markdown and HTML; its lines stay lines.
 
-    Numbers of a list go where two lines have one. (The servers take a number with a dot from the beginning of any
-    line, so that "3. Oktober" loses its day.)
+    Numbers of a list stay, in texts of any length: who hears a list wants to know which item it is. (The servers take a
+    number with a dot from the beginning of any line, so that "3. Oktober" loses its day.)
 
     Args:
         english: say that code was left out, in English.
@@ -35,8 +33,6 @@ def without_markup(text: str, english: bool = True) -> str:
     text = unescape(_FENCES.sub(" Code example omitted. " if english else " ", text))
     for pattern, by in _AFTER_FENCES:
         text = pattern.sub(by, text)
-    if len(_NUMBERED.findall(text)) >= _FEWEST_NUMBERED:
-        text = _NUMBERED.sub("", text)
     for pattern, by in _LAST:
         text = pattern.sub(by, text)
     return text

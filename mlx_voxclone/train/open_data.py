@@ -135,7 +135,7 @@ def _is_long(entries: Sequence[Entry]) -> bool:
     seconds = 0.0
     for entry in entries:
         with suppress(AudioError):
-            seconds += audio_info(entry.audio).seconds
+            seconds += audio_info(entry.audio, most=MOMENT - seconds).seconds
         if seconds > MOMENT:
             return True
     return False

@@ -127,15 +127,60 @@ def test_samples_of_a_part_are_those_of_the_whole_to_the_bit(tmp_path, name):
     assert len(read_samples(path, len(whole), len(whole) + 10)[0]) == 0
 
 
-def test_a_flac_that_states_no_length_is_read_in_parts(tmp_path):
-    write_flac(tmp_path / "a.flac", noise(3 * SAMPLE_RATE))
-    content = bytearray((tmp_path / "a.flac").read_bytes())
+def without_length(path: Path) -> Path:
+    """A FLAC whose header no longer states how long it is, as where it was written down a pipe."""
+    content = bytearray(path.read_bytes())
     content[21] &= 0xF0
     content[22:26] = bytes(4)
-    (tmp_path / "b.flac").write_bytes(content)
+    (path.parent / "b.flac").write_bytes(content)
+    return path.parent / "b.flac"
+
+
+def test_a_flac_that_states_no_length_is_read_in_parts(tmp_path):
+    write_flac(tmp_path / "a.flac", noise(3 * SAMPLE_RATE))
+    without_length(tmp_path / "a.flac")
     part, count = read_samples(tmp_path / "b.flac", 30_000, 40_000)
     np.testing.assert_array_equal(part, read_audio(tmp_path / "a.flac")[30_000:40_000])
     assert count == 3 * SAMPLE_RATE
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """How many frames each call to libsndfile has given."""
+    counts, read = [], soundfile.SoundFile.read
+
+    def counted(file, *arguments, **keywords):
+        found = read(file, *arguments, **keywords)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+    return counts
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000, 44_100, 48_000])
+def test_of_what_states_no_length_no_more_is_counted_than_is_asked_for(tmp_path, decoded, rate):
+    samples = noise(90 * rate, scale=0.01)
+    soundfile.write(tmp_path / "a.flac", samples, rate)
+    path = without_length(tmp_path / "a.flac")
+    want = read_audio(tmp_path / "a.flac")
+    decoded.clear()
+    for start, end in ((0.0, 2.0), (None, 1.37), (3.3, 5.01)):
+        part = read_audio(path, start=start, end=end)
+        whole = want[round((start or 0) * SAMPLE_RATE) : round(end * SAMPLE_RATE)]
+        np.testing.assert_allclose(part, whole, rtol=0, atol=1e-7)
+        assert sum(decoded) < (2 * end + 3) * rate
+        decoded.clear()
+    found = audio_info(path, most=4)
+    assert (found.frames, found.more) == (4 * rate + 1, True)
+    assert sum(decoded) == 4 * rate + 1
+    for most in (89.9, 90, 90.1, 1000):
+        found = audio_info(path, most=most)
+        assert (found.seconds > most, found.more) == (most < 90, most < 90)
+    decoded.clear()
+    np.testing.assert_array_equal(read_audio(path), want)
+    assert sum(decoded) == 90 * rate + 1  # once, not first to be counted
+    assert "it lasts more than" in refused(path, "zero-length", start=6, end=5)
 
 
 def test_a_part_is_decoded_alone(tmp_path, monkeypatch):

@@ -58,6 +58,20 @@ def test_what_the_model_says_becomes_the_text(talking_whisper, tmp_path):
 
 
 @needs_whisper
+def test_two_at_once_do_not_take_each_others_model(talking_whisper, tmp_path):
+    path = recordings(tmp_path / "r", 1) / "0.wav"
+    with Transcriber(str(talking_whisper)) as first:
+        with Transcriber(str(talking_whisper)) as second:
+            assert first.transcribe(path) == (SENTENCE, LANGUAGE)
+            model = second.loaded[0]
+            second.transcribe(path)
+            assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is model
+        first.check_language("fr")
+        first.transcribe(path)
+        assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is first.loaded[0]
+
+
+@needs_whisper
 def test_prepare_makes_missing_texts_and_leaves_given_ones(talking_whisper, tmp_path):
     folder = recordings(tmp_path / "r")
     (folder / "1.txt").write_text("Given.")

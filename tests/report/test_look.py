@@ -249,6 +249,55 @@ def test_a_sound_that_is_gone_says_so(chromium, players):
         press()
 
 
+STEPS = "".join(
+    f'<li><a href="#{name}"{" aria-current=step" if name == "Train" else ""}>{name}</a></li>'
+    for name in ("Model", "Record", "Train", "Listen", "Speak", "Voices")
+)
+EVERYTHING = f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Everything</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>{style()}</style></head><body>
+<a class="skip" href="#main">To the content</a>
+<header><a class="brand" href="#">Studio</a><nav aria-label="Steps"><ol class="steps">{STEPS}</ol></nav></header>
+<main id="main"><h1>A title of some length</h1><p class="lead">What it is about, <a href="#main">with a link</a>.</p>
+<p class="notice">A notice, <a href="#main">with a link</a>.</p><p class="notice good">Good.</p>
+<p class="notice danger">Bad, <span class="muted">a little</span>.</p>
+<form class="card"><h2>A form</h2>
+<div class="field"><label for="a">Text</label><textarea id="a" aria-invalid="true" aria-describedby="m"></textarea>
+<p class="mistake" id="m">Write a sentence.</p></div>
+<div class="field"><label for="b">A choice</label><select id="b"><option>one with a name that is very long</option>
+</select><p class="hint">Any.</p></div>
+<div class="field"><label for="c">A file of a kind that has a long name (.safetensors or .pt)</label>
+<input id="c" type="file"></div><div class="field"><label for="d">Name</label><input id="d" placeholder="Ann"></div>
+<fieldset><legend>Kind</legend><label><input type="radio" name="k"> one</label><label><input type="checkbox">
+two</label></fieldset><div class="row"><button class="primary">Record</button><button>Again</button>
+<button class="quiet">Later</button><button class="danger">Delete</button>
+<button disabled>Not now</button><a class="button" href="#">Go</a></div>
+</form><div class="cards"><div class="card"><label for="p">So far</label><progress id="p" value="0.4"></progress></div>
+<div class="card stack"><label for="q">Level</label><meter id="q" min="0" max="1" low="0.3" high="0.8" optimum="1"
+value="0.2"></meter><p><span class="good">Good</span>, <span class="warning">not so good</span>.</p></div></div>
+<div class="scroll" role="region" aria-label="Figures" tabindex="0"><table><thead><tr><th scope="col">metric</th>
+{"".join(f'<th scope="col" class="number">value {k}</th>' for k in range(9))}</tr></thead><tbody><tr class="chosen">
+<th scope="row">similarity</th>{9 * '<td class="number">0.123456789</td>'}</tr></tbody></table></div>
+<dl class="facts"><div><dt>Speech</dt><dd>15 min</dd><dd class="muted">24 clips</dd></div></dl>
+<details open><summary>More</summary><p class="muted">Muted.</p><pre tabindex="0">{"code " * 40}</pre></details></main>
+<footer><p class="muted">The end, <a href="#main">with a link</a>.</p></footer></body></html>"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"dark": True}, {"width": PHONE}], ids=["light", "dark", "phone"])
+def test_everything_of_the_look_suits_everybody(open_page, tmp_path, options):
+    (tmp_path / "everything.html").write_text(EVERYTHING)
+    page = open_page(tmp_path / "everything.html", **options)
+    assert sideways(page) == 0
+    assert violations(page) == []
+    for control in page.locator("button, .button, summary, select, ol.steps a").all():
+        assert control.bounding_box()["height"] >= 44
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('.skip').getBoundingClientRect().top >= 0")
+    for _ in range(3):
+        page.keyboard.press("Tab")
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
+
+
 class _Strict(SimpleHTTPRequestHandler):
     extensions_map: dict = SimpleHTTPRequestHandler.extensions_map | {".js": "text/javascript"}
 

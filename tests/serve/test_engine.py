@@ -226,6 +226,7 @@ def test_a_listener_that_is_behind_gets_no_more_chunks(speaker):
     run(engine, [long, short], until=lambda: short.listener.over)
     assert isinstance(slow.error, EndingError)  # at the engine's end
     assert not slow.samples
+    assert not any(utterance.frames for utterance in long._speech._together)
 
 
 def test_the_queue_is_bounded_and_the_end_is_told(speaker):

@@ -146,8 +146,8 @@ def started(argv, tmp_path):
     """`started(options)`: the process once it listens, and its port."""
     processes = []
 
-    def start(*options) -> tuple[subprocess.Popen, int]:
-        code = "from mlx_voxclone.cli import main; raise SystemExit(main())"
+    def start(*options, before="") -> tuple[subprocess.Popen, int]:
+        code = f"{before}\nfrom mlx_voxclone.cli import main; raise SystemExit(main())"
         process = subprocess.Popen(
             [sys.executable, "-c", code, *argv, *map(str, options)], cwd=ROOT, stderr=subprocess.PIPE, text=True,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -188,6 +188,43 @@ def test_it_ends_in_one_line_and_tells_who_waits(started, number, code):
     thread.join()
     assert process.returncode == code
     assert answers == [(503, "shutting_down")]
+    lines = [line for line in errors.splitlines() if not re.match(r"(GET|POST) /\S+ \d+ ", line)]
+    assert lines == ["ended"]
+
+
+ENDLESS = """
+import mlx.core as mx
+from mlx_voxclone.model.config import END_CODE
+from mlx_voxclone.model.flow_head import FlowMatchingHead
+logits = FlowMatchingHead.semantic_logits
+def endless(self, hidden):
+    found = logits(self, hidden)
+    return mx.where(mx.arange(found.shape[-1]) == END_CODE, -1e4, found)
+FlowMatchingHead.semantic_logits = endless
+"""
+
+
+def test_it_ends_while_it_streams(started):
+    """Who hears a stream sees it broken off, events end in an error, and nobody who does not read holds it up."""
+    process, port = started(before=ENDLESS)
+    answers = []
+    for more in ({"response_format": "wav"}, {"stream_format": "sse", "response_format": "pcm"}, {}):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+        body = {"input": "papa mino", "voice": "casual_male", "stream": True} | more
+        connection.request("POST", "/v1/audio/speech", json.dumps(body))
+        answers.append(connection)
+    streams = [connection.getresponse() for connection in answers]
+    assert [stream.status for stream in streams] == [200] * 3
+    assert all(stream.read(44) for stream in streams[:2])
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    with pytest.raises(http.client.IncompleteRead) as broken:
+        streams[0].read()
+    assert 0 < len(broken.value.partial) < 60 * 48_000
+    events = streams[1].read().decode().strip().split("\n\n")
+    last = json.loads(events[-1].removeprefix("data: "))
+    assert (last["type"], last["error"]["code"]) == ("error", "shutting_down")
     lines = [line for line in errors.splitlines() if not re.match(r"(GET|POST) /\S+ \d+ ", line)]
     assert lines == ["ended"]
 

@@ -28,11 +28,11 @@ pytest_plugins = ["baking", "commands"]
 CONSENT = "Ann Example agreed on 1 November 2026, by letter"
 
 
-def clip_of(seconds=2.0, level=1.0, form="WAV") -> bytes:
+def clip_of(seconds=2.0, level=1.0, form="WAV", subtype=None) -> bytes:
     wave = synthesise("papa mino lesu tara koni sewu papa mino", SyntheticSpeaker.sample(3), 0)
     wave = level * np.resize(wave, int(seconds * 24000))
     file = io.BytesIO()
-    soundfile.write(file, wave, 24000, format=form)
+    soundfile.write(file, wave, 24000, format=form, subtype=subtype)
     return file.getvalue()
 
 
@@ -180,6 +180,90 @@ def test_what_cannot_become_a_voice(client, folder, changes, code):
     assert list(folder.iterdir()) == []
 
 
+def patched(content: bytes, at: int, new: bytes) -> bytes:
+    return content[:at] + new + content[at + len(new) :]
+
+
+def streaminfo(content: bytes, *, rate=24_000, channels=1, samples=48_000) -> bytes:
+    """A FLAC with another header."""
+    bits = rate << 44 | (channels - 1) << 41 | 15 << 36 | samples
+    return patched(content, 18, bits.to_bytes(8, "big"))
+
+
+def lies():
+    """Clips whose headers say what is not so."""
+    flac, mp3, wav = (clip_of(form=form) for form in ("FLAC", "MP3", "WAV"))
+    opus = clip_of(form="OGG", subtype="OPUS")
+    head = max(mp3.find(b"Xing"), mp3.find(b"Info"))
+    return {
+        "flac, 794 hours": streaminfo(flac, samples=2**36 - 1),
+        "flac, one sample": streaminfo(flac, samples=1),
+        "flac, 0 Hz": streaminfo(flac, rate=0),
+        "flac, 1 Hz": streaminfo(flac, rate=1),
+        "flac, 1 MHz": streaminfo(flac, rate=2**20 - 1),
+        "flac, 8 channels": streaminfo(flac, channels=8),
+        "flac, minutes that are not stated": streaminfo(clip_of(400, level=0, form="FLAC"), samples=0),
+        **{f"flac, {n} bytes": flac[:n] for n in (4, 41, 60, len(flac) // 2, len(flac) - 1)},
+        "mp3, 2^32 frames": patched(mp3, head + 8, b"\xff" * 4),
+        "mp3, 4 GB": patched(mp3, head + 12, b"\xff" * 4),
+        "mp3, a tag of 256 MB": b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + mp3,
+        "mp3, noise": mp3[:400] + np.random.default_rng(0).bytes(5000),
+        "mp3, zeros within": mp3[:800] + bytes(100_000) + mp3[800:],
+        **{f"mp3, {n} bytes": mp3[:n] for n in (4, 30, 100, len(mp3) // 2)},
+        "ogg, 255 segments": patched(opus, 26, b"\xff"),
+        **{f"ogg, {n} bytes": opus[:n] for n in (4, 27, 100, len(opus) // 2, len(opus) - 1)},
+        "wav, 65,535 channels": patched(wav, 22, b"\xff\xff"),
+        "wav, no channel": patched(wav, 22, bytes(2)),
+        "wav, 0 Hz": patched(wav, 24, bytes(4)),
+        "wav, 4 GHz": patched(wav, 24, b"\xff" * 4),
+        "wav, no bits": patched(wav, 34, bytes(2)),
+        "wav, 4 GB": patched(wav, 40, b"\xfe\xff\xff\xff"),
+    }
+
+
+def test_headers_that_lie(served, client, folder):
+    """What they state is neither believed nor waited for; the server goes on and keeps nothing."""
+    for name, content in lies().items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            upload(client, audio_sample=(name, content))
+        assert caught.value.code == "invalid_audio", name
+        assert "\n" not in caught.value.message
+        assert list(folder.iterdir()) == []
+    assert served.ask("GET", "/health")[0] == 200
+
+
+def test_upload_and_removal_of_one_name_at_once(served, folder):
+    """Each is answered for itself, and what is there at the end is a whole voice or none."""
+    head = b'--xyz\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n'
+    parts = {b"name": b"ann", b"consent": CONSENT.encode(), b"audio_sample": clip_of(1.1)}
+    body = b"".join(head % (k, b'; filename="a.wav"' * (k == b"audio_sample"), v) for k, v in parts.items())
+    headers = {"Content-Type": "multipart/form-data; boundary=xyz"}
+    found = {"POST": [], "DELETE": []}
+
+    def run(method, path, *more):
+        for _ in range(12):
+            found[method].append(served.ask(method, path, *more)[0])
+
+    threads = [
+        threading.Thread(target=run, args=("POST", "/v1/audio/voices", body + b"--xyz--\r\n", headers)),
+        threading.Thread(target=run, args=("POST", "/v1/audio/voices", body + b"--xyz--\r\n", headers)),
+        threading.Thread(target=run, args=("DELETE", "/v1/audio/voices/ann")),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(found["POST"]) <= {200, 409}
+    assert set(found["DELETE"]) <= {200, 404, 409}
+    left = found["POST"].count(200) - found["DELETE"].count(200)
+    assert left in (0, 1)
+    assert sorted(path.name for path in folder.iterdir()) == ["ann.json", "ann.safetensors", "ann.wav"] * left
+    if left:
+        assert "ann" in names(served)
+        assert served.ask("DELETE", "/v1/audio/voices/ann")[0] == 200
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("field", ["name", "consent", "audio_sample"])
 def test_fields_that_are_missing(served, field):
     parts = {"name": b"ann", "consent": CONSENT.encode(), "audio_sample": clip_of()}
@@ -278,7 +362,7 @@ def test_a_full_disk_leaves_nothing(served, client, folder, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device", str(folder / "ann.json"))
 
-    monkeypatch.setattr("mlx_voxclone.serve.voices.write_text_atomic", full)
+    monkeypatch.setattr("mlx_voxclone.serve.voice_folder.write_text_atomic", full)
     with pytest.raises(openai.APIStatusError, match="No space left") as caught:
         upload(client)
     assert caught.value.status_code == 507

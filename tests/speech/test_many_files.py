@@ -129,18 +129,25 @@ def test_a_kill_between_journal_and_name(speaker, calls, tmp_path, monkeypatch):
         file.write(b'{"audio": "000')
     said = speak(speaker, tmp_path, tmp_path / "out", resume=True)
     assert (said.files, said.earlier) == (5, 1)
+    said = speak(speaker, tmp_path, tmp_path / "out", resume=True)
+    assert (said.files, said.earlier) == (5, 5)  # what was written behind half a line can be read
 
 
 def test_a_line_that_was_edited_is_spoken_again_and_no_other(speaker, calls, tmp_path):
     speak(speaker, tmp_path, tmp_path / "out")
     before = wavs(tmp_path / "out")
     edited = [*LINES[:4], LINES[4] | {"text": "Five of them were long.", "seed": 99}]
-    said = speak(speaker, tmp_path, tmp_path / "out", edited, resume=True)
-    assert (said.files, said.earlier) == (5, 4)
+    told = []
+    said = speak(speaker, tmp_path, tmp_path / "out", edited, resume=True, on_changed=told.append)
+    assert (said.files, said.earlier, said.changed) == (5, 4, 1)
+    assert told == [1]  # one line, before anything is spoken
     changed = [name for name, content in wavs(tmp_path / "out").items() if content != before[name]]
     assert changed == ["00005.wav"]
     said = speak(speaker, tmp_path, tmp_path / "out", resume=True, float32=True)
-    assert said.earlier == 0  # another format is another file
+    assert (said.earlier, said.changed) == (0, 5)  # another format is another file
+    (tmp_path / "out" / "00002.wav").unlink()
+    said = speak(speaker, tmp_path, tmp_path / "out", resume=True, float32=True)
+    assert (said.earlier, said.changed) == (4, 0)  # one that is gone is not one that has changed
 
 
 def test_files_of_somebody_else_are_left_alone(speaker, calls, tmp_path):

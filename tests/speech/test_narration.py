@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,7 @@ from mlx_voxclone.speech.chunks import Chunk, split_text
 from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import MARGIN, TRIES, Heard, Narration
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.tally import Tally
 
 pytest_plugins = ["commands"]
 TEXT = "The ship went on through the fog, and nobody saw a light. "
@@ -170,14 +172,37 @@ def test_of_several_tries_the_best_heard_is_taken(speaker, said):
         return Heard("what", wrong[number][attempt], 11)
 
     chunks = [Chunk(f"{TEXT} number {k}.", 0.3) for k in range(3)]
-    narration = Narration(speaker, chunks, rows_of(speaker), listen=listen)
-    found = list(narration)
+    found = list(Narration(speaker, chunks, rows_of(speaker), listen=listen))
     assert [(one.tries, one.heard.wrong) for one in found] == [(1, 0), (3, 1), (3, 8)]
     assert [one.doubt for one in found] == [None, None, "what is heard is 'what'"]
-    assert (narration.wrong, narration.words) == (9, 33)
     assert [calls.count((k, 2)) for k in range(3)] == [0, 1, 1]
-    resumed = Narration(speaker, chunks, rows_of(speaker), first=3, memory=narration.memory, listen=listen)
-    assert (list(resumed), resumed.wrong, resumed.words) == ([], 9, 33)
+    tally = Tally()
+    for one in found:
+        tally.count(f"chunk {one.number}", one)
+    assert (tally.wrong, tally.words, tally.warning()) == (9, 33, None)
+    assert tally.doubts == [("chunk 2", "what is heard is 'what'")]
+    tally.count("another", replace(found[2], heard=Heard(None, 9, 9)))
+    assert tally.warning().startswith("43% of the words were heard wrong, so much that it could hardly choose")
+
+
+@pytest.mark.parametrize("memory", [None, {"paces": [0.05] * 9}])
+def test_doubts_do_not_depend_on_the_batch(speaker, said, memory):
+    """What a chunk lets expect of later ones is learnt in the order of the text, also within a batch."""
+    lengths = [40, 44, 9, 300, 47, 14, 130, 50, 16, 41, 120, 4, 45, 43, 14, 42]  # many by those before them alone
+
+    def answer(number, attempt):
+        frames = lengths[number] if attempt <= number % 3 else 38 + number  # some are well at the second or third try
+        return frames, number != 10 or attempt > 0
+
+    said(answer)
+    found = []
+    for batch in (1, 3, 4, 8, 16):
+        narration = Narration(speaker, chunks_of(16), rows_of(speaker), batch=batch, memory=memory)
+        found.append([(one.tries, one.doubt, one.samples.tobytes()) for one in narration])
+        found[-1].append(narration.memory)
+    assert all(one == found[0] for one in found)
+    assert len({tries for tries, *_ in found[0][:-1]}) == TRIES
+    assert sum(doubt is not None for _, doubt, _ in found[0][:-1]) >= 2
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.2, 0.6, 1.5])
@@ -288,13 +313,13 @@ def test_nothing_is_left_of_what_never_began(tmp_path):
 
 
 def test_others_may_generate_what_is_wanted(speaker):
-    """A chunk gets one frame more than its limit where its batch goes on: that tells an end there from a cut."""
+    """A chunk gets one frame more than its limit: that tells an end there from a cut."""
     rows = rows_of(speaker)
     chunks = [Chunk(TEXT.strip(), 0.35), Chunk(TEXT * 2, 0.35)]
     steps = Narration(speaker, chunks, rows).steps()
     wanted = next(steps)
-    limits = [Narration(speaker, chunks, rows)._limit(number) for number in range(2)]
-    assert [one.limit for one in wanted] == [limits[0] + 1, limits[1]]
+    limits = [Narration(speaker, chunks, rows)._limit(number, None) for number in range(2)]
+    assert [one.limit for one in wanted] == [limit + 1 for limit in limits]
     assert len({one.seed for one in wanted}) == 2
     assert [one.prompt.shape[1] for one in wanted] == [speaker.model.config.backbone.dim] * 2
     said = [np.ones((37, n), np.int32) for n in (limits[0], limits[1] - 5)]
@@ -306,7 +331,7 @@ def test_others_may_generate_what_is_wanted(speaker):
     steps = Narration(speaker, chunks, rows).steps()
     next(steps)
     again = steps.send([GeneratedCodes(np.ones((37, limits[0] + 1), np.int32), True), GeneratedCodes(said[1], True)])
-    assert [one.limit for one in again] == [limits[0]]  # cut off, so it is spoken again
+    assert [one.limit for one in again] == [limits[0] + 1]  # cut off, so it is spoken again
 
 
 def test_a_second_command_does_not_touch_what_the_first_has_written(tmp_path):
@@ -319,3 +344,17 @@ def test_a_second_command_does_not_touch_what_the_first_has_written(tmp_path):
         assert partial_names(tmp_path / "book.wav")[0].read_bytes() == content
         wav.append(np.full(1000, 0.1, np.float32))
     assert len(read_audio(tmp_path / "book.wav")) == 1000
+
+
+@pytest.mark.slow
+def test_the_miniature_is_doubted_alike_in_batches_of_any_size(speaker, monkeypatch):
+    monkeypatch.setattr(narration, "PACE", 0.02)
+    monkeypatch.setattr(narration, "SPARE", 0.5)
+    texts = ["papa mino lesu tara koni sewu.", "Nobody saw a light.", "The ship went on.", "koni sewu papa, mino."]
+    chunks = [Chunk(f"{texts[k % 4]} {texts[k % 3]}", 0.2) for k in range(9)]
+    found = []
+    for batch in (1, 4, 8):
+        told = Narration(speaker, chunks, rows_of(speaker), batch=batch, tries=2)
+        found.append([(one.number, one.tries, one.doubt, len(one.samples)) for one in told])
+    assert found[0] == found[1] == found[2]
+    assert 0 < sum(doubt is not None for _, _, doubt, _ in found[0]) < len(chunks)

@@ -250,7 +250,7 @@ def test_a_machine_can_be_tried_before_anything_is_fetched(browser, me, studio, 
 def test_times_and_sizes_are_those_of_the_language():
     t = words_in("de")
     assert [about(s, t) for s in (0.2, 40, 300, 7800, 7200)] == ["1 s", "40 s", "5 min", "2 h 10 min", "2 h"]
-    assert gigabytes(3.25e9, t) == "3,2 GB"
+    assert [gigabytes(size, t) for size in (12.4e9, 3.25e9, 51.4e6, 0)] == ["12 GB", "3,2 GB", "51 MB", "0 MB"]
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------

@@ -233,6 +233,24 @@ def test_cutting_is_cancelled_at_a_clip_and_begun_again(voice, bring, task, monk
     assert received.id
 
 
+def test_what_comes_or_goes_while_something_is_cut(voice, bring, task, monkeypatch):
+    first = bring("first.wav", wav(long_sound()))
+    write, written = long.write_pieces, []
+
+    def one(*arguments):
+        written.append(1)
+        if len(written) == 2:
+            bring("second.wav", wav(long_sound()[24000:]))
+            Uploads(voice).remove(first.id)
+        return write(*arguments)
+
+    monkeypatch.setattr(long, "write_pieces", one)
+    cut = long.cut_at_pauses(voice, task)
+    clips = Shelf(voice.clips).items()
+    assert len(clips) == cut["clips"] > 0
+    assert {notes["name"].rpartition(" ")[0] for _, notes in clips} == {"second.wav"}
+
+
 def test_reading_is_cancelled_within_a_block(voice, bring, task):
     bring("chapter.wav", wav(long_sound()))
     task.cancel()

@@ -10,7 +10,7 @@ from starlette.routing import Mount, Route
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.home import write_json
-from mlx_voxclone.studio.web.access import LIMITS, Access, is_open
+from mlx_voxclone.studio.web.access import Access, is_open
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
 from mlx_voxclone.studio.web.tokens import Tokens
@@ -133,10 +133,3 @@ def test_every_change_needs_a_form_of_ours(app, people, anns, studio):
     assert changing > 5
     after = sorted((str(path), path.stat().st_mtime_ns) for path in studio.home.path.rglob("*") if path.is_file())
     assert after == before
-
-
-def test_every_limit_of_a_request_is_some_addresss(app):
-    """An address that was renamed would fall back to the limit of a form without files."""
-    paths = [_PARAMETER.sub("x", route.path) for route in routes(app.routes) if "POST" in (route.methods or ())]
-    for pattern, _ in LIMITS:
-        assert any(pattern.fullmatch(path) for path in paths), pattern.pattern

@@ -1,6 +1,7 @@
 """The form of texts: that of mlx-audio for English, the same for what is spoken and what is learnt."""
 
 import random
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -78,7 +79,13 @@ def test_other_languages_get_no_english_words():
 
 def test_a_day_at_the_beginning_is_no_list():
     assert as_said("3. Oktober ist Feiertag", "de") == "3. Oktober ist Feiertag."
-    assert as_said("1. eins\n2. zwei", "de") == "eins zwei."
+
+
+@pytest.mark.parametrize("text", ["1. Buy milk", "1. Buy milk\n2. Buy bread", "To do:\n\n1) Buy milk\n2) Buy bread\n"])
+def test_the_numbers_of_a_list_are_read_aloud_in_texts_of_any_length(text):
+    said = " ".join(chunk.text for chunk in split_text(text, "en", form=form_of("en")))
+    for spoken in (as_said(text, "en"), said):
+        assert [word for word in spoken.split() if word[0].isdigit()] == re.findall(r"\d[.)]", text)
 
 
 def test_blocks_of_a_long_text_take_the_form_of_a_line():

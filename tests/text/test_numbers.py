@@ -47,7 +47,7 @@ def test_before_the_servers_form():
 
 def test_after_markup():
     assert as_said("Caf&#233; [3](http://x.org/12) https://y.org/4", "en", numbers=True) == "Café three link."
-    assert as_said("1. Eggs\n2. Milk", "en", numbers=True) == "Eggs Milk."
+    assert as_said("1. Eggs\n2. Milk", "en", numbers=True) == "one. Eggs two. Milk."
 
 
 @pytest.mark.parametrize(("language", "message"), [("hi", "does not know the language 'hi'"), (None, "which language")])

@@ -340,6 +340,9 @@ def _say_lines(options, lines, speaker, rows) -> None:
             float32=options.float32,
             listen=listen,
             on_chunk=advance,
+            on_changed=lambda count: message(
+                f"{count} files of an earlier command are spoken again: their lines or the options differ"
+            ),
             asked=asked(options),
             **settings(options),
         )

@@ -9,11 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.serve.errors import ApiError
 from mlx_voxclone.serve.web.formats import MEDIA, STATES_LENGTH
-from mlx_voxclone.text.forms import as_said
 
 MOST_CHARACTERS = 20_000  # of a text: about 20 minutes of speech
 MOST_SEED = 2**63 - 1
@@ -47,7 +45,7 @@ class SpeechRequest:
     """A request for speech that can be carried out, if its voice is there.
 
     Attributes:
-        text: holds a letter or a digit.
+        text: what of it can be spoken shows when its job is prepared.
         voice: in lower case.
         whole: the audio is sent when all of it is there; otherwise as it comes.
         events: as server-sent events.
@@ -90,8 +88,13 @@ def speech_request(body: bytes, models: list[str], most_characters: int = MOST_C
     voice = asked.voice if isinstance(asked.voice, str) else asked.voice.id
     events = asked.stream_format == "sse"
     stream = asked.stream if asked.stream is not None else events or asked.response_format not in STATES_LENGTH
+    if len(asked.input) > most_characters:
+        raise ApiError(
+            400, f"input has {len(asked.input):,} characters, {most_characters:,} are possible; send it in parts",
+            "input", "string_above_max_length",
+        )  # fmt: skip
     return SpeechRequest(
-        _text(asked.input, most_characters),
+        asked.input,
         voice.lower(),
         asked.response_format,
         not stream,
@@ -172,19 +175,6 @@ def _reason(first: Any) -> str:
     if first["loc"][0] == "language":
         return "must be a language code such as en or pt-br"
     return f"is wrong: {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
-def _text(text: str, most: int) -> str:
-    if len(text) > most:
-        raise ApiError(
-            400, f"input has {len(text):,} characters, {most:,} are possible; send it in parts", "input",
-            "string_above_max_length",
-        )  # fmt: skip
-    try:
-        as_said(text)
-    except DataError as e:
-        raise ApiError(400, str(e), "input", "invalid_input") from None
-    return text
 
 
 def _shown(value: object) -> str:

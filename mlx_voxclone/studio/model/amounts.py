@@ -17,8 +17,10 @@ def about(seconds: float, t: Words) -> str:
 
 
 def gigabytes(size: float, t: Words) -> str:
-    """A size in GB, with a digit behind the point below 10."""
+    """A size in GB, with a digit behind the point below 10; a smaller one in MB."""
     number = size / 1e9
+    if number < 1:
+        return t("model.about.mb", count=round(size / 1e6))
     return t("model.about.gb", count=decimal(number, 0 if number >= 10 else 1, t))
 
 

@@ -12,6 +12,7 @@ from starlette.routing import Route
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import long
+from mlx_voxclone.studio.record.checks import check
 from mlx_voxclone.studio.record.consent import line, require
 from mlx_voxclone.studio.record.prompts import RIGHT_TO_LEFT, SYLLABLES
 from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, shelf_of, values
@@ -119,7 +120,8 @@ async def _text(request: Request) -> Response:
         else:
             said = sayable(text, 2 * LONGEST_TEXT) if text.strip() else None
             if said != shelf.notes(id).get("text"):
-                shelf.change(id, text=said, text_by="hand")
+                found, _ = await run_in_threadpool(check, shelf.sound(id), said)
+                shelf.change(id, text=said, text_by="hand", check=found.content())
     except Mistake as mistake:
         if request.headers.get("hx-request"):
             return part(request, "record/mistake.html", mistake=mistake)

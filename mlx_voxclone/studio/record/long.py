@@ -4,6 +4,7 @@ Each is a task that can be cancelled and begun again: what is done already stays
 needs a Whisper runs where MLX computes. What is heard is kept nowhere but in the voice's own folder.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import subprocess
@@ -20,6 +21,7 @@ from mlx_voxclone.data.transcribe import PACKAGE, Transcriber
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.studio.home import Person, Project
+from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check, wave
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
@@ -61,18 +63,18 @@ def cut_at_pauses(project: Project, task: Task) -> dict[str, Any]:
     Raises:
         Cancelled: what was cut so far stays.
     """
-    shelf, count = Shelf(project.uploads), 0
-    ids = uncut(project)
-    for number, id in enumerate(ids):
-        name = str(shelf.notes(id).get("name"))
-        task.progress(number, len(ids), name)
-        path = shelf.sound(id)
-        try:
-            plan = examine(path, False, _OPTIONS, task.check)
-        except AudioError as e:
-            _refused(shelf, id, e)
-            continue
-        count += _keep(project, id, path, plan, [None] * len(plan.pieces), task)
+    shelf, count, done = Shelf(project.uploads), 0, 0
+    while ids := uncut(project):  # more may come meanwhile, or some be deleted
+        with contextlib.suppress(Missing):
+            path = shelf.sound(ids[0])
+            task.progress(done, done + len(ids), str(shelf.notes(ids[0]).get("name")))
+            try:
+                plan = examine(path, False, _OPTIONS, task.check)
+            except AudioError as e:
+                _refused(shelf, ids[0], e)
+            else:
+                count += _keep(project, ids[0], path, plan, [None] * len(plan.pieces), task)
+        done += 1
     return {"clips": count}
 
 
@@ -96,15 +98,17 @@ def make_texts(project: Project, task: Task, whisper: str) -> dict[str, Any]:
         if chapters:
             listener = Listener(whisper, keep=False, loaded=transcriber.loaded)
             for id in chapters:
-                done["clips"] += _cut_chapter(project, id, language, listener, task)
+                with contextlib.suppress(Missing):  # deleted meanwhile
+                    done["clips"] += _cut_chapter(project, id, language, listener, task)
         _, silent = unheard(project)
         for number, (shelf, id) in enumerate(silent):
-            task.progress(number, len(silent), str(shelf.notes(id).get("name") or ""))
-            text, _ = transcriber.transcribe(shelf.sound(id), language)
-            done["texts" if text else "nothing"] += 1
-            if text and not shelf.notes(id).get("text"):  # nobody has typed one meanwhile
-                found, _ = check(shelf.sound(id), text)
-                shelf.change(id, text=text, text_by="whisper", check=found.content())
+            with contextlib.suppress(Missing):
+                task.progress(number, len(silent), str(shelf.notes(id).get("name") or ""))
+                text, _ = transcriber.transcribe(shelf.sound(id), language)
+                done["texts" if text else "nothing"] += 1
+                if text and not shelf.notes(id).get("text"):  # nobody has typed one meanwhile
+                    found, _ = check(shelf.sound(id), text)
+                    shelf.change(id, text=text, text_by="whisper", check=found.content())
         task.progress(len(silent), len(silent))
     return done
 
@@ -185,22 +189,34 @@ def _cut_chapter(project: Project, id: str, language: str | None, listener: List
 
 
 def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], task: Task) -> int:
-    """Write the clips of a plan, one after the other, then note that it is done."""
+    """Write the clips of a plan, one after the other, then note that it is done; returns how many.
+
+    Raises:
+        Missing: the recording was deleted meanwhile; its clips are, too.
+    """
     clips, uploads = Shelf(project.clips), Shelf(project.uploads)
-    clips.folder.mkdir(parents=True, exist_ok=True)
-    name = uploads.notes(id).get("name")
-    for number, (piece, text) in enumerate(zip(plan.pieces, texts, strict=True), 1):
-        task.check()
-        stem = f"{id}~{number:03d}"
-        written = write_pieces(path, dataclasses.replace(plan, pieces=[piece]), clips.folder, stem)[0]
-        sound = clips.folder / written.name
-        found, _ = check(sound, text)
-        own = {"upload": id, "name": f"{name} {number}", "start": written.start, "seconds": found.seconds}
-        by = {"text": text, "text_by": "file" if text else None}
-        clips.keep_notes(
-            stem, {**own, **by, "suffix": sound.suffix, "check": found.content(), "peaks": wave(sound, found.seconds)}
-        )
-    uploads.change(id, cut=len(plan.pieces))
+    try:
+        name = uploads.notes(id).get("name")
+        clips.folder.mkdir(parents=True, exist_ok=True)
+        for number, (piece, text) in enumerate(zip(plan.pieces, texts, strict=True), 1):
+            task.check()
+            stem = f"{id}~{number:03d}"
+            try:
+                written = write_pieces(path, dataclasses.replace(plan, pieces=[piece]), clips.folder, stem)[0]
+            except AudioError:
+                uploads.sound(id)
+                raise
+            sound = clips.folder / written.name
+            found, _ = check(sound, text)
+            own = {"upload": id, "name": f"{name} {number}", "start": written.start, "seconds": found.seconds}
+            by = {"text": text, "text_by": "file" if text else None}
+            drawn = wave(sound, found.seconds)
+            clips.keep_notes(stem, {**own, **by, "suffix": sound.suffix, "check": found.content(), "peaks": drawn})
+        uploads.change(id, cut=len(plan.pieces))
+    except Missing:
+        for clip in [clip for clip in clips.ids() if clip.partition("~")[0] == id]:
+            clips.remove(clip)
+        raise
     return len(plan.pieces)
 
 
