@@ -400,6 +400,8 @@ def test_deleting_lists_what_goes_and_wants_the_name(browser, me, ready, studio)
     assert listed["training"].size == sum(path.stat().st_size for path in ready.run.rglob("*") if path.is_file())
     page = browser.get(f"/voices/{ready.id}/delete").text
     assert "5.00 MB" in page
+    me.change_settings(language="de")
+    assert "5,00 MB" in browser.get(f"/voices/{ready.id}/delete").text
     address = f"/voices/{ready.id}/delete"
     for typed in ("", "Ben", "Ann."):
         assert browser.submit(address, {"typed": typed}).status_code == 422

@@ -80,7 +80,7 @@ def test_what_is_missing_is_said_beside_the_button(browser, me, trainings):
     assert "no recordings with a text" in browser.get(place(project)).text
     few = recorded(me, 2)
     answer = browser.submit(f"{place(few)}/start", {"how": "anew"})
-    assert "There are 2 recordings with a text; at least 4" in answer.text
+    assert "Recordings with a text: 2. At least 4" in answer.text
     assert trainings.state(few).name == "none"
 
 
@@ -135,6 +135,10 @@ def test_the_page_asks_and_is_told_what_is_new(browser, voice, trainings):
     told = browser.get(asks).text
     assert 'hx-swap-oob="beforeend:#samples"' in told
     assert f'src="{place(voice)}/run/speaker/samples/step-5/001.wav"' in told
+    assert 'data-play="Play"' in told
+    voice.person.change_settings(language="de")
+    assert 'data-play="Abspielen"' in browser.get(asks).text
+    voice.person.change_settings(language="en")
     sound = browser.get(f"{place(voice)}/run/speaker/samples/step-5/001.wav", headers={"range": "bytes=0-99"})
     assert (sound.status_code, len(sound.content)) == (206, 100)
     again = re.search(r'hx-get="([^"]+)"', told)[1].replace("&amp;", "&")

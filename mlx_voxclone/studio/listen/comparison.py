@@ -42,7 +42,7 @@ def text_to_say(text: object, language: str | None) -> str:
     if not isinstance(text, str) or not is_sayable(text):
         raise Mistake("text", "listen.mistake.empty")
     if len(text) > MAX_CHARACTERS:
-        raise Mistake("text", "listen.mistake.long", most=f"{MAX_CHARACTERS:,}")
+        raise Mistake("text", "listen.mistake.long", most=MAX_CHARACTERS)
     try:
         return as_said(text, language)
     except VoxcloneError:

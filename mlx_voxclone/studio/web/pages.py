@@ -126,8 +126,7 @@ def environment() -> jinja2.Environment:
     made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
-    made.filters["megabytes"] = lambda size: f"{size / 1e6:,.1f} MB"
-    made.filters["bytes"] = format_bytes
+    made.filters["bytes"] = _bytes
     return made
 
 
@@ -138,6 +137,12 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@jinja2.pass_context
+def _bytes(context: jinja2.runtime.Context, size: float) -> str:
+    """A size as people read it, in the page's language: `5.00 MB`, `5,00 MB`."""
+    return format_bytes(size).replace(".", context["t"]("model.about.point"))
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:
