@@ -318,6 +318,7 @@ def outside(hub, monkeypatch, tmp_path):
     return hub
 
 
+@pytest.mark.slow
 def test_publishing_shows_everything_first_and_uploads_that(browser, studio, me, ready, outside, monkeypatch):
     from hub_stand_in import WRITE
 

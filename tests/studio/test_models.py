@@ -101,6 +101,7 @@ def test_memory_is_returned(bases):
 
 
 @pytest.mark.filterwarnings("ignore:the model did not end")
+@pytest.mark.slow
 def test_adapters_change_over_the_same_weights(bases, loads, tmp_path):
     loud = adapters(tmp_path / "loud", bases[0], 1.0)
     other = adapters(tmp_path / "other", bases[0], 1.0, "wo")

@@ -237,6 +237,7 @@ def test_what_is_no_voice_is_not_kept(me, tmp_path):
 # ---- speaking --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_speaks_what_narrate_speaks_and_again_with_the_same_pause_and_level(me, monkeypatch):
     monkeypatch.setattr(work, "_AT_ONCE", (1, 1))
     speech, models, calls = begun(me, text=SHORT, steps="3"), Models(), []

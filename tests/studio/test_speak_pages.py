@@ -298,9 +298,10 @@ def test_what_was_spoken_when_the_studio_ended_is_kept(browser, gate, me, studio
     assert until(lambda: "1 of 3" in browser.get(address).text)
     later = Tasks(Home(studio.home.path))  # as after a restart
     later.close()
-    monkeypatch.setattr(studio, "tasks", later)
-    assert "Interrupted when the studio was closed. Sentences kept: 1 of 3." in browser.get(address).text
-    assert heard(browser, address) == [3]
+    with monkeypatch.context() as patch:
+        patch.setattr(studio, "tasks", later)
+        assert "Interrupted when the studio was closed. Sentences kept: 1 of 3." in browser.get(address).text
+        assert heard(browser, address) == [3]
 
 
 def test_the_history_is_per_person_and_paged(browser, gate, me, studio, monkeypatch):

@@ -3,7 +3,6 @@
 The trials run in a process of their own: they end at once when they are cancelled, and leave no memory behind.
 """
 
-import json
 import subprocess
 import tempfile
 import time
@@ -15,6 +14,7 @@ import yaml
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
+from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.machine import Machine
 from mlx_voxclone.studio.model.choice import Chosen
 from mlx_voxclone.studio.tasks import Task
@@ -69,7 +69,7 @@ def forecast(task: Task, chosen: Chosen, machine: Machine, folder: Path, command
         if child.returncode:
             lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             raise CheckpointError(lines[-1].removeprefix("error: ") if lines else "the trials have ended early")
-        found = json.loads(said.read_text(encoding="utf-8"))
+        found = read_json(said)
     return {"model": chosen.model, "profile": profile(machine), **summary(found)}
 
 
