@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, entry, message
-from mlx_voxclone.cli.options import add_shared
+from mlx_voxclone.cli.options import add_shared, port_number
 from mlx_voxclone.demo.session import private_folder, temporary_files_in
 from mlx_voxclone.demo.studio import MainThread, Studio
 from mlx_voxclone.errors import ConfigError
@@ -44,12 +44,6 @@ def open_studio(model: str | None, baked: str | None, miniature: Path) -> tuple[
     return Studio(before, Speaker.load(baked)), f"Before: {model}. After: {baked}."
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port from 0 to 65535 expected, got {text!r}")
-    return int(text)
-
-
 @entry
 def main(argv: list[str]) -> int:
     parser = Parser("demo", "A page to listen on: a sentence before and after, with plots.", prog="demo/app.py")
@@ -60,7 +54,7 @@ def main(argv: list[str]) -> int:
         default="127.0.0.1",
         help="address to listen on, and beside localhost the one name that is answered; 0.0.0.0 lets others in",
     )
-    parser.add_argument("--port", type=_port, default=7860, help="port to listen on; 0 takes any free one")
+    parser.add_argument("--port", type=port_number, default=7860, help="port to listen on; 0 takes any free one")
     add_shared(parser, "--device")
     options = parser.parse_args(argv)
     if options.model is None and options.baked is not None:

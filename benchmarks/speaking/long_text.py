@@ -31,9 +31,9 @@ from mlx_voxclone.miniature.micro import SPEAKING, make_micro
 from mlx_voxclone.miniature.synth import random_text
 from mlx_voxclone.model.generation import generate_batch
 from mlx_voxclone.speech.chunks import split_text
-from mlx_voxclone.speech.growing_wav import growing_wav
 from mlx_voxclone.speech.narration import Narration
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.to_files.growing_wav import growing_wav
 
 VOICE, SYLLABLES = "tenor", (4, 9)
 PAGE = 2  # minutes of audio: what a page of a book takes

@@ -14,7 +14,7 @@ from mlx_voxclone.speech.chunks import Chunk
 from mlx_voxclone.speech.narration import Listen, Spoken
 from mlx_voxclone.speech.options import MAX_BATCH, MAX_PAUSE, MAX_TRIES, NOTHING_SAID, fault
 from mlx_voxclone.speech.speaker import SpeechStream
-from mlx_voxclone.speech.tally import Tally
+from mlx_voxclone.speech.to_files.tally import Tally
 
 _MOST_SEED = 2**63
 

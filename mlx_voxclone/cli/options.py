@@ -4,6 +4,7 @@ A command adds them with `add_shared`; its `note` says what the option is for th
 """
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,29 @@ def encoder_path(given: str | None) -> Path | None:
     from mlx_voxclone.files.hub import ENCODER, local
 
     return local(given, ENCODER) if given is not None else None
+
+
+def port_number(text: str) -> int:
+    """The value of `--port`; 0 takes any free one."""
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"a port from 0 to 65535 expected, got {text!r}")
+    return int(text)
+
+
+def check_installed(packages: Iterable[str], need: str, extra: str) -> None:
+    """Refuse to go on without the packages of an extra.
+
+    Args:
+        packages: names to import. need: what needs them, with its verb: "serving needs".
+        extra: of `mlx-voxclone`, that brings them.
+
+    Raises:
+        ConfigError: one of them cannot be imported.
+    """
+    import importlib
+
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as e:
+            raise ConfigError(f"{need} {package} ({e}); pip install 'mlx-voxclone[{extra}]'") from None

@@ -13,11 +13,11 @@ import numpy as np
 from mlx_voxclone.errors import DataError, NotFiniteError
 from mlx_voxclone.model.generation import GeneratedCodes
 from mlx_voxclone.speech.chunks import Chunk, split_text
-from mlx_voxclone.speech.long_speech import is_long
 from mlx_voxclone.speech.narration import Narration, Spoken
 from mlx_voxclone.speech.options import MAX_SECONDS, NOTHING_SAID, TRIES
 from mlx_voxclone.speech.pieces import Pieces
 from mlx_voxclone.speech.speaker import Speaker
+from mlx_voxclone.speech.to_files.long_speech import is_long
 from mlx_voxclone.text.forms import as_said, form_of
 
 

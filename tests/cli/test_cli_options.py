@@ -22,6 +22,7 @@ MEANINGS = {
     "--encoder": ("codec encoder: a .safetensors file or hf://OWNER/NAME", {"FILE"}),
     "--float32": ("write floats, unclipped, instead of 16-bit PCM", {None}),
     "--group-size": ("inputs that share a scale when quantised: 32, 64 or 128", {"N"}),
+    "--host": ("address to listen on", {None}),
     "--language": ("language code, such as en or fr", {"CODE"}),
     "--lr": ("peak learning rate", {"X"}),
     "--max-seconds": ("longest duration (seconds)", {"S"}),
@@ -30,6 +31,7 @@ MEANINGS = {
     "--normalise": ("bring speech to -23 dBFS first", {None}),
     "--only": ("some of ", {"A,B"}),
     "--output": ("", {"DIR", "OUT.wav", "X.safetensors", "FILE"}),  # by the kind of result, below
+    "--port": ("port to listen on", {"N"}),
     "--quiet": ("print only errors and the result", {None}),
     "--ref-audio": ("a recording of the voice, 1 to 60 s; repeat", {"WAV"}),
     "--resume": ("continue what an interruption left", {"DIR", None}),

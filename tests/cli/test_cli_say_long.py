@@ -12,9 +12,9 @@ import soundfile
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.evaluate import listening
-from mlx_voxclone.speech import long_speech
-from mlx_voxclone.speech.growing_wav import partial_names
 from mlx_voxclone.speech.narration import Heard
+from mlx_voxclone.speech.to_files import long_speech
+from mlx_voxclone.speech.to_files.growing_wav import partial_names
 
 pytest_plugins = ["commands"]
 TEXT = "The ship went on through the fog, and nobody saw a light for a long time.\n" * 4

@@ -9,7 +9,7 @@ import soundfile
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.speech import subtitles
-from mlx_voxclone.speech.growing_wav import growing_wav
+from mlx_voxclone.speech.to_files.growing_wav import growing_wav
 from mlx_voxclone.whisper.compare import units
 from mlx_voxclone.whisper.words import Word
 

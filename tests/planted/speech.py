@@ -40,17 +40,17 @@ MISTAKES = {
          "test_narration.py::test_the_pause_that_is_asked_for_is_the_pause_that_is_heard"),
         ("may_be_empty=False,", "may_be_empty=True,", "test_narration.py::test_the_model_cannot_end_at_once"),
     ],
-    "speech/growing_wav.py": [
+    "speech/to_files/growing_wav.py": [
         ("if try_lock(file.fileno()) is False:", "if False:",
          "test_narration.py::test_a_second_command_does_not_touch_what_the_first_has_written"),
         ("differing = [key for key in identity if content.get(key) != identity[key]]", "differing = []",
          "test_narration.py::test_a_partial_file_is_not_overwritten"),
     ],
-    "speech/lines.py": [
+    "speech/to_files/lines.py": [
         ("seed if own is None else own", "seed", "test_lines.py::test_a_list"),
         ('unicodedata.normalize("NFC", name).casefold()', "name", "test_lines.py::test_a_line_that_is_wrong_is_named"),
     ],
-    "speech/many_files.py": [
+    "speech/to_files/many_files.py": [
         ('return record["request"] == request["request"]', "return True",
          "test_many_files.py::test_a_line_that_was_edited_is_spoken_again_and_no_other"),
         ('if hashlib.file_digest(file, "sha256").hexdigest() != record["sha256"]:', "if False:",

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.speech.lines import read_lines
+from mlx_voxclone.speech.to_files.lines import read_lines
 
 VOICES = ("casual_male", "casual_female")
 

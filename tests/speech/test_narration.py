@@ -15,10 +15,10 @@ from mlx_voxclone.model.config import END_CODE
 from mlx_voxclone.model.generation import GeneratedCodes
 from mlx_voxclone.speech import narration
 from mlx_voxclone.speech.chunks import Chunk, split_text
-from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import MARGIN, TRIES, Heard, Narration
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.speech.tally import Tally
+from mlx_voxclone.speech.to_files.growing_wav import growing_wav, partial_names
+from mlx_voxclone.speech.to_files.tally import Tally
 
 pytest_plugins = ["commands"]
 TEXT = "The ship went on through the fog, and nobody saw a light. "

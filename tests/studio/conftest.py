@@ -35,7 +35,8 @@ def studio(tmp_path) -> Iterator[Studio]:
 
 @pytest.fixture
 def browser(studio) -> Browser:
-    return Browser(Access(application(studio), Names("127.0.0.1"), tell=closed), base_url="http://127.0.0.1")
+    door = Access(application(studio), Names("127.0.0.1"), tell=closed)
+    return Browser(door, base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Step 1: which model; a download that shows how far it is and can be cancelled; what this machine can train."""
 
+import html
 import json
 import sys
 import threading
@@ -8,15 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from conftest import Browser
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.process.machine import this_machine
+from mlx_voxclone.process.network import Names
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model import choice, fetch, machine
 from mlx_voxclone.studio.model.amounts import about, gigabytes
 from mlx_voxclone.studio.tasks import Tasks
 from mlx_voxclone.studio.train import plan
+from mlx_voxclone.studio.web.access import Access
+from mlx_voxclone.studio.web.app import application
+from mlx_voxclone.studio.web.closed import closed
 from mlx_voxclone.studio.web.languages import languages, texts, words_in
 
 pytest_plugins = ["hub_fixtures"]
@@ -84,6 +90,17 @@ def test_another_folder_is_one_sentence_beside_its_field(typed, key):
     found = mistake(choice.folder, typed)
     assert (found.field, found.key) == ("folder", f"model.mistake.{key}")
     assert words_in("de")(found.key, **found.values)
+
+
+@pytest.mark.parametrize(("address", "field"), [("/model/folder", "folder"), ("/model/hub", "hub")])
+def test_nobody_elsewhere_has_this_machine_read_or_fetch_a_model(studio, me, miniature, address, field):
+    door = Access(application(studio), Names("127.0.0.1"), tell=closed)
+    elsewhere = Browser(door, base_url="http://127.0.0.1", client=("192.0.2.7", 1))
+    answer = elsewhere.submit(address, {field: str(miniature) if field == "folder" else choice.OFFICIAL})
+    assert answer.status_code == 422
+    assert words_in("en")("model.not_here") in html.unescape(answer.text)
+    assert choice.chosen(me) is None
+    assert not studio.tasks.list(me)
 
 
 def test_a_damaged_model_is_told_at_once(tmp_path, miniature):

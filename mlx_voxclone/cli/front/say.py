@@ -158,8 +158,8 @@ def _longest(options) -> float:
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> None:
     from mlx_voxclone.speech.chunks import split_text
-    from mlx_voxclone.speech.long_speech import is_long
     from mlx_voxclone.speech.subtitles import Subtitles, chunk_cues
+    from mlx_voxclone.speech.to_files.long_speech import is_long
     from mlx_voxclone.text.forms import as_said, form_of
 
     if options.lines is not None:
@@ -221,7 +221,7 @@ def _lines(options):
     """The list of `--lines`, checked."""
     from mlx_voxclone.checkpoint.release import Release
     from mlx_voxclone.errors import DataError
-    from mlx_voxclone.speech.lines import read_lines
+    from mlx_voxclone.speech.to_files.lines import read_lines
 
     if Path(options.output).exists() and not Path(options.output).is_dir():
         raise DataError(f"{options.output}: is not a directory; --lines writes a WAV for each line into one")
@@ -238,7 +238,7 @@ def _lines(options):
 
 
 def _text(options) -> str:
-    from mlx_voxclone.speech.long_speech import read_text, text_in
+    from mlx_voxclone.speech.to_files.long_speech import read_text, text_in
 
     if options.text_file is None:
         return options.text
@@ -292,7 +292,7 @@ def _say_long(options, chunks, speaker, rows, opened):
     """A long text: chunk after chunk. Its `LongSpeech`."""
     import time
 
-    from mlx_voxclone.speech.long_speech import stream_long, write_long
+    from mlx_voxclone.speech.to_files.long_speech import stream_long, write_long
 
     began = time.perf_counter()
     with listener(options) as listen, chunk_bar(options, len(chunks)) as advance:
@@ -325,7 +325,7 @@ def _say_lines(options, lines, speaker, rows) -> None:
     """A list of texts, each into a file."""
     import time
 
-    from mlx_voxclone.speech.many_files import speak_lines
+    from mlx_voxclone.speech.to_files.many_files import speak_lines
 
     began = time.perf_counter()
     with listener(options) as listen, chunk_bar(options, sum(len(line.chunks) for line in lines)) as advance:

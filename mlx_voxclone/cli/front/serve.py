@@ -1,10 +1,9 @@
 """`voxclone serve`: speech over HTTP, for programs that know OpenAI's interface."""
 
-import argparse
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
+from mlx_voxclone.cli.options import add_shared, check_installed, encoder_path, port_number, quantisation
 from mlx_voxclone.speech.options import MAX_BATCH
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "h11")
@@ -12,12 +11,6 @@ MOST_QUEUE, MOST_TEXT = 10_000, 1_000_000
 _DESCRIPTION = """Serve speech over HTTP, as OpenAI's clients ask for it: POST /v1/audio/speech and others.
 
 Requests are spoken at once, in one batch that they join and leave. Ctrl-C ends it."""
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port from 0 to 65535 expected, got {text!r}")
-    return int(text)
 
 
 def _options(parser: Parser) -> None:
@@ -42,7 +35,9 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; others than this machine's need a key"
     )
-    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="port to listen on; 0 takes any free one")
+    parser.add_argument(
+        "--port", type=port_number, default=8000, metavar="N", help="port to listen on; 0 takes any free one"
+    )
     parser.add_argument(
         "--api-key", metavar="FILE", help="keys, one a line, of which every request must bring one (Bearer)"
     )
@@ -78,7 +73,7 @@ def _check(parser: Parser, options) -> None:
 
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> int:
-    _check_installed()
+    check_installed(PACKAGES, "serving needs", "serve")
     from mlx_voxclone.process import signals
     from mlx_voxclone.process.network import take_port
     from mlx_voxclone.process.progress import weight_bar
@@ -106,18 +101,6 @@ def main(options) -> int:
             message("ended")
             return 0 if signals.exit_code() == signals.CTRL_C else signals.exit_code()
     return 0
-
-
-def _check_installed() -> None:
-    import importlib
-
-    from mlx_voxclone.errors import ConfigError
-
-    for package in PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as e:
-            raise ConfigError(f"serving needs {package} ({e}); pip install 'mlx-voxclone[serve]'") from None
 
 
 def _server_options(options, keys: list[str]):

@@ -1,24 +1,17 @@
 """`voxclone studio`: from the microphone to a voice, in the browser."""
 
-import argparse
 import threading
 import webbrowser
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared
+from mlx_voxclone.cli.options import add_shared, check_installed, port_number
 
 FOLDER = "~/voxclone-studio"
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "jinja2", "h11")
 _DESCRIPTION = """Open a page in the browser: record, train, listen, speak and keep voices.
 
 What is recorded and made lies in the studio's folder and stays on this machine. Ctrl-C ends it; a training goes on."""
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"a port from 0 to 65535 expected, got {text!r}")
-    return int(text)
 
 
 def _options(parser: Parser) -> None:
@@ -28,7 +21,9 @@ def _options(parser: Parser) -> None:
         default="127.0.0.1",
         help="address to listen on, and beside localhost the one name that is answered",
     )
-    parser.add_argument("--port", type=_port, default=7861, metavar="N", help="port to listen on; 0 takes any free one")
+    parser.add_argument(
+        "--port", type=port_number, default=7861, metavar="N", help="port to listen on; 0 takes any free one"
+    )
     parser.add_argument(
         "--share-token",
         nargs="+",
@@ -53,7 +48,7 @@ def _check(parser: Parser, options) -> None:
 
 @command(_DESCRIPTION, _options, _check)
 def main(options) -> int:
-    _check_installed()
+    check_installed(PACKAGES, "the studio needs", "studio")
     from mlx_voxclone.files.locks import held
     from mlx_voxclone.process import signals
     from mlx_voxclone.process.network import reached_from_outside, shown, take_port
@@ -84,15 +79,3 @@ def main(options) -> int:
             message("ended")
             return 0 if signals.exit_code() == signals.CTRL_C else signals.exit_code()
     return 0
-
-
-def _check_installed() -> None:
-    import importlib
-
-    from mlx_voxclone.errors import ConfigError
-
-    for package in PACKAGES:
-        try:
-            importlib.import_module(package)
-        except ImportError as e:
-            raise ConfigError(f"the studio needs {package} ({e}); pip install 'mlx-voxclone[studio]'") from None

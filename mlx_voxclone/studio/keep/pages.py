@@ -1,7 +1,6 @@
 """Pages of this step: all voices, one voice to take away, published, deleted; and the files of these."""
 
 import asyncio
-import ipaddress
 import shutil
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.speak.voices import FILES, bring, take_away, voices_of
 from mlx_voxclone.studio.web.files import file_answer, found_within
-from mlx_voxclone.studio.web.pages import form_of, page, person_of, project_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_here, page, person_of, project_of, studio_of, words_of
 
 DELETED, RENAMED, BROUGHT = "deleted", "renamed", "brought"
 _DONE = (DELETED, RENAMED, BROUGHT)  # what a page may say that has just been done
@@ -115,7 +114,7 @@ def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | No
         to_bake=to_bake,
         free=free_bytes(project.folder),
         tasks=[task for task in tasks[:3] if task.open or task.state in ("failed", "cancelled")],
-        here=_is_here(request),
+        here=is_here(request),
         typed=found.title if typed is None else typed,
         done=done if done in _DONE else None,
     )
@@ -185,7 +184,7 @@ def _publishing(request: Request, typed: dict[str, str], mistake: Mistake | None
         uploaded=uploaded,
         consented=bool(project.info().get("consent")),
         logged_in=publishing.has_token(),
-        here=_is_here(request),
+        here=is_here(request),
     )
 
 
@@ -316,15 +315,7 @@ def _title(project: Project) -> str:
     return " ".join(str(project.info().get("title") or project.id).split())
 
 
-def _is_here(request: Request) -> bool:
-    """Whether the browser runs on this machine: then paths mean something to it."""
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
-
-
 def _check_here(request: Request) -> None:
     """Publishing goes with the account of this machine, which is not that of everybody who has a token."""
-    if not _is_here(request):
+    if not is_here(request):
         raise HTTPException(403, words_of(request)("keep.not_here"))

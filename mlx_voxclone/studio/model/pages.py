@@ -12,7 +12,7 @@ from mlx_voxclone.studio.model import choice, machine
 from mlx_voxclone.studio.model.fetch import KIND, fetch, is_fetched
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.plan import profile
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_here, page, part, person_of, studio_of, words_of
 
 _PAGE, _PART = "model/index.html", "model/choices.html"
 
@@ -44,6 +44,7 @@ async def _rehearsal(request: Request) -> Response:
 async def _folder(request: Request) -> Response:
     typed = str((await form_of(request)).get("folder") or "")
     try:
+        _check_here(request, "folder")
         chosen = await run_in_threadpool(choice.folder, typed)
     except Mistake as mistake:
         return await _answer(request, mistake, folder=typed)
@@ -57,6 +58,7 @@ async def _hub(request: Request) -> Response:
     person = person_of(request)
     try:
         model = choice.hub_id(typed)
+        _check_here(request, "hub")
         if await run_in_threadpool(is_fetched, model):
             await run_in_threadpool(choice.check, model, "hub")
             choice.choose(person, choice.Chosen(choice.HUB, model))
@@ -104,6 +106,12 @@ async def _answer(request: Request, mistake: Mistake | None = None, **typed: str
     shown = part if request.headers.get("hx-request") else page
     template = _PART if request.headers.get("hx-request") else _PAGE
     return shown(request, template, mistake=mistake, **{**values, "typed": typed})
+
+
+def _check_here(request: Request, field: str) -> None:
+    """What is read and fetched here is for who sits here, and not for everybody who has a token. Raises Mistake."""
+    if not is_here(request):
+        raise Mistake(field, "model.not_here")
 
 
 def _values(request: Request) -> dict:

@@ -1,6 +1,7 @@
 """Pages and parts of pages, forms, and what a handler needs to know of its request."""
 
 import hmac
+import ipaddress
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -40,6 +41,14 @@ def project_of(request: Request) -> Project:
     project = person_of(request).project(request.path_params["project"])
     request.state.project = project
     return project
+
+
+def is_here(request: Request) -> bool:
+    """Whether the browser runs on this machine: then paths mean something to it."""
+    try:
+        return request.client is not None and ipaddress.ip_address(request.client.host.partition("%")[0]).is_loopback
+    except ValueError:
+        return False
 
 
 def words_of(request: Request) -> Words:

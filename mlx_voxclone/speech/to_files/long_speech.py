@@ -16,10 +16,10 @@ from mlx_voxclone.files.foreign import refuse_stand_in
 from mlx_voxclone.files.plain import open_plain
 from mlx_voxclone.speech.blocks import blocks
 from mlx_voxclone.speech.chunks import LONGEST, Chunk, size
-from mlx_voxclone.speech.growing_wav import growing_wav, partial_names
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.speech.tally import Tally
+from mlx_voxclone.speech.to_files.growing_wav import growing_wav, partial_names
+from mlx_voxclone.speech.to_files.tally import Tally
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LARGEST_TEXT = 64 << 20  # bytes; a long novel has 3 MB

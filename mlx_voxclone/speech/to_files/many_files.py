@@ -21,12 +21,12 @@ from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import whole_file, write_text_atomic
 from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.process.temporaries import try_lock
-from mlx_voxclone.speech.lines import Line
-from mlx_voxclone.speech.long_speech import FULL, identity
 from mlx_voxclone.speech.narration import Listen, Narration, Spoken
 from mlx_voxclone.speech.options import BATCH
 from mlx_voxclone.speech.speaker import Speaker
-from mlx_voxclone.speech.tally import Tally
+from mlx_voxclone.speech.to_files.lines import Line
+from mlx_voxclone.speech.to_files.long_speech import FULL, identity
+from mlx_voxclone.speech.to_files.tally import Tally
 
 _RECORD = {"audio": str, "request": str, "header": int, "sha256": str}
 JOURNAL, MANIFEST = "spoken.jsonl", "manifest.jsonl"
