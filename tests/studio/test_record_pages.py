@@ -1,12 +1,14 @@
 """The pages of recordings, as a browser asks for them: nothing is taken without consent, and mistakes stay beside their
 field."""
 
+import errno
 import re
 from importlib import resources
 
 import pytest
 from recorded import spoken, wav
 
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.record.checks import _REASONS
 from mlx_voxclone.studio.record.prompts import LANGUAGES, SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
@@ -140,6 +142,18 @@ def test_what_is_no_take_is_refused(browser, voice, at):
     assert take(browser, at, bytes(20_000_000)).status_code == 413
     assert take(browser, at, wav(spoken("papa mino lesu.")), "xx-001").status_code == 404
     assert not Takes(voice).all()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_take_that_the_disk_refuses_is_kept_by_the_browser(browser, voice, at, monkeypatch, number):
+    def refuse(*_):
+        raise CheckpointError("takes: cannot be written") from OSError(number, "refused")
+
+    sound = wav(spoken(sentence(browser, at)))
+    with monkeypatch.context() as disk:
+        disk.setattr(Shelf, "add", refuse)
+        assert take(browser, at, sound).status_code == 507  # 422 says that it is no use
+    assert take(browser, at, sound).status_code == 200
 
 
 def test_a_take_is_corrected_recorded_again_and_deleted(browser, voice, at):
