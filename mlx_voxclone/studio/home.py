@@ -98,8 +98,11 @@ class Project:
         return 0.0
 
     def change(self, **values: Any) -> dict[str, Any]:
-        """Set keys of `info`."""
-        return change_json(self.folder / "voice.json", **values)
+        """Set keys of `info`. Raises Missing: it was deleted meanwhile, and nothing of it comes back."""
+        with _change:
+            if not (self.folder / "voice.json").is_file():
+                raise Missing("there is no such voice")
+            return change_json(self.folder / "voice.json", **values)
 
 
 class Person:
@@ -118,7 +121,8 @@ class Person:
         """Begin a voice. Raises CheckpointError."""
         project = Project(self, new_id())
         private(project.folder)
-        project.change(title=title, language=language, created=time.time(), consent=None)
+        facts = {"title": title, "language": language, "created": time.time(), "consent": None}
+        write_json(project.folder / "voice.json", facts)
         return project
 
     def project(self, id: str) -> Project:

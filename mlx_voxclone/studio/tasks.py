@@ -41,10 +41,15 @@ class Task:
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
         self.began: float | None = None
+        self._from: tuple[int | None, int, float] | None = (
+            None  # total, what was done, and when it began to be measured
+        )
         self._cancelled, self._change = threading.Event(), threading.Lock()
 
     def progress(self, done: int, total: int | None, what: str = "") -> None:
         """Say how far it is; serves as a callback. Raises Cancelled."""
+        if self._from is None or self._from[0] != total or done < self.done:  # another part of it
+            self._from = total, done, time.monotonic()
         self.done, self.total, self.what = done, total, what or self.what
         self.check()
 
@@ -83,10 +88,10 @@ class Task:
 
     @property
     def left(self) -> float | None:
-        """Seconds that are left, by what is done; None: unknown."""
-        if self.began is None or not self.total or self.done <= 0:
+        """Seconds that are left, by what was done since it was first told of the same total; None: unknown."""
+        if self._from is None or not self.total or (since := self.done - self._from[1]) <= 0:
             return None
-        return (time.time() - self.began) / self.done * (self.total - self.done)
+        return (time.monotonic() - self._from[2]) / since * (self.total - self.done)
 
     def note(self) -> None:
         """Write what it has come to into the person's folder."""

@@ -1,6 +1,7 @@
 """What all steps of the studio share: folders, tasks, texts, the way in."""
 
 import re
+import shutil
 import threading
 import time
 from importlib import resources
@@ -10,7 +11,7 @@ import pytest
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.mistakes import Missing
-from mlx_voxclone.studio.tasks import ENDED, Tasks
+from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
 from mlx_voxclone.studio.web.languages import chosen, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import clock
 
@@ -97,12 +98,38 @@ def test_people_and_voices(tmp_path):
             ann.project(id)
 
 
+def test_a_change_brings_no_deleted_voice_back(me):
+    voice = me.new_project("Ann", "en")
+    shutil.rmtree(voice.folder)
+    with pytest.raises(Missing):
+        voice.change(title="Anna")
+    assert not voice.folder.exists()
+
+
 def test_a_task_tells_its_progress_and_result(studio, me, computing):
     task = studio.tasks.start(
         me, "speak", "A sentence", lambda task: task.progress(1, 2, "speaking") or {"seconds": 1.5}
     )
     assert ended(task).state == "done"
     assert (task.done, task.total, task.what, task.result) == (1, 2, "speaking", {"seconds": 1.5})
+
+
+def test_what_was_there_before_tells_nothing_of_the_time_left(me, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    task = Task(me, "download", "A model", None, "files")
+    task.begin()
+    now = 100.0  # of loading, say
+    task.progress(700, 1000)  # fetched by an earlier one
+    assert task.left is None
+    now = 110.0
+    task.progress(800, 1000)
+    assert task.left == 20.0
+    task.progress(0, 3, "another part")
+    assert task.left is None
+    now = 112.0
+    task.progress(1, 3)
+    assert task.left == 4.0
 
 
 def test_a_mistake_is_one_line(studio, me, computing):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from mlx_voxclone.audio.io import read_audio
 from mlx_voxclone.audio.segment import frame_levels, speech_level, speech_mask
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.blind import read_tests
-from mlx_voxclone.studio.listen import blind_pages
+from mlx_voxclone.studio.listen import blind, blind_pages
 from mlx_voxclone.studio.listen.alike import copied, made_alike
 from mlx_voxclone.studio.listen.blind import BlindTest, blind_test, blind_tests, make, plan
 from mlx_voxclone.studio.listen.voices import heard
@@ -294,6 +296,33 @@ def test_a_test_that_ended_when_the_studio_did_is_kept_by_the_next_look(studio, 
     browser.get(f"/voices/{project.id}/listen/blind")
     assert json.loads((project.run / "abx.json").read_text())["tests"][0]["correct"] == 10
     assert studio.tasks.list(me, "report", project)
+
+
+def test_a_test_is_never_taken_for_one_of_a_later_run(studio, browser, me, project):
+    answered(a_test(project), 10)
+    studio.trainings.put_aside(project)
+    place = f"/voices/{project.id}/listen/blind"
+    assert browser.get(place).status_code == 200
+    assert not project.run.exists()  # where the next training writes
+    make_run(project.run)
+    page = browser.get(place).text
+    assert "10 of 10 right" not in page
+    assert 'name="first"' in page
+    assert read_tests(project.run) == []
+    assert not studio.tasks.list(me, "report", project)
+
+
+def test_two_tabs_at_the_end_keep_it_once(project, monkeypatch):
+    test, kept, written = answered(a_test(project), 10), blind.keep_test, []
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        written.append(kept(*arguments))
+
+    monkeypatch.setattr(blind, "keep_test", slow)
+    with ThreadPoolExecutor(2) as tabs:
+        assert sorted(tabs.map(test.keep, [project.run] * 2)) == [False, True]
+    assert len(written) == 1
 
 
 def test_a_voice_that_was_not_trained(browser, me):

@@ -1,16 +1,23 @@
 """The pages of recordings, as a browser asks for them: nothing is taken without consent, and mistakes stay beside their
 field."""
 
+import errno
 import re
 from importlib import resources
 
 import pytest
+from conftest import Browser
 from recorded import spoken, wav
 
+from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.record.checks import _REASONS
 from mlx_voxclone.studio.record.prompts import LANGUAGES, SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
 from mlx_voxclone.studio.record.takes import Takes
+from mlx_voxclone.studio.web.access import Access
+from mlx_voxclone.studio.web.app import application
+from mlx_voxclone.studio.web.closed import closed
 from mlx_voxclone.studio.web.languages import languages, texts
 
 AGREED = {"who": "Ann Example", "purpose": "reading aloud", "agreed": "yes", "statement_in": "de"}
@@ -142,6 +149,18 @@ def test_what_is_no_take_is_refused(browser, voice, at):
     assert not Takes(voice).all()
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_take_that_the_disk_refuses_is_kept_by_the_browser(browser, voice, at, monkeypatch, number):
+    def refuse(*_):
+        raise CheckpointError("takes: cannot be written") from OSError(number, "refused")
+
+    sound = wav(spoken(sentence(browser, at)))
+    with monkeypatch.context() as disk:
+        disk.setattr(Shelf, "add", refuse)
+        assert take(browser, at, sound).status_code == 507  # 422 says that it is no use
+    assert take(browser, at, sound).status_code == 200
+
+
 def test_a_take_is_corrected_recorded_again_and_deleted(browser, voice, at):
     first = sentence(browser, at)
     take(browser, at, wav(spoken(first)))
@@ -251,6 +270,16 @@ def test_a_long_file_is_cut_as_soon_as_it_is_there(browser, voice, at, studio, m
 def test_a_recogniser_must_be_named(browser, voice, at, studio, me):
     voice.change(language="de")
     assert browser.submit(f"{at}/files/texts", {"whisper": " "}).status_code == 422
+    assert not studio.tasks.list(me)
+
+
+def test_from_elsewhere_no_folder_is_read_and_no_model_chosen(studio, voice, at, me, tmp_path):
+    voice.change(language="de")
+    door = Access(application(studio), Names("127.0.0.1"), tell=closed)
+    away = Browser(door, base_url="http://127.0.0.1", client=("192.0.2.7", 1))
+    for named in (str(tmp_path), "somebody/large"):
+        assert away.submit(f"{at}/files/texts", {"whisper": named}).status_code == 422
+    assert "whisper" not in me.settings()
     assert not studio.tasks.list(me)
 
 

@@ -13,7 +13,7 @@ from mlx_voxclone.data.hearing.chapters import Chapter
 from mlx_voxclone.data.ingest import examine
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
 from mlx_voxclone.studio.record import long
@@ -81,6 +81,36 @@ def test_texts_find_their_recordings_in_any_order(voice, bring):
         "e.wav": "e text",
     }
     assert Uploads(voice).waiting() == 1
+
+
+def test_a_text_waits_until_its_recording_is_on_the_disk(voice, bring, monkeypatch):
+    bring("a.txt", "papa mino lesu")
+    full = functools.partial(refuse, CheckpointError("no space left"))
+    with monkeypatch.context() as at:
+        at.setattr(Shelf, "add", full)
+        with pytest.raises(CheckpointError):
+            bring("a.wav", wav(spoken("papa mino lesu.")))
+    assert Uploads(voice).waiting() == 1
+    assert bring("a.wav", wav(spoken("papa mino lesu."))).key == "with_text"
+    assert texts(voice) == {"a.wav": "papa mino lesu"}
+    assert Uploads(voice).waiting() == 0
+
+
+def test_a_text_that_comes_while_its_recording_does_is_its_text(voice, bring, monkeypatch):
+    add = Shelf.add
+
+    def slow(*arguments):
+        assert bring("a.txt", "papa mino lesu").key == "text_waits"
+        return add(*arguments)
+
+    monkeypatch.setattr(Shelf, "add", slow)
+    assert bring("a.wav", wav(spoken("papa mino lesu."))).key == "with_text"
+    assert texts(voice) == {"a.wav": "papa mino lesu"}
+    assert Uploads(voice).waiting() == 0
+
+
+def refuse(error, *_):
+    raise error
 
 
 def sounds_samples(seed):
@@ -249,6 +279,22 @@ def test_what_comes_or_goes_while_something_is_cut(voice, bring, task, monkeypat
     clips = Shelf(voice.clips).items()
     assert len(clips) == cut["clips"] > 0
     assert {notes["name"].rpartition(" ")[0] for _, notes in clips} == {"second.wav"}
+
+
+def test_a_text_that_comes_while_its_recording_is_cut_is_what_it_is_cut_by(voice, bring, task, monkeypatch):
+    id = bring("chapter.wav", wav(long_sound())).id
+    write, written = long.write_pieces, []
+
+    def one(*arguments):
+        written.append(1)
+        if len(written) == 2:
+            assert bring("chapter.txt", "papa mino lesu, tara koni sewu.").key == "text"
+        return write(*arguments)
+
+    monkeypatch.setattr(long, "write_pieces", one)
+    assert long.cut_at_pauses(voice, task) == {"clips": 0}
+    assert not Shelf(voice.clips).ids()
+    assert long.unheard(voice)[0] == [id]  # it waits for a Whisper
 
 
 def test_reading_is_cancelled_within_a_block(voice, bring, task):

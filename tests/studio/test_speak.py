@@ -19,6 +19,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.miniature.micro import SPEAKING_FILES
 from mlx_voxclone.speech.narration import Spoken
 from mlx_voxclone.studio.home import Home
+from mlx_voxclone.studio.keep import removal
 from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
 from mlx_voxclone.studio.models import Models
 from mlx_voxclone.studio.speak import sound, work
@@ -411,10 +412,27 @@ def test_a_line_that_was_cut_off_spoils_nothing(me, models, quick):
     speech = begun(me, seed="0")
     work.speak(speech, models, quiet)
     with open(speech.folder / "takes.jsonl", "a") as file:
-        file.write('\n{"n": 1, "fi\n{"n": 99, "use": 0}\n[]\n{"n": 0, "use": 7}\n')
+        file.write('\n{"n": 1, "fi\n{"n": 99, "use": 0}\n[]\n{"n": 0, "use": 7}\n{"n": 1, "fi')
     assert level_of(speech) == [0, 1, 2]
-    work.again(speech, 0, models, quiet)
+    work.again(speech, 0, models, quiet)  # not behind the half line
     assert level_of(speech) == [1, 1, 2]
+
+
+def test_of_what_is_all_spoken_nothing_is_spoken_again(me, models, quick):
+    speech = begun(me, seed="0")
+    work.speak(speech, models, quiet)
+    work.speak(speech, models, quiet)  # a second tab has asked for what was missing
+    assert level_of(speech) == [0, 1, 2]
+
+
+def test_a_deletion_that_was_ended_in_the_middle_is_finished(me, models, quick, monkeypatch):
+    speech = begun(me, seed="0")
+    with monkeypatch.context() as ended:
+        ended.setattr(shutil, "rmtree", lambda *_, **__: None)
+        speech.delete()
+    assert list((me.folder / "speech").iterdir())
+    removal.clear(me)
+    assert not list((me.folder / "speech").iterdir())
 
 
 def test_the_sound_is_saved_as_wav_mp3_and_with_subtitles(me, models, quick):

@@ -24,6 +24,7 @@ from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.blind import PAIRS, Outcome, keep_test, outcome_of, read_tests
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import open_own, parse_json
+from mlx_voxclone.publish.run_directory import SUMMARY
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.alike import WHAT, copied, made_alike
@@ -209,15 +210,25 @@ class BlindTest:
         ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {**given, "ended": ended, **figures, "verdict": outcome.verdict, "pairs": self.pairs}
 
+    def is_of(self, run_dir: Path) -> bool:
+        """Whether it was made of this run as it is, and not of one that was there before it."""
+        try:
+            return self.created >= (run_dir / SUMMARY).stat().st_mtime
+        except OSError:  # put aside, or not at its end yet
+            return False
+
     def keep(self, run_dir: Path) -> bool:
-        """Add it to the run's `abx.json` once it has ended; whether it was not there yet.
+        """Add it to the `abx.json` of its run once it has ended; whether it was not there yet.
 
         Raises:
             CheckpointError: the file cannot be read or written.
         """
-        if self.outcome is None or any(one.get("id") == self.id for one in read_tests(run_dir)):
+        if self.outcome is None or not self.is_of(run_dir):
             return False
-        keep_test(run_dir, self.record())
+        with _answering:  # two tabs
+            if any(one.get("id") == self.id for one in read_tests(run_dir)):
+                return False
+            keep_test(run_dir, self.record())
         return True
 
     def _answers(self) -> dict[int, str]:

@@ -120,7 +120,7 @@ async def _values(request: Request, project: Project, form: Any = None) -> dict[
 def _read(request: Request, project: Project, form: Any) -> dict[str, Any]:
     """The newest test, or how to begin one."""
     found = heard(project.run)
-    tests = blind_tests(project.listening)
+    tests = [one for one in blind_tests(project.listening) if one.is_of(project.run)]
     test = tests[0] if tests else None
     trouble = _settle(request, project, test) if test else ""
     default = (found.default_pair() if found else None) or ("", "")

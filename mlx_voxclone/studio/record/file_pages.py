@@ -23,6 +23,7 @@ from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.web.pages import (
     check_token,
     form_of,
+    is_here,
     page,
     part,
     person_of,
@@ -173,6 +174,8 @@ async def _make_texts(request: Request) -> Response:
     try:
         require(project)
         whisper = line("whisper", str(form.get("whisper", "")), 500)
+        if whisper != long.whisper_of(person) and not is_here(request):  # what is read and fetched is chosen here alone
+            raise Mistake("whisper", "model.not_here")
     except Mistake as mistake:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     person.change_settings(whisper=whisper)

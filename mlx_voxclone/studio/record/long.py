@@ -24,7 +24,7 @@ from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check, wave
 from mlx_voxclone.studio.record.prompts import SYLLABLES
-from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.record.shelf import Shelf, lock
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.whisper.hearing import Listener
 from mlx_voxclone.whisper.model import CONFIG, WEIGHTS
@@ -71,9 +71,9 @@ def cut_at_pauses(project: Project, task: Task) -> dict[str, Any]:
             try:
                 plan = examine(path, False, _OPTIONS, task.check)
             except AudioError as e:
-                _refused(shelf, ids[0], e)
+                _refused(shelf, ids[0], e, None)
             else:
-                count += _keep(project, ids[0], path, plan, [None] * len(plan.pieces), task)
+                count += _keep(project, ids[0], path, plan, [None] * len(plan.pieces), task, None)
         done += 1
     return {"clips": count}
 
@@ -183,13 +183,17 @@ def _cut_chapter(project: Project, id: str, language: str | None, listener: List
     try:
         chapter = cut_chapter(path, notes["text"], language, listener, _OPTIONS, progress)
     except AudioError as e:
-        _refused(shelf, id, e)
+        _refused(shelf, id, e, notes["text"])
         return 0
-    return _keep(project, id, path, chapter.plan, chapter.texts, task)
+    return _keep(project, id, path, chapter.plan, chapter.texts, task, notes["text"])
 
 
-def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], task: Task) -> int:
+def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], task: Task, cut_by: str | None) -> int:
     """Write the clips of a plan, one after the other, then note that it is done; returns how many.
+
+    Args:
+        cut_by: text of the recording that the plan was made with. Where it has another one by now, nothing is kept: it
+            is still to be cut, by that one.
 
     Raises:
         Missing: the recording was deleted meanwhile; its clips are, too.
@@ -212,19 +216,30 @@ def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], t
             by = {"text": text, "text_by": "file" if text else None}
             drawn = wave(sound, found.seconds)
             clips.keep_notes(stem, {**own, **by, "suffix": sound.suffix, "check": found.content(), "peaks": drawn})
-        uploads.change(id, cut=len(plan.pieces))
+        with lock:
+            if uploads.notes(id).get("text") == cut_by:
+                uploads.change(id, cut=len(plan.pieces))
+                return len(plan.pieces)
+        _drop(clips, id)
     except Missing:
-        for clip in [clip for clip in clips.ids() if clip.partition("~")[0] == id]:
-            clips.remove(clip)
+        _drop(clips, id)
         raise
-    return len(plan.pieces)
+    return 0
 
 
-def _refused(shelf: Shelf, id: str, error: AudioError) -> None:
-    """Note that nothing can be cut from a recording, and why."""
+def _drop(clips: Shelf, id: str) -> None:
+    """Delete the clips of a recording."""
+    for clip in [clip for clip in clips.ids() if clip.partition("~")[0] == id]:
+        clips.remove(clip)
+
+
+def _refused(shelf: Shelf, id: str, error: AudioError, cut_by: str | None) -> None:
+    """Note that nothing can be cut from a recording by its text, and why."""
     reasons: dict[str, str] = {"text-differs": "other_text", "no-speech": "no_words"}
     if error.reason in reasons:
         found = Check(BAD, (Finding(reasons[error.reason], BAD),))
     else:
         found, _ = check(shelf.sound(id), whole=False)
-    shelf.change(id, cut=0, check=found.content())
+    with lock:
+        if shelf.notes(id).get("text") == cut_by:
+            shelf.change(id, cut=0, check=found.content())

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import file_pages
@@ -113,7 +114,10 @@ async def _take(request: Request) -> Response:
         with disk_refusals("take"):
             take = await run_in_threadpool(Takes(project).record, slot, bytes(content))
     except Mistake as mistake:
-        return part(request, "record/mistake.html", mistake=mistake)
+        kept = mistake.key == "record.wrong.disk"  # by the browser, which sends it again
+        return part(request, "record/mistake.html", mistake=mistake, status=507 if kept else 422)
+    except CheckpointError as e:
+        return part(request, "parts/notice.html", status=507, line=str(e))
     return part(request, "record/desk.html", **await _desk(request, project, last=take))
 
 

@@ -151,7 +151,7 @@ class Uploads:
             raise Mistake("files", "record.wrong.hours", name=shown(name), most=round(LONGEST_SECONDS / 3600))
         long = info.seconds > MAX_TRANSCRIBED_SECONDS
         played = suffix in PLAYED
-        text = self._text_for(_key(name))
+        text = self._text_for(_key(name))  # it waits on until its recording is on the disk
         found, heard = (None, np.zeros(0, np.uint32)) if long else check(source, text)
         other = None if long else self._sounds_like(heard)
         notes = {
@@ -173,6 +173,11 @@ class Uploads:
         }
         with source.open("rb") as file:
             id = self.shelf.add(notes, lambda target: shutil.copyfileobj(file, target, 1 << 20), suffix)
+        if text is None and (text := self._text_for(_key(name))) is not None:  # it has come meanwhile
+            self.set_text(id, text)
+            self.shelf.change(id, text_by="file")
+        if text is not None:
+            self._taken(_key(name), text)
         if not played and not long:
             with contextlib.suppress(AudioError):  # the check has told it
                 write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
@@ -230,13 +235,18 @@ class Uploads:
         return given
 
     def _text_for(self, key: str) -> str | None:
+        waiting = self._waiting()
+        found = _matching(waiting, key)
+        return None if found is None else waiting[found]
+
+    def _taken(self, key: str, text: str) -> None:
+        """A text waits no longer: it is kept with its recording."""
         with lock:
             waiting = self._waiting()
-            if (found := _matching(waiting, key)) is None:
-                return None
-            text = waiting.pop(found)
-            self._write(waiting)
-        return text
+            found = _matching(waiting, key)
+            if found is not None and waiting[found] == text:
+                del waiting[found]
+                self._write(waiting)
 
     def _waiting(self) -> dict[str, str]:
         try:

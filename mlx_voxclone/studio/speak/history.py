@@ -167,7 +167,7 @@ class Speech:
 
     def delete(self) -> None:
         """Remove all of it. What still writes into it fails."""
-        gone = self.folder.with_name(f".{self.id}-{new_id()}")
+        gone = self.folder.with_name(f".trash-{self.id}-{new_id()}")  # what an end in the middle leaves is cleared
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.folder, gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -187,8 +187,10 @@ class Speech:
         path = self.folder / _TAKES
         with _write, open(open_own(path), "r+b") as file:
             size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            torn = b"" if file.read(1) in (b"", b"\n") else b"\n"  # a power cut: no line is written behind half of one
             try:
-                file.write(json.dumps(values).encode() + b"\n")
+                file.write(torn + json.dumps(values).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             except OSError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "speak"
 _AT_ONCE = 4  # sentences that a listener is told of at once
+_beginning = threading.Lock()  # of what may be begun once: two tabs, a double click
 
 
 def routes() -> list[Route]:
@@ -140,7 +142,14 @@ async def _repeat(request: Request) -> Response:
 async def _go_on(request: Request) -> Response:
     """Speak the sentences that are missing."""
     await form_of(request)
-    return await _unless_mistaken(request, lambda: _started(request, _idle(request), None))
+
+    def begin() -> Speech:
+        with _beginning:
+            speech = _idle(request)
+            missing = any(one.take is None for one in speech.sentences())
+            return _started(request, speech, None) if missing else speech
+
+    return await _unless_mistaken(request, begin)
 
 
 async def _again(request: Request) -> Response:
@@ -148,11 +157,12 @@ async def _again(request: Request) -> Response:
     number = _number((await form_of(request)).get("sentence"))
 
     def begin() -> Speech:
-        speech = _idle(request)
-        sentences = speech.sentences()
-        if number >= len(sentences) or sentences[number].take is None:
-            raise Missing("there is no such sentence")
-        return _started(request, speech, number)
+        with _beginning:
+            speech = _idle(request)
+            sentences = speech.sentences()
+            if number >= len(sentences) or sentences[number].take is None:
+                raise Missing("there is no such sentence")
+            return _started(request, speech, number)
 
     return await _unless_mistaken(request, begin)
 

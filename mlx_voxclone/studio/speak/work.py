@@ -43,6 +43,8 @@ def speak(speech: Speech, models: Models, progress: Progress) -> None:
     """
     asked, sentences = speech.asked(), speech.sentences()
     numbers = [one.number for one in sentences if one.take is None]
+    if not numbers:
+        return
     seeds = [(asked.seed + number) % 2**63 for number in numbers]
     _spoken(speech, asked, sentences, numbers, seeds, models, progress)
 

@@ -166,6 +166,10 @@ async function send(take) {
       state.unsent = null; // the studio has said why it is no use
       say("ready");
       mistake(content.body.textContent.trim());
+    } else if (answer.status === 507) {
+      say("ready"); // the disk is full: the take stays here until there is room
+      mistake(content.body.textContent.trim());
+      find("send-again").hidden = false;
     } else {
       throw new Error(String(answer.status));
     }
