@@ -105,10 +105,9 @@ def reason(why: str, t: Words) -> str:
     """The command's reason as a sentence of the page's; what is not known stays as it is."""
     for key, pattern in _REASONS:
         if match := pattern.search(why):
-            point = t("model.about.point")
-            values = {name: one.replace(".", point) if name != "what" else one for name, one in match.groupdict().items()}
+            values = {name: one.replace(".", t("model.about.point")) for name, one in match.groupdict().items()}
             if "what" in values:
-                values["what"] = ", ".join(_change(one, t) for one in _CHANGE.finditer(values["what"]))
+                values["what"] = ", ".join(_change(one, t) for one in _CHANGE.finditer(match["what"]))
             return t(f"train.why.{key}", **values)
     return why
 
