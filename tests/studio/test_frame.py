@@ -42,6 +42,15 @@ def test_what_is_not_there_is_a_page(browser):
         assert "<h1>" in answer.text
 
 
+@pytest.mark.parametrize("code", languages())
+def test_what_is_wrong_is_said_in_the_pages_language(browser, code):
+    """Not in the words of the server, which are English."""
+    there, headers = texts(code), {"accept-language": code}
+    assert there["common.missing"] in browser.get("/nothing", headers=headers).text
+    assert there["common.missing"] in browser.get("/voices/0123456789ab/record", headers=headers).text
+    assert there["common.old_form"] in browser.post("/language", headers=headers).text
+
+
 def test_other_names_are_refused(browser):
     assert browser.get("/model", headers={"host": "evil.example"}).status_code == 403
     assert browser.get("/model", headers={"origin": "http://evil.example"}).status_code == 403

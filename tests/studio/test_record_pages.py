@@ -11,6 +11,7 @@ from recorded import spoken, wav
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.network import Names
+from mlx_voxclone.studio.model.choice import choose, rehearsal
 from mlx_voxclone.studio.record.checks import _REASONS
 from mlx_voxclone.studio.record.prompts import LANGUAGES, SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
@@ -35,6 +36,25 @@ def voice(browser, me):
 @pytest.fixture
 def at(voice):
     return f"/voices/{voice.id}/record"
+
+
+def test_a_rehearsal_is_offered_syllables(browser, me):
+    """The language of a new voice: the page's, or that of the model that is rehearsed with."""
+
+    def offered() -> str:
+        return re.search(r'<option value="(\w+)" selected>', browser.get("/voices/new").text.partition("<main")[2])[1]
+
+    me.change_settings(language="de")
+    assert offered() == "de"
+    choose(me, rehearsal(me.home))
+    assert offered() == SYLLABLES
+
+
+def test_a_day_is_written_as_the_page_does(browser, me, at):
+    (project,) = me.projects()
+    when = project.info()["consent"]["when"]
+    for code, day in (("en", when[:10]), ("de", f"{when[8:10]}.{when[5:7]}.{when[:4]}")):
+        assert day in browser.get(at, headers={"accept-language": code}).text
 
 
 def take(browser, at, sound, slot=None, csrf=True):

@@ -199,7 +199,7 @@ def test_the_end_says_what_was_delivered_and_why(browser, voice, trainings):
     (voice.run / "report" / "index.html").write_text("<h1>Report</h1><script>1</script>")
     text = browser.get(place(voice), headers={"accept-language": "de"}).text
     assert "Die Stimme ist fertig" in text
-    assert "falsch verstandene Zeichen: 0.1 → 0.3" in text
+    assert "falsch verstandene Zeichen: 0,1 → 0,3" in text
     assert ">50,0 %<" in text
     assert ">75,0 %<" in text
     assert "nicht gemessen" in text

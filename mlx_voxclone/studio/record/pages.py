@@ -12,6 +12,7 @@ from starlette.routing import Route
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.model.choice import chosen
 from mlx_voxclone.studio.record import file_pages
 from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, line, require
 from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
@@ -85,8 +86,9 @@ def _agreed(given: dict[str, str]) -> dict[str, str]:
 
 
 def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
-    own = language_of(request)
-    first = given.get("language") or (own if own in LANGUAGES else "en")
+    own, model = language_of(request), chosen(person_of(request))
+    usual = SYLLABLES if model and model.rehearses else own if own in LANGUAGES else "en"
+    first = given.get("language") or usual
     return {"given": {**_given(FormData()), **given}, "spoken": LANGUAGES, "first": first}
 
 

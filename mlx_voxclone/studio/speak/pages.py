@@ -24,7 +24,7 @@ from mlx_voxclone.studio.speak.view import ROWS, View, excerpt, task_of, view_of
 from mlx_voxclone.studio.speak.voices import FILES, MOST_BYTES, bring, take_away, voices_of
 from mlx_voxclone.studio.speak.wanted import GUIDANCE, RELEASED, STEPS, random_seed, wanted
 from mlx_voxclone.studio.tasks import Task
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, language_of, page, part, person_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "speak"
@@ -354,7 +354,7 @@ def _defaults(request: Request) -> dict[str, str]:
     voices = voices_of(person_of(request))
     known = {voice.key: voice for voice in voices}
     voice = known.get(chosen) or (voices[0] if voices else None)
-    language = (voice.language if voice else None) or settings.get("speak_language") or settings.get("language")
+    language = (voice.language if voice else None) or settings.get("speak_language") or language_of(request)
     return {
         "text": "",
         "voice": voice.key if voice else "",

@@ -1,4 +1,4 @@
-// What all pages share: the language is chosen as soon as it is picked, and what happens is announced.
+// What all pages share: the language is chosen as soon as it is picked, what happens is announced, the focus stays.
 const language = document.querySelector("form.language");
 if (language) {
   language.querySelector("select").addEventListener("change", () => language.requestSubmit());
@@ -13,3 +13,32 @@ export function announce(text) {
 export function csrf() {
   return document.querySelector('meta[name="csrf"]').content;
 }
+
+// The focus. A mistake has it as soon as it is shown; what replaces a button that was pressed takes it over.
+
+const WRONG = '[aria-invalid="true"]';
+document.querySelector(`main ${WRONG}`)?.focus();
+
+const pressed = new WeakMap(); // request -> ids of what its button is in, the innermost first
+
+document.body.addEventListener("htmx:beforeRequest", ({ detail }) => {
+  const { elt, xhr, target, requestConfig } = detail;
+  if (requestConfig.verb !== "post" || !elt.contains(document.activeElement)) return;
+  const places = [];
+  for (let place = target.contains(elt) ? target : elt; place; place = place.parentElement) {
+    if (place.id) places.push(place.id);
+  }
+  pressed.set(xhr, places);
+});
+
+document.body.addEventListener("htmx:afterSettle", ({ detail }) => {
+  const places = pressed.get(detail.xhr);
+  if (!places) return;
+  pressed.delete(detail.xhr);
+  const place = places.map((id) => document.getElementById(id)).find((found) => found);
+  const lost = document.activeElement === null || document.activeElement === document.body;
+  const next = place?.querySelector(WRONG) ?? (lost ? (place?.querySelector("[data-next], h1, h2") ?? place) : null);
+  if (!next) return;
+  if (next.tabIndex < 0) next.tabIndex = -1;
+  next.focus();
+});

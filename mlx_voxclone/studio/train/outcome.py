@@ -105,16 +105,17 @@ def reason(why: str, t: Words) -> str:
     """The command's reason as a sentence of the page's; what is not known stays as it is."""
     for key, pattern in _REASONS:
         if match := pattern.search(why):
-            values = match.groupdict()
+            values = {name: one.replace(".", t("model.about.point")) for name, one in match.groupdict().items()}
             if "what" in values:
-                values["what"] = ", ".join(_change(one, t) for one in _CHANGE.finditer(values["what"]))
+                values["what"] = ", ".join(_change(one, t) for one in _CHANGE.finditer(match["what"]))
             return t(f"train.why.{key}", **values)
     return why
 
 
 def _change(match: re.Match, t: Words) -> str:
+    before, after = (match[name].replace(".", t("model.about.point")) for name in ("before", "after"))
     try:
-        return t(f"train.figure.{match['name']}_change", before=match["before"], after=match["after"])
+        return t(f"train.figure.{match['name']}_change", before=before, after=after)
     except KeyError:
         return match[0]
 

@@ -20,7 +20,9 @@ from mlx_voxclone.studio.speak import pages as speak
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.train import pages as train
 from mlx_voxclone.studio.web.languages import languages
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of
+from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+
+_WORDS = {403: "common.old_form", 404: "common.missing"}  # what is said of a status, in the page's language
 
 
 def application(studio: Studio) -> Starlette:
@@ -92,11 +94,11 @@ async def _cancel(request: Request) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
-    return _told(request, status, str(getattr(error, "detail", "")))
+    return _told(request, status, str(getattr(error, "detail", "")), _WORDS.get(status))
 
 
 async def _missing(request: Request, error: Exception) -> Response:
-    return _told(request, 404, str(error))
+    return _told(request, 404, str(error), _WORDS[404])
 
 
 async def _refused(request: Request, error: Exception) -> Response:
@@ -108,11 +110,12 @@ async def _defect(request: Request, error: Exception) -> Response:
     return HTMLResponse(f"<!doctype html><html lang=en><title>Error</title>{told}", 500)
 
 
-def _told(request: Request, status: int, line: str) -> Response:
+def _told(request: Request, status: int, line: str, key: str | None = None) -> Response:
+    """A page that says what is wrong: in its own language with the text `key`, or else by `line`."""
     if "person" not in request.scope:  # of a style or a script, which need no token
         return PlainTextResponse(line, status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
     try:
-        return page(request, template, status=status, line=line)
+        return page(request, template, status=status, line=words_of(request)(key) if key else line)
     except VoxcloneError as e:  # a file that every page needs is damaged: it says which
         return PlainTextResponse(str(e), 500)

@@ -135,7 +135,7 @@ def environment() -> jinja2.Environment:
     made.globals["icon"] = icon()
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
-    made.filters["bytes"] = _bytes
+    made.filters["bytes"], made.filters["day"] = _bytes, day
     return made
 
 
@@ -146,6 +146,12 @@ def clock(seconds: float | None) -> str:
     minutes, rest = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def day(moment: str, t: Words) -> str:
+    """The day of a moment (`2026-05-02...`), in the page's language: `02.05.2026`."""
+    year, month, number = moment[:4], moment[5:7], moment[8:10]
+    return t("common.day", year=year, month=month, day=number)
 
 
 @jinja2.pass_context
