@@ -328,5 +328,5 @@ def test_two_tabs_at_the_end_keep_it_once(project, monkeypatch):
 def test_a_voice_that_was_not_trained(browser, me):
     other = me.new_project("Ben", "en")
     place = f"/voices/{other.id}/listen/blind"
-    assert "needs recordings" in browser.get(place).text
+    assert "has not been trained to the end" in browser.get(place).text
     assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 422
