@@ -299,5 +299,7 @@ def test_a_test_that_ended_when_the_studio_did_is_kept_by_the_next_look(studio, 
 def test_a_voice_that_was_not_trained(browser, me):
     other = me.new_project("Ben", "en")
     place = f"/voices/{other.id}/listen/blind"
-    assert "needs recordings" in browser.get(place).text
+    page = browser.get(place).text
+    assert "has not been trained to the end" in page
+    assert f'href="/voices/{other.id}/train"' in page.partition("<main")[2]  # the way on
     assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 422
