@@ -328,5 +328,7 @@ def test_two_tabs_at_the_end_keep_it_once(project, monkeypatch):
 def test_a_voice_that_was_not_trained(browser, me):
     other = me.new_project("Ben", "en")
     place = f"/voices/{other.id}/listen/blind"
-    assert "has not been trained to the end" in browser.get(place).text
+    page = browser.get(place).text
+    assert "has not been trained to the end" in page
+    assert f'href="/voices/{other.id}/train"' in page.partition("<main")[2]  # the way on
     assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 422

@@ -41,6 +41,10 @@ def checked(page, name=""):
     assert sideways(page) <= 0, name
 
 
+def has_focus(page, selector: str) -> None:
+    page.wait_for_function("what => document.activeElement.matches(what)", arg=selector)
+
+
 def test_the_model_is_chosen(address, chromium, studio: Studio):
     with opened(chromium, f"{address}/model") as page:
         checked(page)
@@ -49,9 +53,11 @@ def test_the_model_is_chosen(address, chromium, studio: Studio):
         page.get_by_text("There is no such folder on this machine.").wait_for()
         assert page.get_by_label("Path of the folder").input_value() == "/no/such/folder"
         assert page.get_by_label("Path of the folder").get_attribute("aria-invalid") == "true"
+        has_focus(page, "#folder")  # the mistake's field
         checked(page)
         page.get_by_role("button", name="Rehearse").click()
         page.get_by_text("Chosen: the rehearsal").wait_for()
+        has_focus(page, "#chosen a")  # the button that was pressed is gone: the way on has it
         checked(page)
     for options in ({"width": 320}, {"dark": True}):
         with opened(chromium, f"{address}/model", **options) as page:
