@@ -8,7 +8,7 @@ from recorded import AGREED, spoken, wav
 
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
-from mlx_voxclone.errors import DataError
+from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import checks, shelf, takes
@@ -202,6 +202,31 @@ def test_after_the_last_sentence_comes_a_second_round(voice):
     assert again.key == f"{SYLLABLES}-001.2"
     assert again.text == sentences(SYLLABLES)[0]
     assert Takes(voice).record(again.key, sound_of(again)).used
+
+
+def test_a_plan_that_cannot_be_read_is_not_written_over(voice):
+    Takes(voice).add_own("tara koni sewu.")
+    path = voice.takes / PLAN
+    path.write_text(path.read_text()[:-2])  # all of the text is still there to be saved
+    left = path.read_text()
+    for act in (lambda: Takes(voice).add_own("papa"), lambda: Takes(voice).skip("syllables-001"), Takes(voice).unskip):
+        with pytest.raises(CheckpointError, match="move it away"):
+            act()
+    assert path.read_text() == left
+
+
+def test_a_take_that_another_tab_deletes_costs_nothing_else(voice, monkeypatch):
+    first, second = record(voice, 2)
+    items = shelf.Shelf.items
+
+    def while_deleted(self):
+        found = items(self)
+        if first.path.exists():
+            Takes(voice).remove(first.id)
+        return found
+
+    monkeypatch.setattr(shelf.Shelf, "items", while_deleted)
+    assert [take.id for take in Takes(voice).all()] == [second.id]
 
 
 def test_a_damaged_plan_costs_the_plan_alone(voice):

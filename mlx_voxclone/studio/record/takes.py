@@ -4,6 +4,7 @@ A slot is a sentence at its turn: `de-007`, in a second round `de-007.2`, or `ow
 comes next follows from the takes that are there, so a reload, a second tab or another day goes on where this one ended.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 
 from mlx_voxclone.audio.decode import audio_info
 from mlx_voxclone.audio.source import AudioBytes, AudioError
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.texts import damage, words
@@ -108,7 +110,10 @@ class Takes:
 
     def all(self) -> list[Take]:
         """Every take, in the order in which they were made."""
-        takes = [self._take(id, notes) for id, notes in self.shelf.items()]
+        takes = []
+        for id, notes in self.shelf.items():
+            with contextlib.suppress(Missing):  # deleted meanwhile
+                takes.append(self._take(id, notes))
         best = {take.slot: take.id for take in takes if take.check.state != BAD}  # the last one wins
         return [Take(**{**vars(take), "used": best.get(take.slot) == take.id}) for take in takes]
 
@@ -168,13 +173,13 @@ class Takes:
         """
         key = self.slot(key).key
         with lock:
-            plan = self._plan()
+            plan = self._plan(to_change=True)
             self._write({**plan, "skipped": sorted({*plan["skipped"], key})})
 
     def unskip(self) -> None:
         """Offer all that was skipped again."""
         with lock:
-            self._write({**self._plan(), "skipped": []})
+            self._write({**self._plan(to_change=True), "skipped": []})
 
     def skipped(self) -> list[str]:
         """Slots that were passed by and have no usable take."""
@@ -190,7 +195,7 @@ class Takes:
         consent.require(self.project)
         said = sayable(text)
         with lock:
-            plan = self._plan()
+            plan = self._plan(to_change=True)
             if said not in plan["own"]:
                 plan["own"].append(said)
                 self._write(plan)
@@ -207,10 +212,20 @@ class Takes:
     def _own(self) -> list[str]:
         return self._plan()["own"]
 
-    def _plan(self) -> dict[str, list[str]]:
+    def _plan(self, *, to_change: bool = False) -> dict[str, list[str]]:
+        """`skipped` and `own`; of a file that cannot be read nothing, unless it is to be changed: texts would be lost.
+
+        Raises:
+            CheckpointError: it cannot be read, and is to be changed.
+        """
+        path = self.project.takes / PLAN
         try:
-            found = read_json(self.project.takes / PLAN, 1 << 22)
-        except (OSError, ValueError):
+            found = read_json(path, 1 << 22)
+        except FileNotFoundError:
+            found = {}
+        except (OSError, ValueError) as e:
+            if to_change:
+                raise CheckpointError(f"{path}: cannot be read ({e}); move it away to go on without it") from None
             found = {}
         lists = {key: found.get(key) if isinstance(found, dict) else None for key in ("skipped", "own")}
         return {key: list(value) if isinstance(value, list) else [] for key, value in lists.items()}
