@@ -34,15 +34,17 @@ def launched(*arguments: str) -> Iterator["Browser"]:
         from playwright.sync_api import sync_playwright
     except ModuleNotFoundError:
         pytest.fail("Playwright is not installed: uv sync (group dev), or pip install playwright", pytrace=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LD_PRELOAD", raising=False)  # MLX's BLAS is of no use to a browser
-        with sync_playwright() as playwright:
-            options = ["--no-sandbox", *arguments]  # a container's root has none
-            browser = playwright.chromium.launch(executable_path=_executable(playwright), args=options)
-            try:
-                yield browser
-            finally:
-                browser.close()
+    with contextlib.ExitStack() as stack:
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # MLX's BLAS is of no use to a browser; the tests' own work keeps it
+            patch.delenv("LD_PRELOAD", raising=False)
+            playwright = stack.enter_context(sync_playwright())
+            environment = dict(os.environ)
+        options = ["--no-sandbox", *arguments]  # a container's root has none
+        browser = playwright.chromium.launch(executable_path=_executable(playwright), args=options, env=environment)
+        stack.callback(browser.close)
+        yield browser
 
 
 def _executable(playwright) -> str:
@@ -111,6 +113,7 @@ def violations(page: "Page") -> list[str]:
         from axe_playwright_python.sync_playwright import Axe
     except ModuleNotFoundError:
         pytest.fail("axe is not installed: uv sync (group dev), or pip install axe-playwright-python", pytrace=False)
+    page.evaluate("() => Promise.allSettled(document.getAnimations().map((one) => one.finished))")  # colours in between
     found = Axe().run(page, options={"runOnly": LEVEL_AA}).response["violations"]
     return [f"{rule['id']}: {node['html'][:200]}: {node['failureSummary']}" for rule in found for node in rule["nodes"]]
 
