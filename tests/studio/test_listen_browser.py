@@ -84,7 +84,7 @@ def test_ten_blind_pairs_by_keyboard(project, open_page):
         page.keyboard.press("1" if is_a == (number <= 9) else "2")
     page.wait_for_selector("h2:has-text('9 of 10 right')", timeout=SECONDS)
     assert page.get_by_text("Original and Adapted can be told apart").count() == 1
-    page.wait_for_selector("text=Open the report", timeout=2 * SECONDS)
+    page.wait_for_selector("text=Open the report", timeout=6 * SECONDS)
     assert ("report", "done", "") in project.tasks()
     assert not violations(page)
     (kept,) = read_tests(project.run)
