@@ -6,6 +6,7 @@ keeps streams and random state per thread. What waits for files, the network or 
 """
 
 import contextlib
+import copy
 import queue
 import threading
 import time
@@ -75,6 +76,10 @@ class Task:
                 return False
             self.state, self.began = "running", time.time()
             return True
+
+    def as_it_is(self) -> "Task":
+        """A copy that does not go on: a page made of it shows one state, and asks again if that is an open one."""
+        return copy.copy(self)
 
     @property
     def cancelling(self) -> bool:
@@ -160,6 +165,10 @@ class Tasks:
         if task is None or task.person.name != person.name:
             raise Missing("there is no such task")
         return task
+
+    def shown(self, person: Person, kind: str | None = None, project: Project | None = None) -> list[Task]:
+        """`list` as it is now, for a page: see `Task.as_it_is`."""
+        return [task.as_it_is() for task in self.list(person, kind, project)]
 
     def list(self, person: Person, kind: str | None = None, project: Project | None = None) -> list[Task]:
         """A person's tasks, the newest first."""

@@ -10,7 +10,7 @@ import pytest
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.mistakes import Cancelled, Missing
 from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
 from mlx_voxclone.studio.web.languages import chosen, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import clock
@@ -139,6 +139,18 @@ def test_what_was_there_before_tells_nothing_of_the_time_left(me, monkeypatch):
     now = 112.0
     task.progress(1, 3)
     assert task.left == 4.0
+
+
+def test_a_page_shows_one_state_of_a_task(studio, me):
+    """One that ends while a page is made of it would be shown as done in one place and as running in another."""
+    task = studio.tasks.start(me, "speak", "A sentence", lambda task: None)
+    (shown,) = studio.tasks.shown(me)
+    task.state = "done"
+    assert (shown.state, shown.id) == ("waiting", task.id)
+    assert studio.tasks.shown(me)[0].state == "done"
+    shown.cancel()
+    with pytest.raises(Cancelled):
+        task.check()
 
 
 def test_a_mistake_is_one_line(studio, me, computing):

@@ -103,7 +103,7 @@ def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | No
     if found.made is not None and found.made.baked is not None:
         taken = {one.bits for one in there if one.kind == exports.MLX_AUDIO}
         to_bake = [(bits, exports.needed(found.made, bits)) for bits in exports.BITS if bits not in taken]
-    tasks = studio_of(request).tasks.list(project.person, kind=exports.BAKE, project=project)
+    tasks = studio_of(request).tasks.shown(project.person, kind=exports.BAKE, project=project)
     done = request.query_params.get("done")
     return page(
         request,

@@ -156,7 +156,7 @@ def _settle(request: Request, project: Project, test: BlindTest) -> str:
 
 def _task(request: Request, project: Project, kind: str, *, open_only: bool = False) -> Task | None:
     """The newest task of a kind if it is open, or, unless `open_only`, has failed."""
-    tasks = studio_of(request).tasks.list(person_of(request), kind, project)
+    tasks = studio_of(request).tasks.shown(person_of(request), kind, project)
     newest = next((task for task in tasks if task.open), tasks[0] if tasks else None)
     shown = newest and (newest.open or (newest.state == "failed" and not open_only))
     return newest if shown else None

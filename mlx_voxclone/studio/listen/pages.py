@@ -149,11 +149,11 @@ def _shown(request: Request, project: Project) -> dict[str, Any]:
 
 def _task(request: Request, project: Project) -> Task | None:
     """The task that waits or runs."""
-    tasks = studio_of(request).tasks.list(person_of(request), KIND, project)
+    tasks = studio_of(request).tasks.shown(person_of(request), KIND, project)
     return next((task for task in tasks if task.open), None)
 
 
 def _last_task(request: Request, project: Project) -> Task | None:
     """The task to show: one that is open, or the last one if it failed."""
-    tasks = studio_of(request).tasks.list(person_of(request), KIND, project)
+    tasks = studio_of(request).tasks.shown(person_of(request), KIND, project)
     return tasks[0] if tasks and (tasks[0].open or tasks[0].state == "failed") else None

@@ -117,8 +117,8 @@ def _check_here(request: Request, field: str) -> None:
 def _values(request: Request) -> dict:
     person, studio = person_of(request), studio_of(request)
     chosen, here = choice.chosen(person), this_machine()
-    downloads = studio.tasks.list(person, KIND)
-    forecasts = studio.tasks.list(person, machine.KIND)
+    downloads = studio.tasks.shown(person, KIND)
+    forecasts = studio.tasks.shown(person, machine.KIND)
     tried = _tried(chosen).model
     done = (task for task in forecasts if task.state == "done" and task.result.get("model") == tried)
     trial = forecasts[0] if forecasts else None
@@ -146,4 +146,4 @@ def _tried(chosen: choice.Chosen | None) -> choice.Chosen:
 
 
 def _open(request: Request, person: Person, kind: str) -> Task | None:
-    return next((task for task in studio_of(request).tasks.list(person, kind) if task.open), None)
+    return next((task for task in studio_of(request).tasks.shown(person, kind) if task.open), None)

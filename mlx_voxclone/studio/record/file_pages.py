@@ -200,7 +200,7 @@ async def _make_texts(request: Request) -> Response:
 
 def _tasks(request: Request, project: Project) -> list[Task]:
     """The tasks of this page, the newest first."""
-    found = studio_of(request).tasks.list(person_of(request), project=project)
+    found = studio_of(request).tasks.shown(person_of(request), project=project)
     return [task for task in found if task.kind in (PREPARE, FETCH)]
 
 

@@ -57,7 +57,7 @@ def routes() -> list[Route]:
 
 def _page(request: Request) -> Response:
     """The form, what is spoken now, the history."""
-    tasks = studio_of(request).tasks.list(person_of(request), kind=KIND)
+    tasks = studio_of(request).tasks.shown(person_of(request), kind=KIND)
     view = None
     for task in sorted(tasks, key=lambda task: task.state != "running"):  # before those that wait for it
         speech = Speech(person_of(request), str(task.result.get("speech", "")))

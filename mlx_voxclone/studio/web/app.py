@@ -71,12 +71,12 @@ async def _language(request: Request) -> Response:
 
 async def _tasks(request: Request) -> Response:
     studio, person = studio_of(request), person_of(request)
-    return page(request, "tasks.html", tasks=studio.tasks.list(person), turns=studio.trainings.turns(person))
+    return page(request, "tasks.html", tasks=studio.tasks.shown(person), turns=studio.trainings.turns(person))
 
 
 async def _task(request: Request) -> Response:
     """A task's progress, asked for again and again."""
-    task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
+    task = studio_of(request).tasks.get(person_of(request), request.path_params["task"]).as_it_is()
     answer = part(request, "parts/task.html", task=task, ahead=studio_of(request).tasks.ahead_of(task))
     if not task.open:
         answer.headers["hx-trigger"] = "task-ended"

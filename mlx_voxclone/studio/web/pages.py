@@ -20,6 +20,7 @@ from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
 from mlx_voxclone.studio.state import Studio
+from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.web.access import FORM_LIMIT
 from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
 
@@ -116,9 +117,16 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
             current=project,
             steps=STEPS,
             player=_player(t),
-            **values,
+            **{name: _as_it_is(value) for name, value in values.items()},
         )
     )
+
+
+def _as_it_is(value: Any) -> Any:
+    """A value for a template: of tasks that go on meanwhile, what they are now."""
+    if isinstance(value, Task):
+        return value.as_it_is()
+    return [_as_it_is(one) for one in value] if isinstance(value, list) else value
 
 
 @cache
