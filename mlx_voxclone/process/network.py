@@ -9,6 +9,8 @@ import contextlib
 import ipaddress
 import re
 import socket
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from mlx_voxclone.errors import ConfigError
@@ -93,6 +95,11 @@ class Names:
 
     def __contains__(self, name: str | None) -> bool:
         return name is not None and (name in self._names or (self._everywhere and _is_address(name)))
+
+
+def header_values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    """All values of a header in an ASGI scope; `name` in small letters."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
 
 
 def origin_of(origin: str) -> str | None:

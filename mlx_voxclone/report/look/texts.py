@@ -1,4 +1,4 @@
-"""The style sheet and the script, for pages of one file; a server hands out the files of `FOLDER`."""
+"""The style sheet and the script, for pages of one file; a server serves the files of `FOLDER`."""
 
 import base64
 from functools import cache

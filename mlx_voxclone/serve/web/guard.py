@@ -14,7 +14,7 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from mlx_voxclone.process.network import Names, host_of, origin_of
+from mlx_voxclone.process.network import Names, header_values, host_of, origin_of
 from mlx_voxclone.serve.errors import ApiError
 from mlx_voxclone.serve.metrics import Metrics
 from mlx_voxclone.serve.web.response import BrokenOffError
@@ -79,18 +79,18 @@ class Guard:
     def refusal(self, scope: Message, limit: int) -> ApiError | None:
         """Why a request is not even read; None: it is."""
         if self._keys and scope["path"] not in OPEN:
-            given = _values(scope, b"authorization")
+            given = header_values(scope, b"authorization")
             if len(given) != 1 or not self._known(given[0]):
                 return ApiError(
                     401, "wrong or missing API key; send Authorization: Bearer KEY", None, "invalid_api_key"
                 )
         if not self._keys:
-            hosts = [host_of(value) for value in _values(scope, b"host")]
+            hosts = [host_of(value) for value in header_values(scope, b"host")]
             if len(hosts) != 1 or hosts[0] not in self._names:
                 return ApiError(403, "this server does not answer to that name", None, "unknown_host")
-            if any(origin_of(origin) not in self._names for origin in _values(scope, b"origin")):
+            if any(origin_of(origin) not in self._names for origin in header_values(scope, b"origin")):
                 return ApiError(403, "another page may not use this server", None, "foreign_origin")
-        sizes = _values(scope, b"content-length")
+        sizes = header_values(scope, b"content-length")
         if any(len(size) > 18 or int(size) > limit for size in sizes if size.isdecimal()):
             return self.too_large(limit)
         return None
@@ -201,7 +201,3 @@ class _Exchange:
         self._guard._metrics.requests.labels(known, self._status or 0).inc()
         seconds = time.monotonic() - self._began
         self._guard._log(f"{self._scope['method'][:20]} {known} {self._status or 'no answer'} {seconds:.2f} s")
-
-
-def _values(scope: Message, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]

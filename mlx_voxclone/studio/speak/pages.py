@@ -175,22 +175,24 @@ async def _use(request: Request) -> Response:
     return await run_in_threadpool(_shown, request, speech)
 
 
-async def _cancel(request: Request) -> Response:
+async def _stopped(request: Request) -> Speech:
+    """The speech that a form is about, which is spoken no further."""
     await form_of(request)
     speech = _asked_for(request)
     task = task_of(speech, studio_of(request).tasks)
     if task is not None:
         task.cancel()
+    return speech
+
+
+async def _cancel(request: Request) -> Response:
+    speech = await _stopped(request)
     return await run_in_threadpool(_shown, request, speech)
 
 
 async def _delete(request: Request) -> Response:
     """Remove a speech and all that was spoken for it."""
-    await form_of(request)
-    speech = _asked_for(request)
-    task = task_of(speech, studio_of(request).tasks)
-    if task is not None:
-        task.cancel()
+    speech = await _stopped(request)
     speech.delete()
     return RedirectResponse("/speak", 303)
 

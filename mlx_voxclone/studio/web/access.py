@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from mlx_voxclone.process.network import Names, host_of, origin_of
+from mlx_voxclone.process.network import Names, header_values, host_of, origin_of
 from mlx_voxclone.studio.web.tokens import ME, Tokens
 
 FORM_LIMIT = 200_000  # bytes of a form without files
@@ -132,8 +132,8 @@ class Access:
             await self.sleep(seconds)
 
     def _check_origin(self, scope: Message) -> None:
-        hosts, origins = _values(scope, b"host"), _values(scope, b"origin")
-        site, mode = _values(scope, b"sec-fetch-site"), _values(scope, b"sec-fetch-mode")
+        hosts, origins = header_values(scope, b"host"), header_values(scope, b"origin")
+        site, mode = header_values(scope, b"sec-fetch-site"), header_values(scope, b"sec-fetch-mode")
         if len(hosts) != 1 or host_of(hosts[0]) not in self.names:
             raise Refusal(403, "host")
         reading = scope["method"] in READS
@@ -197,7 +197,7 @@ class _Exchange:
     async def run(self) -> None:
         answer = None
         try:
-            if any(len(value) > _LONGEST_RANGE for value in _values(self._scope, b"range")):
+            if any(len(value) > _LONGEST_RANGE for value in header_values(self._scope, b"range")):
                 self._scope["headers"] = [item for item in self._scope["headers"] if item[0] != b"range"]
             answer = await self._access.admit(self._scope)
             if answer is None:
@@ -220,7 +220,7 @@ class _Exchange:
             await answer(self._scope, self._receive_, self._send)
 
     def _check_size(self) -> None:
-        sizes = _values(self._scope, b"content-length")
+        sizes = header_values(self._scope, b"content-length")
         if any(len(size) > 18 or int(size) > self._limit for size in sizes if size.isdecimal()):
             raise self._too_large()
 
@@ -329,7 +329,7 @@ def _token_of(scope: Message) -> str | None:
 
 def _cookies(scope: Message, what: str = "") -> list[str]:
     wanted = f"{cookie_name(scope)}{what}"
-    pairs = (part.strip().partition("=") for value in _values(scope, b"cookie") for part in value.split(";"))
+    pairs = (part.strip().partition("=") for value in header_values(scope, b"cookie") for part in value.split(";"))
     return [value for name, _, value in pairs if name == wanted and value][:4]
 
 
@@ -342,7 +342,3 @@ def _is_of(origin: str, host: str) -> bool:
     scheme, _, place = origin.lower().partition("://")
     ports = {"http": ":80", "https": ":443"}
     return scheme in ports and place.removesuffix(ports[scheme]) == host.lower().removesuffix(ports[scheme])
-
-
-def _values(scope: Message, name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in scope["headers"] if key == name]
