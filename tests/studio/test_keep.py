@@ -15,8 +15,9 @@ from publishable import CONSENT, SECRET, make_run
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.network import Names
+from mlx_voxclone.studio import child
 from mlx_voxclone.studio.home import write_json
-from mlx_voxclone.studio.keep import command, exports, publishing, removal
+from mlx_voxclone.studio.keep import exports, publishing, removal
 from mlx_voxclone.studio.keep.cards import LONGEST_TITLE
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
@@ -245,12 +246,12 @@ time.sleep(600)
 
 @pytest.mark.parametrize("how", ["hears", "deaf"])
 def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
-    monkeypatch.setattr(command, "PROGRAM", (sys.executable, "-c", STAND_IN))
-    monkeypatch.setattr(command, "PATIENCE", 0.2)
-    processes, popen = [], command.subprocess.Popen
-    monkeypatch.setattr(command.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1])
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", STAND_IN))
+    monkeypatch.setattr(child, "PATIENCE", 0.2)
+    processes, popen = [], child.subprocess.Popen
+    monkeypatch.setattr(child.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1])
     sign = tmp_path / "sign"
-    work = lambda task: command.carry_out(task, [how, str(sign)], folder=tmp_path)  # noqa: E731
+    work = lambda task: child.carry_out(task, [how, str(sign)], folder=tmp_path)  # noqa: E731
     task = studio.tasks.start(me, "bake", "x", work, lane="files")
     while not sign.exists() or sign.read_text() != "ready":
         time.sleep(0.02)
@@ -262,8 +263,8 @@ def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
 def test_what_a_command_says_of_a_mistake(studio, me, tmp_path, monkeypatch):
     said = r"bar 10%\rbar 20%\nvoxclone bake: error: DIR: no space left"
     program = f"import sys; print('{said}', file=sys.stderr); sys.exit(2)"
-    monkeypatch.setattr(command, "PROGRAM", (sys.executable, "-c", program))
-    task = studio.tasks.start(me, "bake", "x", lambda t: command.carry_out(t, [], folder=tmp_path), lane="files")
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", program))
+    task = studio.tasks.start(me, "bake", "x", lambda t: child.carry_out(t, [], folder=tmp_path), lane="files")
     assert (ended(task).state, task.error) == ("failed", "DIR: no space left")
 
 

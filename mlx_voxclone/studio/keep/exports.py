@@ -26,8 +26,8 @@ from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.files.hub import VOICE_SUFFIXES
 from mlx_voxclone.process.amounts import format_bytes
 from mlx_voxclone.process.temporaries import PARTIAL
+from mlx_voxclone.studio.child import carry_out
 from mlx_voxclone.studio.home import Project, new_id, private
-from mlx_voxclone.studio.keep.command import carry_out
 from mlx_voxclone.studio.keep.made import Made, bytes_of, made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.tasks import Task

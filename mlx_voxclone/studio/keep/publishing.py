@@ -18,8 +18,8 @@ from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.publish.card import check_consent
 from mlx_voxclone.publish.publication import CARD, LIST, listed_files
 from mlx_voxclone.publish.upload import is_repository
+from mlx_voxclone.studio.child import carry_out
 from mlx_voxclone.studio.home import Project
-from mlx_voxclone.studio.keep.command import carry_out
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.tasks import Task

@@ -5,23 +5,19 @@ and prints its folder. What has come so far stays there: fetched again, it goes 
 """
 
 import os
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, resolve
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.files.hub import hub_errors
+from mlx_voxclone.studio.child import run
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
 from mlx_voxclone.studio.tasks import Task
-from mlx_voxclone.studio.train.process import environment
 
 KIND = "download"  # of the task
-_POLL = 0.2  # seconds between two looks
 _NEEDED = (WEIGHTS, PARAMS, TEKKEN)
 
 
@@ -38,23 +34,8 @@ def fetch(task: Task, model: str) -> dict:
     task.progress(before, total, model)
     if total > before:
         free_space_check(folder, total - before)
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as errors:
-        command = [sys.executable, "-m", __name__, model]
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=errors, env=environment())
-        try:
-            while child.poll() is None:
-                task.progress(min(total, _bytes(folder)), total, model)
-                time.sleep(_POLL)
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-        if child.returncode:
-            errors.seek(0)
-            lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-            raise CheckpointError(
-                lines[-1].removeprefix("error: ") if lines else f"{model}: the download has ended early"
-            )
+    program = [sys.executable, "-m", __name__, model]
+    run(task, program, watch=lambda: task.progress(min(total, _bytes(folder)), total, model))
     task.progress(total, total, model)
     try:
         check(model, "hub")

@@ -3,23 +3,21 @@
 The trials run in a process of their own: they end at once when they are cancelled, and leave no memory behind.
 """
 
-import subprocess
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.machine import Machine
+from mlx_voxclone.studio.child import run
 from mlx_voxclone.studio.model.choice import Chosen
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.plan import FEWEST, profile, settings
-from mlx_voxclone.studio.train.process import COMMAND, environment
+from mlx_voxclone.studio.train.process import COMMAND
 
 KIND = "forecast"  # of the task
 LEAST = 15e9  # bytes of memory with which the smallest profile may fit
@@ -28,7 +26,6 @@ PARTS = ("pairs", "base_encoder", "encoder", "again", "codes", "judging", "speak
 _TIGHT = 0.9  # of what is usable
 _NAMES = {"base encoder": "base_encoder", "encoder, on judged codes": "again"}
 _ONCE = ("pairs", "base_encoder")  # made at the first training, for all later ones
-_POLL = 0.2
 _ASSUMED = 200  # recordings: 20 minutes of them, as doctor assumes where there are none yet
 
 
@@ -51,25 +48,10 @@ def forecast(task: Task, chosen: Chosen, machine: Machine, folder: Path, command
     content = settings(chosen, machine, recordings=max(FEWEST, _ASSUMED), judged=False)
     content = {"task": "clone", "model": chosen.model, "output": str(folder / "forecast"), "voice": "voice"} | content
     with tempfile.TemporaryDirectory() as place:
-        file, said, errors = (Path(place, name) for name in ("forecast.yaml", "said.json", "errors.txt"))
+        file = Path(place, "forecast.yaml")
         file.write_text(yaml.safe_dump(content), encoding="utf-8")
-        with open(said, "wb") as out, open(errors, "wb") as err:
-            arguments = [*command, "doctor", "--config", str(file), "--json", "--quiet"]
-            child = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment(), cwd=place
-            )
-            try:
-                while child.poll() is None:
-                    task.check()
-                    time.sleep(_POLL)
-            finally:
-                if child.poll() is None:
-                    child.kill()
-                    child.wait()
-        if child.returncode:
-            lines = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise CheckpointError(lines[-1].removeprefix("error: ") if lines else "the trials have ended early")
-        found = read_json(said)
+        said = run(task, [*command, "doctor", "--config", str(file), "--json", "--quiet"], folder=Path(place))
+    found = parse_json(said)
     return {"model": chosen.model, "profile": profile(machine), **summary(found)}
 
 

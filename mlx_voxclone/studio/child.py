@@ -1,9 +1,8 @@
-"""A command of ours in a process of its own, which ends with its task: within seconds when that is cancelled."""
+"""A program in a process of its own, which ends with its task: within seconds when that is cancelled."""
 
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,24 @@ from typing import IO
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.train.process import COMMAND
+from mlx_voxclone.studio.train.process import environment as ours
 
-PROGRAM = (sys.executable, "-m", "mlx_voxclone.cli")
 PATIENCE = 3.0  # seconds that a process has to clear up
 _OFTEN = 0.1  # seconds between two looks
 _MOST = 1 << 20  # bytes of what it says that are read
+
+
+class Failed(CheckpointError):
+    """A program that has failed, with the line of its mistake.
+
+    Attributes:
+        said: all of its standard error.
+    """
+
+    def __init__(self, line: str, said: str) -> None:
+        super().__init__(line)
+        self.said = said
 
 
 def carry_out(
@@ -28,28 +40,39 @@ def carry_out(
     watch: Callable[[], None] = lambda: None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Run `voxclone ARGUMENTS`; returns its standard output.
+    """`run` for `voxclone ARGUMENTS`, which may clear up before it ends."""
+    return run(task, [*COMMAND, *arguments], folder=folder, watch=watch, environment=environment, patience=PATIENCE)
+
+
+def run(
+    task: Task,
+    program: Sequence[str],
+    *,
+    folder: Path | None = None,
+    watch: Callable[[], None] = lambda: None,
+    environment: Mapping[str, str] | None = None,
+    patience: float = 0.0,
+) -> str:
+    """Run a program with its arguments; returns its standard output.
 
     Args:
         folder: the process's working directory.
         watch: called again and again; may raise what `task.progress` does.
         environment: variables beside ours.
+        patience: seconds that it has to clear up when the task is cancelled; 0: it is ended at once.
 
     Raises:
-        CheckpointError: it has failed, with its line.
+        Failed: it has failed.
         Cancelled: the task was cancelled; the process has ended.
     """
-    package = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-    surroundings = os.environ | {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"} | dict(environment or {})
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [*PROGRAM, *arguments],
+            list(program),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=errors,
             cwd=folder,
-            env=surroundings,
+            env=ours() | dict(environment or {}),
             start_new_session=True,
         )
         try:
@@ -58,20 +81,21 @@ def carry_out(
                 watch()
                 time.sleep(_OFTEN)
         finally:
-            _end(process)
+            _end(process, patience)
         if process.returncode:
-            raise CheckpointError(_line(_text(errors), process.returncode))
+            said = _text(errors)
+            raise Failed(_line(said, process.returncode), said)
         return _text(output)
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, patience: float) -> None:
     """End it and all that it has started, if it runs still."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGTERM, signal.SIGKILL) if patience else (signal.SIGKILL,):
         if process.poll() is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, number)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(PATIENCE)
+                process.wait(patience or PATIENCE)
 
 
 def _text(file: IO[bytes]) -> str:
