@@ -93,7 +93,7 @@ def test_a_guess_is_no_text(tmp_path):
     folder = recordings(tmp_path / "r", 2)
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(model)))
     assert report.with_text == 0
-    assert "2 of 2 clips: no speech recognised, left without text" in report.notes
+    assert "2 of 2 clips: no speech recognised, left without text (0, 1)" in report.notes
 
 
 @needs_whisper
@@ -133,6 +133,21 @@ def test_a_model_that_does_not_load_is_one_line_before_any_work(tmp_path, damage
         prepare(recordings(tmp_path / "r", 1), tmp_path / "out", options)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "r"]
+
+
+@needs_whisper
+def test_a_language_that_it_does_not_know_is_one_line_before_any_work(tmp_path):
+    """Also where one recording alone is said to be in it."""
+    model = write_whisper(tmp_path / "tiny.en", n_vocab=51864)
+    folder = recordings(tmp_path / "r", 2)
+    options = {"transcribe": True, "whisper_model": str(model)}
+    with pytest.raises(DataError, match=r"tiny\.en: was trained on English only, not german; name another Whisper"):
+        prepare(folder, tmp_path / "out", PrepareOptions(**options, language="de"))
+    lines = [{"audio": "0.wav"}, {"audio": "1.wav", "language": "tlh"}]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"language 'tlh': no Whisper knows it"):
+        prepare(folder / "manifest.jsonl", tmp_path / "out", PrepareOptions(**options))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r", "tiny.en"]
 
 
 def test_without_mlx_whisper_one_line_says_how_to_get_it(tmp_path, monkeypatch):
