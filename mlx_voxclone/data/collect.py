@@ -279,6 +279,8 @@ class Collector:
                 f"numbers stay in figures where there are no words for them (languages: {', '.join(sorted(figures))});"
                 " give --language if that is wrong"
             )
+        if isinstance(transcriber, Transcriber):
+            self.notes += transcriber.notes()
         silent = [Path(clip["audio"]).stem for clip in missing if clip["text"] is None]
         if silent:
             which = ", ".join(silent[:_NAMED]) + (", ..." if len(silent) > _NAMED else "")

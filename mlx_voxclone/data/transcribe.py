@@ -28,6 +28,8 @@ from mlx_voxclone.whisper.reader import (
 __all__ = ["LONGEST_SECONDS", "NOT_INSTALLED", "PACKAGE", "Transcriber"]
 
 PACKAGE = "mlx_whisper"
+UNSURE = -0.6  # mean log-probability of a token that an English-only Whisper stays below in German (docs/LOG.md)
+_FEWEST = 3  # clips, to tell by
 NOT_INSTALLED = "transcribing needs mlx-whisper ({}); install it with: pip install 'mlx-voxclone[transcribe]'"
 
 
@@ -48,6 +50,7 @@ class Transcriber:
             raise DataError(NOT_INSTALLED.format(e)) from None
         self.model = model
         self.loaded = WhisperFiles(model).load()
+        self._likely: list[float] = []  # mean log-probability of a token, of each clip whose language nobody stated
 
     def __enter__(self) -> "Transcriber":
         return self
@@ -75,6 +78,15 @@ class Transcriber:
         if code != "en" and not self.loaded[0].is_multilingual:
             name = whisper_module("tokenizer").LANGUAGES[code]
             raise DataError(f"{self.model}: was trained on English only, not {name}; name another Whisper")
+
+    def notes(self) -> list[str]:
+        """What the user should know of all texts so far."""
+        if self.loaded[0].is_multilingual or len(self._likely) < _FEWEST or np.median(self._likely) > UNSURE:
+            return []
+        return [
+            f"{self.model} understands English alone and is unsure of most texts; if another language is spoken they"
+            " are wrong: take a multilingual Whisper (its name has no .en), or say --language en"
+        ]
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
         """The text of a clip of up to 30 s, and its language.
@@ -114,6 +126,8 @@ class Transcriber:
                 raise
             raise DataError(f"language {language!r}: {e}; Whisper takes codes like en, de, fr") from None
         segments = result["segments"]
+        if language is None and segments:
+            self._likely.append(float(np.mean([s["avg_logprob"] for s in segments])))
         failed = any(
             s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
         )

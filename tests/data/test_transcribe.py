@@ -1,6 +1,7 @@
 """Transcribing through mlx-whisper itself, with tiny models written in its own format: one that says a given sentence
 whatever it hears, one that guesses at random. No network, no ffmpeg."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -119,6 +120,28 @@ def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
         assert transcriber.transcribe(tmp_path / "a.wav") == (text, "en")
     assert len(heard[0]) == 16_000  # a second at Whisper's rate
     assert heard[0].dtype == np.float32
+
+
+@needs_whisper
+@pytest.mark.parametrize(
+    ("probability", "vocabulary", "language", "told"),
+    [(-0.9, 51864, None, True), (-0.3, 51864, None, False), (-0.9, 51864, "en", False), (-0.9, 51865, None, False)],
+)
+def test_an_english_whisper_that_is_unsure_is_told(tmp_path, monkeypatch, probability, vocabulary, language, told):
+    """It writes English words whatever it hears."""
+    model = str(write_whisper(tmp_path / "tiny.en", n_vocab=vocabulary))
+    found = {
+        "text": " I am very happy to be.",
+        "language": "en",
+        "segments": [{"compression_ratio": 1.2, "avg_logprob": probability}],
+    }
+    module = importlib.import_module("mlx_whisper.transcribe")
+    monkeypatch.setattr(module, "transcribe", lambda samples, **_: found)
+    options = {"transcribe": True, "whisper_model": model, "language": language}
+    report = prepare(recordings(tmp_path / "r", 4), tmp_path / "out", PrepareOptions(**options))
+    notes = [note for note in report.notes if "understands English alone and is unsure" in note]
+    assert len(notes) == told
+    assert report.with_text == 4
 
 
 @needs_whisper
