@@ -127,7 +127,8 @@ class Transcriber:
             raise DataError(f"language {language!r}: {e}; Whisper takes codes like en, de, fr") from None
         segments = result["segments"]
         if language is None and segments:
-            self._likely.append(float(np.mean([s["avg_logprob"] for s in segments])))
+            loops = any(s["compression_ratio"] > MAX_COMPRESSION_RATIO for s in segments)  # very likely, to itself
+            self._likely.append(-np.inf if loops else float(np.mean([s["avg_logprob"] for s in segments])))
         failed = any(
             s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
         )
