@@ -218,8 +218,9 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
     FLAC holds 24 bits and no peak beyond full scale; a piece that has one becomes a float WAV.
     """
     out = []
+    info = audio_info(path)
     for number, (start, end) in enumerate(plan.pieces, 1):
-        samples = read_audio(path, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
+        samples = read_audio(info, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
         stem = name if len(plan.pieces) == 1 else f"{name}~{number:03d}"  # names have no ~
         if np.abs(samples).max() <= 1:
             file = directory / f"{stem}.flac"
