@@ -18,11 +18,11 @@ from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,
-    MIN_LOG_PROBABILITY,
     MIN_SAMPLES,
     WHISPER_RATE,
     check_english,
     language_code,
+    understood,
 )
 
 __all__ = ["LONGEST_SECONDS", "NOT_INSTALLED", "PACKAGE", "Transcriber"]
@@ -129,8 +129,8 @@ class Transcriber:
         if language is None and segments:
             loops = any(s["compression_ratio"] > MAX_COMPRESSION_RATIO for s in segments)  # very likely, to itself
             self._likely.append(-np.inf if loops else float(np.mean([s["avg_logprob"] for s in segments])))
-        failed = any(
-            s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
+        failed = not all(
+            understood(s["compression_ratio"], s["avg_logprob"], s.get("no_speech_prob", np.nan)) for s in segments
         )
         text = tidy(result["text"])
         return (None if failed else text), result["language"]

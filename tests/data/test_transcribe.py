@@ -99,10 +99,17 @@ def test_a_guess_is_no_text(tmp_path):
 
 @needs_whisper
 @pytest.mark.parametrize(
-    ("compression", "probability", "text"), [(1.2, -0.3, "Words."), (2.5, -0.3, None), (1.2, -1.1, None)]
+    ("compression", "probability", "no_speech", "text"),
+    [
+        (1.2, -0.3, 0.1, "Words."),
+        (2.5, -0.3, 0.1, None),
+        (1.2, -1.1, 0.1, None),
+        (1.2, -0.96, 0.9, None),  # what it makes of music
+        (1.2, -0.3, 0.9, "Words."),  # sure of every word
+    ],
 )
 def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
-    talking_whisper, tmp_path, monkeypatch, compression, probability, text
+    talking_whisper, tmp_path, monkeypatch, compression, probability, no_speech, text
 ):
     heard = []
 
@@ -111,7 +118,7 @@ def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
         return {
             "text": " Words. ",
             "language": "en",
-            "segments": [{"compression_ratio": compression, "avg_logprob": probability}],
+            "segments": [{"compression_ratio": compression, "avg_logprob": probability, "no_speech_prob": no_speech}],
         }
 
     with Transcriber(str(talking_whisper)) as transcriber:
