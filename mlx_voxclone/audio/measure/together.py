@@ -21,7 +21,7 @@ _RATIOS = ((1.0, 0.12), (1.5, 0.08), (2.0, 0.24), (2.5, 0.08), (3.0, 0.36), (4.0
 _FLOOR = 25.0  # dB under the loud frames; below is no voice
 _FEWEST = 40  # loud frames (1.6 s), below which nothing can be said
 _AT_ONCE = 16  # frames of which all pairs of periods are looked at together
-_SHARE = 0.05  # of the loud frames, from which on something else sounds with the voice
+_SHARE = 0.06  # of the loud frames, from which on something else sounds with the voice
 
 
 class TogetherMeter:
