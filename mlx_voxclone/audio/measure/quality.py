@@ -26,7 +26,7 @@ _DECAY_FRAMES, _FALL_FROM, _FALL_TO, _STRAIGHT = 8, 25.0, 8.0, 2.5  # frames; dB
 _FEWEST_DECAYS, _STEEPEST = 20, 10  # per cent of the decays are as fast as the room lets them
 # What the steepest decays say in rooms of known reverberation times (both in seconds per 60 dB), on LJ Speech.
 _SEEN, _ROOM = (0.195, 0.27, 0.37, 0.445, 0.51, 0.60), (0.2, 0.3, 0.5, 0.7, 1.0, 1.6)
-_BEST_SNR = 80.0  # dB; more is digital silence between the words
+_BEST_SNR, _WORST_SNR = 80.0, -20.0  # dB; more is digital silence between the words, less is no figure
 _PAUSE_MARGIN, _FEWEST_PAUSES = 10, 10  # frames
 DRY, ROOMY = 0.3, 0.6  # seconds; up to the first a recording is dry, beyond the second it is an echo
 NOISY = 20.0  # dB; below, noise is learnt with the voice
@@ -173,8 +173,11 @@ def signal_to_noise(levels: np.ndarray, mask: np.ndarray) -> float:
     near = scipy.ndimage.binary_dilation(mask, iterations=_PAUSE_MARGIN)
     pauses = levels[~near]
     noise = float(np.percentile(pauses, 25) if len(pauses) >= _FEWEST_PAUSES else np.percentile(levels, 3))
-    speech = 10 ** (speech_level(levels, mask) / 10) - 10 ** (noise / 10)
-    return min(_BEST_SNR, 10 * math.log10(max(speech, 1e-12)) - noise)
+    speech = speech_level(levels, mask)
+    if noise >= speech:  # a few frames that are no pauses: over music, a network takes some words for none
+        noise = float(np.percentile(levels, 3))
+    words = 10 ** (speech / 10) - 10 ** (noise / 10)
+    return max(_WORST_SNR, min(_BEST_SNR, 10 * math.log10(max(words, 1e-12)) - noise))
 
 
 def _decays(levels: np.ndarray) -> np.ndarray:
