@@ -12,7 +12,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Literal
+from concurrent.futures import Future
+from typing import Any, Literal, TypeVar
 
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
@@ -23,7 +24,8 @@ State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Lane = Literal["compute", "files"]
 ENDED = "the studio was closed before this was done"
 _KEPT = 100  # tasks of a person that have ended
-_PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end
+_PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end, and others whether they are cancelled
+_Found = TypeVar("_Found")
 
 
 class Task:
@@ -119,6 +121,30 @@ class Task:
 
 
 Work = Callable[[Task], dict[str, Any] | None]
+
+
+def beside(task: Task, work: Callable[[], _Found]) -> _Found:
+    """What cannot be stopped half way (an import, an answer from the network), on a thread of its own, so that a task
+    which is cancelled does not wait for it. Nothing that MLX computes; what `work` raises is raised.
+
+    Raises:
+        Cancelled: the work goes on by itself, and what it finds is of no use.
+    """
+    found: Future[_Found] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as e:
+            found.set_exception(e)
+
+    threading.Thread(target=run, name="beside", daemon=True).start()
+    while True:
+        task.check()
+        with contextlib.suppress(TimeoutError):
+            found.exception(_PATIENCE)
+        if found.done():
+            return found.result()
 
 
 class Tasks:

@@ -235,7 +235,7 @@ def wait(studio, me, project, kind):
 
 
 def test_from_beginning_to_report(studio, browser, me, project, monkeypatch):
-    monkeypatch.setattr(blind_pages, "Bench", lambda models: Tones())
+    monkeypatch.setattr(blind_pages, "Bench", Tones)
     place = f"/voices/{project.id}/listen/blind"
     page = browser.get(place).text
     assert re.search(r'value="original" selected.*value="adapted" selected', page, re.S)

@@ -16,6 +16,8 @@ from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.studio.mistakes import Cancelled
 from mlx_voxclone.studio.models import LOADING, Models
 
+pytest_plugins = ["hub_fixtures"]
+
 TEXT, VOICE = "Good morning.", "casual_female"
 
 
@@ -178,3 +180,46 @@ def test_loading_is_told_and_can_be_cancelled(bases):
         models.core(bases[1], progress=cancel)
     assert models.loaded == [bases[0]]
     assert len(models.core(bases[1]).voices) > 0
+
+
+def stopped_at(step):
+    """Progress that cancels at its `step`th call."""
+    calls = iter(range(step))
+
+    def progress(done, total, what):
+        if next(calls, None) is None:
+            raise Cancelled("cancelled")
+
+    return progress
+
+
+def test_one_cancelled_half_way_leaves_no_memory_behind(bases):
+    mx.clear_cache()
+    models, before = Models(), mx.get_active_memory()
+    with pytest.raises(Cancelled):
+        models.core(bases[0], progress=stopped_at(20))
+    assert mx.get_active_memory() <= before
+    assert mx.get_cache_memory() == 0
+
+
+def test_taking_adapters_can_be_cancelled(bases, tmp_path):
+    models, made = Models(), adapters(tmp_path / "loud", bases[0], 1.0)
+    models.core(bases[0])
+    with pytest.raises(Cancelled):
+        models.core(bases[0], adapters=made, progress=stopped_at(0))
+    assert models.core(bases[0], adapters=made).voices
+
+
+@pytest.mark.parametrize("name", ["ann/voxtral", "hf://ann/voxtral", "hf://ann/voxtral@main"])
+def test_nothing_is_fetched_where_that_could_not_be_cancelled(hub, bases, name):
+    files = {path.relative_to(bases[0]).as_posix(): path.read_bytes() for path in bases[0].rglob("*") if path.is_file()}
+    hub.make("ann/voxtral", files)
+    with pytest.raises(CheckpointError, match="not on this machine any more"):
+        Models().core(name)
+    assert not hub.requests
+    there = Release(name).path
+    asked = len(hub.requests)
+    models = Models()
+    assert models.core(name).voices
+    assert models.loaded == [there]
+    assert len(hub.requests) == asked

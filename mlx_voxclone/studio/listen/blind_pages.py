@@ -75,13 +75,16 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
         raise Mistake("", "listen.mistake.busy")
     first, second = variants_of(found, form.get("first"), form.get("second"))
     language, models = found.language or project.info().get("language"), studio_of(request).models
+    t = words_of(request)
 
     def work(task: Task) -> dict[str, str]:
-        place = project.listening
-        return {"test": make(Bench(models), found, first, second, place, task.progress, language=language)}
+        def progress(done: int, total: int) -> None:
+            task.progress(done, total, t("listen.task.sentences"))
 
-    title = words_of(request)("listen.task.blind")
-    studio_of(request).tasks.start(person_of(request), KIND, title, work, project=project)
+        bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
+        return {"test": make(bench, found, first, second, project.listening, progress, language=language)}
+
+    studio_of(request).tasks.start(person_of(request), KIND, t("listen.task.blind"), work, project=project)
 
 
 async def _answer(request: Request) -> Response:

@@ -78,8 +78,8 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
             told = t("listen.task.said", name=name, seconds=f"{seconds:.0f}") if seconds else name
             task.progress(done, total, told)
 
-        place = project.listening
-        return {"comparison": compare(Bench(models), variants, sentence, seed, place, progress, language)}
+        bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
+        return {"comparison": compare(bench, variants, sentence, seed, project.listening, progress, language)}
 
     studio_of(request).tasks.start(person_of(request), KIND, t("listen.task.compare"), work, project=project)
 

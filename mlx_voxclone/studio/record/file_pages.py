@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record import long
 from mlx_voxclone.studio.record.checks import check
 from mlx_voxclone.studio.record.consent import line, require
@@ -32,7 +33,7 @@ from mlx_voxclone.studio.web.pages import (
     words_of,
 )
 
-PREPARE, FETCH = "prepare", "download"  # kinds of tasks
+PREPARE, FETCH = "prepare", whispers.KIND  # kinds of tasks
 _MOST_FILES = 200  # of a form without JavaScript
 _LARGEST_FORM = 2_000_000_000  # bytes of one
 _LONGEST_NAME = 1000  # characters of a file's name in an address
@@ -181,17 +182,17 @@ async def _make_texts(request: Request) -> Response:
     person.change_settings(whisper=whisper)
 
     def listen(task: Task) -> dict[str, Any]:
-        return long.make_texts(project, task, whisper)
+        return long.make_texts(project, task, whisper, t("record.files.loading_task"))
 
     def begin() -> None:
         tasks.start(person, PREPARE, t("record.files.make_texts_task"), listen, project=project)
 
     def fetch(task: Task) -> None:
-        long.fetch(whisper, task)
+        whispers.fetch(task, whisper)
         begin()
 
     if not any(task.open for task in _tasks(request, project) if task.lane == "compute" or task.kind == FETCH):
-        if long.at_hand(whisper):
+        if whispers.at_hand(whisper):
             begin()
         else:
             tasks.start(person, FETCH, t("record.files.fetch_task"), fetch, project=project, lane="files")
@@ -227,7 +228,7 @@ async def _shown(
             "chapters": len(chapters),
             "silent": len(silent),
             "whisper": whisper,
-            "at_hand": long.at_hand(whisper),
+            "at_hand": whispers.at_hand(whisper),
             "installed": long.whisper_installed(),
             "can_hear": language != SYLLABLES,
             "accepted": ",".join(ACCEPTED),
