@@ -16,6 +16,10 @@ class Mistake(VoxcloneError):
         super().__init__(f"{field or 'form'}: {key}")
         self.field, self.key, self.values = field, key, values
 
+    def beside(self, field: str) -> "Mistake":
+        """The same one beside another field."""
+        return Mistake(field, self.key, **self.values)
+
 
 class Missing(VoxcloneError):
     """Something that is not there, or not this person's: 404."""

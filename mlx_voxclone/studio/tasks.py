@@ -18,11 +18,12 @@ from typing import Any, Literal, TypeVar
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
-from mlx_voxclone.studio.mistakes import Cancelled, Missing
+from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Lane = Literal["compute", "files"]
 ENDED = "the studio was closed before this was done"
+MOST_OPEN = 20  # tasks of a person that wait or run
 _KEPT = 100  # tasks of a person that have ended
 _PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end, and others whether they are cancelled
 _Found = TypeVar("_Found")
@@ -40,6 +41,7 @@ class Task:
     def __init__(self, person: Person, kind: str, title: str, project: str | None, lane: Lane) -> None:
         self.person, self.kind, self.title, self.project, self.lane = person, kind, title, project, lane
         self.id, self.created = new_id(), time.time()
+        self.once: str | None = None  # see `Tasks.start`
         self.state: State = "waiting"
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
@@ -175,15 +177,37 @@ class Tasks:
         *,
         project: Project | None = None,
         lane: Lane = "compute",
+        once: str | None = None,
+        limited: bool = True,
     ) -> Task:
-        """Queue `work(task)`, which returns the task's result; it ends at the next `task.check()` when cancelled."""
+        """Queue `work(task)`, which returns the task's result; it ends at the next `task.check()` when cancelled.
+
+        Args:
+            once: what is asked for, as against other tasks of this kind and voice. While one that was asked for the
+                same is open, that one is returned and nothing is queued: two clicks, two tabs. None: every call counts.
+            limited: whether the person's open tasks are counted; not where a task begins the next one.
+
+        Raises:
+            Mistake: the person has `MOST_OPEN` open. CheckpointError: it cannot be noted.
+        """
         task = Task(person, kind, title, project.id if project else None, lane)
-        task.note()
+        task.once = once
         with self._lock:
+            if (same := self._same(person, kind, project, once)) is not None:
+                return same
+            still = sum(one.open and one.person.name == person.name for one in self._tasks.values())
+            if limited and still >= MOST_OPEN:
+                raise Mistake("", "tasks.too_many", most=MOST_OPEN)
+            task.note()
             self._tasks[task.id] = task
             self._forget(person)
         self._lanes[lane].put((task, work))
         return task
+
+    def same(self, person: Person, kind: str, once: str, project: Project | None = None) -> Task | None:
+        """The open task that `start` would return in the place of a new one."""
+        with self._lock:
+            return self._same(person, kind, project, once)
 
     def get(self, person: Person, id: str) -> Task:
         """A person's task. Raises Missing."""
@@ -281,6 +305,19 @@ class Tasks:
                 path.unlink(missing_ok=True)
                 continue
             self._tasks[task.id] = task
+
+    def _same(self, person: Person, kind: str, project: Project | None, once: str | None) -> Task | None:
+        if once is None:
+            return None
+        asked = person.name, kind, project.id if project else None, once
+        return next(
+            (
+                task
+                for task in self._tasks.values()
+                if task.open and not task.cancelling and (task.person.name, task.kind, task.project, task.once) == asked
+            ),
+            None,
+        )
 
     def _forget(self, person: Person) -> None:
         """Drop the oldest ones that have ended."""

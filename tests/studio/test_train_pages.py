@@ -255,3 +255,14 @@ def test_every_reason_of_the_command_is_a_sentence_of_the_page(code):
         assert reason(why, t).startswith(words), why
     for name in WORSE:
         assert f"{name} 0.1" not in reason(f"adapting made it worse ({name} 0.1 -> 0.2, {name} 1 -> 2)", t)
+
+
+def test_a_second_click_shows_the_training(browser, voice, trainings):
+    for _ in range(2):
+        assert browser.submit(f"{place(voice)}/start", {"how": "anew"}).status_code == 303
+        assert trainings.state(voice).name == "running"
+    stepped(trainings, voice)
+    answer = browser.submit(f"{place(voice)}/start", {"how": "anew"}, headers={"hx-request": "true"})
+    assert answer.status_code == 200
+    assert trainings.state(voice).name == "running"
+    assert not (voice.folder / "earlier").exists()

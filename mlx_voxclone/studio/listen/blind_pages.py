@@ -71,9 +71,10 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
     """Queue the sounds of a test. Raises Mistake."""
     if found is None or found.default_pair() is None or not found.sentences:
         raise Mistake("", "listen.mistake.untrained")
-    if _task(request, project, KIND, open_only=True):
-        raise Mistake("", "listen.mistake.busy")
     first, second = variants_of(found, form.get("first"), form.get("second"))
+    tasks, person, once = studio_of(request).tasks, person_of(request), f"{first.name} {second.name}"
+    if tasks.same(person, KIND, once, project) is None and _task(request, project, KIND, open_only=True):
+        raise Mistake("", "listen.mistake.busy")
     language, models = found.language or project.info().get("language"), studio_of(request).models
     t = words_of(request)
 
@@ -84,7 +85,7 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
         bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
         return {"test": make(bench, found, first, second, project.listening, progress, language=language)}
 
-    studio_of(request).tasks.start(person_of(request), KIND, t("listen.task.blind"), work, project=project)
+    tasks.start(person, KIND, t("listen.task.blind"), work, project=project, once=once)
 
 
 async def _answer(request: Request) -> Response:
@@ -152,7 +153,12 @@ def _settle(request: Request, project: Project, test: BlindTest) -> str:
         return str(e)
     title = words_of(request)("listen.task.report")
     studio_of(request).tasks.start(
-        person_of(request), REPORT, title, lambda task: {"report": refresh_report(project.run).name}, project=project
+        person_of(request),
+        REPORT,
+        title,
+        lambda task: {"report": refresh_report(project.run).name},
+        project=project,
+        limited=False,
     )
     return ""
 

@@ -1,6 +1,7 @@
 """Pages of this step: the form, what is spoken, the history, voices that are brought as files."""
 
 import contextlib
+import hashlib
 import re
 import threading
 import time
@@ -122,7 +123,8 @@ async def _speak(request: Request) -> Response:
     """Speak a text. A mistake is answered with the form alone: what was spoken before stays on the page."""
     form = await form_of(request)
     try:
-        speech = await run_in_threadpool(lambda: _begun(request, wanted(person_of(request), form)))
+        typed = bool(form.get("seed"))
+        speech = await run_in_threadpool(lambda: _begun(request, wanted(person_of(request), form), typed=typed))
     except Mistake as mistake:
         values = _values(request, None, form)
         if _is_htmx(request):
@@ -135,8 +137,9 @@ async def _repeat(request: Request) -> Response:
     """Speak a text of the history once more, with the same seed or another one."""
     form = await form_of(request)
     asked = _asked_for(request).asked()
-    seed = asked.seed if form.get("seed") == "same" else random_seed()
-    return await _unless_mistaken(request, lambda: _begun(request, replace(asked, seed=seed, created=time.time())))
+    same = form.get("seed") == "same"
+    anew = replace(asked, seed=asked.seed if same else random_seed(), created=time.time())
+    return await _unless_mistaken(request, lambda: _begun(request, anew, typed=same))
 
 
 async def _go_on(request: Request) -> Response:
@@ -145,6 +148,8 @@ async def _go_on(request: Request) -> Response:
 
     def begin() -> Speech:
         with _beginning:
+            if (speech := _spoken_now(request, None)) is not None:
+                return speech
             speech = _idle(request)
             missing = any(one.take is None for one in speech.sentences())
             return _started(request, speech, None) if missing else speech
@@ -158,6 +163,8 @@ async def _again(request: Request) -> Response:
 
     def begin() -> Speech:
         with _beginning:
+            if (speech := _spoken_now(request, number)) is not None:
+                return speech
             speech = _idle(request)
             sentences = speech.sentences()
             if number >= len(sentences) or sentences[number].take is None:
@@ -225,23 +232,32 @@ async def _take_away(request: Request) -> Response:
 # ---- tasks -----------------------------------------------------------------------------------------------------------
 
 
-def _begun(request: Request, asked: Asked) -> Speech:
-    """A new speech that is being spoken. Raises Mistake."""
-    try:
-        speech = new_speech(person_of(request), asked)
-    except VoxcloneError:
-        raise Mistake("", "speak.disk_full_start") from None
-    try:
-        _started(request, speech, None)
-    except Mistake:
-        speech.delete()
-        raise
+def _begun(request: Request, asked: Asked, *, typed: bool) -> Speech:
+    """A speech that is being spoken: a new one, or the one that was asked for the same and is open. Raises Mistake.
+
+    Args:
+        typed: whether this very seed was asked for; another one would do else.
+    """
+    once = repr(replace(asked, created=0.0, title="", seed=asked.seed if typed else -1))
+    once = hashlib.sha256(once.encode()).hexdigest()
+    with _beginning:
+        if (task := studio_of(request).tasks.same(person_of(request), KIND, once)) is not None:
+            return Speech(person_of(request), str(task.result.get("speech", "")))
+        try:
+            speech = new_speech(person_of(request), asked)
+        except VoxcloneError:
+            raise Mistake("", "speak.disk_full_start") from None
+        try:
+            _started(request, speech, None, once)
+        except Mistake:
+            speech.delete()
+            raise
     with contextlib.suppress(VoxcloneError):  # it would only be remembered
         person_of(request).change_settings(speak_voice=asked.voice, speak_language=asked.language)
     return speech
 
 
-def _started(request: Request, speech: Speech, number: int | None) -> Speech:
+def _started(request: Request, speech: Speech, number: int | None, once: str | None = None) -> Speech:
     """Queue the speaking of all that is missing, or of one sentence again. Raises Mistake."""
     t, models = words_of(request), studio_of(request).models
 
@@ -262,12 +278,22 @@ def _started(request: Request, speech: Speech, number: int | None) -> Speech:
 
     title = t("speak.task", text=excerpt(speech.asked().text))
     try:
-        task = studio_of(request).tasks.start(person_of(request), KIND, title, speaking)
+        task = studio_of(request).tasks.start(person_of(request), KIND, title, speaking, once=once)
         task.result = {"speech": speech.id}
         speech.change_state(task=task.id, again=number)
+    except Mistake:  # too many
+        raise
     except VoxcloneError:
         raise Mistake("", "speak.disk_full_start") from None
     return speech
+
+
+def _spoken_now(request: Request, number: int | None) -> Speech | None:
+    """The speech that the address names, if just this is being done with it: all of it spoken, or a sentence again."""
+    speech = _asked_for(request)
+    task = task_of(speech, studio_of(request).tasks)
+    same = task is not None and task.open and not task.cancelling and speech.state().get("again") == number
+    return speech if same else None
 
 
 def _idle(request: Request) -> Speech:
