@@ -110,7 +110,7 @@ class Models:
         return [base.speaker.release.path for base in self._bases.values()]
 
     def forget(self, folder: str | Path | None = None) -> None:
-        """Give back the memory of what lies in a folder, models and adapters; None: of everything."""
+        """Give back the memory of what lies, or lay, in a folder, models and adapters; None: of everything."""
         place = None if folder is None else Path(folder).resolve()
 
         def inside(stamp: _Stamp) -> bool:

@@ -161,6 +161,7 @@ class Tasks:
             "compute": queue.SimpleQueue(),
             "files": queue.SimpleQueue(),
         }
+        self._steps: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._tasks: dict[str, Task] = {}
         for person in home.people():
@@ -245,14 +246,21 @@ class Tasks:
                 for other in self._tasks.values()
             )
 
+    def between(self, step: Callable[[], object]) -> None:
+        """Have the thread that computes do something short before its next task; called in any thread. Nobody sees it,
+        and what it raises is printed."""
+        self._steps.put(step)
+
     def run(self) -> None:
         """Do what computes until `close`; on the main thread."""
         while not self._ended.is_set():
+            self._take_steps()
             try:
                 job = self._lanes["compute"].get(timeout=_PATIENCE)
             except queue.Empty:
                 continue
             if job is not None:
+                self._take_steps()
                 self._carry_out(*job)
 
     def close(self) -> None:
@@ -269,6 +277,17 @@ class Tasks:
         for task in still:
             if task.open:
                 self._end(task, "failed", ENDED)
+
+    def _take_steps(self) -> None:
+        while True:
+            try:
+                step = self._steps.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                step()
+            except Exception as e:
+                traceback.print_exception(e)
 
     def _run_files(self) -> None:
         while (job := self._lanes["files"].get()) is not None and not self._ended.is_set():

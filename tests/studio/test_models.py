@@ -223,3 +223,49 @@ def test_nothing_is_fetched_where_that_could_not_be_cancelled(hub, bases, name):
     assert models.core(name).voices
     assert models.loaded == [there]
     assert len(hub.requests) == asked
+
+
+@pytest.fixture
+def learnt(me, bases):
+    """A voice whose training has made a checkpoint and adapters of a base."""
+    voice = me.new_project("Ann", "en")
+    shutil.copytree(bases[0], voice.run / "baked")
+    adapters(voice.run / "speaker" / "best", bases[1], 0.1)
+    return voice
+
+
+def test_a_deleted_voice_leaves_memory(studio, browser, learnt, bases):
+    """On this thread, the one that computes: after what it is doing, and before what waits for it."""
+    core, order, me = studio.models.core, [], learnt.person
+    baked = weakref.ref(core(learnt.run / "baked").model)
+    adapted = weakref.ref(core(bases[1], adapters=learnt.run / "speaker" / "best").model)
+    base = weakref.ref(core(bases[1]).model)
+    address = f"/voices/{learnt.id}/delete"
+
+    def work(task):
+        assert browser.submit(address, {"typed": "Ann"}).status_code == 303
+        order.append(baked() is None)
+
+    studio.tasks.start(me, "other", "x", work)
+    studio.tasks.start(me, "other", "x", lambda task: order.append(baked() is None))
+    studio.tasks.start(me, "other", "x", lambda task: studio.tasks._ended.set())
+    studio.tasks.run()
+    assert order == [False, True]
+    assert adapted() is None
+    assert base() is not None
+    assert studio.models.loaded == [bases[1]]
+
+
+def test_what_a_step_raises_stops_nobody(studio, me, capsys):
+    studio.tasks.between(lambda: 1 / 0)
+    task = studio.tasks.start(me, "other", "x", lambda task: studio.tasks._ended.set())
+    studio.tasks.run()
+    assert task.state == "done"
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_voice_that_is_not_deleted_stays_in_memory(studio, browser, learnt):
+    studio.models.core(learnt.run / "baked")
+    assert browser.submit(f"/voices/{learnt.id}/delete", {"typed": "Ben"}).status_code == 422
+    studio.tasks._take_steps()
+    assert studio.models.loaded == [learnt.run / "baked"]

@@ -293,6 +293,8 @@ async def _delete(request: Request) -> Response:
         )
     except Mistake as mistake:
         return await asyncio.to_thread(_deleting, request, mistake, speeches, typed)
+    studio = studio_of(request)
+    studio.tasks.between(lambda: studio.models.forget(project.folder))
     return RedirectResponse(f"/voices?done={DELETED}", 303)
 
 

@@ -108,6 +108,8 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
             raise Mistake("", "train.mistake.gone")
         plan.write(project, model, this_machine(), trainings.configuration(project), judged=judged)
         trainings.put_aside(project)  # not before it is known that a new one can be trained
+        studio = studio_of(request)
+        studio.tasks.between(lambda: studio.models.forget(project.run))  # the training needs the memory
     trainings.ask(project)
 
 
