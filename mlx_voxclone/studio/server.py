@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.serve.web.listener import WebServer
+from mlx_voxclone.studio.leftovers import clear
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
@@ -33,7 +34,9 @@ class Served:
         return self._web.port
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
+        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it. What an earlier end
+        has left in the folder is deleted first."""
+        clear(self.studio.home)
         self._web.start()
         self.studio.trainings.watch()
         try:
