@@ -14,8 +14,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.process.progress import Progress
-from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
+from mlx_voxclone.whisper.model import Progress, WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,

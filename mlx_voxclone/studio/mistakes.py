@@ -17,8 +17,9 @@ class Mistake(VoxcloneError):
         self.field, self.key, self.values = field, key, values
 
     def beside(self, field: str) -> "Mistake":
-        """The same one beside another field."""
-        return Mistake(field, self.key, **self.values)
+        """This one, moved beside another field."""
+        self.field = field
+        return self
 
 
 class Missing(VoxcloneError):

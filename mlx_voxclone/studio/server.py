@@ -20,14 +20,23 @@ class Served:
         taken: a bound socket, see `take_port`.
         host: that it listens on; beside localhost the one name that is answered.
         tokens: who is let in; None: everybody, as `me`.
+        proxy: name under which a proxy shows the studio to others, by https; None: there is none.
 
     Raises:
         ConfigError: another program listens there already.
     """
 
-    def __init__(self, studio: Studio, taken: socket.socket, host: str, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        taken: socket.socket,
+        host: str,
+        tokens: Tokens | None = None,
+        proxy: str | None = None,
+    ) -> None:
         self.studio = studio
-        self._web = WebServer(Access(application(studio), Names(host), tokens, tell=closed), taken)
+        door = Access(application(studio), Names(host, proxy), tokens, tell=closed, proxied=proxy is not None)
+        self._web = WebServer(door, taken)
 
     @property
     def port(self) -> int:

@@ -6,6 +6,7 @@ seconds of imports) is needed only to run it.
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,11 @@ from typing import Any
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.process.progress import Progress
 from mlx_voxclone.whisper.alignment import CONTEXT_FRAMES
 
 CONFIG = "config.json"
 WEIGHTS = ("weights.safetensors", "weights.npz")  # the order in which mlx-whisper looks for them
+Progress = Callable[[int, int, str], object]  # done, total, what
 LOADING = "loading"  # what progress is reported under
 _PIECE = 16 << 20  # bytes that are read at once
 _SIZES = (

@@ -14,7 +14,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.miniature.micro import SPEAKING_FILES
 from mlx_voxclone.speech.narration import Spoken
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.speak import pages, view, work
+from mlx_voxclone.studio.speak import begin, pages, view, work
 from mlx_voxclone.studio.speak.history import Speech, speeches
 from mlx_voxclone.studio.speak.view import view_of
 from mlx_voxclone.studio.tasks import Tasks
@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_sentence(browser, gate, me, monkeypatch):
     def full(*_, **__):
         raise CheckpointError("x: no space")
 
-    monkeypatch.setattr(pages, "new_speech", full)
+    monkeypatch.setattr(begin, "new_speech", full)
     answer = browser.submit("/speak", FORM, headers=HTMX)
     assert answer.status_code == 422
     assert "so nothing was begun" in answer.text

@@ -13,7 +13,7 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.report import look
 from mlx_voxclone.studio.keep import pages as keep
 from mlx_voxclone.studio.listen import pages as listen
-from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.model import pages as model
 from mlx_voxclone.studio.record import pages as record
 from mlx_voxclone.studio.speak import pages as speak
@@ -39,13 +39,7 @@ def application(studio: Studio) -> Starlette:
         Mount("/static", static),
         *(route for step in (model, record, train, listen, speak, keep) for route in step.routes()),
     ]
-    handlers = {
-        HTTPException: _http_error,
-        Missing: _missing,
-        Mistake: _mistaken,
-        VoxcloneError: _refused,
-        Exception: _defect,
-    }
+    handlers = {HTTPException: _http_error, Missing: _missing, VoxcloneError: _refused, Exception: _defect}
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.studio = studio
     return app
@@ -107,12 +101,6 @@ async def _missing(request: Request, error: Exception) -> Response:
     return _told(request, 404, str(error), _WORDS[404])
 
 
-async def _mistaken(request: Request, error: Exception) -> Response:
-    """One that no page has a field for."""
-    assert isinstance(error, Mistake)
-    return _told(request, 422, str(error), error.key, **error.values)
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     return _told(request, 422, str(error))
 
@@ -122,12 +110,12 @@ async def _defect(request: Request, error: Exception) -> Response:
     return HTMLResponse(f"<!doctype html><html lang=en><title>Error</title>{told}", 500)
 
 
-def _told(request: Request, status: int, line: str, key: str | None = None, **values: object) -> Response:
+def _told(request: Request, status: int, line: str, key: str | None = None) -> Response:
     """A page that says what is wrong: in its own language with the text `key`, or else by `line`."""
     if "person" not in request.scope:  # of a style or a script, which need no token
         return PlainTextResponse(line, status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
     try:
-        return page(request, template, status=status, line=words_of(request)(key, **values) if key else line)
+        return page(request, template, status=status, line=words_of(request)(key) if key else line)
     except VoxcloneError as e:  # a file that every page needs is damaged: it says which
         return PlainTextResponse(str(e), 500)
