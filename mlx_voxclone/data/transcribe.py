@@ -14,7 +14,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
+from mlx_voxclone.whisper.model import Progress, WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,
@@ -38,18 +38,19 @@ class Transcriber:
 
     Args:
         model: directory in mlx-whisper's format (config.json and weights.safetensors or .npz), or a hub id.
+        progress: called while it is loaded, see `WhisperFiles.load`; what it raises ends that.
     Raises:
         DataError: mlx-whisper is not installed, or the model cannot be loaded.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, progress: Progress | None = None) -> None:
         try:
             # Not `mlx_whisper.transcribe`: the package replaces that name by the function.
             self._module = importlib.import_module(f"{PACKAGE}.transcribe")
         except ImportError as e:
             raise DataError(NOT_INSTALLED.format(e)) from None
         self.model = model
-        self.loaded = WhisperFiles(model).load()
+        self.loaded = WhisperFiles(model).load(progress)
         self._likely: list[float] = []  # mean log-probability of a token, of each clip whose language nobody stated
 
     def __enter__(self) -> "Transcriber":
