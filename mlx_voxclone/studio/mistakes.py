@@ -9,12 +9,13 @@ class Mistake(VoxcloneError):
     Args:
         field: name of the form's field; "" for the form as a whole.
         key: of the sentence in `words/*.toml`.
+        line: what the library said, in English; shown below the sentence.
         values: put into the sentence.
     """
 
-    def __init__(self, field: str, key: str, **values: object) -> None:
-        super().__init__(f"{field or 'form'}: {key}")
-        self.field, self.key, self.values = field, key, values
+    def __init__(self, field: str, key: str, *, line: str = "", **values: object) -> None:
+        super().__init__(line or f"{field or 'form'}: {key}")
+        self.field, self.key, self.line, self.values = field, key, line, values
 
 
 class Missing(VoxcloneError):

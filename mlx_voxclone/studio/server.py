@@ -1,5 +1,6 @@
 """A studio on a port: the main thread computes, another one serves the pages."""
 
+import functools
 import socket
 from collections.abc import Callable
 
@@ -26,7 +27,8 @@ class Served:
 
     def __init__(self, studio: Studio, taken: socket.socket, host: str, tokens: Tokens | None = None) -> None:
         self.studio = studio
-        self._web = WebServer(Access(application(studio), Names(host), tokens, tell=closed), taken)
+        tell = functools.partial(closed, home=studio.home)
+        self._web = WebServer(Access(application(studio), Names(host), tokens, tell=tell), taken)
 
     @property
     def port(self) -> int:

@@ -11,7 +11,8 @@ import pytest
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.mistakes import Cancelled, Missing
-from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
+from mlx_voxclone.studio.tasks import Task, Tasks
+from mlx_voxclone.studio.troubles import ENDED
 from mlx_voxclone.studio.web.languages import chosen, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import clock
 

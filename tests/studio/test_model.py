@@ -109,7 +109,7 @@ def test_a_damaged_model_is_told_at_once(tmp_path, miniature):
             (tmp_path / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
     found = mistake(choice.folder, str(tmp_path))
     assert found.key == "model.mistake.unusable"
-    assert "consolidated.safetensors" in found.values["why"]
+    assert "consolidated.safetensors" in found.line
 
 
 @pytest.mark.parametrize(

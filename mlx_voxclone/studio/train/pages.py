@@ -172,7 +172,6 @@ def _values(request: Request, project: Project) -> dict[str, Any]:
         "has_log": trainings.output(project).is_file(),
         "announced": False,
         "resumable": (project.run / "config.yaml").is_file(),
-        "error_what": _what_to_do(state.error, t) if state.name == "failed" else "",
     }
     if state.name in ("none", "cancelled", "failed"):
         values |= _before(request, project)
@@ -257,11 +256,3 @@ def _label(sample: Sample, t: Words) -> str:
 def _player(project: Project, place: str, file: Path, label: str, t: Words) -> str:
     address = f"{place}/run/{quote(file.as_posix())}"
     return jinja2.utils.markupsafe.Markup(drawn(project.run / file, address, label, t))
-
-
-def _what_to_do(error: str, t: Words) -> str:
-    """A hint beside the command's own line, where one is known."""
-    for key, sign in (("disk", "no space"), ("memory", "memory"), ("hub", "not fetched"), ("busy", "is in use")):
-        if sign in error.lower():
-            return t(f"train.hint.{key}")
-    return t("train.hint.any")

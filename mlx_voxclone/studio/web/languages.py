@@ -1,7 +1,7 @@
 """The page's texts: a TOML file per language, a table per step."""
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -39,6 +39,22 @@ def words_in(code: str) -> Words:
         return text.format(**values) if values else text
 
     return t
+
+
+def told(said: Mapping[str, Any] | None, t: Words) -> str:
+    """A sentence that was noted as its key and values (`troubles.sentence_of`); empty where no language has it now."""
+    try:
+        return t(said["key"], **said["values"]) if said else ""
+    except (KeyError, ValueError, IndexError, TypeError):  # noted by another version of the studio
+        return ""
+
+
+def failed(what: str, t: Words) -> str:
+    """That something has failed, by the kind of its task; of a kind that no language knows, that it did not work."""
+    try:
+        return t(f"trouble.failed.{what}")
+    except KeyError:
+        return f"{t('common.wrong')}."
 
 
 def chosen(wanted: str | None, header: str) -> str:

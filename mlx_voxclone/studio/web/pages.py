@@ -21,8 +21,9 @@ from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import cause_of, cause_of_line
 from mlx_voxclone.studio.web.access import FORM_LIMIT
-from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
+from mlx_voxclone.studio.web.languages import Words, chosen, failed, languages, told, words_in
 
 CSRF = "csrf"
 STEPS = ("model", "record", "train", "listen", "speak", "keep")
@@ -144,6 +145,8 @@ def environment() -> jinja2.Environment:
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["bytes"], made.filters["day"] = _bytes, day
+    made.filters["told"], made.filters["failed"] = told, failed
+    made.filters["cause"] = lambda of: cause_of_line(of) if isinstance(of, str) else cause_of(of)
     return made
 
 
