@@ -46,7 +46,7 @@ def kinds() -> dict[str, str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if called.endswith("tasks.start"):
-                kind = eval(ast.unparse(node.args[1]), vars(importlib.import_module(name)))  # noqa: S307
+                kind = eval(ast.unparse(node.args[1]), vars(importlib.import_module(name)))
                 found[kind] = name
     return found
 
