@@ -3,6 +3,10 @@
 from mlx_voxclone.errors import VoxcloneError
 
 
+class Size(int):
+    """Bytes, told as people read them: `5.00 MB`."""
+
+
 class Mistake(VoxcloneError):
     """A value that cannot be taken.
 

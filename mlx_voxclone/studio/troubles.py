@@ -61,7 +61,8 @@ _SIGNS = (  # what is in a line of the library's -> its cause; the first one cou
 _NUMBERS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), DISK),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), RIGHTS),
-    errno.ENOENT: GONE, errno.ENOMEM: MEMORY,
+    errno.ENOENT: GONE,
+    errno.ENOMEM: MEMORY,
 }
 _KINDS = (  # the first class that it is of
     (NotFiniteError, NUMBERS),

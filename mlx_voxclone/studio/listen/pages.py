@@ -148,7 +148,7 @@ def _plot(request: Request, project: Project) -> Callable[[str, str], Markup]:
     """The drawing of a sound of a comparison, in the page's language."""
     t = words_of(request)
     words = {english: t(f"listen.axis.{key}") for key, english in _AXES.items()}
-    point = t("model.about.point")
+    point = t("common.point")
     return lambda id, name: Markup(in_language(drawn(project.listening, id, name), words, point))
 
 

@@ -237,7 +237,10 @@ def _drawings(stage: Stage, t: Words) -> dict[str, Any]:
         key: t(f"train.curve.{key}") for key in ("loss", "training", "heldout", "similarity", "errors", "measured")
     }
     total, step = max(stage.total, 1), t("train.curve.step")
-    found = [(plot, jinja2.utils.markupsafe.Markup(svg(plot, total, step))) for plot in plots(stage, names)]
+    found = [
+        (plot, jinja2.utils.markupsafe.Markup(svg(plot, total, step)))
+        for plot in plots(stage, names, t("common.point"))
+    ]
     number = stage.name.partition("-")[2]
     name = t(f"train.stage.{stage.name.partition('-')[0]}") + (f" ({number})" if number else "")
     return {"name": name, "plots": found, "key": stage.name if stage.name != BASE else "base"}

@@ -1,10 +1,14 @@
 """The page's texts: a TOML file per language, a table per step."""
 
+import string
 import tomllib
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
+
+from mlx_voxclone.process.amounts import format_bytes
+from mlx_voxclone.studio.mistakes import Size
 
 DEFAULT = "en"
 Words = Callable[..., str]
@@ -33,12 +37,28 @@ def words_in(code: str) -> Words:
         KeyError: no language has it.
     """
     own, english = texts(code), texts(DEFAULT)
+    numbers = _Numbers(*(own.get(key) or english[key] for key in ("common.point", "common.group")))
 
     def t(key: str, **values: Any) -> str:
         text = own.get(key) or english[key]
-        return text.format(**values) if values else text
+        return numbers.vformat(text, (), values) if values else text
 
     return t
+
+
+class _Numbers(string.Formatter):
+    """Puts values into a text: numbers as a language writes them, sizes (`Size`) in the unit that fits."""
+
+    def __init__(self, point: str, group: str) -> None:
+        self._marks = str.maketrans({".": point, ",": group, "-": "\N{MINUS SIGN}"})
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Size):
+            return format_bytes(value).translate(self._marks)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return super().format_field(value, format_spec)
+        usual = "g" if isinstance(value, float) else ""
+        return super().format_field(value, format_spec or usual).translate(self._marks)
 
 
 def told(said: Mapping[str, Any] | None, t: Words) -> str:

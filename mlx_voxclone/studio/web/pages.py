@@ -168,7 +168,7 @@ def day(moment: str, t: Words) -> str:
 @jinja2.pass_context
 def _bytes(context: jinja2.runtime.Context, size: float) -> str:
     """A size as people read it, in the page's language: `5.00 MB`, `5,00 MB`."""
-    return format_bytes(size).replace(".", context["t"]("model.about.point"))
+    return format_bytes(size).replace(".", context["t"]("common.point"))
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:

@@ -13,7 +13,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Text, drawings (`images`: attributes by what they show), players and tables; refuses what is not closed in order."""
+    """Text, drawings (`images`: by what they show), players and tables; refuses what is not closed in order."""
 
     def __init__(self, path):
         super().__init__()
