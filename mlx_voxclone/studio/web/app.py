@@ -124,7 +124,9 @@ def _told(request: Request, status: int, key: str, technical: str = "", **values
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
     try:
         line = words_of(request)(key, **values)
-        return page(request, template, status=status, line=line, technical=technical)
+        answer = page(request, template, status=status, line=line, technical=technical)
+        answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#refused", "innerHTML"  # the page stays as it is
+        return answer
     except VoxcloneError as e:  # a file that every page needs is damaged: it says which
         return bare(request.scope, 500, f"trouble.do.{cause_of(e)}", str(e))
     except Exception as e:
