@@ -1,5 +1,8 @@
 """Mistakes of a person's on the page: one sentence, beside the field that caused it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mlx_voxclone.errors import VoxcloneError
 
 
@@ -20,6 +23,20 @@ class Mistake(VoxcloneError):
     def __init__(self, field: str, key: str, *, line: str = "", **values: object) -> None:
         super().__init__(line or f"{field or 'form'}: {key}")
         self.field, self.key, self.line, self.values = field, key, line, values
+
+
+def as_said(key: str, values: Mapping[str, object]) -> dict[str, Any]:
+    """A text of the page's as its key and values, as JSON takes them; `web.languages.told` tells it in any language."""
+
+    def plain(value: object) -> Any:
+        return getattr(value, "said", None) or (value if isinstance(value, int | float) else str(value))
+
+    return {"key": key, "values": {name: plain(value) for name, value in values.items()}}
+
+
+def is_said(found: object) -> bool:
+    """Whether this is what `as_said` returned, read from a file."""
+    return isinstance(found, Mapping) and isinstance(found.get("key"), str) and isinstance(found.get("values"), dict)
 
 
 class Missing(VoxcloneError):

@@ -17,8 +17,8 @@ from typing import Any, Literal
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
-from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
-from mlx_voxclone.studio.troubles import CLOSED, ENDED, cause_of, cause_of_line, is_sentence, sentence_of
+from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake, as_said, is_said
+from mlx_voxclone.studio.troubles import CLOSED, ENDED, cause_of, cause_of_line
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Lane = Literal["compute", "files"]
@@ -33,7 +33,8 @@ class Task:
         kind: "speak", "prepare", "download", ... title: for people. project: id of the voice, or None.
         state: see `State`. done, total, what: progress; total None: unknown.
         error: one line of a failed one, as the library words it; cause: of CAUSES in `troubles`; said: what its mistake
-            says in the page's texts, see `sentence_of`. result: of one that is done.
+            says in the page's texts, see `as_said`. result: of one that is done.
+        named: the title in the same way, where it is one of the page's texts.
     """
 
     def __init__(self, person: Person, kind: str, title: str, project: str | None, lane: Lane) -> None:
@@ -42,7 +43,7 @@ class Task:
         self.state: State = "waiting"
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
-        self.cause, self.said = "", None
+        self.cause, self.said, self.named = "", None, getattr(title, "said", None)
         self.began: float | None = None
         self._from: tuple[int | None, int, float] | None = (
             None  # total, what was done, and when it began to be measured
@@ -106,7 +107,20 @@ class Task:
         write_json(folder / f"{self.id}.json", self._values())
 
     def _values(self) -> dict[str, Any]:
-        names = ("id", "kind", "title", "project", "lane", "created", "state", "error", "cause", "said", "result")
+        names = (
+            "id",
+            "kind",
+            "title",
+            "named",
+            "project",
+            "lane",
+            "created",
+            "state",
+            "error",
+            "cause",
+            "said",
+            "result",
+        )
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -116,7 +130,8 @@ class Task:
         task.id, task.created, task.state = values["id"], values["created"], values["state"]
         task.error, task.result = values["error"], values["result"]
         task.cause = values.get("cause") or (cause_of_line(task.error) if task.error else "")
-        task.said = found if is_sentence(found := values.get("said")) else None
+        task.said = found if is_said(found := values.get("said")) else None
+        task.named = found if is_said(found := values.get("named")) else None
         if task.open:
             task.state, task.error, task.cause = "failed", ENDED, CLOSED
         return task
@@ -237,7 +252,7 @@ class Tasks:
         except Cancelled:
             self._end(task, "cancelled")
         except Exception as e:
-            task.said = sentence_of(e)
+            task.said = as_said(e.key, e.values) if isinstance(e, Mistake) else None
             self._end(task, "failed", _line(e), cause_of(e))
         except BaseException:  # Ctrl-C
             self._end(task, "failed", ENDED, CLOSED)

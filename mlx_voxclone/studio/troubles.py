@@ -6,8 +6,6 @@ what to do next (`[trouble]` of its texts, by these causes), and shows the line 
 
 import errno
 import signal
-from collections.abc import Mapping
-from typing import Any
 
 from mlx_voxclone.errors import (
     CheckpointError,
@@ -18,7 +16,6 @@ from mlx_voxclone.errors import (
     VoxcloneError,
 )
 from mlx_voxclone.process.limits import describe_memory_error
-from mlx_voxclone.studio.mistakes import Mistake
 
 ENDED = "the studio was closed before this was done"
 CLOSED, MEMORY, KILLED, DISK = "closed", "memory", "killed", "disk"
@@ -95,16 +92,3 @@ def cause_of(error: BaseException) -> str:
 
 class FromCommand(CheckpointError):
     """A line of a command in a process of its own: of which class the error was there is not known."""
-
-
-def sentence_of(error: BaseException) -> dict[str, Any] | None:
-    """Of a mistake, which says all there is to say in the page's texts: `key` and `values`, as JSON takes them."""
-    if not isinstance(error, Mistake):
-        return None
-    plain = {name: value if isinstance(value, int | float) else str(value) for name, value in error.values.items()}
-    return {"key": error.key, "values": plain}
-
-
-def is_sentence(found: object) -> bool:
-    """Whether this is what `sentence_of` returned, read from a file."""
-    return isinstance(found, Mapping) and isinstance(found.get("key"), str) and isinstance(found.get("values"), dict)

@@ -6,8 +6,11 @@ import fcntl
 import functools
 import html
 import importlib
+import json
 import os
 import re
+import threading
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -31,7 +34,7 @@ from mlx_voxclone.studio.troubles import CAUSES, DEFECT, ENDED, OTHER, cause_of,
 from mlx_voxclone.studio.web.access import Access, WrongTokens
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
-from mlx_voxclone.studio.web.languages import languages, texts
+from mlx_voxclone.studio.web.languages import languages, texts, told, words_in
 from mlx_voxclone.studio.web.tokens import Tokens
 
 ROOT = resources.files("mlx_voxclone.studio")
@@ -268,3 +271,26 @@ def test_who_is_not_let_in_reads_why(browser, studio, tmp_path, code):
     holds_together(visitor.get("/voices"), code, 401, "access.closed")
     door.wrong = Full()
     holds_together(visitor.get("/voices?token=x"), code, 429, "access.too_many")
+
+
+def test_a_task_is_called_in_the_language_of_whoever_reads_it(browser, studio, me):
+    """Not in that of the page which began it: its title, what it is doing, also after a restart."""
+    german, go = words_in("de"), threading.Event()
+
+    def work(task):
+        task.progress(1, 2, german("listen.task.said", name=german("listen.name.tuned"), seconds=3.5))
+        go.wait(10)
+
+    task = studio.tasks.start(me, "bake", german("keep.baking", title="Anna"), work, lane="files")
+    until = time.monotonic() + 10
+    while not task.what and time.monotonic() < until:
+        time.sleep(0.01)
+    for address in ("/tasks", f"/tasks/{task.id}"):
+        for code in languages():
+            t, page = words_in(code), html.unescape(browser.get(address, headers={"accept-language": code}).text)
+            assert t("keep.baking", title="Anna") in page
+            assert t("listen.task.said", name=t("listen.name.tuned"), seconds=3.5) in page
+    go.set()
+    later = Task.noted(me, json.loads(json.dumps(ended(task)._values())))
+    assert told(later.named, words_in("en")) == words_in("en")("keep.baking", title="Anna")
+    assert Task.noted(me, task._values() | {"named": "x"}).named is None

@@ -8,10 +8,16 @@ from importlib import resources
 from typing import Any
 
 from mlx_voxclone.process.amounts import format_bytes
-from mlx_voxclone.studio.mistakes import Size
+from mlx_voxclone.studio.mistakes import Size, as_said, is_said
 
 DEFAULT = "en"
 Words = Callable[..., str]
+
+
+class Told(str):
+    """A text in a language that knows its key and values (`said`), so that `told` can tell it in another one."""
+
+    said: dict[str, Any]
 
 
 @cache
@@ -41,7 +47,9 @@ def words_in(code: str) -> Words:
 
     def t(key: str, **values: Any) -> str:
         text = own.get(key) or english[key]
-        return numbers.vformat(text, (), values) if values else text
+        found = Told(numbers.vformat(text, (), values) if values else text)
+        found.said = as_said(key, values)
+        return found
 
     return t
 
@@ -62,11 +70,17 @@ class _Numbers(string.Formatter):
 
 
 def told(said: Mapping[str, Any] | None, t: Words) -> str:
-    """A sentence that was noted as its key and values (`troubles.sentence_of`); empty where no language has it now."""
+    """A text that was noted as its key and values (`as_said`); empty where no language has it now."""
     try:
-        return t(said["key"], **said["values"]) if said else ""
+        values = {name: told(one, t) if is_said(one) else one for name, one in said["values"].items()} if said else {}
+        return t(said["key"], **values) if said else ""
     except (KeyError, ValueError, IndexError, TypeError):  # noted by another version of the studio
         return ""
+
+
+def now(text: str, t: Words) -> str:
+    """A text that was perhaps told in another language, in that of `t`."""
+    return told(getattr(text, "said", None), t) or text
 
 
 def failed(what: str, t: Words) -> str:
