@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from mlx_voxclone.evaluate.cases import Case
 from mlx_voxclone.evaluate.measure import METRICS, Change, Evaluation, Measured
-from mlx_voxclone.report.page import ORIGINAL, escaped, facts, folded, html_page, image, players, table
-from mlx_voxclone.report.plots import changes_figure, png
+from mlx_voxclone.report.page import ORIGINAL, escaped, facts, folded, html_page, players, table
+from mlx_voxclone.report.plots import changes_figure
+from mlx_voxclone.report.vector import drawing
 
 if TYPE_CHECKING:
     from mlx_voxclone.evaluate.measure import Interval
@@ -28,7 +29,7 @@ def evaluation_page(
     parts += _listening(evaluation, cases, place)
     if changes:
         drawn = {METRICS[name].title: change for name, change in changes.items() if METRICS[name].better}
-        parts += ["<h2>Before and after</h2>", image(png(changes_figure(drawn)), "before and after")] if drawn else []
+        parts += ["<h2>Before and after</h2>", drawing(changes_figure(drawn), "before and after")] if drawn else []
         parts.append(_changes(changes))
     parts += ["<h2>Figures</h2>", "<p>Means with 95 % bootstrap intervals.</p>", _summary(evaluation.summary)]
     about = [[key.replace("_", " "), value] for key, value in _about(evaluation)]

@@ -4,7 +4,6 @@ import base64
 import html
 import math
 import os
-import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.report.look import icon, peaks, player, script, style
-from mlx_voxclone.report.plots import common_axes, png, sound_figure
+from mlx_voxclone.report.plots import common_axes, sound_figure
+from mlx_voxclone.report.vector import drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -106,7 +106,7 @@ def _sound(label: str, path: Path | None, samples: np.ndarray | None, place: Pat
 
 
 def _plot(label: str, figure: "Figure") -> str:
-    drawn = image(png(figure), f"waveform and spectrogram: {label}")
+    drawn = drawing(figure, f"waveform and spectrogram: {label}")
     return f"<figure>{drawn}<figcaption>{escaped(label)}</figcaption></figure>"
 
 
@@ -160,14 +160,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
-
-
-def image(content: bytes, alternative: str) -> str:
-    """A PNG, with its size, so that nothing moves when it has been decoded."""
-    width, height = struct.unpack(">II", content[16:24])
-    encoded = base64.b64encode(content).decode()
-    alt = escaped(alternative)
-    return f'<img class="plot" width="{width}" height="{height}" alt="{alt}" src="data:image/png;base64,{encoded}">'
 
 
 def missing(sentence: str) -> str:

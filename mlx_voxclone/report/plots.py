@@ -88,7 +88,8 @@ def sound_figure(
         limits = (-_DIFFERENCE_DB, _DIFFERENCE_DB)
         image = _spectrogram(spectra[1], ours - theirs, len(original) / sample_rate, limits, "RdBu_r")
         spectra[1].set_title("less the original", fontsize=8, color=INK)
-        figure.colorbar(image, ax=spectra[1], orientation="horizontal", aspect=60, label="dB")
+        bar = figure.colorbar(image, ax=spectra[1], orientation="horizontal", aspect=60, label="dB")
+        bar.solids.set_rasterized(True)  # hundreds of little areas otherwise
     for axis in spectra:
         _in_hertz(axis, sample_rate)
     spectra[-1].set(xlabel="seconds", xlim=(0, max(own, seconds or 0.0)))
@@ -207,7 +208,9 @@ def usage_figure(usage: "CodeUsage") -> "Figure":
         axis.set_title(f"acoustic levels: {label}", fontsize=9, color=INK)
         axis.set_xlabel("level", fontsize=8)
     maps[0].set_ylabel("acoustic codebook", fontsize=8)
-    figure.colorbar(image, ax=maps).set_label("share of the frames", fontsize=8)
+    bar = figure.colorbar(image, ax=maps)
+    bar.set_label("share of the frames", fontsize=8)
+    bar.solids.set_rasterized(True)
     for axis in figure.axes:
         axis.tick_params(labelsize=7)
     return figure

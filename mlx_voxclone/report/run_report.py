@@ -31,13 +31,13 @@ from mlx_voxclone.report.page import (
     facts,
     folded,
     html_page,
-    image,
     is_number,
     missing,
     players,
     table,
 )
-from mlx_voxclone.report.plots import Series, curves_figure, png, usage_figure
+from mlx_voxclone.report.plots import Series, curves_figure, usage_figure
+from mlx_voxclone.report.vector import drawing
 
 _ENCODER, _SPEAKER, _REPORT = "encoder", "speaker", "report"
 _ADDRESS = re.compile(r"(https?://[^/\s]+)/\S+")
@@ -130,7 +130,7 @@ def _stage(directory: Path, name: str, run_dir: Path, *, samples: bool) -> list[
     parts.append(f"<p>{escaped(_progress(records, steps, best))}</p>")
     panels = _panels(steps, evaluations)
     if panels:
-        parts.append(image(png(curves_figure(panels, best)), f"curves of stage {name}"))
+        parts.append(drawing(curves_figure(panels, best), f"curves of stage {name}"))
     parts += _heldout_table(evaluations, best)
     started = [record.get("task") for record in records if record.get("event") == "start"]
     if name.partition("-")[0] == _ENCODER or _ENCODER in started:
@@ -203,7 +203,7 @@ def _code_usage(directory: Path) -> list[str]:
     except CheckpointError as e:
         return [head, missing(f"The counts of codes cannot be read: {e}")]
     frames = f"{usage.encoder.frames:,} frames of held-out clips, step {steps[-1].name[5:]}"
-    figure = image(png(usage_figure(usage)), f"use of the codes: {frames}")
+    figure = drawing(usage_figure(usage), f"use of the codes: {frames}")
     return [head, f"<p>{escaped(frames)}.</p>", figure]
 
 

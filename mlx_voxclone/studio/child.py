@@ -10,17 +10,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.process import COMMAND
 from mlx_voxclone.studio.train.process import environment as ours
+from mlx_voxclone.studio.troubles import FromCommand
 
 PATIENCE = 3.0  # seconds that a process has to clear up
 _OFTEN = 0.1  # seconds between two looks
 _MOST = 1 << 20  # bytes of what it says that are read
 
 
-class Failed(CheckpointError):
+class Failed(FromCommand):
     """A program that has failed, with the line of its mistake.
 
     Attributes:

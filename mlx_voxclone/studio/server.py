@@ -1,5 +1,6 @@
 """A studio on a port: the main thread computes, another one serves the pages."""
 
+import functools
 import socket
 from collections.abc import Callable
 
@@ -35,7 +36,8 @@ class Served:
         proxy: str | None = None,
     ) -> None:
         self.studio = studio
-        door = Access(application(studio), Names(host, proxy), tokens, tell=closed, proxied=proxy is not None)
+        tell = functools.partial(closed, home=studio.home)
+        door = Access(application(studio), Names(host, proxy), tokens, tell=tell, proxied=proxy is not None)
         self._web = WebServer(door, taken)
 
     @property

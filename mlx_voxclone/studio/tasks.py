@@ -18,11 +18,11 @@ from typing import Any, Literal, TypeVar
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
-from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
+from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake, as_said, is_said
+from mlx_voxclone.studio.troubles import CLOSED, ENDED, cause_of, cause_of_line
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Lane = Literal["compute", "files"]
-ENDED = "the studio was closed before this was done"
 MOST_OPEN = 20  # tasks of a person that wait or run
 _KEPT = 100  # tasks of a person that have ended
 _PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end, and others whether they are cancelled
@@ -35,7 +35,9 @@ class Task:
     Attributes:
         kind: "speak", "prepare", "download", ... title: for people. project: id of the voice, or None.
         state: see `State`. done, total, what: progress; total None: unknown.
-        error: one line, of a failed one. result: of one that is done.
+        error: one line of a failed one, as the library words it; cause: of CAUSES in `troubles`; said: what its mistake
+            says in the page's texts, see `as_said`. result: of one that is done.
+        named: the title in the same way, where it is one of the page's texts.
     """
 
     def __init__(self, person: Person, kind: str, title: str, project: str | None, lane: Lane) -> None:
@@ -45,6 +47,7 @@ class Task:
         self.state: State = "waiting"
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
+        self.cause, self.said, self.named = "", None, getattr(title, "said", None)
         self.began: float | None = None
         self._from: tuple[int | None, int, float] | None = (
             None  # total, what was done, and when it began to be measured
@@ -108,7 +111,20 @@ class Task:
         write_json(folder / f"{self.id}.json", self._values())
 
     def _values(self) -> dict[str, Any]:
-        names = ("id", "kind", "title", "project", "lane", "created", "state", "error", "result")
+        names = (
+            "id",
+            "kind",
+            "title",
+            "named",
+            "project",
+            "lane",
+            "created",
+            "state",
+            "error",
+            "cause",
+            "said",
+            "result",
+        )
         return {name: getattr(self, name) for name in names}
 
     @classmethod
@@ -117,8 +133,11 @@ class Task:
         task = cls(person, values["kind"], values["title"], values["project"], values["lane"])
         task.id, task.created, task.state = values["id"], values["created"], values["state"]
         task.error, task.result = values["error"], values["result"]
+        task.cause = values.get("cause") or (cause_of_line(task.error) if task.error else "")
+        task.said = found if is_said(found := values.get("said")) else None
+        task.named = found if is_said(found := values.get("named")) else None
         if task.open:
-            task.state, task.error = "failed", ENDED
+            task.state, task.error, task.cause = "failed", ENDED, CLOSED
         return task
 
 
@@ -276,7 +295,7 @@ class Tasks:
             self._files.join(5)
         for task in still:
             if task.open:
-                self._end(task, "failed", ENDED)
+                self._end(task, "failed", ENDED, CLOSED)
 
     def _take_steps(self) -> None:
         while True:
@@ -302,13 +321,14 @@ class Tasks:
         except Cancelled:
             self._end(task, "cancelled")
         except Exception as e:
-            self._end(task, "failed", _line(e))
+            task.said = as_said(e.key, e.values) if isinstance(e, Mistake) else None
+            self._end(task, "failed", _line(e), cause_of(e))
         except BaseException:  # Ctrl-C
-            self._end(task, "failed", ENDED)
+            self._end(task, "failed", ENDED, CLOSED)
             raise
 
-    def _end(self, task: Task, state: State, error: str = "") -> None:
-        task.error, task.state = error, state
+    def _end(self, task: Task, state: State, error: str = "", cause: str = "") -> None:
+        task.error, task.cause, task.state = error, cause, state
         try:
             task.note()
         except VoxcloneError as e:  # a full disk: it is seen as long as the studio runs
@@ -348,6 +368,8 @@ class Tasks:
 
 def _line(error: Exception) -> str:
     """What to tell of an error, in one line."""
+    if isinstance(error, Mistake):
+        return error.line
     if isinstance(error, VoxcloneError):
         return str(error)
     line = describe_os_error(error) if isinstance(error, OSError) else describe_memory_error(error)

@@ -20,6 +20,15 @@ CANDIDATES = [
     for name in ("zero-shot", "adapted")
 ]
 
+_STYLES = "const [fill, stroke] = ['fill', 'stroke'].map((name) => (one) => getComputedStyle(one)[name]);"
+_PROBES = """() => {
+  for (const [name, color] of [["text", "var(--text)"], ["quiet", "var(--text-muted)"]]) {
+    const probe = document.getElementById(`probe-${name}`) ?? document.body.appendChild(document.createElement("i"));
+    probe.id = `probe-${name}`;
+    probe.style.color = color;
+  }
+}"""
+
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
@@ -66,7 +75,7 @@ def test_the_report_plays_from_a_file_and_nothing_moves(open_page, report):
     assert play(page, "after") > 0
     assert shifts(page) == 0
     page.locator("summary").first.click()
-    page.locator("figure img").first.wait_for(state="visible")
+    page.locator("figure .plot").first.wait_for(state="visible")
     assert page.get_by_text("Details").is_visible()
     assert not page.get_by_text("data: train clips").is_visible()
     page.get_by_text("Details").click()
@@ -84,6 +93,28 @@ def test_pages_suit_everybody(open_page, made, options, request):
     assert violations(page) == []
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_drawings_have_the_colours_of_the_page(open_page, report, dark):
+    page = open_page(report, dark=dark)
+    page.evaluate(OPENED)
+    assert drawn_in(page) == ink(page)
+    assert page.evaluate("getComputedStyle(document.querySelector('.plot')).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+def drawn_in(page) -> list[str]:
+    """Colours of a drawing's texts and of its axes."""
+    texts, axes = "fill(document.querySelector('.plot text'))", "stroke(document.querySelector('.plot .stroke-ink'))"
+    return [page.evaluate(f"(() => {{ {_STYLES} return {what}; }})()") for what in (texts, axes)]
+
+
+def ink(page) -> list[str]:
+    """The page's colours of texts and of quieter ones."""
+    page.evaluate(_PROBES)
+    return [
+        page.evaluate(f"getComputedStyle(document.getElementById('probe-{name}')).color") for name in ("text", "quiet")
+    ]
+
+
 def test_the_report_without_scripts(open_page, report):
     page = open_page(report, java_script_enabled=False)
     assert page.locator("audio").first.is_visible()
@@ -96,7 +127,9 @@ def test_the_report_on_paper(open_page, report):
     page.emulate_media(media="print")
     for text in ("One.", "original.wav", "What was measured", "Held-out metrics", "CC BY-NC 4.0"):
         assert page.get_by_text(text).first.is_visible(), text
-    assert page.locator("figure img").first.is_visible()
+    assert page.locator("figure .plot").first.is_visible()
+    assert drawn_in(page) == ink(page)
+    assert ink(page) == ["rgb(29, 34, 38)", "rgb(89, 96, 103)"], "dark on paper, whatever the screen"
     for text in ("data: train clips", "task: clone", "Configuration"):
         assert not page.get_by_text(text).first.is_visible(), text
     assert not page.locator(".player-button").first.is_visible()

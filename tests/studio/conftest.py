@@ -1,5 +1,6 @@
 """A studio in a temporary folder, and a client that sees it as its browser does."""
 
+import functools
 import re
 import threading
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ def studio(tmp_path) -> Iterator[Studio]:
 
 @pytest.fixture
 def browser(studio) -> Browser:
-    door = Access(application(studio), Names("127.0.0.1"), tell=closed)
+    door = Access(application(studio), Names("127.0.0.1"), tell=functools.partial(closed, home=studio.home))
     return Browser(door, base_url="http://127.0.0.1", client=("127.0.0.1", 1))
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.mistakes import Cancelled, Missing
-from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
+from mlx_voxclone.studio.mistakes import Cancelled, Missing, Size
+from mlx_voxclone.studio.model.amounts import about, decimal, typed
+from mlx_voxclone.studio.tasks import Task, Tasks
+from mlx_voxclone.studio.train.curves import Line, Plot, svg
+from mlx_voxclone.studio.troubles import ENDED
 from mlx_voxclone.studio.web.languages import chosen, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import clock
 
@@ -199,3 +202,31 @@ def test_what_ran_when_the_studio_ended_is_told(tmp_path):
 
 def test_clock():
     assert [clock(seconds) for seconds in (None, 0, 75.4, 3675)] == ["–", "0:00", "1:15", "1:01:15"]
+
+
+def test_numbers_are_written_as_the_language_writes_them():
+    german, english = words_in("de"), words_in("en")
+    assert "1,6 kHz" in german("record.check.narrow", value=1.6)
+    assert "1.6 kHz" in english("record.check.narrow", value=1.6)
+    assert "(\N{MINUS SIGN}42 dB)" in german("record.check.quiet", value=-42.0)
+    assert "20\N{NARROW NO-BREAK SPACE}000 Zeichen" in german("speak.too_long", letters=20000, most=9)
+    assert "20,000 letters" in english("speak.too_long", letters=20000, most=9)
+    assert german("speak.seed_is", seed=1234567).endswith("1234567")
+    needed, free = Size(1_500_000_000), Size(12_000)
+    assert "1,50 GB" in german("keep.wrong.space", needed=needed, free=free)
+    assert "1.50 GB" in english("keep.wrong.space", needed=needed, free=free)
+    assert about(7200, german) == "2 Std."
+    assert about(840, german) == "14 Min."
+    assert decimal(-3.25, 1, german) == "\N{MINUS SIGN}3,2"
+    assert typed(1.25, german) == "1,25"
+
+
+def test_curves_are_drawn_in_the_pages_language():
+    lines = (Line("Verlust", ((0, 0.1), (5, -0.25))), Line("x", ((0, 0.5),), dots=True))
+    plot = Plot("Kurve", lines, point=words_in("de")("common.point"))
+    drawn = svg(plot, 5, "Schritt") + plot.text(0.125) + Plot("Kurve", lines, percent=True, point=",").text(0.1234)
+    assert "0,1 →" in drawn
+    assert "0,125" in drawn
+    assert "12,3\N{NO-BREAK SPACE}%" in drawn
+    assert not re.search(r">[^<]*\d\.\d[^<]*</text>", drawn)
+    assert re.search(r">\N{MINUS SIGN}?\d,\d+</text>", drawn)

@@ -23,12 +23,15 @@ from mlx_voxclone.train.clone import deliver
 
 @pytest.fixture(autouse=True)
 def drawn(monkeypatch):
-    """Figures as they were asked for; none is drawn."""
+    """Figures as they were asked for; of them only texts are drawn."""
     asked = []
 
     def figure(samples, **axes):
         asked.append(axes)
-        return Figure(figsize=(0.1, 0.1))
+        made = Figure(figsize=(0.1, 0.1))
+        for text in ("seconds", "level", "Hz", "0.25"):
+            made.text(0, 0, text)
+        return made
 
     monkeypatch.setattr(comparison, "sound_figure", figure)
     return asked
@@ -213,11 +216,17 @@ def test_the_page_before_and_after(studio, browser, me, project, benches, drawn)
     assert benches[0].said == [("adapted", TEXTS[2], 4)]
     part = browser.get(f"{address}/result").text
     sounds = re.findall(r'src="([^"]+\.wav)"', part)
-    plots = re.findall(r'src="([^"]+\.png)"', part)
-    assert len(sounds) == len(plots) == 2
+    assert len(sounds) == part.count('<svg class="plot"') == 2
     assert "12,000 Hz" in part
-    for place, kind in [(one, "audio/wav") for one in sounds] + [(one, "image/png") for one in plots]:
-        assert browser.get(place).headers["content-type"] == kind
+    for place in sounds:
+        assert browser.get(place).headers["content-type"] == "audio/wav"
+    german = browser.get(f"{address}/result", headers={"accept-language": "de"}).text
+    for text, other in ((part, german), (german, part)):  # numbers on the axes, and what these are called
+        labels, others = (set(re.findall(r"<text[^>]*>([^<]+)</text>", one)) for one in (text, other))
+        assert labels - others
+        assert others - labels
+    assert {"Sekunden", "Ausschlag", "Hz"} <= set(re.findall(r"<text[^>]*>([^<]+)</text>", german))
+    assert not re.search(r"<text[^>]*>[^<]*\d\.\d", german)
     assert sounds[1] in browser.get(address).text  # found again
     ended = browser.get(f"/tasks/{task.id}")
     assert ended.headers["hx-trigger"] == "task-ended"

@@ -7,6 +7,7 @@ from browser import PHONE, play, shifts, sideways, violations
 from listening_made import Tones, make_run
 from matplotlib.figure import Figure
 
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.blind import read_tests
 from mlx_voxclone.process.network import take_port
 from mlx_voxclone.studio.listen import blind_pages, comparison, pages
@@ -93,3 +94,17 @@ def test_ten_blind_pairs_by_keyboard(project, open_page):
     phone = open_page(f"{project.address}/blind", width=PHONE, dark=True)
     assert sideways(phone) <= 0
     assert not violations(phone)
+
+
+def test_what_is_refused_is_told_above_a_page_that_stays_as_it_is(project, open_page, monkeypatch):
+    def refused(*_):
+        raise CheckpointError("/x/model: is damaged")
+
+    monkeypatch.setattr(pages, "_start", refused)
+    page = open_page(project.address)
+    page.get_by_label("Or a sentence of one's own").fill("One.")
+    page.get_by_role("button", name="Speak").click()
+    page.get_by_text("A file of the model or of the voice cannot be used.").wait_for()
+    assert page.locator("#refused [lang=en]").text_content() == "/x/model: is damaged"
+    assert page.get_by_label("Or a sentence of one's own").input_value() == "One."
+    assert not violations(page)

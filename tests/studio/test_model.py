@@ -109,7 +109,7 @@ def test_a_damaged_model_is_told_at_once(tmp_path, miniature):
             (tmp_path / path.name).write_bytes(path.read_bytes()[: 1000 if path.suffix == ".safetensors" else None])
     found = mistake(choice.folder, str(tmp_path))
     assert found.key == "model.mistake.unusable"
-    assert "consolidated.safetensors" in found.values["why"]
+    assert "consolidated.safetensors" in found.line
 
 
 @pytest.mark.parametrize(
@@ -260,13 +260,14 @@ def test_a_machine_can_be_tried_before_anything_is_fetched(browser, me, studio, 
     monkeypatch.setattr(task, "result", {"model": choice.OFFICIAL, **machine.summary(FOUND)})
     text = browser.get("/model", headers={"accept-language": "de"}).text
     assert "12 GB von 12 GB: reicht knapp" in text
-    assert "1 h 30 min, davon 30 min nur beim ersten Mal" in text
+    assert "1 Std. 30 Min., davon 30 Min. nur beim ersten Mal" in text
     assert "3,0 GB von 2,0 GB: reicht nicht" in text
 
 
 def test_times_and_sizes_are_those_of_the_language():
     t = words_in("de")
-    assert [about(s, t) for s in (0.2, 40, 300, 7800, 7200)] == ["1 s", "40 s", "5 min", "2 h 10 min", "2 h"]
+    told = [about(s, t) for s in (0.2, 40, 300, 7800, 7200)]
+    assert told == ["1 Sek.", "40 Sek.", "5 Min.", "2 Std. 10 Min.", "2 Std."]
     assert [gigabytes(size, t) for size in (12.4e9, 3.25e9, 51.4e6, 0)] == ["12 GB", "3,2 GB", "51 MB", "0 MB"]
 
 

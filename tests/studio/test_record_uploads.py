@@ -152,8 +152,8 @@ def test_the_reason_names_the_file_as_its_owner_knows_it(voice, bring):
     with pytest.raises(Mistake) as error:
         bring("my list.csv", "neither\nnor\n")
     assert error.value.values["name"] == "my list.csv"
-    assert str(voice.folder) not in error.value.values["reason"]
-    assert error.value.values["reason"].startswith("my list.csv:1: ")
+    assert str(voice.folder) not in error.value.line
+    assert error.value.line.startswith("my list.csv:1: ")
 
 
 def test_without_consent_nothing_is_taken(voice, bring):

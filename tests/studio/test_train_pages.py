@@ -168,7 +168,7 @@ def test_a_failure_tells_the_line_and_what_to_do(browser, me, voice, trainings):
     until(trainings, voice, "failed")
     text = browser.get(place(voice)).text
     assert "/x: no space left: 9 GB needed" in text
-    assert "Free some disk space" in text
+    assert "not enough space on the disk. Free some" in text
     log = browser.get(f"{place(voice)}/log")
     assert "attachment" in log.headers["content-disposition"]
     assert "no space left" in log.text

@@ -185,7 +185,7 @@ def test_curves_show_what_was_measured(tmp_path):
     assert [plot.title for plot in found] == ["loss", "similarity", "errors"]
     assert [line.name for line in found[0].lines] == ["training", "heldout"]
     assert found[2].table == [(0, [0.25]), (5, [0.25]), (10, [0.25])]
-    assert found[2].text(0.25) == "25.0 %"
+    assert found[2].text(0.25) == "25.0\N{NO-BREAK SPACE}%"
 
 
 @pytest.mark.parametrize(

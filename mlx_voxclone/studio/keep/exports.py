@@ -24,12 +24,11 @@ from mlx_voxclone.checkpoint.release import WEIGHTS
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.files.hub import VOICE_SUFFIXES
-from mlx_voxclone.process.amounts import format_bytes
 from mlx_voxclone.process.temporaries import PARTIAL
 from mlx_voxclone.studio.child import carry_out
 from mlx_voxclone.studio.home import Project, new_id, private
 from mlx_voxclone.studio.keep.made import Made, bytes_of, made_of
-from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.mistakes import Missing, Mistake, Size
 from mlx_voxclone.studio.tasks import Task
 
 VOICE, VLLM, MLX_AUDIO, ADAPTERS = "voice", "vllm", "mlx-audio", "adapters"
@@ -121,7 +120,7 @@ def bake(project: Project, bits: int | None) -> Callable[[Task], dict[str, Any]]
     if any(one.kind == MLX_AUDIO and one.bits == bits for one in exports_of(project)):
         raise Mistake("bits", "keep.wrong.there")
     if free < size + _SPARE:
-        raise Mistake("bits", "keep.wrong.space", needed=format_bytes(size + _SPARE), free=format_bytes(free))
+        raise Mistake("bits", "keep.wrong.space", needed=Size(size + _SPARE), free=Size(free))
     output = project.exports / name_of(bits)
     arguments = ["bake", "--model", str(made.baked), "--for", MLX_AUDIO, "--output", str(output), "--quiet"]
     arguments += [] if bits is None else ["--bits", str(bits)]

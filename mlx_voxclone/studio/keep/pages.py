@@ -338,4 +338,4 @@ def _title(project: Project) -> str:
 def _check_here(request: Request) -> None:
     """Publishing goes with the account of this machine, which is not that of everybody who has a token."""
     if not is_here(request):
-        raise HTTPException(403, words_of(request)("keep.not_here"))
+        raise HTTPException(403, "keep.not_here")

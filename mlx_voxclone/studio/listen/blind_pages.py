@@ -126,7 +126,7 @@ def _read(request: Request, project: Project, form: Any) -> dict[str, Any]:
     found = heard(project.run)
     tests = [one for one in blind_tests(project.listening) if one.is_of(project.run)]
     test = tests[0] if tests else None
-    trouble = _settle(request, project, test) if test else ""
+    trouble = _settle(request, project, test) if test else None
     default = (found.default_pair() if found else None) or ("", "")
     return {
         "project": project,
@@ -144,13 +144,13 @@ def _read(request: Request, project: Project, form: Any) -> dict[str, Any]:
     }
 
 
-def _settle(request: Request, project: Project, test: BlindTest) -> str:
-    """Keep a test that has ended with the run, and refresh the report; one line if that is not possible."""
+def _settle(request: Request, project: Project, test: BlindTest) -> VoxcloneError | None:
+    """Keep a test that has ended with the run, and refresh the report; returns why that is not possible."""
     try:
         if not test.keep(project.run):
-            return ""
+            return None
     except VoxcloneError as e:
-        return str(e)
+        return e
     title = words_of(request)("listen.task.report")
     studio_of(request).tasks.start(
         person_of(request),
@@ -160,7 +160,7 @@ def _settle(request: Request, project: Project, test: BlindTest) -> str:
         project=project,
         limited=False,
     )
-    return ""
+    return None
 
 
 def _task(request: Request, project: Project, kind: str, *, open_only: bool = False) -> Task | None:

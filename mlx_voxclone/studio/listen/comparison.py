@@ -1,6 +1,6 @@
 """One sentence, heard side by side: spoken with the variants, drawn, and kept until there is a newer one.
 
-    LISTENING/compared/ID/comparison.json, NAME.wav, NAME.png
+    LISTENING/compared/ID/comparison.json, NAME.wav, NAME.svg
 
 A comparison appears whole or not at all, so the last one stays until the new one is complete.
 """
@@ -17,7 +17,8 @@ from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.report.look import peaks
-from mlx_voxclone.report.plots import common_axes, png, sound_figure
+from mlx_voxclone.report.plots import common_axes, sound_figure
+from mlx_voxclone.report.vector import svg
 from mlx_voxclone.speech.side_by_side import MAX_CHARACTERS, is_sayable
 from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.speaking import Bench
@@ -27,6 +28,7 @@ from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE = "compared", "comparison.json"
 _KEPT = 12  # comparisons
+DRAWN = ".svg"
 FRAME_SECONDS = 0.08
 MOST_SEED = 2**53 - 1  # the largest number that a browser keeps exact
 
@@ -108,7 +110,7 @@ def _told(progress: Progress, done: int, total: int, name: str) -> Callable[[int
 def _take(folder: Path, variant: Variant, samples: np.ndarray, ended: bool, axes: dict[str, float]) -> dict[str, Any]:
     write_wav(folder / f"{variant.name}.wav", samples)
     drawn = {key: axes[key] for key in ("scale", "seconds")}
-    (folder / f"{variant.name}.png").write_bytes(png(sound_figure(samples, **drawn)))
+    (folder / f"{variant.name}{DRAWN}").write_text(svg(sound_figure(samples, **drawn)), encoding="utf-8")
     peak = float(np.abs(samples).max(initial=0.0))
     return {
         "name": variant.name,
@@ -136,6 +138,14 @@ def comparisons(listening: Path) -> list[dict[str, Any]]:
 def folder_of(listening: Path, id: str) -> Path:
     """Of a comparison; it need not exist."""
     return listening / _FOLDER / (id if ID.fullmatch(id) else "none")
+
+
+def drawn(listening: Path, id: str, name: str) -> str:
+    """The drawing of a sound of a comparison, see `report.vector.svg`; empty: there is none."""
+    try:
+        return (folder_of(listening, id) / f"{name}{DRAWN}").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def _folders(listening: Path) -> list[Path]:

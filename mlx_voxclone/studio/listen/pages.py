@@ -1,16 +1,19 @@
 """Pages of step 4: one sentence side by side. The blind test is in `blind_pages.py`."""
 
+from collections.abc import Callable
 from typing import Any
 
+from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from mlx_voxclone.report.vector import in_language
 from mlx_voxclone.speech.side_by_side import MAX_SECONDS
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.listen import blind_pages
-from mlx_voxclone.studio.listen.comparison import compare, comparisons, folder_of, seed_of, text_to_say
+from mlx_voxclone.studio.listen.comparison import compare, comparisons, drawn, folder_of, seed_of, text_to_say
 from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
@@ -20,6 +23,7 @@ from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "listen"  # of tasks
 _SHOWN = 30  # held-out sentences to choose from
+_AXES = {"level": "level", "seconds": "seconds", "none": "no sound"}  # texts of a drawing
 
 
 def routes() -> list[Route]:
@@ -29,7 +33,6 @@ def routes() -> list[Route]:
         Route(f"{place}/speak", _speak, methods=["POST"]),
         Route(f"{place}/result", _result),
         Route(f"{place}/sounds/{{comparison}}/{{name}}.wav", _sound),
-        Route(f"{place}/sounds/{{comparison}}/{{name}}.png", _plot),
         *blind_pages.routes(place),
     ]
 
@@ -104,13 +107,6 @@ async def _sound(request: Request) -> Response:
     return sound_response(path, place)
 
 
-async def _plot(request: Request) -> Response:
-    path, _ = _file(request, ".png")
-    if not path.is_file():
-        raise Missing("there is no such picture")
-    return FileResponse(path, media_type="image/png")
-
-
 def _file(request: Request, ending: str):
     """A file of a comparison, and the folder that it must lie in."""
     project, name = project_of(request), request.path_params["name"]
@@ -146,7 +142,16 @@ def _shown(request: Request, project: Project) -> dict[str, Any]:
         "result": next((one for one in kept if one["id"] == named), kept[0] if kept else None),
         "kept": kept,
         "most_seconds": MAX_SECONDS,
+        "plot": _plot(request, project),
     }
+
+
+def _plot(request: Request, project: Project) -> Callable[[str, str], Markup]:
+    """The drawing of a sound of a comparison, in the page's language."""
+    t = words_of(request)
+    words = {english: t(f"listen.axis.{key}") for key, english in _AXES.items()}
+    point = t("common.point")
+    return lambda id, name: Markup(in_language(drawn(project.listening, id, name), words, point))
 
 
 def _task(request: Request, project: Project) -> Task | None:

@@ -24,6 +24,11 @@ def gigabytes(size: float, t: Words) -> str:
     return t("model.about.gb", count=decimal(number, 0 if number >= 10 else 1, t))
 
 
+def typed(number: float, t: Words) -> str:
+    """A number as a person types it into a field."""
+    return f"{number:g}".replace(".", t("common.point"))
+
+
 def decimal(number: float, digits: int, t: Words) -> str:
     """A number with so many digits behind the point."""
-    return f"{number:.{digits}f}".replace(".", t("model.about.point"))
+    return f"{number:.{digits}f}".replace(".", t("common.point")).replace("-", "\N{MINUS SIGN}")

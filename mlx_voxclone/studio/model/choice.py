@@ -111,9 +111,9 @@ def check(model: str, field: str) -> None:
         release.check_full("training")
         release.check()
     except VoxcloneError as e:
-        raise Mistake(field, "model.mistake.unusable", why=str(e)) from None
+        raise Mistake(field, "model.mistake.unusable", line=str(e)) from None
     except OSError as e:
-        raise Mistake(field, "model.mistake.unreadable", why=(e.strerror or str(e)).lower()) from None
+        raise Mistake(field, "model.mistake.unreadable", line=str(e)) from None
 
 
 def _unquoted(typed: str) -> str:

@@ -14,7 +14,6 @@ from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files.atomic import free_space_check
 from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.studio.child import run
-from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
 from mlx_voxclone.studio.tasks import Task, beside
 
@@ -26,15 +25,12 @@ def fetch(task: Task, model: str) -> dict:
     """The work of a task: fetch, check, and choose it for the task's person. Progress counts bytes.
 
     Raises:
-        Cancelled: it was cancelled. CheckpointError: it is not to be had, or cannot be trained.
+        Cancelled: it was cancelled. CheckpointError: it is not to be had. Mistake: it cannot be trained.
     """
     task.progress(0, None, model)
     total = beside(task, lambda: size_on_hub(model))
     bring(task, model, total, [sys.executable, "-m", __name__, model])
-    try:
-        check(model, "hub")
-    except Mistake as e:
-        raise CheckpointError(str(e.values.get("why") or e)) from None
+    check(model, "hub")
     choose(task.person, Chosen(HUB, model))
     return {"model": model, "bytes": total}
 

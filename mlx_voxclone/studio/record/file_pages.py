@@ -85,16 +85,16 @@ async def _upload(request: Request) -> Response:
     project = project_of(request)
     size = request.headers.get("content-length", "")
     if not size.isdecimal() or len(size) > 18 or int(size) > _LARGEST_FORM:
-        raise HTTPException(413, f"at most {_LARGEST_FORM // 1_000_000} MB at once; send fewer files")
+        raise HTTPException(413, f"at most {_LARGEST_FORM // 1_000_000} MB at once")
     form = await form_of(request, files=_MOST_FILES)
     files = [file for file in form.getlist("files") if isinstance(file, UploadFile) and file.filename]
     received: list[Received] = []
-    refused: list[str] = []
+    refused: list[tuple[str, str]] = []
     for file in files:
         try:
             received.append(await run_in_threadpool(_taken_in, project, file))
         except Mistake as mistake:
-            refused.append(words_of(request)(mistake.key, **mistake.values))
+            refused.append((words_of(request)(mistake.key, **mistake.values), mistake.line))
     _begin_cutting_now_or_later(request, project)
     mistake = None if files else Mistake("files", "record.wrong.no_file")
     shown = await _shown(request, project, received=received, refused=refused)
@@ -222,7 +222,11 @@ def _tasks(request: Request, project: Project) -> list[Task]:
 
 
 async def _shown(
-    request: Request, project: Project, *, received: list[Received] | None = None, refused: list[str] | None = None
+    request: Request,
+    project: Project,
+    *,
+    received: list[Received] | None = None,
+    refused: list[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """What the page of files shows."""
     tasks = _tasks(request, project)

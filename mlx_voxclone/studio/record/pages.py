@@ -18,8 +18,9 @@ from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, line, requ
 from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
 from mlx_voxclone.studio.record.shared import disk_refusals, serve_sound, values
 from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, Slot, Take, Takes
+from mlx_voxclone.studio.troubles import cause_of
 from mlx_voxclone.studio.web.languages import languages, words_in
-from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, page, part, person_of, project_of
+from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, page, part, person_of, project_of, words_of
 
 
 def routes() -> list[Route]:
@@ -119,7 +120,9 @@ async def _take(request: Request) -> Response:
         kept = mistake.key == "record.wrong.disk"  # by the browser, which sends it again
         return part(request, "record/mistake.html", mistake=mistake, status=507 if kept else 422)
     except CheckpointError as e:
-        return part(request, "parts/notice.html", status=507, line=str(e))
+        t = words_of(request)
+        told = f"{t('trouble.failed.take')} {t(f'trouble.do.{cause_of(e)}')}"
+        return part(request, "parts/notice.html", status=507, line=told)
     return part(request, "record/desk.html", **await _desk(request, project, last=take))
 
 

@@ -54,7 +54,7 @@ def findings(t: Words, check: Check | dict[str, Any] | None) -> list[str]:
     if found is None:
         return []
     return [
-        t(f"record.check.{one.key}", **({} if one.value is None else {"value": f"{one.value:g}"}))
+        t(f"record.check.{one.key}", **({} if one.value is None else {"value": float(one.value)}))
         for one in found.findings[:2]
     ]
 

@@ -212,7 +212,7 @@ class Uploads:
                 entries = read_listing(named).entries
             except DataError as e:
                 reason = str(e).replace(str(named), shown(name))
-                raise Mistake("files", "record.wrong.list_file", name=shown(name), reason=reason) from None
+                raise Mistake("files", "record.wrong.list_file", name=shown(name), line=reason) from None
         texts = {}
         for entry in entries:
             if entry.text:

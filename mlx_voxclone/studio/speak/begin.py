@@ -53,13 +53,10 @@ def started(request: Request, speech: Speech, number: int | None, once: str | No
         def progress(done: int, total: int | None, what: str) -> None:
             task.progress(done, total, t(f"speak.{what}"))
 
-        try:
-            if number is None:
-                work.speak(speech, models, progress)
-            else:
-                work.again(speech, number, models, progress)
-        except Mistake as mistake:
-            raise VoxcloneError(t(mistake.key, **mistake.values)) from mistake
+        if number is None:
+            work.speak(speech, models, progress)
+        else:
+            work.again(speech, number, models, progress)
         with contextlib.suppress(OSError, VoxcloneError):  # else it is joined, or said why not, when it is looked at
             sound.joined(speech, speech.sentences())
         return {"speech": speech.id}

@@ -16,12 +16,14 @@ from starlette.routing import Route
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.pairs.prompts import LANGUAGES
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.model.amounts import typed
 from mlx_voxclone.studio.speak import sound
 from mlx_voxclone.studio.speak.begin import KIND, asked_for, beginning, begun, idle, spoken_now, started
 from mlx_voxclone.studio.speak.history import Asked, Speech, speeches
 from mlx_voxclone.studio.speak.view import ROWS, View, task_of, view_of
 from mlx_voxclone.studio.speak.voices import FILES, MOST_BYTES, bring, take_away, voices_of
 from mlx_voxclone.studio.speak.wanted import GUIDANCE, RELEASED, STEPS, random_seed, wanted
+from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import form_of, language_of, page, part, person_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
@@ -70,7 +72,7 @@ def _speech(request: Request) -> Response:
         if request.query_params.get("rev") == view.revision:
             return Response(status_code=204)
         return _panel(request, view)
-    return page(request, "speak/index.html", **_values(request, view, _again_the_same(view.asked)))
+    return page(request, "speak/index.html", **_values(request, view, _again_the_same(view.asked, words_of(request))))
 
 
 def _rows(request: Request) -> Response:
@@ -265,8 +267,8 @@ def _panel(request: Request, view: View, *, begin: bool = False, form: Mapping[s
 
 def _values(request: Request, view: View | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """What the whole page needs."""
-    person, number = person_of(request), _number(request.query_params.get("page"), 1)
-    usual = {"seed": "", "steps": str(RELEASED), "guidance": f"{GUIDANCE:g}"}
+    person, number, t = person_of(request), _number(request.query_params.get("page"), 1), words_of(request)
+    usual = {"seed": "", "steps": str(RELEASED), "guidance": typed(GUIDANCE, t)}
     listed, pages = speeches(person, number)
     shown = []
     for speech in listed:
@@ -308,18 +310,18 @@ def _defaults(request: Request) -> dict[str, str]:
         "language": language if language in LANGUAGES else "en",
         "seed": "",
         "steps": str(RELEASED),
-        "guidance": f"{GUIDANCE:g}",
+        "guidance": typed(GUIDANCE, words_of(request)),
     }
 
 
-def _again_the_same(asked: Asked) -> dict[str, str]:
+def _again_the_same(asked: Asked, t: Words) -> dict[str, str]:
     return {
         "text": asked.text,
         "voice": asked.voice,
         "language": asked.language,
         "seed": str(asked.seed),
         "steps": str(asked.steps),
-        "guidance": f"{asked.guidance:g}",
+        "guidance": typed(asked.guidance, t),
     }
 
 

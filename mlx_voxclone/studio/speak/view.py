@@ -10,7 +10,8 @@ from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.speak.history import Asked, Sentence, Speech, seconds_of
 from mlx_voxclone.studio.speak.sound import Joined, joined
-from mlx_voxclone.studio.tasks import ENDED, Task, Tasks
+from mlx_voxclone.studio.tasks import Task, Tasks
+from mlx_voxclone.studio.troubles import CLOSED
 
 ROWS = 50  # sentences that are shown at once
 FULL, LOST = "sound_full", "sound_lost"
@@ -122,7 +123,7 @@ def _state_of(task: Task | None) -> str:
     if task is None or (state := task.state) == "done":
         return ""
     if state == "failed":
-        return "interrupted" if task.error == ENDED else "failed"
+        return "interrupted" if task.cause == CLOSED else "failed"
     return "cancelling" if state == "running" and task.cancelling else state
 
 

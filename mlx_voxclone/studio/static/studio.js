@@ -14,6 +14,25 @@ export function csrf() {
   return document.querySelector('meta[name="csrf"]').content;
 }
 
+// What was pressed and refused is told above the page, which stays as it is; what a page asks for by itself is not.
+
+const refused = document.getElementById("refused");
+
+function refuse({ detail }, sentence) {
+  if (detail.requestConfig.verb !== "post") return;
+  const content = new DOMParser().parseFromString(detail.xhr.responseText ?? "", "text/html");
+  const notice = content.querySelector(".notice") ?? Object.assign(document.createElement("p"), { className: "notice" });
+  if (!notice.textContent) notice.textContent = sentence;
+  refused.replaceChildren(notice);
+  refused.scrollIntoView({ block: "nearest" });
+}
+
+document.body.addEventListener("htmx:responseError", (event) => refuse(event, refused.dataset.unanswered));
+document.body.addEventListener("htmx:sendError", (event) => refuse(event, refused.dataset.unanswered));
+document.body.addEventListener("htmx:beforeRequest", ({ detail }) => {
+  if (detail.requestConfig.verb === "post") refused.replaceChildren();
+});
+
 // The focus. A mistake has it as soon as it is shown; what replaces a button that was pressed takes it over.
 
 const WRONG = '[aria-invalid="true"]';

@@ -14,9 +14,10 @@ function filled(text, values) {
   return text.replace(/\{(\w+)\}/g, (whole, key) => values[key] ?? whole);
 }
 
-function line(text, kind) {
+function line(text, kind, lang = "") {
   const told = document.createElement("p");
   told.className = kind;
+  if (lang) told.lang = lang;
   told.textContent = text;
   find("received").append(told);
   told.scrollIntoView({ block: "nearest" });
@@ -46,10 +47,12 @@ async function work() {
     try {
       const answer = await post(file, name);
       const content = new DOMParser().parseFromString(answer.text, "text/html");
-      const told = content.body.textContent.trim();
       if (answer.status === 200) done += 1;
       else failed += 1;
-      line(told.slice(0, 500), answer.status === 200 ? "good" : "mistake");
+      for (const told of content.querySelectorAll("p")) {
+        const kind = told.lang ? "muted" : answer.status === 200 ? "good" : "mistake"; // a program's own line
+        line(told.textContent.trim().slice(0, 500), kind, told.lang);
+      }
     } catch {
       failed += 1;
       line(filled(said.noAnswer, { name }), "mistake");

@@ -25,11 +25,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing: its title, its lines, and whether its values are percentages."""
+    """A drawing: its title, its lines, whether its values are percentages, and what stands before their decimals."""
 
     title: str
     lines: tuple[Line, ...]
     percent: bool = False
+    point: str = "."
 
     @property
     def table(self) -> list[tuple[int, list[float | None]]]:
@@ -44,22 +45,29 @@ class Plot:
     def text(self, value: float | None) -> str:
         if value is None:
             return ""
-        return f"{100 * value:.1f} %" if self.percent else f"{value:.4g}"
+        return self._told(f"{100 * value:.1f}\N{NO-BREAK SPACE}%" if self.percent else f"{value:.4g}")
+
+    def tick(self, value: float) -> str:
+        return self._told(f"{100 * value:g}\N{NARROW NO-BREAK SPACE}%" if self.percent else f"{value:g}")
+
+    def _told(self, number: str) -> str:
+        return number.replace(".", self.point).replace("-", "\N{MINUS SIGN}")
 
 
-def plots(stage: Stage, names: dict[str, str]) -> list[Plot]:
+def plots(stage: Stage, names: dict[str, str], point: str = ".") -> list[Plot]:
     """The curves of a stage: what is still to be learnt; similarity and errors where they are measured.
 
     Args:
         names: texts by `loss`, `training`, `heldout`, `similarity`, `errors`, `measured`.
+        point: what stands before the decimals of numbers.
     """
     heldout = [(m.step, m.metrics["loss"]) for m in stage.measured if "loss" in m.metrics]
     lines = [Line(names["training"], stage.losses), Line(names["heldout"], heldout, dots=True)]
-    found = [Plot(names["loss"], tuple(line for line in lines if line.points))]
+    found = [Plot(names["loss"], tuple(line for line in lines if line.points), point=point)]
     for key, title in (("_similarity", names["similarity"]), ("cer", names["errors"])):
         points = [(m.step, value) for m in stage.measured for name, value in m.metrics.items() if name.endswith(key)]
         if points:
-            found.append(Plot(title, (Line(names["measured"], points, dots=True),), percent=True))
+            found.append(Plot(title, (Line(names["measured"], points, dots=True),), percent=True, point=point))
     return [plot for plot in found if plot.lines]
 
 
@@ -87,8 +95,7 @@ def svg(plot: Plot, total: int, step_name: str) -> str:
     for tick in ticks:
         place = y(tick)
         parts.append(f'<path class="grid" d="M{_LEFT} {place:.1f}H{_WIDTH - _RIGHT}"/>')
-        text = f"{100 * tick:g}\u202f%" if plot.percent else f"{tick:g}"
-        parts.append(f'<text x="{_LEFT - 8}" y="{place + 5:.1f}" text-anchor="end">{text}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{place + 5:.1f}" text-anchor="end">{plot.tick(tick)}</text>')
     for step in _whole_ticks(across):
         anchor = "start" if step == 0 else "end" if step == across else "middle"
         parts.append(f'<text x="{x(step):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="{anchor}">{step}</text>')

@@ -105,7 +105,7 @@ def reason(why: str, t: Words) -> str:
     """The command's reason as a sentence of the page's; what is not known stays as it is."""
     for key, pattern in _REASONS:
         if match := pattern.search(why):
-            values = {name: one.replace(".", t("model.about.point")) for name, one in match.groupdict().items()}
+            values = {name: one.replace(".", t("common.point")) for name, one in match.groupdict().items()}
             if "what" in values:
                 values["what"] = ", ".join(_change(one, t) for one in _CHANGE.finditer(match["what"]))
             return t(f"train.why.{key}", **values)
@@ -113,7 +113,7 @@ def reason(why: str, t: Words) -> str:
 
 
 def _change(match: re.Match, t: Words) -> str:
-    before, after = (match[name].replace(".", t("model.about.point")) for name in ("before", "after"))
+    before, after = (match[name].replace(".", t("common.point")) for name in ("before", "after"))
     try:
         return t(f"train.figure.{match['name']}_change", before=before, after=after)
     except KeyError:

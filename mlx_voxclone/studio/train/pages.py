@@ -184,7 +184,6 @@ def _values(request: Request, project: Project) -> dict[str, Any]:
         "has_log": trainings.output(project).is_file(),
         "announced": False,
         "resumable": (project.run / "config.yaml").is_file(),
-        "error_what": _what_to_do(state.error, t) if state.name == "failed" else "",
     }
     if state.name in ("none", "cancelled", "failed"):
         values |= _before(request, project)
@@ -250,7 +249,10 @@ def _drawings(stage: Stage, t: Words) -> dict[str, Any]:
         key: t(f"train.curve.{key}") for key in ("loss", "training", "heldout", "similarity", "errors", "measured")
     }
     total, step = max(stage.total, 1), t("train.curve.step")
-    found = [(plot, jinja2.utils.markupsafe.Markup(svg(plot, total, step))) for plot in plots(stage, names)]
+    found = [
+        (plot, jinja2.utils.markupsafe.Markup(svg(plot, total, step)))
+        for plot in plots(stage, names, t("common.point"))
+    ]
     number = stage.name.partition("-")[2]
     name = t(f"train.stage.{stage.name.partition('-')[0]}") + (f" ({number})" if number else "")
     return {"name": name, "plots": found, "key": stage.name if stage.name != BASE else "base"}
@@ -269,11 +271,3 @@ def _label(sample: Sample, t: Words) -> str:
 def _player(project: Project, place: str, file: Path, label: str, t: Words) -> str:
     address = f"{place}/run/{quote(file.as_posix())}"
     return jinja2.utils.markupsafe.Markup(drawn(project.run / file, address, label, t))
-
-
-def _what_to_do(error: str, t: Words) -> str:
-    """A hint beside the command's own line, where one is known."""
-    for key, sign in (("disk", "no space"), ("memory", "memory"), ("hub", "not fetched"), ("busy", "is in use")):
-        if sign in error.lower():
-            return t(f"train.hint.{key}")
-    return t("train.hint.any")

@@ -130,7 +130,7 @@ def write(project: Project, chosen: Chosen, machine: Machine, file: Path, *, jud
     try:
         taken = Release(chosen.model).config.voices
     except VoxcloneError as e:
-        raise Mistake("", "train.mistake.unusable", why=str(e)) from None
+        raise Mistake("", "train.mistake.unusable", line=str(e)) from None
     name = voice_name(str(info.get("title", "")), taken)
     content = {"task": "clone", "model": chosen.model, "output": str(project.run), "voice": name} | content
     head = "# Written by the studio; `voxclone train --config` takes it as well.\n"

@@ -22,6 +22,7 @@ _BEGIN = {  # first words of a line of the command's -> the part that it belongs
     "data:": "recordings",
     "pairs:": "hearing",
     "encoder": "hearing",
+    "prior:": "hearing",
     "codes:": "hearing",
     "judge:": "hearing",
     "teacher:": "hearing",

@@ -1,11 +1,12 @@
 """The application: pages of all steps, tasks, static files, and pages for what goes wrong."""
 
+import traceback
 from importlib import resources
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -13,16 +14,19 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.report import look
 from mlx_voxclone.studio.keep import pages as keep
 from mlx_voxclone.studio.listen import pages as listen
-from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model import pages as model
 from mlx_voxclone.studio.record import pages as record
 from mlx_voxclone.studio.speak import pages as speak
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.train import pages as train
-from mlx_voxclone.studio.web.languages import languages
+from mlx_voxclone.studio.troubles import cause_of
+from mlx_voxclone.studio.web.closed import bare
+from mlx_voxclone.studio.web.languages import DEFAULT, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
 
-_WORDS = {403: "common.old_form", 404: "common.missing"}  # what is said of a status, in the page's language
+_WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # what is said of a status
+_OTHERWISE = "common.not_understood"
 
 
 def application(studio: Studio) -> Starlette:
@@ -93,29 +97,38 @@ async def _cancel(request: Request) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 500)
-    return _told(request, status, str(getattr(error, "detail", "")), _WORDS.get(status))
+    """A refusal, by its status; `detail` may be the key of a text that says more."""
+    status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+    return _told(request, status, detail if detail in texts(DEFAULT) else _WORDS.get(status, _OTHERWISE))
 
 
 async def _missing(request: Request, error: Exception) -> Response:
-    return _told(request, 404, str(error), _WORDS[404])
+    return _told(request, 404, _WORDS[404])
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return _told(request, 422, str(error))
+    if isinstance(error, Mistake):
+        return _told(request, 422, error.key, error.line, **error.values)
+    return _told(request, 422, f"trouble.do.{cause_of(error)}", str(error))
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    told = "<p>Something went wrong; the terminal shows where."
-    return HTMLResponse(f"<!doctype html><html lang=en><title>Error</title>{told}", 500)
+    """What went wrong with us: where is shown by the terminal alone."""
+    return _told(request, 500, "trouble.do.defect")
 
 
-def _told(request: Request, status: int, line: str, key: str | None = None) -> Response:
-    """A page that says what is wrong: in its own language with the text `key`, or else by `line`."""
+def _told(request: Request, status: int, key: str, technical: str = "", **values: object) -> Response:
+    """A page that says what is wrong by a text, in its own language; below it what the library said."""
     if "person" not in request.scope:  # of a style or a script, which need no token
-        return PlainTextResponse(line, status)
+        return PlainTextResponse(words_in(DEFAULT)(key, **values), status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
     try:
-        return page(request, template, status=status, line=words_of(request)(key) if key else line)
+        line = words_of(request)(key, **values)
+        answer = page(request, template, status=status, line=line, technical=technical)
+        answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#refused", "innerHTML"  # the page stays as it is
+        return answer
     except VoxcloneError as e:  # a file that every page needs is damaged: it says which
-        return PlainTextResponse(str(e), 500)
+        return bare(request.scope, 500, f"trouble.do.{cause_of(e)}", str(e))
+    except Exception as e:
+        traceback.print_exception(e)
+        return bare(request.scope, 500, "trouble.do.defect")

@@ -1,23 +1,60 @@
-"""The page of a request that is refused before any page is made: how to get in, or what was wrong with it."""
+"""Pages that stand alone, without anything of anybody's: how to get in, what was wrong with a request, a defect."""
+
+import contextlib
+from collections.abc import MutableMapping
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
+from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.web.access import Message, Refusal, is_entering
 from mlx_voxclone.studio.web.languages import chosen, words_in
 from mlx_voxclone.studio.web.pages import environment
 
 
-def closed(scope: Message, refusal: Refusal) -> Response:
-    """A page in the browser's language which holds nothing of anybody's; to htmx only its sentence."""
-    headers = Headers(scope=scope)
-    lang = chosen(None, headers.get("accept-language", ""))
-    t = words_in(lang)
-    line = t(f"access.{refusal.key}", **refusal.values)
-    template = "parts/notice.html" if headers.get("hx-request") else "access/closed.html"
+def closed(scope: Message, refusal: Refusal, home: Home | None = None) -> Response:
+    """A refused request's page; to htmx only its sentence.
+
+    Args:
+        home: whose people have chosen languages; None: the browser's is taken.
+    """
     again = refusal.status == 401 and is_entering(scope)
-    content = environment().get_template(template).render(t=t, lang=lang, line=line, status=refusal.status, again=again)
-    answer = HTMLResponse(content, refusal.status)
-    if refusal.status == 401 and headers.get("hx-request"):
+    lang = _language(scope, home)
+    answer = bare(scope, refusal.status, f"access.{refusal.key}", lang=lang, again=again, **refusal.values)
+    if refusal.status == 401 and "hx-request" in Headers(scope=scope):
         answer.headers["hx-refresh"] = "true"  # the whole page says how to get in
     return answer
+
+
+def bare(
+    scope: MutableMapping[str, Any],
+    status: int,
+    key: str,
+    technical: str = "",
+    *,
+    lang: str | None = None,
+    again: bool = False,
+    **values: object,
+) -> Response:
+    """A page without the steps and without a person.
+
+    Args:
+        key: of the sentence that it says, which takes the `values`. technical: what the library said.
+        lang: None: the browser's. again: it asks once more at once.
+    """
+    headers = Headers(scope=scope)
+    lang = lang or chosen(None, headers.get("accept-language", ""))
+    t = words_in(lang)
+    template = "parts/notice.html" if headers.get("hx-request") else "access/closed.html"
+    told = {"t": t, "lang": lang, "line": t(key, **values), "technical": technical, "status": status, "again": again}
+    return HTMLResponse(environment().get_template(template).render(**told), status)
+
+
+def _language(scope: Message, home: Home | None) -> str:
+    """That which the person has chosen, where it is known by now who asks; else the browser's."""
+    wanted = None
+    if home is not None and "person" in scope:
+        with contextlib.suppress(Exception):  # of a damaged file nobody needs to hear here
+            wanted = home.person(scope["person"]).settings().get("language")
+    return chosen(wanted, Headers(scope=scope).get("accept-language", ""))

@@ -1,13 +1,23 @@
 """The page's texts: a TOML file per language, a table per step."""
 
+import string
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from mlx_voxclone.process.amounts import format_bytes
+from mlx_voxclone.studio.mistakes import Size, as_said, is_said
+
 DEFAULT = "en"
 Words = Callable[..., str]
+
+
+class Told(str):
+    """A text in a language that knows its key and values (`said`), so that `told` can tell it in another one."""
+
+    said: dict[str, Any]
 
 
 @cache
@@ -33,12 +43,52 @@ def words_in(code: str) -> Words:
         KeyError: no language has it.
     """
     own, english = texts(code), texts(DEFAULT)
+    numbers = _Numbers(*(own.get(key) or english[key] for key in ("common.point", "common.group")))
 
     def t(key: str, **values: Any) -> str:
         text = own.get(key) or english[key]
-        return text.format(**values) if values else text
+        found = Told(numbers.vformat(text, (), values) if values else text)
+        found.said = as_said(key, values)
+        return found
 
     return t
+
+
+class _Numbers(string.Formatter):
+    """Puts values into a text: numbers as a language writes them, sizes (`Size`) in the unit that fits."""
+
+    def __init__(self, point: str, group: str) -> None:
+        self._marks = str.maketrans({".": point, ",": group, "-": "\N{MINUS SIGN}"})
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if isinstance(value, Size):
+            return format_bytes(value).translate(self._marks)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return super().format_field(value, format_spec)
+        usual = "g" if isinstance(value, float) else ""
+        return super().format_field(value, format_spec or usual).translate(self._marks)
+
+
+def told(said: Mapping[str, Any] | None, t: Words) -> str:
+    """A text that was noted as its key and values (`as_said`); empty where no language has it now."""
+    try:
+        values = {name: told(one, t) if is_said(one) else one for name, one in said["values"].items()} if said else {}
+        return t(said["key"], **values) if said else ""
+    except (KeyError, ValueError, IndexError, TypeError):  # noted by another version of the studio
+        return ""
+
+
+def now(text: str, t: Words) -> str:
+    """A text that was perhaps told in another language, in that of `t`."""
+    return told(getattr(text, "said", None), t) or text
+
+
+def failed(what: str, t: Words) -> str:
+    """That something has failed, by the kind of its task; of a kind that no language knows, that it did not work."""
+    try:
+        return t(f"trouble.failed.{what}")
+    except KeyError:
+        return f"{t('common.wrong')}."
 
 
 def chosen(wanted: str | None, header: str) -> str:

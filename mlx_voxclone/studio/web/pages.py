@@ -20,9 +20,10 @@ from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import cause_of, cause_of_line
 from mlx_voxclone.studio.web import here
 from mlx_voxclone.studio.web.access import FORM_LIMIT
-from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
+from mlx_voxclone.studio.web.languages import Words, chosen, failed, languages, now, told, words_in
 
 CSRF = "csrf"
 STEPS = ("model", "record", "train", "listen", "speak", "keep")
@@ -114,16 +115,18 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
             current=project,
             steps=STEPS,
             player=_player(t),
-            **{name: _as_it_is(value) for name, value in values.items()},
+            **{name: _as_it_is(value, t) for name, value in values.items()},
         )
     )
 
 
-def _as_it_is(value: Any) -> Any:
-    """A value for a template: of tasks that go on meanwhile, what they are now."""
+def _as_it_is(value: Any, t: Words) -> Any:
+    """A value for a template: of tasks that go on meanwhile, what they are now, called as the page's language does."""
     if isinstance(value, Task):
-        return value.as_it_is()
-    return [_as_it_is(one) for one in value] if isinstance(value, list) else value
+        task = value.as_it_is()
+        task.title, task.what = told(task.named, t) or task.title, now(task.what, t)
+        return task
+    return [_as_it_is(one, t) for one in value] if isinstance(value, list) else value
 
 
 @cache
@@ -141,6 +144,8 @@ def environment() -> jinja2.Environment:
     made.filters["clock"] = clock
     made.filters["about"], made.filters["gigabytes"], made.filters["decimal"] = about, gigabytes, decimal
     made.filters["bytes"], made.filters["day"] = _bytes, day
+    made.filters["told"], made.filters["now"], made.filters["failed"] = told, now, failed
+    made.filters["cause"] = lambda of: cause_of_line(of) if isinstance(of, str) else cause_of(of)
     return made
 
 
@@ -162,7 +167,7 @@ def day(moment: str, t: Words) -> str:
 @jinja2.pass_context
 def _bytes(context: jinja2.runtime.Context, size: float) -> str:
     """A size as people read it, in the page's language: `5.00 MB`, `5,00 MB`."""
-    return format_bytes(size).replace(".", context["t"]("model.about.point"))
+    return format_bytes(size).replace(".", context["t"]("common.point"))
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:

@@ -1,6 +1,5 @@
 """A report's page, read as a browser reads it, and pictures and tones for it."""
 
-import base64
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,7 +13,7 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
-    """Text, images, players and tables of a page; refuses tags that are not closed in order."""
+    """Text, drawings (`images`: by what they show), players and tables; refuses what is not closed in order."""
 
     def __init__(self, path):
         super().__init__()
@@ -28,10 +27,11 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "img":
-            kind, _, content = attributes["src"].partition(";base64,")
-            assert kind == "data:image/png"
-            self.images[attributes["alt"]] = base64.b64decode(content)
+        assert tag != "img", "drawings are part of the page"
+        if attributes.get("role") == "img" and tag == "div":
+            self._told = attributes["aria-label"]
+        elif attributes.get("class") == "plot":
+            self.images[self._told] = attributes
         elif tag == "audio":
             self.audio.append(attributes["src"])
         elif tag == "tr":

@@ -1,0 +1,94 @@
+"""Why something failed: a key of the page's texts, which say what to do, beside the library's own line.
+
+The lines of the library and of commands are English and technical. A page tells in its own language what failed and
+what to do next (`[trouble]` of its texts, by these causes), and shows the line below that.
+"""
+
+import errno
+import signal
+
+from mlx_voxclone.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NotFiniteError,
+    TrainingError,
+    VoxcloneError,
+)
+from mlx_voxclone.process.limits import describe_memory_error
+
+ENDED = "the studio was closed before this was done"
+CLOSED, MEMORY, KILLED, DISK = "closed", "memory", "killed", "disk"
+NETWORK, LOGIN, NOWHERE = "network", "login", "nowhere"  # of the hub
+PACKAGE, BUSY, GONE, RIGHTS = "package", "busy", "gone", "rights"
+NUMBERS, RECORDING, MODEL, SETTING, OTHER, DEFECT = "numbers", "recording", "model", "setting", "other", "defect"
+CAUSES = (
+    *(CLOSED, MEMORY, KILLED, DISK, NETWORK, LOGIN, NOWHERE, PACKAGE, BUSY, GONE, RIGHTS),
+    *(NUMBERS, RECORDING, MODEL, SETTING, OTHER, DEFECT),
+)
+_SIGNS = (  # what is in a line of the library's -> its cause; the first one counts
+    (ENDED, CLOSED),
+    ("no space left", DISK),
+    ("larger than files may be", DISK),
+    ("quota exceeded", DISK),
+    ("not enough memory", MEMORY),
+    ("address space", MEMORY),
+    ("out of memory", MEMORY),
+    (f"ended with code -{signal.SIGKILL:d}", KILLED),
+    ("pip install", PACKAGE),
+    ("uv sync", PACKAGE),
+    ("no module named", PACKAGE),
+    ("hf auth login", LOGIN),
+    ("(403)", LOGIN),
+    ("not there (404)", NOWHERE),
+    ("no such revision", NOWHERE),
+    ("the hub ", NETWORK),
+    ("the hub's", NETWORK),
+    ("hf_hub_offline", NETWORK),
+    ("not fetched", NETWORK),
+    ("is in use by", BUSY),
+    ("held by another process", BUSY),
+    ("no such file or directory", GONE),
+    ("was deleted meanwhile", GONE),
+    ("permission denied", RIGHTS),
+    ("operation not permitted", RIGHTS),
+    ("read-only file system", RIGHTS),
+    ("not finite", NUMBERS),
+)
+_NUMBERS = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), DISK),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), RIGHTS),
+    errno.ENOENT: GONE,
+    errno.ENOMEM: MEMORY,
+}
+_KINDS = (  # the first class that it is of
+    (NotFiniteError, NUMBERS),
+    (TrainingError, NUMBERS),
+    (DataError, RECORDING),
+    (ConfigError, SETTING),
+    (CheckpointError, MODEL),
+    (VoxcloneError, OTHER),
+)
+
+
+def cause_of_line(line: str) -> str:
+    """The cause of a line that a command or the library has said: one of CAUSES, `other` where none is known."""
+    plain = line.lower()
+    return next((cause for sign, cause in _SIGNS if sign in plain), OTHER)
+
+
+def cause_of(error: BaseException) -> str:
+    """The cause of an error: one of CAUSES, by what it says and what it is."""
+    if isinstance(error, OSError) and error.errno in _NUMBERS:
+        return _NUMBERS[error.errno]
+    if describe_memory_error(error) is not None:
+        return MEMORY
+    if (said := cause_of_line(str(error))) != OTHER:
+        return said
+    if isinstance(error, FromCommand):
+        return OTHER
+    return next((cause for kind, cause in _KINDS if isinstance(error, kind)), DEFECT)
+
+
+class FromCommand(CheckpointError):
+    """A line of a command in a process of its own: of which class the error was there is not known."""
