@@ -24,6 +24,11 @@ class Mistake(VoxcloneError):
         super().__init__(line or f"{field or 'form'}: {key}")
         self.field, self.key, self.line, self.values = field, key, line, values
 
+    def beside(self, field: str) -> "Mistake":
+        """This one, moved beside another field."""
+        self.field = field
+        return self
+
 
 def as_said(key: str, values: Mapping[str, object]) -> dict[str, Any]:
     """A text of the page's as its key and values, as JSON takes them; `web.languages.told` tells it in any language."""
@@ -37,11 +42,6 @@ def as_said(key: str, values: Mapping[str, object]) -> dict[str, Any]:
 def is_said(found: object) -> bool:
     """Whether this is what `as_said` returned, read from a file."""
     return isinstance(found, Mapping) and isinstance(found.get("key"), str) and isinstance(found.get("values"), dict)
-
-    def beside(self, field: str) -> "Mistake":
-        """This one, moved beside another field."""
-        self.field = field
-        return self
 
 
 class Missing(VoxcloneError):
