@@ -84,7 +84,7 @@ function post(file, name) {
 async function refresh() {
   const typing = document.activeElement?.closest("#brought textarea");
   if (typing) await new Promise((left) => typing.addEventListener("blur", () => setTimeout(left, 500), { once: true }));
-  const answer = await fetch(location.pathname);
+  const answer = await fetch(location.pathname + location.search);
   if (!answer.ok) return;
   const content = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const id of ["progress", "brought"]) {
