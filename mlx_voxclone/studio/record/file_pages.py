@@ -13,7 +13,7 @@ from starlette.routing import Route
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import long
-from mlx_voxclone.studio.record.consent import line, require
+from mlx_voxclone.studio.record.consent import given, line, require
 from mlx_voxclone.studio.record.listing import is_bad, is_silent, is_uncut, recorded
 from mlx_voxclone.studio.record.prompts import RIGHT_TO_LEFT, SYLLABLES
 from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, findings, shelf_of, values
@@ -58,7 +58,7 @@ def routes() -> list[Route]:
 
 async def _files(request: Request) -> Response:
     project = project_of(request)
-    if not project.info().get("consent"):
+    if given(project) is None:
         return RedirectResponse(f"/voices/{project.id}/record", 303)
     return page(request, "record/files.html", **await _shown(request, project))
 

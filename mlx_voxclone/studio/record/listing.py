@@ -11,6 +11,7 @@ from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.record import waiting
 from mlx_voxclone.studio.record.checks import BAD
+from mlx_voxclone.studio.record.consent import given
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Look, Shelf
 from mlx_voxclone.studio.record.takes import Taken, Takes
@@ -110,17 +111,16 @@ def to_recordings(project: Project) -> Path:
         DataError: there is no recording with a text, or no consent.
         CheckpointError: the list cannot be written.
     """
-    info = project.info()
-    if not info.get("consent"):
+    if given(project) is None:
         raise DataError("this voice has no consent yet; nothing is trained on it")
     texted = [one for one in recordings(recorded(project)) if one.text]
     if not texted:
         raise DataError("this voice has no recording with a text yet; record some sentences, or add texts to the files")
-    language = info.get("language")
+    language = project.info().get("language")
     lines = []
     for one in texted:
         line = {"audio": one.path.relative_to(project.folder).as_posix(), "text": one.text, "speaker": project.id}
-        if language and language != SYLLABLES:
+        if isinstance(language, str) and language not in ("", SYLLABLES):
             line["language"] = language
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text_atomic(project.folder / LISTING, "".join(lines))

@@ -18,7 +18,7 @@ from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model.choice import chosen
 from mlx_voxclone.studio.record import file_pages
 from mlx_voxclone.studio.record.checks import BAD
-from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, line, require
+from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, given, line, require
 from mlx_voxclone.studio.record.listing import recorded
 from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
 from mlx_voxclone.studio.record.shared import disk_refusals, findings, serve_sound, values
@@ -57,27 +57,27 @@ async def _new(request: Request) -> Response:
 
 async def _begin(request: Request) -> Response:
     form = await form_of(request)
-    given = _given(form)
+    typed = _given(form)
     try:
-        title = line("title", given["title"], LONGEST_NAME)
-        if given["language"] not in LANGUAGES:
+        title = line("title", typed["title"], LONGEST_NAME)
+        if typed["language"] not in LANGUAGES:
             raise Mistake("language", "record.wrong.language")
-        agreed = _agreed(given)
+        agreed = _agreed(typed)
     except Mistake as mistake:
-        return page(request, "record/new.html", mistake=mistake, **_new_values(request, given))
+        return page(request, "record/new.html", mistake=mistake, **_new_values(request, typed))
     person = person_of(request)
-    project = person.new_project(title, given["language"])
+    project = person.new_project(title, typed["language"])
     project.change(consent=agreed)
     person.change_settings(voice=project.id)
     return RedirectResponse(f"/voices/{project.id}/record", 303)
 
 
 async def _consent(request: Request) -> Response:
-    project, given = project_of(request), _given(await form_of(request))
+    project, typed = project_of(request), _given(await form_of(request))
     try:
-        project.change(consent=_agreed(given))
+        project.change(consent=_agreed(typed))
     except Mistake as mistake:
-        return page(request, "record/consent.html", mistake=mistake, given=given, **values(request, project))
+        return page(request, "record/consent.html", mistake=mistake, given=typed, **values(request, project))
     return RedirectResponse(f"/voices/{project.id}/record", 303)
 
 
@@ -86,18 +86,18 @@ def _given(form: FormData) -> dict[str, str]:
     return {name: value if isinstance(value := form.get(name, ""), str) else "" for name in names}
 
 
-def _agreed(given: dict[str, str]) -> dict[str, str]:
+def _agreed(typed: dict[str, str]) -> dict[str, str]:
     """The consent of a form, with the statement in the language in which it was shown. Raises Mistake."""
-    shown = given["statement_in"] if given["statement_in"] in languages() else "en"
+    shown = typed["statement_in"] if typed["statement_in"] in languages() else "en"
     statement = f"{words_in(shown)('record.consent.statement')} {words_in(shown)('record.consent.agreed')}"
-    return consent(given["who"], given["purpose"], statement, given["agreed"] == "yes")
+    return consent(typed["who"], typed["purpose"], statement, typed["agreed"] == "yes")
 
 
-def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
+def _new_values(request: Request, typed: dict[str, str]) -> dict[str, Any]:
     own, model = language_of(request), chosen(person_of(request))
     usual = SYLLABLES if model and model.rehearses else own if own in LANGUAGES else "en"
-    first = given.get("language") or usual
-    return {"given": {**_given(FormData()), **given}, "spoken": LANGUAGES, "first": first}
+    first = typed.get("language") or usual
+    return {"given": {**_given(FormData()), **typed}, "spoken": LANGUAGES, "first": first}
 
 
 # The microphone
@@ -105,7 +105,7 @@ def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
 
 async def _record(request: Request) -> Response:
     project = project_of(request)
-    if not project.info().get("consent"):
+    if given(project) is None:
         return page(request, "record/consent.html", given=_given(FormData()), **values(request, project))
     return page(request, "record/takes.html", **await _desk(request, project))
 

@@ -127,7 +127,7 @@ class Takes:
     def language(self) -> str:
         """Of the sentences; a voice of no known language reads syllables."""
         found = self.project.info().get("language")
-        return found if found in LANGUAGES else SYLLABLES
+        return found if isinstance(found, str) and found in LANGUAGES else SYLLABLES
 
     def now(self) -> Taken:
         """How it stands."""
