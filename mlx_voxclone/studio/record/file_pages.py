@@ -88,7 +88,13 @@ async def _upload(request: Request) -> Response:
     size = request.headers.get("content-length", "")
     if not size.isdecimal() or len(size) > 18 or int(size) > _LARGEST_FORM:
         raise HTTPException(413, f"at most {_LARGEST_FORM // 1_000_000} MB at once; send fewer files")
-    form = await form_of(request, files=_MOST_FILES)
+    try:
+        form = await form_of(request, files=_MOST_FILES)
+    except HTTPException as e:
+        if not e.detail.startswith("Too many files"):
+            raise
+        mistake = Mistake("files", "record.wrong.many_files", most=_MOST_FILES)
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     files = [file for file in form.getlist("files") if isinstance(file, UploadFile) and file.filename]
     received: list[Received] = []
     refused: list[str] = []
