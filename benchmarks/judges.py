@@ -7,8 +7,9 @@ speakers without texts. Where there is no text, what the Whisper hears in the re
 recording is not judged. `--codec` is what `benchmarks.recovery.codec` wrote; `--corpus`, what that was trained on: the
 real speakers held out from it are judged, too.
 
-Word error rates and similarities with their intervals; how often an interval from a part of the clips holds the figure
-of all of them; and how well the speaker model tells speakers apart (halves of one clip against clips of others).
+Word error rates and similarities with their intervals; how often an interval from clips drawn anew holds the figure of
+the clips that they are drawn from; and how well the speaker model tells speakers apart (halves of one clip against
+clips of others).
 """
 
 import argparse
@@ -31,7 +32,7 @@ from mlx_voxclone.evaluate.speakers import SpeakerModel, speaker_model
 from mlx_voxclone.files.atomic import write_text_atomic
 
 NOISE_DB = (30, 20, 10, 5, 0)  # speech to white noise
-DRAWS, PART = 400, 0.5  # parts of the clips whose intervals are looked at; their share
+DRAWS = 400  # sets of clips whose intervals are looked at
 MANY_SPEAKERS = 40  # clips for telling speakers apart
 FIGURES = {"wer": "{:.1f} %", "cer": "{:.1f} %", "ge2e_similarity": "{:.3f}", "similarity": "{:.3f}", "estoi": "{:.2f}"}
 
@@ -122,12 +123,12 @@ def cells(evaluation: Evaluation) -> dict[str, str]:
 
 
 def coverage(evaluation: Evaluation, figure: str) -> float:
-    """Share of parts of the cases whose 95 % interval holds the mean of all cases."""
+    """Share of sets of as many clips, drawn from these with repetition, whose 95 % interval holds the mean of these."""
     rng, n = np.random.default_rng(0), len(evaluation.cases)
     truth, held = evaluation.summary[figure].mean, 0
     for draw in range(DRAWS):
-        part = rng.choice(n, max(2, round(PART * n)), replace=False)
-        interval = summarise([evaluation.cases[k] for k in part], seed=draw)[figure]
+        drawn = rng.integers(0, n, n)
+        interval = summarise([evaluation.cases[k] for k in drawn], seed=draw)[figure]
         held += interval.low <= truth <= interval.high
     return held / DRAWS
 

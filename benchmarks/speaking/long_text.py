@@ -37,7 +37,7 @@ from mlx_voxclone.speech.to_files.growing_wav import growing_wav
 
 VOICE, SYLLABLES = "tenor", (4, 9)
 PAGE = 2  # minutes of audio: what a page of a book takes
-SENTENCE_SECONDS = 3.0  # with its pause, at least
+SENTENCE_SECONDS = 2.6  # with its pause, at least
 EDGE = 240  # samples, 10 ms
 
 

@@ -14,6 +14,7 @@ from benchmarks.speaking.ears import Ears, mean_embedding
 from benchmarks.speaking.recogniser import edits, said
 from mlx_voxclone.audio.prosody import pitch
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.evaluate.measure import tails
 from mlx_voxclone.miniature.readings import HELDOUT, Reading, readings
 from mlx_voxclone.miniature.synth import SyntheticSpeaker
 from mlx_voxclone.model import generation
@@ -74,7 +75,7 @@ def judge(ears: Ears, samples: np.ndarray, case: Case, text: str, voice: np.ndar
 def interval(values: np.ndarray) -> list[float]:
     """95 % bootstrap interval of the mean of values `[n]`."""
     drawn = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
-    return np.quantile(values[drawn].mean(axis=1), [0.025, 0.975]).tolist()
+    return np.quantile(values[drawn].mean(axis=1), tails(len(values))).tolist()
 
 
 def summary(heard: Sequence[Heard], each: int = 1) -> dict[str, float]:
@@ -88,7 +89,7 @@ def summary(heard: Sequence[Heard], each: int = 1) -> dict[str, float]:
     rates = wrong[drawn].sum(axis=1) / units[drawn].sum(axis=1)
     found = {
         "unit_error": wrong.sum() / units.sum(),
-        "unit_error_interval": np.quantile(rates, [0.025, 0.975]).tolist(),
+        "unit_error_interval": np.quantile(rates, tails(len(units))).tolist(),
     }
     for name in ("similarity", "pitch", "tract"):
         usable = group_means([getattr(one, name) for one in heard], each)
@@ -116,12 +117,11 @@ def gain(before: Sequence[Heard], after: Sequence[Heard], each: int) -> dict[str
     drawn = np.random.default_rng(0).integers(shape[0], size=(RESAMPLES, shape[0]))
     units = np.array([one.units for one in before], float).reshape(shape).sum(axis=1)
     more = np.array([b.edits - a.edits for a, b in zip(before, after, strict=True)], float).reshape(shape).sum(axis=1)
+    gains = more[drawn].sum(axis=1) / units[drawn].sum(axis=1)
     closer = group_means([b.similarity - a.similarity for a, b in zip(before, after, strict=True)], each)
     return {
         "unit_error_gain": more.sum() / units.sum(),
-        "unit_error_gain_interval": np.quantile(
-            more[drawn].sum(axis=1) / units[drawn].sum(axis=1), [0.025, 0.975]
-        ).tolist(),
+        "unit_error_gain_interval": np.quantile(gains, tails(len(units))).tolist(),
         "similarity_gain": float(closer.mean()) if len(closer) else float("nan"),
         "similarity_gain_interval": interval(closer) if len(closer) else [float("nan")] * 2,
     }

@@ -35,7 +35,7 @@ from mlx_voxclone.model.config import CodecConfig, VoxtralConfig
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import freeze_all_but_encoder
 from mlx_voxclone.train.loop.gradients import gradient_norms
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 
 STFT_SIZES, MEL = (2048, 1024, 512, 256), (1024, 80)  # the defaults of configs/voxtral_encoder.yaml
 COMMITMENT = 0.1

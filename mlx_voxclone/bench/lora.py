@@ -32,7 +32,7 @@ from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, Loader
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 
 # Clips of 3 to 16 seconds behind references of 5 to 20, fifteen letters of text a second.
 LENGTHS = tuple(

@@ -30,7 +30,7 @@ from mlx_voxclone.settings.fields import TrainSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Loader
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.loop.task import Task, parameter_groups
 from mlx_voxclone.train.saved.rng import kept_rng
 from mlx_voxclone.train.stages.compute import Compute

@@ -16,7 +16,7 @@ from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.train.encoder.task import EncoderTask
 from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.loader import Group
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import KeptPairs
 from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask, Utterance

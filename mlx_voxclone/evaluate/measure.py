@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.audio.prosody import pitch, semitones, spoken_seconds
@@ -89,7 +90,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over `n` cases with a 95 % bootstrap interval (percentiles)."""
+    """Mean over `n` cases with a 95 % bootstrap interval (expanded percentiles)."""
 
     mean: float
     low: float
@@ -245,8 +246,20 @@ def _interval(table: np.ndarray, seed: int) -> Interval:
 def _percentiles(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> tuple[float, float]:
     """Of a statistic of resampled cases `[RESAMPLES, n] -> [RESAMPLES]`."""
     values = statistic(np.random.default_rng(seed).integers(0, n, (RESAMPLES, n)))
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(values, tails(n))
     return float(low), float(high)
+
+
+def tails(n: int) -> tuple[float, float]:
+    """The shares of a bootstrap's values between which its 95 % interval lies, for `n` cases.
+
+    Plain percentiles of few cases are too close: of 8 clips' intervals of 95 %, 84 to 90 % held the truth. These are
+    the expanded ones of Hesterberg (2015), "What teachers should know about the bootstrap": the tails of Student's t.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    if n > 1:
+        tail = float(ndtr(stdtrit(n - 1, tail) * math.sqrt(n / (n - 1))))
+    return tail, 1 - tail
 
 
 # --- comparisons ------------------------------------------------------------------------------------------------------

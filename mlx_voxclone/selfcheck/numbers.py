@@ -23,6 +23,7 @@ from mlx_voxclone.settings.schema import SpeakerSection
 from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.train.loop.gradients import Gradients, Masters
 from mlx_voxclone.train.loop.loader import Group, Loader
+from mlx_voxclone.train.loop.optimizers.adamw import AdamW
 from mlx_voxclone.train.loop.task import Task
 from mlx_voxclone.train.saved.rng import get_rng, set_rng
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
@@ -193,6 +194,7 @@ def compiled(place: Place, compiler: Callable | None = None) -> Outcome:
             _compare(name, task, compiler, found)
         for warning in caught:
             found.must("compiled" not in str(warning.message), str(warning.message))
+    _compare_adamw(compiler, found)
     return found.outcome(f"largest difference {max(found.figures.values()):.1e}")
 
 
@@ -251,6 +253,19 @@ def _compare(name: str, task: Task, compiler: Callable | None, found: Findings) 
             ours[0][1], ours[-2][1]
         )  # of the gradients: B starts at 0, and with it what dropout changes
         found.must(again > 0, f"{name}: a second step on the same batch drew the same dropout")
+
+
+def _compare_adamw(compiler: Callable | None, found: Findings) -> None:
+    """Three steps of the optimiser, compiled against plain."""
+    ends = []
+    for each in (compiler, lambda function: function):
+        values = {"a": mx.random.normal((40, 30), key=mx.random.key(0)), "b": mx.ones((7,))}
+        optimizer = AdamW(values, (0.9, 0.99), 1e-8, 0.1, compiler=each)
+        for step in range(3):
+            gradients = {name: mx.sin(3 * array + step) for name, array in values.items()}
+            values = optimizer.updated(gradients, values, 0.01, scale=0.5)
+        ends.append(np.concatenate([np.array(array).reshape(-1) for array in values.values()]))
+    found.at_most("adamw", _difference(*ends), COMPILED)
 
 
 def _steps(gradients: Gradients, groups: list[Group]) -> list:

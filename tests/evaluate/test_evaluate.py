@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from report_pages import Page
+from scipy.stats import t
 from speech_made import speaker_onnx, speech, with_noise
 
 from mlx_voxclone.audio.io import write_wav
@@ -240,6 +241,17 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     one = summarise(measured([3.0]))["si_sdr"]
     assert (one.mean, one.low, one.high, one.n) == (3, 3, 3, 1)
     assert summarise([]) == {}
+
+
+def test_intervals_of_few_clips_are_wide_enough():
+    """For normal numbers Student's interval is exact; percentiles alone are a sixth narrower with 8 of them."""
+    rng, widths, exact = np.random.default_rng(1), [], []
+    for _ in range(60):
+        values = rng.normal(5, 2, 8)
+        interval = summarise(measured(values))["si_sdr"]
+        widths.append(interval.high - interval.low)
+        exact.append(2 * t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8))
+    assert np.mean(widths) == pytest.approx(np.mean(exact), rel=0.05)
 
 
 def test_rates_weigh_texts_by_their_length():

@@ -180,8 +180,9 @@ MISTAKES = {
          "test_metrics.py::test_the_pitch_of_a_tone_is_its_frequency"),
     ],
     "evaluate/measure.py": [
-        ("[(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]", "[(1 - CONFIDENCE) * 4, 1 - (1 - CONFIDENCE) * 4]",
+        ("tail = (1 - CONFIDENCE) / 2", "tail = (1 - CONFIDENCE) * 4",
          "test_evaluate.py::test_intervals_cover_the_truth_as_often_as_they_say"),
+        ("if n > 1:", "if n > 1000:", "test_evaluate.py::test_intervals_of_few_clips_are_wide_enough"),
         ("mean = float(table[:, 0].sum() / table[:, 1].sum())", "mean = float((table[:, 0] / table[:, 1]).mean())",
          "test_evaluate.py::test_rates_weigh_texts_by_their_length"),
         ("return b - a", "return a - b", "test_evaluate.py::test_pairs_see_what_means_do_not"),

@@ -6,7 +6,7 @@ from mlx_voxclone.files.run_log import JsonLog
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop import heldout
 from mlx_voxclone.train.loop.gradients import Masters
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.loop.task import Task
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.state import RunState

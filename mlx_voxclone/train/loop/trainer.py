@@ -26,7 +26,7 @@ from mlx_voxclone.train.loop.gradients import Gradients, Masters, gradient_norms
 from mlx_voxclone.train.loop.journal import Journal, check_terms
 from mlx_voxclone.train.loop.keeper import Keeper
 from mlx_voxclone.train.loop.loader import Group, Loader
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.loop.resume import (
     check_position,
     check_same_run,

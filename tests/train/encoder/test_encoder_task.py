@@ -16,8 +16,8 @@ from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.stage import encoder_codec
 from mlx_voxclone.train.encoder.start import calibrate_encoder, latent_rms, mirror_decoder
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.loop import optimizers
 from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.optimizers import groups as optimizers
 from mlx_voxclone.train.loop.trainer import Trainer
 
 SECTION = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128])

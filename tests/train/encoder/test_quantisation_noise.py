@@ -10,8 +10,8 @@ from mlx_voxclone.model.quantizer import QuantisationNoise
 from mlx_voxclone.settings.encoder import EncoderSection
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.encoder.task import EncoderTask
-from mlx_voxclone.train.loop import optimizers
 from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.optimizers import groups as optimizers
 from mlx_voxclone.train.loop.trainer import Trainer
 
 OFF = EncoderSection(crop_seconds=0.48, stft_sizes=[512, 128])

@@ -10,9 +10,9 @@ import pytest
 from toy_task import ToyModel, ToyTask, settings
 
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.train.loop import optimizers
 from mlx_voxclone.train.loop.heldout import heldout_metrics
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers import groups as optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.loop.task import ParameterGroup
 from mlx_voxclone.train.loop.trainer import Trainer
 

@@ -11,7 +11,7 @@ from toy_task import ToyTask, settings
 
 from mlx_voxclone.errors import DataError, NotFiniteError, TrainingError
 from mlx_voxclone.files.run_log import read_log
-from mlx_voxclone.train.loop.optimizers import Optimizers
+from mlx_voxclone.train.loop.optimizers.groups import Optimizers
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved import state as states
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint

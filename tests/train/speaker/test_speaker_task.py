@@ -15,8 +15,8 @@ from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.model import generation
 from mlx_voxclone.settings.training import TrainSettings
-from mlx_voxclone.train.loop import optimizers
 from mlx_voxclone.train.loop.loader import to_device
+from mlx_voxclone.train.loop.optimizers import groups as optimizers
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import task as speaker_task
 from mlx_voxclone.train.speaker.adapted import AdaptedModel, save_nothing

@@ -8,10 +8,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import mlx.core as mx
-import mlx.optimizers as optim
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.settings.training import TrainSettings
+from mlx_voxclone.train.loop.optimizers.adamw import AdamW
 from mlx_voxclone.train.loop.schedule import learning_rate
 from mlx_voxclone.train.loop.task import ParameterGroup
 
@@ -44,11 +44,9 @@ class Optimizers:
             raise DataError(f"no trainable parameter {f'begins with {empty[0]}' if empty[0] else 'is left to train'}")
         self._adamw = {prefix: self._new(group, values) for prefix, group in self._groups.items()}
 
-    def _new(self, group: ParameterGroup, values: Mapping[str, mx.array]) -> optim.AdamW:
-        optimizer = optim.AdamW(group.learning_rate, list(group.betas), EPS, group.weight_decay, bias_correction=True)
-        # One level below, so that no parameter can be called "step" or "learning_rate" beside the optimiser's own.
-        optimizer.init({"parameters": {name: values[name] for name in self._names[group.prefix]}})
-        return optimizer
+    def _new(self, group: ParameterGroup, values: Mapping[str, mx.array]) -> AdamW:
+        own = {name: values[name] for name in self._names[group.prefix]}
+        return AdamW(own, group.betas, EPS, group.weight_decay)
 
     def _group_of(self, name: str) -> str:
         return max((prefix for prefix in self._groups if name.startswith(prefix)), key=len)
@@ -84,18 +82,16 @@ class Optimizers:
         step: int,
         total: int,
     ) -> dict[str, mx.array]:
-        """New values of all parameters, not yet evaluated. Takes the gradients out of `gradients`, so that each is
-        freed when it is used up."""
+        """New values of all parameters, on a GPU not yet evaluated.
+
+        `gradients` is emptied, so that each is freed when it is used up.
+        """
         result = {}
         for prefix, optimizer in self._adamw.items():
-            names = self._names[prefix]
-            own = {name: gradients.pop(name) for name in names}
+            own = {name: gradients.pop(name) for name in self._names[prefix]}
             clip, norm = self._settings.grad_clip, self.norm(norms, prefix)
-            if clip and norm > clip:
-                own = {name: gradient * (clip / (norm + 1e-6)) for name, gradient in own.items()}
-            optimizer.learning_rate = self.rate(step, total, prefix)
-            held = {"parameters": {name: values[name] for name in names}}
-            result |= optimizer.apply_gradients({"parameters": own}, held)["parameters"]
+            scale = clip / (norm + 1e-6) if clip and norm > clip else 1.0
+            result |= optimizer.updated(own, values, self.rate(step, total, prefix), scale)
         return result
 
     @property

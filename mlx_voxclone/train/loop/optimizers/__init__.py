@@ -1,0 +1,1 @@
+"""What moves the parameters: AdamW, and one of it for each group of parameters."""
