@@ -66,7 +66,7 @@ async function work() {
 function post(file, name) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", `/voices/${said.voice}/record/files/one?name=${encodeURIComponent(name)}`);
+    request.open("POST", `/voices/${said.voice}/record/files/one?name=${encodeURIComponent(name.toWellFormed?.() ?? name)}`);
     request.setRequestHeader("x-csrf", csrf());
     request.setRequestHeader("content-type", "application/octet-stream");
     request.setRequestHeader("hx-request", "true");
