@@ -252,5 +252,5 @@ def test_hundreds_of_takes_and_files_are_gone_through_by_keyboard(chromium, stud
             page.locator(f"#{of} li.card").nth(3).get_by_role("button", name="Delete").click()
             page.wait_for_function("of => document.querySelectorAll(`#${of} li.card`).length === 20", arg=of)
             assert page.locator(f"#{of} .pager").first.locator("[aria-current=page]").text_content() == "2"
-            page.set_viewport_size(PHONE)
+            page.set_viewport_size({"width": PHONE, "height": 900})
             assert not sideways(page)
