@@ -193,7 +193,7 @@ class Uploads:
             with contextlib.suppress(AudioError):  # the check has told it
                 write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
-        if text is None and self._waits(_key(name)):
+        if text is None and not long and self._waits(_key(name)):
             key = "text_too_long"
         return Received(shown(name), key, {"seconds": round(info.seconds)}, id)
 
