@@ -36,7 +36,7 @@ _PLAIN = ("PCM_", "FLOAT", "DOUBLE")
 
 
 def read_audio(
-    path: AudioSource,
+    path: AudioSource | AudioInfo,
     *,
     max_channels: int = 2,
     start: float | None = None,
@@ -46,7 +46,8 @@ def read_audio(
     """Read audio as 24 kHz mono; the level is kept.
 
     Args:
-        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory.
+        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory; or its
+            `audio_info`, for which all of a long file is looked through: once is enough for many parts.
         max_channels: more channels than this are refused; up to it they are averaged, see `channel`.
         start, end: seconds; only this part is decoded, and it equals that part of the whole.
         channel: of a stereo file: 0, 1 or `stereo.MIXED`; None: what `choose_channel` finds.
@@ -59,10 +60,10 @@ def read_audio(
     part = start is not None or end is not None
     # Of what states no length, as much is counted as the part needs: it begins and ends on a grid of at most a second.
     most = math.inf if part and end is None else end + _RESAMPLE_CONTEXT + 1.1 if end is not None else 0.0
-    info = audio_info(path, most=most)
+    info = path if isinstance(path, AudioInfo) else audio_info(path, most=most)
     check_channels(info, max_channels)
     if info.frames == 0:
-        raise AudioError("zero-length", f"{path}: holds no samples")
+        raise AudioError("zero-length", f"{info.path}: holds no samples")
     if channel is None:
         channel = choose_channel(info) if info.channels == 2 else MIXED
     rate_in = info.sample_rate
@@ -74,7 +75,7 @@ def read_audio(
     if first >= last:
         raise AudioError(
             "zero-length",
-            f"{path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts"
+            f"{info.path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts"
             f" {'more than ' * info.more}{info.seconds:g} s",
         )
     # Input and output grids meet every `step` frames; starting there keeps the part's samples where the whole's are.

@@ -27,6 +27,7 @@ _SOFT_SECONDS = (0.2, 0.6)  # of which so much must be that loud, within so much
 _TAIL_SECONDS = 0.3  # apart from speech that dies away
 _PAUSE_SECONDS = 0.15  # a shorter gap is a stop consonant
 _PLEASANT_SECONDS = 10.0  # the length that pieces are drawn to
+_BLOCK = 1 << 16  # frames that are smoothed at once
 _LONG_PAUSE_SECONDS = 0.7  # silence inside a piece costs from here on
 
 
@@ -291,9 +292,13 @@ def _frames(seconds: float) -> int:
 
 def smoothed(levels: np.ndarray) -> np.ndarray:
     """Mean power of 5 frames (50 ms), in dB: syllables stay, pitch periods and noise flicker go."""
-    power = np.pad(np.power(10.0, levels.astype(np.float64) / 10), 2, mode="edge")
-    total = np.concatenate([[0.0], np.cumsum(power)])
-    return (10 * np.log10(np.maximum((total[5:] - total[:-5]) / 5, 1e-12))).astype(np.float32)
+    padded = np.pad(np.asarray(levels, np.float32), 2, mode="edge")
+    smooth = np.empty(len(levels), np.float32)
+    for first in range(0, len(levels), _BLOCK):  # in float64 all at once, hours would take hundreds of MB
+        power = np.power(10.0, padded[first : first + _BLOCK + 4].astype(np.float64) / 10)
+        total = np.concatenate([[0.0], np.cumsum(power)])
+        smooth[first : first + _BLOCK] = 10 * np.log10(np.maximum((total[5:] - total[:-5]) / 5, 1e-12))
+    return smooth
 
 
 def _without_peaks(smooth: np.ndarray) -> np.ndarray:

@@ -23,10 +23,11 @@ from mlx_voxclone.data.entries import CLIPS, HELDOUT, TRAIN, Entry, is_utf8, sam
 from mlx_voxclone.data.hearing.chapters import cut_chapter
 from mlx_voxclone.data.hearing.check import Compared, compare_texts
 from mlx_voxclone.data.hearing.check import notes as text_notes
-from mlx_voxclone.data.ingest import NOTES, TOO_LONG, Plan, Written, examine, write_pieces
+from mlx_voxclone.data.ingest import TOO_LONG, Plan, Written, examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.recognise.mlx_audio import MlxAudioRecogniser
 from mlx_voxclone.data.recording.heard import Heard, as_json
+from mlx_voxclone.data.recording.remarks import Remarks
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.data.text_checks import may_be_same
 from mlx_voxclone.data.transcribe import Transcriber
@@ -36,6 +37,7 @@ from mlx_voxclone.whisper.hearing import Listener
 
 Progress = Callable[[Iterable, int, str], Iterable]
 _MAX_THREADS = 8
+_NAMED = 3  # clips, in a note
 _DAMAGED = ("unreadable", "truncated", "zero-length")  # what another file of the same recording may not be
 
 
@@ -64,7 +66,7 @@ class Collector:
     _chapters: set[str] = field(default_factory=set)  # long recordings that were cut with their text, by name
     qualities: list[dict[str, Any]] = field(default_factory=list)  # lines of `quality.jsonl`
     _heard: Heard = field(default_factory=Heard)
-    _remarks: dict[str, list[str]] = field(default_factory=dict)  # per key of `ingest.NOTES`: recordings
+    _remarks: Remarks = field(default_factory=Remarks)
 
     def ingest(self, entries: list[Entry], progress: Progress) -> None:
         """Examine and write every recording on threads; the outcome is in the order of the entries."""
@@ -98,7 +100,7 @@ class Collector:
                 if entry is not listed:
                     self._instead.append((self._relative(listed.audio), entry.audio.name))
                 plan, pieces = outcome
-                self._read(entry.audio, plan)
+                self._read(entry.audio, plan, pieces)
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
         for entry, name in long:
@@ -117,7 +119,7 @@ class Collector:
             self._reject(entry, e)
             return
         self._chapters.add(name)
-        self._read(entry.audio, chapter.plan)
+        self._read(entry.audio, chapter.plan, pieces)
         for piece, text in zip(pieces, chapter.texts):
             own = dataclasses.replace(entry, text=text, language=entry.language or chapter.language)
             self._add(own, name, piece, TRAIN, reference, chapter.plan.words)
@@ -160,7 +162,7 @@ class Collector:
                     found[path] = outcome
                     continue
                 plan, pieces = outcome
-                self._remark(path, plan)
+                self._remarks.add(self._relative(path), plan)
                 if plan.seconds > self.options.max_seconds:
                     used = pieces[0].samples / SAMPLE_RATE
                     self.notes.append(f"{path}: of {plan.seconds:.0f} s of reference the first {used:.1f} s are used")
@@ -181,17 +183,13 @@ class Collector:
                 alike = by_digest.get(clip["digest"], clip["source"])
                 clip["source"] = listed.get(files[clip["id"]], alike)
 
-    def _read(self, path: Path, plan: Plan) -> None:
+    def _read(self, path: Path, plan: Plan, pieces: list[Written]) -> None:
         """Count a recording that clips come from: its length, how good it is, and what is odd about it."""
         self.seconds_read += plan.seconds
-        self._remark(path, plan)
+        self._remarks.add(self._relative(path), plan, [piece.name for piece in pieces])
         if plan.quality is not None:
             self._heard.add(self._relative(path), plan.quality)
             self.qualities.append(as_json(self._relative(path), plan.quality))
-
-    def _remark(self, path: Path, plan: Plan) -> None:
-        for key in plan.notes:
-            self._remarks.setdefault(key, []).append(self._relative(path))
 
     def _try(
         self, path: Path, transcribed: bool, name: str, only_first: bool = False
@@ -199,7 +197,8 @@ class Collector:
         try:
             plan = examine(path, transcribed, self.options)
             if only_first:
-                plan = dataclasses.replace(plan, pieces=plan.pieces[:1])
+                first = tuple(part for part in plan.together if part == 0)
+                plan = dataclasses.replace(plan, pieces=plan.pieces[:1], together=first)
             return plan, write_pieces(path, plan, self.directory, name)
         except AudioError as e:
             self._drop_half_done(name)
@@ -280,9 +279,13 @@ class Collector:
                 f"numbers stay in figures where there are no words for them (languages: {', '.join(sorted(figures))});"
                 " give --language if that is wrong"
             )
-        silent = sum(clip["text"] is None for clip in missing)
+        if isinstance(transcriber, Transcriber):
+            self.notes += transcriber.notes()
+        silent = [Path(clip["audio"]).stem for clip in missing if clip["text"] is None]
         if silent:
-            self.notes.append(f"{silent} of {len(missing)} clips: no speech recognised, left without text")
+            which = ", ".join(silent[:_NAMED]) + (", ..." if len(silent) > _NAMED else "")
+            what = f"{len(silent)} of {len(missing)} clips: no speech recognised, left without text"
+            self.notes.append(f"{what} ({which})")
 
     def split(self) -> None:
         """Mark the held-out clips; the same audio is never on both sides, and no training clip has a held-out prompt.
@@ -349,7 +352,7 @@ class Collector:
             "notes": [
                 *self.notes,
                 *self._about_copies(),
-                *remarks(self._remarks),
+                *self._remarks.lines(),
                 *_about_texts(with_text, sum(own["clips"] for own in speakers.values())),
             ],
         }
@@ -368,15 +371,6 @@ class Collector:
 
 def _is_damaged(outcome: Any) -> bool:
     return isinstance(outcome, AudioError) and outcome.reason in _DAMAGED
-
-
-def remarks(found: dict[str, list[str]]) -> list[str]:
-    """Notes on recordings that are kept though something is odd about them: names by key of `ingest.NOTES`."""
-    lines = []
-    for key, names in sorted(found.items()):
-        some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        lines.append(f"{len(names)} recording{'s' * (len(names) > 1)}: {NOTES[key]} ({some})")
-    return lines
 
 
 def _about_texts(with_text: int, clips: int) -> list[str]:

@@ -13,6 +13,7 @@ _MOST_ERRORS = 0.18  # share of bits, at best; copies have up to 0.1, other spee
 _VOTES = 3  # equal words at one offset before two clips are compared
 _NEIGHBOURS = 3  # of equal words, each is compared with so many
 _MOST_WORDS = 1 << 24  # that are looked up, of all clips together; of more, a share chosen by their value
+_BLOCK = 1 << 16  # words that are compared with their neighbours at once: bounds what is in memory beside them
 _TABLE = np.array([bin(k).count("1") for k in range(1 << 16)], np.uint8)
 
 
@@ -62,18 +63,20 @@ def _candidates(prints: Sequence[np.ndarray]) -> Iterable[tuple[int, int, int]]:
         return
     ends = np.cumsum([len(one) for one in prints])
     keys = _keys(prints, int(ends[-1]))
-    if not len(keys):
+    if len(keys) < 2:
         return
     keys.sort()
     lengths = np.array([len(one) for one in prints])
     starts, width = ends - lengths, 2 * int(lengths.max()) + 1
     found = []
     for step in range(1, _NEIGHBOURS + 1):
-        equal = np.flatnonzero(keys[step:] >> np.uint64(32) == keys[:-step] >> np.uint64(32))
-        one, other = ((keys[equal + k] & np.uint64(0xFFFFFFFF)).astype(np.int64) for k in (0, step))
-        a, b = (np.searchsorted(ends, place, side="right") for place in (one, other))
-        apart = (other - starts[b]) - (one - starts[a]) + width // 2
-        found.append(((a * len(prints) + b) * width + apart)[a != b])
+        for first in range(0, len(keys) - step, _BLOCK):
+            part = keys[first : first + _BLOCK + step]
+            equal = np.flatnonzero((part[step:] ^ part[:-step]) >> np.uint64(32) == 0)
+            one, other = ((part[equal + k] & np.uint64(0xFFFFFFFF)).astype(np.int64) for k in (0, step))
+            a, b = (np.searchsorted(ends, place, side="right") for place in (one, other))
+            apart = (other - starts[b]) - (one - starts[a]) + width // 2
+            found.append(((a * len(prints) + b) * width + apart)[a != b])
     pairs, votes = np.unique(np.concatenate(found), return_counts=True)
     near = np.diff(pairs) == 1  # the next offset of the same clips
     together = votes + np.append(np.where(near, votes[1:], 0), 0) + np.append(0, np.where(near, votes[:-1], 0))
@@ -86,14 +89,15 @@ def _candidates(prints: Sequence[np.ndarray]) -> Iterable[tuple[int, int, int]]:
 def _keys(prints: Sequence[np.ndarray], count: int) -> np.ndarray:
     """Word and place, in one number, of the audible words of all clips, or of a share of them that copies share."""
     share = max(1, -(-count // _MOST_WORDS))
-    keys, at = [], 0
+    keys, filled, at = np.empty(count, np.uint64), 0, 0  # what is not filled takes no memory
     for one in prints:
         chosen = np.flatnonzero(
             (one != SILENT) & (one * np.uint32(2654435761) >> np.uint32(8) & 0xFFFF < 65536 // share)
         )
-        keys.append(one[chosen].astype(np.uint64) << np.uint64(32) | (chosen + at).astype(np.uint64))
-        at += len(one)
-    return np.concatenate(keys)
+        words = one[chosen].astype(np.uint64) << np.uint64(32) | (chosen + at).astype(np.uint64)
+        keys[filled : filled + len(words)] = words
+        filled, at = filled + len(words), at + len(one)
+    return keys[:filled]
 
 
 class Sounds:

@@ -18,6 +18,7 @@ from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
 from mlx_voxclone.audio.io import mix_down, read_audio, write_flac, write_wav
 from mlx_voxclone.audio.measure.quality import Quality, QualityMeter, signal_to_noise
+from mlx_voxclone.audio.measure.together import TogetherMeter, together
 from mlx_voxclone.audio.segment import (
     FRAME_SECONDS,
     LevelMeter,
@@ -33,7 +34,7 @@ from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
 Each = Callable[[], object]
-TOO_LONG = "too-long"
+TOO_LONG, TOGETHER = "too-long", "together"
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
 CLEAR = 25.0  # dB of speech over noise, from which on levels tell speech as well as a network (docs/LOG.md)
@@ -43,6 +44,7 @@ NOTES = {  # what a user should know of recordings that are kept
     "differ": "the two channels differ; the louder one is used alone",
     NO_END_FLAG: "an Ogg stream without an end flag; read up to its last page, listen to the end",
     "silero": "noisy; where speech is was found by Silero VAD",
+    TOGETHER: "something else with a pitch sounds beside the voice, as music or a second speaker does; listen to it",
     "soft": "speech at an end is far softer than the rest; it is kept, as its text is",
 }
 
@@ -57,6 +59,7 @@ class Scan:
     channel: Channel
     words: np.ndarray  # its fingerprint, see `audio.fingerprint`
     meter: QualityMeter
+    voices: TogetherMeter  # of the mixdown
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Plan:
     notes: tuple[str, ...] = ()  # keys of `NOTES`
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
     quality: Quality | None = None
+    together: tuple[int, ...] = ()  # pieces in which more sounds than a voice, by number
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ class Usable:
         """With these parts, in seconds, as its clips."""
         scan = self.scan
         quality = scan.meter.quality(scan.levels, self.mask, scan.clipped)
-        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words, quality)
+        shares = scan.voices.shares(pieces) if scan.channel.number == MIXED else []
+        several = tuple(number for number, share in enumerate(shares) if together(share))
+        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words, quality, several)
 
 
 def examine(path: AudioSource, transcribed: bool, options: PrepareOptions, each: Each = lambda: None) -> Plan:
@@ -180,7 +186,7 @@ def scan_recording(info: AudioInfo, each: Each = lambda: None) -> Scan:
     """
     stereo = StereoMeter(info.sample_rate) if info.channels == 2 else None
     meter, fingerprint = LevelMeter(info.sample_rate), FingerprintMeter(info.sample_rate)
-    quality = QualityMeter(info.sample_rate)
+    quality, voices = QualityMeter(info.sample_rate), TogetherMeter(info.sample_rate)
     clipping = [ClippingMeter(info.subtype) for _ in range(info.channels)]
     frames, peaks = 0, np.zeros(info.channels + 1)
     for block in read_blocks(info):
@@ -193,6 +199,7 @@ def scan_recording(info: AudioInfo, each: Each = lambda: None) -> Scan:
         peaks = np.maximum(peaks, [*np.abs(block).max(axis=0), np.abs(mono).max()])
         fingerprint.add(mono)
         quality.add(mono)
+        voices.add(mono)
         if stereo is not None:
             stereo.add(block)
         else:
@@ -202,7 +209,7 @@ def scan_recording(info: AudioInfo, each: Each = lambda: None) -> Scan:
     used = clipping if channel.number == MIXED else [clipping[channel.number]]
     clipped = max(one.share() for one in used)
     levels, peak = meters[channel.number].levels(), float(peaks[channel.number])
-    return Scan(levels, clipped, peak, channel, fingerprint.words(), quality)
+    return Scan(levels, clipped, peak, channel, fingerprint.words(), quality, voices)
 
 
 def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Written]:
@@ -211,8 +218,9 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
     FLAC holds 24 bits and no peak beyond full scale; a piece that has one becomes a float WAV.
     """
     out = []
+    info = audio_info(path)
     for number, (start, end) in enumerate(plan.pieces, 1):
-        samples = read_audio(path, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
+        samples = read_audio(info, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
         stem = name if len(plan.pieces) == 1 else f"{name}~{number:03d}"  # names have no ~
         if np.abs(samples).max() <= 1:
             file = directory / f"{stem}.flac"

@@ -131,7 +131,7 @@ def prepare(
     with ExitStack() as stack:
         transcriber = None
         if options.transcribe and any(entry.text is None for entry in entries):  # loaded first: it fails at once
-            transcriber = stack.enter_context(_recogniser(options))
+            transcriber = stack.enter_context(_recogniser(entries, options))
         listener = _listener(entries, options, transcriber, stack)
         directory = stack.enter_context(atomic_directory(output))
         (directory / CLIPS).mkdir()
@@ -226,10 +226,19 @@ def _scanned(
     return _report(output, summary)
 
 
-def _recogniser(options: PrepareOptions) -> Recogniser:
-    if options.recogniser is None:
-        return Transcriber(options.whisper)
-    return MlxAudioRecogniser(options.recogniser.removeprefix(PREFIX))
+def _recogniser(entries: list[Entry], options: PrepareOptions) -> Recogniser:
+    """What transcribes.
+
+    Raises:
+        DataError: it cannot be loaded, or is a Whisper that knows not the language a recording is said to be in.
+    """
+    if options.recogniser is not None:
+        return MlxAudioRecogniser(options.recogniser.removeprefix(PREFIX))
+    transcriber = Transcriber(options.whisper)
+    stated = {entry.language or options.language for entry in entries if entry.text is None} - {None}
+    for language in sorted(stated):
+        transcriber.check_language(language)
+    return transcriber
 
 
 def _finish(directory: Path, rejected: list[dict[str, Any]], summary: dict[str, Any]) -> None:

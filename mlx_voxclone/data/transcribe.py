@@ -14,20 +14,22 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.whisper.model import WhisperFiles, whisper_module
+from mlx_voxclone.whisper.model import Progress, WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,
-    MIN_LOG_PROBABILITY,
     MIN_SAMPLES,
     WHISPER_RATE,
     check_english,
     language_code,
+    understood,
 )
 
 __all__ = ["LONGEST_SECONDS", "NOT_INSTALLED", "PACKAGE", "Transcriber"]
 
 PACKAGE = "mlx_whisper"
+UNSURE = -0.6  # mean log-probability of a token that an English-only Whisper stays below in German (docs/LOG.md)
+_FEWEST = 3  # clips, to tell by
 NOT_INSTALLED = "transcribing needs mlx-whisper ({}); install it with: pip install 'mlx-voxclone[transcribe]'"
 
 
@@ -36,18 +38,20 @@ class Transcriber:
 
     Args:
         model: directory in mlx-whisper's format (config.json and weights.safetensors or .npz), or a hub id.
+        progress: called while it is loaded, see `WhisperFiles.load`; what it raises ends that.
     Raises:
         DataError: mlx-whisper is not installed, or the model cannot be loaded.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, progress: Progress | None = None) -> None:
         try:
             # Not `mlx_whisper.transcribe`: the package replaces that name by the function.
             self._module = importlib.import_module(f"{PACKAGE}.transcribe")
         except ImportError as e:
             raise DataError(NOT_INSTALLED.format(e)) from None
         self.model = model
-        self.loaded = WhisperFiles(model).load()
+        self.loaded = WhisperFiles(model).load(progress)
+        self._likely: list[float] = []  # mean log-probability of a token, of each clip whose language nobody stated
 
     def __enter__(self) -> "Transcriber":
         return self
@@ -75,6 +79,15 @@ class Transcriber:
         if code != "en" and not self.loaded[0].is_multilingual:
             name = whisper_module("tokenizer").LANGUAGES[code]
             raise DataError(f"{self.model}: was trained on English only, not {name}; name another Whisper")
+
+    def notes(self) -> list[str]:
+        """What the user should know of all texts so far."""
+        if self.loaded[0].is_multilingual or len(self._likely) < _FEWEST or np.median(self._likely) > UNSURE:
+            return []
+        return [
+            f"{self.model} understands English alone and is unsure of most texts; if another language is spoken they"
+            " are wrong: take a multilingual Whisper (its name has no .en), or say --language en"
+        ]
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]:
         """The text of a clip of up to 30 s, and its language.
@@ -114,8 +127,11 @@ class Transcriber:
                 raise
             raise DataError(f"language {language!r}: {e}; Whisper takes codes like en, de, fr") from None
         segments = result["segments"]
-        failed = any(
-            s["compression_ratio"] > MAX_COMPRESSION_RATIO or s["avg_logprob"] < MIN_LOG_PROBABILITY for s in segments
+        if language is None and segments:
+            loops = any(s["compression_ratio"] > MAX_COMPRESSION_RATIO for s in segments)  # very likely, to itself
+            self._likely.append(-np.inf if loops else float(np.mean([s["avg_logprob"] for s in segments])))
+        failed = not all(
+            understood(s["compression_ratio"], s["avg_logprob"], s.get("no_speech_prob", np.nan)) for s in segments
         )
         text = tidy(result["text"])
         return (None if failed else text), result["language"]

@@ -18,6 +18,7 @@ from mlx_voxclone.errors import ConfigError
 _LOOPBACK = "127.0.0.1"
 _LOCAL = ("localhost", _LOOPBACK, "::1")
 _EVERY = ("0.0.0.0", "::", "")
+_HOST_NAME = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\s:/@\[\]]+)(?::\d{1,5})?")
 
 
@@ -79,19 +80,27 @@ def host_of(header: str) -> str | None:
     return bare(found[1]).lower() if found else None
 
 
+def is_name(text: str) -> bool:
+    """Whether a text is a host's name and nothing more: no port, no path, no address in brackets."""
+    return _HOST_NAME.fullmatch(text) is not None
+
+
 class Names:
     """The names that a server answers to: this machine's own ones, and the host that it was told to listen on.
 
     Args:
         host: of `--host`; where it stands for every address (0.0.0.0), any address in digits and this machine's name
             are answered too: neither can be made to point here by somebody else.
+        proxy: name under which a proxy shows the server; None: there is none.
     """
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, proxy: str | None = None) -> None:
         host = bare(host).lower()
         self._everywhere = host in _EVERY
         own = {socket.gethostname().lower(), socket.getfqdn().lower()} if self._everywhere else {host}
         self._names = {*_LOCAL, *own, *(f"{name}.local" for name in own if self._everywhere and "." not in name)}
+        if proxy is not None:
+            self._names.add(proxy.lower())
 
     def __contains__(self, name: str | None) -> bool:
         return name is not None and (name in self._names or (self._everywhere and _is_address(name)))

@@ -16,6 +16,11 @@ class Mistake(VoxcloneError):
         super().__init__(f"{field or 'form'}: {key}")
         self.field, self.key, self.values = field, key, values
 
+    def beside(self, field: str) -> "Mistake":
+        """This one, moved beside another field."""
+        self.field = field
+        return self
+
 
 class Missing(VoxcloneError):
     """Something that is not there, or not this person's: 404."""

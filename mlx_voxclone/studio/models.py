@@ -19,8 +19,9 @@ from mlx_voxclone.adapters.lora import apply_adapters
 from mlx_voxclone.adapters.mix import AdapterSource, mix_adapters
 from mlx_voxclone.adapters.names import TARGETS, block_of
 from mlx_voxclone.api.speech import Adapters, TextToSpeech, adapter_sources
-from mlx_voxclone.checkpoint.release import WEIGHTS, Release
+from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, Release
 from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.files.hub import REPOSITORY, HubAddress, is_address
 from mlx_voxclone.model.generation import join_products
 from mlx_voxclone.model.voxtral import Voxtral
 from mlx_voxclone.process.machine import this_machine
@@ -70,13 +71,15 @@ class Models:
         """A model, ready to speak.
 
         Args:
-            path: directory of a checkpoint.
+            path: directory of a checkpoint, or a model of the hub that was fetched before.
             adapters: a directory of LoRA, or several, which are added up.
             encoder: weights of an encoder for a checkpoint that has none.
-            progress: called with the bytes read, those in all, and "loading"; what it raises ends the loading.
+            progress: called with the bytes read, those in all, and "loading"; what it raises ends the loading, and the
+                memory is given back.
 
         Raises:
-            CheckpointError, ConfigError: see `mlx_voxclone.load`; a folder that is gone, though its model is in memory.
+            CheckpointError, ConfigError: see `mlx_voxclone.load`; a folder that is gone, though its model is in memory;
+                a model of the hub that is not on this machine.
         """
         return TextToSpeech(self.core(path, adapters=adapters, encoder=encoder, progress=progress))
 
@@ -89,7 +92,7 @@ class Models:
         progress: Progress | None = None,
     ) -> Speaker:
         """What `speaker` stands on, for those who narrate chunk by chunk; the same arguments and errors."""
-        release = Release(path)
+        release = Release(_on_this_machine(path))
         files = [_stamp(release.path / WEIGHTS), *([] if encoder is None else [_stamp(Path(encoder))])]
         key = tuple(files)
         base = self._bases.pop(key, None)
@@ -99,7 +102,7 @@ class Models:
         # The folder may have got or lost voices since.
         base.speaker.release = release
         sources = adapter_sources(adapters)
-        return base.speaker if not sources else self._adapted(base, release, sources)
+        return base.speaker if not sources else self._adapted(base, release, sources, progress)
 
     @property
     def loaded(self) -> list[Path]:
@@ -107,7 +110,7 @@ class Models:
         return [base.speaker.release.path for base in self._bases.values()]
 
     def forget(self, folder: str | Path | None = None) -> None:
-        """Give back the memory of what lies in a folder, models and adapters; None: of everything."""
+        """Give back the memory of what lies, or lay, in a folder, models and adapters; None: of everything."""
         place = None if folder is None else Path(folder).resolve()
 
         def inside(stamp: _Stamp) -> bool:
@@ -122,8 +125,13 @@ class Models:
         dtype = mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
         self._make_room((release.path / WEIGHTS).stat().st_size * dtype.size // mx.bfloat16.size)
         speaker = Speaker.load(release.path, encoder=encoder, dtype=dtype)
-        nbytes = _read(speaker.model, progress)
-        join_products(speaker.model)  # before adapters part what they change
+        try:
+            nbytes = _read(_arrays(speaker.model), progress)
+            join_products(speaker.model)  # before adapters part what they change
+        except BaseException:  # cancelled, say
+            del speaker
+            _give_back()
+            raise
         return _Base(speaker, nbytes)
 
     def _make_room(self, nbytes: int) -> None:
@@ -135,7 +143,9 @@ class Models:
             del self._bases[next(iter(self._bases))]
             _give_back()
 
-    def _adapted(self, base: _Base, release: Release, sources: Sequence[AdapterSource]) -> Speaker:
+    def _adapted(
+        self, base: _Base, release: Release, sources: Sequence[AdapterSource], progress: Progress | None
+    ) -> Speaker:
         key = tuple((_stamp(source.directory / TENSORS), source.weight) for source in sources)
         adapted = base.adapted.pop(key, None)
         if adapted is None:
@@ -145,7 +155,7 @@ class Models:
                 _give_back()
             model = over_same_weights(base.speaker.model)
             apply_adapters(model, changes)
-            mx.eval(model.parameters())
+            _read(_arrays(model), progress)
             adapted = Speaker(release, model, base.speaker.tokenizer)
         base.adapted[key] = adapted
         adapted.release = release
@@ -162,16 +172,38 @@ def over_same_weights(model: Voxtral) -> Voxtral:
     return other
 
 
-def _read(model: nn.Module, progress: Progress | None) -> int:
-    """Read all weights now; returns their bytes."""
-    arrays = [array for module in model.modules() for array in module.values() if isinstance(array, mx.array)]
+def _arrays(model: nn.Module) -> list[mx.array]:
+    return [array for module in model.modules() for array in module.values() if isinstance(array, mx.array)]
+
+
+def _read(arrays: list[mx.array], progress: Progress | None) -> int:
+    """Read all weights now; returns their bytes. The list is empty at the end, so that an error holds none of them."""
     total, done = sum(array.nbytes for array in arrays), 0
-    for array in arrays:
-        mx.eval(array)
-        done += array.nbytes
-        if progress is not None:
-            progress(done, total, LOADING)
+    try:
+        for k in range(len(arrays)):
+            mx.eval(arrays[k])
+            done += arrays[k].nbytes
+            if progress is not None:
+                progress(done, total, LOADING)
+    finally:
+        arrays.clear()
     return total
+
+
+def _on_this_machine(model: str | Path) -> str | Path:
+    """A directory as it is; a model of the hub where it was fetched to. Fetching it here could not be cancelled, and
+    nothing else would compute meanwhile. Raises CheckpointError."""
+    name = str(model)
+    if Path(name).is_dir() or not (is_address(name) or REPOSITORY.fullmatch(name)):
+        return model
+    from huggingface_hub import try_to_load_from_cache
+
+    address = HubAddress.parse(name) if is_address(name) else HubAddress(name)
+    wanted = (PARAMS, WEIGHTS, TEKKEN)
+    found = [try_to_load_from_cache(address.repository, file, revision=address.revision) for file in wanted]
+    if not all(isinstance(one, str) for one in found):
+        raise CheckpointError(f"{model}: is not on this machine any more; download it again in step 1")
+    return Path(str(found[0])).parent
 
 
 def _stamp(path: Path) -> _Stamp:

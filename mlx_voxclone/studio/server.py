@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.serve.web.listener import WebServer
+from mlx_voxclone.studio.leftovers import clear
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
@@ -19,21 +20,32 @@ class Served:
         taken: a bound socket, see `take_port`.
         host: that it listens on; beside localhost the one name that is answered.
         tokens: who is let in; None: everybody, as `me`.
+        proxy: name under which a proxy shows the studio to others, by https; None: there is none.
 
     Raises:
         ConfigError: another program listens there already.
     """
 
-    def __init__(self, studio: Studio, taken: socket.socket, host: str, tokens: Tokens | None = None) -> None:
+    def __init__(
+        self,
+        studio: Studio,
+        taken: socket.socket,
+        host: str,
+        tokens: Tokens | None = None,
+        proxy: str | None = None,
+    ) -> None:
         self.studio = studio
-        self._web = WebServer(Access(application(studio), Names(host), tokens, tell=closed), taken)
+        door = Access(application(studio), Names(host, proxy), tokens, tell=closed, proxied=proxy is not None)
+        self._web = WebServer(door, taken)
 
     @property
     def port(self) -> int:
         return self._web.port
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
-        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it."""
+        """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it. What an earlier end
+        has left in the folder is deleted first."""
+        clear(self.studio.home)
         self._web.start()
         self.studio.trainings.watch()
         try:

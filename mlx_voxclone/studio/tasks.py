@@ -12,18 +12,21 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Literal
+from concurrent.futures import Future
+from typing import Any, Literal, TypeVar
 
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
 from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
-from mlx_voxclone.studio.mistakes import Cancelled, Missing
+from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 Lane = Literal["compute", "files"]
 ENDED = "the studio was closed before this was done"
+MOST_OPEN = 20  # tasks of a person that wait or run
 _KEPT = 100  # tasks of a person that have ended
-_PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end
+_PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end, and others whether they are cancelled
+_Found = TypeVar("_Found")
 
 
 class Task:
@@ -38,6 +41,7 @@ class Task:
     def __init__(self, person: Person, kind: str, title: str, project: str | None, lane: Lane) -> None:
         self.person, self.kind, self.title, self.project, self.lane = person, kind, title, project, lane
         self.id, self.created = new_id(), time.time()
+        self.once: str | None = None  # see `Tasks.start`
         self.state: State = "waiting"
         self.done, self.total, self.what = 0, None, ""
         self.error, self.result = "", {}
@@ -121,6 +125,30 @@ class Task:
 Work = Callable[[Task], dict[str, Any] | None]
 
 
+def beside(task: Task, work: Callable[[], _Found]) -> _Found:
+    """What cannot be stopped half way (an import, an answer from the network), on a thread of its own, so that a task
+    which is cancelled does not wait for it. Nothing that MLX computes; what `work` raises is raised.
+
+    Raises:
+        Cancelled: the work goes on by itself, and what it finds is of no use.
+    """
+    found: Future[_Found] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as e:
+            found.set_exception(e)
+
+    threading.Thread(target=run, name="beside", daemon=True).start()
+    while True:
+        task.check()
+        with contextlib.suppress(TimeoutError):
+            found.exception(_PATIENCE)
+        if found.done():
+            return found.result()
+
+
 class Tasks:
     """All tasks of a studio.
 
@@ -133,6 +161,7 @@ class Tasks:
             "compute": queue.SimpleQueue(),
             "files": queue.SimpleQueue(),
         }
+        self._steps: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._tasks: dict[str, Task] = {}
         for person in home.people():
@@ -149,15 +178,37 @@ class Tasks:
         *,
         project: Project | None = None,
         lane: Lane = "compute",
+        once: str | None = None,
+        limited: bool = True,
     ) -> Task:
-        """Queue `work(task)`, which returns the task's result; it ends at the next `task.check()` when cancelled."""
+        """Queue `work(task)`, which returns the task's result; it ends at the next `task.check()` when cancelled.
+
+        Args:
+            once: what is asked for, as against other tasks of this kind and voice. While one that was asked for the
+                same is open, that one is returned and nothing is queued: two clicks, two tabs. None: every call counts.
+            limited: whether the person's open tasks are counted; not where a task begins the next one.
+
+        Raises:
+            Mistake: the person has `MOST_OPEN` open. CheckpointError: it cannot be noted.
+        """
         task = Task(person, kind, title, project.id if project else None, lane)
-        task.note()
+        task.once = once
         with self._lock:
+            if (same := self._same(person, kind, project, once)) is not None:
+                return same
+            still = sum(one.open and one.person.name == person.name for one in self._tasks.values())
+            if limited and still >= MOST_OPEN:
+                raise Mistake("", "tasks.too_many", most=MOST_OPEN)
+            task.note()
             self._tasks[task.id] = task
             self._forget(person)
         self._lanes[lane].put((task, work))
         return task
+
+    def same(self, person: Person, kind: str, once: str, project: Project | None = None) -> Task | None:
+        """The open task that `start` would return in the place of a new one."""
+        with self._lock:
+            return self._same(person, kind, project, once)
 
     def get(self, person: Person, id: str) -> Task:
         """A person's task. Raises Missing."""
@@ -195,14 +246,21 @@ class Tasks:
                 for other in self._tasks.values()
             )
 
+    def between(self, step: Callable[[], object]) -> None:
+        """Have the thread that computes do something short before its next task; called in any thread. Nobody sees it,
+        and what it raises is printed."""
+        self._steps.put(step)
+
     def run(self) -> None:
         """Do what computes until `close`; on the main thread."""
         while not self._ended.is_set():
+            self._take_steps()
             try:
                 job = self._lanes["compute"].get(timeout=_PATIENCE)
             except queue.Empty:
                 continue
             if job is not None:
+                self._take_steps()
                 self._carry_out(*job)
 
     def close(self) -> None:
@@ -219,6 +277,17 @@ class Tasks:
         for task in still:
             if task.open:
                 self._end(task, "failed", ENDED)
+
+    def _take_steps(self) -> None:
+        while True:
+            try:
+                step = self._steps.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                step()
+            except Exception as e:
+                traceback.print_exception(e)
 
     def _run_files(self) -> None:
         while (job := self._lanes["files"].get()) is not None and not self._ended.is_set():
@@ -255,6 +324,19 @@ class Tasks:
                 path.unlink(missing_ok=True)
                 continue
             self._tasks[task.id] = task
+
+    def _same(self, person: Person, kind: str, project: Project | None, once: str | None) -> Task | None:
+        if once is None:
+            return None
+        asked = person.name, kind, project.id if project else None, once
+        return next(
+            (
+                task
+                for task in self._tasks.values()
+                if task.open and not task.cancelling and (task.person.name, task.kind, task.project, task.once) == asked
+            ),
+            None,
+        )
 
     def _forget(self, person: Person) -> None:
         """Drop the oldest ones that have ended."""

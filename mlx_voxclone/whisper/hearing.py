@@ -20,7 +20,7 @@ from mlx_voxclone.whisper.model import WhisperFiles
 from mlx_voxclone.whisper.reader import Reader, Reading, check_english, known_language
 from mlx_voxclone.whisper.words import Word, timed_words, token_frames
 
-_FORMAT = 2  # changes with what is heard or how it is kept
+_FORMAT = 3  # changes with what is heard or how it is kept
 _DIGITS = 16  # of digests, in names
 
 

@@ -6,6 +6,7 @@ seconds of imports) is needed only to run it.
 
 import hashlib
 import importlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,9 @@ from mlx_voxclone.whisper.alignment import CONTEXT_FRAMES
 
 CONFIG = "config.json"
 WEIGHTS = ("weights.safetensors", "weights.npz")  # the order in which mlx-whisper looks for them
+Progress = Callable[[int, int, str], object]  # done, total, what
+LOADING = "loading"  # what progress is reported under
+_PIECE = 16 << 20  # bytes that are read at once
 _SIZES = (
     *("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer"),
     *("n_vocab", "n_text_ctx", "n_text_state", "n_text_head", "n_text_layer"),
@@ -133,8 +137,11 @@ class WhisperFiles:
             raise self._not_loaded(e) from None
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def load(self) -> tuple[Any, bool]:
+    def load(self, progress: Progress | None = None) -> tuple[Any, bool]:
         """The model (mlx_whisper.whisper.Whisper), and whether it computes in float16 (on a GPU) or float32.
+
+        Args:
+            progress: called with the bytes read, those in all, and "loading"; what it raises ends the loading.
 
         Raises:
             DataError: mlx-whisper is not installed, or the model cannot be loaded, or its tensors do not fit.
@@ -145,6 +152,8 @@ class WhisperFiles:
 
         half = mx.default_device() == mx.Device(mx.gpu)  # float16 is slow on a CPU
         dtype = mx.float16 if half else mx.float32
+        if progress is not None:
+            self._read_ahead(progress)
         try:
             model = loader.load_model(str(self.directory), dtype)
             stored = mx.load(str(self.weights))
@@ -156,6 +165,19 @@ class WhisperFiles:
         model.set_dtype(dtype)  # the file's own may be the other one
         model.freeze()
         return model, half
+
+    def _read_ahead(self, progress: Progress) -> None:
+        """Have the system read the weights piece by piece; mlx-whisper, which loads them in one go, then waits for no
+        disk."""
+        try:
+            with open(self.weights, "rb", buffering=0) as file:
+                total, done = self.weights.stat().st_size, 0
+                progress(done, total, LOADING)
+                while count := len(file.read(_PIECE)):
+                    done += count
+                    progress(min(done, total), total, LOADING)
+        except OSError as e:
+            raise self._not_loaded(e) from None
 
     def _check_tensors(self, model: Any, stored: dict[str, Any]) -> None:
         """mlx-whisper takes what the file has and leaves the rest as it was drawn at random, whatever its shape."""

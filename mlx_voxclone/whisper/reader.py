@@ -19,6 +19,8 @@ MIN_SAMPLES = 400  # one window of Whisper's spectrogram
 # Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
 MAX_COMPRESSION_RATIO = 2.4
 MIN_LOG_PROBABILITY = -1.0
+# Where Whisper itself thinks that nobody speaks and is unsure of its words, they are of its own making (docs/LOG.md).
+MAX_NO_SPEECH, MIN_SURE = 0.6, -0.6
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,22 @@ class Reader:
             language=tokenizer.language or "en", temperature=0.0, without_timestamps=True, fp16=self.half
         )
         result = self.model.decode(features[0], options)
-        if result.compression_ratio > MAX_COMPRESSION_RATIO or not result.avg_logprob >= MIN_LOG_PROBABILITY:
+        if not understood(result.compression_ratio, result.avg_logprob, result.no_speech_prob):
             return []
         return [token for token in result.tokens if token < tokenizer.eot] if result.text.strip() else []
+
+
+def understood(compression: float, probability: float, no_speech: float) -> bool:
+    """Whether a decoding is what was said, by Whisper's own figures.
+
+    Args:
+        compression: of its text, the ratio.
+        probability: mean log-probability of a token.
+        no_speech: probability that nobody speaks; NaN: not known.
+    """
+    if compression > MAX_COMPRESSION_RATIO or not probability >= MIN_LOG_PROBABILITY:
+        return False
+    return not (no_speech > MAX_NO_SPEECH and probability < MIN_SURE)
 
 
 def known_language(language: str) -> str:

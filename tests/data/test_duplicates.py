@@ -1,6 +1,7 @@
 """Clips that sound the same are found whatever the codec, level, rate or start, and others are not."""
 
 import json
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -10,6 +11,7 @@ from recordings import SPEECH, folder_of, needs_speech, silence, talk
 
 from mlx_voxclone.audio.fingerprint import SILENT, WORDS_PER_SECOND, FingerprintMeter, part
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample, write_wav
+from mlx_voxclone.data import duplicates
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.duplicates import Sounds, groups
 from mlx_voxclone.data.listings.manifest import read_listing
@@ -74,6 +76,33 @@ def test_a_part_of_a_recording_is_found_and_known_copies_are_kept():
     assert groups(prints[:2], [0, 0]) == [0, 0]
     assert groups([]) == []
     assert groups([words(silence(2)), words(np.zeros(48_000, np.float32)), words(talk(0.02))]) == [0, 1, 2]
+
+
+def speechlike(rng: np.random.Generator, length: int) -> np.ndarray:
+    """Words as of speech: of one to the next, few bits change."""
+    bits = (np.cumsum(rng.random((length, 32)) < 0.04, axis=0) + rng.integers(0, 2, 32)) % 2
+    return (bits.astype(np.uint64) @ (1 << np.arange(32, dtype=np.uint64))).astype(np.uint32) | np.uint32(1)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 16])
+def test_blocks_of_words_change_nothing(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    prints = [speechlike(rng, 200) for _ in range(12)]
+    prints += [prints[3][20:150], np.concatenate([speechlike(rng, 50), prints[7]]), prints[3][:100]]
+    monkeypatch.setattr(duplicates, "_BLOCK", block)
+    assert groups(prints) == [*range(12), 3, 7, 3]
+    assert groups([prints[0][:1], np.zeros(3, np.uint32)]) == [0, 1]
+
+
+def test_looking_for_copies_takes_little_beside_the_words():
+    """One number of 64 bits a word, and what a block takes; everything at once would be six times that."""
+    rng = np.random.default_rng(0)
+    prints = [speechlike(rng, 20_000) for _ in range(50)]
+    tracemalloc.start()
+    assert groups(prints) == list(range(50))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 1_000_000 + 8e6
 
 
 @pytest.mark.parametrize("rate", [8000, 16_000, 44_100])

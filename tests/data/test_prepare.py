@@ -10,8 +10,9 @@ import pytest
 import soundfile
 from recordings import SPEECH, files, folder_of, needs_speech, rejections, silence, talk
 
+from mlx_voxclone.audio import decode
 from mlx_voxclone.audio.decode import audio_info
-from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, write_wav
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample, write_wav
 from mlx_voxclone.data import ingest
 from mlx_voxclone.data.clips import PreparedData
 from mlx_voxclone.data.options import PrepareOptions
@@ -274,6 +275,40 @@ def test_the_bounds_are_options(tmp_path):
 def test_options_out_of_bounds(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))):
         PrepareOptions(**wrong)
+
+
+def test_a_long_recording_is_looked_through_once_however_many_clips_it_gives(tmp_path, monkeypatch):
+    """The container's check reads all of a FLAC: with one for each clip, hours would take hours."""
+    looked, check = [], decode.check_container
+    monkeypatch.setattr(decode, "check_container", lambda path: looked.append(path) or check(path))
+    speech = np.concatenate([part for seed in range(8) for part in (talk(3, seed), silence(0.5))])
+    (tmp_path / "r").mkdir()
+    soundfile.write(tmp_path / "r" / "long.flac", speech, SAMPLE_RATE)
+    calls = {}
+    for longest in (5.0, 20.0):
+        looked.clear()
+        report = prepare(tmp_path / "r", tmp_path / f"out-{longest}", PrepareOptions(max_seconds=longest))
+        calls[sum(report.clips.values())] = len(looked)
+    few, many = sorted(calls)
+    assert many >= few + 4
+    assert calls[few] == calls[many]
+
+
+@pytest.mark.parametrize(("seconds", "noise"), [(2.0, 0.0), (2.0, 3e-4), (0.6, 0.0), (0.6, 3e-4)])
+def test_one_word_in_much_silence(tmp_path, seconds, noise):
+    """It is the one clip, or too short for one, which one line says; nothing else is taken for speech."""
+    rng, word = np.random.default_rng(0), resample(talk(seconds, 1), SAMPLE_RATE, 16_000)
+    samples = (noise * rng.standard_normal(120 * 16_000)).astype(np.float32)
+    samples[80 * 16_000 : 80 * 16_000 + len(word)] += word
+    write_wav(tmp_path / "night.wav", samples, sample_rate=16_000)
+    if seconds < 1:
+        with pytest.raises(DataError, match=r"no usable recording \(1 too-short\); .*night.wav: 0\.\d+ s of"):
+            prepare(tmp_path / "night.wav", tmp_path / "out")
+        return
+    prepare(tmp_path / "night.wav", tmp_path / "out", PrepareOptions(heldout=0))
+    (clip,) = PreparedData.load(tmp_path / "out").clips
+    assert abs(clip.start - 80) < 0.5
+    assert abs(clip.seconds - seconds) < 0.6
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Transcribing through mlx-whisper itself, with tiny models written in its own format: one that says a given sentence
 whatever it hears, one that guesses at random. No network, no ffmpeg."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -93,15 +94,22 @@ def test_a_guess_is_no_text(tmp_path):
     folder = recordings(tmp_path / "r", 2)
     report = prepare(folder, tmp_path / "out", PrepareOptions(transcribe=True, whisper_model=str(model)))
     assert report.with_text == 0
-    assert "2 of 2 clips: no speech recognised, left without text" in report.notes
+    assert "2 of 2 clips: no speech recognised, left without text (0, 1)" in report.notes
 
 
 @needs_whisper
 @pytest.mark.parametrize(
-    ("compression", "probability", "text"), [(1.2, -0.3, "Words."), (2.5, -0.3, None), (1.2, -1.1, None)]
+    ("compression", "probability", "no_speech", "text"),
+    [
+        (1.2, -0.3, 0.1, "Words."),
+        (2.5, -0.3, 0.1, None),
+        (1.2, -1.1, 0.1, None),
+        (1.2, -0.96, 0.9, None),  # what it makes of music
+        (1.2, -0.3, 0.9, "Words."),  # sure of every word
+    ],
 )
 def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
-    talking_whisper, tmp_path, monkeypatch, compression, probability, text
+    talking_whisper, tmp_path, monkeypatch, compression, probability, no_speech, text
 ):
     heard = []
 
@@ -110,7 +118,7 @@ def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
         return {
             "text": " Words. ",
             "language": "en",
-            "segments": [{"compression_ratio": compression, "avg_logprob": probability}],
+            "segments": [{"compression_ratio": compression, "avg_logprob": probability, "no_speech_prob": no_speech}],
         }
 
     with Transcriber(str(talking_whisper)) as transcriber:
@@ -119,6 +127,36 @@ def test_a_decoding_beyond_whispers_own_limits_counts_as_failed(
         assert transcriber.transcribe(tmp_path / "a.wav") == (text, "en")
     assert len(heard[0]) == 16_000  # a second at Whisper's rate
     assert heard[0].dtype == np.float32
+
+
+@needs_whisper
+@pytest.mark.parametrize(
+    ("probability", "compression", "vocabulary", "language", "told"),
+    [
+        (-0.9, 1.2, 51864, None, True),
+        (-0.1, 9.0, 51864, None, True),  # it goes round in circles
+        (-0.3, 1.2, 51864, None, False),
+        (-0.9, 1.2, 51864, "en", False),
+        (-0.9, 1.2, 51865, None, False),
+    ],
+)
+def test_an_english_whisper_that_is_unsure_is_told(
+    tmp_path, monkeypatch, probability, compression, vocabulary, language, told
+):
+    """It writes English words whatever it hears."""
+    model = str(write_whisper(tmp_path / "tiny.en", n_vocab=vocabulary))
+    found = {
+        "text": " I am very happy to be.",
+        "language": "en",
+        "segments": [{"compression_ratio": compression, "avg_logprob": probability}],
+    }
+    module = importlib.import_module("mlx_whisper.transcribe")
+    monkeypatch.setattr(module, "transcribe", lambda samples, **_: found)
+    options = {"transcribe": True, "whisper_model": model, "language": language}
+    report = prepare(recordings(tmp_path / "r", 4), tmp_path / "out", PrepareOptions(**options))
+    notes = [note for note in report.notes if "understands English alone and is unsure" in note]
+    assert len(notes) == told
+    assert report.with_text == (4 if compression < 2.4 else 0)
 
 
 @needs_whisper
@@ -133,6 +171,21 @@ def test_a_model_that_does_not_load_is_one_line_before_any_work(tmp_path, damage
         prepare(recordings(tmp_path / "r", 1), tmp_path / "out", options)
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "r"]
+
+
+@needs_whisper
+def test_a_language_that_it_does_not_know_is_one_line_before_any_work(tmp_path):
+    """Also where one recording alone is said to be in it."""
+    model = write_whisper(tmp_path / "tiny.en", n_vocab=51864)
+    folder = recordings(tmp_path / "r", 2)
+    options = {"transcribe": True, "whisper_model": str(model)}
+    with pytest.raises(DataError, match=r"tiny\.en: was trained on English only, not german; name another Whisper"):
+        prepare(folder, tmp_path / "out", PrepareOptions(**options, language="de"))
+    lines = [{"audio": "0.wav"}, {"audio": "1.wav", "language": "tlh"}]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(DataError, match=r"language 'tlh': no Whisper knows it"):
+        prepare(folder / "manifest.jsonl", tmp_path / "out", PrepareOptions(**options))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r", "tiny.en"]
 
 
 def test_without_mlx_whisper_one_line_says_how_to_get_it(tmp_path, monkeypatch):

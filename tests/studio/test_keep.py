@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -21,9 +22,11 @@ from mlx_voxclone.studio.keep import exports, publishing, removal
 from mlx_voxclone.studio.keep.cards import LONGEST_TITLE
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.tasks import MOST_OPEN
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
+from mlx_voxclone.studio.web.languages import texts
 
 pytest_plugins = ["baking", "hub_fixtures"]
 AGREED = {"who": "Ann Lee", "when": "2026-05-02T10:00:00+00:00", "purpose": "audiobooks", "statement": "I agree."}
@@ -233,6 +236,18 @@ def test_baking_needs_space_and_something_to_bake(browser, ready, voice, monkeyp
     shutil.rmtree(ready.run)
     with pytest.raises(Mistake, match="not_trained"):
         exports.bake(ready, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "form"), [("bake", {"bits": "8"}), ("publish", {"repository": "ann/voice", "consent": CONSENT})]
+)
+def test_too_many_tasks_are_a_sentence(browser, studio, me, ready, address, form):
+    for _ in range(MOST_OPEN):
+        studio.tasks.start(me, "other", "x", lambda task: None)
+    answer = browser.submit(f"/voices/{ready.id}/{address}", form)
+    assert answer.status_code == 422
+    assert re.findall(r'role="alert">([^<]+)<', answer.text) == [texts("en")["tasks.too_many"].format(most=MOST_OPEN)]
+    assert len(studio.tasks.list(me)) == MOST_OPEN
 
 
 STAND_IN = """

@@ -49,7 +49,7 @@ def trained(project):
 def benches(monkeypatch):
     """Those that the pages make."""
     made = []
-    monkeypatch.setattr(pages, "Bench", lambda models: made.append(Tones()) or made[-1])
+    monkeypatch.setattr(pages, "Bench", lambda *_: made.append(Tones()) or made[-1])
     return made
 
 
@@ -169,7 +169,7 @@ def test_the_bench_speaks_as_the_python_api_does(miniature, tmp_path, monkeypatc
     rows = tts.voice_from(miniature / "voice_embedding" / "casual_male.safetensors").rows
     save_tensors(tmp_path / "ann.safetensors", {"embedding": rows})
     variant, frames = Variant("tuned", str(miniature), voice=tmp_path / "ann.safetensors"), []
-    bench = Bench(models)
+    bench = Bench(models, lambda *_: None)
     said = bench.say(variant, "Hello.", 3, frames.append)
     with pytest.warns(UserWarning, match="cut off") if not said.ended else pytest.MonkeyPatch.context():
         expected = tts.say("Hello.", "casual_male", seed=3, max_seconds=1)

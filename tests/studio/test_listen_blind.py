@@ -235,7 +235,7 @@ def wait(studio, me, project, kind):
 
 
 def test_from_beginning_to_report(studio, browser, me, project, monkeypatch):
-    monkeypatch.setattr(blind_pages, "Bench", lambda models: Tones())
+    monkeypatch.setattr(blind_pages, "Bench", Tones)
     place = f"/voices/{project.id}/listen/blind"
     page = browser.get(place).text
     assert re.search(r'value="original" selected.*value="adapted" selected', page, re.S)
@@ -247,7 +247,8 @@ def test_from_beginning_to_report(studio, browser, me, project, monkeypatch):
         assert answer.status_code == 422
         assert re.search(rf'id="{field}-mistake" role="alert">[^<]+<', answer.text)
     assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 303
-    assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 422  # being prepared
+    assert browser.submit(place, {"first": "original", "second": "adapted"}).status_code == 303  # that very one
+    assert browser.submit(place, {"first": "tuned", "second": "adapted"}).status_code == 422  # one is being prepared
     assert wait(studio, me, project, "blind").state == "done"
     (test,) = blind_tests(project.listening)
     for number, pair in enumerate(test.pairs, start=1):

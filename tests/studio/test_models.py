@@ -16,6 +16,8 @@ from mlx_voxclone.speech.speaker import Speaker
 from mlx_voxclone.studio.mistakes import Cancelled
 from mlx_voxclone.studio.models import LOADING, Models
 
+pytest_plugins = ["hub_fixtures"]
+
 TEXT, VOICE = "Good morning.", "casual_female"
 
 
@@ -178,3 +180,92 @@ def test_loading_is_told_and_can_be_cancelled(bases):
         models.core(bases[1], progress=cancel)
     assert models.loaded == [bases[0]]
     assert len(models.core(bases[1]).voices) > 0
+
+
+def stopped_at(step):
+    """Progress that cancels at its `step`th call."""
+    calls = iter(range(step))
+
+    def progress(done, total, what):
+        if next(calls, None) is None:
+            raise Cancelled("cancelled")
+
+    return progress
+
+
+def test_one_cancelled_half_way_leaves_no_memory_behind(bases):
+    mx.clear_cache()
+    models, before = Models(), mx.get_active_memory()
+    with pytest.raises(Cancelled):
+        models.core(bases[0], progress=stopped_at(20))
+    assert mx.get_active_memory() <= before
+    assert mx.get_cache_memory() == 0
+
+
+def test_taking_adapters_can_be_cancelled(bases, tmp_path):
+    models, made = Models(), adapters(tmp_path / "loud", bases[0], 1.0)
+    models.core(bases[0])
+    with pytest.raises(Cancelled):
+        models.core(bases[0], adapters=made, progress=stopped_at(0))
+    assert models.core(bases[0], adapters=made).voices
+
+
+@pytest.mark.parametrize("name", ["ann/voxtral", "hf://ann/voxtral", "hf://ann/voxtral@main"])
+def test_nothing_is_fetched_where_that_could_not_be_cancelled(hub, bases, name):
+    files = {path.relative_to(bases[0]).as_posix(): path.read_bytes() for path in bases[0].rglob("*") if path.is_file()}
+    hub.make("ann/voxtral", files)
+    with pytest.raises(CheckpointError, match="not on this machine any more"):
+        Models().core(name)
+    assert not hub.requests
+    there = Release(name).path
+    asked = len(hub.requests)
+    models = Models()
+    assert models.core(name).voices
+    assert models.loaded == [there]
+    assert len(hub.requests) == asked
+
+
+@pytest.fixture
+def learnt(me, bases):
+    """A voice whose training has made a checkpoint and adapters of a base."""
+    voice = me.new_project("Ann", "en")
+    shutil.copytree(bases[0], voice.run / "baked")
+    adapters(voice.run / "speaker" / "best", bases[1], 0.1)
+    return voice
+
+
+def test_a_deleted_voice_leaves_memory(studio, browser, learnt, bases):
+    """On this thread, the one that computes: after what it is doing, and before what waits for it."""
+    core, order, me = studio.models.core, [], learnt.person
+    baked = weakref.ref(core(learnt.run / "baked").model)
+    adapted = weakref.ref(core(bases[1], adapters=learnt.run / "speaker" / "best").model)
+    base = weakref.ref(core(bases[1]).model)
+    address = f"/voices/{learnt.id}/delete"
+
+    def work(task):
+        assert browser.submit(address, {"typed": "Ann"}).status_code == 303
+        order.append(baked() is None)
+
+    studio.tasks.start(me, "other", "x", work)
+    studio.tasks.start(me, "other", "x", lambda task: order.append(baked() is None))
+    studio.tasks.start(me, "other", "x", lambda task: studio.tasks._ended.set())
+    studio.tasks.run()
+    assert order == [False, True]
+    assert adapted() is None
+    assert base() is not None
+    assert studio.models.loaded == [bases[1]]
+
+
+def test_what_a_step_raises_stops_nobody(studio, me, capsys):
+    studio.tasks.between(lambda: 1 / 0)
+    task = studio.tasks.start(me, "other", "x", lambda task: studio.tasks._ended.set())
+    studio.tasks.run()
+    assert task.state == "done"
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_voice_that_is_not_deleted_stays_in_memory(studio, browser, learnt):
+    studio.models.core(learnt.run / "baked")
+    assert browser.submit(f"/voices/{learnt.id}/delete", {"typed": "Ben"}).status_code == 422
+    studio.tasks._take_steps()
+    assert studio.models.loaded == [learnt.run / "baked"]

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -357,23 +356,3 @@ def test_a_long_recording_is_cut_with_its_text(voice, bring, task, talking, monk
     Uploads(voice).set_text(received.id, "another text")  # it is cut anew
     assert long.unheard(voice)[0] == [received.id]
     assert not Shelf(voice.clips).ids()
-
-
-def test_a_whisper_is_at_hand_or_not(tmp_path):
-    assert long.at_hand(str(tmp_path))
-    assert not long.at_hand("nobody/has-this-whisper")
-    assert long.at_hand("no such name")  # loading it says what is wrong
-
-
-def test_fetching_ends_with_its_process(task, tmp_path):
-    import sys
-
-    assert long.fetch("x", task, [sys.executable, "-c", ""]) == {}
-    failing = [sys.executable, "-c", "import sys; sys.exit('mlx.DataError: x: there is none')"]
-    with pytest.raises(DataError, match=r"x: not fetched \(x: there is none\)"):
-        long.fetch("x", task, failing)
-    marker = tmp_path / "alive"
-    script = f"import pathlib, time; pathlib.Path({str(marker)!r}).touch(); time.sleep(600)"
-    threading.Timer(0.5, task.cancel).start()
-    with pytest.raises(Cancelled):
-        long.fetch("x", task, [sys.executable, "-c", script])

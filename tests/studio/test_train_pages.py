@@ -210,7 +210,9 @@ def test_the_end_says_what_was_delivered_and_why(browser, voice, trainings):
     assert "script-src 'sha256-" in report.headers["content-security-policy"]
 
 
-def test_training_again_puts_the_result_aside(browser, voice, trainings):
+def test_training_again_puts_the_result_aside(browser, studio, voice, trainings, monkeypatch):
+    forgotten = []
+    monkeypatch.setattr(studio.models, "forget", forgotten.append)
     (voice.folder / "stand_in.json").write_text(json.dumps({"steps": 2}))
     browser.submit(f"{place(voice)}/start", {"how": "anew"})
     until(trainings, voice, "done")
@@ -218,6 +220,9 @@ def test_training_again_puts_the_result_aside(browser, voice, trainings):
     browser.submit(f"{place(voice)}/start", {"how": "anew"})
     assert trainings.state(voice).name == "running"
     assert (voice.folder / "earlier" / "1" / "summary.json").is_file()
+    assert not forgotten  # by the thread that computes alone
+    studio.tasks._take_steps()
+    assert set(forgotten) == {voice.run}
 
 
 def test_a_second_voice_waits_and_says_so(browser, me, voice, trainings):
@@ -255,3 +260,14 @@ def test_every_reason_of_the_command_is_a_sentence_of_the_page(code):
         assert reason(why, t).startswith(words), why
     for name in WORSE:
         assert f"{name} 0.1" not in reason(f"adapting made it worse ({name} 0.1 -> 0.2, {name} 1 -> 2)", t)
+
+
+def test_a_second_click_shows_the_training(browser, voice, trainings):
+    for _ in range(2):
+        assert browser.submit(f"{place(voice)}/start", {"how": "anew"}).status_code == 303
+        assert trainings.state(voice).name == "running"
+    stepped(trainings, voice)
+    answer = browser.submit(f"{place(voice)}/start", {"how": "anew"}, headers={"hx-request": "true"})
+    assert answer.status_code == 200
+    assert trainings.state(voice).name == "running"
+    assert not (voice.folder / "earlier").exists()

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 
 from mlx_voxclone.audio.segment import speech_level
 
 _HOP_SECONDS, _WINDOW_SECONDS = 0.01, 0.02
 _CLASS_DB, _LOWEST_DB, _CLASSES = 3.0, -120.0, 48  # of frames by level: their spectra are summed apart
+_STEP_DB = 0.01  # in which levels are kept
 _BAND_HZ = 250.0  # width that the bandwidth is told by
 _AUDIBLE_DB = 80.0  # under the strongest band; below is dither
 _ABOVE_NOISE = 2.0  # power of words over pauses where there still is a voice
@@ -24,7 +26,7 @@ _DECAY_FRAMES, _FALL_FROM, _FALL_TO, _STRAIGHT = 8, 25.0, 8.0, 2.5  # frames; dB
 _FEWEST_DECAYS, _STEEPEST = 20, 10  # per cent of the decays are as fast as the room lets them
 # What the steepest decays say in rooms of known reverberation times (both in seconds per 60 dB), on LJ Speech.
 _SEEN, _ROOM = (0.195, 0.27, 0.37, 0.445, 0.51, 0.60), (0.2, 0.3, 0.5, 0.7, 1.0, 1.6)
-_BEST_SNR = 80.0  # dB; more is digital silence between the words
+_BEST_SNR, _WORST_SNR = 80.0, -20.0  # dB; more is digital silence between the words, less is no figure
 _PAUSE_MARGIN, _FEWEST_PAUSES = 10, 10  # frames
 DRY, ROOMY = 0.3, 0.6  # seconds; up to the first a recording is dry, beyond the second it is an echo
 NOISY = 20.0  # dB; below, noise is learnt with the voice
@@ -77,7 +79,7 @@ def _khz(hertz: float) -> str:
 
 
 class QualityMeter:
-    """The figures of a recording that arrives in blocks; 1.6 kB per second stay in memory.
+    """The figures of a recording that arrives in blocks; 800 bytes per second stay in memory.
 
     Args:
         sample_rate: Hz.
@@ -116,7 +118,8 @@ class QualityMeter:
         self._counts += np.bincount(classes, minlength=_CLASSES)
         octaves = [power[:, low:high].sum(axis=1) for low, high in self._octaves]
         if octaves:
-            self._decays.append(10 * np.log10(np.maximum(np.stack(octaves, 1), 1e-12)))
+            decibels = 10 * np.log10(np.maximum(np.stack(octaves), 1e-12))
+            self._decays.append(np.rint(decibels / _STEP_DB).astype(np.int16))
 
     def quality(self, levels: np.ndarray, mask: np.ndarray, clipped: float) -> Quality:
         """The figures of all that came.
@@ -151,8 +154,8 @@ class QualityMeter:
     def _reverberation(self) -> float | None:
         if not self._decays:
             return None
-        levels = np.concatenate(self._decays)
-        slopes = np.concatenate([_decays(levels[:, band]) for band in range(levels.shape[1])])
+        bands = (np.concatenate([part[band] for part in self._decays]) for band in range(len(self._octaves)))
+        slopes = np.concatenate([_decays(band * np.float32(_STEP_DB)) for band in bands])
         if len(slopes) < _FEWEST_DECAYS:
             return None
         seen = -60 / float(np.percentile(slopes, _STEEPEST))
@@ -167,11 +170,14 @@ def signal_to_noise(levels: np.ndarray, mask: np.ndarray) -> float:
     """
     if not mask.any():
         return 0.0
-    near = np.convolve(mask, np.ones(2 * _PAUSE_MARGIN + 1))[_PAUSE_MARGIN : _PAUSE_MARGIN + len(mask)] > 0
+    near = scipy.ndimage.binary_dilation(mask, iterations=_PAUSE_MARGIN)
     pauses = levels[~near]
     noise = float(np.percentile(pauses, 25) if len(pauses) >= _FEWEST_PAUSES else np.percentile(levels, 3))
-    speech = 10 ** (speech_level(levels, mask) / 10) - 10 ** (noise / 10)
-    return min(_BEST_SNR, 10 * math.log10(max(speech, 1e-12)) - noise)
+    speech = speech_level(levels, mask)
+    if noise >= speech:  # a few frames that are no pauses: over music, a network takes some words for none
+        noise = float(np.percentile(levels, 3))
+    words = 10 ** (speech / 10) - 10 ** (noise / 10)
+    return max(_WORST_SNR, min(_BEST_SNR, 10 * math.log10(max(words, 1e-12)) - noise))
 
 
 def _decays(levels: np.ndarray) -> np.ndarray:

@@ -37,6 +37,12 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--new-tokens", action="store_true", help="replace the tokens of these names: earlier addresses lead nowhere"
     )
+    parser.add_argument(
+        "--proxy",
+        metavar="HOST",
+        help="name under which a proxy that speaks https shows the studio: it is answered too, and --share-token is"
+        " needed. Models are then chosen, and voices published, in a studio that is started without it",
+    )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser; with tokens it is not")
     add_shared(parser, "--device", "--quiet")
 
@@ -44,6 +50,13 @@ def _options(parser: Parser) -> None:
 def _check(parser: Parser, options) -> None:
     if options.new_tokens and not options.share_token:
         parser.error("--new-tokens replaces those of --share-token; name whose")
+    if options.proxy is not None:
+        from mlx_voxclone.process.network import is_name
+
+        if not is_name(options.proxy):
+            parser.error(f"--proxy {options.proxy}: give a host's name alone, such as studio.example.org")
+        if not options.share_token:
+            parser.error("--proxy lets others in, who could see and use these voices; give --share-token NAME")
 
 
 @command(_DESCRIPTION, _options, _check)
@@ -62,13 +75,14 @@ def main(options) -> int:
         check_reach(taken, options.share_token)
         tokens = Tokens(folder, options.share_token, new=options.new_tokens)
         studio = Studio(folder, bound_wide=reached_from_outside(taken) is not None)
-        served = Served(studio, taken, options.host, tokens)
+        served = Served(studio, taken, options.host, tokens, options.proxy)
         address = f"http://{shown(options.host)}:{served.port}/"
+        others = address if options.proxy is None else f"https://{options.proxy}/"
 
         def ready() -> None:
             message(f"voices are kept in {folder}")
             for name, token in tokens.by_name.items():
-                message(f"for {name}: {address}?token={token}")
+                message(f"for {name}: {others}?token={token}")
             message(f"{'waiting at' if tokens.needed else 'open'} {address} (Ctrl-C ends it)")
             if not options.no_open and not tokens.needed:  # others on this machine see what a browser is started with
                 threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -117,7 +117,7 @@ def _hear(
     spans = windows(found.scan.levels, found.mask)
 
     def one(span: Span, language: str | None) -> Heard:
-        return listener.hear(_samples(path, found, span), language)
+        return listener.hear(_samples(found, span), language)
 
     heard = [one(span, language) for span in progress(spans, len(spans), f"windows of {path.name}")]
     counted = Counter(h.language for h in heard for _ in h.words if h.language)
@@ -132,9 +132,9 @@ def _hear(
     return words, language or spoken
 
 
-def _samples(path: Path, found: Usable, span: Span) -> np.ndarray:
+def _samples(found: Usable, span: Span) -> np.ndarray:
     start, end = span.start * FRAME_SECONDS, min(found.info.seconds, span.end * FRAME_SECONDS)
-    return read_audio(path, start=start, end=end, channel=found.scan.channel.number)
+    return read_audio(found.info, start=start, end=end, channel=found.scan.channel.number)
 
 
 def _text_of(text: str, places: list[tuple[int, int]], clip: Cut) -> str:

@@ -23,12 +23,13 @@ from mlx_voxclone.audio.fingerprint import part
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.source import AudioBytes, AudioError
 from mlx_voxclone.data.clips import REFERENCE
-from mlx_voxclone.data.collect import Progress, remarks
+from mlx_voxclone.data.collect import Progress
 from mlx_voxclone.data.duplicates import Sounds
 from mlx_voxclone.data.entries import HELDOUT, INDEX, MANIFEST, METADATA, TRAIN, unknown_name, walk_folders
 from mlx_voxclone.data.ingest import Plan, examine
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.recording.heard import Heard
+from mlx_voxclone.data.recording.remarks import Remarks
 from mlx_voxclone.data.shards.data import MOST_HELDOUT
 from mlx_voxclone.data.shards.fetch import MOST_OF_SHARD, expanded, fetch, hub_shards, is_remote
 from mlx_voxclone.data.shards.index import LARGEST_MEMBER, Shard, row_line, shard_line
@@ -120,7 +121,7 @@ class _Scan:
         self._speakers: set[str] = set()
         self._recordings, self._marked, self._seconds = 0, False, 0.0
         self._rows, self._prints = directory / "rows.partial", directory / "fingerprints.partial"
-        self._remarks: dict[str, list[str]] = {}
+        self._remarks = Remarks()
         self._quality = Heard()
 
     @contextmanager
@@ -167,8 +168,7 @@ class _Scan:
         seconds, gain, pieces = plan.seconds, plan.gain, plan.pieces
         if plan.quality is not None:
             self._quality.add(one.member.name, plan.quality)
-        for key in plan.notes:
-            self._remarks.setdefault(key, []).append(one.member.name)
+        self._remarks.add(one.member.name, plan, [f"{one.member.name} from {a:.0f} s" for a, _ in pieces])
         self._recordings, self._seconds = self._recordings + 1, self._seconds + seconds
         total = round(seconds * SAMPLE_RATE)
         language = one.language or self.options.language
@@ -233,7 +233,7 @@ class _Scan:
         if alike:
             what = "1 clip seems to be a copy" if alike == 1 else f"{alike} clips seem to be copies"
             notes.append(f"{what} of held-out recordings and left out of training")
-        notes += remarks(self._remarks)
+        notes += self._remarks.lines()
         if not held:
             notes.append("nothing is held out, so nothing can be measured")
         if self.options.heldout * self._recordings > MOST_HELDOUT:

@@ -133,16 +133,17 @@ async def _bake(request: Request) -> Response:
     project, bits = project_of(request), str((await form_of(request)).get("bits") or "")
     t, tasks = words_of(request), studio_of(request).tasks
     try:
-        if any(task.open for task in tasks.list(project.person, kind=exports.BAKE, project=project)):
-            raise Mistake("bits", "keep.wrong.bakes")
         if not bits:
             raise Mistake("bits", "keep.wrong.no_choice")
         chosen = int(bits) if bits in ("8", "6", "4") else None
-        work = await asyncio.to_thread(exports.bake, project, chosen)
+        if tasks.same(project.person, exports.BAKE, bits, project) is None:
+            if any(task.open for task in tasks.list(project.person, kind=exports.BAKE, project=project)):
+                raise Mistake("bits", "keep.wrong.bakes")
+            work = await asyncio.to_thread(exports.bake, project, chosen)
+            title = t("keep.baking", title=project.info().get("title", ""))
+            tasks.start(project.person, exports.BAKE, title, work, project=project, lane="files", once=bits)
     except Mistake as mistake:
-        return await asyncio.to_thread(_one_voice, request, mistake)
-    title = t("keep.baking", title=project.info().get("title", ""))
-    tasks.start(project.person, exports.BAKE, title, work, project=project, lane="files")
+        return await asyncio.to_thread(_one_voice, request, mistake.beside("bits"))
     return RedirectResponse(f"/voices/{project.id}#take", 303)
 
 
@@ -201,11 +202,18 @@ async def _look(request: Request) -> Response:
             private=not typed["public"],
             baked=bool(typed["baked"]),
         )
+        title = words_of(request)("keep.looking", title=project.info().get("title", ""))
+        task = studio_of(request).tasks.start(
+            project.person,
+            publishing.LOOK,
+            title,
+            publishing.look(project, wish),
+            project=project,
+            lane="files",
+            once=wish.mark,
+        )
     except Mistake as mistake:
         return await asyncio.to_thread(_publishing, request, typed, mistake)
-    title = words_of(request)("keep.looking", title=project.info().get("title", ""))
-    work = publishing.look(project, wish)
-    task = studio_of(request).tasks.start(project.person, publishing.LOOK, title, work, project=project, lane="files")
     return RedirectResponse(f"/voices/{project.id}/publish?look={task.id}#look", 303)
 
 
@@ -221,17 +229,27 @@ async def _publish(request: Request) -> Response:
             raise Mistake("confirmed", "keep.wrong.not_confirmed")
         if not publishing.has_token():
             raise Mistake("confirmed", "keep.wrong.no_token")
-        if any(task.open for task in tasks.list(project.person, kind=publishing.PUBLISH, project=project)):
+        task = tasks.same(project.person, publishing.PUBLISH, looked.id, project)
+        open_ones = (one for one in tasks.list(project.person, kind=publishing.PUBLISH, project=project) if one.open)
+        if task is None and any(open_ones):
             raise Mistake("confirmed", "keep.wrong.uploads")
         asked = looked.result
         wish = publishing.wanted(
             project, asked["repository"], asked["consent"], private=asked["private"], baked=asked["baked"]
         )
+        title = words_of(request)("keep.uploading", title=project.info().get("title", ""), repository=wish.repository)
+        task = tasks.start(
+            project.person,
+            publishing.PUBLISH,
+            title,
+            publishing.publish(project, wish),
+            project=project,
+            lane="files",
+            once=looked.id,
+        )
     except Mistake as mistake:
+        mistake = mistake if mistake.field else mistake.beside("confirmed")
         return await asyncio.to_thread(_publishing, request, {"look": looked.id}, mistake)
-    title = words_of(request)("keep.uploading", title=project.info().get("title", ""), repository=wish.repository)
-    work = publishing.publish(project, wish)
-    task = tasks.start(project.person, publishing.PUBLISH, title, work, project=project, lane="files")
     return RedirectResponse(f"/voices/{project.id}/publish?upload={task.id}#upload", 303)
 
 
@@ -275,6 +293,8 @@ async def _delete(request: Request) -> Response:
         )
     except Mistake as mistake:
         return await asyncio.to_thread(_deleting, request, mistake, speeches, typed)
+    studio = studio_of(request)
+    studio.tasks.between(lambda: studio.models.forget(project.folder))
     return RedirectResponse(f"/voices?done={DELETED}", 303)
 
 

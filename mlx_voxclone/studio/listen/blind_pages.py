@@ -72,17 +72,21 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
     """Queue the sounds of a test. Raises Mistake."""
     if found is None or found.default_pair() is None or not found.sentences:
         raise Mistake("", "listen.mistake.untrained")
-    if _task(request, project, KIND, open_only=True):
-        raise Mistake("", "listen.mistake.busy")
     first, second = variants_of(found, form.get("first"), form.get("second"))
+    tasks, person, once = studio_of(request).tasks, person_of(request), f"{first.name} {second.name}"
+    if tasks.same(person, KIND, once, project) is None and _task(request, project, KIND, open_only=True):
+        raise Mistake("", "listen.mistake.busy")
     language, models = found.language or project.info().get("language"), studio_of(request).models
+    t = words_of(request)
 
     def work(task: Task) -> dict[str, str]:
-        place = project.listening
-        return {"test": make(Bench(models), found, first, second, place, task.progress, language=language)}
+        def progress(done: int, total: int) -> None:
+            task.progress(done, total, t("listen.task.sentences"))
 
-    title = words_of(request)("listen.task.blind")
-    studio_of(request).tasks.start(person_of(request), KIND, title, work, project=project)
+        bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
+        return {"test": make(bench, found, first, second, project.listening, progress, language=language)}
+
+    tasks.start(person, KIND, t("listen.task.blind"), work, project=project, once=once)
 
 
 async def _answer(request: Request) -> Response:
@@ -151,7 +155,12 @@ def _settle(request: Request, project: Project, test: BlindTest) -> str:
         return str(e)
     title = words_of(request)("listen.task.report")
     studio_of(request).tasks.start(
-        person_of(request), REPORT, title, lambda task: {"report": refresh_report(project.run).name}, project=project
+        person_of(request),
+        REPORT,
+        title,
+        lambda task: {"report": refresh_report(project.run).name},
+        project=project,
+        limited=False,
     )
     return ""
 

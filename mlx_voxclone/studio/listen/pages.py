@@ -62,8 +62,6 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
     """Queue what a form asks for. Raises Mistake."""
     if found is None:
         raise Mistake("", "listen.mistake.untrained")
-    if _task(request, project) is not None:
-        raise Mistake("", "listen.mistake.busy")
     language = found.language or project.info().get("language")
     own = str(form.get("text") or "").strip()
     sentence = text_to_say(own, language) if own or not found.sentences else _sentence(found, form.get("sentence"))
@@ -72,6 +70,10 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
     if not variants:
         raise Mistake("variant", "listen.mistake.none")
     seed, t, models = seed_of(form.get("seed")), words_of(request), studio_of(request).models
+    tasks, person = studio_of(request).tasks, person_of(request)
+    once = repr((sentence if isinstance(sentence, str) else sentence.text, [one.name for one in variants], seed))
+    if tasks.same(person, KIND, once, project) is None and _task(request, project) is not None:
+        raise Mistake("", "listen.mistake.busy")
 
     def work(task: Task) -> dict[str, str]:
         def progress(done: int, total: int | None, what: str = "", seconds: float = 0.0) -> None:
@@ -79,11 +81,11 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
             told = t("listen.task.said", name=name, seconds=f"{seconds:.0f}") if seconds else name
             task.progress(done, total, told)
 
-        place = project.listening
-        bench, number = Bench(models), found.training
+        bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
+        place, number = project.listening, found.training
         return {"comparison": compare(bench, variants, sentence, seed, place, progress, language, number)}
 
-    studio_of(request).tasks.start(person_of(request), KIND, t("listen.task.compare"), work, project=project)
+    tasks.start(person, KIND, t("listen.task.compare"), work, project=project, once=once)
 
 
 def _sentence(found: Heard, value: object) -> Sentence:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mlx_voxclone.api.speech import TextToSpeech, speaker_of
 from mlx_voxclone.errors import VoxcloneWarning
+from mlx_voxclone.process.progress import Progress
 from mlx_voxclone.speech.side_by_side import speak_each
 from mlx_voxclone.speech.speaker import SpeechResult
 from mlx_voxclone.studio.listen.voices import Variant
@@ -16,7 +17,9 @@ from mlx_voxclone.studio.listen.voices import Variant
 class Loads(Protocol):
     """What loads checkpoints: `studio.models.Models`."""
 
-    def speaker(self, path: Any, *, adapters: Any = (), encoder: Any = None) -> TextToSpeech: ...
+    def speaker(
+        self, path: Any, *, adapters: Any = (), encoder: Any = None, progress: Progress | None = None
+    ) -> TextToSpeech: ...
 
 
 class Bench:
@@ -24,10 +27,11 @@ class Bench:
 
     Args:
         models: loads the checkpoints.
+        loading: called while one is loaded, see `Models.speaker`; what it raises ends that.
     """
 
-    def __init__(self, models: Loads) -> None:
-        self._models, self._rows = models, {}
+    def __init__(self, models: Loads, loading: Progress) -> None:
+        self._models, self._loading, self._rows = models, loading, {}
 
     def say(self, variant: Variant, text: str, seed: int, on_frame: Callable[[int], object]) -> SpeechResult:
         """Speak a text.
@@ -40,8 +44,10 @@ class Bench:
             VoxcloneError: a text that is too long, a model that cannot be loaded, recordings that are gone.
         """
         on_frame(0)
-        tts = self._models.speaker(variant.model, adapters=variant.adapters, encoder=variant.encoder)
-        on_frame(0)  # loading may take minutes
+        tts = self._models.speaker(
+            variant.model, adapters=variant.adapters, encoder=variant.encoder, progress=self._loading
+        )
+        on_frame(0)
         if variant not in self._rows:
             self._rows[variant] = _rows(tts, variant)
         return speak_each(text, [(speaker_of(tts), self._rows[variant])], seed, on_frame)[0]

@@ -6,6 +6,7 @@ and prints its folder. What has come so far stays there: fetched again, it goes 
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlx_voxclone.checkpoint.release import PARAMS, TEKKEN, WEIGHTS, resolve
@@ -15,7 +16,7 @@ from mlx_voxclone.files.hub import hub_errors
 from mlx_voxclone.studio.child import run
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.choice import HUB, Chosen, check, choose
-from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.tasks import Task, beside
 
 KIND = "download"  # of the task
 _NEEDED = (WEIGHTS, PARAMS, TEKKEN)
@@ -28,21 +29,32 @@ def fetch(task: Task, model: str) -> dict:
         Cancelled: it was cancelled. CheckpointError: it is not to be had, or cannot be trained.
     """
     task.progress(0, None, model)
-    total = size_on_hub(model)
-    folder = _cache(model)
-    before = _bytes(folder)
-    task.progress(before, total, model)
-    if total > before:
-        free_space_check(folder, total - before)
-    program = [sys.executable, "-m", __name__, model]
-    run(task, program, watch=lambda: task.progress(min(total, _bytes(folder)), total, model))
-    task.progress(total, total, model)
+    total = beside(task, lambda: size_on_hub(model))
+    bring(task, model, total, [sys.executable, "-m", __name__, model])
     try:
         check(model, "hub")
     except Mistake as e:
         raise CheckpointError(str(e.values.get("why") or e)) from None
     choose(task.person, Chosen(HUB, model))
     return {"model": model, "bytes": total}
+
+
+def bring(task: Task, model: str, total: int, program: Sequence[str]) -> None:
+    """Run a program that fetches a repository into the hub's cache. Progress counts the bytes there.
+
+    Args:
+        total: bytes that are wanted.
+
+    Raises:
+        Cancelled: it was cancelled. CheckpointError: there is no room, or the program has failed.
+    """
+    folder = _cache(model)
+    before = min(total, _bytes(folder))
+    task.progress(before, total, model)
+    if total > before:
+        free_space_check(folder, total - before)
+    run(task, program, watch=lambda: task.progress(min(total, _bytes(folder)), total, model))
+    task.progress(total, total, model)
 
 
 def is_fetched(model: str) -> bool:
@@ -54,14 +66,19 @@ def is_fetched(model: str) -> bool:
 
 def size_on_hub(model: str) -> int:
     """Bytes of those files of a model that are fetched. Raises CheckpointError."""
+    names = sizes_on_hub(model)
+    if missing := [name for name in _NEEDED if name not in names]:
+        raise CheckpointError(f"{model}: is no Voxtral speech model (it has no {missing[0]}); choose another one")
+    return sum(size for name, size in names.items() if name in _NEEDED or name.startswith("voice_embedding/"))
+
+
+def sizes_on_hub(model: str) -> dict[str, int]:
+    """Bytes of each of a repository's files. Raises CheckpointError."""
     from huggingface_hub import HfApi
 
     with hub_errors(f"{model}: not fetched from the hub"):
         files = HfApi().model_info(model, files_metadata=True).siblings or []
-    names = {file.rfilename: file.size or 0 for file in files}
-    if missing := [name for name in _NEEDED if name not in names]:
-        raise CheckpointError(f"{model}: is no Voxtral speech model (it has no {missing[0]}); choose another one")
-    return sum(size for name, size in names.items() if name in _NEEDED or name.startswith("voice_embedding/"))
+    return {file.rfilename: file.size or 0 for file in files}
 
 
 def _cache(model: str) -> Path:
@@ -85,12 +102,17 @@ def _bytes(folder: Path) -> int:
     return total
 
 
+def ended(error: Exception) -> int:
+    """Say what is wrong, as the commands do; the code that a program ends with."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
 def main(model: str) -> int:
     try:
         print(resolve(model))
     except (VoxcloneError, OSError) as e:
-        print(f"error: {' '.join(str(e).split())}", file=sys.stderr)
-        return 2
+        return ended(e)
     return 0
 
 

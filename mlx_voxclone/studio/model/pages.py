@@ -6,7 +6,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mlx_voxclone.process.machine import this_machine
-from mlx_voxclone.studio.home import Person
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model import choice, machine
 from mlx_voxclone.studio.model.fetch import KIND, fetch, is_fetched
@@ -14,7 +13,7 @@ from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.plan import profile
 from mlx_voxclone.studio.web.pages import form_of, is_here, page, part, person_of, studio_of, words_of
 
-_PAGE, _PART = "model/index.html", "model/choices.html"
+_PAGE, _PART, _MACHINE = "model/index.html", "model/choices.html", "model/machine.html"
 
 
 def routes() -> list[Route]:
@@ -65,10 +64,20 @@ async def _hub(request: Request) -> Response:
             return await _answer(request)
     except Mistake as mistake:
         return await _answer(request, mistake, hub=typed)
-    if _open(request, person, KIND) is None:
-        title = words_of(request)("model.download", model=model)
-        studio_of(request).tasks.start(person, KIND, title, lambda task: fetch(task, model), lane="files")
+    try:
+        _start_download(request, model)
+    except Mistake as mistake:
+        return await _answer(request, mistake.beside("hub"), hub=typed)
     return await _answer(request)
+
+
+def _start_download(request: Request, model: str) -> None:
+    """Queue it, one at a time. Raises Mistake."""
+    person, tasks = person_of(request), studio_of(request).tasks
+    if tasks.same(person, KIND, model) is None and any(task.open for task in tasks.list(person, KIND)):
+        raise Mistake("hub", "model.mistake.downloads")
+    title = words_of(request)("model.download", model=model)
+    tasks.start(person, KIND, title, lambda task: fetch(task, model), lane="files", once=model)
 
 
 async def _download(request: Request) -> Response:
@@ -79,23 +88,27 @@ async def _download(request: Request) -> Response:
 
 async def _machine(request: Request) -> Response:
     """What the machine can do, while it is being tried."""
-    return part(request, "model/machine.html", **await run_in_threadpool(_values, request))
+    return part(request, _MACHINE, **await run_in_threadpool(_values, request))
 
 
 async def _forecast(request: Request) -> Response:
     await form_of(request)
     person, studio = person_of(request), studio_of(request)
     chosen = _tried(choice.chosen(person))
-    if not chosen.rehearses and _open(request, person, machine.KIND) is None:
+    mistake = None
+    if not chosen.rehearses and not any(task.open for task in studio.tasks.list(person, machine.KIND)):
         title, here = words_of(request)("model.forecast.title"), await run_in_threadpool(this_machine)
 
         def work(task: Task) -> dict:
             return machine.forecast(task, chosen, here, person.folder)
 
-        studio.tasks.start(person, machine.KIND, title, work, lane="files")
+        try:
+            studio.tasks.start(person, machine.KIND, title, work, lane="files", once="")
+        except Mistake as e:
+            mistake = e.beside("trial")
     if request.headers.get("hx-request"):
-        return await _machine(request)
-    return RedirectResponse("/model", 303)
+        return part(request, _MACHINE, mistake=mistake, **await run_in_threadpool(_values, request))
+    return await _answer(request, mistake)
 
 
 async def _answer(request: Request, mistake: Mistake | None = None, **typed: str) -> Response:
@@ -143,7 +156,3 @@ def _values(request: Request) -> dict:
 def _tried(chosen: choice.Chosen | None) -> choice.Chosen:
     """The model that the machine is tried with: the released one, as long as none is chosen."""
     return chosen or choice.Chosen(choice.HUB, choice.OFFICIAL)
-
-
-def _open(request: Request, person: Person, kind: str) -> Task | None:
-    return next((task for task in studio_of(request).tasks.shown(person, kind) if task.open), None)

@@ -1,5 +1,6 @@
 """The page of files: uploads, their texts, and the tasks that cut long recordings and make texts."""
 
+import contextlib
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record import long
 from mlx_voxclone.studio.record.consent import given, line, require
 from mlx_voxclone.studio.record.listing import is_bad, is_silent, is_uncut, recorded
@@ -33,7 +35,7 @@ from mlx_voxclone.studio.web.pages import (
 )
 from mlx_voxclone.studio.web.paging import paged
 
-PREPARE, FETCH = "prepare", "download"  # kinds of tasks
+PREPARE, FETCH = "prepare", whispers.KIND  # kinds of tasks
 _MOST_FILES = 200  # of a form without JavaScript
 _LARGEST_FORM = 2_000_000_000  # bytes of one
 _LONGEST_NAME = 1000  # characters of a file's name in an address
@@ -78,7 +80,7 @@ async def _upload_one(request: Request) -> Response:
                 received = await run_in_threadpool(uploads.add, name, place)
     except Mistake as mistake:
         return part(request, "record/mistake.html", mistake=mistake)
-    await _begin_cutting(request, project, [received])
+    await _begin_cutting_now_or_later(request, project, [received])
     return part(request, "record/received.html", received=[received], refused=[])
 
 
@@ -103,7 +105,7 @@ async def _upload(request: Request) -> Response:
             received.append(await run_in_threadpool(_taken_in, project, file))
         except Mistake as mistake:
             refused.append(words_of(request)(mistake.key, **mistake.values))
-    await _begin_cutting(request, project, received)
+    await _begin_cutting_now_or_later(request, project, received)
     mistake = None if files else Mistake("files", "record.wrong.no_file")
     shown = await _shown(request, project, received=received, refused=refused)
     return page(request, "record/files.html", mistake=mistake, **shown)
@@ -127,7 +129,7 @@ async def _text(request: Request) -> Response:
         require(project)
         if shelf.folder == project.uploads:
             await run_in_threadpool(Uploads(project).set_text, id, text)
-            await _begin_cutting(request, project)
+            await _begin_cutting_now_or_later(request, project)
         else:
             await run_in_threadpool(Uploads(project).set_clip_text, id, text)
     except Mistake as mistake:
@@ -169,19 +171,29 @@ def _brought(request: Request, project: Project) -> Shelf:
 async def _cut(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
-    await _begin_cutting(request, project)
+    try:
+        await _begin_cutting(request, project)
+    except Mistake as mistake:
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
-async def _begin_cutting(request: Request, project: Project, received: list[Received] | None = None) -> None:
-    """Cut what is long and has no text, or what was received and is; once, however many tabs ask for it."""
-    if received is not None and not any(one.key == "long" for one in received):
-        return
-    uncut = await run_in_threadpool(long.uncut, project)
-    if uncut and not any(task.open for task in _tasks(request, project) if task.lane == "files"):
-        title = words_of(request)("record.files.cut_task")
+async def _begin_cutting(request: Request, project: Project) -> None:
+    """Cut what is long and has no text; once, however many tabs ask for it. Raises Mistake."""
+    if await run_in_threadpool(long.uncut, project):
+        title, person = words_of(request)("record.files.cut_task"), person_of(request)
         work = lambda task: long.cut_at_pauses(project, task)  # noqa: E731
-        studio_of(request).tasks.start(person_of(request), PREPARE, title, work, project=project, lane="files")
+        studio_of(request).tasks.start(person, PREPARE, title, work, project=project, lane="files", once="cut")
+
+
+async def _begin_cutting_now_or_later(
+    request: Request, project: Project, received: list[Received] | None = None
+) -> None:
+    """The same after something else was done, which stays done where there are too many tasks: the page then offers
+    the cutting. Of files that were `received` only long ones begin it."""
+    if received is None or any(one.key == "long" for one in received):
+        with contextlib.suppress(Mistake):
+            await _begin_cutting(request, project)
 
 
 async def _make_texts(request: Request) -> Response:
@@ -198,20 +210,25 @@ async def _make_texts(request: Request) -> Response:
     person.change_settings(whisper=whisper)
 
     def listen(task: Task) -> dict[str, Any]:
-        return long.make_texts(project, task, whisper)
+        return long.make_texts(project, task, whisper, t("record.files.loading_task"))
 
-    def begin() -> None:
-        tasks.start(person, PREPARE, t("record.files.make_texts_task"), listen, project=project)
+    def begin(limited: bool = True) -> None:
+        title = t("record.files.make_texts_task")
+        tasks.start(person, PREPARE, title, listen, project=project, once="texts", limited=limited)
 
     def fetch(task: Task) -> None:
-        long.fetch(whisper, task)
-        begin()
+        whispers.fetch(task, whisper)
+        begin(limited=False)
 
-    if not any(task.open for task in _tasks(request, project) if task.lane == "compute" or task.kind == FETCH):
-        if long.at_hand(whisper):
-            begin()
-        else:
-            tasks.start(person, FETCH, t("record.files.fetch_task"), fetch, project=project, lane="files")
+    try:
+        if not any(task.open for task in _tasks(request, project) if task.lane == "compute" or task.kind == FETCH):
+            if whispers.at_hand(whisper):
+                begin()
+            else:
+                title = t("record.files.fetch_task")
+                tasks.start(person, FETCH, title, fetch, project=project, lane="files", once="")
+    except Mistake as mistake:
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
@@ -254,7 +271,7 @@ async def _shown(
             "chapters": sum(bool(notes["text"]) for notes in uncut),
             "silent": sum(is_silent(notes) for _, notes in (*there.uploads.items, *there.clips.items)),
             "whisper": whisper,
-            "at_hand": long.at_hand(whisper),
+            "at_hand": whispers.at_hand(whisper),
             "installed": long.whisper_installed(),
             "can_hear": language != SYLLABLES,
             "accepted": ",".join(ACCEPTED),

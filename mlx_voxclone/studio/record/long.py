@@ -6,9 +6,8 @@ needs a Whisper runs where MLX computes. What is heard is kept nowhere but in th
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,16 @@ from mlx_voxclone.data.ingest import Plan, examine, write_pieces
 from mlx_voxclone.data.options import WHISPER_MODEL, PrepareOptions
 from mlx_voxclone.data.transcribe import PACKAGE, Transcriber
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.paths import expanded
 from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check, wave
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf, lock
-from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.tasks import Task, beside
 from mlx_voxclone.whisper.hearing import Listener
-from mlx_voxclone.whisper.model import CONFIG, WEIGHTS
 
 _OPTIONS = PrepareOptions(speech_detector="levels")
-_FETCH = "import sys; from mlx_voxclone.whisper.model import WhisperFiles; WhisperFiles(sys.argv[1]).check()"
-_LOOK_EVERY = 0.2  # seconds
 Item = tuple[Shelf, str]
 
 
@@ -78,11 +74,11 @@ def cut_at_pauses(project: Project, task: Task) -> dict[str, Any]:
     return {"clips": count}
 
 
-def make_texts(project: Project, task: Task, whisper: str) -> dict[str, Any]:
+def make_texts(project: Project, task: Task, whisper: str, loading: str = "") -> dict[str, Any]:
     """Cut long recordings with their texts, and hear what has none. On the thread that computes.
 
     Args:
-        whisper: directory or hub id.
+        whisper: directory or hub id. loading: what is told while it is loaded.
     Returns:
         `clips` that were cut, `texts` that were made, and `nothing` for those in which no word was understood.
     Raises:
@@ -92,11 +88,17 @@ def make_texts(project: Project, task: Task, whisper: str) -> dict[str, Any]:
     chapters, _ = unheard(project)
     language = language_of(project)
     done = {"clips": 0, "texts": 0, "nothing": 0}
-    with Transcriber(whisper) as transcriber:
+    if whisper_installed():  # else the next line says so
+        beside(task, lambda: importlib.import_module(f"{PACKAGE}.transcribe"))  # takes seconds
+    place = whispers.place_of(whisper)
+    with (
+        _named(whisper, place),
+        Transcriber(place, lambda done, total, _: task.progress(done, total, loading)) as transcriber,
+    ):
         if language is not None:
             transcriber.check_language(language)
         if chapters:
-            listener = Listener(whisper, keep=False, loaded=transcriber.loaded)
+            listener = Listener(place, keep=False, loaded=transcriber.loaded)
             for id in chapters:
                 with contextlib.suppress(Missing):  # deleted meanwhile
                     done["clips"] += _cut_chapter(project, id, language, listener, task)
@@ -128,47 +130,15 @@ def whisper_installed() -> bool:
     return importlib.util.find_spec(PACKAGE) is not None
 
 
-def at_hand(whisper: str) -> bool:
-    """Whether a Whisper's files are on this machine, so that nothing need be fetched."""
-    if Path(expanded(whisper)).exists():
-        return True
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(name: str) -> bool:
-        return isinstance(try_to_load_from_cache(whisper, name), str)
-
+@contextlib.contextmanager
+def _named(whisper: str, place: str) -> Iterator[None]:
+    """A block whose mistakes name a Whisper as the person has, and not where it lies. Raises DataError."""
     try:
-        return cached(CONFIG) and any(cached(name) for name in WEIGHTS)
-    except ValueError:  # no name that the hub could have
-        return True  # which loading it then tells
-
-
-def fetch(whisper: str, task: Task, command: list[str] | None = None) -> dict[str, Any]:
-    """Fetch a Whisper from the hub in a process of its own, which is ended when the task is cancelled.
-
-    Raises:
-        Cancelled: what has arrived stays in the hub's cache.
-        DataError: it is not to be had.
-    """
-    process = subprocess.Popen(
-        command or [sys.executable, "-c", _FETCH, whisper], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while True:
-            task.progress(0, None, whisper)
-            try:
-                _, said = process.communicate(timeout=_LOOK_EVERY)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-    if process.returncode:
-        last = next((line for line in reversed(said.splitlines()) if line.strip()), "")
-        raise DataError(f"{whisper}: not fetched ({last.rpartition('Error: ')[2][:300]})")
-    return {}
+        yield
+    except DataError as e:
+        if place == whisper or place not in str(e):
+            raise
+        raise DataError(str(e).replace(place, whisper)) from None
 
 
 def _cut_chapter(project: Project, id: str, language: str | None, listener: Listener, task: Task) -> int:

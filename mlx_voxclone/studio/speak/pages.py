@@ -1,8 +1,6 @@
 """Pages of this step: the form, what is spoken, the history, voices that are brought as files."""
 
-import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,18 +16,16 @@ from starlette.routing import Route
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.pairs.prompts import LANGUAGES
 from mlx_voxclone.studio.mistakes import Missing, Mistake
-from mlx_voxclone.studio.speak import sound, work
-from mlx_voxclone.studio.speak.history import Asked, Speech, new_speech, speech_of, speeches
-from mlx_voxclone.studio.speak.view import ROWS, View, excerpt, task_of, view_of
+from mlx_voxclone.studio.speak import sound
+from mlx_voxclone.studio.speak.begin import KIND, asked_for, beginning, begun, idle, spoken_now, started
+from mlx_voxclone.studio.speak.history import Asked, Speech, speeches
+from mlx_voxclone.studio.speak.view import ROWS, View, task_of, view_of
 from mlx_voxclone.studio.speak.voices import FILES, MOST_BYTES, bring, take_away, voices_of
 from mlx_voxclone.studio.speak.wanted import GUIDANCE, RELEASED, STEPS, random_seed, wanted
-from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.web.pages import form_of, language_of, page, part, person_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
-KIND = "speak"
 _AT_ONCE = 4  # sentences that a listener is told of at once
-_beginning = threading.Lock()  # of what may be begun once: two tabs, a double click
 
 
 def routes() -> list[Route]:
@@ -85,7 +81,7 @@ def _rows(request: Request) -> Response:
 
 def _stream(request: Request) -> Response:
     """The next sentences for a listener who has had `from` of them, and whether there will be more."""
-    view = view_of(_asked_for(request), studio_of(request).tasks, with_sound=False)
+    view = view_of(asked_for(request), studio_of(request).tasks, with_sound=False)
     first, found = _number(request.query_params.get("from")), []
     for one in view.sentences[first:]:
         if one.take is None or len(found) == _AT_ONCE:
@@ -95,13 +91,13 @@ def _stream(request: Request) -> Response:
 
 
 def _take(request: Request) -> Response:
-    speech = _asked_for(request)
+    speech = asked_for(request)
     return sound_response(speech.takes / request.path_params["file"], speech.takes)
 
 
 def _sound(request: Request) -> Response:
     """All of it: `wav` to be played or saved, `mp3`, `srt`."""
-    speech, kind = _asked_for(request), request.path_params["kind"]
+    speech, kind = asked_for(request), request.path_params["kind"]
     sentences = speech.sentences()
     stem = re.sub(r"[^\w-]+", "-", speech.asked().text[:40]).strip("-") or "speech"
     attachment = {"content-disposition": f"attachment; filename*=UTF-8''{quote(stem)}.{kind}"}
@@ -122,7 +118,8 @@ async def _speak(request: Request) -> Response:
     """Speak a text. A mistake is answered with the form alone: what was spoken before stays on the page."""
     form = await form_of(request)
     try:
-        speech = await run_in_threadpool(lambda: _begun(request, wanted(person_of(request), form)))
+        typed = bool(form.get("seed"))
+        speech = await run_in_threadpool(lambda: begun(request, wanted(person_of(request), form), typed=typed))
     except Mistake as mistake:
         values = _values(request, None, form)
         if _is_htmx(request):
@@ -134,9 +131,10 @@ async def _speak(request: Request) -> Response:
 async def _repeat(request: Request) -> Response:
     """Speak a text of the history once more, with the same seed or another one."""
     form = await form_of(request)
-    asked = _asked_for(request).asked()
-    seed = asked.seed if form.get("seed") == "same" else random_seed()
-    return await _unless_mistaken(request, lambda: _begun(request, replace(asked, seed=seed, created=time.time())))
+    asked = asked_for(request).asked()
+    same = form.get("seed") == "same"
+    anew = replace(asked, seed=asked.seed if same else random_seed(), created=time.time())
+    return await _unless_mistaken(request, lambda: begun(request, anew, typed=same))
 
 
 async def _go_on(request: Request) -> Response:
@@ -144,10 +142,12 @@ async def _go_on(request: Request) -> Response:
     await form_of(request)
 
     def begin() -> Speech:
-        with _beginning:
-            speech = _idle(request)
+        with beginning:
+            if (speech := spoken_now(request, None)) is not None:
+                return speech
+            speech = idle(request)
             missing = any(one.take is None for one in speech.sentences())
-            return _started(request, speech, None) if missing else speech
+            return started(request, speech, None) if missing else speech
 
     return await _unless_mistaken(request, begin)
 
@@ -157,12 +157,14 @@ async def _again(request: Request) -> Response:
     number = _number((await form_of(request)).get("sentence"))
 
     def begin() -> Speech:
-        with _beginning:
-            speech = _idle(request)
+        with beginning:
+            if (speech := spoken_now(request, number)) is not None:
+                return speech
+            speech = idle(request)
             sentences = speech.sentences()
             if number >= len(sentences) or sentences[number].take is None:
                 raise Missing("there is no such sentence")
-            return _started(request, speech, number)
+            return started(request, speech, number)
 
     return await _unless_mistaken(request, begin)
 
@@ -170,7 +172,7 @@ async def _again(request: Request) -> Response:
 async def _use(request: Request) -> Response:
     """Have another take of a sentence heard."""
     form = await form_of(request)
-    speech = _asked_for(request)
+    speech = asked_for(request)
     speech.use(_number(form.get("sentence")), _number(form.get("take"), -1))
     return await run_in_threadpool(_shown, request, speech)
 
@@ -178,7 +180,7 @@ async def _use(request: Request) -> Response:
 async def _stopped(request: Request) -> Speech:
     """The speech that a form is about, which is spoken no further."""
     await form_of(request)
-    speech = _asked_for(request)
+    speech = asked_for(request)
     task = task_of(speech, studio_of(request).tasks)
     if task is not None:
         task.cancel()
@@ -222,61 +224,7 @@ async def _take_away(request: Request) -> Response:
     return RedirectResponse("/speak", 303)
 
 
-# ---- tasks -----------------------------------------------------------------------------------------------------------
-
-
-def _begun(request: Request, asked: Asked) -> Speech:
-    """A new speech that is being spoken. Raises Mistake."""
-    try:
-        speech = new_speech(person_of(request), asked)
-    except VoxcloneError:
-        raise Mistake("", "speak.disk_full_start") from None
-    try:
-        _started(request, speech, None)
-    except Mistake:
-        speech.delete()
-        raise
-    with contextlib.suppress(VoxcloneError):  # it would only be remembered
-        person_of(request).change_settings(speak_voice=asked.voice, speak_language=asked.language)
-    return speech
-
-
-def _started(request: Request, speech: Speech, number: int | None) -> Speech:
-    """Queue the speaking of all that is missing, or of one sentence again. Raises Mistake."""
-    t, models = words_of(request), studio_of(request).models
-
-    def speaking(task: Task) -> dict[str, Any]:
-        def progress(done: int, total: int | None, what: str) -> None:
-            task.progress(done, total, t(f"speak.{what}"))
-
-        try:
-            if number is None:
-                work.speak(speech, models, progress)
-            else:
-                work.again(speech, number, models, progress)
-        except Mistake as mistake:
-            raise VoxcloneError(t(mistake.key, **mistake.values)) from mistake
-        with contextlib.suppress(OSError, VoxcloneError):  # else it is joined, or said why not, when it is looked at
-            sound.joined(speech, speech.sentences())
-        return {"speech": speech.id}
-
-    title = t("speak.task", text=excerpt(speech.asked().text))
-    try:
-        task = studio_of(request).tasks.start(person_of(request), KIND, title, speaking)
-        task.result = {"speech": speech.id}
-        speech.change_state(task=task.id, again=number)
-    except VoxcloneError:
-        raise Mistake("", "speak.disk_full_start") from None
-    return speech
-
-
-def _idle(request: Request) -> Speech:
-    """The speech that the address names. Raises Mistake: it is being spoken."""
-    speech = _asked_for(request)
-    task = task_of(speech, studio_of(request).tasks)
-    if task is not None and task.open:
-        raise Mistake("", "speak.busy")
-    return speech
+# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 async def _unless_mistaken(request: Request, begin: Callable[[], Speech]) -> Response:
@@ -289,9 +237,6 @@ async def _unless_mistaken(request: Request, begin: Callable[[], Speech]) -> Res
         answer = part(request, "speak/mistake.html", status=422, line=line)
         answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#speech-mistake", "outerHTML"
         return answer
-
-
-# ---- answers ---------------------------------------------------------------------------------------------------------
 
 
 def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = None) -> Response:
@@ -378,12 +323,8 @@ def _again_the_same(asked: Asked) -> dict[str, str]:
     }
 
 
-def _asked_for(request: Request) -> Speech:
-    return speech_of(person_of(request), request.path_params["speech"])
-
-
 def _view(request: Request) -> View:
-    return view_of(_asked_for(request), studio_of(request).tasks)
+    return view_of(asked_for(request), studio_of(request).tasks)
 
 
 def _address(speech: Speech, file: str) -> str:

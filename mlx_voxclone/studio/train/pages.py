@@ -7,6 +7,7 @@ is; curves and samples come with its answers when there are new ones, so that wh
 import base64
 import hashlib
 import re
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -35,6 +36,7 @@ from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, projec
 from mlx_voxclone.studio.web.sounds import sound_response
 
 _PAGE, _PART, _STATUS = "train/index.html", "train/training.html", "train/status.html"
+_asking = threading.Lock()  # two tabs, a double click
 _SAMPLES = 12  # that are shown, the newest ones
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -79,17 +81,25 @@ async def _start(request: Request) -> Response:
     form, project = await form_of(request), project_of(request)
     person_of(request).change_settings(voice=project.id)
     try:
-        await run_in_threadpool(_ask, request, project, form.get("how"), form.get("judged") == "yes")
+        await run_in_threadpool(_ask_once, request, project, form.get("how"), form.get("judged") == "yes")
     except Mistake as mistake:
         return await _answer(request, project, mistake)
     return await _answer(request, project)
 
 
+def _ask_once(request: Request, project: Project, how: object, judged: bool) -> None:
+    with _asking:
+        _ask(request, project, how, judged)
+
+
 def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
     trainings, person = studio_of(request).trainings, person_of(request)
     state = trainings.state(project)
+    if state.name in ("waiting", "running"):  # a second click
+        return
     if state.open:
         raise Mistake("", "train.mistake.busy")
+    trainings.check_room(person)
     if how != "resume" or not (project.run / "config.yaml").is_file():
         model = chosen(person)
         if model is None:
@@ -98,6 +108,8 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
             raise Mistake("", "train.mistake.gone")
         plan.write(project, model, this_machine(), trainings.configuration(project), judged=judged)
         trainings.put_aside(project)  # not before it is known that a new one can be trained
+        studio = studio_of(request)
+        studio.tasks.between(lambda: studio.models.forget(project.run))  # the training needs the memory
     trainings.ask(project)
 
 

@@ -32,6 +32,7 @@ Name = Literal[
 OPEN = ("waiting", "running", "pausing", "cancelling")
 CONFIG, SUMMARY = "config.yaml", "summary.json"  # of a run directory
 _QUEUE, _NOTE = "trainings.json", "training.json"
+MOST_WAITING = 10  # trainings of a person in the queue
 _POLL = 0.3  # seconds between two looks at what is to be done
 _PATIENCE = 1.5  # seconds that a cancelled training has to end by itself: nothing of it is kept
 
@@ -94,15 +95,22 @@ class Trainings:
         """Train a voice as its configuration says, or go on with its run, when it is its turn.
 
         Raises:
-            Mistake: it waits or runs already. CheckpointError: the queue cannot be written.
+            Mistake: it waits or runs already, or too many of the person's wait. CheckpointError: the queue cannot be
+                written.
         """
         with self._lock:
             if self.state(project).open:
                 raise Mistake("", "train.mistake.busy")
+            self.check_room(project.person)
             self._queue(
                 [*self._waiting(), {"person": project.person.name, "project": project.id, "asked": time.time()}]
             )
         self.tick()
+
+    def check_room(self, person: Person) -> None:
+        """Refuse one more training where `MOST_WAITING` of the person's wait. Raises Mistake."""
+        if sum(entry.get("person") == person.name for entry in self._waiting()) >= MOST_WAITING:
+            raise Mistake("", "train.mistake.many", most=MOST_WAITING)
 
     def pause(self, project: Project) -> None:
         """Save the last step and end the process; one that waits leaves the queue."""

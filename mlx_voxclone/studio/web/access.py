@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from mlx_voxclone.process.network import Names, header_values, host_of, origin_of
+from mlx_voxclone.studio.web.here import PROXIED, is_forwarded
 from mlx_voxclone.studio.web.tokens import ME, Tokens
 
 FORM_LIMIT = 200_000  # bytes of a form without files
@@ -81,7 +82,9 @@ class Access:
 
     Args:
         names: those that are answered.
-        tokens: who is let in; None: everybody, as `me`.
+        tokens: who is let in; None: everybody, as `me`. Where a proxy passes requests on, that would be the whole
+            network: then they are refused.
+        proxied: whether a proxy shows the studio to others by https; nobody is taken for somebody who sits here then.
         tell: makes the answer to a refused request.
         sleep: waits, where a wrong token costs time.
     """
@@ -95,9 +98,11 @@ class Access:
         tell: Callable[[Message, Refusal], Response] = plain,
         patience: Patience | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        proxied: bool = False,
     ) -> None:
         self._app, self.names, self.tokens, self.tell = app, names, tokens or Tokens(None), tell
         self.patience, self.wrong, self.sleep = patience or Patience(), WrongTokens(), sleep
+        self.proxied = proxied
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -109,7 +114,10 @@ class Access:
 
     async def admit(self, scope: Message) -> Response | None:
         """Whose part a request sees, in its scope; or an answer that ends it. Raises Refusal."""
+        scope[PROXIED] = self.proxied
         self._check_origin(scope)
+        if not self.tokens.needed and is_forwarded(scope):
+            raise Refusal(403, "proxy")
         name = ME
         if self.tokens.needed:
             given = _token_of(scope) if scope["method"] in READS else None
@@ -301,8 +309,8 @@ def _entered(scope: Message, token: str) -> Response:
     query = [pair for pair in parse_qsl(scope["query_string"].decode("latin-1"), True) if pair[0] != TOKEN]
     path = "/" + scope["path"].lstrip("/\\")
     answer = RedirectResponse(path + (f"?{urlencode(query)}" if query else ""), 303)
-    _set(answer, cookie_name(scope), token, "strict", _COOKIE_SECONDS)
-    _set(answer, f"{cookie_name(scope)}_entering", "1", "lax", _ENTERING_SECONDS)
+    _set(scope, answer, "", token, "strict", _COOKIE_SECONDS)
+    _set(scope, answer, "_entering", "1", "lax", _ENTERING_SECONDS)
     return answer
 
 
@@ -314,8 +322,9 @@ def _leave(scope: Message, answer: Response) -> None:
             answer.delete_cookie(f"{cookie_name(scope)}{what}", httponly=True, samesite="lax" if what else "strict")
 
 
-def _set(answer: Response, name: str, value: str, same_site: Any, seconds: int) -> None:
-    answer.set_cookie(name, value, max_age=seconds, httponly=True, samesite=same_site)
+def _set(scope: Message, answer: Response, what: str, value: str, same_site: Any, seconds: int) -> None:
+    name, secure = f"{cookie_name(scope)}{what}", bool(scope.get(PROXIED))
+    answer.set_cookie(name, value, max_age=seconds, httponly=True, samesite=same_site, secure=secure)
 
 
 def _token_of(scope: Message) -> str | None:

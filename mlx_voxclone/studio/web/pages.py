@@ -1,7 +1,6 @@
 """Pages and parts of pages, forms, and what a handler needs to know of its request."""
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -21,6 +20,7 @@ from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model.amounts import about, decimal, gigabytes
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.web import here
 from mlx_voxclone.studio.web.access import FORM_LIMIT
 from mlx_voxclone.studio.web.languages import Words, chosen, languages, words_in
 
@@ -46,10 +46,7 @@ def project_of(request: Request) -> Project:
 
 def is_here(request: Request) -> bool:
     """Whether the browser runs on this machine: then paths mean something to it."""
-    try:
-        return request.client is not None and ipaddress.ip_address(request.client.host.partition("%")[0]).is_loopback
-    except ValueError:
-        return False
+    return here.is_here(request.scope)
 
 
 def words_of(request: Request) -> Words:

@@ -119,3 +119,12 @@ def test_faults_order_recordings():
     )
     assert good.faults == 0
     assert min(noisy.faults, narrow.faults, room.faults) >= 1
+
+
+def test_pauses_that_are_louder_than_the_words_are_none():
+    """As where a network has taken some words for music: the noise is what is softest then."""
+    levels = np.concatenate([np.full(300, -20.0), np.full(40, -45.0), np.full(60, -12.0)]).astype(np.float32)
+    mask = np.ones(400, bool)
+    mask[370:] = False
+    assert signal_to_noise(levels, mask) == pytest.approx(26, abs=2)
+    assert signal_to_noise(np.full(400, -20, np.float32), np.ones(400, bool)) == -20  # as loud from end to end

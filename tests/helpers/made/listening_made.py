@@ -53,7 +53,7 @@ def make_run(directory: Path, *, delivered: str = "adapted", heldout: int = 12, 
 class Tones:
     """A bench whose variants are tones of their own pitch, length and level; it keeps what it said."""
 
-    def __init__(self, models=None):
+    def __init__(self, models=None, loading=None):
         self.said = []
 
     def say(self, variant, text, seed, on_frame):

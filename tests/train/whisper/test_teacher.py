@@ -149,16 +149,25 @@ def test_where_nothing_is_understood_there_are_no_states(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("compression", "probability", "understood"),
-    [(1.2, -0.3, True), (2.5, -0.3, False), (1.2, -1.1, False), (1.2, np.nan, False)],
+    ("compression", "probability", "silence", "understood"),
+    [
+        (1.2, -0.3, 0.1, True),
+        (2.5, -0.3, 0.1, False),
+        (1.2, -1.1, 0.1, False),
+        (1.2, np.nan, 0.1, False),
+        (1.2, -0.9, 0.9, False),
+        (1.2, -0.3, 0.9, True),
+        (1.2, -0.9, np.nan, True),
+    ],
 )
 def test_a_decoding_beyond_whispers_own_limits_is_not_understood(
-    whisper, monkeypatch, compression, probability, understood
+    whisper, monkeypatch, compression, probability, silence, understood
 ):
     from mlx_whisper.decoding import DecodingResult
 
     teacher, tokens = AsrTeacher(str(whisper)), [11, 12, 13]
-    result = DecodingResult(None, "en", None, tokens, "Words.", probability, compression_ratio=compression)
+    figures = {"no_speech_prob": silence, "compression_ratio": compression}
+    result = DecodingResult(None, "en", None, tokens, "Words.", probability, **figures)
     monkeypatch.setattr(type(teacher.model), "decode", lambda *_: result)
     assert (teacher.states(WAVE) is not None) == understood
 
