@@ -104,14 +104,21 @@ class Sounds:
     """Some clips, against which any number of others are compared, one after the other."""
 
     def __init__(self, prints: Iterable[np.ndarray]) -> None:
-        self._prints = [one for one in prints if len(one)]
-        places = [(k, at) for k, one in enumerate(self._prints) for at in np.flatnonzero(one != SILENT).tolist()]
-        words = np.array([self._prints[k][at] for k, at in places], np.uint32)
+        self._prints = list(prints)
+        lengths = [len(one) for one in self._prints]
+        words = np.concatenate([np.zeros(0, np.uint32), *self._prints]).astype(np.uint32)
+        clips = np.repeat(np.arange(len(lengths)), lengths)
+        places = np.concatenate([np.zeros(0, np.int64), *map(np.arange, lengths)])
         order = np.argsort(words, kind="stable")
-        self._words, self._places = words[order], np.array(places, np.int64).reshape(-1, 2)[order]
+        order = order[words[order] != SILENT]
+        self._words, self._places = words[order], np.stack([clips[order], places[order]], axis=1).astype(np.int64)
 
     def hold(self, words: np.ndarray) -> bool:
         """Whether a clip sounds the same as one of them, or shares a stretch with it."""
+        return self.match(words) is not None
+
+    def match(self, words: np.ndarray) -> int | None:
+        """Number of a clip that `words` sound the same as, or share a stretch with; None: there is none."""
         first, last = (np.searchsorted(self._words, words, side=side) for side in ("left", "right"))
         votes: dict[tuple[int, int], int] = defaultdict(int)
         for at in np.flatnonzero((last > first) & (words != SILENT)).tolist():
@@ -120,5 +127,5 @@ class Sounds:
         for (k, offset), count in sorted(votes.items(), key=lambda item: -item[1]):
             near = count + votes.get((k, offset + 1), 0) + votes.get((k, offset - 1), 0)
             if near >= _VOTES and alike(words, self._prints[k], offset):
-                return True
-        return False
+                return k
+        return None

@@ -87,11 +87,17 @@ def keep_test(run_dir: Path, test: Mapping[str, Any]) -> Path:
         CheckpointError: a file that is there and cannot be read (it is left as it is), or cannot be written.
     """
     path = run_dir / ABX_FILE
-    tests = read_tests(run_dir)
-    if path.exists() and not tests:
+    try:
+        found = read_json(path)
+    except FileNotFoundError:
+        found = {"tests": []}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("tests"), list):
         raise CheckpointError(f"{path}: holds no listening tests; move it away to keep new ones there")
-    others = [one for one in tests if one.get("id") != test["id"]]
-    write_text_atomic(path, json.dumps({"tests": [*others, dict(test)]}, ensure_ascii=False, indent=1) + "\n")
+    others = [one for one in found["tests"] if not (isinstance(one, dict) and one.get("id") == test["id"])]
+    content = {**found, "tests": [*others, dict(test)]}
+    write_text_atomic(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
     return path
 
 

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 from browser import PHONE, launched, opened, play, shifts, sideways, violations
-from recorded import spoken, wav
+from recorded import AGREED, many, spoken, wav
 
 from mlx_voxclone.process.network import take_port
 from mlx_voxclone.studio.record.prompts import SYLLABLES, sentences
@@ -234,3 +234,23 @@ def test_files_their_texts_and_a_long_one(chromium, studio, tmp_path):
     with opened(chromium, f"{studio.address}/voices/{project.id}/record/files", width=PHONE, dark=True) as page:
         assert sideways(page) <= 0
         assert not violations(page)
+
+
+def test_hundreds_of_takes_and_files_are_gone_through_by_keyboard(chromium, studio):
+    project = studio.home.person("me").new_project("Ann", SYLLABLES)
+    project.change(consent=AGREED)
+    many(project, 130, 45)
+    for place, of in (("record", "takes"), ("record/files", "list")):
+        with opened(chromium, f"{studio.address}/voices/{project.id}/{place}") as page:
+            assert page.locator(f"#{of} li.card").count() == 20
+            assert not violations(page)
+            link = page.locator(f"#{of} .pager").first.get_by_role("link", name="Page 2", exact=True)
+            link.focus()
+            page.keyboard.press("Enter")
+            page.wait_for_url("**page=2#*")
+            assert page.locator(f"#{of} .pager").first.locator("[aria-current=page]").text_content() == "2"
+            page.locator(f"#{of} li.card").nth(3).get_by_role("button", name="Delete").click()
+            page.wait_for_function("of => document.querySelectorAll(`#${of} li.card`).length === 20", arg=of)
+            assert page.locator(f"#{of} .pager").first.locator("[aria-current=page]").text_content() == "2"
+            page.set_viewport_size({"width": PHONE, "height": 900})
+            assert not sideways(page)

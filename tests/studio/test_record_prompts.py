@@ -3,6 +3,7 @@
 import unicodedata
 
 import pytest
+from written_languages import check_characters, check_intonation, check_letters, check_single
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import PHONES
@@ -10,18 +11,6 @@ from mlx_voxclone.pairs.prompts import LANGUAGES as SPOKEN
 from mlx_voxclone.pairs.prompts import load_prompts
 from mlx_voxclone.studio.record.prompts import LANGUAGES, SYLLABLES, sentences
 
-LATIN = "abcdefghijklmnopqrstuvwxyz"
-LETTERS = {
-    "en": LATIN,
-    "fr": LATIN + "àâçéèêëîïôùûœ",
-    "de": LATIN + "äöüß",
-    "es": LATIN + "áéíóúüñ",
-    "it": LATIN + "àèéìòù",
-    "pt": LATIN + "áâãàçéêíóôõú",
-    "nl": LATIN + "éë",
-    "ar": "ابتثجحخدذرزسشصضطظعغفقكلمنهويءأإآؤئىة",
-    "hi": "अआइईउऊऋएऐओऔकखगघचछजझटठडढणतथदधनपफबभमयरलवशषसह" + "ािीुूृेैोौंँ़्",
-}
 # Spellings of sounds and of their neighbours that a language's voice needs, each in at least two sentences.
 SOUNDS = {
     "en": "th sh ch ng wh ph ck ow ou oo ee ea oy aw ir ur er ar or tion qu str spr bl gr cl fl sion",
@@ -34,8 +23,6 @@ SOUNDS = {
     "ar": "ال ث ذ ظ ض ص ط ق غ خ ح ع ش ج",
     "hi": "ख घ छ झ ठ ढ थ ध फ भ ण ष श ज़ फ़ ड़ ढ़ ं ँ क्ष त्र ज्ञ प्र",
 }
-SCRIPTS = {"ar": "ARABIC", "hi": "DEVANAGARI"}
-PUNCTUATION = {"es": "¿¡", "ar": "،؟", "hi": "।"}
 
 
 @pytest.fixture(scope="module", params=SPOKEN)
@@ -53,38 +40,19 @@ def test_there_are_sentences_in_every_language_of_the_model():
 
 
 def test_no_sentence_comes_twice():
-    texts = [text.casefold() for language in LANGUAGES for text in sentences(language)]
-    assert len(set(texts)) == len(texts)
+    check_single([text for language in LANGUAGES for text in sentences(language)])
 
 
 def test_counts_lengths_and_intonation(own):
-    _, texts = own
-    words = [len(text.split()) for text in texts]
-    assert len(texts) >= 45
-    assert min(words) >= 5
-    assert max(words) <= 20
-    assert sum(text.endswith(("?", "؟")) for text in texts) >= 5
-    assert sum(text.endswith("!") for text in texts) >= 2
-    assert sum(text.count(",") + text.count("،") >= 2 for text in texts) >= 2
+    check_intonation(own[1], count=45, words=(5, 20), loud=2, listing=2)
 
 
 def test_nothing_but_letters_and_punctuation_of_the_language(own):
-    language, texts = own
-    script = SCRIPTS.get(language, "LATIN")
-    allowed = set(" .,:;?!'-") | set(PUNCTUATION.get(language, ""))
-    for text in texts:
-        assert text == unicodedata.normalize("NFC", text)
-        assert text == " ".join(text.split())
-        assert text[-1] in ".?!؟।"
-        for character in set(text) - allowed:
-            assert unicodedata.category(character)[0] in "LM", (text, character)
-            assert unicodedata.name(character).startswith(script), (text, character)
+    check_characters(*own)
 
 
 def test_every_letter_of_the_language_occurs(own):
-    language, texts = own
-    found = set(unicodedata.normalize("NFD" if language == "hi" else "NFC", "".join(texts).lower()))
-    assert set(LETTERS[language]) <= found, set(LETTERS[language]) - found
+    check_letters(*own)
 
 
 def test_the_sounds_of_the_language_occur(own):

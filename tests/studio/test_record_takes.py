@@ -217,15 +217,15 @@ def test_a_plan_that_cannot_be_read_is_not_written_over(voice):
 
 def test_a_take_that_another_tab_deletes_costs_nothing_else(voice, monkeypatch):
     first, second = record(voice, 2)
-    items = shelf.Shelf.items
+    look = shelf.Shelf.look
 
     def while_deleted(self):
-        found = items(self)
+        found = look(self)
         if first.path.exists():
             Takes(voice).remove(first.id)
         return found
 
-    monkeypatch.setattr(shelf.Shelf, "items", while_deleted)
+    monkeypatch.setattr(shelf.Shelf, "look", while_deleted)
     assert [take.id for take in Takes(voice).all()] == [second.id]
 
 
@@ -237,7 +237,7 @@ def test_a_damaged_plan_costs_the_plan_alone(voice):
 
 def test_what_was_said_instead_is_kept(voice):
     (take,) = record(voice)
-    assert Takes(voice).set_text(take.id, "papa mino lesu tara").text == "papa mino lesu tara"
+    assert Takes(voice).set_text(take.id, "papa mino lesu tara").state == GOOD
     with pytest.raises(Mistake):
         Takes(voice).set_text(take.id, " ")
     assert Takes(voice).take(take.id).text == "papa mino lesu tara"

@@ -3,17 +3,13 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlx_voxclone.adapters.files import CONFIG as ADAPTER_CONFIG
 from mlx_voxclone.adapters.files import TENSORS
 from mlx_voxclone.checkpoint.release import PARAMS, WEIGHTS
-from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY, is_voice_name
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.checkpoint.voices import VOICE_DIRECTORY
 from mlx_voxclone.studio.home import Project
-
-_MOST = 64 << 20  # bytes of a summary
-_SUMMARY = "summary.json"
+from mlx_voxclone.studio.results import ZERO_SHOT, result_of
 
 
 @dataclass(frozen=True)
@@ -46,19 +42,17 @@ class Made:
 
 def made_of(project: Project) -> Made | None:
     """What a voice's training has come to; None: it has not ended, or was of another kind."""
-    summary = _summary(project.run)
-    baked = summary.get("baked")
-    if not isinstance(baked, dict) or not isinstance(voice := baked.get("voice"), str) or not is_voice_name(voice):
+    found = result_of(project.run)
+    if found is None or found.voice is None:
         return None
     best, place = project.run / "speaker" / "best", project.run / "baked"
     is_adapted = _is_file(best / TENSORS) and _is_file(best / ADAPTER_CONFIG)
-    delivered = summary.get("delivered")
     return Made(
         run=project.run,
-        voice=voice,
+        voice=found.voice,
         baked=place if _is_file(place / WEIGHTS) and _is_file(place / PARAMS) else None,
         adapters=best if is_adapted else None,
-        adapted=is_adapted and not (isinstance(delivered, dict) and delivered.get("name") == "zero-shot"),
+        adapted=is_adapted and found.delivered != ZERO_SHOT,
     )
 
 
@@ -75,14 +69,6 @@ def bytes_of(place: Path) -> tuple[int, int]:
             except OSError:  # gone meanwhile
                 continue
     return files, size
-
-
-def _summary(run: Path) -> dict[str, Any]:
-    try:
-        found = read_json(run / _SUMMARY, _MOST)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _is_file(path: Path) -> bool:

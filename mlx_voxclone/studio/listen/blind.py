@@ -9,7 +9,6 @@ sees before the end. Each answer is on disk before the next pair is shown. The o
 import json
 import os
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -24,13 +23,13 @@ from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.blind import PAIRS, Outcome, keep_test, outcome_of, read_tests
 from mlx_voxclone.files.atomic import atomic_directory
 from mlx_voxclone.files.plain import open_own, parse_json
-from mlx_voxclone.publish.run_directory import SUMMARY
 from mlx_voxclone.report.run_report import write_report
 from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.alike import WHAT, copied, made_alike
 from mlx_voxclone.studio.listen.speaking import Bench
-from mlx_voxclone.studio.listen.voices import Heard, Sentence, Variant
+from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, Variant
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.results import earlier_runs, is_of, number
 from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE, _ANSWERS = "blind", "test.json", "answers.jsonl"
@@ -130,11 +129,12 @@ def make(
             for slot in SLOTS:
                 write_wav(folder / f"{number:02}-{slot}.wav", copied(alike[pair.of(slot)], rng))
         listed = [{"text": sentences[p.sentence].text, "a": p.a, "b": p.b, "x": p.x, "seed": p.seed} for p in drawn]
-        test = {"id": id, "created": time.time(), "first": first.facts(), "second": second.facts()}
-        write_json(folder / _FILE, {**test, "seed": seed, "sounds": WHAT, "pairs": listed})
+        test = {"id": id, "created": time.time(), "training": heard.training, "seed": seed, "sounds": WHAT}
+        write_json(folder / _FILE, {**test, "first": first.facts(), "second": second.facts(), "pairs": listed})
         progress(total, total)
-    for old in blind_tests(listening)[_KEPT:]:
-        shutil.rmtree(old.folder, ignore_errors=True)
+    for old in blind_tests(listening)[_KEPT:]:  # what was answered stays
+        for sound in old.folder.glob("*.wav"):
+            sound.unlink(missing_ok=True)
     return id
 
 
@@ -149,10 +149,14 @@ class BlindTest:
 
     Attributes:
         pairs: each with `text`, `a`, `b`, `x` (names of variants), and `answer` once there is one.
+    Raises:
+        CheckpointError: its file cannot be read, or holds something else.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.content = folder, read_json(folder / _FILE)
+        if not _is_test(self.content, folder.name):
+            raise CheckpointError(f"{folder / _FILE}: holds no listening test")
         self.id: str = self.content["id"]
         self.created: float = self.content["created"]
         answers = self._answers()
@@ -195,8 +199,10 @@ class BlindTest:
             if now.current != number:
                 return now
             line = json.dumps({"pair": number, "answer": slot, "when": time.time()}) + "\n"
-            with open(self.folder / _ANSWERS, "ab", opener=open_own) as file:
-                file.write(line.encode())
+            with open(self.folder / _ANSWERS, "a+b", opener=open_own) as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+                ended = file.read(1) in (b"", b"\n")  # else a power cut has left a part of a line
+                file.write(("" if ended else "\n").encode() + line.encode())
                 file.flush()
                 os.fsync(file.fileno())
             return BlindTest(self.folder)
@@ -205,17 +211,14 @@ class BlindTest:
         """For `abx.json`, with the figures. Raises ValueError before the end."""
         if (outcome := self.outcome) is None:
             raise ValueError("the test has not ended")
-        given = {key: self.content[key] for key in ("id", "first", "second", "seed", "sounds")}
+        given = {key: self.content.get(key) for key in ("id", "first", "second", "seed", "sounds")}
         figures = {"correct": outcome.correct, "of": outcome.pairs, "interval": outcome.interval, "p": outcome.p}
-        ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        ended = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._ended()))
         return {**given, "ended": ended, **figures, "verdict": outcome.verdict, "pairs": self.pairs}
 
     def is_of(self, run_dir: Path) -> bool:
         """Whether it was made of this run as it is, and not of one that was there before it."""
-        try:
-            return self.created >= (run_dir / SUMMARY).stat().st_mtime
-        except OSError:  # put aside, or not at its end yet
-            return False
+        return is_of(run_dir, self.content.get("training"), self.created)
 
     def keep(self, run_dir: Path) -> bool:
         """Add it to the `abx.json` of its run once it has ended; whether it was not there yet.
@@ -230,6 +233,13 @@ class BlindTest:
                 return False
             keep_test(run_dir, self.record())
         return True
+
+    def _ended(self) -> float:
+        """When the last answer was given."""
+        try:
+            return (self.folder / _ANSWERS).stat().st_mtime
+        except OSError:
+            return time.time()
 
     def _answers(self) -> dict[int, str]:
         """Slots by the number of the pair; what a power cut has left of a line is no answer."""
@@ -256,9 +266,41 @@ def blind_tests(listening: Path) -> list[BlindTest]:
         if ID.fullmatch(path.name):
             try:
                 found.append(BlindTest(path))
-            except (VoxcloneError, KeyError):
+            except VoxcloneError:
                 continue
     return sorted(found, key=lambda test: -test.created)
+
+
+def earlier_tests(listening: Path, run_dir: Path) -> list[dict[str, Any]]:
+    """Tests of the trainings before a run that came to their end, the newest first: their records (`abx.json`)."""
+    kept = [test for _, earlier in earlier_runs(run_dir) for test in read_tests(earlier)]
+    kept += [one.record() for one in blind_tests(listening) if one.outcome is not None and not one.is_of(run_dir)]
+    found = {one["id"]: one for one in kept if _is_record(one)}
+    return sorted(found.values(), key=lambda one: one["ended"], reverse=True)
+
+
+def _is_record(one: dict[str, Any]) -> bool:
+    counts = one.get("correct"), one.get("of")
+    return (
+        all(isinstance(one.get(key), str) for key in ("id", "ended"))
+        and all(isinstance(count, int) for count in counts)
+        and all(isinstance(one.get(side), dict) and one[side].get("name") in NAMES for side in ("first", "second"))
+    )
+
+
+def _is_test(content: dict[str, Any], id: str) -> bool:
+    sides, pairs = (content.get("first"), content.get("second")), content.get("pairs")
+    if content.get("id") != id or number(content.get("created")) is None or not isinstance(pairs, list) or not pairs:
+        return False
+    if not all(isinstance(side, dict) and side.get("name") in NAMES for side in sides):
+        return False
+    return all(
+        isinstance(pair, dict)
+        and isinstance(pair.get("text"), str)
+        and all(pair.get(slot) in NAMES for slot in SLOTS)
+        and pair["x"] in (pair["a"], pair["b"])
+        for pair in pairs
+    )
 
 
 def blind_test(listening: Path, id: str) -> BlindTest:

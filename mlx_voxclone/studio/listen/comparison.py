@@ -22,12 +22,13 @@ from mlx_voxclone.report.vector import svg
 from mlx_voxclone.speech.side_by_side import MAX_CHARACTERS, is_sayable
 from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.speaking import Bench
-from mlx_voxclone.studio.listen.voices import Sentence, Variant
+from mlx_voxclone.studio.listen.voices import NAMES, Sentence, Variant
 from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.results import number
 from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE = "compared", "comparison.json"
-_KEPT = 12  # comparisons
+_KEPT = 12  # comparisons of a training
 DRAWN = ".svg"
 FRAME_SECONDS = 0.08
 MOST_SEED = 2**53 - 1  # the largest number that a browser keeps exact
@@ -67,6 +68,7 @@ def compare(
     listening: Path,
     progress: Progress,
     language: str | None = None,
+    training: int = 1,
 ) -> str:
     """Speak a sentence with each variant, draw all to one scale, and keep it; returns its id.
 
@@ -75,6 +77,7 @@ def compare(
         listening: the project's folder.
         progress: called with the variants done, how many there are, the name of the one being spoken, and its seconds
             so far.
+        training: number of the training that is compared, see `Heard`.
 
     Raises:
         VoxcloneError: see `Bench.say`; nothing is kept then.
@@ -96,10 +99,10 @@ def compare(
     with atomic_directory(listening / _FOLDER / id) as folder:
         listed = [_take(folder, *take, axes) for take in takes]
         shown = text if own else sentence.text
-        content = {"id": id, "created": time.time(), "text": shown, "own": own, "seed": seed, "takes": listed}
-        write_json(folder / _FILE, content)
+        content = {"id": id, "created": time.time(), "training": training, "text": shown, "own": own}
+        write_json(folder / _FILE, {**content, "seed": seed, "takes": listed})
         progress(len(chosen), len(chosen), "plots")
-    _forget(listening)
+    _forget(listening, training)
     return id
 
 
@@ -130,7 +133,7 @@ def comparisons(listening: Path) -> list[dict[str, Any]]:
             content = read_json(folder / _FILE)
         except VoxcloneError:
             continue
-        if content.get("id") == folder.name and "created" in content and "takes" in content:
+        if _is_comparison(content, folder.name):
             found.append(content)
     return sorted(found, key=lambda one: -one["created"])
 
@@ -153,6 +156,25 @@ def _folders(listening: Path) -> list[Path]:
     return [path for path in place.iterdir() if ID.fullmatch(path.name)] if place.is_dir() else []
 
 
-def _forget(listening: Path) -> None:
-    for old in comparisons(listening)[_KEPT:]:
+def _is_comparison(content: dict[str, Any], id: str) -> bool:
+    takes = content.get("takes")
+    return (
+        content.get("id") == id
+        and number(content.get("created")) is not None
+        and isinstance(content.get("text"), str)
+        and isinstance(takes, list)
+        and all(isinstance(take, dict) and _is_take(take) for take in takes)
+    )
+
+
+def _is_take(take: dict[str, Any]) -> bool:
+    drawn = take.get("peaks")
+    figures = (take.get("seconds"), take.get("peak_db"), *(drawn if isinstance(drawn, list) else [None]))
+    named = take.get("name") in NAMES and {"delivered", "ended"} <= take.keys()
+    return named and all(number(value) is not None for value in figures)
+
+
+def _forget(listening: Path, training: int) -> None:
+    """Delete the oldest comparisons of a training; those of earlier ones stay."""
+    for old in [one for one in comparisons(listening) if one.get("training") == training][_KEPT:]:
         shutil.rmtree(folder_of(listening, old["id"]), ignore_errors=True)

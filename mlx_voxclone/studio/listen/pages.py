@@ -17,6 +17,7 @@ from mlx_voxclone.studio.listen.comparison import compare, comparisons, drawn, f
 from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.results import is_of
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, project_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
@@ -84,7 +85,8 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
             task.progress(done, total, told)
 
         bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
-        return {"comparison": compare(bench, variants, sentence, seed, project.listening, progress, language)}
+        place, number = project.listening, found.training
+        return {"comparison": compare(bench, variants, sentence, seed, place, progress, language, number)}
 
     tasks.start(person, KIND, t("listen.task.compare"), work, project=project, once=once)
 
@@ -134,13 +136,18 @@ def _values(request: Request, project: Project, found: Heard | None, form: Any =
 
 
 def _shown(request: Request, project: Project) -> dict[str, Any]:
-    """The comparison that the address names, or the newest, and all the others."""
-    kept = comparisons(project.listening)
+    """The comparison that the address names, or the newest of this training, and all the others."""
+    listed, run = comparisons(project.listening), project.run
+    kept = [one for one in listed if is_of(run, one.get("training"), one["created"])]
+    before = [one for one in listed if one not in kept]
     named = request.query_params.get("comparison")
+    result = next((one for one in listed if one["id"] == named), kept[0] if kept else None)
     return {
         "project": project,
-        "result": next((one for one in kept if one["id"] == named), kept[0] if kept else None),
+        "result": result,
         "kept": kept,
+        "before": before,
+        "is_before": result in before,
         "most_seconds": MAX_SECONDS,
         "plot": _plot(request, project),
     }

@@ -22,9 +22,9 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.hub import ENCODER_FILE
 from mlx_voxclone.publish.run_directory import SUMMARY, Run
 from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.studio.results import ADAPTED, ZERO_SHOT, result_of, training_number
 
 ORIGINAL, TUNED = "original", "tuned"
-ZERO_SHOT, ADAPTED = "zero-shot", "adapted"  # as a run's summary names what it delivered
 NAMES = (ORIGINAL, ZERO_SHOT, TUNED, ADAPTED)
 _BLIND_SECONDS, _MOST_SECONDS = 5.0, 25.0  # of recordings that zero-shot speaks behind
 
@@ -97,12 +97,14 @@ class Heard:
         sentences: held-out ones, in the order of the data.
         variants: those that exist, in the order of `NAMES`; the original first if there is a held-out recording.
         language: code of the voice's, or None.
+        training: number of the training, see `results.training_number`.
     """
 
     directory: Path
     sentences: tuple[Sentence, ...]
     variants: tuple[Variant, ...]
     language: str | None
+    training: int = 1
 
     def variant(self, name: object) -> Variant | None:
         return next((one for one in self.variants if one.name == name), None)
@@ -123,13 +125,13 @@ def heard(run_dir: Path) -> Heard | None:
     """
     if not (run_dir / SUMMARY).is_file():
         return None
-    run = Run(run_dir)
+    number, run = training_number(run_dir), Run(run_dir)
     if run.config.task != "clone":
         return None
     data = _data(run.config, run_dir)
     sentences = tuple(Sentence(clip.text, clip) for clip in (data.heldout if data else ()) if clip.text)
     language = next((one.clip.language for one in sentences if one.clip.language), None)
-    return Heard(run_dir, sentences, tuple(_variants(run, data, bool(sentences))), language)
+    return Heard(run_dir, sentences, tuple(_variants(run, data, bool(sentences))), language, number)
 
 
 def _data(config: RunConfig, run_dir: Path) -> PreparedData | None:
@@ -148,7 +150,8 @@ def _variants(run: Run, data: PreparedData | None, has_original: bool) -> list[V
     found = [Variant(ORIGINAL)] if has_original else []
     baked = config.bake.output or directory / "baked"
     voice = baked / VOICE_DIRECTORY / f"{config.voice}.safetensors"
-    adapted = (run.summary.get("delivered") or {}).get("name") == ADAPTED
+    found_there = result_of(directory)
+    adapted = found_there is not None and found_there.delivered == ADAPTED
     released, adapters = str(config.model), directory / "speaker" / "best"
     own = directory / ENCODER_FILE
     encoder = own if own.is_file() else config.speaker.encoder_file  # None: the model has one

@@ -5,14 +5,14 @@ page's words with one figure, so that the sentence for it stands in the reader's
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mlx_voxclone.audio.io import read_audio
-from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY, signal_to_noise
+from mlx_voxclone.audio.measure.quality import NARROW, NOISY, ROOMY
 from mlx_voxclone.audio.segment import FRAME_SECONDS, speech_level
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, Usable, usable
@@ -27,6 +27,8 @@ _EDGE = 0.03  # seconds from the end of a recording in which a word is likely cu
 _FASTEST = 30.0  # letters a second: 25 are fast
 _SLOWEST, _SLACK = 3.0, 4.0  # letters a second, and seconds besides, for pauses within
 _LONGEST_DRAWN = 120.0  # seconds
+_LENGTHS = ("too_short", "too_long")  # findings that leave others unsaid
+_OF_TEXT = ("not_all_said", "more_than_text", "cut_at_start", "cut_at_end")  # findings that another text may change
 _OPTIONS = PrepareOptions(speech_detector="levels")  # as training prepares; nothing is loaded for it
 # Reasons of `ingest.usable` that the page has sentences for; all others are a file that cannot be read.
 _REASONS = {
@@ -63,6 +65,8 @@ class Check:
     bandwidth: float | None = None  # Hz
     reverberation: float | None = None  # seconds
     rate: int = 0  # Hz
+    before: float | None = None  # seconds before the first word
+    after: float | None = None  # seconds behind the last one
 
     def content(self) -> dict[str, Any]:
         """For an item's notes."""
@@ -70,11 +74,54 @@ class Check:
 
     @classmethod
     def of(cls, content: dict[str, Any] | None) -> "Check | None":
-        """From an item's notes; None where there is none yet."""
-        if not content:
+        """From an item's notes; None where there is none yet.
+
+        Raises:
+            ValueError: it is not what `content` has given.
+        """
+        if content is None:
             return None
-        findings = tuple(Finding(**one) for one in content.get("findings", ()))
-        return cls(**{**content, "findings": findings})
+        try:
+            findings = tuple(Finding(**one) for one in content.get("findings", ()))
+            found = cls(**{**content, "findings": findings})
+        except (TypeError, AttributeError):
+            raise ValueError("no check of a recording") from None
+        figures = [found.seconds, found.speech, found.rate, found.level, found.noise, found.before, found.after]
+        figures += [found.bandwidth, found.reverberation, *(one.value for one in findings)]
+        states = [found.state, *(one.state for one in findings)]
+        if None in figures[:3] or not all(map(_is_figure, figures)) or not {*map(str, states)} <= {GOOD, FAIR, BAD}:
+            raise ValueError("no check of a recording")
+        if not all(isinstance(one.key, str) for one in findings):
+            raise ValueError("no check of a recording")
+        return found
+
+    def with_text(self, text: str | None) -> "Check | None":
+        """The check of the same sound as one of another text; None: the sound must be looked at again."""
+        if not self.rate:  # it cannot be read, whatever is said in it
+            return self
+        if self.before is None or self.after is None or self.noise is None:
+            return None
+        found = [one for one in self.findings if one.key not in _OF_TEXT]
+        found = sorted([*self._fits(text, found), *found], key=lambda one: one.state != BAD)
+        state = BAD if any(one.state == BAD for one in found) else FAIR if found else GOOD
+        return replace(self, state=state, findings=tuple(found))
+
+    def _fits(self, text: str | None, others: list[Finding]) -> list[Finding]:
+        """Not all of the text, more than the text, begun too late or ended too early."""
+        before, after, noise = (value or 0.0 for value in (self.before, self.after, self.noise))
+        letters, out = sum(character.isalnum() for character in text or ""), []
+        bad = any(one.key in _LENGTHS for one in others)
+        if letters and letters > _FASTEST * self.speech and not bad:
+            out.append(Finding("not_all_said", BAD))
+        elif letters and self.speech > letters / _SLOWEST + _SLACK:
+            out.append(Finding("more_than_text", FAIR))
+        if not text or bad or any(one.state == BAD for one in out) or noise < _DROWNED:
+            return out  # nobody wonders about more, and noise hides where words begin
+        if before < _EDGE:
+            out.append(Finding("cut_at_start", FAIR))
+        if after < _EDGE:
+            out.append(Finding("cut_at_end", FAIR))
+        return out
 
 
 def check(path: Path, text: str | None = None, *, whole: bool = True) -> tuple[Check, np.ndarray]:
@@ -91,15 +138,14 @@ def check(path: Path, text: str | None = None, *, whole: bool = True) -> tuple[C
     except AudioError as e:
         key = _REASONS.get(e.reason, "unreadable")
         return Check(BAD, (Finding(key, BAD),), _seconds(path)), np.zeros(0, np.uint32)
-    findings = [*_lengths(found, text, whole), *_sound(found)]
-    state = BAD if any(one.state == BAD for one in findings) else FAIR if findings else GOOD
-    findings.sort(key=lambda one: one.state != BAD)
     quality = found.plan([]).quality
     assert quality is not None
     level = speech_level(found.scan.levels, found.mask)
-    return Check(
-        state,
-        tuple(findings),
+    findings = [*_lengths(found, whole), *_sound(found)]
+    spoken = np.flatnonzero(found.mask)
+    made = Check(
+        BAD if any(one.state == BAD for one in findings) else FAIR if findings else GOOD,
+        tuple(sorted(findings, key=lambda one: one.state != BAD)),
         round(found.info.seconds, 3),
         round(found.whole.seconds, 3),
         round(level, 1) if math.isfinite(level) else None,
@@ -107,7 +153,10 @@ def check(path: Path, text: str | None = None, *, whole: bool = True) -> tuple[C
         quality.bandwidth,
         quality.reverberation,
         quality.sample_rate,
-    ), found.scan.words
+        round(float(spoken[0] * FRAME_SECONDS), 3),
+        round(float((len(found.mask) - 1 - spoken[-1]) * FRAME_SECONDS), 3),
+    )
+    return (made.with_text(text) or made) if whole else made, found.scan.words
 
 
 def wave(path: Path, seconds: float) -> list[float]:
@@ -118,33 +167,14 @@ def wave(path: Path, seconds: float) -> list[float]:
         return []
 
 
-def _lengths(found: Usable, text: str | None, whole: bool) -> list[Finding]:
-    """Too short, too long, not all of the text, more than the text, begun too late or ended too early."""
-    speech, out = found.whole.seconds, []
-    if speech < _OPTIONS.min_seconds - FRAME_SECONDS / 2:
+def _lengths(found: Usable, whole: bool) -> list[Finding]:
+    """Too short, too long."""
+    out = []
+    if found.whole.seconds < _OPTIONS.min_seconds - FRAME_SECONDS / 2:
         out.append(Finding("too_short", BAD, _OPTIONS.min_seconds))
-    if not whole:
-        return out
-    if speech > MAX_TRANSCRIBED_SECONDS:
+    if whole and found.whole.seconds > MAX_TRANSCRIBED_SECONDS:
         out.append(Finding("too_long", BAD, MAX_TRANSCRIBED_SECONDS))
-    letters = sum(character.isalnum() for character in text or "")
-    if letters and letters > _FASTEST * speech and not out:
-        out.append(Finding("not_all_said", BAD))
-    elif letters and speech > letters / _SLOWEST + _SLACK:
-        out.append(Finding("more_than_text", FAIR))
-    spoken = np.flatnonzero(found.mask)
-    if any(one.state == BAD for one in out) or _noise(found) < _DROWNED:
-        return out  # nobody wonders about more, and noise hides where words begin
-    if text and spoken[0] * FRAME_SECONDS < _EDGE:
-        out.append(Finding("cut_at_start", FAIR))
-    if text and (len(found.mask) - 1 - spoken[-1]) * FRAME_SECONDS < _EDGE:
-        out.append(Finding("cut_at_end", FAIR))
     return out
-
-
-def _noise(found: Usable) -> float:
-    """dB of speech over noise."""
-    return signal_to_noise(found.scan.levels, found.mask)
 
 
 def _sound(found: Usable) -> list[Finding]:
@@ -173,3 +203,8 @@ def _seconds(path: Path) -> float:
         return round(audio_info(path).seconds, 3)
     except AudioError:
         return 0.0
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number, or None."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))

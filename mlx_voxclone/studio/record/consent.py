@@ -31,12 +31,19 @@ def consent(who: str, purpose: str, statement: str, agreed: bool) -> dict[str, s
     return kept
 
 
+def given(project: Project) -> dict[str, str] | None:
+    """The consent that was given, see `consent`; None where there is none, or what is noted is something else."""
+    found = project.info().get("consent")
+    good = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("who", "purpose", "when"))
+    return found if good else None
+
+
 def require(project: Project) -> None:
     """
     Raises:
         Mistake: nothing may be recorded or added, as there is no consent.
     """
-    if not project.info().get("consent"):
+    if given(project) is None:
         raise Mistake("agreed", "record.wrong.no_consent")
 
 

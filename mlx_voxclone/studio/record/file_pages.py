@@ -2,6 +2,7 @@
 
 import contextlib
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -14,12 +15,11 @@ from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record import long
-from mlx_voxclone.studio.record.checks import check
-from mlx_voxclone.studio.record.consent import line, require
+from mlx_voxclone.studio.record.consent import given, line, require
+from mlx_voxclone.studio.record.listing import is_bad, is_silent, is_uncut, recorded
 from mlx_voxclone.studio.record.prompts import RIGHT_TO_LEFT, SYLLABLES
-from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, shelf_of, values
-from mlx_voxclone.studio.record.shelf import Shelf
-from mlx_voxclone.studio.record.takes import LONGEST_TEXT, sayable
+from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, findings, shelf_of, values
+from mlx_voxclone.studio.record.shelf import Item, Shelf
 from mlx_voxclone.studio.record.uploads import ACCEPTED, LARGEST_FILE, Received, Uploads
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.web.pages import (
@@ -33,12 +33,16 @@ from mlx_voxclone.studio.web.pages import (
     studio_of,
     words_of,
 )
+from mlx_voxclone.studio.web.paging import paged
 
 PREPARE, FETCH = "prepare", whispers.KIND  # kinds of tasks
 _MOST_FILES = 200  # of a form without JavaScript
 _LARGEST_FORM = 2_000_000_000  # bytes of one
 _LONGEST_NAME = 1000  # characters of a file's name in an address
-_UNKNOWN = dict.fromkeys(("text", "text_by", "long", "cut", "check", "like", "heard")) | {"name": "?", "seconds": 0.0}
+_SHOWN = ("all", "silent", "bad")  # files that are listed: all, without a text, not usable
+_FEW = 8  # clips of a recording that are listed with it; more have pages of their own
+_UNKNOWN = dict.fromkeys(("text", "text_by", "long", "cut", "check", "like", "heard", "peaks"))
+_UNKNOWN |= {"name": "?", "seconds": 0.0}
 
 
 def routes() -> list[Route]:
@@ -56,7 +60,7 @@ def routes() -> list[Route]:
 
 async def _files(request: Request) -> Response:
     project = project_of(request)
-    if not project.info().get("consent"):
+    if given(project) is None:
         return RedirectResponse(f"/voices/{project.id}/record", 303)
     return page(request, "record/files.html", **await _shown(request, project))
 
@@ -65,7 +69,7 @@ async def _upload_one(request: Request) -> Response:
     """One file, as the body of the request, its name in the address; answered with a sentence."""
     project = project_of(request)
     check_token(request, request.headers.get("x-csrf"))
-    name, size = request.query_params.get("name", "")[:_LONGEST_NAME], request.headers.get("content-length", "")
+    name, size = request.query_params.get("name", "")[-_LONGEST_NAME:], request.headers.get("content-length", "")
     uploads = Uploads(project)
     try:
         uploads.check_name(name, int(size) if size.isdecimal() and len(size) < 18 else None)
@@ -76,7 +80,7 @@ async def _upload_one(request: Request) -> Response:
                 received = await run_in_threadpool(uploads.add, name, place)
     except Mistake as mistake:
         return part(request, "record/mistake.html", mistake=mistake)
-    _begin_cutting_now_or_later(request, project)
+    await _begin_cutting_now_or_later(request, project, [received])
     return part(request, "record/received.html", received=[received], refused=[])
 
 
@@ -86,7 +90,13 @@ async def _upload(request: Request) -> Response:
     size = request.headers.get("content-length", "")
     if not size.isdecimal() or len(size) > 18 or int(size) > _LARGEST_FORM:
         raise HTTPException(413, f"at most {_LARGEST_FORM // 1_000_000} MB at once")
-    form = await form_of(request, files=_MOST_FILES)
+    try:
+        form = await form_of(request, files=_MOST_FILES)
+    except HTTPException as e:
+        if not e.detail.startswith("Too many files"):
+            raise
+        mistake = Mistake("files", "record.wrong.many_files", most=_MOST_FILES)
+        return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     files = [file for file in form.getlist("files") if isinstance(file, UploadFile) and file.filename]
     received: list[Received] = []
     refused: list[tuple[str, str]] = []
@@ -95,14 +105,14 @@ async def _upload(request: Request) -> Response:
             received.append(await run_in_threadpool(_taken_in, project, file))
         except Mistake as mistake:
             refused.append((words_of(request)(mistake.key, **mistake.values), mistake.line))
-    _begin_cutting_now_or_later(request, project)
+    await _begin_cutting_now_or_later(request, project, received)
     mistake = None if files else Mistake("files", "record.wrong.no_file")
     shown = await _shown(request, project, received=received, refused=refused)
     return page(request, "record/files.html", mistake=mistake, **shown)
 
 
 def _taken_in(project: Project, file: UploadFile) -> Received:
-    uploads, name = Uploads(project), (file.filename or "")[:_LONGEST_NAME]
+    uploads, name = Uploads(project), (file.filename or "")[-_LONGEST_NAME:]
     uploads.check_name(name, file.size)
     with arriving(project.uploads, file.size or 0) as place, disk_refusals("files"):
         with place.open("wb") as target:
@@ -119,19 +129,17 @@ async def _text(request: Request) -> Response:
         require(project)
         if shelf.folder == project.uploads:
             await run_in_threadpool(Uploads(project).set_text, id, text)
-            _begin_cutting_now_or_later(request, project)
+            await _begin_cutting_now_or_later(request, project)
         else:
-            said = sayable(text, 2 * LONGEST_TEXT) if text.strip() else None
-            if said != shelf.notes(id).get("text"):
-                found, _ = await run_in_threadpool(check, shelf.sound(id), said)
-                shelf.change(id, text=said, text_by="hand", check=found.content())
+            await run_in_threadpool(Uploads(project).set_clip_text, id, text)
     except Mistake as mistake:
         if request.headers.get("hx-request"):
             return part(request, "record/mistake.html", mistake=mistake)
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     if request.headers.get("hx-request"):
-        return part(request, "record/saved.html", check=shelf.notes(id).get("check"), **values(request, project))
-    return RedirectResponse(f"/voices/{project.id}/record/files#file-{id}", 303)
+        found = findings(words_of(request), shelf.notes(id).get("check"))
+        return part(request, "record/saved.html", found=found)
+    return RedirectResponse(_place(request, project, f"#file-{id}"), 303)
 
 
 async def _delete(request: Request) -> Response:
@@ -141,7 +149,13 @@ async def _delete(request: Request) -> Response:
     await run_in_threadpool(Uploads(project).remove if shelf.folder == project.uploads else shelf.remove, id)
     if request.headers.get("hx-request"):
         return part(request, "record/file_list.html", **await _shown(request, project))
-    return RedirectResponse(f"/voices/{project.id}/record/files", 303)
+    return RedirectResponse(_place(request, project), 303)
+
+
+def _place(request: Request, project: Project, anchor: str = "") -> str:
+    """The address of the page that a form was on: the same part of the list."""
+    kept = {key: request.query_params[key] for key in ("of", "show", "page") if key in request.query_params}
+    return f"/voices/{project.id}/record/files{'?' if kept else ''}{urlencode(kept)}{anchor}"
 
 
 def _brought(request: Request, project: Project) -> Shelf:
@@ -158,25 +172,28 @@ async def _cut(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
     try:
-        _begin_cutting(request, project)
+        await _begin_cutting(request, project)
     except Mistake as mistake:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     return RedirectResponse(f"/voices/{project.id}/record/files", 303)
 
 
-def _begin_cutting(request: Request, project: Project) -> None:
+async def _begin_cutting(request: Request, project: Project) -> None:
     """Cut what is long and has no text; once, however many tabs ask for it. Raises Mistake."""
-    if long.uncut(project):
+    if await run_in_threadpool(long.uncut, project):
         title, person = words_of(request)("record.files.cut_task"), person_of(request)
         work = lambda task: long.cut_at_pauses(project, task)  # noqa: E731
         studio_of(request).tasks.start(person, PREPARE, title, work, project=project, lane="files", once="cut")
 
 
-def _begin_cutting_now_or_later(request: Request, project: Project) -> None:
+async def _begin_cutting_now_or_later(
+    request: Request, project: Project, received: list[Received] | None = None
+) -> None:
     """The same after something else was done, which stays done where there are too many tasks: the page then offers
-    the cutting."""
-    with contextlib.suppress(Mistake):
-        _begin_cutting(request, project)
+    the cutting. Of files that were `received` only long ones begin it."""
+    if received is None or any(one.key == "long" for one in received):
+        with contextlib.suppress(Mistake):
+            await _begin_cutting(request, project)
 
 
 async def _make_texts(request: Request) -> Response:
@@ -229,24 +246,34 @@ async def _shown(
     refused: list[tuple[str, str]] | None = None,
 ) -> dict[str, Any]:
     """What the page of files shows."""
-    tasks = _tasks(request, project)
+    tasks, asked = _tasks(request, project), request.query_params
 
     def read() -> dict[str, Any]:
-        clips: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-        for id, notes in Shelf(project.clips).items():
+        there = recorded(project)
+        clips: dict[str, list[Item]] = {}
+        for id, notes in there.clips.items:
             clips.setdefault(str(notes.get("upload")), []).append((id, {**_UNKNOWN, **notes}))
-        chapters, silent = long.unheard(project)
+        files = {id: {**_UNKNOWN, **notes} for id, notes in reversed(there.uploads.items)}
+        of, shown = asked.get("of", ""), asked.get("show", "")
+        of, shown = of if of in files else "", shown if shown in _SHOWN else "all"
+        listed = [one for one in (clips.get(of, []) if of else files.items()) if _is_shown(one[1], shown)]
+        uncut = [notes for notes in files.values() if is_uncut(notes)]
         whisper = long.whisper_of(person_of(request))
         language = project.info().get("language")
         return {
-            **values(request, project),
-            "files": [(id, {**_UNKNOWN, **notes}) for id, notes in Shelf(project.uploads).items()[::-1]],
+            **values(request, project, there),
+            "listed": paged(listed, asked.get("page"), {"of": of, "show": shown if shown != "all" else ""}),
+            "total": len(clips.get(of, [])) if of else len(files),
+            "of": (of, files[of]) if of else None,
+            "shown": shown,
+            "choices": _SHOWN,
             "clips": clips,
+            "few": _FEW,
             "waiting": Uploads(project).waiting(),
             "tasks": [task for number, task in enumerate(tasks) if task.open or number == 0],
-            "uncut": len(long.uncut(project)),
-            "chapters": len(chapters),
-            "silent": len(silent),
+            "uncut": any(not notes["text"] for notes in uncut),
+            "chapters": sum(bool(notes["text"]) for notes in uncut),
+            "silent": sum(is_silent(notes) for _, notes in (*there.uploads.items, *there.clips.items)),
             "whisper": whisper,
             "at_hand": whispers.at_hand(whisper),
             "installed": long.whisper_installed(),
@@ -259,3 +286,7 @@ async def _shown(
         }
 
     return await run_in_threadpool(read)
+
+
+def _is_shown(notes: dict[str, Any], shown: str) -> bool:
+    return {"all": True, "silent": is_silent(notes), "bad": is_bad(notes)}[shown]

@@ -9,10 +9,12 @@ from typing import Any
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.record import waiting
 from mlx_voxclone.studio.record.checks import BAD
+from mlx_voxclone.studio.record.consent import given
 from mlx_voxclone.studio.record.prompts import SYLLABLES
-from mlx_voxclone.studio.record.shelf import Shelf
-from mlx_voxclone.studio.record.takes import Takes
+from mlx_voxclone.studio.record.shelf import Look, Shelf
+from mlx_voxclone.studio.record.takes import Taken, Takes
 
 LISTING = "recordings.jsonl"
 GOALS = (5, 10, 30)  # minutes: a voice can be told, is good, and has every sound in every place
@@ -48,27 +50,55 @@ class Progress:
         return next((goal for goal in GOALS if self.minutes < goal), GOALS[-1])
 
 
-def recordings(project: Project) -> Iterator[Recording]:
+@dataclass(frozen=True)
+class Recorded:
+    """All that a voice has, as it is at one moment: each file of notes is read once."""
+
+    project: Project
+    taken: Taken
+    uploads: Look
+    clips: Look
+
+    @property
+    def damaged(self) -> list[str]:
+        """Files whose notes cannot be read, as seen from the voice's folder."""
+        texts = waiting.damaged(self.project.uploads)
+        paths = (*self.taken.damaged, *texts, *self.uploads.damaged, *self.clips.damaged)
+        return [path.relative_to(self.project.folder).as_posix() for path in paths]
+
+
+def recorded(project: Project) -> Recorded:
+    """A voice's recordings now."""
+    return Recorded(project, Takes(project).now(), Shelf(project.uploads).look(), Shelf(project.clips).look())
+
+
+def recordings(there: Recorded) -> Iterator[Recording]:
     """All that can be used, takes first; a long recording by the clips that it was cut into."""
-    for take in Takes(project).used():
-        yield Recording("takes", take.id, take.path, take.text, take.speech)
-    uploads, clips = Shelf(project.uploads), Shelf(project.clips)
-    there = []
-    for id, notes in uploads.items():
+    for take in there.taken.used:
+        yield Recording("takes", take.id, take.path, take.text or None, take.speech)
+    uploads, clips = Shelf(there.project.uploads), Shelf(there.project.clips)
+    cut = set()
+    for id, notes in there.uploads.items:
         if notes.get("cut") is not None:  # else what lies there is half of it
-            there.append(id)
-        if not notes.get("long") and not _is_bad(notes):
+            cut.add(id)
+        if not notes.get("long") and not is_bad(notes):
             yield _recording("uploads", uploads, id, notes)
-    for id, notes in clips.items():
-        if notes.get("upload") in there and not _is_bad(notes):
+    for id, notes in there.clips.items:
+        if notes.get("upload") in cut and not is_bad(notes):
             yield _recording("clips", clips, id, notes)
 
 
-def progress(project: Project) -> Progress:
-    """How much speech with a text there is, and what is missing from the rest."""
-    found = list(recordings(project))
+def progress(project: Project, there: Recorded | None = None) -> Progress:
+    """How much speech with a text there is, and what is missing from the rest.
+
+    Args:
+        there: what was read of the voice already.
+    """
+    there = there or recorded(project)
+    found = list(recordings(there))
     texted = [one for one in found if one.text]
-    bad = sum(_is_bad(notes) for shelf in (project.takes, project.uploads) for _, notes in Shelf(shelf).items())
+    bad = sum(take.check.state == BAD for take in there.taken.takes)
+    bad += sum(is_bad(notes) for _, notes in there.uploads.items)
     return Progress(sum(one.seconds for one in texted), len(texted), len(found) - len(texted), bad)
 
 
@@ -81,27 +111,37 @@ def to_recordings(project: Project) -> Path:
         DataError: there is no recording with a text, or no consent.
         CheckpointError: the list cannot be written.
     """
-    info = project.info()
-    if not info.get("consent"):
+    if given(project) is None:
         raise DataError("this voice has no consent yet; nothing is trained on it")
-    texted = [one for one in recordings(project) if one.text]
+    texted = [one for one in recordings(recorded(project)) if one.text]
     if not texted:
         raise DataError("this voice has no recording with a text yet; record some sentences, or add texts to the files")
-    language = info.get("language")
+    language = project.info().get("language")
     lines = []
     for one in texted:
         line = {"audio": one.path.relative_to(project.folder).as_posix(), "text": one.text, "speaker": project.id}
-        if language and language != SYLLABLES:
+        if isinstance(language, str) and language not in ("", SYLLABLES):
             line["language"] = language
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_text_atomic(project.folder / LISTING, "".join(lines))
     return project.folder / LISTING
 
 
+def is_bad(notes: dict[str, Any]) -> bool:
+    """Whether a file or clip was checked, and found to be of no use."""
+    return (notes.get("check") or {}).get("state") == BAD
+
+
+def is_silent(notes: dict[str, Any]) -> bool:
+    """Whether a file or clip could be used, and has no text yet."""
+    return not notes.get("text") and not notes.get("long") and not is_bad(notes)
+
+
+def is_uncut(notes: dict[str, Any]) -> bool:
+    """Whether a file is long, and still to be cut, by its text if it has one."""
+    return bool(notes.get("long")) and notes.get("cut") is None
+
+
 def _recording(shelf: str, items: Shelf, id: str, notes: dict[str, Any]) -> Recording:
     seconds = (notes.get("check") or {}).get("speech", 0.0)
-    return Recording(shelf, id, items.sound(id), notes.get("text") or None, seconds)
-
-
-def _is_bad(notes: dict[str, Any]) -> bool:
-    return (notes.get("check") or {}).get("state") == BAD
+    return Recording(shelf, id, items.sound_of(id, notes), notes.get("text") or None, seconds)

@@ -1,6 +1,9 @@
 """Pages of this step: a new voice with its consent, and the microphone. Files have their own (`file_pages.py`)."""
 
+import contextlib
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
@@ -14,13 +17,18 @@ from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model.choice import chosen
 from mlx_voxclone.studio.record import file_pages
-from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, line, require
+from mlx_voxclone.studio.record.checks import BAD
+from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, given, line, require
+from mlx_voxclone.studio.record.listing import recorded
 from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
-from mlx_voxclone.studio.record.shared import disk_refusals, serve_sound, values
-from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, Slot, Take, Takes
+from mlx_voxclone.studio.record.shared import disk_refusals, findings, serve_sound, values
+from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, PLAN, DamagedPlan, Slot, Take, Takes
 from mlx_voxclone.studio.troubles import cause_of
 from mlx_voxclone.studio.web.languages import languages, words_in
 from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, page, part, person_of, project_of, words_of
+from mlx_voxclone.studio.web.paging import paged
+
+_SHOWN = ("all", "bad")  # takes that are listed
 
 
 def routes() -> list[Route]:
@@ -50,27 +58,27 @@ async def _new(request: Request) -> Response:
 
 async def _begin(request: Request) -> Response:
     form = await form_of(request)
-    given = _given(form)
+    typed = _given(form)
     try:
-        title = line("title", given["title"], LONGEST_NAME)
-        if given["language"] not in LANGUAGES:
+        title = line("title", typed["title"], LONGEST_NAME)
+        if typed["language"] not in LANGUAGES:
             raise Mistake("language", "record.wrong.language")
-        agreed = _agreed(given)
+        agreed = _agreed(typed)
     except Mistake as mistake:
-        return page(request, "record/new.html", mistake=mistake, **_new_values(request, given))
+        return page(request, "record/new.html", mistake=mistake, **_new_values(request, typed))
     person = person_of(request)
-    project = person.new_project(title, given["language"])
+    project = person.new_project(title, typed["language"])
     project.change(consent=agreed)
     person.change_settings(voice=project.id)
     return RedirectResponse(f"/voices/{project.id}/record", 303)
 
 
 async def _consent(request: Request) -> Response:
-    project, given = project_of(request), _given(await form_of(request))
+    project, typed = project_of(request), _given(await form_of(request))
     try:
-        project.change(consent=_agreed(given))
+        project.change(consent=_agreed(typed))
     except Mistake as mistake:
-        return page(request, "record/consent.html", mistake=mistake, given=given, **values(request, project))
+        return page(request, "record/consent.html", mistake=mistake, given=typed, **values(request, project))
     return RedirectResponse(f"/voices/{project.id}/record", 303)
 
 
@@ -79,18 +87,18 @@ def _given(form: FormData) -> dict[str, str]:
     return {name: value if isinstance(value := form.get(name, ""), str) else "" for name in names}
 
 
-def _agreed(given: dict[str, str]) -> dict[str, str]:
+def _agreed(typed: dict[str, str]) -> dict[str, str]:
     """The consent of a form, with the statement in the language in which it was shown. Raises Mistake."""
-    shown = given["statement_in"] if given["statement_in"] in languages() else "en"
+    shown = typed["statement_in"] if typed["statement_in"] in languages() else "en"
     statement = f"{words_in(shown)('record.consent.statement')} {words_in(shown)('record.consent.agreed')}"
-    return consent(given["who"], given["purpose"], statement, given["agreed"] == "yes")
+    return consent(typed["who"], typed["purpose"], statement, typed["agreed"] == "yes")
 
 
-def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
+def _new_values(request: Request, typed: dict[str, str]) -> dict[str, Any]:
     own, model = language_of(request), chosen(person_of(request))
     usual = SYLLABLES if model and model.rehearses else own if own in LANGUAGES else "en"
-    first = given.get("language") or usual
-    return {"given": {**_given(FormData()), **given}, "spoken": LANGUAGES, "first": first}
+    first = typed.get("language") or usual
+    return {"given": {**_given(FormData()), **typed}, "spoken": LANGUAGES, "first": first}
 
 
 # The microphone
@@ -98,7 +106,7 @@ def _new_values(request: Request, given: dict[str, str]) -> dict[str, Any]:
 
 async def _record(request: Request) -> Response:
     project = project_of(request)
-    if not project.info().get("consent"):
+    if given(project) is None:
         return page(request, "record/consent.html", given=_given(FormData()), **values(request, project))
     return page(request, "record/takes.html", **await _desk(request, project))
 
@@ -128,24 +136,30 @@ async def _take(request: Request) -> Response:
 
 async def _skip(request: Request) -> Response:
     project, form = project_of(request), await form_of(request)
-    Takes(project).skip(_field(form, "slot"))
-    return await _after(request, project)
+    return await _planned(request, project, lambda takes: takes.skip(_field(form, "slot")))
 
 
 async def _unskip(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
-    Takes(project).unskip()
-    return await _after(request, project)
+    return await _planned(request, project, Takes.unskip)
 
 
 async def _own(request: Request) -> Response:
     project, form = project_of(request), await form_of(request)
     text = _field(form, "text")
+    return await _planned(request, project, lambda takes: takes.add_own(text), typed=text)
+
+
+async def _planned(request: Request, project: Project, change: Callable[[Takes], Any], typed: str = "") -> Response:
+    """Change what comes next, and show it; a slot that `change` returns comes at once."""
     try:
-        slot = Takes(project).add_own(text)
+        slot = await run_in_threadpool(change, Takes(project))
     except Mistake as mistake:
-        return await _after(request, project, mistake=mistake, typed=text)
+        return await _after(request, project, mistake=mistake, typed=typed)
+    except DamagedPlan:
+        mistake = Mistake("text" if typed else "", "record.wrong.damaged_plan", file=f"takes/{PLAN}")
+        return await _after(request, project, mistake=mistake, typed=typed)
     return await _after(request, project, slot=slot)
 
 
@@ -154,20 +168,20 @@ async def _text(request: Request) -> Response:
     id, text = request.path_params["take"], _field(form, "text")
     try:
         require(project)
-        take = await run_in_threadpool(Takes(project).set_text, id, text)
+        checked = await run_in_threadpool(Takes(project).set_text, id, text)
     except Mistake as mistake:
         if not _by_htmx(request):
             return page(request, "record/takes.html", mistake=mistake, **await _desk(request, project))
         return part(request, "record/mistake.html", mistake=mistake)
     if not _by_htmx(request):
-        return RedirectResponse(f"/voices/{project.id}/record#take-{id}", 303)
-    return part(request, "record/saved.html", check=take.check, **values(request, project))
+        return RedirectResponse(_place(request, project, f"#take-{id}"), 303)
+    return part(request, "record/saved.html", found=findings(words_of(request), checked))
 
 
 async def _delete(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
-    Takes(project).remove(request.path_params["take"])
+    await run_in_threadpool(Takes(project).remove, request.path_params["take"])
     return await _after(request, project)
 
 
@@ -186,7 +200,7 @@ async def _after(
 ) -> Response:
     """The desk again: its parts alone for htmx, else the page."""
     if mistake is None and not _by_htmx(request):
-        return RedirectResponse(f"/voices/{project.id}/record", 303)
+        return RedirectResponse(_place(request, project), 303)
     template = "record/desk.html" if _by_htmx(request) else "record/takes.html"
     return page(request, template, mistake=mistake, **await _desk(request, project, slot=slot, typed=typed))
 
@@ -195,37 +209,41 @@ async def _desk(
     request: Request, project: Project, *, last: Take | None = None, slot: Slot | None = None, typed: str = ""
 ) -> dict[str, Any]:
     """What the page of the microphone shows."""
-    takes = Takes(project)
 
     def read() -> dict[str, Any]:
-        made = takes.all()
-        wanted = slot or _wanted(takes, request) if last is None else None
-        bad = last is not None and last.check.state == "bad"
-        now = wanted or (takes.slot(last.slot) if bad and last else takes.next())
+        there = recorded(project)
+        taken, wanted = there.taken, slot
+        if wanted is None and last is None and request.method == "GET":
+            with contextlib.suppress(Missing):  # the address asks for none that there is
+                wanted = taken.slot(request.query_params.get("slot", ""))
+        if wanted is None and last is not None and last.check.state == BAD:
+            wanted = taken.slot(last.slot)
+        now, shown = wanted or taken.next(), request.query_params.get("show", "")
+        shown = shown if shown in _SHOWN else "all"
+        listed = [take for take in taken.takes[::-1] if shown == "all" or take.check.state == BAD]
         return {
-            **values(request, project),
+            **values(request, project, there),
             "slot": now,
-            "again": any(take.slot == now.key for take in made),
-            "takes": made[::-1],
-            "last": last or (made[-1] if made else None),
-            "skipped": len(takes.skipped()),
+            "again": any(take.slot == now.key for take in taken.takes),
+            "takes": paged(listed, request.query_params.get("page"), {"show": shown if shown != "all" else ""}),
+            "total": len(taken.takes),
+            "shown": shown,
+            "choices": _SHOWN,
+            "last": last or (taken.takes[-1] if taken.takes else None),
+            "skipped": len(taken.skipped),
             "typed": typed,
             "longest": LONGEST_TAKE,
-            "direction": "rtl" if takes.language in RIGHT_TO_LEFT else "ltr",
-            "tongue": takes.language if takes.language != SYLLABLES else "und",
+            "direction": "rtl" if taken.language in RIGHT_TO_LEFT else "ltr",
+            "tongue": taken.language if taken.language != SYLLABLES else "und",
         }
 
     return await run_in_threadpool(read)
 
 
-def _wanted(takes: Takes, request: Request) -> Slot | None:
-    """The sentence that the address asks for, if there is such a one."""
-    if request.method != "GET":
-        return None
-    try:
-        return takes.slot(request.query_params["slot"]) if "slot" in request.query_params else None
-    except Missing:
-        return None
+def _place(request: Request, project: Project, anchor: str = "") -> str:
+    """The address of the page that a form was on: the same part of the list."""
+    kept = {key: request.query_params[key] for key in ("show", "page") if key in request.query_params}
+    return f"/voices/{project.id}/record{'?' if kept else ''}{urlencode(kept)}{anchor}"
 
 
 def _field(form: FormData, name: str) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,8 +18,8 @@ from mlx_voxclone.report.look import player
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check
-from mlx_voxclone.studio.record.listing import progress
-from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.record.listing import Recorded, progress, recorded
+from mlx_voxclone.studio.record.shelf import Shelf, in_voice
 from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import words_of
 from mlx_voxclone.studio.web.sounds import sound_response
@@ -36,15 +36,20 @@ def shelf_of(project: Project, name: str) -> Shelf:
     return Shelf(getattr(project, name))
 
 
-def values(request: Request, project: Project) -> dict[str, Any]:
-    """What every template of this step is given."""
-    t = words_of(request)
+def values(request: Request, project: Project, there: Recorded | None = None) -> dict[str, Any]:
+    """What every template of this step is given.
+
+    Args:
+        there: what was read of the voice already.
+    """
+    t, there = words_of(request), there or recorded(project)
     return {
         "project": project,
         "info": project.info(),
-        "progress": progress(project),
+        "progress": progress(project, there),
+        "damaged": there.damaged,
         "findings": lambda check: findings(t, check),
-        "sound": lambda shelf, id, label, seconds: sound(t, project, shelf, id, label, seconds),
+        "sound": lambda *one: sound(t, project, *one),
     }
 
 
@@ -59,11 +64,12 @@ def findings(t: Words, check: Check | dict[str, Any] | None) -> list[str]:
     ]
 
 
-def sound(t: Words, project: Project, shelf: str, id: str, label: str, seconds: float) -> markupsafe.Markup:
-    """A player of one sound, with its waveform."""
+def sound(
+    t: Words, project: Project, shelf: str, id: str, label: str, seconds: float, drawn: Sequence[float]
+) -> markupsafe.Markup:
+    """A player of one sound, with its waveform `drawn`."""
     words = {key: t(f"record.player.{key}") for key in _PLAYER}
     src = f"/voices/{project.id}/record/sounds/{shelf}/{id}"
-    drawn = shelf_of(project, shelf).notes(id).get("peaks") or ()
     return markupsafe.Markup(player(src, label, drawn, seconds, words=words))
 
 
@@ -102,8 +108,7 @@ def arriving(folder: Path, size: int) -> Iterator[Path]:
     """
     if free_bytes(folder) < size + _SPARE:
         raise Mistake("files", "record.wrong.disk")
-    folder.mkdir(parents=True, exist_ok=True)
-    with temporaries.made(folder / "arriving") as place:
+    with in_voice(folder), temporaries.made(folder / "arriving") as place:
         yield place
 
 

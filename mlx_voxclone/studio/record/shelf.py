@@ -1,14 +1,18 @@
-"""Numbered items in a folder, each a sound and its notes: `0001-1a2b.wav` and `0001-1a2b.json`.
+"""Numbered items in a folder, each a sound and its notes: `0001-1a2b3c4d.wav` and `0001-1a2b3c4d.json`.
 
 Both are written whole and flushed to the disk. The notes come first, then the sound: an item is there if both are, so
 whatever ends the studio, no sound is without its text. An id is never used twice, and no file's name is a path here.
+An id ends in the first four digits of its sound's SHA-256, so that the same sound is found by its name (`same`).
 """
 
+import contextlib
 import json
+import math
 import re
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,10 +20,24 @@ from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.files.atomic import atomic_file, write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.studio.mistakes import Missing
+from mlx_voxclone.studio.record.checks import Check
 
-ID = re.compile(r"\d{4,6}-[0-9a-f]{4}(~\d{3,5})?")
+ID = re.compile(r"\d{4,6}-[0-9a-f]{4}([0-9a-f]{4})?(~\d{3,5})?")
+Item = tuple[str, dict[str, Any]]  # an id and its notes
+_SHORT = 4  # digits of a digest in an id
 _MOST_NOTES = 1 << 24  # bytes
+_WORDS = ("slot", "text", "text_by", "created", "name", "key", "sha256", "like", "suffix", "upload")
+_FIGURES = ("seconds", "start", "size", "cut")
+_SWITCHES = ("long", "heard")
 lock = threading.RLock()  # of all notes: they are small, and a home has one studio
+
+
+@dataclass(frozen=True)
+class Look:
+    """A folder as it is at one moment: its items in order, and files of notes that cannot be read."""
+
+    items: tuple[Item, ...]
+    damaged: tuple[Path, ...] = ()
 
 
 class Shelf:
@@ -41,28 +59,32 @@ class Shelf:
         sounds = {name.rpartition(".")[0] for name in files if not name.endswith(".json")}
         return sorted(stem for stem in stems & sounds if ID.fullmatch(stem))
 
-    def items(self) -> list[tuple[str, dict[str, Any]]]:
-        """Ids and notes, in order."""
-        found = []
+    def look(self) -> Look:
+        """Everything, each file of notes read once."""
+        found, damaged = [], []
         for id in self.ids():
+            path = self.folder / f"{id}.json"
             try:
-                found.append((id, self.notes(id)))
-            except Missing:
+                found.append((id, _read(path)))
+            except FileNotFoundError:
                 continue  # deleted meanwhile
-        return found
+            except (OSError, ValueError):
+                damaged.append(path)
+        return Look(tuple(found), tuple(damaged))
+
+    def items(self) -> list[Item]:
+        """Ids and notes, in order."""
+        return list(self.look().items)
 
     def notes(self, id: str) -> dict[str, Any]:
         """
         Raises:
-            Missing: no such item.
+            Missing: no such item, or its notes cannot be read.
         """
         try:
-            found = read_json(self._notes_path(id), _MOST_NOTES)
+            return _read(self._notes_path(id))
         except (OSError, ValueError):
-            found = None
-        if not isinstance(found, dict):
-            raise Missing(f"there is no recording {id[:20]!r} here any more")
-        return found
+            raise Missing(f"there is no recording {id[:20]!r} here any more") from None
 
     def sound(self, id: str) -> Path:
         """The sound's file.
@@ -70,39 +92,57 @@ class Shelf:
         Raises:
             Missing: no such item.
         """
-        suffix = self.notes(id).get("suffix", ".wav")
-        path = self.folder / f"{id}{suffix if suffix in SUFFIXES else '.wav'}"
+        path = self.sound_of(id, self.notes(id))
         if not path.is_file():
             raise Missing(f"there is no recording {id[:20]!r} here any more")
         return path
+
+    def sound_of(self, id: str, notes: dict[str, Any]) -> Path:
+        """The sound's file by an item's notes; it may have been deleted meanwhile."""
+        suffix = notes.get("suffix", ".wav")
+        return self.folder / f"{id}{suffix if suffix in SUFFIXES else '.wav'}"
 
     def heard(self, id: str) -> Path:
         """Where a copy lies that browsers can play, of a sound that they cannot. Raises Missing for what is no id."""
         return self._notes_path(id).with_suffix(".heard.flac")
 
+    def same(self, digest: str, **values: str) -> Item | None:
+        """The item whose sound has this SHA-256, and whose notes have these values; those of others are not read."""
+        for id in self.ids():
+            if id.endswith(digest[:_SHORT]):
+                with contextlib.suppress(Missing):
+                    notes = self.notes(id)
+                    if all(notes.get(key) == value for key, value in {**values, "sha256": digest}.items()):
+                        return id, notes
+        return None
+
     def add(self, notes: dict[str, Any], write: Callable[[IO[bytes]], object], suffix: str = ".wav") -> str:
         """A new item: both of its files are on the disk when this returns.
 
         Args:
+            notes: with `sha256`, of the sound.
             write: writes the sound into the file that it is given.
             suffix: of the sound, one of those that audio has.
         Returns:
             Its id.
         Raises:
             CheckpointError: the disk refuses (full, read-only); nothing is left behind.
+            Missing: the voice is deleted meanwhile; nothing of it comes back.
         """
         if suffix not in SUFFIXES:
             raise ValueError(f"{suffix!r} is no suffix of audio")
-        with lock:
-            id = self._free_id()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(id, {**notes, "suffix": suffix}, overwrite=False)
-        try:
-            with atomic_file(self.folder / f"{id}{suffix}") as file:
-                write(file)
-        except BaseException:
-            self._notes_path(id).unlink(missing_ok=True)
-            raise
+        with in_voice(self.folder) as written:
+            with lock:
+                id = self._free_id(notes["sha256"])
+                written.append(self._notes_path(id))
+                self._write(id, {**notes, "suffix": suffix}, overwrite=False)
+            try:
+                written.append(self.folder / f"{id}{suffix}")
+                with atomic_file(written[-1]) as file:
+                    write(file)
+            except BaseException:
+                self._notes_path(id).unlink(missing_ok=True)
+                raise
         return id
 
     def change(self, id: str, **values: Any) -> dict[str, Any]:
@@ -111,8 +151,9 @@ class Shelf:
         Raises:
             Missing: no such item.
         """
-        with lock:
+        with in_voice(self.folder) as written, lock:
             notes = {**self.notes(id), **values}
+            written.append(self._notes_path(id))
             self._write(id, notes)
         return notes
 
@@ -133,10 +174,10 @@ class Shelf:
             self.heard(id).unlink(missing_ok=True)
             self._notes_path(id).unlink(missing_ok=True)
 
-    def _free_id(self) -> str:
+    def _free_id(self, digest: str) -> str:
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         numbers = [int(match[0]) for name in names if (match := re.match(r"\d{4,6}(?=-)", name))]
-        return f"{max(numbers, default=0) + 1:04d}-{secrets.token_hex(2)}"
+        return f"{max(numbers, default=0) + 1:04d}-{secrets.token_hex(2)}{digest[:_SHORT]}"
 
     def _notes_path(self, id: str) -> Path:
         if not ID.fullmatch(id):
@@ -144,4 +185,56 @@ class Shelf:
         return self.folder / f"{id}.json"
 
     def _write(self, id: str, notes: dict[str, Any], *, overwrite: bool = True) -> None:
-        write_text_atomic(self._notes_path(id), json.dumps(notes, ensure_ascii=False, indent=1), overwrite=overwrite)
+        write_text_atomic(self._notes_path(id), json.dumps(notes, ensure_ascii=False), overwrite=overwrite)
+
+
+@contextlib.contextmanager
+def in_voice(folder: Path) -> Iterator[list[Path]]:
+    """The time in which something is written into one of a voice's folders, which is made if it is missing.
+
+    Yields:
+        A list for the files that are being written: of a voice that is deleted meanwhile none of them comes back.
+    Raises:
+        Missing: the voice has been deleted, before or meanwhile.
+    """
+    voice, written = folder.parent / "voice.json", []
+    try:
+        if voice.is_file():
+            folder.mkdir(exist_ok=True)
+            yield written
+    finally:
+        if not voice.is_file():
+            with contextlib.suppress(OSError):
+                for path in written:
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
+                folder.parent.rmdir()
+            raise Missing("there is no such voice")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Notes as they were written.
+
+    Raises:
+        OSError, ValueError: they cannot be read, or something in them is not what it should be.
+    """
+    notes = read_json(path, _MOST_NOTES)
+    if not isinstance(notes, dict):
+        raise ValueError("no JSON object")
+    good = all(isinstance(notes.get(key), str | None) for key in _WORDS)
+    good = good and all(_is_figure(notes[key]) for key in _FIGURES if notes.get(key) is not None)
+    good = good and all(isinstance(notes.get(key), bool | None) for key in _SWITCHES)
+    drawn = notes.get("peaks")
+    if not good or not (drawn is None or (isinstance(drawn, list) and _are_figures(drawn))):
+        raise ValueError("notes of another kind")
+    Check.of(notes.get("check"))
+    return notes
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_figures(values: list[Any]) -> bool:
+    """The same of many, quickly."""
+    return {*map(type, values)} <= {int, float} and math.isfinite(sum(values))

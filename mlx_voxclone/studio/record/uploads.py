@@ -5,15 +5,17 @@ same name (`ann/001.txt` to `ann/001.wav`), a table's row to the recording that 
 recording waits for it. Recordings of up to half a minute are checked at once, longer ones are cut later (`long.py`).
 """
 
+import base64
 import contextlib
 import hashlib
-import json
 import shutil
 import tempfile
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +27,14 @@ from mlx_voxclone.data.entries import AUDIO_SUFFIXES, LARGEST_TEXT, read_text
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.texts import damage, words
 from mlx_voxclone.studio.home import Project
-from mlx_voxclone.studio.mistakes import Mistake
-from mlx_voxclone.studio.record.checks import check, wave
+from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.record.checks import Check, check, wave
 from mlx_voxclone.studio.record.consent import require
 from mlx_voxclone.studio.record.shelf import Shelf, lock
 from mlx_voxclone.studio.record.takes import LONGEST_TEXT, sayable
+from mlx_voxclone.studio.record.waiting import MOST, Waiting
 
 TEXTS, LISTS = (".txt",), (".csv", ".tsv", ".psv", ".list", ".lst", ".jsonl")
 ACCEPTED = (*sorted(AUDIO_SUFFIXES), *TEXTS, *LISTS)
@@ -41,9 +42,8 @@ LARGEST_FILE = 2_000_000_000  # bytes: three hours of the largest WAV that micro
 LARGEST_LIST = 32 << 20
 LONGEST_SECONDS = 6 * 3600.0
 PLAYED = (".wav", ".flac", ".mp3", ".ogg")  # by every browser
-_WAITING = "texts.json"  # of recordings that have not come yet, by name
-_MOST_WAITING = 100_000
 _SHOWN = 120  # characters of a file's name
+_coming: dict[tuple[Path, str], str] = {}  # names of sounds that are being taken in, by voice and digest
 
 
 @dataclass(frozen=True)
@@ -104,17 +104,12 @@ class Uploads:
             Missing: no such recording.
             Mistake: too long or damaged.
         """
-        notes = self.shelf.notes(id)
-        longest = LARGEST_TEXT if notes.get("long") else 2 * LONGEST_TEXT
-        said = sayable(text, longest) if text.strip() else None
-        if said == notes.get("text"):
-            return
-        if notes.get("long"):  # it is cut anew with its text
-            self._remove_clips(id)
-            self.shelf.change(id, text=said, text_by="hand", cut=None)
-        else:
-            found, _ = check(self.shelf.sound(id), said)
-            self.shelf.change(id, text=said, text_by="hand", check=found.content())
+        with lock:
+            self._set_text(id, self.shelf.notes(id), text)
+
+    def set_clip_text(self, id: str, text: str) -> None:
+        """What is said in a clip of a long recording; see `set_text`."""
+        _change_text(Shelf(self.project.clips), id, text, "hand")
 
     def remove(self, id: str) -> None:
         """Delete a recording and what was cut from it.
@@ -127,7 +122,7 @@ class Uploads:
 
     def waiting(self) -> int:
         """Texts whose recording has not come yet."""
-        return len(self._waiting())
+        return len(Waiting(self.project.uploads).texts)
 
     def _remove_clips(self, id: str) -> None:
         clips = Shelf(self.project.clips)
@@ -138,9 +133,25 @@ class Uploads:
     def _add_sound(self, name: str, source: Path, suffix: str) -> Received:
         with source.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        for _, notes in self.shelf.items():
-            if notes.get("sha256") == digest:
-                raise Mistake("files", "record.wrong.same_file", name=shown(name), other=notes.get("name"))
+        with self._alone(name, digest):
+            return self._add_new(name, source, suffix, digest)
+
+    @contextlib.contextmanager
+    def _alone(self, name: str, digest: str) -> Iterator[None]:
+        """The time in which a sound is taken in. Raises Mistake: it is here, or on its way in another tab."""
+        coming = (self.project.folder, digest)
+        with lock:
+            there = self.shelf.same(digest)
+            if there is not None or coming in _coming:
+                other = there[1].get("name") if there is not None else _coming[coming]
+                raise Mistake("files", "record.wrong.same_file", name=shown(name), other=other)
+            _coming[coming] = shown(name)
+        try:
+            yield
+        finally:
+            del _coming[coming]
+
+    def _add_new(self, name: str, source: Path, suffix: str, digest: str) -> Received:
         try:
             info = audio_info(source)
             check_channels(info)
@@ -151,9 +162,8 @@ class Uploads:
             raise Mistake("files", "record.wrong.hours", name=shown(name), most=round(LONGEST_SECONDS / 3600))
         long = info.seconds > MAX_TRANSCRIBED_SECONDS
         played = suffix in PLAYED
-        text = self._text_for(_key(name))  # it waits on until its recording is on the disk
+        text = self._text_for(_key(name), long)  # it waits on until its recording is on the disk
         found, heard = (None, np.zeros(0, np.uint32)) if long else check(source, text)
-        other = None if long else self._sounds_like(heard)
         notes = {
             "name": shown(name),
             "key": _key(name),
@@ -166,31 +176,32 @@ class Uploads:
             "long": long,
             "cut": None,
             "check": found.content() if found else None,
-            "print": heard.tolist(),
-            "like": other,
+            "print": base64.b64encode(heard.astype("<u4").tobytes()).decode(),
+            "like": None if long else self._sounds_like(heard),
             "heard": played,
             "peaks": wave(source, info.seconds),
         }
         with source.open("rb") as file:
             id = self.shelf.add(notes, lambda target: shutil.copyfileobj(file, target, 1 << 20), suffix)
-        if text is None and (text := self._text_for(_key(name))) is not None:  # it has come meanwhile
-            self.set_text(id, text)
-            self.shelf.change(id, text_by="file")
+        late = self._text_for(_key(name), long) if text is None else None  # it has come meanwhile
+        if late is not None:
+            text = late
+            self._set_text(id, notes, text, "file")
         if text is not None:
             self._taken(_key(name), text)
         if not played and not long:
             with contextlib.suppress(AudioError):  # the check has told it
                 write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
+        if text is None and not long and self._waits(_key(name)):
+            key = "text_too_long"
         return Received(shown(name), key, {"seconds": round(info.seconds)}, id)
 
     def _sounds_like(self, heard: np.ndarray) -> str | None:
         """Name of a recording that sounds the same: another format or level of it."""
-        for _, notes in self.shelf.items():
-            known = np.array(notes.get("print") or [], np.uint32)
-            if len(known) and Sounds([known]).hold(heard):
-                return notes.get("name")
-        return None
+        items = self.shelf.items()
+        found = Sounds([_print(notes) for _, notes in items]).match(heard)
+        return None if found is None else items[found][1].get("name")
 
     # Texts
 
@@ -201,8 +212,9 @@ class Uploads:
             raise Mistake("files", "record.wrong.text_file", name=shown(name)) from None
         if damage(text) or words(text) is None:
             raise Mistake("files", "record.wrong.text_file", name=shown(name))
-        given = self._give({_key(name): words(text) or ""})
-        return Received(shown(name), "text" if given else "text_waits", {})
+        given, refused = self._give({_key(name): words(text) or ""})
+        key = "text_too_long_for" if refused else "text" if given else "text_waits"
+        return Received(shown(name), key, {})
 
     def _add_list(self, name: str, source: Path, suffix: str) -> Received:
         with tempfile.TemporaryDirectory(prefix="upload-", dir=self.project.folder) as folder:
@@ -218,47 +230,89 @@ class Uploads:
             if entry.text:
                 file = entry.file.removeprefix(f"{folder}/")
                 texts[_key(file)] = entry.text
-        given = self._give(texts)
-        return Received(shown(name), "list", {"count": len(texts), "given": given})
+        given, refused = self._give(texts)
+        told = {"count": len(texts), "given": given}
+        return Received(shown(name), *(("list_too_long", told | {"refused": refused}) if refused else ("list", told)))
 
-    def _give(self, texts: dict[str, str]) -> int:
-        """Give texts to the recordings without one that they are of; the others wait. Returns how many were given."""
-        given = 0
+    def _give(self, texts: dict[str, str]) -> tuple[int, int]:
+        """Give texts to the recordings without one that they are of; the others wait.
+
+        Returns:
+            How many were given, and how many are too long for their recording: these wait, too.
+        Raises:
+            Mistake: more would wait than can be.
+        """
+        given = refused = 0
         with lock:
-            waiting = {**self._waiting(), **texts}
+            waiting = Waiting(self.project.uploads)
+            waiting.add(texts)
             for id, notes in self.shelf.items():
-                if not notes.get("text") and (key := _matching(waiting, str(notes.get("key")))) is not None:
-                    self.set_text(id, waiting.pop(key))
-                    self.shelf.change(id, text_by="file")
+                if notes.get("text") or (key := waiting.key_for(str(notes.get("key")))) is None:
+                    continue
+                try:
+                    self._set_text(id, notes, waiting.texts[key], "file")
+                except Mistake:
+                    refused += 1
+                except Missing:
+                    continue
+                else:
+                    del waiting.texts[key]
                     given += 1
-            self._write(waiting)
-        return given
+            if len(waiting.texts) > MOST:
+                raise Mistake("files", "record.wrong.many_texts", most=MOST)
+            waiting.write()
+        return given, refused
 
-    def _text_for(self, key: str) -> str | None:
-        waiting = self._waiting()
-        found = _matching(waiting, key)
-        return None if found is None else waiting[found]
+    def _set_text(self, id: str, notes: dict[str, Any], text: str, by: str = "hand") -> None:
+        said = _said(text, bool(notes.get("long")))
+        if notes.get("long") and said != notes.get("text"):  # it is cut anew with its text
+            self._remove_clips(id)
+            self.shelf.change(id, text=said, text_by=by, cut=None)
+        elif not notes.get("long"):
+            _change_text(self.shelf, id, text, by)
+
+    def _text_for(self, key: str, long: bool) -> str | None:
+        """The text that waits for a recording, unless it is too long for it."""
+        waiting = Waiting(self.project.uploads)
+        found = waiting.key_for(key)
+        try:
+            return None if found is None else _said(waiting.texts[found], long)
+        except Mistake:
+            return None
+
+    def _waits(self, key: str) -> bool:
+        return Waiting(self.project.uploads).key_for(key) is not None
 
     def _taken(self, key: str, text: str) -> None:
         """A text waits no longer: it is kept with its recording."""
         with lock:
-            waiting = self._waiting()
-            found = _matching(waiting, key)
-            if found is not None and waiting[found] == text:
-                del waiting[found]
-                self._write(waiting)
+            waiting = Waiting(self.project.uploads)
+            found = waiting.key_for(key)
+            if found is not None and words(waiting.texts[found]) == text:
+                del waiting.texts[found]
+                waiting.write()
 
-    def _waiting(self) -> dict[str, str]:
-        try:
-            found = read_json(self.project.uploads / _WAITING)
-        except (OSError, ValueError):
-            return {}
-        return {str(key): str(text) for key, text in found.items()} if isinstance(found, dict) else {}
 
-    def _write(self, waiting: dict[str, str]) -> None:
-        self.project.uploads.mkdir(parents=True, exist_ok=True)
-        kept = dict(list(waiting.items())[-_MOST_WAITING:])
-        write_text_atomic(self.project.uploads / _WAITING, json.dumps(kept, ensure_ascii=False))
+def _said(text: str, long: bool) -> str | None:
+    """A text for a recording; None for an empty one. Raises Mistake: too long or damaged."""
+    return sayable(text, LARGEST_TEXT if long else 2 * LONGEST_TEXT) if text.strip() else None
+
+
+def _change_text(shelf: Shelf, id: str, text: str, by: str) -> None:
+    """Another text for a short recording, with the check of both."""
+    notes, said = shelf.notes(id), _said(text, False)
+    if said != notes.get("text"):
+        known = Check.of(notes.get("check"))
+        found = (known.with_text(said) if known else None) or check(shelf.sound(id), said)[0]
+        shelf.change(id, text=said, text_by=by, check=found.content())
+
+
+def _print(notes: dict[str, Any]) -> np.ndarray:
+    """The fingerprint of a recording, uint32 [words]; empty where there is none."""
+    try:
+        return np.frombuffer(base64.b64decode(notes.get("print") or "", validate=True), "<u4")
+    except (TypeError, ValueError):
+        return np.zeros(0, np.uint32)
 
 
 def shown(name: str) -> str:
@@ -277,13 +331,3 @@ def _key(name: str) -> str:
     path = unicodedata.normalize("NFC", name.replace("\\", "/")).casefold()
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return "/".join(parts).removesuffix(PurePosixPath(parts[-1]).suffix if parts else "")[-1000:]
-
-
-def _matching(waiting: dict[str, str], key: str) -> str | None:
-    """The one waiting text that is of a recording of this name: by all of the path, by its end, or by its last part."""
-    if key in waiting:
-        return key
-    ends = [other for other in waiting if key.endswith(f"/{other}") or other.endswith(f"/{key}")]
-    last = key.rpartition("/")[2]
-    found = ends or [other for other in waiting if other.rpartition("/")[2] == last]
-    return found[0] if len(found) == 1 else None

@@ -17,13 +17,13 @@ from mlx_voxclone.checkpoint.release import PARAMS, Release
 from mlx_voxclone.checkpoint.torch_file import read_pt
 from mlx_voxclone.checkpoint.voices import EMBEDDING, MOST, VOICE_DIRECTORY
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
-from mlx_voxclone.files import plain
 from mlx_voxclone.files.atomic import whole_file
 from mlx_voxclone.files.hub import REPOSITORY
 from mlx_voxclone.settings.config import load_run_config
 from mlx_voxclone.studio.home import Person, Project, private
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model.choice import HUB, chosen
+from mlx_voxclone.studio.results import result_of
 
 OWN, FILES, MODEL = "own", "files", "model"  # where voices come from, in the order in which they are shown
 SUFFIXES = (".safetensors", ".pt")
@@ -230,14 +230,13 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _results(run: Path) -> Iterator[Source]:
-    try:
-        summary = plain.read_json(run / "summary.json")
-    except (OSError, ValueError):
+    found = result_of(run)
+    if found is None:
         return
-    baked = summary.get("baked") if isinstance(summary, dict) else None
-    if isinstance(baked, dict) and isinstance(baked.get("voice"), str):
-        yield Source(run / "baked", baked["voice"])
-        yield Source(Path(str(baked.get("path", ""))), baked["voice"])
+    if found.voice is not None:
+        yield Source(run / "baked", found.voice)
+        if found.baked is not None:
+            yield Source(found.baked, found.voice)
     for best in (run / "speaker" / "best", run / "best"):
         if (best / TENSORS).is_file():
             with contextlib.suppress(VoxcloneError):

@@ -6,7 +6,7 @@ const SHORTEST = 0.3; // seconds: a double click
 const SILENT = -55; // dB of full scale, peaks: as quiet as this, nobody speaks
 const [QUIET, LOUD, CLIPPED] = [-30, -3, -0.1]; // dB, peaks
 const HELD = 1.2; // seconds that the word for a level looks back: between two words nobody speaks
-const PARTS = ["sentence", "result", "progress", "takes"];
+const PARTS = ["damaged", "sentence", "result", "progress", "takes"];
 
 const desk = document.getElementById("recorder");
 const said = desk.dataset;

@@ -69,7 +69,7 @@ async function work() {
 function post(file, name) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", `/voices/${said.voice}/record/files/one?name=${encodeURIComponent(name)}`);
+    request.open("POST", `/voices/${said.voice}/record/files/one?name=${encodeURIComponent(name.toWellFormed?.() ?? name)}`);
     request.setRequestHeader("x-csrf", csrf());
     request.setRequestHeader("content-type", "application/octet-stream");
     request.setRequestHeader("hx-request", "true");
@@ -87,7 +87,7 @@ function post(file, name) {
 async function refresh() {
   const typing = document.activeElement?.closest("#brought textarea");
   if (typing) await new Promise((left) => typing.addEventListener("blur", () => setTimeout(left, 500), { once: true }));
-  const answer = await fetch(location.pathname);
+  const answer = await fetch(location.pathname + location.search);
   if (!answer.ok) return;
   const content = new DOMParser().parseFromString(await answer.text(), "text/html");
   for (const id of ["progress", "brought"]) {

@@ -1,6 +1,5 @@
 """What a training has delivered, and why, from its `summary.json` and configuration, in the page's language."""
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.studio.results import ADAPTED, ZERO_SHOT, number, result_of
 from mlx_voxclone.studio.web.languages import Words
 
 # Reasons as `train/clone/deliver.py` words them: each a key of the page's texts, with the numbers that it names.
@@ -26,7 +25,6 @@ _REASONS = (
 )  # fmt: skip
 _CHANGE = re.compile(r"(?P<name>[a-z_]+) (?P<before>\S+) -> (?P<after>[^\s,]+)")
 _SPECTRAL = "spectral"
-ADAPTED = "adapted"
 
 
 @dataclass(frozen=True)
@@ -77,27 +75,22 @@ class Outcome:
 
 def outcome(run: Path) -> Outcome | None:
     """Of a run that has delivered something; None for another."""
-    try:
-        summary = read_json(run / "summary.json")
-    except (OSError, ValueError):
+    found = result_of(run)
+    if found is None or found.delivered is None:
         return None
-    if not isinstance(summary, dict) or not isinstance(delivered := summary.get("delivered"), dict):
-        return None
-    measured = {str(one.get("name")): one for one in _listed(delivered.get("measured"))}
     judges = _judges(run / "config.yaml")
-    baked = summary.get("baked") if isinstance(summary.get("baked"), dict) else {}
     return Outcome(
-        delivered=str(delivered.get("name", "")),
-        why=str(delivered.get("why", "")),
-        figures=_figures(measured.get("zero-shot", {}), measured.get(ADAPTED, {})),
+        delivered=found.delivered,
+        why=found.why,
+        figures=_figures(found.measured.get(ZERO_SHOT, {}), found.measured.get(ADAPTED, {})),
         speaker_judge=judges[0],
         word_judge=judges[1],
-        voice=str(baked.get("voice", "")),
+        voice=found.voice or "",
         checkpoint=run / "baked" if (run / "baked").is_dir() else None,
-        seconds=_number(summary.get("seconds")) or 0.0,
-        minutes=60 * (_number((summary.get("data") or {}).get("hours")) or 0.0),
-        memory=_number(summary.get("peak_memory_gb")) or 0.0,
-        said=tuple(_said(entry, run) for entry in _listed(summary.get("speech"))),
+        seconds=found.seconds,
+        minutes=60 * found.hours,
+        memory=found.memory,
+        said=tuple(_said(entry, run) for entry in found.speech),
     )
 
 
@@ -122,7 +115,7 @@ def _change(match: re.Match, t: Words) -> str:
 
 def _figures(before: dict[str, Any], after: dict[str, Any]) -> tuple[Figure, ...]:
     def pair(name: str, offset: float = 0.0, scale: float = 100.0) -> tuple[float | None, float | None]:
-        values = (_number(one.get(name)) for one in (before, after))
+        values = (number(one.get(name)) for one in (before, after))
         first, second = (None if value is None else offset + scale * value for value in values)
         return first, second
 
@@ -163,12 +156,3 @@ def _said(entry: dict[str, Any], run: Path) -> dict[str, Any]:
             found[when] = file
     found["same_text"] = isinstance(entry.get("original"), dict) and bool(entry["original"].get("same_text"))
     return found
-
-
-def _listed(entries: Any) -> list[dict[str, Any]]:
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-
-
-def _number(value: Any) -> float | None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
