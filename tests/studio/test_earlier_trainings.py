@@ -32,7 +32,7 @@ def train_again(studio, voice):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Plots take a second each, and nobody looks at these."""
-    monkeypatch.setattr(comparison, "png", lambda figure: b"")
+    monkeypatch.setattr(comparison, "svg", lambda figure: "")
     monkeypatch.setattr(comparison, "sound_figure", lambda *_, **__: None)
 
 
