@@ -244,6 +244,11 @@ def test_numbers_are_written_as_the_language_writes_them():
     assert typed(1.25, german) == "1,25"
 
 
+def test_nothing_takes_no_second():
+    t = words_in("en")
+    assert [about(seconds, t) for seconds in (0, 0.2, 1.4)] == [f"{count} s" for count in (0, 1, 1)]
+
+
 def test_curves_are_drawn_in_the_pages_language():
     lines = (Line("Verlust", ((0, 0.1), (5, -0.25))), Line("x", ((0, 0.5),), dots=True))
     plot = Plot("Kurve", lines, point=words_in("de")("common.point"))
@@ -253,3 +258,14 @@ def test_curves_are_drawn_in_the_pages_language():
     assert "12,3\N{NO-BREAK SPACE}%" in drawn
     assert not re.search(r">[^<]*\d\.\d[^<]*</text>", drawn)
     assert re.search(r">\N{MINUS SIGN}?\d,\d+</text>", drawn)
+
+
+@pytest.mark.parametrize("low", [0.5, 0.86, -0.4])
+def test_labels_of_curves_have_room(low):
+    """A digit is at most 0.65 of the 15 px that train.css gives the texts."""
+    points = ((0, low), (30, low + 0.1), (60, low + 0.04))
+    for percent in (False, True):
+        drawn = svg(Plot("Similarity", (Line("x", points, dots=True),), percent=percent), 60, "step")
+        labels = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">([^<]+)</text>', drawn)
+        assert len(labels) > 3
+        assert [text for x, text in labels if 0.65 * 15 * len(text) > float(x)] == []
