@@ -62,6 +62,29 @@ def change_json(path: Path, **values: Any) -> dict[str, Any]:
         return new
 
 
+ASIDE = ".damaged-"  # and a number, behind the name of a file that could not be read
+
+
+def move_aside(path: Path) -> Path:
+    """Give a file that cannot be read another name, so that nothing is written over it; returns where it is.
+
+    Raises:
+        CheckpointError: it cannot be moved.
+    """
+    aside = (path.with_name(f"{path.name}{ASIDE}{number}") for number in range(1, 10_000))
+    place = next(place for place in aside if not os.path.lexists(place))
+    try:
+        path.rename(place)
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be moved aside ({(e.strerror or str(e)).lower()})") from None
+    return place
+
+
+def moved_aside(path: Path) -> list[Path]:
+    """Where `move_aside` has put what was once this file."""
+    return sorted(path.parent.glob(f"{path.name}{ASIDE}*"))
+
+
 def private(folder: Path) -> Path:
     """A folder that only its owner may look into, made if missing. Raises CheckpointError."""
     try:
@@ -117,9 +140,9 @@ class Person:
         found = [Project(self, path.name) for path in self._folders("voices") if (path / "voice.json").is_file()]
         return sorted(found, key=lambda project: -project.created)
 
-    def new_project(self, title: str, language: str) -> Project:
-        """Begin a voice. Raises CheckpointError."""
-        project = Project(self, new_id())
+    def new_project(self, title: str, language: str, id: str | None = None) -> Project:
+        """Begin a voice; `id`: one that no voice has. Raises CheckpointError."""
+        project = Project(self, id or new_id())
         private(project.folder)
         facts = {"title": title, "language": language, "created": time.time(), "consent": None}
         write_json(project.folder / "voice.json", facts)

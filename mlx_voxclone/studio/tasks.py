@@ -72,9 +72,9 @@ class Task:
             self._cancelled.set()
             if self.state != "waiting":
                 return
+            with contextlib.suppress(VoxcloneError):  # a full disk: it is seen as long as the studio runs
+                self.note("cancelled")
             self.state = "cancelled"
-        with contextlib.suppress(VoxcloneError):  # a full disk: it is seen as long as the studio runs
-            self.note()
 
     def begin(self) -> bool:
         """It runs from now on; False: it was cancelled before."""
@@ -105,10 +105,10 @@ class Task:
             return None
         return (time.monotonic() - self._from[2]) / since * (self.total - self.done)
 
-    def note(self) -> None:
-        """Write what it has come to into the person's folder."""
+    def note(self, state: State | None = None) -> None:
+        """Write what it has come to into the person's folder; `state`: the one that it will be in after that."""
         folder = private(self.person.folder / "tasks")
-        write_json(folder / f"{self.id}.json", self._values())
+        write_json(folder / f"{self.id}.json", self._values() | ({"state": state} if state else {}))
 
     def _values(self) -> dict[str, Any]:
         names = (
@@ -328,11 +328,13 @@ class Tasks:
             raise
 
     def _end(self, task: Task, state: State, error: str = "", cause: str = "") -> None:
-        task.error, task.cause, task.state = error, cause, state
+        """Note it first: who sees that a task has ended finds it on the disk, too."""
+        task.error, task.cause = error, cause
         try:
-            task.note()
+            task.note(state)
         except VoxcloneError as e:  # a full disk: it is seen as long as the studio runs
             task.error = task.error or str(e)
+        task.state = state
 
     def _read(self, person: Person) -> None:
         for path in sorted((person.folder / "tasks").glob("*.json")):

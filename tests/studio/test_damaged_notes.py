@@ -3,6 +3,7 @@ nothing else is lost, and the page says which one it is."""
 
 import json
 import re
+import sys
 import time
 
 import pytest
@@ -193,8 +194,10 @@ def test_facts_of_another_kind_end_no_page(browser, voice, at, name):
 
 
 @broken
-def test_what_is_asked_of_a_training_is_moved_aside(studio, voice, damage):
+def test_what_is_asked_of_a_training_is_moved_aside(studio, browser, voice, damage, monkeypatch):
     """The queue and the wishes can be asked for again; what cannot be read stays for whoever looks for it."""
+    change_json(studio.home.path / "trainings.json", waiting=[{"person": "me", "project": voice.id, "asked": 1}])
+    queue = damaged(studio.home.path / "trainings.json", damage)
     change_json(voice.folder / "training.json", wish="pause", error="")
     left = damaged(voice.folder / "training.json", damage)
     assert studio.trainings.state(voice).name in ("none", "paused")
@@ -202,6 +205,15 @@ def test_what_is_asked_of_a_training_is_moved_aside(studio, voice, damage):
     with pytest.raises(CheckpointError):
         change_json(voice.folder / "training.json", wish="run")
     assert (voice.folder / "training.json").read_bytes() == left
+    address = f"/voices/{voice.id}/train"
+    assert "left out: trainings.json, training.json." in browser.get(address).text
+    monkeypatch.setattr(studio.trainings, "_command", (sys.executable, "-c", "import time; time.sleep(60)"))
+    studio.trainings.ask(voice)
+    assert studio.trainings.state(voice).name == "running"
+    studio.trainings.leave(voice)
+    assert (voice.folder / "training.json.damaged-1").read_bytes() == left
+    assert (studio.home.path / "trainings.json.damaged-1").read_bytes() == queue
+    assert "left out: trainings.json.damaged-1, training.json.damaged-1." in browser.get(address).text
 
 
 # Listening

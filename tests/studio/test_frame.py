@@ -7,6 +7,7 @@ import time
 from importlib import resources
 
 import pytest
+from starlette.routing import Route
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home
@@ -52,6 +53,28 @@ def test_what_is_wrong_is_said_in_the_pages_language(browser, code):
     assert there["common.missing"] in browser.get("/nothing", headers=headers).text
     assert there["common.missing"] in browser.get("/voices/0123456789ab/record", headers=headers).text
     assert there["common.old_form"] in browser.post("/language", headers=headers).text
+
+
+def test_the_page_of_a_mistake_can_be_reloaded_and_told_in_another_language(browser, me):
+    """It is the answer to a form, whose address takes forms alone: what is asked for there is the page of the form."""
+    voice = me.new_project("Ann", "en")
+    routes = [route for route in browser.app._app.routes if isinstance(route, Route)]
+    for route in (route for route in routes if "GET" not in route.methods):
+        if not route.param_convertors.keys() <= {"project"}:
+            continue
+        address = route.path.replace("{project}", voice.id)
+        if address in ("/language", "/voices/brought/delete"):  # never tell a mistake of their own
+            continue
+        found = browser.get(address)
+        assert found.status_code == 200, address
+        assert address.startswith(found.url.path), address
+        assert "<h1" in found.text
+    wrong = browser.submit(f"/voices/{voice.id}/rename", {"title": ""})
+    assert wrong.status_code == 422
+    chosen = browser.submit("/language", {"language": "de"}, headers={"referer": str(wrong.url)}, follow_redirects=True)
+    assert (chosen.status_code, chosen.url.path) == (200, f"/voices/{voice.id}")
+    assert browser.get("/voices/0123456789ab/rename").status_code == 404
+    assert browser.get("/speak/0123456789ab/cancel").status_code == 404
 
 
 def test_other_names_are_refused(browser):
@@ -221,6 +244,11 @@ def test_numbers_are_written_as_the_language_writes_them():
     assert typed(1.25, german) == "1,25"
 
 
+def test_nothing_takes_no_second():
+    t = words_in("en")
+    assert [about(seconds, t) for seconds in (0, 0.2, 1.4)] == [f"{count} s" for count in (0, 1, 1)]
+
+
 def test_curves_are_drawn_in_the_pages_language():
     lines = (Line("Verlust", ((0, 0.1), (5, -0.25))), Line("x", ((0, 0.5),), dots=True))
     plot = Plot("Kurve", lines, point=words_in("de")("common.point"))
@@ -230,3 +258,14 @@ def test_curves_are_drawn_in_the_pages_language():
     assert "12,3\N{NO-BREAK SPACE}%" in drawn
     assert not re.search(r">[^<]*\d\.\d[^<]*</text>", drawn)
     assert re.search(r">\N{MINUS SIGN}?\d,\d+</text>", drawn)
+
+
+@pytest.mark.parametrize("low", [0.5, 0.86, -0.4])
+def test_labels_of_curves_have_room(low):
+    """A digit is at most 0.65 of the 15 px that train.css gives the texts."""
+    points = ((0, low), (30, low + 0.1), (60, low + 0.04))
+    for percent in (False, True):
+        drawn = svg(Plot("Similarity", (Line("x", points, dots=True),), percent=percent), 60, "step")
+        labels = re.findall(r'<text x="([\d.]+)"[^>]*text-anchor="end">([^<]+)</text>', drawn)
+        assert len(labels) > 3
+        assert [text for x, text in labels if 0.65 * 15 * len(text) > float(x)] == []

@@ -271,6 +271,20 @@ def test_only_own_sounds_are_served(browser, studio, trained):
     assert browser.post(f"/voices/{trained.id}/listen/speak", data={"text": "x"}).status_code == 403
 
 
+def test_a_comparison_without_its_drawing_says_so(browser, trained, tmp_path):
+    """Those of an earlier version have a picture of another kind."""
+    id = compare(
+        Tones(), heard(trained.run).variants[:1], heard(trained.run).sentences[0], 0, trained.listening, lambda *_: None
+    )
+    folder = trained.listening / "compared" / id
+    page = f"/voices/{trained.id}/listen"
+    assert "There is no drawing" not in browser.get(page).text
+    (folder / "original.svg").rename(folder / "original.png")
+    page = browser.get(page).text
+    assert "There is no drawing" in page
+    assert 'role="img"' not in page.partition('id="result"')[2]
+
+
 def test_a_damaged_comparison_does_not_close_the_page(browser, trained):
     place = trained.listening / "compared" / ("0" * 12)
     place.mkdir(parents=True)

@@ -4,18 +4,19 @@ import asyncio
 import html
 import re
 import threading
+import time
 
 import httpx
 import pytest
 from listening_made import make_run
 
-from mlx_voxclone.studio.home import Home
+from mlx_voxclone.studio.home import Home, read_json
 from mlx_voxclone.studio.keep import exports, publishing
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.model import choice, fetch, machine, whispers
 from mlx_voxclone.studio.model import pages as model_pages
 from mlx_voxclone.studio.record import file_pages, long
-from mlx_voxclone.studio.tasks import MOST_OPEN, Tasks
+from mlx_voxclone.studio.tasks import MOST_OPEN, Task, Tasks
 from mlx_voxclone.studio.train.trainings import MOST_WAITING, Trainings
 from mlx_voxclone.studio.web.languages import languages, texts
 
@@ -95,6 +96,35 @@ def test_clicks_at_once_queue_one(tmp_path):
     [thread.join() for thread in threads]
     assert len({task.id for task in found}) == 1
     tasks.close()
+
+
+@pytest.mark.parametrize("ends", ["done", "failed", "cancelled", "never began"])
+def test_who_sees_the_end_of_a_task_finds_it_on_the_disk(studio, me, computing, ends, monkeypatch):
+    seen, note = [], Task.note
+
+    def noted(task, *state):
+        seen.append(task.open or task.state == "cancelled")
+        note(task, *state)
+
+    def work(task):
+        if ends == "failed":
+            raise Mistake("", "speak.damaged")
+        if ends == "cancelled":
+            task.cancel()
+            task.check()
+
+    monkeypatch.setattr(Task, "note", noted)
+    if ends == "never began":
+        task = Task(me, "x", "x", None, "compute")
+        monkeypatch.setattr(task, "note", lambda *state: seen.append(task.state == "waiting"))
+        task.cancel()
+    else:
+        task = studio.tasks.start(me, "x", "x", work)
+        while task.open:
+            time.sleep(0.01)
+        state = read_json(me.folder / "tasks" / f"{task.id}.json")["state"]
+        assert state == task.state == ends
+    assert all(seen)
 
 
 def test_a_person_has_so_many_tasks_open_and_others_go_on(studio, me):
@@ -209,6 +239,28 @@ def test_another_action_of_the_kind_says_that_one_runs(studio, browser, me, list
         answer = browser.submit(address, other)
         assert (address, answer.status_code) == (address, 422)
         assert english[key] in html.unescape(answer.text), address
+
+
+def begin_a_voice(browser, id, title="Ann"):
+    """The address that the form of a new voice leads to."""
+    form = {"title": title, "language": "en", "who": "Ann Lee", "purpose": "books", "agreed": "yes", "id": id}
+    return browser.submit("/voices/new", form).headers["location"]
+
+
+def test_two_clicks_begin_one_voice(browser, me):
+    id = re.search(r'name="id" value="([0-9a-f]+)"', browser.get("/voices/new").text)[1]
+    first = begin_a_voice(browser, id)
+    assert first == f"/voices/{id}/record"
+    assert begin_a_voice(browser, id) == first
+    assert [project.id for project in me.projects()] == [id]
+
+
+@pytest.mark.parametrize("id", ["", "../../../x", "0123456789ab"])
+def test_a_form_that_is_filled_in_anew_begins_another_voice(browser, me, id):
+    """Back in the browser brings the same form again; an identifier of nobody's is none."""
+    made = {begin_a_voice(browser, id, title) for title in ("Ann", "Ann, louder", "Ben")}
+    assert made == {f"/voices/{project.id}/record" for project in me.projects()}
+    assert len(made) == 3
 
 
 def test_a_text_is_spoken_with_as_many_seeds_as_are_asked_for(studio, browser, me, listened, busy):

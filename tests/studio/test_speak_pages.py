@@ -87,6 +87,15 @@ def heard(browser, address):
     return [round(value * 100) - 1 for value in samples[1200::2400]]
 
 
+def test_back_is_pressed_once(browser, gate):
+    """An address comes into the browser's history where it is another one."""
+    address = browser.submit("/speak", FORM, headers=HTMX).headers["hx-push-url"]
+    there = HTMX | {"hx-current-url": f"http://127.0.0.1{address}?page=1"}
+    assert "hx-push-url" not in browser.submit(f"{address}/cancel", headers=there).headers
+    elsewhere = HTMX | {"hx-current-url": "http://127.0.0.1/speak"}
+    assert browser.submit(f"{address}/cancel", headers=elsewhere).headers["hx-push-url"] == address
+
+
 def test_a_text_is_spoken_and_heard_while_it_is_spoken(browser, gate):
     answer = browser.submit("/speak", FORM, headers=HTMX)
     address = answer.headers["hx-push-url"]

@@ -13,7 +13,9 @@ from places import TESTS
 from mlx_voxclone.files.locks import held
 from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.results import training_number
 from mlx_voxclone.studio.train import process
+from mlx_voxclone.studio.train.former import former
 from mlx_voxclone.studio.train.process import holder
 from mlx_voxclone.studio.train.trainings import Trainings
 
@@ -278,6 +280,74 @@ def test_a_new_run_leaves_the_earlier_one(home, trainings):
     until(trainings, project, "done")
     trainings.put_aside(project)
     assert sorted(path.name for path in (project.folder / "earlier").iterdir()) == ["1", "2"]
+
+
+def trained_again(home, trainings, ask=True, **wanted):
+    """A voice that has learnt once and is to learn once more; what it had learnt before."""
+    project = begin(home, trainings, steps=2)
+    until(trainings, project, "done")
+    (project.run / "learnt").write_text("first")
+    trainings.put_aside(project)
+    (project.folder / "stand_in.json").write_text(json.dumps(wanted))
+    if ask:
+        trainings.ask(project)
+    return project
+
+
+def is_first(trainings, project):
+    found = trainings.state(project)
+    assert "report: here" in trainings.output(project).read_text()
+    assert training_number(project.run) == 1
+    return found.name == "done" and found.back and (project.run / "learnt").read_text() == "first"
+
+
+@pytest.mark.parametrize("when", ["running", "paused", "waiting", "failed before it began"])
+def test_cancelled_again_leaves_the_former_model(home, trainings, tmp_path, when):
+    first = begin(home, trainings, ask=False, steps=10_000)
+    fails = {"fail": "no memory"} if when.startswith("failed") else {"steps": 10_000}
+    project = trained_again(home, trainings, ask=False, **fails)
+    if when == "waiting":
+        trainings.ask(first)
+    trainings.ask(project)
+    if when.startswith("failed"):
+        until(trainings, project, "failed")
+        assert former(project)
+    elif when != "waiting":
+        after_a_step(trainings, project)
+    if when == "paused":
+        trainings.pause(project)
+        until(trainings, project, "paused")
+    trainings.cancel(project)
+    until(trainings, project, "done")
+    assert is_first(trainings, project)
+    assert is_first(Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN), project)
+    trainings.cancel(project)  # a page that was open before
+    assert is_first(trainings, project)
+    trainings.leave(first)
+
+
+@pytest.mark.parametrize("note", [None, {}, {"wish": "cancel", "error": ""}, {"back": True}])
+def test_the_former_model_comes_back_after_an_end_in_between(home, trainings, tmp_path, note):
+    """Of the studio: between putting aside and asking, or between deleting and putting back."""
+    project = trained_again(home, trainings, ask=False)
+    path = project.folder / "training.json"
+    path.unlink() if note is None else path.write_text(json.dumps(note))
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    until(again, project, "done")
+    assert is_first(again, project)
+
+
+def test_a_run_of_the_command_lines_after_a_cancelled_one_is_left_alone(home, trainings, tmp_path):
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    trainings.cancel(project)
+    until(trainings, project, "cancelled")
+    project.run.mkdir()
+    (project.run / "summary.json").write_text("{}")
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    again.tick()
+    assert again.state(project).name == "done"
+    assert (project.run / "summary.json").is_file()
 
 
 def test_a_voice_that_was_deleted_leaves_the_queue(home, trainings):

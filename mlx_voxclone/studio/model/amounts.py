@@ -6,7 +6,7 @@ from mlx_voxclone.studio.web.languages import Words
 def about(seconds: float, t: Words) -> str:
     """A duration that is not known to the second: `40 s`, `12 min`, `2 h 10 min`."""
     if seconds < 60:
-        return t("model.about.seconds", count=max(1, round(seconds)))
+        return t("model.about.seconds", count=max(1, round(seconds)) if seconds > 0 else 0)
     minutes = round(seconds / 60)
     if minutes < 90:
         return t("model.about.minutes", count=minutes)

@@ -13,7 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.home import ID, Person, Project, new_id
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model.choice import chosen
 from mlx_voxclone.studio.record import file_pages
@@ -67,10 +67,32 @@ async def _begin(request: Request) -> Response:
     except Mistake as mistake:
         return page(request, "record/new.html", mistake=mistake, **_new_values(request, typed))
     person = person_of(request)
-    project = person.new_project(title, typed["language"])
-    project.change(consent=agreed)
+    project = _begun(person, typed["id"], title, typed["language"], agreed)
     person.change_settings(voice=project.id)
     return RedirectResponse(f"/voices/{project.id}/record", 303)
+
+
+def _begun(person: Person, id: str, title: str, language: str, agreed: dict[str, str]) -> Project:
+    """A new voice; the one that the same form has begun already, as of a second click.
+
+    Args:
+        id: that the form has brought for the voice. Sent again with something else in it, it asks for another one.
+    """
+    project = Project(person, id if ID.fullmatch(id) else new_id())
+    if project.folder.exists():
+        with contextlib.suppress(CheckpointError):
+            info = project.info()
+            there = info.get("consent") if isinstance(info.get("consent"), dict) else {}
+            if (info.get("title"), info.get("language")) == (title, language) and _unlike(there, agreed) <= {"when"}:
+                return project
+        project = Project(person, new_id())
+    person.new_project(title, language, project.id)
+    project.change(consent=agreed)
+    return project
+
+
+def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    return {key for key in {*one, *other} if one.get(key) != other.get(key)}
 
 
 async def _consent(request: Request) -> Response:
@@ -83,7 +105,7 @@ async def _consent(request: Request) -> Response:
 
 
 def _given(form: FormData) -> dict[str, str]:
-    names = ("title", "language", "who", "purpose", "agreed", "statement_in")
+    names = ("title", "language", "who", "purpose", "agreed", "statement_in", "id")
     return {name: value if isinstance(value := form.get(name, ""), str) else "" for name in names}
 
 
@@ -98,7 +120,12 @@ def _new_values(request: Request, typed: dict[str, str]) -> dict[str, Any]:
     own, model = language_of(request), chosen(person_of(request))
     usual = SYLLABLES if model and model.rehearses else own if own in LANGUAGES else "en"
     first = typed.get("language") or usual
-    return {"given": {**_given(FormData()), **typed}, "spoken": LANGUAGES, "first": first}
+    return {
+        "given": {**_given(FormData()), **typed},
+        "id": typed.get("id") or new_id(),
+        "spoken": LANGUAGES,
+        "first": first,
+    }
 
 
 # The microphone

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.studio.home import move_aside, moved_aside
 from mlx_voxclone.studio.record.shelf import in_voice
 
 FILE = "texts.json"
 MOST = 100_000  # texts that wait
-_ASIDE = ".damaged-"  # and a number, behind the name of a file that could not be read
 
 
 class Waiting:
@@ -66,8 +66,7 @@ class Waiting:
         """
         with in_voice(self._path.parent) as written:
             if self.damaged:
-                aside = (self._path.with_name(f"{FILE}{_ASIDE}{number}") for number in range(1, 10_000))
-                self._path.rename(next(path for path in aside if not path.exists()))
+                move_aside(self._path)
                 self.damaged = False
             written.append(self._path)
             write_text_atomic(self._path, json.dumps(self.texts, ensure_ascii=False))
@@ -75,5 +74,5 @@ class Waiting:
 
 def damaged(folder: Path) -> list[Path]:
     """Files of texts that cannot be read: the one in its place, and those that were moved aside."""
-    aside = sorted(folder.glob(f"{FILE}{_ASIDE}*"))
+    aside = moved_aside(folder / FILE)
     return [folder / FILE, *aside] if Waiting(folder).damaged else aside

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -250,7 +250,8 @@ def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = No
     new = view.first_time
     answer = _panel(request, view, begin=new, form=form if new else None)
     answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#speech", "outerHTML"
-    answer.headers["hx-push-url"] = address
+    if urlsplit(request.headers.get("hx-current-url", "")).path != address:  # or Back would have to be pressed twice
+        answer.headers["hx-push-url"] = address
     return answer
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlx_voxclone.studio.train.watch import Stage
 
 _WIDTH, _HEIGHT = 400, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 14, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 78, 14, 14, 42  # beside it: labels as wide as "-37.5 %"
 _MOST = 160  # points of a line; more are averaged
 _ROWS = 16  # of a table
 Points = Sequence[tuple[float, float]]

@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.machine import this_machine
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
@@ -26,6 +27,7 @@ from mlx_voxclone.studio.model.fetch import is_fetched
 from mlx_voxclone.studio.record.listing import progress
 from mlx_voxclone.studio.train import plan
 from mlx_voxclone.studio.train.curves import plots, svg
+from mlx_voxclone.studio.train.former import former
 from mlx_voxclone.studio.train.outcome import outcome, reason, spectral
 from mlx_voxclone.studio.train.sounds import drawn
 from mlx_voxclone.studio.train.trainings import State
@@ -110,7 +112,11 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
         trainings.put_aside(project)  # not before it is known that a new one can be trained
         studio = studio_of(request)
         studio.tasks.between(lambda: studio.models.forget(project.run))  # the training needs the memory
-    trainings.ask(project)
+    try:
+        trainings.ask(project)
+    except VoxcloneError:
+        trainings.put_back(project)
+        raise
 
 
 async def _pause(request: Request) -> Response:
@@ -184,6 +190,8 @@ def _values(request: Request, project: Project) -> dict[str, Any]:
         "has_log": trainings.output(project).is_file(),
         "announced": False,
         "resumable": (project.run / "config.yaml").is_file(),
+        "former": former(project) is not None,
+        "damaged": trainings.damaged(project),
     }
     if state.name in ("none", "cancelled", "failed"):
         values |= _before(request, project)

@@ -21,8 +21,9 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.process.limits import describe_os_error
-from mlx_voxclone.studio.home import Home, Person, Project, private, read_json, write_json
+from mlx_voxclone.studio.home import Home, Person, Project, move_aside, moved_aside, read_json, write_json
 from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.train.former import former, put_aside, put_back
 from mlx_voxclone.studio.train.process import COMMAND, Busy, Holder, holder, start, tell
 from mlx_voxclone.studio.train.watch import STARTED, Look, error_in, last_lines, look
 
@@ -32,6 +33,7 @@ Name = Literal[
 OPEN = ("waiting", "running", "pausing", "cancelling")
 CONFIG, SUMMARY = "config.yaml", "summary.json"  # of a run directory
 _QUEUE, _NOTE = "trainings.json", "training.json"
+_CANCELLED = "cancelled"  # in the place of a wish: it was done
 MOST_WAITING = 10  # trainings of a person in the queue
 _POLL = 0.3  # seconds between two looks at what is to be done
 _PATIENCE = 1.5  # seconds that a cancelled training has to end by itself: nothing of it is kept
@@ -47,6 +49,7 @@ class State:
         outside: whether the command line has started it.
         error: of one that failed: the command's line.
         killed: whether the system ended the process, as it does where memory is short.
+        back: of one that is done: whether it is a former one, put back when a later one was cancelled.
     """
 
     name: Name
@@ -54,6 +57,7 @@ class State:
     outside: bool = False
     error: str = ""
     killed: bool = False
+    back: bool = False
 
     @property
     def open(self) -> bool:
@@ -85,8 +89,11 @@ class Trainings:
         self._children: dict[Path, Any] = {}  # by the folder of their voice
         self._asked: dict[Path, tuple[Project, float]] = {}  # to be told to stop, and since when
         for project in self._projects():
-            if self._note(project).get("wish") == "cancel" and project.run.exists():
+            if (wish := self._note(project).get("wish")) == "cancel":
                 self._asked[project.folder] = project, time.monotonic()
+            elif not wish and not self.state(project).open:  # ended between putting aside and asking
+                with suppress(OSError, VoxcloneError):
+                    self.put_back(project)
         self._thread: threading.Thread | None = None
 
     # ---- what a person does ------------------------------------------------------------------------------------------
@@ -139,12 +146,25 @@ class Trainings:
                 raise Mistake("", "train.mistake.busy")
             if not project.run.exists():
                 return
-            earlier, number = private(project.folder / "earlier"), 1
-            while (place := earlier / str(number)).exists():
-                number += 1
-            project.run.rename(place)
-            (project.folder / _NOTE).unlink(missing_ok=True)
-            self.output(project).unlink(missing_ok=True)
+            put_aside(project, self.output(project))
+            _write(project.folder / _NOTE, {})
+
+    def put_back(self, project: Project) -> None:
+        """Move the run that was put aside last to where it was, if there is none in its place.
+
+        Raises:
+            OSError: it cannot be moved. CheckpointError: that cannot be noted.
+        """
+        with self._lock:
+            if former(project) is not None:
+                _write(project.folder / _NOTE, {"back": True})  # first, or a wish to cancel would be one for this run
+                put_back(project, self.output(project))
+
+    def damaged(self, project: Project) -> list[str]:
+        """Files of the queue and of a voice's training that cannot be read, or could not and were moved aside."""
+        files = (self._home.path / _QUEUE, project.folder / _NOTE)
+        found = [[path, *moved_aside(path)] if _is_damaged(path) else moved_aside(path) for path in files]
+        return [path.name for paths in found for path in paths]
 
     # ---- what there is to see ----------------------------------------------------------------------------------------
 
@@ -157,15 +177,17 @@ class Trainings:
         if (found := self._holder(project)) is not None:
             names: dict[Any, Name] = {"pause": "pausing", "cancel": "cancelling"}
             return State(names.get(wish, "running"), outside=found[1])
-        if wish == "cancel" and (project.folder in self._asked or not project.run.exists()):
-            return State("cancelling" if project.folder in self._asked else "cancelled")
+        if wish == "cancel" and project.folder in self._asked:
+            return State("cancelling")
+        if wish in ("cancel", _CANCELLED) and not project.run.exists():
+            return State("cancelled")
         if error := str(note.get("error") or ""):
             return State("failed", error=error)
         error, delivered = error_in(last_lines(self.output(project))), project.run / SUMMARY
         if error and not (delivered.is_file() and _newer(delivered, self.output(project))):
             return State("failed", error=error)
         if delivered.is_file():
-            return State("done")
+            return State("done", back=bool(note.get("back")))
         if wish == "pause":
             return State("paused")
         if wish or (project.run / CONFIG).is_file():
@@ -218,7 +240,7 @@ class Trainings:
                 if child.poll() is not None:
                     del self._children[folder]
                     if folder.is_dir():
-                        write_json(folder / _NOTE, {**_read(folder / _NOTE), "code": child.returncode})
+                        _write(folder / _NOTE, {**_read(folder / _NOTE), "code": child.returncode})
             for project, since in list(self._asked.values()):
                 self._see_off(project, since)
             waiting = self._waiting()
@@ -240,7 +262,7 @@ class Trainings:
             self._queue(rest)
             return
         note = {"wish": "run", "code": None, "error": "", "started": time.time()}
-        write_json(project.folder / _NOTE, note)
+        _write(project.folder / _NOTE, note)
         again = (project.run / CONFIG).is_file()
         place = ["--resume", str(project.run)] if again else ["--config", str(self.configuration(project))]
         output = self.output(project)
@@ -254,7 +276,7 @@ class Trainings:
             return  # another studio was faster; it stays where it is
         except OSError as e:
             self._queue(rest)
-            write_json(project.folder / _NOTE, note | {"error": describe_os_error(e) or str(e)})
+            _write(project.folder / _NOTE, note | {"error": describe_os_error(e) or str(e)})
             return
         self._children[project.folder] = child
         self._queue(rest, running={"person": project.person.name, "project": project.id})
@@ -264,11 +286,12 @@ class Trainings:
             waiting = self._waiting()
             if (place := self._place(project)) is not None:
                 self._queue(waiting[:place] + waiting[place + 1 :])
+                self.put_back(project)
                 return
             alive = self._holder(project) is not None
-            if not alive and not (wish == "cancel" and project.run.exists() and self.state(project).name != "done"):
+            if not alive and not (wish == "cancel" and self.state(project).name in ("paused", "stopped", "failed")):
                 return
-            write_json(project.folder / _NOTE, {**self._note(project), "wish": wish, "error": ""})
+            _write(project.folder / _NOTE, {**self._note(project), "wish": wish, "error": ""})
             self._asked[project.folder] = project, time.monotonic()
             if alive:
                 self._told(project, signal.SIGTERM)
@@ -289,6 +312,9 @@ class Trainings:
             gone = project.folder / f".cancelled-{time.time_ns()}"
             project.run.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
+        if cancelled and (project.folder / "voice.json").is_file():
+            _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
+            self.put_back(project)
 
     def _told(self, project: Project, number: signal.Signals) -> None:
         if (found := self._holder(project)) is not None:
@@ -313,7 +339,7 @@ class Trainings:
 
     def _queue(self, waiting: list[dict[str, Any]], **values: Any) -> None:
         old = _read(self._home.path / _QUEUE)
-        write_json(self._home.path / _QUEUE, {**old, **values, "waiting": waiting})
+        _write(self._home.path / _QUEUE, {**old, **values, "waiting": waiting})
 
     def _place(self, project: Project) -> int | None:
         own = {"person": project.person.name, "project": project.id}
@@ -339,10 +365,22 @@ class Trainings:
 
 def _read(path: Path) -> dict[str, Any]:
     """What a small file holds; of a damaged one nothing, as all it says can be asked for again."""
+    return {} if _is_damaged(path) else read_json(path)
+
+
+def _is_damaged(path: Path) -> bool:
     try:
-        return read_json(path)
+        read_json(path)
     except VoxcloneError:
-        return {}
+        return True
+    return False
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """Write a small file; one that is damaged is moved aside first. Raises CheckpointError."""
+    if _is_damaged(path):
+        move_aside(path)
+    write_json(path, value)
 
 
 def _newer(path: Path, other: Path) -> bool:

@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from mlx_voxclone.errors import VoxcloneError
@@ -27,6 +27,7 @@ from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio
 
 _WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # what is said of a status
 _OTHERWISE = "common.not_understood"
+_OF_PAGES = {"project", "speech"}  # what addresses of whole pages name; others are of parts and sounds
 
 
 def application(studio: Studio) -> Starlette:
@@ -99,11 +100,35 @@ async def _cancel(request: Request) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """A refusal, by its status; `detail` may be the key of a text that says more."""
     status, detail = getattr(error, "status_code", 500), str(getattr(error, "detail", ""))
+    if status == 405 and (above := _above(request)):
+        return RedirectResponse(above, 303)
     return _told(request, status, detail if detail in texts(DEFAULT) else _WORDS.get(status, _OTHERWISE))
 
 
 async def _missing(request: Request, error: Exception) -> Response:
+    if above := _above(request):
+        return RedirectResponse(above, 303)
     return _told(request, 404, _WORDS[404])
+
+
+def _above(request: Request) -> str | None:
+    """The page of a form, by the address that the form is sent to; None: it is no such address, or a page, too.
+
+    The answer to a form with a mistake is a page, too; another language chosen there asks for its address.
+    """
+
+    def taken(path: str, method: str) -> Route | None:
+        scope = {**request.scope, "path": path, "method": method}
+        found = (route for route in request.app.routes if route.matches(scope)[0] == Match.FULL)
+        return next((route for route in found if isinstance(route, Route)), None)
+
+    path, form = request.url.path, taken(request.url.path, "POST")
+    if request.method not in ("GET", "HEAD") or form is None or "GET" in (form.methods or ()):
+        return None
+    while path := path.rpartition("/")[0]:
+        if (page := taken(path, "GET")) and page.param_convertors.keys() <= _OF_PAGES:
+            return path
+    return "/"
 
 
 async def _refused(request: Request, error: Exception) -> Response:
