@@ -1,14 +1,13 @@
 """What a training has come to: the `summary.json` of its run directory, read here for all steps, and its number."""
 
 import contextlib
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.checkpoint.voices import is_voice_name
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import is_number, read_json
 from mlx_voxclone.publish.run_directory import SUMMARY
 
 ADAPTED, ZERO_SHOT = "adapted", "zero-shot"  # what a run delivers
@@ -96,8 +95,7 @@ def is_of(run: Path, training: object, created: float) -> bool:
 
 def number(value: Any) -> float | None:
     """A figure; None for what is none."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
+    return float(value) if is_number(value) else None
 
 
 def _object(value: Any) -> dict[str, Any]:

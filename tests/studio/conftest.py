@@ -6,9 +6,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from recorded import AGREED
 from starlette.testclient import TestClient
 
 from mlx_voxclone.process.network import Names
+from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
@@ -43,6 +45,20 @@ def browser(studio) -> Browser:
 @pytest.fixture
 def me(studio):
     return studio.home.person("me")
+
+
+@pytest.fixture
+def voice(me):
+    """A voice with consent that reads syllables, without a recording yet."""
+    project = me.new_project("Ann", SYLLABLES)
+    project.change(consent=AGREED)
+    return project
+
+
+@pytest.fixture
+def at(voice):
+    """The address of its recordings."""
+    return f"/voices/{voice.id}/record"
 
 
 @pytest.fixture

@@ -311,7 +311,7 @@ def test_every_sentence_that_the_code_names_is_there():
     code = "\n".join(path.read_text() for path in root.iterdir() if path.name.endswith(".py"))
     found = {f"record.wrong.{key}" for key in re.findall(r"record\.wrong\.(\w+)", code)}
     found |= {f"record.check.{key}" for key in [*re.findall(r'Finding\("(\w+)"', code), *_REASONS.values()]}
-    found |= {f"record.languages.{language}" for language in LANGUAGES}
+    found |= {f"languages.{language}" for language in LANGUAGES}
     keys = ["with_text", "without_text", "long", "long_with_text", "text", "text_waits", "list"]
     found |= {f"record.received.{key}" for key in keys}
     script = (root.parent / "templates/record/takes.html").read_text()

@@ -1,14 +1,13 @@
 """Pages that stand alone, without anything of anybody's: how to get in, what was wrong with a request, a defect."""
 
 import contextlib
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
+from starlette.types import Message
 
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.web.access import Message, Refusal, is_entering
+from mlx_voxclone.studio.web.access import Refusal, is_entering
 from mlx_voxclone.studio.web.languages import chosen, words_in
 from mlx_voxclone.studio.web.pages import environment
 
@@ -28,7 +27,7 @@ def closed(scope: Message, refusal: Refusal, home: Home | None = None) -> Respon
 
 
 def bare(
-    scope: MutableMapping[str, Any],
+    scope: Message,
     status: int,
     key: str,
     technical: str = "",

@@ -114,7 +114,7 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
             person=person,
             current=project,
             steps=STEPS,
-            player=_player(t),
+            player=player_in(t),
             **{name: _as_it_is(value, t) for name, value in values.items()},
         )
     )
@@ -175,8 +175,8 @@ def _answer(request: Request, template: str, status: int, mistake: Mistake | Non
     return HTMLResponse(content, 422 if mistake and status == 200 else status)
 
 
-def _player(t: Words) -> Callable[..., Markup]:
-    """`player`, in the page's language."""
+def player_in(t: Words) -> Callable[..., Markup]:
+    """`report.look.player` with its texts in the language of `t`; the same arguments."""
     words = {key: t(f"player.{key}") for key in ENGLISH}
     return lambda *arguments, **keywords: Markup(player(*arguments, words=words, **keywords))
 
