@@ -3,6 +3,7 @@
 import functools
 import re
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,6 +16,7 @@ from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
+from mlx_voxclone.studio.web.tokens import Tokens
 
 
 class Browser(TestClient):
@@ -29,6 +31,20 @@ class Browser(TestClient):
         return self.post(address, data={"csrf": self.csrf(), **(data or {})}, **keywords)
 
 
+def enter(browser: Browser, tokens: Tokens, name: str) -> Browser:
+    """A browser that has opened the address with a token."""
+    assert browser.get(f"/?token={tokens.by_name[name]}", follow_redirects=False).status_code == 303
+    return browser
+
+
+def ended(task, seconds=60.0):
+    """A task, once it has ended, or after `seconds`."""
+    until = time.monotonic() + seconds
+    while task.open and time.monotonic() < until:
+        time.sleep(0.01)
+    return task
+
+
 @pytest.fixture
 def studio(tmp_path) -> Iterator[Studio]:
     made = Studio(tmp_path / "studio")
@@ -40,6 +56,34 @@ def studio(tmp_path) -> Iterator[Studio]:
 def browser(studio) -> Browser:
     door = Access(application(studio), Names("127.0.0.1"), tell=functools.partial(closed, home=studio.home))
     return Browser(door, base_url="http://127.0.0.1", client=("127.0.0.1", 1))
+
+
+@pytest.fixture
+def tokens(tmp_path) -> Tokens:
+    """Of a studio for Ann and Ben."""
+    return Tokens(tmp_path, ["ann", "ben"])
+
+
+@pytest.fixture
+def waited() -> list[float]:
+    """Seconds that `door` has let wrong tokens wait."""
+    return []
+
+
+@pytest.fixture
+def door(studio, tokens, waited) -> Access:
+    """The studio behind `tokens`."""
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    return Access(application(studio), Names("127.0.0.1"), tokens, tell=closed, sleep=sleep)
+
+
+@pytest.fixture
+def visitor(door) -> Browser:
+    """A browser of nobody yet."""
+    return Browser(door, base_url="http://127.0.0.1:80", follow_redirects=False)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 from importlib import resources
 
 import pytest
-from conftest import Browser
+from conftest import Browser, ended
 from recorded import spoken, wav
 
 from mlx_voxclone.errors import CheckpointError
@@ -264,17 +264,13 @@ def test_texts_of_files_are_saved_and_files_deleted(browser, voice, at):
 
 
 def test_a_long_file_is_cut_as_soon_as_it_is_there(browser, voice, at, studio, me):
-    import time
 
     import numpy as np
 
     sound = np.tile(spoken("papa mino lesu, tara koni sewu."), 10)
     assert upload(browser, at, "long.wav", wav(sound)).status_code == 200
     (task,) = studio.tasks.list(me, project=voice)
-    until = time.monotonic() + 60
-    while task.open and time.monotonic() < until:
-        time.sleep(0.05)
-    assert (task.state, task.error) == ("done", "")
+    assert (ended(task).state, task.error) == ("done", "")
     (id,) = Shelf(voice.uploads).ids()
     clips = Shelf(voice.clips).ids()
     assert len(clips) == task.result["clips"] >= 2
