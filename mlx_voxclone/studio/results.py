@@ -1,4 +1,4 @@
-"""What a training has come to: the `summary.json` of its run directory, read here for all steps, and its number."""
+"""The result of a training (`summary.json` of its run directory), and the number of a training, for all steps."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ _MOST = 64 << 20  # bytes of a summary
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended; what its summary does not say, or says in another way than it should, is left out.
+    """A run that has ended. What is missing or malformed in its summary is left out.
 
     Attributes:
         run: its directory.
@@ -25,7 +25,7 @@ class Result:
         measured: figures of what could have been delivered, by name.
         voice: name of the voice in the new checkpoint; None: there is no checkpoint. baked: where it was written.
         speech: what was said before and after.
-        seconds: of all sittings. hours: of speech it learnt from. memory: GB at the peak.
+        seconds: of all sittings. hours: of speech it was trained on. memory: GB at the peak.
     """
 
     run: Path
@@ -80,7 +80,7 @@ def earlier_runs(run: Path) -> list[tuple[int, Path]]:
 
 
 def is_of(run: Path, training: object, created: float) -> bool:
-    """Whether something was made of a run as it is, and not of one that was there before it.
+    """Whether something was made from the present run of a voice, not from an earlier one.
 
     Args:
         training: its number, as it was noted; None: it was not.
@@ -94,7 +94,7 @@ def is_of(run: Path, training: object, created: float) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A figure; None for what is none."""
+    """A value of JSON as a number; None if it is no finite number."""
     return float(value) if is_number(value) else None
 
 

@@ -97,7 +97,7 @@ class Check:
         return found
 
     def with_text(self, text: str | None) -> "Check | None":
-        """The check of the same sound as one of another text; None: the sound must be looked at again."""
+        """The check of the same sound as one of another text; None: the sound must be checked again."""
         if not self.rate:  # it cannot be read, whatever is said in it
             return self
         if self.before is None or self.after is None or self.noise is None:

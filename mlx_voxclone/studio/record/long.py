@@ -75,7 +75,7 @@ def make_texts(project: Project, task: Task, whisper: str, loading: str = "") ->
     """Cut long recordings with their texts, and hear what has none. On the thread that computes.
 
     Args:
-        whisper: directory or hub id. loading: what is told while it is loaded.
+        whisper: directory or hub id. loading: text of the progress while it loads.
     Returns:
         `clips` that were cut, `texts` that were made, and `nothing` for those in which no word was understood.
     Raises:
@@ -129,7 +129,7 @@ def whisper_installed() -> bool:
 
 @contextlib.contextmanager
 def _named(whisper: str, place: str) -> Iterator[None]:
-    """A block whose mistakes name a Whisper as the person has, and not where it lies. Raises DataError."""
+    """A block whose errors name a Whisper as the person typed it, not by its path in the cache. Raises DataError."""
     try:
         yield
     except DataError as e:

@@ -107,7 +107,7 @@ class Shelf:
         return self._notes_path(id).with_suffix(".heard.flac")
 
     def same(self, digest: str, **values: str) -> Item | None:
-        """The item whose sound has this SHA-256, and whose notes have these values; those of others are not read."""
+        """The item whose sound has this SHA-256 and whose notes have these values. Other notes are not read."""
         for id in self.ids():
             if id.endswith(digest[:_SHORT]):
                 with contextlib.suppress(Missing):
@@ -158,7 +158,7 @@ class Shelf:
         return notes
 
     def keep_notes(self, id: str, notes: dict[str, Any]) -> None:
-        """Notes of a sound that lies here already, written by others under the item's id."""
+        """Write the notes of a sound that is here already under this id."""
         with lock:
             self._write(id, notes)
 

@@ -38,7 +38,7 @@ _MOST_PLAN = 1 << 22  # bytes
 
 
 class DamagedPlan(CheckpointError):
-    """`plan.json` cannot be read, and is not written over: what people have typed is in it."""
+    """`plan.json` cannot be read. It is never overwritten, because it holds texts that people typed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Takes:
         look, damaged = self.shelf.look(), []
         try:
             plan = self._plan()
-        except DamagedPlan:  # whoever would change it is told
+        except DamagedPlan:  # reported on the next attempt to change it
             plan = _NOTHING_PLANNED
             damaged.append(self.project.takes / PLAN)
         takes = []
@@ -166,7 +166,7 @@ class Takes:
         if seconds > LONGEST_TAKE:
             raise Mistake("take", "record.wrong.take_too_long", seconds=round(LONGEST_TAKE))
         digest = hashlib.sha256(sound).hexdigest()
-        with lock:  # sent again, by a browser that heard no answer, it is the same take
+        with lock:  # sent again because the answer was lost: the same take
             if (same := self.shelf.same(digest, slot=slot)) is not None:
                 return self.take(same[0])
             created = datetime.now(UTC).isoformat(timespec="seconds")

@@ -184,7 +184,7 @@ class Uploads:
         if text is not None:
             self._taken(_key(name), text)
         if not played and not long:
-            with contextlib.suppress(AudioError):  # the check has told it
+            with contextlib.suppress(AudioError):  # the check has found it
                 write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
         if text is None and not long and self._waits(_key(name)):

@@ -83,7 +83,7 @@ class Access:
         names: those that are answered.
         tokens: who is let in; None: everybody, as `me`. Where a proxy passes requests on, that would be the whole
             network: then they are refused.
-        proxied: whether a proxy shows the studio to others by https; nobody is taken for somebody who sits here then.
+        proxied: whether an https proxy stands before the studio; no request counts as local then.
         tell: makes the answer to a refused request.
         sleep: waits, where a wrong token costs time.
     """

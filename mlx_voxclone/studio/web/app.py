@@ -25,7 +25,7 @@ from mlx_voxclone.studio.web.closed import bare
 from mlx_voxclone.studio.web.languages import DEFAULT, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
 
-_WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # what is said of a status
+_WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # texts by status
 _OTHERWISE = "common.not_understood"
 
 
@@ -113,12 +113,12 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    """What went wrong with us: where is shown by the terminal alone."""
+    """An internal error: only the terminal shows the traceback."""
     return _told(request, 500, "trouble.do.defect")
 
 
 def _told(request: Request, status: int, key: str, technical: str = "", **values: object) -> Response:
-    """A page that says what is wrong by a text, in its own language; below it what the library said."""
+    """A page with the text `key` in its language; below it the library's own message (`technical`)."""
     if "person" not in request.scope:  # of a style or a script, which need no token
         return PlainTextResponse(words_in(DEFAULT)(key, **values), status)
     template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"

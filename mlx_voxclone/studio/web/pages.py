@@ -121,7 +121,7 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
 
 
 def _as_it_is(value: Any, t: Words) -> Any:
-    """A value for a template: of tasks that go on meanwhile, what they are now, called as the page's language does."""
+    """A value for a template: tasks become snapshots with their texts in the page's language."""
     if isinstance(value, Task):
         task = value.as_it_is()
         task.title, task.what = told(task.named, t) or task.title, now(task.what, t)
