@@ -50,6 +50,11 @@ def is_here(request: Request) -> bool:
     return here.is_here(request.scope)
 
 
+def is_htmx(request: Request) -> bool:
+    """Whether htmx sent a request, which takes parts of a page, and no redirects."""
+    return "hx-request" in request.headers
+
+
 def words_of(request: Request) -> Words:
     """`t(key, **values)` in the page's language."""
     return words_in(language_of(request))
