@@ -42,6 +42,8 @@ from mlx_voxclone.bench.measure import (
 from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import CodecConfig
 
+SERVING_SCRIPT = "serving_codec.py"
+
 
 def measure_encoder_step(
     preset: str = "release", clip_seconds: float = 4.0, repeats: int = 5, peers: bool = True
@@ -176,7 +178,7 @@ def peer_processes(
     """
     found = []
     if peers:
-        found.append((interpreter(SERVING, "vllm_omni"), "serving_codec.py", [str(threads()), work]))
+        found.append((interpreter(SERVING, "vllm_omni"), SERVING_SCRIPT, [str(threads()), work]))
     if peers and work == "decode":
         found.append((interpreter(MLX_AUDIO, "mlx_audio"), "mlx_audio_codec.py", []))
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
@@ -184,7 +186,9 @@ def peer_processes(
         params.write_text(json.dumps(preset_params(preset)), encoding="utf-8")
         np.savez(arrays, **given, **{f"weight.{name}": array for name, array in (weights or {}).items()})
         yield [
-            stack.enter_context(PeerProcess(python, script, str(params), str(arrays), *more))
+            stack.enter_context(
+                PeerProcess(python, script, str(params), str(arrays), *more, preload=script != SERVING_SCRIPT)
+            )
             for python, script, more in found
             if python
         ]

@@ -199,10 +199,15 @@ class PeerProcess:
     one with `seconds`, `cpu_seconds`, `peak` (bytes), `memory` and, if it has any, `more`. So both sides take
     turns in one run.
 
+    Args:
+        preload: whether a library that this process was started with (`LD_PRELOAD`) is loaded there, too. PyTorch would
+            multiply by an OpenBLAS that was meant for MLX.
+
     Raises DataError, in one line, when the script fails.
     """
 
-    def __init__(self, python: str, script: str, *arguments: str):
+    def __init__(self, python: str, script: str, *arguments: str, preload: bool = True):
+        environment = {name: value for name, value in os.environ.items() if preload or name != "LD_PRELOAD"}
         # Not a pipe, as nobody reads it while the script runs.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -211,6 +216,7 @@ class PeerProcess:
             stdout=subprocess.PIPE,
             stderr=self._said,
             text=True,
+            env=environment,
         )
         self.about = self._answer()
 

@@ -53,6 +53,22 @@ def test_a_peer_runs_in_an_interpreter_of_its_own(tmp_path, monkeypatch):
     assert found == 2 * [measure.Peer("other 1.0 of this", 2.0, 1.5, 7, "resident")]
 
 
+def test_a_peer_may_run_without_what_is_preloaded_here(tmp_path, monkeypatch):
+    """PyTorch has products of its own, and would take those that are preloaded for MLX."""
+    monkeypatch.setattr(measure, "PEERS", tmp_path)
+    monkeypatch.setenv("LD_PRELOAD", "")
+    (tmp_path / "other.py").write_text(
+        "import json, os, sys\n"
+        "print(json.dumps({'name': str('LD_PRELOAD' in os.environ)}), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    named = []
+    for preload in (True, False):
+        with measure.PeerProcess(sys.executable, "other.py", preload=preload) as peer:
+            named.append(peer.about["name"])
+    assert named == ["True", "False"]
+
+
 @pytest.mark.parametrize(
     ("script", "told"),
     [
