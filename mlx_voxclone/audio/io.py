@@ -47,7 +47,7 @@ def read_audio(
 
     Args:
         path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory; or its
-            `audio_info`, for which all of a long file is looked through: once is enough for many parts.
+            `audio_info`, which may read all of a long file: reuse it to read many parts.
         max_channels: more channels than this are refused; up to it they are averaged, see `channel`.
         start, end: seconds; only this part is decoded, and it equals that part of the whole.
         channel: of a stereo file: 0, 1 or `stereo.MIXED`; None: what `choose_channel` finds.

@@ -118,7 +118,7 @@ class Sounds:
         return self.match(words) is not None
 
     def match(self, words: np.ndarray) -> int | None:
-        """Number of a clip that `words` sound the same as, or share a stretch with; None: there is none."""
+        """Index of a clip that sounds like `words` (uint32 [W]), or shares a stretch with them; None: there is none."""
         first, last = (np.searchsorted(self._words, words, side=side) for side in ("left", "right"))
         votes: dict[tuple[int, int], int] = defaultdict(int)
         for at in np.flatnonzero((last > first) & (words != SILENT)).tolist():

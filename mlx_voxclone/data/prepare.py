@@ -227,10 +227,10 @@ def _scanned(
 
 
 def _recogniser(entries: list[Entry], options: PrepareOptions) -> Recogniser:
-    """What transcribes.
+    """The recogniser for texts that are missing.
 
     Raises:
-        DataError: it cannot be loaded, or is a Whisper that knows not the language a recording is said to be in.
+        DataError: it cannot be loaded, or is a Whisper that does not know the stated language of a recording.
     """
     if options.recogniser is not None:
         return MlxAudioRecogniser(options.recogniser.removeprefix(PREFIX))

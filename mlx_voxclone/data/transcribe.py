@@ -128,7 +128,7 @@ class Transcriber:
             raise DataError(f"language {language!r}: {e}; Whisper takes codes like en, de, fr") from None
         segments = result["segments"]
         if language is None and segments:
-            loops = any(s["compression_ratio"] > MAX_COMPRESSION_RATIO for s in segments)  # very likely, to itself
+            loops = any(s["compression_ratio"] > MAX_COMPRESSION_RATIO for s in segments)  # probable by its own figures
             self._likely.append(-np.inf if loops else float(np.mean([s["avg_logprob"] for s in segments])))
         failed = not all(
             understood(s["compression_ratio"], s["avg_logprob"], s.get("no_speech_prob", np.nan)) for s in segments

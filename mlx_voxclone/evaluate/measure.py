@@ -251,10 +251,10 @@ def _percentiles(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: in
 
 
 def tails(n: int) -> tuple[float, float]:
-    """The shares of a bootstrap's values between which its 95 % interval lies, for `n` cases.
+    """Lower and upper quantile (0 to 1) of a bootstrap's values that bound its 95 % interval, for `n` cases.
 
-    Plain percentiles of few cases are too close: of 8 clips' intervals of 95 %, 84 to 90 % held the truth. These are
-    the expanded ones of Hesterberg (2015), "What teachers should know about the bootstrap": the tails of Student's t.
+    Plain percentiles are too narrow for few cases: with 8 clips, 84 to 90 % of the intervals held the true value. These
+    are the expanded percentiles of Hesterberg (2015), "What teachers should know about the bootstrap", by Student's t.
     """
     tail = (1 - CONFIDENCE) / 2
     if n > 1:

@@ -6,6 +6,7 @@ stack, here or in whatever walks through it later. All of these are an `OSError`
 
 import errno
 import json
+import math
 import os
 import stat
 from collections.abc import Callable
@@ -105,6 +106,16 @@ def read_json(path: str | Path, most: int = MAX_JSON) -> Any:
         ValueError: more than `most` bytes, not UTF-8, or see `parse_json`.
     """
     return parse_json(read_plain(path, most).decode("utf-8"))
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a JSON file is a finite number that a float can hold; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def reason_of(error: Exception) -> str:

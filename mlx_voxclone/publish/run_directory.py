@@ -1,13 +1,12 @@
 """What a run directory has to tell: its configuration, the figures of `summary.json`, and generated speech."""
 
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.files.plain import read_json, reason_of
+from mlx_voxclone.files.plain import is_number, read_json, reason_of
 from mlx_voxclone.publish.publication import Sample
 from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.settings.differences import CONFIG_FILE
@@ -54,7 +53,7 @@ class Run:
         found = []
         data = self.summary.get("data")
         for key, what in _COUNTS.items():
-            if isinstance(data, dict) and _is_number(data.get(key)):
+            if isinstance(data, dict) and is_number(data.get(key)):
                 found.append((what, _text(data[key])))
         results = self.summary.get("results")
         for stage, result in (results if isinstance(results, dict) else {}).items():
@@ -102,7 +101,7 @@ def run_of(result: Path) -> tuple[Run, set[str] | None] | None:
 def _training(stage: str, result: dict[str, Any]) -> list[tuple[str, str]]:
     """Steps and held-out figures of a training, before it and at its best."""
     found = []
-    if _is_number(result.get("best_step")) and _is_number(result.get("steps")):
+    if is_number(result.get("best_step")) and is_number(result.get("steps")):
         found.append((f"{stage}: best step", f"{_text(result['best_step'])} of {_text(result['steps'])}"))
     measured = {}
     for one in result.get("evaluations") or []:
@@ -112,8 +111,8 @@ def _training(stage: str, result: dict[str, Any]) -> list[tuple[str, str]]:
         return found
     first, best = next(iter(measured.values())), measured.get(result.get("best_step"), {})
     for name, value in best.items():
-        if _is_number(value) and _NAME.fullmatch(name):
-            before = f"{_text(first[name])} → " if _is_number(first.get(name)) else ""
+        if is_number(value) and _NAME.fullmatch(name):
+            before = f"{_text(first[name])} → " if is_number(first.get(name)) else ""
             found.append((f"{stage}: held-out {name.replace('_', ' ')}", f"{before}{_text(value)}"))
     return found
 
@@ -126,14 +125,10 @@ def _leaves(content: Any, prefix: str) -> Iterator[tuple[str, str]]:
             continue
         if isinstance(value, dict):
             yield from _leaves(value, f"{name}: ")
-        elif _is_number(value):
+        elif is_number(value):
             yield name, _text(value)
         elif key in _WORDS and isinstance(value, str) and _PLAIN.fullmatch(value):
             yield name, value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _text(value: float) -> str:

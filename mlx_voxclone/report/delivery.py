@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_voxclone.report.page import escaped, facts, folded, is_number, table
+from mlx_voxclone.files.plain import is_number
+from mlx_voxclone.report.page import escaped, facts, folded, table
 
 _NOT_MEASURED = "not measured"
 _LOWER, _HIGHER = "lower", "higher"

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.errors import DataError
+from mlx_voxclone.files.plain import is_number
 from mlx_voxclone.report.look import icon, peaks, player, script, style
 from mlx_voxclone.report.plots import common_axes, sound_figure
 from mlx_voxclone.report.vector import drawing
@@ -146,10 +146,6 @@ def _cells(row: Sequence[Any]) -> str:
             text = escaped(_plain(value))
             pieces.append(f'<th scope="row">{text}</th>' if at == 0 and text else f"<td>{text}</td>")
     return "".join(pieces)
-
-
-def is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _number(value: float) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.evaluate.code_usage import CODE_USAGE_FILE, read_code_usage
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import is_number, read_json
 from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, read_log
 from mlx_voxclone.process.amounts import format_seconds
 from mlx_voxclone.report.blind import blind_parts
@@ -31,7 +31,6 @@ from mlx_voxclone.report.page import (
     facts,
     folded,
     html_page,
-    is_number,
     missing,
     players,
     table,

@@ -1,8 +1,7 @@
-"""A figure as SVG within a page: its text is text, its colours are those of the page, light, dark and on paper.
+"""A figure as inline SVG: its text stays text, and its colours follow the page, light, dark and on paper.
 
-What matplotlib writes is a file of its own with styles in it. Here it becomes a part of a page that forbids inline
-styles: presentation attributes, classes for colours (`look.css`: `.plot`), no identifiers that another drawing has, and
-the page's own font.
+Matplotlib writes a whole file with inline styles, which our pages forbid. Here styles become presentation attributes,
+colours become classes (`look.css`: `.plot`), identifiers become unique within the page, and the font is the page's.
 """
 
 import hashlib
@@ -39,12 +38,16 @@ _NUMBER = re.compile(r"[-\N{MINUS SIGN}]?\d+\.\d+")
 
 
 def drawing(figure: "Figure", alternative: str) -> str:
-    """A figure for a page, with what it shows in words."""
+    """HTML of a figure.
+
+    Args:
+        alternative: text for screen readers.
+    """
     return f'<div role="img" aria-label="{escape(alternative)}">{svg(figure)}</div>'
 
 
 def svg(figure: "Figure") -> str:
-    """A figure as an `<svg class="plot">` of the page, in English; see `in_language`."""
+    """A figure as `<svg class="plot">`, with English texts; see `in_language`."""
     from matplotlib import rc_context
 
     buffer = io.StringIO()
@@ -70,23 +73,23 @@ def svg(figure: "Figure") -> str:
 
 
 def in_language(drawn: str, words: Mapping[str, str], point: str) -> str:
-    """A drawing of `svg` with its texts in another language.
+    """The SVG of `svg` with its texts in another language.
 
     Args:
-        words: whole texts by the English ones.
-        point: what stands before the decimals of numbers.
+        words: translations by whole English texts.
+        point: decimal separator.
     """
 
-    def told(match: re.Match) -> str:
+    def translated(match: re.Match) -> str:
         text = unescape(match[2])
         text = text.replace(".", point) if _NUMBER.fullmatch(text) else words.get(text, text)
         return match[1] + escape(text, quote=False)
 
-    return _TEXT.sub(told, drawn)
+    return _TEXT.sub(translated, drawn)
 
 
 def _plain(element: ET.Element) -> None:
-    """A style as attributes, its colours as classes; numbers no longer than can be seen."""
+    """Turn a style into attributes and its colours into classes; round numbers to two decimals."""
     classes = []
     for part in element.attrib.pop("style", "").split(";"):
         name, _, value = (piece.strip() for piece in part.partition(":"))
@@ -111,7 +114,7 @@ def _plain(element: ET.Element) -> None:
 
 
 def _name(root: ET.Element, mark: str) -> None:
-    """Identifiers that no other drawing of the page has; none where nothing refers to it."""
+    """Make identifiers unique within a page by `mark`; drop those that nothing refers to."""
     named = {
         name
         for element in root.iter()

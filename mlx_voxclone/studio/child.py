@@ -17,14 +17,14 @@ from mlx_voxclone.studio.troubles import FromCommand
 
 PATIENCE = 3.0  # seconds that a process has to clear up
 _OFTEN = 0.1  # seconds between two looks
-_MOST = 1 << 20  # bytes of what it says that are read
+_MOST = 1 << 20  # bytes of its output that are read, from the end
 
 
 class Failed(FromCommand):
     """A program that has failed, with the line of its mistake.
 
     Attributes:
-        said: all of its standard error.
+        said: its standard error, the last MiB of it.
     """
 
     def __init__(self, line: str, said: str) -> None:
@@ -58,7 +58,7 @@ def run(
     Args:
         folder: the process's working directory.
         watch: called again and again; may raise what `task.progress` does.
-        environment: variables beside ours.
+        environment: variables added to this process's own.
         patience: seconds that it has to clear up when the task is cancelled; 0: it is ended at once.
 
     Raises:
@@ -89,7 +89,7 @@ def run(
 
 
 def _end(process: subprocess.Popen, patience: float) -> None:
-    """End it and all that it has started, if it runs still."""
+    """End a process and all that it has started, if it still runs."""
     for number in (signal.SIGTERM, signal.SIGKILL) if patience else (signal.SIGKILL,):
         if process.poll() is None:
             with suppress(ProcessLookupError, PermissionError):
@@ -105,7 +105,7 @@ def _text(file: IO[bytes]) -> str:
 
 
 def _line(said: str, code: int) -> str:
-    """The line of a mistake in what a command says."""
+    """The error line in a command's output."""
     lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip()]
     found = next((line.partition("error: ")[2] for line in reversed(lines) if "error: " in line), "")
     return found or (lines[-1] if lines else f"the command has ended with code {code}")

@@ -1,7 +1,7 @@
-"""What an end of the studio in the middle of something has left in its folder: deleted at the next start.
+"""Leftovers of a studio that was killed in the middle of something: deleted at its next start.
 
-Only names that the studio and its commands give, where they give them, and never through a link. What another process
-still writes stays: it holds a lock on it.
+Only names that the studio and its commands use, only where they use them, and never through a link. A folder that
+another process still writes is locked by it and stays.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ _OF_A_VOICE = re.compile(r"\.cancelled-\d+|upload-[a-z0-9_]{8}")  # a training t
 
 
 def clear(home: Home) -> None:
-    """Delete what is left. Called before anything else is done in the folder, which this process has locked."""
+    """Delete all leftovers. Call it first, with the folder locked by this process."""
     for person in _folders(home.path / "people"):
         voices = person / "voices"
         for place in (voices, person / "speech"):
@@ -40,7 +40,7 @@ def _clear(folder: Path, names: re.Pattern[str]) -> None:
 
 
 def _folders(place: Path) -> list[Path]:
-    """Those in a folder, links left out."""
+    """Folders in a folder, without links."""
     with contextlib.suppress(OSError):
         return [Path(entry.path) for entry in os.scandir(place) if entry.is_dir(follow_symlinks=False)]
     return []

@@ -7,7 +7,7 @@ from mlx_voxclone.errors import VoxcloneError
 
 
 class Size(int):
-    """Bytes, told as people read them: `5.00 MB`."""
+    """Bytes, shown with a unit: `5.00 MB`."""
 
 
 class Mistake(VoxcloneError):
@@ -16,7 +16,7 @@ class Mistake(VoxcloneError):
     Args:
         field: name of the form's field; "" for the form as a whole.
         key: of the sentence in `words/*.toml`.
-        line: what the library said, in English; shown below the sentence.
+        line: the library's own message, in English; shown below the sentence.
         values: put into the sentence.
     """
 
@@ -31,7 +31,7 @@ class Mistake(VoxcloneError):
 
 
 def as_said(key: str, values: Mapping[str, object]) -> dict[str, Any]:
-    """A text of the page's as its key and values, as JSON takes them; `web.languages.told` tells it in any language."""
+    """A page's text as its key and values, ready for JSON; `web.languages.told` renders it in any language."""
 
     def plain(value: object) -> Any:
         return getattr(value, "said", None) or (value if isinstance(value, int | float) else str(value))

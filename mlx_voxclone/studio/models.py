@@ -177,7 +177,7 @@ def _arrays(model: nn.Module) -> list[mx.array]:
 
 
 def _read(arrays: list[mx.array], progress: Progress | None) -> int:
-    """Read all weights now; returns their bytes. The list is empty at the end, so that an error holds none of them."""
+    """Evaluate all weights now; returns their bytes. Empties the list, so that an error keeps none of them alive."""
     total, done = sum(array.nbytes for array in arrays), 0
     try:
         for k in range(len(arrays)):
@@ -191,8 +191,8 @@ def _read(arrays: list[mx.array], progress: Progress | None) -> int:
 
 
 def _on_this_machine(model: str | Path) -> str | Path:
-    """A directory as it is; a model of the hub where it was fetched to. Fetching it here could not be cancelled, and
-    nothing else would compute meanwhile. Raises CheckpointError."""
+    """A directory unchanged; for a model of the hub, the directory in the cache. Nothing is downloaded: that could not
+    be cancelled here, and would block the computing thread. Raises CheckpointError."""
     name = str(model)
     if Path(name).is_dir() or not (is_address(name) or REPOSITORY.fullmatch(name)):
         return model

@@ -1,14 +1,13 @@
-"""What a training has come to: the `summary.json` of its run directory, read here for all steps, and its number."""
+"""The result of a training (`summary.json` of its run directory), and the number of a training, for all steps."""
 
 import contextlib
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.checkpoint.voices import is_voice_name
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import is_number, read_json
 from mlx_voxclone.publish.run_directory import SUMMARY
 
 ADAPTED, ZERO_SHOT = "adapted", "zero-shot"  # what a run delivers
@@ -18,7 +17,7 @@ _MOST = 64 << 20  # bytes of a summary
 
 @dataclass(frozen=True)
 class Result:
-    """A run that has ended; what its summary does not say, or says in another way than it should, is left out.
+    """A run that has ended. What is missing or malformed in its summary is left out.
 
     Attributes:
         run: its directory.
@@ -26,7 +25,7 @@ class Result:
         measured: figures of what could have been delivered, by name.
         voice: name of the voice in the new checkpoint; None: there is no checkpoint. baked: where it was written.
         speech: what was said before and after.
-        seconds: of all sittings. hours: of speech it learnt from. memory: GB at the peak.
+        seconds: of all sittings. hours: of speech it was trained on. memory: GB at the peak.
     """
 
     run: Path
@@ -81,7 +80,7 @@ def earlier_runs(run: Path) -> list[tuple[int, Path]]:
 
 
 def is_of(run: Path, training: object, created: float) -> bool:
-    """Whether something was made of a run as it is, and not of one that was there before it.
+    """Whether something was made from the present run of a voice, not from an earlier one.
 
     Args:
         training: its number, as it was noted; None: it was not.
@@ -95,9 +94,8 @@ def is_of(run: Path, training: object, created: float) -> bool:
 
 
 def number(value: Any) -> float | None:
-    """A figure; None for what is none."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if good else None
+    """A value of JSON as a number; None if it is no finite number."""
+    return float(value) if is_number(value) else None
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Why something failed: a key of the page's texts, which say what to do, beside the library's own line.
+"""The cause of an error, as a key of the page's texts.
 
-The lines of the library and of commands are English and technical. A page tells in its own language what failed and
-what to do next (`[trouble]` of its texts, by these causes), and shows the line below that.
+Messages of the library and of commands are English and technical. A page says in its own language what failed and what
+to do next (`[trouble]` of its texts, by cause), and shows the message below.
 """
 
 import errno
@@ -26,7 +26,7 @@ CAUSES = (
     *(CLOSED, MEMORY, KILLED, DISK, NETWORK, LOGIN, NOWHERE, PACKAGE, BUSY, GONE, RIGHTS),
     *(NUMBERS, RECORDING, MODEL, SETTING, OTHER, DEFECT),
 )
-_SIGNS = (  # what is in a line of the library's -> its cause; the first one counts
+_SIGNS = (  # part of a message -> its cause; the first match counts
     (ENDED, CLOSED),
     ("no space left", DISK),
     ("larger than files may be", DISK),
@@ -72,13 +72,13 @@ _KINDS = (  # the first class that it is of
 
 
 def cause_of_line(line: str) -> str:
-    """The cause of a line that a command or the library has said: one of CAUSES, `other` where none is known."""
+    """The cause of a message of a command or of the library: one of CAUSES, `other` if none fits."""
     plain = line.lower()
     return next((cause for sign, cause in _SIGNS if sign in plain), OTHER)
 
 
 def cause_of(error: BaseException) -> str:
-    """The cause of an error: one of CAUSES, by what it says and what it is."""
+    """The cause of an error: one of CAUSES, by its number, message and class."""
     if isinstance(error, OSError) and error.errno in _NUMBERS:
         return _NUMBERS[error.errno]
     if describe_memory_error(error) is not None:
@@ -91,4 +91,4 @@ def cause_of(error: BaseException) -> str:
 
 
 class FromCommand(CheckpointError):
-    """A line of a command in a process of its own: of which class the error was there is not known."""
+    """The error line of a command in another process; the class of the error there is unknown."""

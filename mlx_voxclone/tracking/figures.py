@@ -1,8 +1,9 @@
 """What leaves the run: numbers. No texts, names, paths or sounds of the user's."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+from mlx_voxclone.files.plain import is_number
 
 
 def figures(training: str, record: Mapping[str, Any]) -> tuple[int, dict[str, float]] | None:
@@ -28,6 +29,6 @@ def numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         name = f"{prefix}/{name}" if prefix else str(name)
         if isinstance(value, Mapping):
             found |= numbers(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        elif is_number(value):
             found[name] = float(value)
     return found

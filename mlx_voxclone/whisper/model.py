@@ -167,8 +167,8 @@ class WhisperFiles:
         return model, half
 
     def _read_ahead(self, progress: Progress) -> None:
-        """Have the system read the weights piece by piece; mlx-whisper, which loads them in one go, then waits for no
-        disk."""
+        """Read the weights into the file cache piece by piece, with progress; mlx-whisper loads them in one call after
+        that."""
         try:
             with open(self.weights, "rb", buffering=0) as file:
                 total, done = self.weights.stat().st_size, 0

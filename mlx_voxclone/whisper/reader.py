@@ -19,7 +19,7 @@ MIN_SAMPLES = 400  # one window of Whisper's spectrogram
 # Whisper's own limits (Radford et al. 2022, section 4.5) beyond which a decoding counts as failed.
 MAX_COMPRESSION_RATIO = 2.4
 MIN_LOG_PROBABILITY = -1.0
-# Where Whisper itself thinks that nobody speaks and is unsure of its words, they are of its own making (docs/LOG.md).
+# Beyond both, Whisper detects no speech and is unsure of its words: the text is invented (docs/LOG.md).
 MAX_NO_SPEECH, MIN_SURE = 0.6, -0.6
 
 
@@ -183,12 +183,12 @@ class Reader:
 
 
 def understood(compression: float, probability: float, no_speech: float) -> bool:
-    """Whether a decoding is what was said, by Whisper's own figures.
+    """Whether a decoding can be trusted, by Whisper's own figures.
 
     Args:
-        compression: of its text, the ratio.
+        compression: ratio of the text's length to its compressed length.
         probability: mean log-probability of a token.
-        no_speech: probability that nobody speaks; NaN: not known.
+        no_speech: probability that there is no speech; NaN: unknown.
     """
     if compression > MAX_COMPRESSION_RATIO or not probability >= MIN_LOG_PROBABILITY:
         return False

@@ -18,7 +18,7 @@ from mlx_voxclone.data.shards.index import ShardIndex
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.evaluate.cases import read_cases
 from mlx_voxclone.evaluate.measure import Evaluation
-from mlx_voxclone.files.plain import MAX_DEPTH, open_plain, parse_json, read_json, read_plain
+from mlx_voxclone.files.plain import MAX_DEPTH, is_number, open_plain, parse_json, read_json, read_plain
 from mlx_voxclone.files.run_log import read_log
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.pairs.files import settle
@@ -31,6 +31,16 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
 )
 DEEP = ["[" * 100_000, "[" * 100_000 + "]" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "[" * 200 + "]" * 200]
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, 10**300])
+def test_numbers(value):
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [True, None, "1", [1], float("nan"), float("inf"), 10**400, -(10**400)])
+def test_no_numbers(value):
+    assert not is_number(value)
 
 
 @settings(max_examples=30, deadline=None)

@@ -71,13 +71,6 @@ def open_page(chromium) -> Iterator[Callable[..., "Page"]]:
         yield lambda address, **options: stack.enter_context(opened(chromium, address, **options))
 
 
-@pytest.fixture
-def browser_page(chromium) -> Iterator["Page"]:
-    """An empty page, wide and light."""
-    with opened(chromium, "about:blank") as page:
-        yield page
-
-
 @contextlib.contextmanager
 def opened(
     browser: "Browser", address: str | Path, *, width: int = WIDE, dark: bool = False, still: bool = False, **context

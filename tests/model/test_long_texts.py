@@ -31,14 +31,6 @@ from mlx_voxclone.train.speaker.adapted import AdaptedModel
 from mlx_voxclone.train.speaker.preservation import Kept, KeptPairs
 from mlx_voxclone.train.speaker.task import SpeakerData, SpeakerTask
 
-
-@pytest.fixture
-def in_pieces(monkeypatch):
-    """Pieces of 7 positions of a prompt, and of one to a few queries."""
-    monkeypatch.setattr(generation, "READ_AT_ONCE", 7)
-    monkeypatch.setattr(layers, "MAX_SCORES", 100)
-
-
 # --- pieces -----------------------------------------------------------------------------------------------------------
 
 

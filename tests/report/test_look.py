@@ -13,7 +13,7 @@ import pytest
 from browser import PHONE, opened, play, shifts, sideways, violations
 from report_pages import tone
 
-from mlx_voxclone.report.look import ENGLISH, FOLDER, peaks, player, script, style
+from mlx_voxclone.report.look import ENGLISH, peaks, player, script, style
 
 pytest_plugins = ["browser"]
 
@@ -323,8 +323,8 @@ def served(folder):
 
 @pytest.mark.slow
 def test_under_a_strict_policy(open_page, players):
-    for name in ("look.css", "player.js"):
-        (players.parent / name).write_bytes((FOLDER / name).read_bytes())
+    for name, content in {"look.css": style(), "player.js": script()}.items():
+        (players.parent / name).write_text(content, encoding="utf-8")
     page = players.read_text()
     page = page.replace(f"<style>{style()}</style>", '<link rel="stylesheet" href="look.css">')
     players.write_text(page.replace(f"<script>{script()}</script>", '<script src="player.js"></script>'))

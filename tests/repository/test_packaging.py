@@ -152,7 +152,8 @@ def test_the_wheel_holds_what_pages_are_made_of(wheel):
     package = ROOT / "mlx_voxclone"
     others = [path for path in package.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     sources = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in others}
-    assert {f"mlx_voxclone/report/look/{name}" for name in ("look.css", "player.js", "icon.svg")} <= sources.keys()
+    look = ("look.css", "player.css", "media.css", "player.js", "icon.svg")
+    assert {f"mlx_voxclone/report/look/{name}" for name in look} <= sources.keys()
     studio = ("templates/base.html", "static/htmx.min.js", "static/htmx.LICENSE", "words/en.toml", "words/de.toml")
     assert {f"mlx_voxclone/studio/{name}" for name in studio} <= sources.keys()
     with zipfile.ZipFile(wheel) as archive:

@@ -3,16 +3,20 @@
 import functools
 import re
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
+from recorded import AGREED
 from starlette.testclient import TestClient
 
 from mlx_voxclone.process.network import Names
+from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
+from mlx_voxclone.studio.web.tokens import Tokens
 
 
 class Browser(TestClient):
@@ -25,6 +29,20 @@ class Browser(TestClient):
         """POST a form as our page does; redirects are not followed."""
         keywords.setdefault("follow_redirects", False)
         return self.post(address, data={"csrf": self.csrf(), **(data or {})}, **keywords)
+
+
+def enter(browser: Browser, tokens: Tokens, name: str) -> Browser:
+    """A browser that has opened the address with a token."""
+    assert browser.get(f"/?token={tokens.by_name[name]}", follow_redirects=False).status_code == 303
+    return browser
+
+
+def ended(task, seconds=60.0):
+    """A task, once it has ended, or after `seconds`."""
+    until = time.monotonic() + seconds
+    while task.open and time.monotonic() < until:
+        time.sleep(0.01)
+    return task
 
 
 @pytest.fixture
@@ -41,8 +59,50 @@ def browser(studio) -> Browser:
 
 
 @pytest.fixture
+def tokens(tmp_path) -> Tokens:
+    """Of a studio for Ann and Ben."""
+    return Tokens(tmp_path, ["ann", "ben"])
+
+
+@pytest.fixture
+def waited() -> list[float]:
+    """Seconds that `door` has let wrong tokens wait."""
+    return []
+
+
+@pytest.fixture
+def door(studio, tokens, waited) -> Access:
+    """The studio behind `tokens`."""
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    return Access(application(studio), Names("127.0.0.1"), tokens, tell=closed, sleep=sleep)
+
+
+@pytest.fixture
+def visitor(door) -> Browser:
+    """A browser of nobody yet."""
+    return Browser(door, base_url="http://127.0.0.1:80", follow_redirects=False)
+
+
+@pytest.fixture
 def me(studio):
     return studio.home.person("me")
+
+
+@pytest.fixture
+def voice(me):
+    """A voice with consent that reads syllables, without a recording yet."""
+    project = me.new_project("Ann", SYLLABLES)
+    project.change(consent=AGREED)
+    return project
+
+
+@pytest.fixture
+def at(voice):
+    """The address of its recordings."""
+    return f"/voices/{voice.id}/record"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from listening_made import make_run
-from recorded import AGREED, many, spoken, wav
+from recorded import many, spoken, wav
 
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.blind import keep_test, read_tests
@@ -32,18 +32,6 @@ BROKEN = {
     "deep": lambda content: b"[" * 5000,
 }
 broken = pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
-
-
-@pytest.fixture
-def voice(me):
-    project = me.new_project("Ann", SYLLABLES)
-    project.change(consent=AGREED)
-    return project
-
-
-@pytest.fixture
-def at(voice):
-    return f"/voices/{voice.id}/record"
 
 
 def damaged(path, damage) -> bytes:
@@ -131,6 +119,9 @@ OTHER = [
     {"check": {"state": "good", "findings": [{"key": 1, "state": "fair"}]}},
     {"check": {"state": "good", "findings": 7, "new": 1}},
     {"seconds": "two"},
+    {"seconds": 10**400},
+    {"peaks": [0.5, 10**400]},
+    {"check": {"state": "good", "findings": [], "speech": 10**400}},
     {"long": "yes"},
     {"cut": "all"},
     {"name": 3},

@@ -7,6 +7,7 @@ import time
 from importlib import resources
 
 import pytest
+from conftest import ended
 from starlette.routing import Route
 
 from mlx_voxclone.errors import DataError
@@ -21,13 +22,6 @@ from mlx_voxclone.studio.web.pages import clock
 
 STEPS = ("/model", "/voices", "/voices/new", "/speak", "/tasks")
 _KEY = re.compile(r"""\bt\(\s*["']([a-z_]+(?:\.[a-z_0-9]+)+)["']""")
-
-
-def ended(task, seconds=5.0):
-    until = time.monotonic() + seconds
-    while task.open and time.monotonic() < until:
-        time.sleep(0.01)
-    return task
 
 
 @pytest.mark.parametrize("address", STEPS)

@@ -5,18 +5,15 @@ import json
 import os
 import re
 import shutil
-import sys
-import time
 from pathlib import Path
 
 import pytest
-from conftest import Browser
+from conftest import Browser, ended
 from publishable import CONSENT, SECRET, make_run
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.process.network import Names
-from mlx_voxclone.studio import child
 from mlx_voxclone.studio.home import write_json
 from mlx_voxclone.studio.keep import exports, publishing, removal
 from mlx_voxclone.studio.keep.cards import LONGEST_TITLE
@@ -59,12 +56,6 @@ def ready(voice, trained):
     voice.takes.mkdir()
     (voice.takes / "0001-abcd.wav").write_bytes(b"x" * 5_000_000)
     return voice
-
-
-def ended(task):
-    while task.open:
-        time.sleep(0.02)
-    return task
 
 
 def spoken(person, voice, id="0123456789ab", task=None) -> Path:
@@ -248,39 +239,6 @@ def test_too_many_tasks_are_a_sentence(browser, studio, me, ready, address, form
     assert answer.status_code == 422
     assert re.findall(r'role="alert">([^<]+)<', answer.text) == [texts("en")["tasks.too_many"].format(most=MOST_OPEN)]
     assert len(studio.tasks.list(me)) == MOST_OPEN
-
-
-STAND_IN = """
-import pathlib, signal, sys, time
-pathlib.Path(sys.argv[-1]).write_text("began")
-signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in sys.argv else signal.SIG_DFL)
-pathlib.Path(sys.argv[-1]).write_text("ready")
-time.sleep(600)
-"""
-
-
-@pytest.mark.parametrize("how", ["hears", "deaf"])
-def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
-    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", STAND_IN))
-    monkeypatch.setattr(child, "PATIENCE", 0.2)
-    processes, popen = [], child.subprocess.Popen
-    monkeypatch.setattr(child.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1])
-    sign = tmp_path / "sign"
-    work = lambda task: child.carry_out(task, [how, str(sign)], folder=tmp_path)  # noqa: E731
-    task = studio.tasks.start(me, "bake", "x", work, lane="files")
-    while not sign.exists() or sign.read_text() != "ready":
-        time.sleep(0.02)
-    task.cancel()
-    assert ended(task).state == "cancelled"
-    assert processes[0].poll() is not None
-
-
-def test_what_a_command_says_of_a_mistake(studio, me, tmp_path, monkeypatch):
-    said = r"bar 10%\rbar 20%\nvoxclone bake: error: DIR: no space left"
-    program = f"import sys; print('{said}', file=sys.stderr); sys.exit(2)"
-    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", program))
-    task = studio.tasks.start(me, "bake", "x", lambda t: child.carry_out(t, [], folder=tmp_path), lane="files")
-    assert (ended(task).state, task.error) == ("failed", "DIR: no space left")
 
 
 # ---- a voice that is brought ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Browser
+from conftest import Browser, ended
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.process.machine import this_machine
@@ -33,13 +33,6 @@ def miniature(tmp_path_factory):
     from mlx_voxclone.miniature.micro import make_micro
 
     return make_micro(tmp_path_factory.mktemp("model") / "tiny")
-
-
-def ended(task, seconds=60.0):
-    until = time.monotonic() + seconds
-    while task.open and time.monotonic() < until:
-        time.sleep(0.02)
-    return task
 
 
 def mistake(function, *arguments):

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from recorded import AGREED, spoken, wav
+from recorded import spoken, wav
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files import atomic
@@ -24,18 +24,6 @@ from mlx_voxclone.studio.record.uploads import Uploads
 from mlx_voxclone.studio.record.waiting import FILE, Waiting
 
 SLOT = f"{SYLLABLES}-001"
-
-
-@pytest.fixture
-def voice(me):
-    project = me.new_project("Ann", SYLLABLES)
-    project.change(consent=AGREED)
-    return project
-
-
-@pytest.fixture
-def at(voice):
-    return f"/voices/{voice.id}/record"
 
 
 @pytest.fixture

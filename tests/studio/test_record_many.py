@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from recorded import AGREED, many, spoken, wav
+from recorded import many, spoken, wav
 
 from mlx_voxclone.audio.fingerprint import SILENT
 from mlx_voxclone.data.duplicates import Sounds
@@ -18,18 +18,6 @@ from mlx_voxclone.studio.record.uploads import Uploads
 from mlx_voxclone.studio.web.paging import SIZE, paged
 
 TAKES, FILES = 45, 43
-
-
-@pytest.fixture
-def voice(me):
-    project = me.new_project("Ann", SYLLABLES)
-    project.change(consent=AGREED)
-    return project
-
-
-@pytest.fixture
-def at(voice):
-    return f"/voices/{voice.id}/record"
 
 
 @pytest.fixture

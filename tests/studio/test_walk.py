@@ -1,11 +1,10 @@
 """Every address of the studio, asked by somebody else: two people never see anything of each other's."""
 
 import re
-import time
 from collections.abc import Iterator
 
 import pytest
-from conftest import Browser
+from conftest import Browser, ended
 from starlette.routing import Mount, Route
 
 from mlx_voxclone.process.network import Names
@@ -61,8 +60,7 @@ def anns(studio) -> dict[str, str]:
     (ann.folder / "brought").mkdir()
     (ann.folder / "brought" / "annabella.safetensors").write_bytes(SECRET.encode())
     task = studio.tasks.start(ann, "speak", SECRET, lambda task: {}, project=voice, lane="files")
-    while task.open:
-        time.sleep(0.01)
+    ended(task)
     return {"project": voice.id, "task": task.id, "speech": speech.name, "person": "ann"}
 
 

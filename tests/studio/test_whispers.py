@@ -2,9 +2,9 @@
 
 import shutil
 import threading
-import time
 
 import pytest
+from conftest import ended
 
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.mistakes import Cancelled
@@ -193,6 +193,5 @@ def test_the_page_shows_how_much_has_come(browser, studio, me, monkeypatch):
     assert NAME not in browser.get("/model").text
     task.cancel()
     go.set()
-    while task.open:
-        time.sleep(0.01)
+    ended(task)
     assert [one.state for one in studio.tasks.list(me)] == ["cancelled"]  # nothing is heard after it

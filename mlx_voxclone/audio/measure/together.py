@@ -1,9 +1,9 @@
 """Several pitches at once: music under a voice, or two people who talk at the same time.
 
-A voice has one pitch: a sound that is nearly the same one period later. What has two goes away when it is taken off
-after the one period and what is left after the other (de Cheveigne 1993), for which the autocorrelation is enough.
-Frames that no single period explains and two do are counted; the breath and the hiss of a voice need more than two. The
-bounds were set on real speech, with music and other people added (`benchmarks/together.py`, docs/LOG.md).
+A voice has one pitch: subtracting it from itself one period later leaves little. A sound of two pitches vanishes when
+this is done with one period and then with the other (de Cheveigne 1993); the autocorrelation is enough to compute what
+is left. Frames that two periods explain and one does not are counted; breath and hiss need more than two. Thresholds
+were set on real speech with music and other speakers added (`benchmarks/together.py`, docs/LOG.md).
 """
 
 from collections.abc import Sequence
@@ -59,6 +59,7 @@ class TogetherMeter:
         self._rest = heard[count * _HOP :].copy()
 
     def _take(self, frames: np.ndarray) -> None:
+        """Level of each frame [N, samples], and whether it has two pitches."""
         spectra = scipy.fft.rfft(frames * self._window, _TRANSFORM, axis=1)
         power = np.square(spectra.real) + np.square(spectra.imag)
         alike = scipy.fft.irfft(power, axis=1)[:, : 2 * _LONGEST + 1].astype(np.float32)
@@ -66,10 +67,10 @@ class TogetherMeter:
         alike /= energy[:, None] * self._bias
         voiced = alike[:, _SHORTEST : _LONGEST + 1].max(axis=1) >= 1 - _SINGLE
         doubled = np.zeros(len(frames), bool)
-        asked = np.flatnonzero(~voiced & (alike[:, 0] > 0.5))  # which is 1, but 0 in digital silence
+        unexplained = np.flatnonzero(~voiced & (alike[:, 0] > 0.5))  # which is 1, but 0 in digital silence
         one, other = self._pairs
-        for first in range(0, len(asked), _AT_ONCE):
-            some = asked[first : first + _AT_ONCE]
+        for first in range(0, len(unexplained), _AT_ONCE):
+            some = unexplained[first : first + _AT_ONCE]
             r = alike[some]
             left = 1 - r[:, one] - r[:, other] + (r[:, one + other] + r[:, other - one]) / 2
             doubled[some] = left.min(axis=1) < _DOUBLE
@@ -77,7 +78,14 @@ class TogetherMeter:
         self._doubled.append(doubled)
 
     def shares(self, parts: Sequence[tuple[float, float]]) -> list[float]:
-        """Of each part, in seconds, the share of its loud frames that have two pitches; 0 where it is too short."""
+        """Share of the loud frames of each part that have two pitches.
+
+        Args:
+            parts: (start, end) in seconds.
+
+        Returns:
+            One share for each part, 0 to 1; 0 for a part with less than 1.6 s of loud frames.
+        """
         if not self._levels:
             return [0.0] * len(parts)
         levels, doubled = np.concatenate(self._levels), np.concatenate(self._doubled)
@@ -91,7 +99,7 @@ class TogetherMeter:
 
 
 def together(share: float) -> bool:
-    """Whether such a share of frames with two pitches is more than one voice has."""
+    """Whether this share of frames with two pitches is more than a single voice has."""
     return share >= _SHARE
 
 

@@ -40,8 +40,8 @@ def _options(parser: Parser) -> None:
     parser.add_argument(
         "--proxy",
         metavar="HOST",
-        help="name under which a proxy that speaks https shows the studio: it is answered too, and --share-token is"
-        " needed. Models are then chosen, and voices published, in a studio that is started without it",
+        help="public name of an https proxy in front of the studio; needs --share-token. To choose a model or publish a"
+        " voice, start the studio without it",
     )
     parser.add_argument("--no-open", action="store_true", help="do not open the browser; with tokens it is not")
     add_shared(parser, "--device", "--quiet")

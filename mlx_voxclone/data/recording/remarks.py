@@ -8,7 +8,7 @@ _NAMED = 3  # of each kind
 
 
 class Remarks:
-    """Takes plans in; memory grows with what is odd alone."""
+    """Collects the remarks of plans; memory grows with their number only."""
 
     def __init__(self) -> None:
         self._names: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""A sound on a page: a native player with its waveform, which `player.js` turns into the player of `look.css`."""
+"""A sound on a page: a native player with its waveform, which `player.js` turns into the player of `player.css`."""
 
 import html
 import math

@@ -1,25 +1,26 @@
-"""The style sheet and the script, for pages of one file; a server serves the files of `FOLDER`."""
+"""The style sheet, the script and the icon as texts: for pages of one file, and for the studio to serve."""
 
 import base64
 from functools import cache
 from pathlib import Path
 
-FOLDER = Path(__file__).parent  # holds `look.css`, `player.js` and `icon.svg`
+_FOLDER = Path(__file__).parent
+_STYLES = ("look.css", "player.css", "media.css")  # in the order in which their rules count
 
 
 @cache
 def style() -> str:
-    """`look.css`, for a `<style>` element."""
-    return (FOLDER / "look.css").read_text(encoding="utf-8")
+    """The rules of all style sheets, for a `<style>` element."""
+    return "\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _STYLES)
 
 
 @cache
 def script() -> str:
     """`player.js`, for a `<script>` element at the end of a page."""
-    return (FOLDER / "player.js").read_text(encoding="utf-8")
+    return (_FOLDER / "player.js").read_text(encoding="utf-8")
 
 
 @cache
 def icon() -> str:
     """`icon.svg` as an address, for `<link rel="icon" href="...">`."""
-    return "data:image/svg+xml;base64," + base64.b64encode((FOLDER / "icon.svg").read_bytes()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode((_FOLDER / "icon.svg").read_bytes()).decode()

@@ -4,19 +4,19 @@ Without a key, only requests under this machine's own names are answered, and no
 somebody else's could otherwise use the server through a visitor's browser.
 """
 
-import asyncio
 import hmac
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Send
 
 from mlx_voxclone.process.network import Names, header_values, host_of, origin_of
 from mlx_voxclone.serve.errors import ApiError
 from mlx_voxclone.serve.metrics import Metrics
+from mlx_voxclone.serve.web.body import Body, TooLargeError
 from mlx_voxclone.serve.web.response import BrokenOffError
 
 VOICES = "/v1/audio/voices"
@@ -24,9 +24,6 @@ OPEN = ("/health",)  # without a key
 PATHS = ("/v1/audio/speech", VOICES, "/v1/audio/models", "/v1/models", "/metrics", "/health")
 UPLOAD_MB = 25  # of a clip: two minutes of CD quality, of which at most one is taken
 _AROUND = 100_000  # bytes of an upload's form beside the file
-
-Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -114,9 +111,9 @@ class _Exchange:
     """One request and its response."""
 
     def __init__(self, guard: Guard, scope: Message, receive: Receive, send: Send) -> None:
-        self._guard, self._scope, self._receive_, self._send_ = guard, scope, receive, send
+        self._guard, self._scope, self._send_ = guard, scope, send
         self._limits, self._limit = guard._limits, guard.limit_of(scope)
-        self._read, self._complete = 0, False  # of the request
+        self._body = Body(receive, self._limit)
         self._status: int | None = None  # of the response, once it has begun
         self._refusal: ApiError | None = None  # of what is still coming
         self._began = time.monotonic()
@@ -141,29 +138,22 @@ class _Exchange:
 
     async def _receive(self) -> Message:
         """What comes of the request, within its limits. Raises ApiError."""
-        if self._complete:
-            return await self._receive_()  # waits for the client to hang up
-        left = self._began + self._limits.receive - time.monotonic()
         try:
-            message = await asyncio.wait_for(self._receive_(), max(left, 0.001))
+            return await self._body.receive(self._began + self._limits.receive - time.monotonic())
         except TimeoutError:
             self._refusal = ApiError(408, "the request did not come in time", None, "request_timeout")
-            raise self._refusal from None
-        self._read += len(message.get("body", b""))
-        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        if self._read > self._limit:
+        except TooLargeError:
             self._refusal = self._guard.too_large(self._limit)
-            raise self._refusal
-        return message
+        raise self._refusal
 
     async def _send(self, message: Message) -> None:
         """Send a part of the application's response, unless the request is refused."""
         if self._refusal is not None:
             return
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if last and not self._complete:  # answered without having been read to its end
+        if last and not self._body.complete:  # answered without having been read to its end
             await self._part({**message, "more_body": True})
-            await self._read_on()
+            await self._body.drain(self._limits.linger)
             message = {"type": "http.response.body", "body": b""}
         await self._part(message)
 
@@ -178,22 +168,12 @@ class _Exchange:
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        if not self._complete:
+        if not self._body.complete:
             headers.append((b"connection", b"close"))
         await self._part({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._part({"type": "http.response.body", "body": content, "more_body": True})
-        await self._read_on()
+        await self._body.drain(self._limits.linger)
         await self._part({"type": "http.response.body", "body": b""})
-
-    async def _read_on(self) -> None:
-        """Read what still comes of the request, for a while: its sender would not listen otherwise."""
-        until = time.monotonic() + self._limits.linger
-        while not self._complete and (left := until - time.monotonic()) > 0:
-            try:
-                message = await asyncio.wait_for(self._receive_(), left)
-            except TimeoutError:
-                break
-            self._complete = message["type"] != "http.request" or not message.get("more_body", False)
 
     def _tell(self) -> None:
         path = self._scope["path"]

@@ -3,19 +3,17 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+from starlette.types import Message, Receive, Send
 
 from mlx_voxclone.serve.delivery import Delivery, GoneError
 from mlx_voxclone.serve.errors import ApiError, as_api_error
 from mlx_voxclone.serve.jobs import Job
 from mlx_voxclone.serve.metrics import Metrics
 from mlx_voxclone.serve.web.formats import Encoder
-
-Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 
 
 class BrokenOffError(Exception):

@@ -29,7 +29,7 @@ from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import Heard, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.tasks import Task
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, project_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
 
 KIND, REPORT = "blind", "report"  # of tasks
 _NO_DATE = "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -62,7 +62,7 @@ async def _begin(request: Request) -> Response:
         _start(request, project, found, form)
     except Mistake as e:
         values = await _values(request, project, form)
-        if request.headers.get("hx-request"):
+        if is_htmx(request):
             return part(request, "listen/blind_now.html", mistake=e, **values)
         return page(request, "listen/blind.html", mistake=e, **values)
     return await _again(request, project)
@@ -101,7 +101,7 @@ async def _answer(request: Request) -> Response:
 
 
 async def _again(request: Request, project: Project) -> Response:
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         return part(request, "listen/blind_now.html", **await _values(request, project))
     return RedirectResponse(f"/voices/{project.id}/listen/blind", 303)
 

@@ -19,7 +19,7 @@ from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.results import is_of
 from mlx_voxclone.studio.tasks import Task
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, project_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
 KIND = "listen"  # of tasks
@@ -48,7 +48,7 @@ async def _speak(request: Request) -> Response:
     """Begin to speak; the answer is the form again, with the task or the mistake."""
     project, form = project_of(request), await form_of(request)
     found = await run_in_threadpool(heard, project.run)
-    partial, mistake = bool(request.headers.get("hx-request")), None
+    partial, mistake = is_htmx(request), None
     try:
         _start(request, project, found, form)
     except Mistake as e:

@@ -11,7 +11,7 @@ from mlx_voxclone.studio.model import choice, machine
 from mlx_voxclone.studio.model.fetch import KIND, fetch, is_fetched
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.plan import profile
-from mlx_voxclone.studio.web.pages import form_of, is_here, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_here, is_htmx, page, part, person_of, studio_of, words_of
 
 _PAGE, _PART, _MACHINE = "model/index.html", "model/choices.html", "model/machine.html"
 
@@ -106,18 +106,18 @@ async def _forecast(request: Request) -> Response:
             studio.tasks.start(person, machine.KIND, title, work, lane="files", once="")
         except Mistake as e:
             mistake = e.beside("trial")
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         return part(request, _MACHINE, mistake=mistake, **await run_in_threadpool(_values, request))
     return await _answer(request, mistake)
 
 
 async def _answer(request: Request, mistake: Mistake | None = None, **typed: str) -> Response:
     """The choices as they are now: a part for htmx, else the page."""
-    if mistake is None and not request.headers.get("hx-request"):
+    if mistake is None and not is_htmx(request):
         return RedirectResponse("/model", 303)
     values = await run_in_threadpool(_values, request)
-    shown = part if request.headers.get("hx-request") else page
-    template = _PART if request.headers.get("hx-request") else _PAGE
+    shown = part if is_htmx(request) else page
+    template = _PART if is_htmx(request) else _PAGE
     return shown(request, template, mistake=mistake, **{**values, "typed": typed})
 
 

@@ -35,14 +35,14 @@ def at_hand(whisper: str) -> bool:
     try:
         return Path(expanded(whisper)).exists() or _cached(whisper) is not None
     except ValueError:  # no name that the hub could have
-        return True  # which loading it then tells
+        return True  # loading reports it
 
 
 def place_of(whisper: str) -> str:
-    """Where a Whisper lies, so that loading it asks no network, which could not be cancelled.
+    """The local path of a Whisper: loading by it needs no network, which could not be cancelled.
 
     Raises:
-        DataError: it is neither a folder nor in the cache. Of what cannot be a name, loading tells that.
+        DataError: it is neither a folder nor in the cache. An impossible name is left for loading to report.
     """
     if not at_hand(whisper):
         raise DataError(f"{whisper}: is not on this machine any more; ask for the texts again to fetch it")

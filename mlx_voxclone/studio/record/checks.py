@@ -17,6 +17,7 @@ from mlx_voxclone.audio.segment import FRAME_SECONDS, speech_level
 from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, Usable, usable
 from mlx_voxclone.data.options import PrepareOptions
+from mlx_voxclone.files.plain import is_number
 from mlx_voxclone.report.look import peaks
 
 GOOD, FAIR, BAD = "good", "fair", "bad"
@@ -96,7 +97,7 @@ class Check:
         return found
 
     def with_text(self, text: str | None) -> "Check | None":
-        """The check of the same sound as one of another text; None: the sound must be looked at again."""
+        """The check of the same sound as one of another text; None: the sound must be checked again."""
         if not self.rate:  # it cannot be read, whatever is said in it
             return self
         if self.before is None or self.after is None or self.noise is None:
@@ -207,4 +208,4 @@ def _seconds(path: Path) -> float:
 
 def _is_figure(value: Any) -> bool:
     """Whether it is a number, or None."""
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or is_number(value)

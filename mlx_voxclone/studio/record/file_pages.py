@@ -26,6 +26,7 @@ from mlx_voxclone.studio.web.pages import (
     check_token,
     form_of,
     is_here,
+    is_htmx,
     page,
     part,
     person_of,
@@ -133,10 +134,10 @@ async def _text(request: Request) -> Response:
         else:
             await run_in_threadpool(Uploads(project).set_clip_text, id, text)
     except Mistake as mistake:
-        if request.headers.get("hx-request"):
+        if is_htmx(request):
             return part(request, "record/mistake.html", mistake=mistake)
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         found = findings(words_of(request), shelf.notes(id).get("check"))
         return part(request, "record/saved.html", found=found)
     return RedirectResponse(_place(request, project, f"#file-{id}"), 303)
@@ -147,7 +148,7 @@ async def _delete(request: Request) -> Response:
     await form_of(request)
     shelf = _brought(request, project)
     await run_in_threadpool(Uploads(project).remove if shelf.folder == project.uploads else shelf.remove, id)
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         return part(request, "record/file_list.html", **await _shown(request, project))
     return RedirectResponse(_place(request, project), 303)
 

@@ -22,6 +22,7 @@ from mlx_voxclone.studio.home import Person, Project
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record.checks import BAD, Check, Finding, check, wave
+from mlx_voxclone.studio.record.listing import is_silent, is_uncut
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf, lock
 from mlx_voxclone.studio.tasks import Task, beside
@@ -34,20 +35,16 @@ Item = tuple[Shelf, str]
 def uncut(project: Project) -> list[str]:
     """Long recordings without a text that no clip was cut from yet: a Whisper is not needed for them."""
     found = Shelf(project.uploads).items()
-    return [id for id, notes in found if notes.get("long") and notes.get("cut") is None and not notes.get("text")]
+    return [id for id, notes in found if is_uncut(notes) and not notes.get("text")]
 
 
 def unheard(project: Project) -> tuple[list[str], list[Item]]:
     """What a Whisper is needed for: long recordings with a text that are not cut, and recordings without a text."""
     uploads, clips = Shelf(project.uploads), Shelf(project.clips)
-    chapters = [
-        id for id, notes in uploads.items() if notes.get("long") and notes.get("cut") is None and notes.get("text")
-    ]
-    silent: list[Item] = []
-    for shelf in (uploads, clips):
-        for id, notes in shelf.items():
-            if not notes.get("long") and not notes.get("text") and (notes.get("check") or {}).get("state") != BAD:
-                silent.append((shelf, id))
+    brought = uploads.items()
+    chapters = [id for id, notes in brought if is_uncut(notes) and notes.get("text")]
+    silent = [(uploads, id) for id, notes in brought if is_silent(notes)]
+    silent += [(clips, id) for id, notes in clips.items() if is_silent(notes)]
     return chapters, silent
 
 
@@ -78,7 +75,7 @@ def make_texts(project: Project, task: Task, whisper: str, loading: str = "") ->
     """Cut long recordings with their texts, and hear what has none. On the thread that computes.
 
     Args:
-        whisper: directory or hub id. loading: what is told while it is loaded.
+        whisper: directory or hub id. loading: text of the progress while it loads.
     Returns:
         `clips` that were cut, `texts` that were made, and `nothing` for those in which no word was understood.
     Raises:
@@ -132,7 +129,7 @@ def whisper_installed() -> bool:
 
 @contextlib.contextmanager
 def _named(whisper: str, place: str) -> Iterator[None]:
-    """A block whose mistakes name a Whisper as the person has, and not where it lies. Raises DataError."""
+    """A block whose errors name a Whisper as the person typed it, not by its path in the cache. Raises DataError."""
     try:
         yield
     except DataError as e:
@@ -190,17 +187,11 @@ def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], t
             if uploads.notes(id).get("text") == cut_by:
                 uploads.change(id, cut=len(plan.pieces))
                 return len(plan.pieces)
-        _drop(clips, id)
+        clips.remove_clips_of(id)
     except Missing:
-        _drop(clips, id)
+        clips.remove_clips_of(id)
         raise
     return 0
-
-
-def _drop(clips: Shelf, id: str) -> None:
-    """Delete the clips of a recording."""
-    for clip in [clip for clip in clips.ids() if clip.partition("~")[0] == id]:
-        clips.remove(clip)
 
 
 def _refused(shelf: Shelf, id: str, error: AudioError, cut_by: str | None) -> None:

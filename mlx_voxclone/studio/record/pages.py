@@ -25,7 +25,17 @@ from mlx_voxclone.studio.record.shared import disk_refusals, findings, serve_sou
 from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, PLAN, DamagedPlan, Slot, Take, Takes
 from mlx_voxclone.studio.troubles import cause_of
 from mlx_voxclone.studio.web.languages import languages, words_in
-from mlx_voxclone.studio.web.pages import check_token, form_of, language_of, page, part, person_of, project_of, words_of
+from mlx_voxclone.studio.web.pages import (
+    check_token,
+    form_of,
+    is_htmx,
+    language_of,
+    page,
+    part,
+    person_of,
+    project_of,
+    words_of,
+)
 from mlx_voxclone.studio.web.paging import paged
 
 _SHOWN = ("all", "bad")  # takes that are listed
@@ -197,10 +207,10 @@ async def _text(request: Request) -> Response:
         require(project)
         checked = await run_in_threadpool(Takes(project).set_text, id, text)
     except Mistake as mistake:
-        if not _by_htmx(request):
+        if not is_htmx(request):
             return page(request, "record/takes.html", mistake=mistake, **await _desk(request, project))
         return part(request, "record/mistake.html", mistake=mistake)
-    if not _by_htmx(request):
+    if not is_htmx(request):
         return RedirectResponse(_place(request, project, f"#take-{id}"), 303)
     return part(request, "record/saved.html", found=findings(words_of(request), checked))
 
@@ -226,9 +236,9 @@ async def _after(
     typed: str = "",
 ) -> Response:
     """The desk again: its parts alone for htmx, else the page."""
-    if mistake is None and not _by_htmx(request):
+    if mistake is None and not is_htmx(request):
         return RedirectResponse(_place(request, project), 303)
-    template = "record/desk.html" if _by_htmx(request) else "record/takes.html"
+    template = "record/desk.html" if is_htmx(request) else "record/takes.html"
     return page(request, template, mistake=mistake, **await _desk(request, project, slot=slot, typed=typed))
 
 
@@ -276,7 +286,3 @@ def _place(request: Request, project: Project, anchor: str = "") -> str:
 def _field(form: FormData, name: str) -> str:
     value = form.get(name, "")
     return value if isinstance(value, str) else ""
-
-
-def _by_htmx(request: Request) -> bool:
-    return request.headers.get("hx-request") == "true"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import markupsafe
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,18 +14,16 @@ from starlette.responses import Response
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.process import temporaries
-from mlx_voxclone.report.look import player
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check
 from mlx_voxclone.studio.record.listing import Recorded, progress, recorded
 from mlx_voxclone.studio.record.shelf import Shelf, in_voice
 from mlx_voxclone.studio.web.languages import Words
-from mlx_voxclone.studio.web.pages import words_of
+from mlx_voxclone.studio.web.pages import player_in, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
 SHELVES = ("takes", "uploads", "clips")
-_PLAYER = ("play", "pause", "seek", "position", "failed")
 _SPARE = 64 << 20  # bytes of the disk that stay free
 
 
@@ -66,11 +64,9 @@ def findings(t: Words, check: Check | dict[str, Any] | None) -> list[str]:
 
 def sound(
     t: Words, project: Project, shelf: str, id: str, label: str, seconds: float, drawn: Sequence[float]
-) -> markupsafe.Markup:
+) -> Markup:
     """A player of one sound, with its waveform `drawn`."""
-    words = {key: t(f"record.player.{key}") for key in _PLAYER}
-    src = f"/voices/{project.id}/record/sounds/{shelf}/{id}"
-    return markupsafe.Markup(player(src, label, drawn, seconds, words=words))
+    return player_in(t)(f"/voices/{project.id}/record/sounds/{shelf}/{id}", label, drawn, seconds)
 
 
 def serve_sound(project: Project, shelf: str, id: str) -> Response:

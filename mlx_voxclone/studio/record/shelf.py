@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from mlx_voxclone.data.listings.names import SUFFIXES
 from mlx_voxclone.files.atomic import atomic_file, write_text_atomic
-from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.files.plain import is_number, read_json
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.record.checks import Check
 
@@ -84,7 +84,7 @@ class Shelf:
         try:
             return _read(self._notes_path(id))
         except (OSError, ValueError):
-            raise Missing(f"there is no recording {id[:20]!r} here any more") from None
+            raise gone(id) from None
 
     def sound(self, id: str) -> Path:
         """The sound's file.
@@ -94,7 +94,7 @@ class Shelf:
         """
         path = self.sound_of(id, self.notes(id))
         if not path.is_file():
-            raise Missing(f"there is no recording {id[:20]!r} here any more")
+            raise gone(id)
         return path
 
     def sound_of(self, id: str, notes: dict[str, Any]) -> Path:
@@ -107,7 +107,7 @@ class Shelf:
         return self._notes_path(id).with_suffix(".heard.flac")
 
     def same(self, digest: str, **values: str) -> Item | None:
-        """The item whose sound has this SHA-256, and whose notes have these values; those of others are not read."""
+        """The item whose sound has this SHA-256 and whose notes have these values. Other notes are not read."""
         for id in self.ids():
             if id.endswith(digest[:_SHORT]):
                 with contextlib.suppress(Missing):
@@ -158,7 +158,7 @@ class Shelf:
         return notes
 
     def keep_notes(self, id: str, notes: dict[str, Any]) -> None:
-        """Notes of a sound that lies here already, written by others under the item's id."""
+        """Write the notes of a sound that is here already under this id."""
         with lock:
             self._write(id, notes)
 
@@ -174,6 +174,12 @@ class Shelf:
             self.heard(id).unlink(missing_ok=True)
             self._notes_path(id).unlink(missing_ok=True)
 
+    def remove_clips_of(self, id: str) -> None:
+        """Delete the clips that were cut from a recording of another shelf."""
+        for clip in self.ids():
+            if clip.partition("~")[0] == id:
+                self.remove(clip)
+
     def _free_id(self, digest: str) -> str:
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
         numbers = [int(match[0]) for name in names if (match := re.match(r"\d{4,6}(?=-)", name))]
@@ -181,11 +187,16 @@ class Shelf:
 
     def _notes_path(self, id: str) -> Path:
         if not ID.fullmatch(id):
-            raise Missing(f"there is no recording {id[:20]!r} here")
+            raise gone(id)
         return self.folder / f"{id}.json"
 
     def _write(self, id: str, notes: dict[str, Any], *, overwrite: bool = True) -> None:
         write_text_atomic(self._notes_path(id), json.dumps(notes, ensure_ascii=False), overwrite=overwrite)
+
+
+def gone(id: str) -> Missing:
+    """The error of a recording that is not there, or was deleted meanwhile."""
+    return Missing(f"there is no recording {id[:20]!r} here any more")
 
 
 @contextlib.contextmanager
@@ -222,19 +233,18 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(notes, dict):
         raise ValueError("no JSON object")
     good = all(isinstance(notes.get(key), str | None) for key in _WORDS)
-    good = good and all(_is_figure(notes[key]) for key in _FIGURES if notes.get(key) is not None)
+    good = good and all(is_number(notes[key]) for key in _FIGURES if notes.get(key) is not None)
     good = good and all(isinstance(notes.get(key), bool | None) for key in _SWITCHES)
     drawn = notes.get("peaks")
-    if not good or not (drawn is None or (isinstance(drawn, list) and _are_figures(drawn))):
+    if not good or not (drawn is None or (isinstance(drawn, list) and _are_numbers(drawn))):
         raise ValueError("notes of another kind")
     Check.of(notes.get("check"))
     return notes
 
 
-def _is_figure(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_figures(values: list[Any]) -> bool:
-    """The same of many, quickly."""
-    return {*map(type, values)} <= {int, float} and math.isfinite(sum(values))
+def _are_numbers(values: list[Any]) -> bool:
+    """`is_number` of many, quickly."""
+    try:
+        return {*map(type, values)} <= {int, float} and math.isfinite(sum(values))
+    except OverflowError:
+        return False

@@ -25,7 +25,7 @@ from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import consent
 from mlx_voxclone.studio.record.checks import BAD, Check, check, wave
 from mlx_voxclone.studio.record.prompts import LANGUAGES, SYLLABLES, sentences
-from mlx_voxclone.studio.record.shelf import Shelf, in_voice, lock
+from mlx_voxclone.studio.record.shelf import Shelf, gone, in_voice, lock
 
 LONGEST_TAKE = 45.0  # seconds; the page stops by itself before
 LARGEST_TAKE = 1 << 24  # bytes: 45 s at 96 kHz in 24 bits
@@ -38,7 +38,7 @@ _MOST_PLAN = 1 << 22  # bytes
 
 
 class DamagedPlan(CheckpointError):
-    """`plan.json` cannot be read, and is not written over: what people have typed is in it."""
+    """`plan.json` cannot be read. It is never overwritten, because it holds texts that people typed."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Takes:
         look, damaged = self.shelf.look(), []
         try:
             plan = self._plan()
-        except DamagedPlan:  # whoever would change it is told
+        except DamagedPlan:  # reported on the next attempt to change it
             plan = _NOTHING_PLANNED
             damaged.append(self.project.takes / PLAN)
         takes = []
@@ -166,7 +166,7 @@ class Takes:
         if seconds > LONGEST_TAKE:
             raise Mistake("take", "record.wrong.take_too_long", seconds=round(LONGEST_TAKE))
         digest = hashlib.sha256(sound).hexdigest()
-        with lock:  # sent again, by a browser that heard no answer, it is the same take
+        with lock:  # sent again because the answer was lost: the same take
             if (same := self.shelf.same(digest, slot=slot)) is not None:
                 return self.take(same[0])
             created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -181,7 +181,10 @@ class Takes:
             Missing: no such take.
         """
         self.shelf.notes(id)
-        return next((take for take in self.all() if take.id == id), None) or _missing(id)
+        found = next((take for take in self.all() if take.id == id), None)
+        if found is None:
+            raise gone(id)
+        return found
 
     def all(self) -> list[Take]:
         """Every take, in the order in which they were made."""
@@ -300,7 +303,7 @@ class Takes:
             found, drawn = self._checked(id, notes.get("text"))
         path = self.shelf.sound_of(id, notes)
         if not path.is_file():
-            raise Missing(f"there is no recording {id[:20]!r} here any more")
+            raise gone(id)
         words = (str(notes.get(key) or "") for key in ("slot", "text", "created"))
         return Take(id, *words, path, found, peaks=tuple(drawn))
 
@@ -346,7 +349,3 @@ def sayable(text: str, longest: int = LONGEST_TEXT) -> str:
     if len(found) > longest:
         raise Mistake("text", "record.wrong.long_text", count=len(found), most=longest)
     return found
-
-
-def _missing(id: str) -> Take:
-    raise Missing(f"there is no recording {id[:20]!r} here any more")

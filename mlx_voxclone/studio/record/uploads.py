@@ -118,17 +118,11 @@ class Uploads:
             Missing: no such recording.
         """
         self.shelf.remove(id)
-        self._remove_clips(id)
+        Shelf(self.project.clips).remove_clips_of(id)
 
     def waiting(self) -> int:
         """Texts whose recording has not come yet."""
         return len(Waiting(self.project.uploads).texts)
-
-    def _remove_clips(self, id: str) -> None:
-        clips = Shelf(self.project.clips)
-        for clip in clips.ids():
-            if clip.partition("~")[0] == id:
-                clips.remove(clip)
 
     def _add_sound(self, name: str, source: Path, suffix: str) -> Received:
         with source.open("rb") as file:
@@ -190,7 +184,7 @@ class Uploads:
         if text is not None:
             self._taken(_key(name), text)
         if not played and not long:
-            with contextlib.suppress(AudioError):  # the check has told it
+            with contextlib.suppress(AudioError):  # the check has found it
                 write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
         if text is None and not long and self._waits(_key(name)):
@@ -266,7 +260,7 @@ class Uploads:
     def _set_text(self, id: str, notes: dict[str, Any], text: str, by: str = "hand") -> None:
         said = _said(text, bool(notes.get("long")))
         if notes.get("long") and said != notes.get("text"):  # it is cut anew with its text
-            self._remove_clips(id)
+            Shelf(self.project.clips).remove_clips_of(id)
             self.shelf.change(id, text=said, text_by=by, cut=None)
         elif not notes.get("long"):
             _change_text(self.shelf, id, text, by)

@@ -1,4 +1,4 @@
-"""Beginning to speak: a text, what is missing of it, one sentence again; each once, however often it is asked for."""
+"""Tasks that speak: a text, its missing sentences, one sentence again; identical requests share one task."""
 
 import contextlib
 import hashlib
@@ -21,10 +21,10 @@ beginning = threading.Lock()  # of what may be begun once: two tabs, a double cl
 
 
 def begun(request: Request, asked: Asked, *, typed: bool) -> Speech:
-    """A speech that is being spoken: a new one, or the one that was asked for the same and is open. Raises Mistake.
+    """A speech in progress: a new one, or the open one of an identical request. Raises Mistake.
 
     Args:
-        typed: whether this very seed was asked for; another one would do else.
+        typed: whether the person typed the seed; a random seed does not make a request different.
     """
     once = repr(replace(asked, created=0.0, title="", seed=asked.seed if typed else -1))
     once = hashlib.sha256(once.encode()).hexdigest()

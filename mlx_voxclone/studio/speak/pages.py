@@ -24,7 +24,7 @@ from mlx_voxclone.studio.speak.view import ROWS, View, task_of, view_of
 from mlx_voxclone.studio.speak.voices import FILES, MOST_BYTES, bring, take_away, voices_of
 from mlx_voxclone.studio.speak.wanted import GUIDANCE, RELEASED, STEPS, random_seed, wanted
 from mlx_voxclone.studio.web.languages import Words
-from mlx_voxclone.studio.web.pages import form_of, language_of, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_htmx, language_of, page, part, person_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
 _AT_ONCE = 4  # sentences that a listener is told of at once
@@ -68,7 +68,7 @@ def _page(request: Request) -> Response:
 def _speech(request: Request) -> Response:
     """A speech: the whole page, or for htmx its part of it where something has changed."""
     view = _view(request)
-    if _is_htmx(request):
+    if is_htmx(request):
         if request.query_params.get("rev") == view.revision:
             return Response(status_code=204)
         return _panel(request, view)
@@ -124,7 +124,7 @@ async def _speak(request: Request) -> Response:
         speech = await run_in_threadpool(lambda: begun(request, wanted(person_of(request), form), typed=typed))
     except Mistake as mistake:
         values = _values(request, None, form)
-        if _is_htmx(request):
+        if is_htmx(request):
             return part(request, "speak/form.html", mistake=mistake, **values)
         return page(request, "speak/index.html", mistake=mistake, **values)
     return await run_in_threadpool(_shown, request, speech, form)
@@ -212,11 +212,11 @@ async def _bring(request: Request) -> Response:
         voice = bring(person_of(request), given.filename, lambda file: file.write(content))
     except Mistake as mistake:
         values = _values(request, None, _defaults(request))
-        if _is_htmx(request):
+        if is_htmx(request):
             return part(request, "speak/bring.html", mistake=mistake, **values)
         return page(request, "speak/index.html", mistake=mistake, **values)
     values = _values(request, None, _defaults(request) | {"voice": voice.key})
-    if _is_htmx(request):
+    if is_htmx(request):
         return part(request, "speak/brought.html", **values)
     return RedirectResponse(f"/speak?voice={quote(voice.key)}", 303)
 
@@ -234,7 +234,7 @@ async def _unless_mistaken(request: Request, begin: Callable[[], Speech]) -> Res
         return await run_in_threadpool(lambda: _shown(request, begin()))
     except Mistake as mistake:
         line = words_of(request)(mistake.key, **mistake.values)
-        if not _is_htmx(request):
+        if not is_htmx(request):
             return page(request, "error.html", status=422, line=line)
         answer = part(request, "speak/mistake.html", status=422, line=line)
         answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#speech-mistake", "outerHTML"
@@ -244,7 +244,7 @@ async def _unless_mistaken(request: Request, begin: Callable[[], Speech]) -> Res
 def _shown(request: Request, speech: Speech, form: Mapping[str, Any] | None = None) -> Response:
     """A speech after something was done with it: its part of the page, or a way to its page."""
     address = f"/speak/{speech.id}"
-    if not _is_htmx(request):
+    if not is_htmx(request):
         return RedirectResponse(address, 303)
     view = view_of(speech, studio_of(request).tasks)
     new = view.first_time
@@ -336,7 +336,3 @@ def _address(speech: Speech, file: str) -> str:
 
 def _number(text: object, otherwise: int = 0) -> int:
     return int(text) if isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) < 10 else otherwise
-
-
-def _is_htmx(request: Request) -> bool:
-    return bool(request.headers.get("hx-request"))

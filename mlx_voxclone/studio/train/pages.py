@@ -34,7 +34,7 @@ from mlx_voxclone.studio.train.trainings import State
 from mlx_voxclone.studio.train.watch import BASE, PARTS, Look, Sample, Stage
 from mlx_voxclone.studio.web.files import found_within
 from mlx_voxclone.studio.web.languages import Words
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, project_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
 _PAGE, _PART, _STATUS = "train/index.html", "train/training.html", "train/status.html"
@@ -166,10 +166,10 @@ def _report(path: Path) -> Response:
 
 
 async def _answer(request: Request, project: Project, mistake: Mistake | None = None) -> Response:
-    if not request.headers.get("hx-request") and mistake is None:
+    if not is_htmx(request) and mistake is None:
         return RedirectResponse(f"/voices/{project.id}/train", 303)
     values = await run_in_threadpool(_values, request, project)
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         return part(request, _PART, mistake=mistake, **{**values, "announced": mistake is None})
     return page(request, _PAGE, mistake=mistake, **values)
 

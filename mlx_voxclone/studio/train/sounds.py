@@ -4,13 +4,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import soundfile
+from markupsafe import Markup
 
-from mlx_voxclone.report.look import ENGLISH, peaks, player
+from mlx_voxclone.report.look import peaks
 from mlx_voxclone.studio.web.languages import Words
+from mlx_voxclone.studio.web.pages import player_in
 
 
-def drawn(path: Path, address: str, label: str, t: Words) -> str:
-    """HTML of the player of a sound, with its waveform. A file that cannot be read has none.
+def drawn(path: Path, address: str, label: str, t: Words) -> Markup:
+    """The player of a sound, with its waveform. A file that cannot be read has none.
 
     Args:
         path: its file. address: where the page finds it.
@@ -19,7 +21,7 @@ def drawn(path: Path, address: str, label: str, t: Words) -> str:
         wave, seconds = _wave(path, path.stat().st_mtime_ns)
     except (OSError, RuntimeError):
         wave, seconds = (), 0.0
-    return player(address, label, wave, seconds, words={key: t(f"player.{key}") for key in ENGLISH})
+    return player_in(t)(address, label, wave, seconds)
 
 
 @lru_cache(maxsize=256)

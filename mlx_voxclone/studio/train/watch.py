@@ -4,7 +4,6 @@ Nothing here needs the process that trains, so it is the same after a restart, i
 command line has started.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.plain import is_number, parse_json
 from mlx_voxclone.files.run_log import LOG_NAME, RESERVED, read_log
 
 STARTED = "--- started "  # begins a line of the output that the studio writes at every start
@@ -198,13 +197,13 @@ def _read_stage(name: str, log: Path, changed: int, size: int) -> Stage | None:
     steps = [record for record in records if "event" not in record]
     evaluations = [record for record in records if record.get("event") == "eval"]
     measured = [Measurement(int(e["step"]), _numbers(e.get("metrics")), bool(e.get("best"))) for e in evaluations]
-    taken = [float(e["eval_seconds"]) for e in evaluations if _is_number(e.get("eval_seconds"))]
+    taken = [float(e["eval_seconds"]) for e in evaluations if is_number(e.get("eval_seconds"))]
     total = (started.get("schedule") or {}).get("total_steps", 0)
     return Stage(
         name=name,
         step=max([int(record["step"]) for record in (*steps, *evaluations)], default=0),
         total=int(total),
-        losses=tuple((int(r["step"]), float(r["loss"])) for r in steps if _is_number(r.get("loss"))),
+        losses=tuple((int(r["step"]), float(r["loss"])) for r in steps if is_number(r.get("loss"))),
         measured=tuple(measured),
         seconds=_seconds_a_step(steps, evaluations),
         seconds_measuring=sum(taken) / len(taken) if taken else 0.0,
@@ -214,14 +213,14 @@ def _read_stage(name: str, log: Path, changed: int, size: int) -> Stage | None:
 
 def _seconds_a_step(steps: Sequence[dict[str, Any]], evaluations: Sequence[dict[str, Any]]) -> float | None:
     """Of the latest steps, without the measurements between them."""
-    latest = [record for record in steps[-_LATEST:] if _is_number(record.get("seconds"))]
+    latest = [record for record in steps[-_LATEST:] if is_number(record.get("seconds"))]
     if len(latest) < 2:
         return None
     first, last = latest[0], latest[-1]
     between = sum(
         float(e["eval_seconds"])
         for e in evaluations
-        if _is_number(e.get("eval_seconds")) and first["step"] <= e["step"] < last["step"]
+        if is_number(e.get("eval_seconds")) and first["step"] <= e["step"] < last["step"]
     )
     count = last["step"] - first["step"]
     return max(0.0, last["seconds"] - first["seconds"] - between) / count if count > 0 else None
@@ -234,11 +233,7 @@ def terms(metrics: dict[str, float]) -> dict[str, float]:
 
 def _numbers(metrics: Any) -> dict[str, float]:
     found = metrics if isinstance(metrics, dict) else {}
-    return {name: float(value) for name, value in found.items() if _is_number(value)}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return {name: float(value) for name, value in found.items() if is_number(value)}
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------

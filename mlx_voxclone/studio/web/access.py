@@ -10,15 +10,17 @@ import contextlib
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import Message, Receive, Send
 
 from mlx_voxclone.process.network import Names, header_values, host_of, origin_of
+from mlx_voxclone.serve.web.body import Body, TooLargeError
 from mlx_voxclone.studio.web.here import PROXIED, is_forwarded
 from mlx_voxclone.studio.web.tokens import ME, Tokens
 
@@ -49,9 +51,6 @@ READS = ("GET", "HEAD")
 _OPEN = ("/static/", "/look.css", "/player.js", "/favicon.ico")  # the same for everybody, without a token
 _COOKIE_SECONDS = 90 * 24 * 3600
 _ENTERING_SECONDS = 60
-
-Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
 
 
 class Refusal(Exception):
@@ -84,7 +83,7 @@ class Access:
         names: those that are answered.
         tokens: who is let in; None: everybody, as `me`. Where a proxy passes requests on, that would be the whole
             network: then they are refused.
-        proxied: whether a proxy shows the studio to others by https; nobody is taken for somebody who sits here then.
+        proxied: whether an https proxy stands before the studio; no request counts as local then.
         tell: makes the answer to a refused request.
         sleep: waits, where a wrong token costs time.
     """
@@ -198,7 +197,7 @@ class _Exchange:
         self._access, self._scope, self._receive_, self._send_ = access, scope, receive, send
         self._patience = access.patience
         self._limit, self._upload = limit_of(scope["path"])
-        self._read, self._complete, self._began = 0, False, time.monotonic()
+        self._body, self._began = Body(receive, self._limit), time.monotonic()
         self._begun = False  # the response
         self._refusal: Refusal | None = None
 
@@ -223,7 +222,7 @@ class _Exchange:
                 _leave(self._scope, answer)
         if answer is not None and not self._begun:
             self._refusal = None
-            if not self._complete and self._scope["method"] not in READS:
+            if not self._body.complete and self._scope["method"] not in READS:
                 answer.headers["connection"] = "close"
             await answer(self._scope, self._receive_, self._send)
 
@@ -237,20 +236,14 @@ class _Exchange:
 
     async def _receive(self) -> Message:
         """What comes of the request, within its limits. Raises Refusal."""
-        if self._complete:
-            return await self._receive_()  # waits for the client to hang up
         left = self._patience.stall if self._upload else self._began + self._patience.form - time.monotonic()
         try:
-            message = await asyncio.wait_for(self._receive_(), max(left, 0.001))
+            return await self._body.receive(left)
         except TimeoutError:
             self._refusal = Refusal(408, "slow")
-            raise self._refusal from None
-        self._read += len(message.get("body", b""))
-        self._complete = message["type"] != "http.request" or not message.get("more_body", False)
-        if self._read > self._limit:
+        except TooLargeError:
             self._refusal = self._too_large()
-            raise self._refusal
-        return message
+        raise self._refusal
 
     async def _send(self, message: Message) -> None:
         """Send a part of a response, unless the request is refused by now."""
@@ -262,21 +255,11 @@ class _Exchange:
             added = [(name.encode(), value.encode()) for name, value in _headers(self._scope["path"]).items()]
             message = {**message, "headers": [*message["headers"], *(one for one in added if one[0] not in given)]}
         last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if last and not self._complete and self._scope["method"] not in READS:  # not read to its end
+        if last and not self._body.complete and self._scope["method"] not in READS:  # not read to its end
             await self._send_({**message, "more_body": True})
-            await self._read_on()
+            await self._body.drain(self._patience.linger)
             message = {"type": "http.response.body", "body": b""}
         await self._send_(message)
-
-    async def _read_on(self) -> None:
-        """Read what still comes of the request, for a while: its sender would not listen otherwise."""
-        until = time.monotonic() + self._patience.linger
-        while not self._complete and (left := until - time.monotonic()) > 0:
-            try:
-                message = await asyncio.wait_for(self._receive_(), left)
-            except TimeoutError:
-                break
-            self._complete = message["type"] != "http.request" or not message.get("more_body", False)
 
 
 def limit_of(path: str) -> tuple[int, bool]:

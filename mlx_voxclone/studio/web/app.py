@@ -23,9 +23,9 @@ from mlx_voxclone.studio.train import pages as train
 from mlx_voxclone.studio.troubles import cause_of
 from mlx_voxclone.studio.web.closed import bare
 from mlx_voxclone.studio.web.languages import DEFAULT, languages, texts, words_in
-from mlx_voxclone.studio.web.pages import form_of, page, part, person_of, studio_of, words_of
+from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, studio_of, words_of
 
-_WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # what is said of a status
+_WORDS = {403: "common.old_form", 404: "common.missing", 413: "common.too_large"}  # texts by status
 _OTHERWISE = "common.not_understood"
 _OF_PAGES = {"project", "speech"}  # what addresses of whole pages name; others are of parts and sounds
 
@@ -92,7 +92,7 @@ async def _cancel(request: Request) -> Response:
     await form_of(request)
     task = studio_of(request).tasks.get(person_of(request), request.path_params["task"])
     task.cancel()
-    if request.headers.get("hx-request"):
+    if is_htmx(request):
         return part(request, "parts/task.html", task=task, ahead=0)
     return RedirectResponse("/tasks", 303)
 
@@ -138,15 +138,15 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _defect(request: Request, error: Exception) -> Response:
-    """What went wrong with us: where is shown by the terminal alone."""
+    """An internal error: only the terminal shows the traceback."""
     return _told(request, 500, "trouble.do.defect")
 
 
 def _told(request: Request, status: int, key: str, technical: str = "", **values: object) -> Response:
-    """A page that says what is wrong by a text, in its own language; below it what the library said."""
+    """A page with the text `key` in its language; below it the library's own message (`technical`)."""
     if "person" not in request.scope:  # of a style or a script, which need no token
         return PlainTextResponse(words_in(DEFAULT)(key, **values), status)
-    template = "parts/notice.html" if request.headers.get("hx-request") else "error.html"
+    template = "parts/notice.html" if is_htmx(request) else "error.html"
     try:
         line = words_of(request)(key, **values)
         answer = page(request, template, status=status, line=line, technical=technical)

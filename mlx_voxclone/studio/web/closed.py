@@ -1,14 +1,13 @@
-"""Pages that stand alone, without anything of anybody's: how to get in, what was wrong with a request, a defect."""
+"""Pages that show no person's data: how to get in, what is wrong with a request, an internal error."""
 
 import contextlib
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
+from starlette.types import Message
 
 from mlx_voxclone.studio.home import Home
-from mlx_voxclone.studio.web.access import Message, Refusal, is_entering
+from mlx_voxclone.studio.web.access import Refusal, is_entering
 from mlx_voxclone.studio.web.languages import chosen, words_in
 from mlx_voxclone.studio.web.pages import environment
 
@@ -28,7 +27,7 @@ def closed(scope: Message, refusal: Refusal, home: Home | None = None) -> Respon
 
 
 def bare(
-    scope: MutableMapping[str, Any],
+    scope: Message,
     status: int,
     key: str,
     technical: str = "",
@@ -40,8 +39,8 @@ def bare(
     """A page without the steps and without a person.
 
     Args:
-        key: of the sentence that it says, which takes the `values`. technical: what the library said.
-        lang: None: the browser's. again: it asks once more at once.
+        key: of its sentence, filled with `values`. technical: the library's own message.
+        lang: code of its language; None: the browser's. again: the page reloads at once.
     """
     headers = Headers(scope=scope)
     lang = lang or chosen(None, headers.get("accept-language", ""))
@@ -52,9 +51,9 @@ def bare(
 
 
 def _language(scope: Message, home: Home | None) -> str:
-    """That which the person has chosen, where it is known by now who asks; else the browser's."""
+    """The person's language, if the request has a person by now; else the browser's."""
     wanted = None
     if home is not None and "person" in scope:
-        with contextlib.suppress(Exception):  # of a damaged file nobody needs to hear here
+        with contextlib.suppress(Exception):  # a damaged file: its own page reports it
             wanted = home.person(scope["person"]).settings().get("language")
     return chosen(wanted, Headers(scope=scope).get("accept-language", ""))

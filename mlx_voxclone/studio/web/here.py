@@ -1,7 +1,7 @@
-"""Whether a request comes from a browser on this very machine, which may then name its files and use its accounts.
+"""Whether a request is local: from a browser on this machine, which may name its files and use its accounts.
 
-Behind a proxy on this machine everybody's requests come from 127.0.0.1. What a proxy passes on is therefore nobody's
-who sits here: it says so by a header, by speaking HTTP/1.0, which no browser does, or because it was told (`--proxy`).
+Behind a proxy on this machine all requests come from 127.0.0.1, so a request through a proxy never counts as local. A
+proxy shows by its headers, by HTTP/1.0, which no browser uses, or by the option `--proxy`.
 """
 
 import ipaddress
@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_voxclone.process.network import header_values, host_of
 
-PROXIED = "proxied"  # in a request's scope: the studio was told of a proxy
+PROXIED = "proxied"  # in a request's scope: the studio was started with `--proxy`
 _HEADERS = {
     b"forwarded",
     b"via",
@@ -25,7 +25,7 @@ _ANY = b"x-forwarded-"
 
 
 def is_here(scope: Mapping[str, Any]) -> bool:
-    """Whether a request comes from this machine and was made for it: the page was opened as 127.0.0.1 or localhost."""
+    """Whether a request comes from this machine and its page was opened as 127.0.0.1 or localhost."""
     client = scope.get("client")
     if client is None or scope.get(PROXIED) or is_forwarded(scope):
         return False
@@ -34,13 +34,13 @@ def is_here(scope: Mapping[str, Any]) -> bool:
 
 
 def is_forwarded(scope: Mapping[str, Any]) -> bool:
-    """Whether a proxy has passed a request on, as far as that can be seen."""
+    """Whether a request shows signs of a proxy."""
     names = [name for name, _ in scope["headers"]]
     return scope.get("http_version") == "1.0" or any(name in _HEADERS or name.startswith(_ANY) for name in names)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address, or a name, is this machine's own."""
+    """Whether a host is a loopback address or `localhost`."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:

@@ -15,7 +15,7 @@ Words = Callable[..., str]
 
 
 class Told(str):
-    """A text in a language that knows its key and values (`said`), so that `told` can tell it in another one."""
+    """A text with its key and values (`said`), from which `told` renders it in another language."""
 
     said: dict[str, Any]
 
@@ -70,7 +70,7 @@ class _Numbers(string.Formatter):
 
 
 def told(said: Mapping[str, Any] | None, t: Words) -> str:
-    """A text that was noted as its key and values (`as_said`); empty where no language has it now."""
+    """A text from its key and values (`as_said`); empty if no language has the key any more."""
     try:
         values = {name: told(one, t) if is_said(one) else one for name, one in said["values"].items()} if said else {}
         return t(said["key"], **values) if said else ""
@@ -79,12 +79,12 @@ def told(said: Mapping[str, Any] | None, t: Words) -> str:
 
 
 def now(text: str, t: Words) -> str:
-    """A text that was perhaps told in another language, in that of `t`."""
+    """A text in the language of `t`: rendered again if its key is known (`Told`), else unchanged."""
     return told(getattr(text, "said", None), t) or text
 
 
 def failed(what: str, t: Words) -> str:
-    """That something has failed, by the kind of its task; of a kind that no language knows, that it did not work."""
+    """The sentence that a task of this kind has failed; a general one for an unknown kind."""
     try:
         return t(f"trouble.failed.{what}")
     except KeyError:

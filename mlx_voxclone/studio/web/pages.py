@@ -50,6 +50,11 @@ def is_here(request: Request) -> bool:
     return here.is_here(request.scope)
 
 
+def is_htmx(request: Request) -> bool:
+    """Whether htmx sent a request, which takes parts of a page, and no redirects."""
+    return "hx-request" in request.headers
+
+
 def words_of(request: Request) -> Words:
     """`t(key, **values)` in the page's language."""
     return words_in(language_of(request))
@@ -114,14 +119,14 @@ def render(request: Request, template: str, mistake: Mistake | None = None, **va
             person=person,
             current=project,
             steps=STEPS,
-            player=_player(t),
+            player=player_in(t),
             **{name: _as_it_is(value, t) for name, value in values.items()},
         )
     )
 
 
 def _as_it_is(value: Any, t: Words) -> Any:
-    """A value for a template: of tasks that go on meanwhile, what they are now, called as the page's language does."""
+    """A value for a template: tasks become snapshots with their texts in the page's language."""
     if isinstance(value, Task):
         task = value.as_it_is()
         task.title, task.what = told(task.named, t) or task.title, now(task.what, t)
@@ -175,8 +180,8 @@ def _answer(request: Request, template: str, status: int, mistake: Mistake | Non
     return HTMLResponse(content, 422 if mistake and status == 200 else status)
 
 
-def _player(t: Words) -> Callable[..., Markup]:
-    """`player`, in the page's language."""
+def player_in(t: Words) -> Callable[..., Markup]:
+    """`report.look.player` with its texts in the language of `t`; the same arguments."""
     words = {key: t(f"player.{key}") for key in ENGLISH}
     return lambda *arguments, **keywords: Markup(player(*arguments, words=words, **keywords))
 

@@ -15,7 +15,7 @@ class Paged:
 
     Attributes:
         items: those of this page. total: of all pages. number: of the page, from 1. pages: how many there are.
-        query: what the address says besides, to be kept.
+        query: other parameters of the address, kept in links.
     """
 
     items: Sequence[Any]
@@ -57,7 +57,7 @@ def paged(items: Sequence[Any], wanted: str | None, query: Mapping[str, str] | N
     """One page of a list.
 
     Args:
-        wanted: its number as an address says it; what is no such page is the nearest one.
+        wanted: its number, from the address; out of range: the nearest page, no number: the first.
     """
     pages = max(1, -(-len(items) // SIZE))
     number = int(wanted) if wanted and wanted.isascii() and wanted.isdecimal() and len(wanted) < 9 else 1

@@ -1,1 +1,1 @@
-"""What moves the parameters: AdamW, and one of it for each group of parameters."""
+"""The optimisers: AdamW, and one instance of it for each group of parameters."""

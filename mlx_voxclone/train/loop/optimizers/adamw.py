@@ -1,9 +1,9 @@
 """AdamW in few passes over memory: Adam with moments corrected for their start and decoupled weight decay.
 
 Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2. The numbers are those of
-`mlx.optimizers.AdamW` but for rounding. With clipping, that takes 15 operations for a parameter, each of which reads
-and writes all of it. Here scalars are multiplied with one another beforehand, which leaves 13, and on a GPU all of
-them are one compiled kernel.
+`mlx.optimizers.AdamW` but for rounding. With clipping, MLX's own takes 15 operations for a parameter, each of which
+reads and writes all of it. Here scalars are multiplied beforehand. That leaves 13 operations, and on a GPU they form
+one compiled kernel.
 """
 
 import math
@@ -26,7 +26,10 @@ def moved(
     rate: mx.array,
     eps: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
-    """A parameter after one step, and its two moments. All that is no scalar has one shape; see `scalars`."""
+    """A parameter after one step, and its two moments.
+
+    `gradient`, `value`, `m` and `v` have the parameter's shape, float32; all others are factors of `scalars`.
+    """
     m = memory * m + new * gradient
     root = new_root * gradient
     v = memory_squares * v + root * root
@@ -58,7 +61,8 @@ class AdamW:
     Args:
         values: parameters by name, float32.
         betas, eps, weight_decay: of the rule.
-        compiler: in the place of `mx.compile`; None: that, on a GPU. On a CPU it would call a C++ compiler.
+        compiler: used instead of `mx.compile`; None: `mx.compile` on a GPU, nothing on a CPU (it would need a C++
+            compiler).
 
     Attributes:
         state: `step` and `learning_rate` (scalars), `parameters`: the moments `m` and `v` of each.
@@ -85,7 +89,7 @@ class AdamW:
 
     @property
     def compiled(self) -> bool:
-        """Whether its steps are."""
+        """Whether the rule is compiled."""
         return self._moved is not moved
 
     def updated(
@@ -95,7 +99,7 @@ class AdamW:
 
         Args:
             gradients: of all parameters; emptied, so that each is freed when it is used up.
-            scale: what clips them.
+            scale: factor that clips them.
         """
         step = int(self.state["step"].item()) + 1
         self.state["step"] = mx.array(step, mx.uint64)

@@ -1,0 +1,41 @@
+"""Programs in processes of their own: they end with their task, and their mistake is one line."""
+
+import sys
+import time
+
+import pytest
+from conftest import ended
+
+from mlx_voxclone.studio import child
+
+STAND_IN = """
+import pathlib, signal, sys, time
+pathlib.Path(sys.argv[-1]).write_text("began")
+signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in sys.argv else signal.SIG_DFL)
+pathlib.Path(sys.argv[-1]).write_text("ready")
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("how", ["hears", "deaf"])
+def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", STAND_IN))
+    monkeypatch.setattr(child, "PATIENCE", 0.2)
+    processes, popen = [], child.subprocess.Popen
+    monkeypatch.setattr(child.subprocess, "Popen", lambda *a, **k: processes.append(popen(*a, **k)) or processes[-1])
+    sign = tmp_path / "sign"
+    work = lambda task: child.carry_out(task, [how, str(sign)], folder=tmp_path)  # noqa: E731
+    task = studio.tasks.start(me, "bake", "x", work, lane="files")
+    while not sign.exists() or sign.read_text() != "ready":
+        time.sleep(0.02)
+    task.cancel()
+    assert ended(task).state == "cancelled"
+    assert processes[0].poll() is not None
+
+
+def test_what_a_command_says_of_a_mistake(studio, me, tmp_path, monkeypatch):
+    said = r"bar 10%\rbar 20%\nvoxclone bake: error: DIR: no space left"
+    program = f"import sys; print('{said}', file=sys.stderr); sys.exit(2)"
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-c", program))
+    task = studio.tasks.start(me, "bake", "x", lambda t: child.carry_out(t, [], folder=tmp_path), lane="files")
+    assert (ended(task).state, task.error) == ("failed", "DIR: no space left")
