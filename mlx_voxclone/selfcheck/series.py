@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -68,8 +68,8 @@ class Found:
 
 def run_series(
     device: str, *, full: bool, only: Sequence[str] = (), begin: Callable[[int, int, Check], object] = lambda *_: None
-) -> list[Found]:
-    """Run the checks one after the other.
+) -> Iterator[Found]:
+    """Run the checks one after the other; each result comes as soon as it is there.
 
     Args:
         device: `gpu` or `cpu`.
@@ -78,14 +78,12 @@ def run_series(
         begin: called before each with its number from 1, their count, and the check.
     """
     chosen = [check for check in CHECKS if not only or check.name in only]
-    found = []
     with tempfile.TemporaryDirectory(prefix="voxclone-selfcheck-") as folder:
         for k, check in enumerate(chosen, 1):
             begin(k, len(chosen), check)
             began = time.perf_counter()
             outcome = in_own_process(check, device, Place(Path(folder), full))
-            found.append(Found(check, outcome, time.perf_counter() - began))
-    return found
+            yield Found(check, outcome, time.perf_counter() - began)
 
 
 def in_own_process(check: Check, device: str, place: Place) -> Outcome:

@@ -220,6 +220,20 @@ def test_the_command_prints_a_table_and_writes_one_file(verdicts, code, tmp_path
     assert not any(name in content for name in private)
 
 
+def test_an_interruption_leaves_what_was_found(tmp_path, monkeypatch, capsys):
+    def run_series(device, **options):
+        yield from found_of(HELD, SHORT)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(series, "run_series", run_series)
+    out = tmp_path / "selfcheck.json"
+    assert main(["selfcheck", "--device", "cpu", "--json", str(out)]) == 130
+    assert [check["verdict"] for check in json.loads(out.read_text())["checks"]] == [HELD, SHORT]
+    said = capsys.readouterr()
+    assert f"1 {HELD}, 1 {SHORT}" in said.out
+    assert f"{SHORT}: as told" in said.err
+
+
 def test_a_check_that_there_is_not_is_refused(capsys):
     assert main(["selfcheck", "--only", "spectra,nonsense"]) == 2
     assert capsys.readouterr().err.startswith("error: --only spectra,nonsense: choose from spectra, kernels")

@@ -40,13 +40,20 @@ def main(options) -> int:
         check_output(options.json)
     machine = this_machine()
     print(describe(machine), "", sep="\n", flush=True)
-    found = run_series(
+    found = []
+    checks = run_series(
         machine.device,
         full=options.full,
         only=only,
         begin=lambda k, count, check: message(f"{k} of {count}: {check.what}"),
     )
-    print(table(found))
-    if options.json:
-        write_text_atomic(options.json, json.dumps(as_json(found, machine, full=options.full), indent=1) + "\n")
+    try:
+        for one in checks:
+            found.append(one)
+            message(f"    {one.outcome.verdict}: {one.outcome.told}")
+            if options.json:  # after each: what an interruption leaves is of use
+                write_text_atomic(options.json, json.dumps(as_json(found, machine, full=options.full), indent=1) + "\n")
+    finally:
+        if found:
+            print(table(found))
     return 0 if good(found) else 1
