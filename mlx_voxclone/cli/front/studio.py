@@ -39,7 +39,7 @@ def _options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--proxy",
-        metavar="HOST",
+        metavar="NAME",
         help="public name of an https proxy in front of the studio; needs --share-token. To choose a model or publish a"
         " voice, start the studio without it",
     )

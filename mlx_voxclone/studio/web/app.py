@@ -123,7 +123,8 @@ def _above(request: Request) -> str | None:
         return next((route for route in found if isinstance(route, Route)), None)
 
     path, form = request.url.path, taken(request.url.path, "POST")
-    if request.method not in ("GET", "HEAD") or form is None or "GET" in (form.methods or ()):
+    own = taken(path, "GET")
+    if request.method not in ("GET", "HEAD") or form is None or (own is not None and own.path == form.path):
         return None
     while path := path.rpartition("/")[0]:
         if (page := taken(path, "GET")) and page.param_convertors.keys() <= _OF_PAGES:
