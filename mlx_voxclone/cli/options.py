@@ -139,6 +139,17 @@ def encoder_path(given: str | None) -> Path | None:
     return local(given, ENCODER) if given is not None else None
 
 
+def at_once(text: str) -> int:
+    """The number of `--batch`; a file given to it belongs to `say --lines`."""
+    try:
+        return int(text)
+    except ValueError:
+        hint = (
+            f"; to speak the lines of a file: voxclone say --lines {text}" if text.endswith((".jsonl", ".json")) else ""
+        )
+        raise argparse.ArgumentTypeError(f"a whole number expected, got {text!r}{hint}") from None
+
+
 def port_number(text: str) -> int:
     """The value of `--port`; 0 takes any free one."""
     if not text.isdecimal() or int(text) > 65535:

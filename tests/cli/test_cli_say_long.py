@@ -194,6 +194,11 @@ def test_mistakes_of_a_list(argv, tmp_path, capsys, monkeypatch, more, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt", "lines.jsonl"]
 
 
+def test_a_list_given_to_the_wrong_option_is_told_the_right_one(miniature, tmp_path, refused):
+    argv = ["say", "--model", miniature, "--batch", "lines.jsonl", "--output", tmp_path]
+    refused(argv, "to speak the lines of a file: voxclone say --lines lines.jsonl")
+
+
 def test_somebody_must_speak(miniature, tmp_path, refused):
     argv = ["say", "--model", miniature, "--text", "papa", "--output", tmp_path / "a.wav"]
     refused(argv, "one of the arguments --voice --ref-audio is required")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mlx_voxclone.audio.output import check_wav_output
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path, quantisation
+from mlx_voxclone.cli.options import add_shared, at_once, encoder_path, quantisation
 from mlx_voxclone.cli.speaking import asked, chunk_bar, listener, settings, tell_doubts, told
 from mlx_voxclone.data.options import WHISPER_MODEL
 from mlx_voxclone.process.amounts import format_seconds
@@ -82,7 +82,7 @@ def _options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=int,
+        type=at_once,
         metavar="N",
         help="how many are generated at once: chunks of a long text, or of several of --lines; more are faster and take"
         f" more memory (default: {BATCH}; {STREAM_BATCH} where --output is -)",

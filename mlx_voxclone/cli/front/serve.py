@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, check_installed, encoder_path, port_number, quantisation
+from mlx_voxclone.cli.options import add_shared, at_once, check_installed, encoder_path, port_number, quantisation
 from mlx_voxclone.speech.options import MAX_BATCH
 
 PACKAGES = ("starlette", "uvicorn", "python_multipart", "prometheus_client", "h11")
@@ -43,7 +43,7 @@ def _options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--batch",
-        type=int,
+        type=at_once,
         default=8,
         metavar="N",
         help="how many are generated at once: utterances; more take more memory",

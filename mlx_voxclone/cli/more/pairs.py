@@ -3,7 +3,7 @@
 import math
 
 from mlx_voxclone.cli.common import Parser, command, message
-from mlx_voxclone.cli.options import add_shared, encoder_path
+from mlx_voxclone.cli.options import add_shared, at_once, encoder_path
 from mlx_voxclone.process.amounts import format_seconds
 
 _DESCRIPTION = """\
@@ -45,7 +45,7 @@ def _options(parser: Parser) -> None:
     parser.add_argument("--per-voice", type=int, default=40, metavar="N", help="sentences of each voice")
     parser.add_argument(
         "--batch",
-        type=int,
+        type=at_once,
         default=16,
         metavar="N",
         help="how many are generated at once: sentences; does not change the result in float32",
