@@ -69,6 +69,15 @@ def evaluation(tmp_path_factory):
     return path
 
 
+def test_nothing_moves_on_a_slow_machine(open_page, report):
+    """Where a page is painted before its script runs, the native players must not be seen at work."""
+    page = open_page(report)
+    page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 20})
+    page.reload()
+    page.locator("voice-player[ready]").first.wait_for()
+    assert shifts(page) == 0
+
+
 def test_the_report_plays_from_a_file_and_nothing_moves(open_page, report):
     page = open_page(report)
     assert play(page, "original recording") > 0
