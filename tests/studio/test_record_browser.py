@@ -217,7 +217,7 @@ def test_files_their_texts_and_a_long_one(chromium, studio, tmp_path):
         page.wait_for_selector("text=Uploaded: 4. Refused: 0.", timeout=SECONDS)
         page.wait_for_selector("#work .task[data-state=done]", timeout=SECONDS)
         page.wait_for_selector("text=/Cut into clips: \\d+/", timeout=SECONDS)
-        assert page.locator("#brought > ul > li").count() == 3
+        assert page.locator("#list > ul > li").count() == 3
         assert play(page, "1.wav") > 0
         field = page.get_by_label("Text of 1.wav")
         field.fill("tara koni")
@@ -229,7 +229,7 @@ def test_files_their_texts_and_a_long_one(chromium, studio, tmp_path):
         assert not violations(page)
         assert sideways(page) <= 0
         page.get_by_role("button", name="Delete long.wav").last.click()
-        page.wait_for_function("() => document.querySelectorAll('#brought > ul > li').length === 2")
+        page.wait_for_function("() => document.querySelectorAll('#list > ul > li').length === 2")
         assert not Shelf(project.clips).ids()
     with opened(chromium, f"{studio.address}/voices/{project.id}/record/files", width=PHONE, dark=True) as page:
         assert sideways(page) <= 0

@@ -4,6 +4,7 @@ import json
 import time
 
 import pytest
+from recorded import AGREED
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.miniature.micro import make_micro
@@ -34,7 +35,7 @@ def trainings(tmp_path):
 def spoken(trainings, count, seconds=2.5):
     """A voice of synthetic recordings, as files that were brought."""
     project = trainings._home.person("ann").new_project("Ann Lee", "syllables")
-    project.change(consent={"who": "Ann"})
+    project.change(consent=AGREED)
     write_corpus(project.folder / "made", [SyntheticSpeaker.sample(3)], count, seconds=seconds)
     project.uploads.mkdir()
     for k, line in enumerate((project.folder / "made" / "manifest.jsonl").read_text().splitlines(), 1):
