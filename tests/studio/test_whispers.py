@@ -44,6 +44,7 @@ def talking(tmp_path_factory):
 
 
 @whisper
+@pytest.mark.slow  # imports mlx-whisper in a process of its own
 def test_it_is_fetched_with_its_bytes_as_progress(me, stand_in, talking, task, monkeypatch):
     files = {path.name: path.read_bytes() for path in talking.iterdir()}
     stand_in.make(NAME, files | {"README.md": b"a card", "pytorch_model.bin": b"not needed" * 1000})
