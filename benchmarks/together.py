@@ -78,9 +78,9 @@ def share(samples: np.ndarray) -> float:
 
 
 def row(name: str, shares: list[float]) -> None:
-    told = sum(map(together, shares))
+    found = sum(map(together, shares))
     low, middle, high = np.percentile(shares, [10, 50, 90])
-    print(f"| {name} | {told} of {len(shares)} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
+    print(f"| {name} | {found} of {len(shares)} | {middle:.3f} ({low:.3f} to {high:.3f}) |", flush=True)
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     options = parser.parse_args()
     files = audio_files(options.speech)
     chosen = evenly(files, options.clips)
-    print("| sound | told of | share of frames with two pitches, median (10th to 90th) |\n|---|---|---|")
+    print("| sound | found in | share of frames with two pitches, median (10th to 90th) |\n|---|---|---|")
     spent = seconds = 0.0
     found = {}
     for path in files:

@@ -100,7 +100,7 @@ class Task:
 
     @property
     def left(self) -> float | None:
-        """Seconds that are left, by what was done since it was first told of the same total; None: unknown."""
+        """Seconds that are left, by what was done since this total was first reported; None: unknown."""
         if self._from is None or not self.total or (since := self.done - self._from[1]) <= 0:
             return None
         return (time.monotonic() - self._from[2]) / since * (self.total - self.done)

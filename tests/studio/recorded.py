@@ -4,12 +4,15 @@ import base64
 from io import BytesIO
 
 import numpy as np
+import pytest
 import soundfile
 
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
+from mlx_voxclone.studio.record import long
 from mlx_voxclone.studio.record.checks import check
 from mlx_voxclone.studio.record.shelf import Shelf
 
+whisper = pytest.mark.skipif(not long.whisper_installed(), reason="the extra `transcribe` is not installed")
 RATE = 24_000
 AGREED = {"who": "Ann Example", "when": "2026-11-30T10:00:00+00:00", "purpose": "reading aloud", "statement": "Yes."}
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from recorded import AGREED, spoken, wav
+from recorded import AGREED, spoken, wav, whisper
 from tiny_whisper import SENTENCE, write_whisper
 
 from mlx_voxclone.data.hearing.chapters import Chapter
@@ -311,8 +311,6 @@ def test_a_long_recording_that_is_silent_is_told(voice, bring, task):
 
 
 # Texts by a Whisper
-
-whisper = pytest.mark.skipif(not long.whisper_installed(), reason="the extra `transcribe` is not installed")
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from conftest import ended
+from recorded import whisper
 
 from mlx_voxclone.errors import CheckpointError, DataError
 from mlx_voxclone.studio.mistakes import Cancelled
@@ -16,7 +17,6 @@ from mlx_voxclone.whisper.model import CONFIG, LOADING, WEIGHTS, WhisperFiles
 
 pytest_plugins = ["hub_fixtures"]
 
-whisper = pytest.mark.skipif(not long.whisper_installed(), reason="the extra `transcribe` is not installed")
 NAME = "ann/whisper"
 
 

@@ -27,7 +27,7 @@ from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import form_of, is_htmx, language_of, page, part, person_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
-_AT_ONCE = 4  # sentences that a listener is told of at once
+_AT_ONCE = 4  # sentences that are announced at once
 
 
 def routes() -> list[Route]:
