@@ -49,6 +49,7 @@ def test_type_checkers_see_the_same_names():
     assert (ROOT / "mlx_voxclone" / "py.typed").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["", "import mlx_voxclone.train.run, mlx_voxclone.bake.bake"])
 def test_functions_that_are_packages_too(first):
     """Whatever was imported before: they can be called, and their modules are found below them."""

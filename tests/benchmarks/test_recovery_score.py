@@ -150,6 +150,7 @@ def clips(hidden, units, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 def test_a_codec_recovers_itself(hidden, units, clips):
     result = score(hidden, hidden, units, clips)
     for part in (result["pooled"], *result["kinds"].values()):

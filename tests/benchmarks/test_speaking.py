@@ -60,6 +60,7 @@ def test_it_is_small_and_its_encoder_is_withheld(speaking):
     assert set(encoder.names()) == set(expected_shapes(release.config, ["encoder"]))
 
 
+@pytest.mark.slow
 def test_further_voices_are_what_the_withheld_encoder_makes_of_their_speakers(speaker):
     release, codec = speaker.release, speaker.model.audio_tokenizer
     spoken, frames = further_voices(), 3

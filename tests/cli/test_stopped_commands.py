@@ -73,14 +73,14 @@ def checked(place: Path, number: int, code: int, call: int, *arguments) -> None:
     assert not leftovers(place)
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "call"), [(*SIGNALS[1], 3), *(pytest.param(*s, 1, marks=pytest.mark.slow) for s in SIGNALS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code", "call"), [(*SIGNALS[1], 3), *((*signal, 1) for signal in SIGNALS)])
 def test_prepare(corpus, tmp_path, number, code, call):
     checked(tmp_path, number, code, call, "prepare", corpus, "--output", tmp_path / "out", "--min-seconds", "0.5")
 
 
-@pytest.mark.parametrize(("number", "code"), [SIGNALS[1], *(pytest.param(*s, marks=pytest.mark.slow) for s in SIGNALS)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_bake(whole, encoder_file, tmp_path, number, code):
     argv = ["bake", "--model", whole, "--encoder", encoder_file, "--output", tmp_path / "out", "--device", "cpu"]
     checked(tmp_path, number, code, 2, *argv)

@@ -73,6 +73,7 @@ def refused(answer, folder):
     return True
 
 
+@pytest.mark.slow
 def test_values_that_no_field_sends(folder, monkeypatch, capsys):
     page, thread, spoken = page_of(monkeypatch)
     speak = next(function for function in page.fns.values() if function.api_name == "speak")

@@ -66,7 +66,11 @@ def test_it_is_fetched_with_its_bytes_as_progress(me, stand_in, talking, task, m
 
 
 @pytest.mark.parametrize(
-    ("files", "said"), [(None, "not fetched from the hub"), ({"config.json": b"{}"}, "cannot be loaded as a Whisper")]
+    ("files", "said"),
+    [
+        (None, "not fetched from the hub"),
+        pytest.param({"config.json": b"{}"}, "cannot be loaded as a Whisper", marks=pytest.mark.slow),
+    ],
 )
 def test_what_is_not_to_be_had_is_one_line(stand_in, task, files, said):
     if files is not None:

@@ -75,6 +75,7 @@ def test_tensorboards_reader_finds_every_figure_also_of_a_resumed_run(tmp_path):
     assert b"secret" not in everything
 
 
+@pytest.mark.slow
 def test_mlflows_client_finds_every_figure_also_of_a_resumed_run(tmp_path, monkeypatch):
     from mlflow import MlflowClient
 

@@ -70,6 +70,7 @@ def test_it_trains_with_each_rate_and_makes_codes_once(config_path, tmp_path, mo
     assert "run-sweep: exists already" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rate_that_blows_up_is_told_and_the_others_go_on(config_path, tmp_path, monkeypatch):
     done = run.run
     config = load_run_config(config_path, {"output": tmp_path / "run"}, max_steps=8)

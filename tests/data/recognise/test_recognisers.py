@@ -88,6 +88,7 @@ def tiny_voxtral(place):
     return place
 
 
+@pytest.mark.slow
 @needs_mlx_audio
 def test_voxtral_realtime_of_mlx_audio_transcribes(recording, tmp_path):
     """Random weights say random words; the same clip gives the same ones, and prepare takes them."""

@@ -1,6 +1,7 @@
 """Odd recordings and clips by name."""
 
 import numpy as np
+import pytest
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.data.clips import PreparedData
@@ -29,6 +30,7 @@ def test_lines_name_three():
     assert second.endswith("(long~002.flac, short.wav)")
 
 
+@pytest.mark.slow
 def test_music_under_a_recording_is_told_by_name(tmp_path):
     said = {
         name: synthesise(TEXT * 2, SyntheticSpeaker.sample(0), k) for k, name in enumerate(("dry", "music", "more"))
