@@ -6,6 +6,7 @@ wrong one.
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ import numpy as np
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, resample
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import tidy
-from mlx_voxclone.whisper.model import Progress, WhisperFiles, whisper_module
+from mlx_voxclone.whisper.model import CheckedDecoder, Progress, WhisperFiles, whisper_module
 from mlx_voxclone.whisper.reader import (
     LONGEST_SECONDS,
     MAX_COMPRESSION_RATIO,
@@ -39,11 +40,12 @@ class Transcriber:
     Args:
         model: directory in mlx-whisper's format (config.json and weights.safetensors or .npz), or a hub id.
         progress: called while it is loaded, see `WhisperFiles.load`; what it raises ends that.
+        check: called before each token of a text; what it raises ends the hearing of the clip.
     Raises:
         DataError: mlx-whisper is not installed, or the model cannot be loaded.
     """
 
-    def __init__(self, model: str, progress: Progress | None = None) -> None:
+    def __init__(self, model: str, progress: Progress | None = None, check: Callable[[], object] | None = None) -> None:
         try:
             # Not `mlx_whisper.transcribe`: the package replaces that name by the function.
             self._module = importlib.import_module(f"{PACKAGE}.transcribe")
@@ -51,6 +53,8 @@ class Transcriber:
             raise DataError(NOT_INSTALLED.format(e)) from None
         self.model = model
         self.loaded = WhisperFiles(model).load(progress)
+        if check is not None:
+            self.loaded[0].decoder = CheckedDecoder(self.loaded[0].decoder, check)
         self._likely: list[float] = []  # mean log-probability of a token, of each clip whose language nobody stated
 
     def __enter__(self) -> "Transcriber":

@@ -37,6 +37,25 @@ _WANTED = (
 )
 
 
+class CheckedDecoder:
+    """A Whisper's decoder that calls a function before each token, so that hearing can be ended within a clip.
+
+    Args:
+        decoder: an mlx_whisper TextDecoder.
+        check: what it raises ends the decoding.
+    """
+
+    def __init__(self, decoder: Any, check: Callable[[], object]) -> None:
+        self._decoder, self._check = decoder, check
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        self._check()
+        return self._decoder(*args, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+
 class WhisperFiles:
     """The files of a Whisper; nothing is read before it is asked for.
 

@@ -12,7 +12,7 @@ import pytest
 from places import CONFIG
 from tiny_whisper import DIMS, LANGUAGE, SENTENCE, write_whisper
 
-from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
+from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio, write_wav
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.data import prepare as prepare_module
 from mlx_voxclone.data.clips import PreparedData
@@ -27,6 +27,7 @@ from mlx_voxclone.train.checks import check_data
 from mlx_voxclone.train.judge.codes import judged_codes
 from mlx_voxclone.train.run import prepared_data
 from mlx_voxclone.train.stages.running import Run
+from mlx_voxclone.whisper.reader import Reader
 
 pytest_plugins = ["commands"]
 needs_whisper = pytest.mark.skipif(
@@ -56,6 +57,26 @@ def test_what_the_model_says_becomes_the_text(talking_whisper, tmp_path):
         with pytest.raises(DataError, match="Whisper takes codes"):
             transcriber.transcribe(path, "klingon")
     assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is None
+
+
+@needs_whisper
+def test_hearing_ends_within_a_clip(talking_whisper, tmp_path):
+    """Where the check raises at the third token, no further one is computed; the loaded model serves a reader, too."""
+    path, calls = recordings(tmp_path / "r", 1) / "0.wav", []
+
+    def check():
+        calls.append(None)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    with Transcriber(str(talking_whisper), check=check) as transcriber:
+        with pytest.raises(KeyboardInterrupt):
+            transcriber.transcribe(path, "fr")
+        assert len(calls) == 3
+        assert transcriber.transcribe(path, "fr") == (SENTENCE, "fr")
+        heard = Reader(str(talking_whisper), "fr", transcriber.loaded).read(read_audio(path))
+        alone = Reader(str(talking_whisper), "fr").read(read_audio(path))
+        assert np.array_equal(heard.states, alone.states)
 
 
 @needs_whisper

@@ -4,13 +4,17 @@ import shutil
 import threading
 
 import pytest
-from conftest import ended
+from conftest import AGREED, ended
 from recorded import whisper
 
+from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.errors import CheckpointError, DataError
+from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.studio.mistakes import Cancelled
 from mlx_voxclone.studio.model import whispers
 from mlx_voxclone.studio.record import file_pages, long
+from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.record.uploads import Uploads
 from mlx_voxclone.studio.tasks import Task, beside
 from mlx_voxclone.whisper import model as whisper_model
 from mlx_voxclone.whisper.model import CONFIG, LOADING, WEIGHTS, WhisperFiles
@@ -162,6 +166,19 @@ def test_making_texts_is_cancelled_while_the_whisper_is_loaded(me, task, talking
     with pytest.raises(Cancelled):
         long.make_texts(voice, task, str(talking), "Loading the recogniser")
     assert told == ["Loading the recogniser"]
+
+
+@whisper
+def test_making_texts_is_cancelled_within_a_clip(me, task, talking, tmp_path, monkeypatch):
+    """A slow machine hears one clip of 30 s for a minute: the task is looked at before each token."""
+    voice, path, hear = me.new_project("Ann", "en"), tmp_path / "clip.wav", long.Transcriber.transcribe
+    write_wav(path, synthesise("mana lomi nalu wera.", SyntheticSpeaker.sample(0), 0))
+    voice.change(consent=AGREED)
+    id = Uploads(voice).add("clip.wav", path).id
+    monkeypatch.setattr(long.Transcriber, "transcribe", lambda *clip: task.cancel() or hear(*clip))
+    with pytest.raises(Cancelled):
+        long.make_texts(voice, task, str(talking))
+    assert Shelf(voice.uploads).notes(id)["text"] is None
 
 
 @whisper

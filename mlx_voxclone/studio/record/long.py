@@ -90,7 +90,7 @@ def make_texts(project: Project, task: Task, whisper: str, loading: str = "") ->
     place = whispers.place_of(whisper)
     with (
         _named(whisper, place),
-        Transcriber(place, lambda done, total, _: task.progress(done, total, loading)) as transcriber,
+        Transcriber(place, lambda done, total, _: task.progress(done, total, loading), task.check) as transcriber,
     ):
         if language is not None:
             transcriber.check_language(language)
