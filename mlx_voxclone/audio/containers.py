@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from mlx_voxclone.audio.mpeg import skip_tags, xing
 from mlx_voxclone.audio.source import AudioBytes, AudioError, opened
 
 # Of the formats that libsndfile reads, those of which a missing part is noticed, here or while decoding.
@@ -239,19 +240,10 @@ def _found(file: BinaryIO, pattern: bytes) -> Iterator[bytes]:
 
 def _check_mp3(path: Path | AudioBytes, file: BinaryIO, size: int) -> None:
     """A Xing or Info header states frames, by which libsndfile ends, and the bytes that they take."""
-    file.seek(0)
-    head, begin = file.read(10), 0
-    while head[:3] == b"ID3" and len(head) == 10:
-        begin += 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
-        file.seek(begin)
-        head = file.read(10)
+    begin = skip_tags(file)
     file.seek(begin)
-    first = file.read(256)
-    at = max(first.find(b"Xing", 0, 64), first.find(b"Info", 0, 64))
-    if at < 0 or len(first) < at + 16:
-        return
-    flags, _, stated = struct.unpack_from(">III", first, at + 4)
-    if flags & 3 != 3 or not stated:
+    frames, stated = xing(file.read(256)) or (0, 0)
+    if not frames or not stated:
         return
     present = size - begin
     if stated > 1.01 * present + 4096:

@@ -1,11 +1,11 @@
 """Decoding audio files at their own rate: what a header says, blocks of samples, and what is refused."""
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import soundfile
 from mlx_voxclone.audio.containers import CHECKED, check_container
 from mlx_voxclone.audio.convert.outside import converted
 from mlx_voxclone.audio.convert.remarks import held_back
+from mlx_voxclone.audio.mpeg import RESERVOIR, Counted, WithXing, counted
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source, opened
 from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
 
@@ -37,6 +38,7 @@ class AudioInfo:
     subtype: str  # PCM_16, FLOAT, VORBIS, ...
     flaw: str | None = None  # see `containers.check_container`
     more: bool = False  # the header states no length, and there are more frames than were to be counted
+    mpeg: Counted | None = None  # of an MP3 of varying bitrate without a Xing header: its frames
 
     @property
     def seconds(self) -> float:
@@ -44,7 +46,9 @@ class AudioInfo:
 
 
 def audio_info(path: AudioSource, *, most: float = math.inf) -> AudioInfo:
-    """The header of an audio file; no audio is decoded (but a FLAC without a length is counted through).
+    """The header of an audio file; no audio is decoded (but a FLAC without a length is).
+
+    The frames of an MP3 of varying bitrate without a Xing header are counted (`audio.mpeg`).
 
     Args:
         most: seconds, of which more need not be counted.
@@ -62,27 +66,65 @@ def audio_info(path: AudioSource, *, most: float = math.inf) -> AudioInfo:
             enough = None if most == math.inf else round(max(0, most) * file.samplerate) + 1
             frames = sum(len(block) for block in _blocks(file, path, enough))
             more = frames == enough
-        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag, more)
+        mpeg = _counted(path) if file.subtype == "MPEG_LAYER_III" else None
+        if mpeg is not None:
+            with _open(path, mpeg) as stated:
+                frames = stated.frames
+        return AudioInfo(path, file.samplerate, file.channels, frames, file.format, file.subtype, flag, more, mpeg)
 
 
-def read_blocks(path: AudioSource | AudioInfo, *, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-    """Decode frames `start` to `stop` (the end by default) at the file's own rate, a bounded block at a time.
+class OpenAudio:
+    """An audio file that stays open to read parts of it, one after the other; a context manager.
+
+    An opened MP3 is searched from its beginning for the first part, and from there for each later one.
 
     Args:
-        path: the file, or its `audio_info`, which has looked at the container already.
-    Yields:
-        float32 arrays [frames, channels]; integer formats are scaled so that full scale is 1.
+        info: of the file.
+    Raises:
+        AudioError: as `audio_info`.
+    """
+
+    def __init__(self, info: AudioInfo) -> None:
+        self.info = info
+        self._file = _open(info.path, info.mpeg)
+
+    def __enter__(self) -> "OpenAudio":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
+        """Decode frames `start` to `stop` (the end by default), a bounded block at a time.
+
+        Yields:
+            float32 arrays [frames, channels]; integer formats are scaled so that full scale is 1.
+        Raises:
+            AudioError: `truncated` and `unreadable` where decoding stops early.
+        """
+        file, mpeg = self._file, self._file.format in _MPEG
+        if start or file.tell():
+            before = min(start, RESERVOIR) if mpeg else 0
+            with _quiet(mpeg):
+                file.seek(start - before)
+                if before:
+                    file.read(before, dtype="float32")
+        yield from _blocks(file, self.info.path, None if stop is None else stop - start)
+
+
+def read_blocks(
+    path: AudioSource | AudioInfo | OpenAudio, *, start: int = 0, stop: int | None = None
+) -> Iterator[np.ndarray]:
+    """`OpenAudio.blocks` of a file, of its `audio_info` (its container is not checked again), or of an open one.
+
     Raises:
         AudioError: as `audio_info`; `truncated` and `unreadable` also where decoding stops early.
     """
-    if not isinstance(path, AudioInfo):
-        path = audio_info(path, most=0)
-    path = path.path
-    with _open(path) as file:
-        if start:
-            with _quiet(file.format in _MPEG):
-                file.seek(start)
-        yield from _blocks(file, path, None if stop is None else stop - start)
+    if isinstance(path, OpenAudio):
+        yield from path.blocks(start, stop)
+        return
+    with OpenAudio(path if isinstance(path, AudioInfo) else audio_info(path, most=0)) as audio:
+        yield from audio.blocks(start, stop)
 
 
 def check_channels(info: AudioInfo, max_channels: int = 2) -> None:
@@ -115,18 +157,36 @@ def check_block(block: np.ndarray, path: AudioSource, first_frame: int, sample_r
 
 
 class _File(soundfile.SoundFile):
-    """soundfile seeks after each block, which fails at the end of a FLAC that does not state its length."""
+    """A SoundFile that closes what it reads from, and that reads on without a seek.
+
+    soundfile seeks after each block. That fails at the end of a FLAC that does not state its length. In an MP3, frames
+    after a seek lack the bits that earlier frames hold for them (the "bit reservoir").
+    """
+
+    source: contextlib.ExitStack | None = None
+
+    def close(self) -> None:
+        super().close()
+        if self.source is not None:
+            self.source.close()
 
     def seekable(self) -> bool:
-        return self.frames < _UNKNOWN_LENGTH and super().seekable()
+        return self.frames < _UNKNOWN_LENGTH and self.format not in _MPEG and super().seekable()
 
 
-def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
+def _counted(path: Path | AudioBytes) -> Counted | None:
+    with opened(path) as (file, size):
+        return counted(file, size)
+
+
+def _open(path: Path | AudioBytes, mpeg: Counted | None = None) -> soundfile.SoundFile:
     in_memory = isinstance(path, AudioBytes)
     try:
-        # As text, libsndfile refuses names that are not UTF-8.
-        with _quiet(_may_be_mpeg(path)):
-            file = _File(BytesIO(path.content) if in_memory else os.fsencode(path))
+        with _quiet(mpeg is not None or _may_be_mpeg(path)):
+            if mpeg is not None:
+                file = _with_length(path, mpeg)
+            else:  # as text, libsndfile refuses names that are not UTF-8
+                file = _File(io.BytesIO(path.content) if in_memory else os.fsencode(path))
     except (soundfile.LibsndfileError, TypeError) as e:  # TypeError: a .raw file, which states no format
         detail = (e.error_string if isinstance(e, soundfile.LibsndfileError) else "headerless").strip(" .")
         if what := stand_in_bytes(path.content, text=False) if in_memory else stand_in(path):
@@ -145,6 +205,14 @@ def _open(path: Path | AudioBytes) -> soundfile.SoundFile:
     except AudioError:
         file.close()
         raise
+    return file
+
+
+def _with_length(path: Path | AudioBytes, mpeg: Counted) -> soundfile.SoundFile:
+    """An MP3 behind a header with its length. Raises soundfile.LibsndfileError and AudioError `unreadable`."""
+    with contextlib.ExitStack() as stack:
+        file = _File(WithXing(*stack.enter_context(opened(path)), mpeg))
+        file.source = stack.pop_all()
     return file
 
 
@@ -189,7 +257,7 @@ def _blocks(file: soundfile.SoundFile, path: Path | AudioBytes, frames: int | No
             break
         done += len(block)
         yield block
-    # The length of an MP3 is an estimate where its header lacks one.
+    # An MP3 may hold a little less than it states.
     missing = 0 if expected is None else min(wanted, expected) - done
     if missing > (0.01 * expected + 2304 if file.subtype.startswith("MPEG") else 0):
         raise AudioError(

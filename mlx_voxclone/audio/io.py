@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_channels, read_blocks
+from mlx_voxclone.audio.decode import AudioInfo, OpenAudio, audio_info, check_block, check_channels, read_blocks
 from mlx_voxclone.audio.output import check_output
 from mlx_voxclone.audio.segment import frame_levels, normal_gain, speech_mask
 from mlx_voxclone.audio.source import AudioError, AudioSource
@@ -36,7 +36,7 @@ _PLAIN = ("PCM_", "FLOAT", "DOUBLE")
 
 
 def read_audio(
-    path: AudioSource | AudioInfo,
+    path: AudioSource | AudioInfo | OpenAudio,
     *,
     max_channels: int = 2,
     start: float | None = None,
@@ -46,8 +46,8 @@ def read_audio(
     """Read audio as 24 kHz mono; the level is kept.
 
     Args:
-        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...); a file, or one in memory; or its
-            `audio_info`, which may read all of a long file: reuse it to read many parts.
+        path: any format libsndfile knows (WAV, FLAC, OGG, MP3, AIFF, ...): a file, or one in memory; its `audio_info`;
+            or, for many parts of a long file, `OpenAudio`.
         max_channels: more channels than this are refused; up to it they are averaged, see `channel`.
         start, end: seconds; only this part is decoded, and it equals that part of the whole.
         channel: of a stereo file: 0, 1 or `stereo.MIXED`; None: what `choose_channel` finds.
@@ -60,7 +60,8 @@ def read_audio(
     part = start is not None or end is not None
     # Of what states no length, as much is counted as the part needs: it begins and ends on a grid of at most a second.
     most = math.inf if part and end is None else end + _RESAMPLE_CONTEXT + 1.1 if end is not None else 0.0
-    info = path if isinstance(path, AudioInfo) else audio_info(path, most=most)
+    source = path if isinstance(path, AudioInfo | OpenAudio) else audio_info(path, most=most)
+    info = _info(source)
     check_channels(info, max_channels)
     if info.frames == 0:
         raise AudioError("zero-length", f"{info.path}: holds no samples")
@@ -71,11 +72,11 @@ def read_audio(
     first = 0 if start is None else max(0, round(start * SAMPLE_RATE))
     last = total if end is None else min(total, round(end * SAMPLE_RATE))
     if not part:
-        return resample(_mono(info, channel, 0, None), rate_in)
+        return resample(_mono(source, channel, 0, None), rate_in)
     if first >= last:
         raise AudioError(
             "zero-length",
-            f"{info.path}: no audio from {start or 0:g} s to {end or info.seconds:g} s; it lasts"
+            f"{info.path}: no audio from {start or 0:g} s to {info.seconds if end is None else end:g} s; it lasts"
             f" {'more than ' * info.more}{info.seconds:g} s",
         )
     # Input and output grids meet every `step` frames; starting there keeps the part's samples where the whole's are.
@@ -84,7 +85,7 @@ def read_audio(
     context = round(_RESAMPLE_CONTEXT * SAMPLE_RATE)
     before = max(0, first - context) // step_out
     after = -(-(last + context) // step_out)
-    samples = resample(_mono(info, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
+    samples = resample(_mono(source, channel, before * step_in, min(info.frames, after * step_in)), rate_in)
     return samples[first - before * step_out : last - before * step_out]
 
 
@@ -151,9 +152,13 @@ def choose_channel(info: AudioInfo) -> int:
     return found.number
 
 
-def _mono(info: AudioInfo, channel: int, start: int, stop: int | None) -> np.ndarray:
-    parts, at = [], start
-    for block in read_blocks(info, start=start, stop=stop):
+def _info(source: AudioInfo | OpenAudio) -> AudioInfo:
+    return source.info if isinstance(source, OpenAudio) else source
+
+
+def _mono(source: AudioInfo | OpenAudio, channel: int, start: int, stop: int | None) -> np.ndarray:
+    info, parts, at = _info(source), [], start
+    for block in read_blocks(source, start=start, stop=stop):
         check_block(block, info.path, at, info.sample_rate)
         parts.append(np.ascontiguousarray(mix_down(block) if channel == MIXED else block[:, channel]))
         at += len(block)

@@ -14,7 +14,7 @@ import numpy as np
 from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.audio.clipping import ClippingMeter
 from mlx_voxclone.audio.containers import NO_END_FLAG
-from mlx_voxclone.audio.decode import AudioInfo, audio_info, check_block, check_channels, read_blocks
+from mlx_voxclone.audio.decode import AudioInfo, OpenAudio, audio_info, check_block, check_channels, read_blocks
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
 from mlx_voxclone.audio.io import mix_down, read_audio, write_flac, write_wav
 from mlx_voxclone.audio.measure.quality import Quality, QualityMeter, signal_to_noise
@@ -218,18 +218,18 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
     FLAC holds 24 bits and no peak beyond full scale; a piece that has one becomes a float WAV.
     """
     out = []
-    info = audio_info(path)
-    for number, (start, end) in enumerate(plan.pieces, 1):
-        samples = read_audio(info, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
-        stem = name if len(plan.pieces) == 1 else f"{name}~{number:03d}"  # names have no ~
-        if np.abs(samples).max() <= 1:
-            file = directory / f"{stem}.flac"
-            write_flac(file, samples)
-        else:
-            file = directory / f"{stem}.wav"
-            write_wav(file, samples, float32=True)
-        digest = hashlib.sha256(samples.tobytes()).hexdigest()[:16]
-        out.append(Written(file.name, len(samples), round(start, 3), digest))
+    with OpenAudio(audio_info(path)) as audio:
+        for number, (start, end) in enumerate(plan.pieces, 1):
+            samples = read_audio(audio, start=start, end=end, channel=plan.channel) * np.float32(plan.gain)
+            stem = name if len(plan.pieces) == 1 else f"{name}~{number:03d}"  # names have no ~
+            if np.abs(samples).max() <= 1:
+                file = directory / f"{stem}.flac"
+                write_flac(file, samples)
+            else:
+                file = directory / f"{stem}.wav"
+                write_wav(file, samples, float32=True)
+            digest = hashlib.sha256(samples.tobytes()).hexdigest()[:16]
+            out.append(Written(file.name, len(samples), round(start, 3), digest))
     return out
 
 

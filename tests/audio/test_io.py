@@ -374,3 +374,9 @@ def test_a_failure_before_the_rename_leaves_nothing(tmp_path, monkeypatch, failu
     with pytest.raises(type(failure)):
         write_wav(tmp_path / "a.wav", noise(1000))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_end_of_a_part_that_is_empty_is_named(tmp_path):
+    write_wav(tmp_path / "a.wav", noise(SAMPLE_RATE))
+    with pytest.raises(AudioError, match=r"from 0 s to 0 s; it lasts 1 s"):
+        read_audio(tmp_path / "a.wav", end=0)
