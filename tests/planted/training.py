@@ -131,7 +131,7 @@ MISTAKES = {
         ("eps * root)", "eps)", "test_adamw.py::test_five_steps_are_those_of_the_published_algorithm"),
         ("math.sqrt(1 - second) * scale", "math.sqrt(1 - second)",
          "test_adamw.py::test_five_steps_are_those_of_the_published_algorithm"),
-        ("kept * value", "value", "test_adamw.py::test_five_steps_are_those_of_the_published_algorithm",
+        ("value_decay * value", "value", "test_adamw.py::test_five_steps_are_those_of_the_published_algorithm",
          "test_trainer_steps.py::test_equals_a_plain_loop_of_mlx_adamw"),
     ],
     "train/loop/schedule.py": [

@@ -21,7 +21,7 @@ from mlx_voxclone.selfcheck import child, numbers, series, work
 from mlx_voxclone.selfcheck.outcome import CRASHED, HELD, NOT_HERE, SHORT, Findings, Outcome, without_private
 from mlx_voxclone.selfcheck.place import Place
 from mlx_voxclone.selfcheck.series import CHECKS, Check, Found
-from mlx_voxclone.train.loop.optimizers.adamw import moved
+from mlx_voxclone.train.loop.optimizers.adamw import update
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_compiled_steps_are_compared(place):
 
     def off(function, inputs=(), outputs=()):
         def computed(*arguments):
-            if function is moved:
+            if function is update:
                 return tuple(1.01 * part for part in function(*arguments))
             (value, sums), gradients = function(*arguments)
             return (value, sums), {name: 1.01 * gradient for name, gradient in gradients.items()}

@@ -3,7 +3,7 @@
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from mlx_voxclone.train.loop.optimizers.adamw import moved
+from mlx_voxclone.train.loop.optimizers.adamw import update
 
 
 class Compiler:
@@ -14,7 +14,7 @@ class Compiler:
         self._functions = 0
 
     def __call__(self, function, inputs=(), outputs=()):
-        drawing = [] if function is moved else [id(mx.random.state)]
+        drawing = [] if function is update else [id(mx.random.state)]
         assert [id(x) for x in inputs] == [id(x) for x in outputs] == drawing
         self._functions += 1
         number = self._functions

@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping
 import mlx.core as mx
 
 
-def moved(
+def update(
     gradient: mx.array,
     value: mx.array,
     m: mx.array,
     v: mx.array,
-    memory: mx.array,
-    new: mx.array,
-    memory_squares: mx.array,
-    new_root: mx.array,
-    kept: mx.array,
+    m_decay: mx.array,
+    m_gain: mx.array,
+    v_decay: mx.array,
+    v_gain_root: mx.array,
+    value_decay: mx.array,
     rate: mx.array,
     eps: mx.array,
 ) -> tuple[mx.array, mx.array, mx.array]:
@@ -30,16 +30,16 @@ def moved(
 
     `gradient`, `value`, `m` and `v` have the parameter's shape, float32; all others are factors of `scalars`.
     """
-    m = memory * m + new * gradient
-    root = new_root * gradient
-    v = memory_squares * v + root * root
-    return kept * value - (rate * m) / (mx.sqrt(v) + eps), m, v
+    m = m_decay * m + m_gain * gradient
+    root = v_gain_root * gradient
+    v = v_decay * v + root * root
+    return value_decay * value - (rate * m) / (mx.sqrt(v) + eps), m, v
 
 
 def scalars(
     step: int, learning_rate: float, betas: tuple[float, float], eps: float, decay: float, scale: float
 ) -> list[mx.array]:
-    """The factors of `moved` in step `step` (from 1), of a gradient that `scale` clips.
+    """The factors of `update` in step `step` (from 1), of a gradient that `scale` clips.
 
     Both corrections divide by the same parameter's: `rate m / c1 / (sqrt(v / c2) + eps)` is
     `(rate sqrt(c2) / c1) m / (sqrt(v) + eps sqrt(c2))`.
@@ -85,12 +85,12 @@ class AdamW:
         }
         if compiler is None and mx.default_device() == mx.gpu:
             compiler = mx.compile
-        self._moved = _tried(compiler) if compiler else moved
+        self._update = _tried(compiler) if compiler else update
 
     @property
     def compiled(self) -> bool:
         """Whether the rule is compiled."""
-        return self._moved is not moved
+        return self._update is not update
 
     def updated(
         self, gradients: dict[str, mx.array], values: Mapping[str, mx.array], learning_rate: float, scale: float = 1.0
@@ -108,7 +108,7 @@ class AdamW:
         result = {}
         for name in list(gradients):
             slot = self.state["parameters"][name]
-            result[name], slot["m"], slot["v"] = self._moved(
+            result[name], slot["m"], slot["v"] = self._update(
                 gradients.pop(name), values[name], slot["m"], slot["v"], *factors
             )
             if mx.default_device() == mx.cpu:  # one after the other: memory is used again while it is warm
@@ -118,12 +118,12 @@ class AdamW:
 
 def _tried(compiler: Callable[[Callable], Callable]) -> Callable:
     """The compiled rule, or the plain one with a warning where it cannot be compiled."""
-    compiled, one = compiler(moved), mx.ones((1,))
+    compiled, one = compiler(update), mx.ones((1,))
     try:
         mx.eval(compiled(one, one, one, one, *scalars(1, 0.0, (0.9, 0.9), 1.0, 0.0, 1.0)))
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         text = f"AdamW could not be compiled ({reason}); it runs uncompiled, which is slower."
         warnings.warn(text, RuntimeWarning, stacklevel=4)
-        return moved
+        return update
     return compiled
