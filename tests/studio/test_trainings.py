@@ -169,6 +169,28 @@ def test_cancelling_goes_on_after_a_restart(home, trainings, tmp_path):
     assert not project.run.exists()
 
 
+def test_pausing_goes_on_after_a_restart(home, trainings, tmp_path):
+    """The studio was killed between noting it and telling the process."""
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    (project.folder / "training.json").write_text(json.dumps({"wish": "pause"}))
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    until(again, project, "paused")
+
+
+def test_what_was_started_waits_no_longer(home, trainings, tmp_path):
+    """The studio was killed between starting it and noting it."""
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    queue = home.path / "trainings.json"
+    queue.write_text(json.dumps({"waiting": [{"person": "ann", "project": project.id}]}))
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    again.tick()
+    assert again.state(project).name == "running"
+    assert [turn.running for turn in again.turns(home.person("ann"))] == [True]
+    assert json.loads(queue.read_text())["waiting"] == []
+
+
 def test_a_paused_training_can_be_cancelled(home, trainings):
     project = begin(home, trainings, steps=10_000)
     after_a_step(trainings, project)
@@ -324,6 +346,17 @@ def test_cancelled_again_leaves_the_former_model(home, trainings, tmp_path, when
     trainings.cancel(project)  # a page that was open before
     assert is_first(trainings, project)
     trainings.leave(first)
+
+
+def test_its_temporary_files_go_with_it(home, trainings):
+    project = begin(home, trainings, steps=10_000, deaf=True)
+    after_a_step(trainings, project)
+    temporary = project.folder / ".temporary"
+    (temporary / "spoken.wav").write_bytes(b"x")
+    trainings.cancel(project)
+    until(trainings, project, "cancelled")
+    trainings.tick()
+    assert not temporary.exists()
 
 
 @pytest.mark.parametrize("note", [None, {}, {"wish": "cancel", "error": ""}, {"back": True}])
