@@ -16,6 +16,7 @@ from mlx_voxclone.studio import temporary
 from mlx_voxclone.studio.home import ID, NAME, Home, Person
 from mlx_voxclone.studio.keep import removal
 from mlx_voxclone.studio.record.shelf import Shelf
+from mlx_voxclone.studio.speak.history import ASKED
 from mlx_voxclone.studio.train.process import OWN_LOCK, holder
 
 _DELETED = re.compile(r"\.trash-.+-[0-9a-f]{12}")  # voices, speeches, exports: see `keep.exports.trash`
@@ -48,6 +49,11 @@ def clear(home: Home) -> None:
                 with contextlib.suppress(OSError):
                     (voice / removal.DELETES_SPEECHES).unlink(missing_ok=True)
                     voice.rmdir()  # where nothing is in it: it was about to be made
+        for speech in _folders(person / "speech"):
+            if ID.fullmatch(speech.name) and not (speech / ASKED).exists():
+                for place in (speech / "takes", speech):
+                    with contextlib.suppress(OSError):
+                        place.rmdir()
 
 
 def _clear(folder: Path, names: re.Pattern[str]) -> None:

@@ -90,10 +90,14 @@ def cancelled(home):
     trainings.tick()
 
 
-def with_speech(home):
-    project = with_takes(home)
+def begin_speech(home):
     asked = Asked("a. b.", f"own:{VOICE}", "Ann", "en", 1, 7, 1.2, (Chunk("a.", 0.1), Chunk("b.", 0.1)))
     new_speech(home.person("me"), asked)
+
+
+def with_speech(home):
+    project = with_takes(home)
+    begin_speech(home)
     task = Task(home.person("me"), "bake", "x", VOICE, "files")
     task.note("done")
     return project
@@ -124,6 +128,7 @@ ACTIONS = {
     "a voice is begun": (lambda home: home.person("me"), begin_voice),
     "a training is put aside": (with_run, lambda home: Studio(home.path).trainings.put_aside(voice_of(home))),
     "a training is cancelled": (with_former, cancelled),
+    "a speech is begun": (with_takes, begin_speech),
     "a sentence is spoken": (with_speech, say),
     "a speech is deleted": (with_speech, lambda home: only_speech(home).delete()),
     "a voice is deleted": (with_speech, delete_voice),
@@ -133,6 +138,7 @@ ACTIONS = {
 FURTHER = {  # what besides may lie there: the next go at it writes over it, and nothing shows it before
     "a file's text is changed": r".*/clips/0002-ID~\d{3}\.(json|wav)",
     "a voice is begun": r"people/me/voices/",
+    "a speech is begun": r"people/me/speech/",
     "a sentence is spoken": r".*/takes/0000-0\.wav",
 }
 

@@ -1,6 +1,7 @@
 """Trainings of the studio: the queue, processes that outlive it, pausing, going on, cancelling. A stand-in trains."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -223,6 +224,17 @@ def test_a_program_that_is_not_there_is_a_failure(home, tmp_path):
     project = begin(home, trainings)
     assert "nowhere" in until(trainings, project, "failed").error
     assert trainings.turns(project.person) == []
+
+
+def test_a_full_disk_leaves_no_process_that_nobody_can_end(home, trainings, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(process.os, "pwrite", full)
+    project = begin(home, trainings, steps=10_000)
+    found = trainings.state(project)
+    assert (found.name, "no space left" in found.error.lower()) == ("failed", True)
+    assert holder(project.folder / "training.lock") is None
 
 
 def test_a_process_that_the_system_ends_is_told(home, trainings):

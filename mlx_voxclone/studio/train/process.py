@@ -85,9 +85,13 @@ def holding(locks: Sequence[Path], arguments: Sequence[str], **options: Any) -> 
             list(arguments), stdin=subprocess.DEVNULL, pass_fds=taken, start_new_session=True, **options
         )
         said = json.dumps({"pid": begun.pid, "began": _began(begun.pid)}).encode()
-        for descriptor in taken:
-            with suppress(OSError):  # a full disk: it runs, and is found by its lock
+        try:
+            for descriptor in taken:
                 os.pwrite(descriptor, said, 0)
+        except OSError:  # a full disk: nobody could tell it to end
+            begun.kill()
+            begun.wait()
+            raise
     return begun
 
 
