@@ -1,4 +1,8 @@
-"""A program in a process of its own, which ends with its task: within seconds when that is cancelled."""
+"""A program in a process of its own, which ends with its task: within seconds when that is cancelled.
+
+It has a folder for its temporary files, and holds a lock in it: where the studio is killed, the next one finds and ends
+what still runs (`temporary.clear`).
+"""
 
 import os
 import signal
@@ -11,7 +15,8 @@ from pathlib import Path
 from typing import IO
 
 from mlx_voxclone.studio.tasks import Task
-from mlx_voxclone.studio.train.process import COMMAND
+from mlx_voxclone.studio.temporary import LOCK, TASK, system_folder
+from mlx_voxclone.studio.train.process import COMMAND, holding
 from mlx_voxclone.studio.train.process import environment as ours
 from mlx_voxclone.studio.troubles import FromCommand
 
@@ -65,15 +70,18 @@ def run(
         Failed: it has failed.
         Cancelled: the task was cancelled; the process has ended.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            list(program),
-            stdin=subprocess.DEVNULL,
+    with (
+        tempfile.TemporaryDirectory(prefix=TASK) as own,
+        tempfile.TemporaryFile(dir=system_folder()) as output,
+        tempfile.TemporaryFile(dir=system_folder()) as errors,
+    ):
+        process = holding(
+            [Path(own, LOCK)],
+            program,
             stdout=output,
             stderr=errors,
             cwd=folder,
-            env=ours() | dict(environment or {}),
-            start_new_session=True,
+            env=ours() | {"TMPDIR": own} | dict(environment or {}),
         )
         try:
             while process.poll() is None:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.checkpoint.voices import is_voice_name
-from mlx_voxclone.files.plain import is_number, read_json
+from mlx_voxclone.files.plain import is_number, read_json, read_plain
 from mlx_voxclone.publish.run_directory import SUMMARY
 
 ADAPTED, ZERO_SHOT = "adapted", "zero-shot"  # what a run delivers
 EARLIER = "earlier"  # folder of a voice: its earlier trainings, by their numbers
+NUMBER = "training-number"  # file of a run that was put back: which training it is
 _MOST = 64 << 20  # bytes of a summary
 
 
@@ -66,7 +67,16 @@ def result_of(run: Path) -> Result | None:
 
 def training_number(run: Path) -> int:
     """Which training of its voice a run is, from 1: those before it were put aside under their numbers."""
-    return 1 + max((number for number, _ in earlier_runs(run)), default=0)
+    return own_number(run) or 1 + max((number for number, _ in earlier_runs(run)), default=0)
+
+
+def own_number(run: Path) -> int | None:
+    """The number that a run has kept: of one that was put back, whatever came after it. None: it is the latest."""
+    try:
+        found = read_plain(run / NUMBER, 16).decode("ascii", "replace")
+    except (OSError, ValueError):
+        return None
+    return int(found) if found.isdecimal() and 0 < len(found) < 6 else None
 
 
 def earlier_runs(run: Path) -> list[tuple[int, Path]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.serve.web.listener import WebServer
+from mlx_voxclone.studio import temporary
 from mlx_voxclone.studio.leftovers import clear
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.access import Access
@@ -48,15 +49,16 @@ class Served:
         """Serve until `close` is called in another thread, or an exception such as Ctrl-C ends it. What an earlier end
         has left in the folder is deleted first."""
         clear(self.studio.home)
-        self._web.start()
-        self.studio.trainings.watch()
-        try:
-            ready()
-            self.studio.tasks.run()
-        finally:
-            self.studio.trainings.close()
-            self.studio.tasks.close()
-            self._web.close()
+        with temporary.kept_in(self.studio.home):
+            self._web.start()
+            self.studio.trainings.watch()
+            try:
+                ready()
+                self.studio.tasks.run()
+            finally:
+                self.studio.trainings.close()
+                self.studio.tasks.close()
+                self._web.close()
 
     def close(self) -> None:
         """End `run`; any thread."""

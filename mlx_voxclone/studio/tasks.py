@@ -342,7 +342,9 @@ class Tasks:
                 continue
             try:
                 task = Task.noted(person, read_json(path))
-            except (VoxcloneError, KeyError):  # damaged: nothing depends on it
+                if task.project is not None:
+                    person.project(str(task.project))
+            except (VoxcloneError, KeyError):  # damaged, or of a voice that was deleted: nothing depends on it
                 path.unlink(missing_ok=True)
                 continue
             self._tasks[task.id] = task

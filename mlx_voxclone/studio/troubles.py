@@ -4,8 +4,10 @@ Messages of the library and of commands are English and technical. A page says i
 to do next (`[trouble]` of its texts, by cause), and shows the message below.
 """
 
+import contextlib
 import errno
 import signal
+from collections.abc import Iterator
 
 from mlx_voxclone.errors import (
     CheckpointError,
@@ -16,6 +18,7 @@ from mlx_voxclone.errors import (
     VoxcloneError,
 )
 from mlx_voxclone.process.limits import describe_memory_error
+from mlx_voxclone.studio.mistakes import Mistake
 
 ENDED = "the studio was closed before this was done"
 CLOSED, MEMORY, KILLED, DISK = "closed", "memory", "killed", "disk"
@@ -92,3 +95,24 @@ def cause_of(error: BaseException) -> str:
 
 class FromCommand(CheckpointError):
     """The error line of a command in another process; the class of the error there is unknown."""
+
+
+@contextlib.contextmanager
+def refusals(field: str, full: str = f"trouble.do.{DISK}") -> Iterator[None]:
+    """A block in which a disk that is full, or lets nothing be written, is a mistake beside a field.
+
+    Args:
+        full: key of the sentence for a full disk.
+
+    Raises:
+        Mistake: see above; other errors come as they are.
+    """
+    try:
+        yield
+    except (OSError, CheckpointError) as e:
+        cause = cause_of(e)
+        if cause == DISK:
+            raise Mistake(field, full) from e
+        if cause == RIGHTS:
+            raise Mistake(field, f"trouble.do.{RIGHTS}", line=str(e)) from e
+        raise

@@ -134,6 +134,23 @@ def test_a_training_has_a_number(studio, voice, tmp_path):
     assert training_number(tmp_path / "none" / "run") == 1
 
 
+def test_a_former_run_that_is_put_back_keeps_its_number(studio, browser, voice):
+    """Whatever came to nothing after it, and lies in `earlier/` with a higher one."""
+    first = compared(voice, "said by the first model")
+    studio.trainings.put_aside(voice)
+    voice.run.mkdir()  # paused, then trained anew, then cancelled
+    studio.trainings.put_aside(voice)
+    studio.trainings.put_back(voice)
+    assert training_number(voice.run) == heard(voice.run).training == 1
+    page = browser.get(f"/voices/{voice.id}/listen").text
+    assert f"/sounds/{first}/" in page
+    assert "Of earlier trainings" not in page
+    train_again(studio, voice)
+    assert training_number(voice.run) == 3
+    assert sorted(path.name for path in (voice.folder / "earlier").iterdir()) == ["1", "2"]
+    assert not [one for one in comparisons(voice.listening) if is_of(voice.run, one["training"], one["created"])]
+
+
 @pytest.mark.parametrize(
     "summary",
     [

@@ -84,6 +84,23 @@ def test_a_form_of_somebody_elses_is_refused(browser, me):
     assert '<html lang="de">' in browser.get("/model").text
 
 
+@pytest.mark.parametrize(
+    ("referer", "leads_to"),
+    [
+        ("http://127.0.0.1/voices?page=2", "http://127.0.0.1/voices?page=2"),
+        ("http://evil.example/voices", "/"),
+        ("http://127.0.0.1@evil.example/", "/"),
+        ("//evil.example/", "/"),
+        ("javascript://127.0.0.1/", "/"),
+        ("http://[/", "/"),
+        ("", "/"),
+    ],
+)
+def test_another_language_leads_nowhere_else(browser, referer, leads_to):
+    answer = browser.submit("/language", {"language": "de"}, headers={"referer": referer})
+    assert (answer.status_code, answer.headers["location"]) == (303, leads_to)
+
+
 def test_every_language_has_the_same_texts():
     english = texts("en")
     for code in languages():

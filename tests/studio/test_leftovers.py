@@ -4,13 +4,16 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from mlx_voxclone.process.network import take_port
+from mlx_voxclone.process.temporaries import try_lock
 from mlx_voxclone.studio import server
 from mlx_voxclone.studio.leftovers import clear
 from mlx_voxclone.studio.server import Served
+from mlx_voxclone.studio.train import process
 
 ID = "0123456789ab"
 DEAD = "2147483646"  # no process has this number
@@ -105,3 +108,50 @@ def test_the_studio_clears_before_it_answers(studio, me, voice, monkeypatch):
     served = Served(studio, take_port("127.0.0.1", 0), "127.0.0.1")
     served.run(lambda: threading.Timer(0.1, served.close).start())
     assert seen == [[]]
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from mlx_voxclone.studio import child, temporary
+from mlx_voxclone.studio.home import Home
+program = "import pathlib, sys, tempfile, time;" \\
+    "pathlib.Path(tempfile.mkdtemp(), 'voice.wav').write_bytes(b'x');" \\
+    "pathlib.Path(sys.argv[1]).write_text('ready'); time.sleep(600)"
+with temporary.kept_in(Home(sys.argv[1])):
+    child.run(SimpleNamespace(check=lambda: None), [sys.executable, "-c", program, sys.argv[2]])
+"""
+
+
+def test_a_killed_studios_programs_end_and_leave_nothing(studio, tmp_path, monkeypatch):
+    system = tmp_path / "system"
+    system.mkdir()
+    sign = tmp_path / "sign"
+    environment = os.environ | {"TMPDIR": str(system)}
+    arguments = [sys.executable, "-c", PARENT, str(studio.home.path), str(sign)]
+    with subprocess.Popen(arguments, env=environment) as parent:
+        while not sign.exists() or not sign.read_text():
+            assert parent.poll() is None
+            time.sleep(0.02)
+        parent.kill()
+    lock = next(studio.home.path.glob(".temporary/task-*/lock"))
+    with lock.open("r+b") as held:
+        assert list(lock.parent.glob("*/voice.wav"))
+        assert not try_lock(held.fileno())  # it has outlived its studio
+        clear(studio.home)
+        assert try_lock(held.fileno())
+    assert not list((studio.home.path / ".temporary").iterdir())
+    assert not list(system.iterdir())
+
+
+def test_a_trainings_temporary_files_stay_while_it_runs(studio, voice):
+    file = folder(voice.folder / ".temporary") / "file"
+    program = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with process.holding([voice.folder / process.OWN_LOCK], program) as training:
+        clear(studio.home)
+        assert file.exists()
+        training.kill()
+        training.wait()
+        clear(studio.home)
+        assert not file.exists()

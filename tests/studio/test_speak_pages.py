@@ -293,7 +293,7 @@ def test_a_full_disk_is_one_sentence(browser, gate, me, monkeypatch):
     assert "Go on" in browser.get(address).text
 
     def full(*_, **__):
-        raise CheckpointError("x: no space")
+        raise CheckpointError("x: not written, no space left on its disk; free some and run again")
 
     monkeypatch.setattr(begin, "new_speech", full)
     answer = browser.submit("/speak", FORM, headers=HTMX)

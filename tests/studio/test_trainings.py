@@ -1,6 +1,7 @@
 """Trainings of the studio: the queue, processes that outlive it, pausing, going on, cancelling. A stand-in trains."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -169,6 +170,28 @@ def test_cancelling_goes_on_after_a_restart(home, trainings, tmp_path):
     assert not project.run.exists()
 
 
+def test_pausing_goes_on_after_a_restart(home, trainings, tmp_path):
+    """The studio was killed between noting it and telling the process."""
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    (project.folder / "training.json").write_text(json.dumps({"wish": "pause"}))
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    until(again, project, "paused")
+
+
+def test_what_was_started_waits_no_longer(home, trainings, tmp_path):
+    """The studio was killed between starting it and noting it."""
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    queue = home.path / "trainings.json"
+    queue.write_text(json.dumps({"waiting": [{"person": "ann", "project": project.id}]}))
+    again = Trainings(Home(home.path), tmp_path / "machine.lock", STAND_IN)
+    again.tick()
+    assert again.state(project).name == "running"
+    assert [turn.running for turn in again.turns(home.person("ann"))] == [True]
+    assert json.loads(queue.read_text())["waiting"] == []
+
+
 def test_a_paused_training_can_be_cancelled(home, trainings):
     project = begin(home, trainings, steps=10_000)
     after_a_step(trainings, project)
@@ -201,6 +224,17 @@ def test_a_program_that_is_not_there_is_a_failure(home, tmp_path):
     project = begin(home, trainings)
     assert "nowhere" in until(trainings, project, "failed").error
     assert trainings.turns(project.person) == []
+
+
+def test_a_full_disk_leaves_no_process_that_nobody_can_end(home, trainings, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(process.os, "pwrite", full)
+    project = begin(home, trainings, steps=10_000)
+    found = trainings.state(project)
+    assert (found.name, "no space left" in found.error.lower()) == ("failed", True)
+    assert holder(project.folder / "training.lock") is None
 
 
 def test_a_process_that_the_system_ends_is_told(home, trainings):
@@ -324,6 +358,17 @@ def test_cancelled_again_leaves_the_former_model(home, trainings, tmp_path, when
     trainings.cancel(project)  # a page that was open before
     assert is_first(trainings, project)
     trainings.leave(first)
+
+
+def test_its_temporary_files_go_with_it(home, trainings):
+    project = begin(home, trainings, steps=10_000, deaf=True)
+    after_a_step(trainings, project)
+    temporary = project.folder / ".temporary"
+    (temporary / "spoken.wav").write_bytes(b"x")
+    trainings.cancel(project)
+    until(trainings, project, "cancelled")
+    trainings.tick()
+    assert not temporary.exists()
 
 
 @pytest.mark.parametrize("note", [None, {}, {"wish": "cancel", "error": ""}, {"back": True}])

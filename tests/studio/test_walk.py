@@ -98,6 +98,35 @@ def test_the_other_person_finds_nothing(app, people, anns, studio):
     assert sorted(str(path) for path in (studio.home.path / "people" / "ann").rglob("*")) == before
 
 
+def test_names_in_forms_and_queries_lead_nowhere_either(app, people, anns, studio):
+    """Ben's own pages, asked with what is Ann's in every value that a form or a query has."""
+    ben, person = people["ben"], studio.home.person("ben")
+    person.change_settings(language="en")
+    voice = person.new_project("Ben's voice", "en")
+    voice.change(consent={"who": "Ben", "when": "2026-05-02", "purpose": "x", "statement": "x"})
+    own = anns | {"project": voice.id}
+    before = sorted(str(path) for path in (studio.home.path / "people" / "ann").rglob("*"))
+    csrf, ids = ben.csrf(), (anns["project"], f"own:{anns['project']}", anns["task"], anns["speech"])
+    out = f"../../ann/voices/{anns['project']}"
+    fields = (
+        *("voice", "look", "upload", "comparison", "slot", "id", "export", "of", "file", "first", "second", "variant"),
+        *("sentence", "take", "show", "page", "name", "typed", "whisper", "folder", "hub", "from", "pair", "title"),
+    )
+    for value in (*ids, out, f"files:{out}/takes/0001-abcd.wav", f"own:{out}", "files:annabella.safetensors"):
+        sent = dict.fromkeys(fields, value) | {"text": "Hello.", "language": "en"}
+        for method, path, names in addresses(app, own):
+            if path.endswith("/delete") or path == "/voices/new" or (names - {"project"}):
+                continue
+            data = {"csrf": csrf, **sent} if method == "POST" else None
+            answer = ben.request(method, path, params=sent, data=data)
+            where = f"{method} {path} {value}: {answer.status_code}"
+            assert answer.status_code < 500, where
+            assert SECRET not in answer.text, where
+            assert "Annabella" not in answer.text.replace(value, ""), where
+    assert sorted(str(path) for path in (studio.home.path / "people" / "ann").rglob("*")) == before
+    assert not any(task.state == "done" for task in studio.tasks.list(person))
+
+
 def test_the_walk_would_find_something(app, people, anns):
     """As Ann the same addresses lead somewhere."""
     found = {path for method, path, names in addresses(app, anns) if method == "GET" and names}

@@ -144,7 +144,7 @@ class WebServer:
             timeout_keep_alive=30,
             timeout_graceful_shutdown=int(ENDING_SECONDS),
         )
-        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio"):
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "python_multipart"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters of it is told by the guard
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="web", daemon=True)

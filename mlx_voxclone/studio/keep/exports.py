@@ -148,6 +148,11 @@ def trash(place: Path) -> None:
     Raises:
         Missing: it has gone. CheckpointError: it cannot be moved.
     """
+    shutil.rmtree(out_of_sight(place), ignore_errors=True)
+
+
+def out_of_sight(place: Path) -> Path:
+    """Give a folder a name that nobody lists; returns where it is. Errors are those of `trash`."""
     gone = place.with_name(f".trash-{place.name}-{new_id()}")
     try:
         os.rename(place, gone)
@@ -155,7 +160,7 @@ def trash(place: Path) -> None:
         raise Missing("it has gone already") from None
     except OSError as e:
         raise CheckpointError(f"{place}: cannot be deleted ({(e.strerror or str(e)).lower()})") from None
-    shutil.rmtree(gone, ignore_errors=True)
+    return gone
 
 
 def clear_trash(folder: Path) -> None:

@@ -17,6 +17,7 @@ from mlx_voxclone.studio.keep.cards import card, cards, rename
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.speak.voices import FILES, bring, take_away, voices_of
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.files import file_answer, found_within
 from mlx_voxclone.studio.web.pages import form_of, is_here, page, person_of, project_of, studio_of, words_of
 
@@ -73,9 +74,10 @@ async def _import(request: Request) -> Response:
     try:
         if not isinstance(file, UploadFile) or not file.filename:
             raise Mistake("file", "keep.wrong.no_file")
-        await asyncio.to_thread(
-            bring, person_of(request), file.filename, lambda target: shutil.copyfileobj(file.file, target)
-        )
+        with refusals("file"):
+            await asyncio.to_thread(
+                bring, person_of(request), file.filename, lambda target: shutil.copyfileobj(file.file, target)
+            )
     except Mistake as mistake:
         return await asyncio.to_thread(_all_voices, request, mistake)
     return RedirectResponse(f"/voices?done={BROUGHT}", 303)
@@ -123,7 +125,8 @@ def _one_voice(request: Request, mistake: Mistake | None = None, typed: str | No
 async def _rename(request: Request) -> Response:
     project, title = project_of(request), str((await form_of(request)).get("title") or "")
     try:
-        rename(project, title)
+        with refusals("title"):
+            rename(project, title)
     except Mistake as mistake:
         return await asyncio.to_thread(_one_voice, request, mistake, title)
     return RedirectResponse(f"/voices/{project.id}?done={RENAMED}", 303)
@@ -141,7 +144,8 @@ async def _bake(request: Request) -> Response:
                 raise Mistake("bits", "keep.wrong.bakes")
             work = await asyncio.to_thread(exports.bake, project, chosen)
             title = t("keep.baking", title=project.info().get("title", ""))
-            tasks.start(project.person, exports.BAKE, title, work, project=project, lane="files", once=bits)
+            with refusals("bits"):
+                tasks.start(project.person, exports.BAKE, title, work, project=project, lane="files", once=bits)
     except Mistake as mistake:
         return await asyncio.to_thread(_one_voice, request, mistake.beside("bits"))
     return RedirectResponse(f"/voices/{project.id}#take", 303)
@@ -203,15 +207,16 @@ async def _look(request: Request) -> Response:
             baked=bool(typed["baked"]),
         )
         title = words_of(request)("keep.looking", title=project.info().get("title", ""))
-        task = studio_of(request).tasks.start(
-            project.person,
-            publishing.LOOK,
-            title,
-            publishing.look(project, wish),
-            project=project,
-            lane="files",
-            once=wish.mark,
-        )
+        with refusals(""):
+            task = studio_of(request).tasks.start(
+                project.person,
+                publishing.LOOK,
+                title,
+                publishing.look(project, wish),
+                project=project,
+                lane="files",
+                once=wish.mark,
+            )
     except Mistake as mistake:
         return await asyncio.to_thread(_publishing, request, typed, mistake)
     return RedirectResponse(f"/voices/{project.id}/publish?look={task.id}#look", 303)
@@ -238,15 +243,16 @@ async def _publish(request: Request) -> Response:
             project, asked["repository"], asked["consent"], private=asked["private"], baked=asked["baked"]
         )
         title = words_of(request)("keep.uploading", title=project.info().get("title", ""), repository=wish.repository)
-        task = tasks.start(
-            project.person,
-            publishing.PUBLISH,
-            title,
-            publishing.publish(project, wish),
-            project=project,
-            lane="files",
-            once=looked.id,
-        )
+        with refusals("confirmed"):
+            task = tasks.start(
+                project.person,
+                publishing.PUBLISH,
+                title,
+                publishing.publish(project, wish),
+                project=project,
+                lane="files",
+                once=looked.id,
+            )
     except Mistake as mistake:
         mistake = mistake if mistake.field else mistake.beside("confirmed")
         return await asyncio.to_thread(_publishing, request, {"look": looked.id}, mistake)
@@ -288,9 +294,10 @@ async def _delete(request: Request) -> Response:
     try:
         if " ".join(typed.split()).casefold() != _title(project).casefold():
             raise Mistake("typed", "keep.wrong.typed", title=_title(project))
-        await asyncio.to_thread(
-            removal.delete, project, studio_of(request).tasks, studio_of(request).trainings, speeches=speeches
-        )
+        with refusals("typed"):
+            await asyncio.to_thread(
+                removal.delete, project, studio_of(request).tasks, studio_of(request).trainings, speeches=speeches
+            )
     except Mistake as mistake:
         return await asyncio.to_thread(_deleting, request, mistake, speeches, typed)
     studio = studio_of(request)

@@ -2,13 +2,15 @@
 
 import contextlib
 import os
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlx_voxclone.errors import VoxcloneError
-from mlx_voxclone.studio.home import ID, Person, Project, read_json
-from mlx_voxclone.studio.keep.exports import clear_trash, trash
+from mlx_voxclone.errors import CheckpointError, VoxcloneError
+from mlx_voxclone.studio.home import ID, Person, Project, read_json, write_json
+from mlx_voxclone.studio.keep.exports import clear_trash, out_of_sight, trash
 from mlx_voxclone.studio.keep.made import bytes_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.tasks import Tasks
@@ -18,6 +20,7 @@ RECORDINGS, CLIPS, TRAINING, LISTENING, EXPORTS, SPEECHES = (
     "recordings", "clips", "training", "listening", "exports", "speeches",
 )  # fmt: skip
 SPEECH = "speech"  # folder of what a person has had spoken
+_DELETED = re.compile(rf"\.trash-({ID.pattern})-{ID.pattern}")  # see `exports.out_of_sight`
 _KINDS = {  # folders of a voice; all that is not named here is of its training
     "takes": RECORDINGS,
     "uploads": RECORDINGS,
@@ -26,6 +29,7 @@ _KINDS = {  # folders of a voice; all that is not named here is of its training
     "exports": EXPORTS,
 }
 _INFO = "voice.json"
+DELETES_SPEECHES = "delete-speeches.json"  # in the folder of a voice that is being deleted with what was spoken with it
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def check_idle(project: Project, tasks: Tasks, trainings: Trainings) -> None:
 
 
 def delete(project: Project, tasks: Tasks, trainings: Trainings, *, speeches: bool) -> None:
-    """Delete a voice for good. It is renamed first, so that no half of it is ever seen.
+    """Delete a voice for good. All of it is renamed first, so that no half of it is ever seen.
 
     Args:
         speeches: delete what was spoken with it, too.
@@ -83,15 +87,29 @@ def delete(project: Project, tasks: Tasks, trainings: Trainings, *, speeches: bo
     """
     check_idle(project, tasks, trainings)
     spoken = spoken_with(project) if speeches else []
-    trash(project.folder)
+    (project.folder / DELETES_SPEECHES).unlink(missing_ok=True)
+    if spoken:
+        write_json(project.folder / DELETES_SPEECHES, {})
+    try:
+        gone = [out_of_sight(project.folder)]
+    except CheckpointError:
+        (project.folder / DELETES_SPEECHES).unlink(missing_ok=True)
+        raise
     for place in spoken:
         with contextlib.suppress(Missing):
-            trash(place)
+            gone.append(out_of_sight(place))
     tasks.forget(project)
+    for place in gone:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def clear(person: Person) -> None:
     """Finish what an end of the studio in the middle of a deletion has left."""
+    for place in _folders(person.folder / "voices"):
+        if (found := _DELETED.fullmatch(place.name)) and (place / DELETES_SPEECHES).is_file():
+            for speech in spoken_with(Project(person, found[1])):
+                with contextlib.suppress(VoxcloneError):
+                    trash(speech)
     for name in ("voices", SPEECH):
         clear_trash(person.folder / name)
 

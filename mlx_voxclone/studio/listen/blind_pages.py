@@ -29,6 +29,7 @@ from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import Heard, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
 
 KIND, REPORT = "blind", "report"  # of tasks
@@ -59,7 +60,8 @@ async def _begin(request: Request) -> Response:
     project, form = project_of(request), await form_of(request)
     found = await run_in_threadpool(heard, project.run)
     try:
-        _start(request, project, found, form)
+        with refusals(""):
+            _start(request, project, found, form)
     except Mistake as e:
         values = await _values(request, project, form)
         if is_htmx(request):

@@ -19,6 +19,7 @@ from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, heard
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.results import is_of
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
@@ -50,7 +51,8 @@ async def _speak(request: Request) -> Response:
     found = await run_in_threadpool(heard, project.run)
     partial, mistake = is_htmx(request), None
     try:
-        _start(request, project, found, form)
+        with refusals(""):
+            _start(request, project, found, form)
     except Mistake as e:
         mistake = e
     values = _values(request, project, found, form)

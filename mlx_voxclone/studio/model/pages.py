@@ -11,6 +11,7 @@ from mlx_voxclone.studio.model import choice, machine
 from mlx_voxclone.studio.model.fetch import KIND, fetch, is_fetched
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.train.plan import profile
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.pages import form_of, is_here, is_htmx, page, part, person_of, studio_of, words_of
 
 _PAGE, _PART, _MACHINE = "model/index.html", "model/choices.html", "model/machine.html"
@@ -45,9 +46,10 @@ async def _folder(request: Request) -> Response:
     try:
         _check_here(request, "folder")
         chosen = await run_in_threadpool(choice.folder, typed)
+        with refusals("folder"):
+            choice.choose(person_of(request), chosen)
     except Mistake as mistake:
         return await _answer(request, mistake, folder=typed)
-    choice.choose(person_of(request), chosen)
     return await _answer(request)
 
 
@@ -60,12 +62,14 @@ async def _hub(request: Request) -> Response:
         _check_here(request, "hub")
         if await run_in_threadpool(is_fetched, model):
             await run_in_threadpool(choice.check, model, "hub")
-            choice.choose(person, choice.Chosen(choice.HUB, model))
+            with refusals("hub"):
+                choice.choose(person, choice.Chosen(choice.HUB, model))
             return await _answer(request)
     except Mistake as mistake:
         return await _answer(request, mistake, hub=typed)
     try:
-        _start_download(request, model)
+        with refusals("hub"):
+            _start_download(request, model)
     except Mistake as mistake:
         return await _answer(request, mistake.beside("hub"), hub=typed)
     return await _answer(request)
@@ -103,7 +107,8 @@ async def _forecast(request: Request) -> Response:
             return machine.forecast(task, chosen, here, person.folder)
 
         try:
-            studio.tasks.start(person, machine.KIND, title, work, lane="files", once="")
+            with refusals("trial"):
+                studio.tasks.start(person, machine.KIND, title, work, lane="files", once="")
         except Mistake as e:
             mistake = e.beside("trial")
     if is_htmx(request):

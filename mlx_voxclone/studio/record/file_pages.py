@@ -18,10 +18,11 @@ from mlx_voxclone.studio.record import long
 from mlx_voxclone.studio.record.consent import given, line, require
 from mlx_voxclone.studio.record.listing import is_bad, is_silent, is_uncut, recorded
 from mlx_voxclone.studio.record.prompts import RIGHT_TO_LEFT, SYLLABLES
-from mlx_voxclone.studio.record.shared import arriving, body, disk_refusals, findings, shelf_of, values
+from mlx_voxclone.studio.record.shared import FULL, arriving, body, findings, shelf_of, values
 from mlx_voxclone.studio.record.shelf import Item, Shelf
 from mlx_voxclone.studio.record.uploads import ACCEPTED, LARGEST_FILE, Received, Uploads
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.pages import (
     check_token,
     form_of,
@@ -77,7 +78,7 @@ async def _upload_one(request: Request) -> Response:
         with arriving(project.uploads, int(size) if size.isdecimal() else 0) as place:
             with place.open("wb") as file:
                 await body(request, file, LARGEST_FILE)
-            with disk_refusals("files"):
+            with refusals("files", FULL):
                 received = await run_in_threadpool(uploads.add, name, place)
     except Mistake as mistake:
         return part(request, "record/mistake.html", mistake=mistake)
@@ -115,7 +116,7 @@ async def _upload(request: Request) -> Response:
 def _taken_in(project: Project, file: UploadFile) -> Received:
     uploads, name = Uploads(project), (file.filename or "")[-_LONGEST_NAME:]
     uploads.check_name(name, file.size)
-    with arriving(project.uploads, file.size or 0) as place, disk_refusals("files"):
+    with arriving(project.uploads, file.size or 0) as place, refusals("files", FULL):
         with place.open("wb") as target:
             while chunk := file.file.read(1 << 20):
                 target.write(chunk)
@@ -128,11 +129,11 @@ async def _text(request: Request) -> Response:
     shelf = _brought(request, project)
     try:
         require(project)
-        if shelf.folder == project.uploads:
-            await run_in_threadpool(Uploads(project).set_text, id, text)
+        brought = shelf.folder == project.uploads
+        with refusals(""):
+            await run_in_threadpool(Uploads(project).set_text if brought else Uploads(project).set_clip_text, id, text)
+        if brought:
             await _begin_cutting_now_or_later(request, project)
-        else:
-            await run_in_threadpool(Uploads(project).set_clip_text, id, text)
     except Mistake as mistake:
         if is_htmx(request):
             return part(request, "record/mistake.html", mistake=mistake)
@@ -173,7 +174,8 @@ async def _cut(request: Request) -> Response:
     project = project_of(request)
     await form_of(request)
     try:
-        await _begin_cutting(request, project)
+        with refusals(""):
+            await _begin_cutting(request, project)
     except Mistake as mistake:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     return RedirectResponse(f"/voices/{project.id}/record/files", 303)
@@ -193,7 +195,7 @@ async def _begin_cutting_now_or_later(
     """The same after something else was done, which stays done where there are too many tasks: the page then offers
     the cutting. Of files that were `received` only long ones begin it."""
     if received is None or any(one.key == "long" for one in received):
-        with contextlib.suppress(Mistake):
+        with contextlib.suppress(Mistake), refusals(""):
             await _begin_cutting(request, project)
 
 
@@ -206,9 +208,10 @@ async def _make_texts(request: Request) -> Response:
         whisper = line("whisper", str(form.get("whisper", "")), 500)
         if whisper != long.whisper_of(person) and not is_here(request):  # what is read and fetched is chosen here alone
             raise Mistake("whisper", "model.not_here")
+        with refusals("whisper"):
+            person.change_settings(whisper=whisper)
     except Mistake as mistake:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
-    person.change_settings(whisper=whisper)
 
     def listen(task: Task) -> dict[str, Any]:
         return long.make_texts(project, task, whisper, t("record.files.loading_task"))
@@ -223,11 +226,12 @@ async def _make_texts(request: Request) -> Response:
 
     try:
         if not any(task.open for task in _tasks(request, project) if task.lane == "compute" or task.kind == FETCH):
-            if whispers.at_hand(whisper):
-                begin()
-            else:
-                title = t("record.files.fetch_task")
-                tasks.start(person, FETCH, title, fetch, project=project, lane="files", once="")
+            with refusals(""):
+                if whispers.at_hand(whisper):
+                    begin()
+                else:
+                    title = t("record.files.fetch_task")
+                    tasks.start(person, FETCH, title, fetch, project=project, lane="files", once="")
     except Mistake as mistake:
         return page(request, "record/files.html", mistake=mistake, **await _shown(request, project))
     return RedirectResponse(f"/voices/{project.id}/record/files", 303)

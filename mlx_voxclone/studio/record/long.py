@@ -185,6 +185,7 @@ def _keep(project: Project, id: str, path: Path, plan: Plan, texts: list[Any], t
             clips.keep_notes(stem, {**own, **by, "suffix": sound.suffix, "check": found.content(), "peaks": drawn})
         with lock:
             if uploads.notes(id).get("text") == cut_by:
+                clips.remove_clips_of(id, len(plan.pieces))  # of an earlier cut that was not finished
                 uploads.change(id, cut=len(plan.pieces))
                 return len(plan.pieces)
         clips.remove_clips_of(id)

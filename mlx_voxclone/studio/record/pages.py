@@ -21,9 +21,9 @@ from mlx_voxclone.studio.record.checks import BAD
 from mlx_voxclone.studio.record.consent import LONGEST_NAME, consent, given, line, require
 from mlx_voxclone.studio.record.listing import recorded
 from mlx_voxclone.studio.record.prompts import LANGUAGES, RIGHT_TO_LEFT, SYLLABLES
-from mlx_voxclone.studio.record.shared import disk_refusals, findings, serve_sound, values
+from mlx_voxclone.studio.record.shared import FULL, findings, serve_sound, values
 from mlx_voxclone.studio.record.takes import LARGEST_TAKE, LONGEST_TAKE, PLAN, DamagedPlan, Slot, Take, Takes
-from mlx_voxclone.studio.troubles import cause_of
+from mlx_voxclone.studio.troubles import cause_of, refusals
 from mlx_voxclone.studio.web.languages import languages, words_in
 from mlx_voxclone.studio.web.pages import (
     check_token,
@@ -73,12 +73,12 @@ async def _begin(request: Request) -> Response:
         title = line("title", typed["title"], LONGEST_NAME)
         if typed["language"] not in LANGUAGES:
             raise Mistake("language", "record.wrong.language")
-        agreed = _agreed(typed)
+        agreed, person = _agreed(typed), person_of(request)
+        with refusals("title"):
+            project = _begun(person, typed["id"], title, typed["language"], agreed)
+            person.change_settings(voice=project.id)
     except Mistake as mistake:
         return page(request, "record/new.html", mistake=mistake, **_new_values(request, typed))
-    person = person_of(request)
-    project = _begun(person, typed["id"], title, typed["language"], agreed)
-    person.change_settings(voice=project.id)
     return RedirectResponse(f"/voices/{project.id}/record", 303)
 
 
@@ -108,7 +108,8 @@ def _unlike(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 async def _consent(request: Request) -> Response:
     project, typed = project_of(request), _given(await form_of(request))
     try:
-        project.change(consent=_agreed(typed))
+        with refusals("agreed"):
+            project.change(consent=_agreed(typed))
     except Mistake as mistake:
         return page(request, "record/consent.html", mistake=mistake, given=typed, **values(request, project))
     return RedirectResponse(f"/voices/{project.id}/record", 303)
@@ -159,10 +160,10 @@ async def _take(request: Request) -> Response:
             raise HTTPException(413, f"more than {LARGEST_TAKE // 1_000_000} MB")
     slot = request.query_params.get("slot", "")
     try:
-        with disk_refusals("take"):
+        with refusals("take", FULL):
             take = await run_in_threadpool(Takes(project).record, slot, bytes(content))
     except Mistake as mistake:
-        kept = mistake.key == "record.wrong.disk"  # by the browser, which sends it again
+        kept = mistake.__cause__ is not None  # by the browser, which sends it again: the disk refuses
         return part(request, "record/mistake.html", mistake=mistake, status=507 if kept else 422)
     except CheckpointError as e:
         t = words_of(request)
@@ -191,7 +192,8 @@ async def _own(request: Request) -> Response:
 async def _planned(request: Request, project: Project, change: Callable[[Takes], Any], typed: str = "") -> Response:
     """Change what comes next, and show it; a slot that `change` returns comes at once."""
     try:
-        slot = await run_in_threadpool(change, Takes(project))
+        with refusals("text" if typed else ""):
+            slot = await run_in_threadpool(change, Takes(project))
     except Mistake as mistake:
         return await _after(request, project, mistake=mistake, typed=typed)
     except DamagedPlan:
@@ -205,7 +207,8 @@ async def _text(request: Request) -> Response:
     id, text = request.path_params["take"], _field(form, "text")
     try:
         require(project)
-        checked = await run_in_threadpool(Takes(project).set_text, id, text)
+        with refusals(""):
+            checked = await run_in_threadpool(Takes(project).set_text, id, text)
     except Mistake as mistake:
         if not is_htmx(request):
             return page(request, "record/takes.html", mistake=mistake, **await _desk(request, project))

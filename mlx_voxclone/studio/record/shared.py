@@ -1,7 +1,6 @@
 """What the pages of this step have in common: sounds, players, bodies of any size, sentences for what was found."""
 
 import contextlib
-import errno
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -11,7 +10,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.process import temporaries
 from mlx_voxclone.studio.home import Project
@@ -19,10 +17,12 @@ from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check
 from mlx_voxclone.studio.record.listing import Recorded, progress, recorded
 from mlx_voxclone.studio.record.shelf import Shelf, in_voice
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import player_in, words_of
 from mlx_voxclone.studio.web.sounds import sound_response
 
+FULL = "record.wrong.disk"  # said of a full disk
 SHELVES = ("takes", "uploads", "clips")
 _SPARE = 64 << 20  # bytes of the disk that stay free
 
@@ -83,14 +83,14 @@ async def body(request: Request, file: IO[bytes], most: int) -> int:
         Bytes.
     Raises:
         HTTPException: 413, more than `most` bytes.
-        Mistake: the disk is full.
+        Mistake: the disk is full, or lets nothing be written.
     """
     count = 0
     async for chunk in request.stream():
         count += len(chunk)
         if count > most:
             raise HTTPException(413, f"more than {most // 1_000_000} MB")
-        with disk_refusals("files"):
+        with refusals("files", FULL):
             file.write(chunk)
     return count
 
@@ -100,25 +100,9 @@ def arriving(folder: Path, size: int) -> Iterator[Path]:
     """A place for a file of `size` bytes that comes in; it is gone at the end.
 
     Raises:
-        Mistake: there is no space for it.
+        Mistake: there is no space for it, or nothing can be written.
     """
     if free_bytes(folder) < size + _SPARE:
-        raise Mistake("files", "record.wrong.disk")
-    with in_voice(folder), temporaries.made(folder / "arriving") as place:
+        raise Mistake("files", FULL)
+    with in_voice(folder), refusals("files", FULL), temporaries.made(folder / "arriving") as place:
         yield place
-
-
-@contextlib.contextmanager
-def disk_refusals(field: str) -> Iterator[None]:
-    """A full disk as a mistake beside a field.
-
-    Raises:
-        Mistake: it is full; other errors come as they are.
-    """
-    try:
-        yield
-    except (OSError, CheckpointError) as e:
-        cause = e if isinstance(e, OSError) else e.__cause__
-        if getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise Mistake(field, "record.wrong.disk") from e
-        raise

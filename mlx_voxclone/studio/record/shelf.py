@@ -1,7 +1,9 @@
 """Numbered items in a folder, each a sound and its notes: `0001-1a2b3c4d.wav` and `0001-1a2b3c4d.json`.
 
-Both are written whole and flushed to the disk. The notes come first, then the sound: an item is there if both are, so
-whatever ends the studio, no sound is without its text. An id is never used twice, and no file's name is a path here.
+Both are written whole and flushed to the disk. The notes come first, under another name (`.coming-ID.json`), then the
+sound, then the notes get their own: an item is there if both are, so whatever ends the studio, no sound is without its
+text. One that is deleted has its notes renamed first (`.going-ID.json`). `finish` ends what an end of the studio has
+left of either. An id is never used twice, and no file's name is a path here.
 An id ends in the first four digits of its sound's SHA-256, so that the same sound is found by its name (`same`).
 """
 
@@ -24,6 +26,8 @@ from mlx_voxclone.studio.record.checks import Check
 
 ID = re.compile(r"\d{4,6}-[0-9a-f]{4}([0-9a-f]{4})?(~\d{3,5})?")
 Item = tuple[str, dict[str, Any]]  # an id and its notes
+_COMING, _GOING = ".coming-", ".going-"  # before the name of notes: of an item that is being added, or deleted
+_HEARD = ".heard.flac"
 _SHORT = 4  # digits of a digest in an id
 _MOST_NOTES = 1 << 24  # bytes
 _WORDS = ("slot", "text", "text_by", "created", "name", "key", "sha256", "like", "suffix", "upload")
@@ -104,7 +108,7 @@ class Shelf:
 
     def heard(self, id: str) -> Path:
         """Where a copy lies that browsers can play, of a sound that they cannot. Raises Missing for what is no id."""
-        return self._notes_path(id).with_suffix(".heard.flac")
+        return self._notes_path(id).with_suffix(_HEARD)
 
     def same(self, digest: str, **values: str) -> Item | None:
         """The item whose sound has this SHA-256 and whose notes have these values. Other notes are not read."""
@@ -134,14 +138,16 @@ class Shelf:
         with in_voice(self.folder) as written:
             with lock:
                 id = self._free_id(notes["sha256"])
-                written.append(self._notes_path(id))
-                self._write(id, {**notes, "suffix": suffix}, overwrite=False)
+                coming = self.folder / f"{_COMING}{id}.json"
+                written += [coming, self._notes_path(id), self.folder / f"{id}{suffix}"]
+                write_text_atomic(coming, _text({**notes, "suffix": suffix}), overwrite=False)
             try:
-                written.append(self.folder / f"{id}{suffix}")
                 with atomic_file(written[-1]) as file:
                     write(file)
+                coming.rename(self._notes_path(id))
             except BaseException:
-                self._notes_path(id).unlink(missing_ok=True)
+                for path in written:
+                    path.unlink(missing_ok=True)
                 raise
         return id
 
@@ -162,26 +168,56 @@ class Shelf:
         with lock:
             self._write(id, notes)
 
-    def remove(self, id: str) -> None:
+    def remove(self, id: str, along: Callable[[str], object] = lambda id: None) -> None:
         """Delete an item.
 
+        Args:
+            along: deletes what goes with it, by its id.
         Raises:
             Missing: no such item.
         """
         with lock:
-            sound = self.sound(id)
-            sound.unlink(missing_ok=True)
-            self.heard(id).unlink(missing_ok=True)
-            self._notes_path(id).unlink(missing_ok=True)
+            sound, going = self.sound(id), self.folder / f"{_GOING}{id}.json"
+            self._notes_path(id).rename(going)
+            along(id)
+            self._delete(sound, going)
 
-    def remove_clips_of(self, id: str) -> None:
-        """Delete the clips that were cut from a recording of another shelf."""
+    def remove_clips_of(self, id: str, behind: int = 0) -> None:
+        """Delete the clips cut from a recording of another shelf, of those only what comes behind a number."""
         for clip in self.ids():
-            if clip.partition("~")[0] == id:
+            of, _, number = clip.partition("~")
+            if of == id and number and int(number) > behind:
                 self.remove(clip)
+
+    def finish(self, along: Callable[[str], object] = lambda id: None) -> None:
+        """Finish what an end of the studio in the middle has left: an item with both of its files is there, one that
+        was being deleted goes, as `remove` has it. Call it while nobody adds anything."""
+        for path in self._marked():
+            mark = _COMING if path.name.startswith(_COMING) else _GOING
+            id = path.name.removeprefix(mark).removesuffix(".json")
+            with contextlib.suppress(OSError, ValueError):
+                sound, own = self.sound_of(id, _read(path)), self._notes_path(id)
+                if mark == _COMING and sound.is_file() and not own.exists():
+                    path.rename(own)
+                elif not own.exists():
+                    along(id)
+                    self._delete(sound, path)
+
+    def _delete(self, sound: Path, notes: Path) -> None:
+        """Delete an item's files, its notes last."""
+        sound.unlink(missing_ok=True)
+        sound.with_suffix(_HEARD).unlink(missing_ok=True)
+        notes.unlink(missing_ok=True)
+
+    def _marked(self) -> list[Path]:
+        """Notes of items that are being added or deleted."""
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        marks = re.compile(rf"({re.escape(_COMING)}|{re.escape(_GOING)}){ID.pattern}\.json")
+        return [path for path in paths if marks.fullmatch(path.name) and not path.is_symlink()]
 
     def _free_id(self, digest: str) -> str:
         names = [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        names = [name.removeprefix(_COMING).removeprefix(_GOING) for name in names]
         numbers = [int(match[0]) for name in names if (match := re.match(r"\d{4,6}(?=-)", name))]
         return f"{max(numbers, default=0) + 1:04d}-{secrets.token_hex(2)}{digest[:_SHORT]}"
 
@@ -190,8 +226,12 @@ class Shelf:
             raise gone(id)
         return self.folder / f"{id}.json"
 
-    def _write(self, id: str, notes: dict[str, Any], *, overwrite: bool = True) -> None:
-        write_text_atomic(self._notes_path(id), json.dumps(notes, ensure_ascii=False), overwrite=overwrite)
+    def _write(self, id: str, notes: dict[str, Any]) -> None:
+        write_text_atomic(self._notes_path(id), _text(notes))
+
+
+def _text(notes: dict[str, Any]) -> str:
+    return json.dumps(notes, ensure_ascii=False)
 
 
 def gone(id: str) -> Missing:

@@ -117,8 +117,7 @@ class Uploads:
         Raises:
             Missing: no such recording.
         """
-        self.shelf.remove(id)
-        Shelf(self.project.clips).remove_clips_of(id)
+        self.shelf.remove(id, Shelf(self.project.clips).remove_clips_of)
 
     def waiting(self) -> int:
         """Texts whose recording has not come yet."""
@@ -260,8 +259,8 @@ class Uploads:
     def _set_text(self, id: str, notes: dict[str, Any], text: str, by: str = "hand") -> None:
         said = _said(text, bool(notes.get("long")))
         if notes.get("long") and said != notes.get("text"):  # it is cut anew with its text
-            Shelf(self.project.clips).remove_clips_of(id)
             self.shelf.change(id, text=said, text_by=by, cut=None)
+            Shelf(self.project.clips).remove_clips_of(id)
         elif not notes.get("long"):
             _change_text(self.shelf, id, text, by)
 

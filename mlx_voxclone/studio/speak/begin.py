@@ -14,9 +14,11 @@ from mlx_voxclone.studio.speak import sound, work
 from mlx_voxclone.studio.speak.history import Asked, Speech, new_speech, speech_of
 from mlx_voxclone.studio.speak.view import excerpt, task_of
 from mlx_voxclone.studio.tasks import Task
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.pages import person_of, studio_of, words_of
 
 KIND = "speak"  # of the task
+_FULL = "speak.disk_full_start"  # said of a full disk
 beginning = threading.Lock()  # of what may be begun once: two tabs, a double click
 
 
@@ -31,14 +33,13 @@ def begun(request: Request, asked: Asked, *, typed: bool) -> Speech:
     with beginning:
         if (task := studio_of(request).tasks.same(person_of(request), KIND, once)) is not None:
             return Speech(person_of(request), str(task.result.get("speech", "")))
-        try:
+        with refusals("", _FULL):
             speech = new_speech(person_of(request), asked)
-        except VoxcloneError:
-            raise Mistake("", "speak.disk_full_start") from None
         try:
             started(request, speech, None, once)
-        except Mistake:
-            speech.delete()
+        except VoxcloneError:
+            with contextlib.suppress(OSError):
+                speech.delete()
             raise
     with contextlib.suppress(VoxcloneError):  # it would only be remembered
         person_of(request).change_settings(speak_voice=asked.voice, speak_language=asked.language)
@@ -62,14 +63,10 @@ def started(request: Request, speech: Speech, number: int | None, once: str | No
         return {"speech": speech.id}
 
     title = t("speak.task", text=excerpt(speech.asked().text))
-    try:
+    with refusals("", _FULL):
         task = studio_of(request).tasks.start(person_of(request), KIND, title, speaking, once=once)
         task.result = {"speech": speech.id}
         speech.change_state(task=task.id, again=number)
-    except Mistake:  # too many
-        raise
-    except VoxcloneError:
-        raise Mistake("", "speak.disk_full_start") from None
     return speech
 
 

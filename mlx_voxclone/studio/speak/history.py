@@ -29,7 +29,7 @@ from mlx_voxclone.studio.mistakes import Missing
 
 FOLDER = "speech"
 PER_PAGE = 10
-_ASKED, _TAKES, _STATE = "asked.json", "takes.jsonl", "state.json"
+ASKED, _TAKES, _STATE = "asked.json", "takes.jsonl", "state.json"
 _write = threading.Lock()  # of lines
 
 
@@ -109,18 +109,18 @@ class Speech:
     @property
     def there(self) -> bool:
         """Whether it has not been deleted."""
-        return (self.folder / _ASKED).is_file()
+        return (self.folder / ASKED).is_file()
 
     def asked(self) -> Asked:
         """Raises Missing, CheckpointError."""
-        values = read_json(self.folder / _ASKED)
+        values = read_json(self.folder / ASKED)
         if not values:
             raise Missing("there is no such speech")
         try:
             chunks = tuple(Chunk(text, pause) for text, pause in values.pop("chunks"))
             return Asked(**values, chunks=chunks)
         except (TypeError, ValueError, KeyError):
-            raise CheckpointError(f"{self.folder / _ASKED}: is damaged; delete this speech") from None
+            raise CheckpointError(f"{self.folder / ASKED}: is damaged; delete this speech") from None
 
     def sentences(self) -> list[Sentence]:
         """All of them, in order, with what was spoken of each so far."""
@@ -211,7 +211,7 @@ def new_speech(person: Person, asked: Asked) -> Speech:
     os.chmod(speech.folder, 0o700)
     values = asdict(asked) | {"chunks": [[one.text, one.pause] for one in asked.chunks]}
     try:
-        write_json(speech.folder / _ASKED, values)
+        write_json(speech.folder / ASKED, values)
     except BaseException:
         speech.delete()
         raise
@@ -233,7 +233,7 @@ def speeches(person: Person, page: int = 1) -> tuple[list[Speech], int]:
         for entry in os.scandir(person.folder / FOLDER):
             with contextlib.suppress(OSError):
                 if ID.fullmatch(entry.name):
-                    found.append((os.stat(Path(entry.path, _ASKED)).st_mtime_ns, entry.name))
+                    found.append((os.stat(Path(entry.path, ASKED)).st_mtime_ns, entry.name))
     found.sort(reverse=True)
     pages = max(1, -(-len(found) // PER_PAGE))
     first = PER_PAGE * (min(max(page, 1), pages) - 1)

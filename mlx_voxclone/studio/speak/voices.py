@@ -24,6 +24,7 @@ from mlx_voxclone.studio.home import Person, Project, private
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.model.choice import HUB, chosen
 from mlx_voxclone.studio.results import result_of
+from mlx_voxclone.studio.troubles import refusals
 
 OWN, FILES, MODEL = "own", "files", "model"  # where voices come from, in the order in which they are shown
 SUFFIXES = (".safetensors", ".pt")
@@ -161,14 +162,12 @@ def bring(person: Person, name: str, write: Callable[[Any], object]) -> Voice:
     if len(taken) >= _MOST_FILES:
         raise Mistake("file", "speak.file_many", most=_MOST_FILES)
     free = next(one for one in (stem, *(f"{stem}-{k}" for k in range(2, _MOST_FILES + 2))) if one not in taken)
-    path = private(_folder(person)) / f"{free}{suffix.lower()}"
-    try:
+    with refusals("file", "speak.disk_full_file"):
+        path = private(_folder(person)) / f"{free}{suffix.lower()}"
         with whole_file(path, lambda: None) as file:
             write(file)
             file.flush()
             _check(Path(file.name), suffix.lower(), model_of(person))
-    except OSError:
-        raise Mistake("file", "speak.disk_full_file") from None
     return Voice(f"{FILES}:{path.name}", path.stem)
 
 

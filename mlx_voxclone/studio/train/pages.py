@@ -8,6 +8,7 @@ import base64
 import hashlib
 import re
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -32,6 +33,7 @@ from mlx_voxclone.studio.train.outcome import outcome, reason, spectral
 from mlx_voxclone.studio.train.sounds import drawn
 from mlx_voxclone.studio.train.trainings import State
 from mlx_voxclone.studio.train.watch import BASE, PARTS, Look, Sample, Stage
+from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.files import found_within
 from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, project_of, studio_of, words_of
@@ -81,9 +83,10 @@ async def _status(request: Request) -> Response:
 async def _start(request: Request) -> Response:
     """Train, go on with what was paused or failed, or train anew (`again`)."""
     form, project = await form_of(request), project_of(request)
-    person_of(request).change_settings(voice=project.id)
     try:
-        await run_in_threadpool(_ask_once, request, project, form.get("how"), form.get("judged") == "yes")
+        with refusals(""):
+            person_of(request).change_settings(voice=project.id)
+            await run_in_threadpool(_ask_once, request, project, form.get("how"), form.get("judged") == "yes")
     except Mistake as mistake:
         return await _answer(request, project, mistake)
     return await _answer(request, project)
@@ -115,7 +118,8 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
     try:
         trainings.ask(project)
     except VoxcloneError:
-        trainings.put_back(project)
+        with suppress(OSError, VoxcloneError):  # a full disk: the next start does it
+            trainings.put_back(project)
         raise
 
 

@@ -11,16 +11,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import open_own, parse_json
 from mlx_voxclone.process.temporaries import is_alive, try_lock
 
 COMMAND = (sys.executable, "-m", "mlx_voxclone.cli")
+OWN_LOCK = "training.lock"  # in a voice's folder: held by the training that the studio has started
 _MOST = 4096  # bytes of a lock's file
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
@@ -36,16 +38,39 @@ class Holder:
     pid: int | None
 
 
-def start(arguments: Sequence[str], locks: Sequence[Path], log: Path) -> subprocess.Popen:
+def start(
+    arguments: Sequence[str], locks: Sequence[Path], log: Path, variables: Mapping[str, str] | None = None
+) -> subprocess.Popen:
     """Start a command in a session of its own, holding all the locks, with what it says appended to a log.
 
     Args:
         arguments: the program and its arguments.
         locks: files, made if missing.
         log: its folder is the process's working directory.
+        variables: added to its environment.
 
     Raises:
         Busy: a lock is held. OSError: the process cannot be started, or a file not be written.
+    """
+    with open(log, "ab", opener=open_own) as output:
+        return holding(
+            locks,
+            arguments,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=environment() | dict(variables or {}),
+        )
+
+
+def holding(locks: Sequence[Path], arguments: Sequence[str], **options: Any) -> subprocess.Popen:
+    """Start a program in a session of its own, without input, that holds all the locks until it ends.
+
+    Args:
+        options: of `subprocess.Popen`.
+
+    Raises:
+        Busy: a lock is held. OSError: the program cannot be started, or a file not be written.
     """
     with ExitStack() as stack:
         taken = []
@@ -56,20 +81,17 @@ def start(arguments: Sequence[str], locks: Sequence[Path], log: Path) -> subproc
                 raise Busy(f"{lock}: is held by another process")
             os.ftruncate(descriptor, 0)
             taken.append(descriptor)
-        output = stack.enter_context(open(log, "ab", opener=open_own))
         begun = subprocess.Popen(
-            list(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=log.parent,
-            env=environment(),
-            pass_fds=taken,
-            start_new_session=True,
+            list(arguments), stdin=subprocess.DEVNULL, pass_fds=taken, start_new_session=True, **options
         )
         said = json.dumps({"pid": begun.pid, "began": _began(begun.pid)}).encode()
-        for descriptor in taken:
-            os.pwrite(descriptor, said, 0)
+        try:
+            for descriptor in taken:
+                os.pwrite(descriptor, said, 0)
+        except OSError:  # a full disk: nobody could tell it to end
+            begun.kill()
+            begun.wait()
+            raise
     return begun
 
 

@@ -23,8 +23,9 @@ from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.process.limits import describe_os_error
 from mlx_voxclone.studio.home import Home, Person, Project, move_aside, moved_aside, read_json, write_json
 from mlx_voxclone.studio.mistakes import Missing, Mistake
-from mlx_voxclone.studio.train.former import former, put_aside, put_back
-from mlx_voxclone.studio.train.process import COMMAND, Busy, Holder, holder, start, tell
+from mlx_voxclone.studio.temporary import fresh, remove
+from mlx_voxclone.studio.train.former import former, put_aside, put_back, settle
+from mlx_voxclone.studio.train.process import COMMAND, OWN_LOCK, Busy, Holder, holder, start, tell
 from mlx_voxclone.studio.train.watch import STARTED, Look, error_in, last_lines, look
 
 Name = Literal[
@@ -89,7 +90,8 @@ class Trainings:
         self._children: dict[Path, Any] = {}  # by the folder of their voice
         self._asked: dict[Path, tuple[Project, float]] = {}  # to be told to stop, and since when
         for project in self._projects():
-            if (wish := self._note(project).get("wish")) == "cancel":
+            settle(project, self.output(project))
+            if (wish := self._note(project).get("wish")) == "cancel" or (wish == "pause" and self._holder(project)):
                 self._asked[project.folder] = project, time.monotonic()
             elif not wish and not self.state(project).open:  # ended between putting aside and asking
                 with suppress(OSError, VoxcloneError):
@@ -146,8 +148,13 @@ class Trainings:
                 raise Mistake("", "train.mistake.busy")
             if not project.run.exists():
                 return
-            put_aside(project, self.output(project))
-            _write(project.folder / _NOTE, {})
+            note = self._note(project)
+            _write(project.folder / _NOTE, {})  # first: what is put aside comes back if this ends in between
+            try:
+                put_aside(project, self.output(project))
+            except OSError:
+                _write(project.folder / _NOTE, note)
+                raise
 
     def put_back(self, project: Project) -> None:
         """Move the run that was put aside last to where it was, if there is none in its place.
@@ -239,12 +246,16 @@ class Trainings:
             for folder, child in list(self._children.items()):
                 if child.poll() is not None:
                     del self._children[folder]
+                    remove(folder)
                     if folder.is_dir():
                         _write(folder / _NOTE, {**_read(folder / _NOTE), "code": child.returncode})
             for project, since in list(self._asked.values()):
                 self._see_off(project, since)
             waiting = self._waiting()
-            if waiting and not self._busy():
+            first = self._project(waiting[0]) if waiting else None
+            if first is not None and holder(first.folder / OWN_LOCK) is not None:
+                self._queue(waiting[1:], running=waiting[0])  # the studio was killed between starting it and this
+            elif waiting and not self._busy():
                 self._begin(waiting)
 
     def _watch(self) -> None:
@@ -270,8 +281,8 @@ class Trainings:
             self._machine.parent.mkdir(parents=True, exist_ok=True)
             with open(output, "a", encoding="utf-8") as file:
                 file.write(f"{STARTED}{time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-            locks = [project.folder / "training.lock", self._machine]
-            child = start([*self._command, "train", *place], locks, output)
+            locks, temporary = [project.folder / OWN_LOCK, self._machine], fresh(project.folder)
+            child = start([*self._command, "train", *place], locks, output, {"TMPDIR": str(temporary)})
         except Busy:
             return  # another studio was faster; it stays where it is
         except OSError as e:
@@ -312,9 +323,10 @@ class Trainings:
             gone = project.folder / f".cancelled-{time.time_ns()}"
             project.run.rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
-        if cancelled and (project.folder / "voice.json").is_file():
-            _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
+        if cancelled and former(project) is not None:
             self.put_back(project)
+        elif cancelled and (project.folder / "voice.json").is_file():
+            _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
 
     def _told(self, project: Project, number: signal.Signals) -> None:
         if (found := self._holder(project)) is not None:
@@ -326,7 +338,7 @@ class Trainings:
 
     def _holder(self, project: Project) -> tuple[Holder, bool] | None:
         """The process that trains a voice, and whether the command line has started it."""
-        if (own := holder(project.folder / "training.lock")) is not None:
+        if (own := holder(project.folder / OWN_LOCK)) is not None:
             return own, False
         other = holder(project.run / LOCK)
         return None if other is None else (other, True)

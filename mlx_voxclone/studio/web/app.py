@@ -1,5 +1,6 @@
 """The application: pages of all steps, tasks, static files, and pages for what goes wrong."""
 
+import re
 import traceback
 from importlib import resources
 
@@ -20,7 +21,7 @@ from mlx_voxclone.studio.record import pages as record
 from mlx_voxclone.studio.speak import pages as speak
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.train import pages as train
-from mlx_voxclone.studio.troubles import cause_of
+from mlx_voxclone.studio.troubles import DISK, RIGHTS, cause_of
 from mlx_voxclone.studio.web.closed import bare
 from mlx_voxclone.studio.web.languages import DEFAULT, languages, texts, words_in
 from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_of, studio_of, words_of
@@ -44,7 +45,13 @@ def application(studio: Studio) -> Starlette:
         Mount("/static", static),
         *(route for step in (model, record, train, listen, speak, keep) for route in step.routes()),
     ]
-    handlers = {HTTPException: _http_error, Missing: _missing, VoxcloneError: _refused, Exception: _defect}
+    handlers = {
+        HTTPException: _http_error,
+        Missing: _missing,
+        VoxcloneError: _refused,
+        OSError: _of_system,
+        Exception: _defect,
+    }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.state.studio = studio
     return app
@@ -71,7 +78,9 @@ async def _language(request: Request) -> Response:
     code = (await form_of(request)).get("language")
     if code in languages():
         person_of(request).change_settings(language=code)
-    return RedirectResponse(request.headers.get("referer", "/"), 303)
+    came_from, host = request.headers.get("referer", ""), request.headers["host"]
+    own = re.match(rf"https?://{re.escape(host)}/", came_from, re.IGNORECASE)  # never to another site
+    return RedirectResponse(came_from if own else "/", 303)
 
 
 async def _tasks(request: Request) -> Response:
@@ -136,6 +145,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     if isinstance(error, Mistake):
         return _told(request, 422, error.key, error.line, **error.values)
     return _told(request, 422, f"trouble.do.{cause_of(error)}", str(error))
+
+
+async def _of_system(request: Request, error: Exception) -> Response:
+    """What the system refuses: a full or read-only disk is no fault of the studio's."""
+    cause = cause_of(error)
+    if cause in (DISK, RIGHTS):
+        return _told(request, 422, f"trouble.do.{cause}", str(error))
+    traceback.print_exception(error)
+    return await _defect(request, error)
 
 
 async def _defect(request: Request, error: Exception) -> Response:
