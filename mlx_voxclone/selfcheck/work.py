@@ -126,7 +126,8 @@ def speaking(place: Place, bits: int) -> Outcome:
         return not_here("this version loads at 16 bits only")
     if (path := place.sized()) is None:
         return not_here(f"the disk has no {format_bytes(FULL_BYTES)} free for a full-size checkpoint")
-    needed, machine = FULL_BYTES * (bits / 16 if place.full else 0), this_machine()
+    width = 32 if bits == 16 and not on_gpu() else bits  # what is not quantised is float32 on the CPU
+    needed, machine = FULL_BYTES * (width / 16 if place.full else 0), this_machine()
     if needed > machine.usable:
         return not_here(f"{format_bytes(needed)} of weights, usable {format_bytes(machine.usable)}")
     found, seconds = Findings(), SECONDS_SPOKEN[place.full]
