@@ -115,6 +115,8 @@ def in_own_process(check: Check, device: str, place: Place) -> Outcome:
 def _by(code: int) -> str:
     import signal
 
+    if code == -signal.SIGKILL:
+        return "by SIGKILL: systems that run out of memory do that; close other programs and try again"
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
 
 

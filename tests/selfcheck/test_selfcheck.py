@@ -170,6 +170,10 @@ def test_compiled_steps_are_compared(place):
     ("script", "told"),
     [
         ("kill -ABRT $$", "its process ended by SIGABRT"),
+        (
+            "kill -KILL $$",
+            "its process ended by SIGKILL: systems that run out of memory do that; close other programs and try again",
+        ),
         ("exit 3", "its process ended with code 3"),
         ("exec sleep 60", "it did not end within 1 s"),
     ],
