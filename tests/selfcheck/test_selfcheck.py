@@ -114,6 +114,14 @@ def test_weights_that_are_not_quantised_take_twice_as_much_on_a_cpu(gpu, bits, t
     assert work.speaking(Place(tmp_path, full=True), bits) == Outcome(NOT_HERE, told)
 
 
+def test_a_cpu_says_little_at_the_releases_sizes(tmp_path, monkeypatch):
+    said = {}
+    for gpu in (True, False):
+        monkeypatch.setattr(work, "on_gpu", lambda gpu=gpu: gpu)
+        said[gpu] = [work.spoken_seconds(Place(tmp_path, full)) for full in (True, False)]
+    assert said == {True: [4.0, 1.0], False: [0.4, 1.0]}
+
+
 def test_bits_are_asked_of_a_version_that_has_them(place, monkeypatch):
     class Speech:
         voices = ("ann",)
