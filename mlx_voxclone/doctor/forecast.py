@@ -2,9 +2,9 @@
 
 A speaker training is tried with two and three layers of the language model at their true widths and the longest
 sequences it may meet; what the third layer adds, each of the others adds too. An encoder training is tried with the
-whole codec on short crops, of growing length as far as the time goes, and continued in a straight line: its attention
-is windowed, so all of it grows with the length. Weights are random or zero; what they hold changes neither memory nor
-time.
+whole codec on some seconds of sound, more and more as far as the time goes, and continued in a straight line: its
+attention is windowed, so all of it grows with the length. Weights are random or zero; what they hold changes neither
+memory nor time.
 """
 
 import time
@@ -40,6 +40,9 @@ TOKENS_PER_LETTER = 0.25  # of the release's tokenizer, where it is not there to
 TEXT = "The quick brown fox jumps over the lazy dog, and so say all of us, whatever it may mean."
 PAIR_COST = 0.55  # of the time of a recording: 0.183 s against 0.337 s in the recovery benchmark (docs/LOG.md)
 _STEPS = 2  # per size; the first one also warms up
+# Seconds of audio from which on activations decide what memory an encoder's step takes. Below, gradients and the
+# optimiser do, and a line through two such trials is straight and far too low (docs/LOG.md).
+_LEAST_AUDIO = 4.0
 _PROBE = 1 / 16  # of the longest sequence, to see how long a trial will take
 
 
@@ -203,10 +206,12 @@ def _encoder(config: RunConfig, params: dict, compute: Compute, budget: float) -
     section, train = config.encoder, config.encoder.train
     codec_config = VoxtralConfig.from_dict(params).codec
     whole = section.crop_seconds * train.batch_size  # seconds of audio in memory at once
-    # One item at a time, from about an eighth of a crop: what a batch adds is what a longer crop would.
+    # One item at a time, then several: what a batch adds is what a longer crop would.
     sizes = [s for s in (0.125, 0.25, 0.5, 1.0) if s * section.crop_seconds >= codec_config.frame_size / SAMPLE_RATE]
     plan = [(s * section.crop_seconds, 1) for s in sizes or [1.0]]
     plan += [(section.crop_seconds, n) for n in (2, 4, 8, 16, 32) if n <= train.batch_size]
+    telling = [(crop, batch) for crop, batch in plan if crop * batch >= _LEAST_AUDIO]
+    plan = telling if len(telling) > 1 else plan[-2:]
     trials, began = [], time.perf_counter()
     for crop, batch in plan:
         trials.append(_encoder_trial(config, params, compute, crop, batch))

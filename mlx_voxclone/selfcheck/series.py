@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.process.machine import Machine
 from mlx_voxclone.selfcheck import numbers, work
-from mlx_voxclone.selfcheck.outcome import CRASHED, SHORT, VERDICTS, Outcome
+from mlx_voxclone.selfcheck.outcome import CRASHED, SHORT, VERDICTS, Outcome, not_here
 from mlx_voxclone.selfcheck.place import Place
 from mlx_voxclone.version import __version__
 
@@ -34,6 +34,11 @@ class Check:
     what: str
     function: Callable[[Place], Outcome]
     patience: tuple[int, int] = (600, 600)
+
+    @property
+    def sized(self) -> bool:
+        """Whether it computes at the release's sizes with `--full`."""
+        return self.patience[0] != self.patience[1]
 
 
 _SIZED = (600, 1200)
@@ -87,7 +92,8 @@ def run_series(
 
 
 def in_own_process(check: Check, device: str, place: Place) -> Outcome:
-    """What a check says; `crashed` if its process ended without a word, or had to be ended."""
+    """What a check says; `crashed` if its process ended without a word, or had to be ended. A CPU that is too slow for
+    the release's sizes is no fault."""
     result = place.folder / _RESULT
     result.unlink(missing_ok=True)
     command = [sys.executable, "-m", "mlx_voxclone.selfcheck.child", check.name, device, str(place.folder)]
@@ -96,6 +102,10 @@ def in_own_process(check: Check, device: str, place: Place) -> Outcome:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         code = subprocess.run([*command, *(["full"] if place.full else [])], timeout=patience, **quiet).returncode
     except subprocess.TimeoutExpired:
+        if device == "cpu" and place.full and check.sized:
+            return not_here(
+                f"not over within {patience} s: too slow a CPU for these sizes, or one with much other work"
+            )
         return Outcome(CRASHED, f"it did not end within {patience} s")
     if not result.is_file():
         return Outcome(CRASHED, f"its process ended {_by(code)}")
@@ -105,6 +115,8 @@ def in_own_process(check: Check, device: str, place: Place) -> Outcome:
 def _by(code: int) -> str:
     import signal
 
+    if code == -signal.SIGKILL:
+        return "by SIGKILL: systems that run out of memory do that; close other programs and try again"
     return f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
 
 

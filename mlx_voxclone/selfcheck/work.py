@@ -20,6 +20,7 @@ TEXT = "Papa mino lesu tara koni."
 SEAM = 1e-3  # of the sound's RMS, between what is streamed and what is decoded at once
 PEAK = (0.5, 1.15)  # measured over forecast memory; less than the least says that the forecast frightens people away
 SECONDS_SPOKEN = {True: 4.0, False: 1.0}  # with `--full`, and without
+SECONDS_ON_CPU = 0.4  # with `--full`: a core takes 8 s for a frame of the release's sizes
 
 
 def streaming(place: Place) -> Outcome:
@@ -118,6 +119,11 @@ def lora_step(place: Place) -> Outcome:
     return _step(place, "speaker")
 
 
+def spoken_seconds(place: Place) -> float:
+    """How much is said."""
+    return SECONDS_ON_CPU if place.full and not on_gpu() else SECONDS_SPOKEN[place.full]
+
+
 def speaking(place: Place, bits: int) -> Outcome:
     """A checkpoint of random numbers is loaded at so many bits, and speaks."""
     import mlx_voxclone
@@ -126,10 +132,11 @@ def speaking(place: Place, bits: int) -> Outcome:
         return not_here("this version loads at 16 bits only")
     if (path := place.sized()) is None:
         return not_here(f"the disk has no {format_bytes(FULL_BYTES)} free for a full-size checkpoint")
-    needed, machine = FULL_BYTES * (bits / 16 if place.full else 0), this_machine()
+    width = 32 if bits == 16 and not on_gpu() else bits  # what is not quantised is float32 on the CPU
+    needed, machine = FULL_BYTES * (width / 16 if place.full else 0), this_machine()
     if needed > machine.usable:
         return not_here(f"{format_bytes(needed)} of weights, usable {format_bytes(machine.usable)}")
-    found, seconds = Findings(), SECONDS_SPOKEN[place.full]
+    found, seconds = Findings(), spoken_seconds(place)
     mx.reset_peak_memory()
     began = time.perf_counter()
     tts = mlx_voxclone.load(path) if bits == 16 else mlx_voxclone.load(path, bits=bits)

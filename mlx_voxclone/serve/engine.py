@@ -230,11 +230,12 @@ class Engine:
         if job in self._jobs:
             self.metrics.failed.inc()
             self._remove(job)
-            job.listener.fail(error)
+            job.listener.fail(error.with_traceback(None))  # whose frames hold all jobs of this turn
 
     def _remove(self, job: Job) -> None:
         with self._changed:
             self._jobs.pop(job, None)
+        job.drop()
         self._waiting = [one for one in self._waiting if one.job is not job]
         for batch in self._batches.values():
             batch.leave([one for one in batch if one.job is job])

@@ -153,6 +153,11 @@ class Job:
         self.over = True
         self.listener.finish()
 
+    def drop(self) -> None:
+        """Nothing more will be asked of it. Its speech and this refer to each other: Python would find that out after
+        hundreds of requests, whose prompts lie in the device's memory until then."""
+        self._speech = None
+
 
 class _Short:
     """One utterance, heard piece by piece while it is spoken."""

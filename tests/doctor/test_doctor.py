@@ -14,7 +14,7 @@ from mlx_voxclone.cli.front.doctor import Disk, advice, main, table
 from mlx_voxclone.doctor import forecast as module
 from mlx_voxclone.doctor.disk import disk_needed
 from mlx_voxclone.doctor.encoder import plan_encoders
-from mlx_voxclone.doctor.forecast import Forecast, forecast
+from mlx_voxclone.doctor.forecast import Forecast, Trial, forecast
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.miniature.micro import make_micro
 from mlx_voxclone.process.machine import Machine, this_machine
@@ -60,6 +60,26 @@ def test_the_memory_of_an_encoder_training_is_foretold(small, tmp_path, changes)
     assert told.peak == pytest.approx(
         measured(EncoderTask(codec, data, config.encoder), config, "encoder", tmp_path / "run"), rel=0.15
     )
+
+
+@pytest.mark.parametrize("seconds_per_second", [0.01, 10.0])  # a machine that has time for all trials, and a slow one
+def test_what_gradients_take_does_not_hide_what_activations_will(small, monkeypatch, seconds_per_second):
+    """A whole batch takes what is measured there, though up to 3 s of audio something else decides (the release's)."""
+    now, tried = [0.0], []
+
+    def peak(audio):
+        return 1e9 * max(3.29 + 0.047 * audio, 3.121 + 0.1058 * audio)
+
+    def trial(config, params, compute, crop, batch):
+        now[0] += 10.0 + seconds_per_second * crop * batch
+        tried.append(crop * batch)
+        return Trial(crop * batch, peak(crop * batch), 3.168e9, seconds_per_second)
+
+    monkeypatch.setattr(module, "_encoder_trial", trial)
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    config = configured(small, "encoder", **{"encoder.crop_seconds": 4.0, "encoder.train.batch_size": 8})
+    assert forecast(config, "encoder").peak == pytest.approx(peak(32.0), rel=0.01)
+    assert tried[:2] == [4.0, 8.0]
 
 
 @pytest.mark.slow

@@ -98,6 +98,30 @@ def test_memory_is_held_against_the_forecast(measured, usable, verdict, place, m
     assert outcome.figures["forecast bytes"] == 1.0e9
 
 
+@pytest.mark.parametrize(
+    ("gpu", "bits", "told"),
+    [
+        (False, 16, "16.4 GB of weights, usable 3.00 GB"),
+        (True, 16, "8.20 GB of weights, usable 3.00 GB"),
+        (False, 8, "4.10 GB of weights, usable 3.00 GB"),
+    ],
+)
+def test_weights_that_are_not_quantised_take_twice_as_much_on_a_cpu(gpu, bits, told, tmp_path, monkeypatch):
+    machine = this_machine()
+    monkeypatch.setattr(Place, "sized", lambda self: Path("there"))
+    monkeypatch.setattr(work, "on_gpu", lambda: gpu)
+    monkeypatch.setattr(work, "this_machine", lambda: type(machine)(**{**vars(machine), "usable": 3e9}))
+    assert work.speaking(Place(tmp_path, full=True), bits) == Outcome(NOT_HERE, told)
+
+
+def test_a_cpu_says_little_at_the_releases_sizes(tmp_path, monkeypatch):
+    said = {}
+    for gpu in (True, False):
+        monkeypatch.setattr(work, "on_gpu", lambda gpu=gpu: gpu)
+        said[gpu] = [work.spoken_seconds(Place(tmp_path, full)) for full in (True, False)]
+    assert said == {True: [4.0, 1.0], False: [0.4, 1.0]}
+
+
 def test_bits_are_asked_of_a_version_that_has_them(place, monkeypatch):
     class Speech:
         voices = ("ann",)
@@ -154,6 +178,10 @@ def test_compiled_steps_are_compared(place):
     ("script", "told"),
     [
         ("kill -ABRT $$", "its process ended by SIGABRT"),
+        (
+            "kill -KILL $$",
+            "its process ended by SIGKILL: systems that run out of memory do that; close other programs and try again",
+        ),
         ("exit 3", "its process ended with code 3"),
         ("exec sleep 60", "it did not end within 1 s"),
     ],
@@ -165,6 +193,18 @@ def test_a_crash_is_that_of_one_check(script, told, place, monkeypatch):
     monkeypatch.setattr(series.sys, "executable", str(program))
     (place.folder / "outcome.json").write_text("{}")  # of the check before it
     assert series.in_own_process(Check("any", "anything", None, (1, 1)), "cpu", place) == Outcome(CRASHED, told)
+
+
+def test_a_cpu_too_slow_for_the_releases_sizes_is_no_fault(tmp_path, monkeypatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(series.sys, "executable", str(program))
+    place, sized, other = Place(tmp_path, full=True), Check("a", "a step", None, (9, 1)), Check("b", "b", None, (1, 1))
+    told = "not over within 1 s: too slow a CPU for these sizes, or one with much other work"
+    assert series.in_own_process(sized, "cpu", place) == Outcome(NOT_HERE, told)
+    assert series.in_own_process(sized, "gpu", place).verdict == CRASHED
+    assert series.in_own_process(other, "cpu", place).verdict == CRASHED
 
 
 def test_a_check_tells_its_outcome_from_a_process_of_its_own(place):

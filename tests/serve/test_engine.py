@@ -1,6 +1,8 @@
 """The engine without HTTP: requests in one batch are what `say` says of each alone; who fails, fails alone."""
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -112,6 +114,36 @@ def test_a_long_text_is_what_say_says_beside_others(speaker):
     want = [one.samples for one in Narration(speaker, chunks, speaker.voice_rows("casual_male"), seed=4)]
     np.testing.assert_array_equal(long.listener.all, np.concatenate(want))
     np.testing.assert_array_equal(short.codes[0], alone(speaker, "papa mino", "casual_male", 2).codes)
+
+
+def test_nothing_is_kept_of_a_request_that_is_over(speaker, monkeypatch):
+    """Said, failed, hung up: without Python's search for circles, which may come after hundreds of them."""
+    begin = Job.begin
+
+    def fails(self, speaker):
+        utterances = begin(self, speaker)
+        if self._seed == 1:
+            raise DataError("no")
+        return utterances
+
+    def leave(heard):
+        heard.gone = True
+
+    monkeypatch.setattr(Job, "begin", fails)
+    jobs = [job_of(speaker, "papa mino", seed=0), job_of(speaker, LONG, seed=4), job_of(speaker, "tara", seed=1)]
+    jobs.append(job_of(speaker, "papa mino", Heard(leave), seed=2))
+    engine = Engine(speaker)
+    gc.collect()
+    gc.disable()
+    try:
+        run(engine, jobs)
+        assert [job.listener.finished for job in jobs] == [True, True, False, False]
+        assert jobs[2].listener.error
+        left = [weakref.ref(job) for job in jobs]
+        jobs.clear()
+        assert [job() for job in left] == [None] * 4
+    finally:
+        gc.enable()
 
 
 def test_a_chunk_that_is_cut_off_is_cut_where_say_cuts_it(speaker, monkeypatch):

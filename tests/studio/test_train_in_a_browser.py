@@ -1,5 +1,6 @@
 """Steps 1 and 3 in a real browser: reloaded in the middle, in two tabs, on a phone, in the dark. A stand-in trains."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -7,6 +8,7 @@ import threading
 import pytest
 from browser import opened, play, shifts, sideways, violations
 from places import TESTS
+from playwright.sync_api import Error as PlaywrightError
 from test_train_pages import recorded
 
 from mlx_voxclone.process.network import take_port
@@ -62,6 +64,27 @@ def test_the_model_is_chosen(address, chromium, studio: Studio):
     for options in ({"width": 320}, {"dark": True}):
         with opened(chromium, f"{address}/model", **options) as page:
             checked(page, str(options))
+
+
+def test_an_answer_that_comes_too_late_is_dropped(address, chromium, studio: Studio):
+    """How far it is was asked for before the training was cancelled, and is answered after it."""
+    me, asked = studio.home.person("me"), []
+    voice = recorded(me, every=20, seconds=0.1, steps=2000)
+    with opened(chromium, f"{address}/model") as page:
+        page.get_by_role("button", name="Rehearse").click()
+        page.get_by_text("Chosen: the rehearsal").wait_for()
+        page.goto(f"{address}/voices/{voice.id}/train")
+        page.get_by_role("button", name="Train this voice").click()
+        page.get_by_role("heading", name="Training", exact=True).wait_for()
+        page.route("**/status?*", lambda route: asked.append(route) if not asked else route.continue_())
+        page.wait_for_timeout(3000)
+        assert asked
+        page.get_by_text("Cancel the training …").click()
+        page.get_by_role("button", name="Cancel and delete").click()
+        page.get_by_text("What it had learnt is deleted", exact=False).wait_for(timeout=60_000)
+        with contextlib.suppress(PlaywrightError):  # the browser has ended the request
+            asked[0].fulfill(body='<div id="status"></div><div id="curves" hx-swap-oob="innerHTML"></div>')
+        page.wait_for_timeout(500)  # a mistake of the page's on its console fails the test
 
 
 def test_a_training_in_two_tabs(address, chromium, studio: Studio):

@@ -50,6 +50,8 @@ class Protocol(H11Protocol):
         self._stop_waiting()
         self._go_on()
         super().connection_lost(exc)
+        # These refer to this; it would stay, with its buffers, until Python looks for such circles among old objects.
+        self.app_state, self.scope, self.cycle = {}, None, None
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -33,6 +33,14 @@ document.body.addEventListener("htmx:beforeRequest", ({ detail }) => {
   if (detail.requestConfig.verb === "post") refused.replaceChildren();
 });
 
+// An answer to a part of the page that has been replaced meanwhile has no place any more.
+
+const drop = ({ detail }) => (detail.shouldSwap = false);
+
+document.body.addEventListener("htmx:beforeCleanupElement", ({ target }) => {
+  if (target instanceof Element && target.matches("[hx-get]")) target.addEventListener("htmx:beforeSwap", drop);
+});
+
 // The focus. A mistake has it as soon as it is shown; what replaces a button that was pressed takes it over.
 
 const WRONG = '[aria-invalid="true"]';
