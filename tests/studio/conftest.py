@@ -1,14 +1,12 @@
 """A studio in a temporary folder, and a client that sees it as its browser does."""
 
 import functools
-import re
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 from recorded import AGREED
-from starlette.testclient import TestClient
+from visiting import Browser
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.record.prompts import SYLLABLES
@@ -17,32 +15,6 @@ from mlx_voxclone.studio.web.access import Access
 from mlx_voxclone.studio.web.app import application
 from mlx_voxclone.studio.web.closed import closed
 from mlx_voxclone.studio.web.tokens import Tokens
-
-
-class Browser(TestClient):
-    """A client with the token of our forms."""
-
-    def csrf(self) -> str:
-        return re.search(r'name="csrf" content="([0-9a-f]+)"', self.get("/tasks").text)[1]
-
-    def submit(self, address: str, data=None, **keywords):
-        """POST a form as our page does; redirects are not followed."""
-        keywords.setdefault("follow_redirects", False)
-        return self.post(address, data={"csrf": self.csrf(), **(data or {})}, **keywords)
-
-
-def enter(browser: Browser, tokens: Tokens, name: str) -> Browser:
-    """A browser that has opened the address with a token."""
-    assert browser.get(f"/?token={tokens.by_name[name]}", follow_redirects=False).status_code == 303
-    return browser
-
-
-def ended(task, seconds=60.0):
-    """A task, once it has ended, or after `seconds`."""
-    until = time.monotonic() + seconds
-    while task.open and time.monotonic() < until:
-        time.sleep(0.01)
-    return task
 
 
 @pytest.fixture

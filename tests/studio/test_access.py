@@ -6,7 +6,7 @@ import socket
 import stat
 
 import pytest
-from conftest import Browser, enter
+from visiting import Browser, enter
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import ConfigError

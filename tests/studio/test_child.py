@@ -4,7 +4,7 @@ import sys
 import time
 
 import pytest
-from conftest import ended
+from visiting import ended
 
 from mlx_voxclone.studio import child
 

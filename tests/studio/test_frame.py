@@ -7,8 +7,8 @@ import time
 from importlib import resources
 
 import pytest
-from conftest import ended
 from starlette.routing import Route
+from visiting import ended
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.studio.home import Home

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Browser, ended
 from publishable import CONSENT, SECRET, make_run
+from visiting import Browser, ended
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.files.plain import read_json

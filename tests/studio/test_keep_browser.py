@@ -1,7 +1,6 @@
 """Keeping voices in a real browser, by the keyboard alone: another name, an export, a download, deletion."""
 
 import shutil
-import threading
 from collections.abc import Iterator
 
 import mlx.core as mx
@@ -10,13 +9,12 @@ import pytest
 import soundfile
 from browser import PHONE, opened, play, shifts, sideways, violations
 from publishable import make_run
+from visiting import on_a_port
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.checkpoint.voices import read_voice
 from mlx_voxclone.cli import main as voxclone
-from mlx_voxclone.process.network import take_port
-from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.tokens import Tokens
 
@@ -35,13 +33,8 @@ def served(base, encoder, adapters, tmp_path_factory) -> Iterator[tuple[Studio, 
     shutil.rmtree(voice.run / "data")
     tone = np.sin(np.arange(3 * SAMPLE_RATE) / 20).astype(np.float32) / 4
     soundfile.write(voice.run / "samples" / "after-1.wav", tone, SAMPLE_RATE)
-    with take_port("127.0.0.1", 0) as taken:
-        running = Served(studio, taken, "127.0.0.1", tokens)
-        thread = threading.Thread(target=running.run)
-        thread.start()
-        yield studio, f"http://127.0.0.1:{running.port}", tokens
-        running.close()
-        thread.join()
+    with on_a_port(studio, tokens) as address:
+        yield studio, address, tokens
 
 
 def reach(page, selector: str) -> None:

@@ -1,18 +1,15 @@
 """Step "Listen" as a person uses it: a sentence side by side, and ten blind pairs by keyboard."""
 
-import threading
-
 import pytest
 from browser import PHONE, play, shifts, sideways, violations
 from listening_made import Tones, make_run
 from matplotlib.figure import Figure
+from visiting import on_a_port
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.evaluate.blind import read_tests
-from mlx_voxclone.process.network import take_port
 from mlx_voxclone.studio.listen import blind_pages, comparison, pages
 from mlx_voxclone.studio.listen.blind import blind_tests
-from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.state import Studio
 
 pytest_plugins = ["browser"]
@@ -30,14 +27,10 @@ def project(tmp_path, monkeypatch):
     studio = Studio(tmp_path / "studio")
     made = studio.home.person("me").new_project("Ann", "en")
     make_run(made.run)
-    served = Served(studio, take_port("127.0.0.1", 0), "127.0.0.1")
-    thread = threading.Thread(target=served.run)
-    thread.start()
     made.tasks = lambda: [(task.kind, task.state, task.error) for task in studio.tasks.list(made.person)]
-    made.address = f"http://127.0.0.1:{served.port}/voices/{made.id}/listen"
-    yield made
-    served.close()
-    thread.join()
+    with on_a_port(studio) as address:
+        made.address = f"{address}/voices/{made.id}/listen"
+        yield made
 
 
 def test_a_sentence_side_by_side(project, open_page):

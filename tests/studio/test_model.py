@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Browser, ended
+from visiting import Browser, ended
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.process.machine import this_machine

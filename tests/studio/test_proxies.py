@@ -1,7 +1,7 @@
 """Who sits at this machine and who comes through a proxy, and what `--proxy` prints and refuses."""
 
 import pytest
-from conftest import Browser, enter
+from visiting import Browser, enter
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.process.network import Names

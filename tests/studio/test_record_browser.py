@@ -1,17 +1,14 @@
 """Step "Record" as a person uses it: two takes from a microphone, one of them again, a reload in between; files."""
 
-import threading
-
 import numpy as np
 import pytest
 from browser import PHONE, launched, opened, play, shifts, sideways, violations
 from recorded import AGREED, many, spoken, wav
+from visiting import on_a_port
 
-from mlx_voxclone.process.network import take_port
 from mlx_voxclone.studio.record.prompts import SYLLABLES, sentences
 from mlx_voxclone.studio.record.shelf import Shelf
 from mlx_voxclone.studio.record.takes import Takes
-from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.web.languages import texts
 
@@ -34,13 +31,8 @@ def chromium(tmp_path_factory):
 @pytest.fixture
 def studio(tmp_path):
     made = Studio(tmp_path / "studio")
-    served = Served(made, take_port("127.0.0.1", 0), "127.0.0.1")
-    thread = threading.Thread(target=served.run)
-    thread.start()
-    made.address = f"http://127.0.0.1:{served.port}"
-    yield made
-    served.close()
-    thread.join()
+    with on_a_port(made) as made.address:
+        yield made
 
 
 def begin(page, studio):

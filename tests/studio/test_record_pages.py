@@ -6,8 +6,8 @@ import re
 from importlib import resources
 
 import pytest
-from conftest import Browser, ended
 from recorded import spoken, wav
+from visiting import Browser, ended
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.process.network import Names

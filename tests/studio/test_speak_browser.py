@@ -1,15 +1,13 @@
 """Step "Speak" as a person uses it: heard before it is complete, cancelled, one sentence again, saved."""
 
 import io
-import threading
 
 import pytest
 import soundfile
 from browser import PHONE, play, shifts, sideways, violations
+from visiting import on_a_port
 
 from mlx_voxclone.miniature.micro import SPEAKING_FILES
-from mlx_voxclone.process.network import take_port
-from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.state import Studio
 
 pytest_plugins = ["browser"]
@@ -25,12 +23,8 @@ def address(tmp_path):
     """Of the step, in a studio whose model is the speaking miniature; it computes in a thread of its own."""
     studio = Studio(tmp_path / "studio")
     studio.home.person("me").change_settings(model=str(SPEAKING_FILES), language="en")
-    served = Served(studio, take_port("127.0.0.1", 0), "127.0.0.1")
-    thread = threading.Thread(target=served.run)
-    thread.start()
-    yield f"http://127.0.0.1:{served.port}/speak"
-    served.close()
-    thread.join()
+    with on_a_port(studio) as place:
+        yield f"{place}/speak"
 
 
 def ask(page, text):

@@ -3,16 +3,14 @@
 import contextlib
 import json
 import sys
-import threading
 
 import pytest
 from browser import opened, play, shifts, sideways, violations
 from places import TESTS
 from playwright.sync_api import Error as PlaywrightError
 from test_train_pages import recorded
+from visiting import on_a_port
 
-from mlx_voxclone.process.network import take_port
-from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.train.trainings import Trainings
 
@@ -27,15 +25,10 @@ LITTLE = 0.02  # of a layout shift: nobody sees it
 def address(studio, tmp_path):
     """Of a studio that is served, whose trainings are the stand-in's."""
     studio.trainings = Trainings(studio.home, tmp_path / "machine.lock", STAND_IN)
-    with take_port("127.0.0.1", 0) as taken:
-        served = Served(studio, taken, "127.0.0.1")
-        thread = threading.Thread(target=served.run, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{served.port}"
+    with on_a_port(studio) as place:
+        yield place
         for project in studio.home.person("me").projects():
             studio.trainings.leave(project)
-        served.close()
-        thread.join(10)
 
 
 def checked(page, name=""):

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from conftest import Browser, ended
 from starlette.routing import Mount, Route
+from visiting import Browser, ended
 
 from mlx_voxclone.process.network import Names
 from mlx_voxclone.studio.home import write_json

@@ -4,8 +4,8 @@ import shutil
 import threading
 
 import pytest
-from conftest import AGREED, ended
-from recorded import whisper
+from recorded import AGREED, whisper
+from visiting import ended
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.errors import CheckpointError, DataError
