@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mlx_voxclone.audio.containers import CHECKED, check_container
 from mlx_voxclone.audio.convert.outside import converted
 from mlx_voxclone.audio.convert.remarks import held_back
-from mlx_voxclone.audio.mpeg import RESERVOIR, Counted, WithXing, counted
+from mlx_voxclone.audio.formats.containers import CHECKED, check_container
+from mlx_voxclone.audio.formats.mpeg import RESERVOIR, Counted, WithXing, counted
 from mlx_voxclone.audio.source import AudioBytes, AudioError, AudioSource, as_source, check_source, opened
 from mlx_voxclone.files.foreign import stand_in, stand_in_bytes
 
@@ -48,7 +48,7 @@ class AudioInfo:
 def audio_info(path: AudioSource, *, most: float = math.inf) -> AudioInfo:
     """The header of an audio file; no audio is decoded (but a FLAC without a length is).
 
-    The frames of an MP3 of varying bitrate without a Xing header are counted (`audio.mpeg`).
+    The frames of an MP3 of varying bitrate without a Xing header are counted (`audio.formats.mpeg`).
 
     Args:
         most: seconds, of which more need not be counted.

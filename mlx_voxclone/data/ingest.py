@@ -13,9 +13,9 @@ import numpy as np
 
 from mlx_voxclone.audio.activity import silero
 from mlx_voxclone.audio.clipping import ClippingMeter
-from mlx_voxclone.audio.containers import NO_END_FLAG
 from mlx_voxclone.audio.decode import AudioInfo, OpenAudio, audio_info, check_block, check_channels, read_blocks
 from mlx_voxclone.audio.fingerprint import FingerprintMeter
+from mlx_voxclone.audio.formats.containers import NO_END_FLAG
 from mlx_voxclone.audio.io import mix_down, read_audio, write_flac, write_wav
 from mlx_voxclone.audio.measure.quality import Quality, QualityMeter, signal_to_noise
 from mlx_voxclone.audio.measure.together import TogetherMeter, together

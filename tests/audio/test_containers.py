@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mlx_voxclone.audio.containers import NO_END_FLAG
 from mlx_voxclone.audio.decode import audio_info
+from mlx_voxclone.audio.formats.containers import NO_END_FLAG
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.audio.source import AudioBytes, AudioError
 from mlx_voxclone.data.ingest import examine

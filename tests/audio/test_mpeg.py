@@ -9,8 +9,8 @@ import soundfile
 
 from mlx_voxclone.audio import decode
 from mlx_voxclone.audio.decode import OpenAudio, audio_info
+from mlx_voxclone.audio.formats.mpeg import counted, xing
 from mlx_voxclone.audio.io import read_audio
-from mlx_voxclone.audio.mpeg import counted, xing
 from mlx_voxclone.audio.source import AudioBytes
 from mlx_voxclone.data.ingest import examine, write_pieces
 from mlx_voxclone.data.options import PrepareOptions

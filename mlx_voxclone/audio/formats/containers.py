@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from mlx_voxclone.audio.mpeg import skip_tags, xing
+from mlx_voxclone.audio.formats.mpeg import skip_tags, xing
 from mlx_voxclone.audio.source import AudioBytes, AudioError, opened
 
 # Of the formats that libsndfile reads, those of which a missing part is noticed, here or while decoding.
