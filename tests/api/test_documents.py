@@ -83,6 +83,7 @@ def example(name: str, *arguments: str) -> None:
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
+@pytest.mark.slow
 def test_examples_speak(desk, capsysbinary):
     example("clone.py", "voxtral", "001.wav", "Good morning.", "out.wav")
     tts = mlx_voxclone.load("voxtral")

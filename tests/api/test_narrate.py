@@ -25,6 +25,7 @@ def tts(whole):
     return mlx_voxclone.load(whole)
 
 
+@pytest.mark.slow
 def test_a_long_text_is_narrated_as_the_command_says_it(tts, tmp_path):
     calls = []
     with warnings.catch_warnings():

@@ -110,6 +110,7 @@ def in_a_thread(work):
     return result
 
 
+@pytest.mark.slow
 def test_any_thread_is_the_first(whole, said, tts, voice_file):
     """MLX evaluates what is still lazy only in the thread that made it: of a model that was loaded nothing is."""
     fresh = in_a_thread(lambda: mlx_voxclone.load(whole))

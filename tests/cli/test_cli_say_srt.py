@@ -34,6 +34,7 @@ def argv(miniature, tmp_path):
     return ["say", "--model", str(miniature), "--voice", "casual_male", "--output", str(tmp_path / "a.wav")]
 
 
+@pytest.mark.slow
 def test_a_cue_per_chunk(argv, tmp_path):
     assert voxclone([*argv, "--text", f"{SENTENCE} " * 4, "--pause", "0.5", "--srt", str(tmp_path / "a.srt")]) == 0
     samples, rate = soundfile.read(tmp_path / "a.wav")

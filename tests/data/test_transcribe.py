@@ -270,6 +270,7 @@ def test_numbers_of_a_language_without_words_stay_figures(tmp_path, monkeypatch)
         prepare(bare, tmp_path / "other", PrepareOptions(**options))
 
 
+@pytest.mark.slow
 def test_transcribed_clips_are_judged_like_others(whole, tmp_path, monkeypatch):
     """With texts beside the audio, and with the same texts by a Whisper: the same codes. A clip in which it understood
     nothing is encoded and not judged."""

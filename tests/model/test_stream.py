@@ -208,6 +208,7 @@ def test_a_piece_that_is_no_audio_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["out.wav"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_to_stdout(argv, tmp_path, capsysbinary):
     assert voxclone([*argv, "--output", str(tmp_path / "out.wav")]) == 0
     assert capsysbinary.readouterr().out == f"{tmp_path / 'out.wav'}\n".encode()

@@ -70,6 +70,7 @@ def test_an_interrupted_call_goes_on_and_loses_at_most_a_part(made, miniature, e
     same(codes, expected)
 
 
+@pytest.mark.slow
 def test_parts_of_other_codes_or_damaged_ones_are_made_again(made, miniature, encoder_file, tmp_path):
     parts = tmp_path / "codes" / "codes-parts"
     made(stop=4)

@@ -51,6 +51,7 @@ def listening(miniature, encoder_file):
     return Speaker.load(miniature, encoder=encoder_file)
 
 
+@pytest.mark.slow
 def test_what_is_said_behind_a_recording_is_what_the_model_says_behind_it(
     people, miniature, encoder_file, listening, tmp_path, capsys
 ):

@@ -64,6 +64,7 @@ def test_what_has_changed_is_a_sentence(made):
     assert shown.index("Better: ") < shown.index("<audio") < shown.index("<h2>Before and after</h2>")
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_any_of_them_has_no_verdict(made):
     page, _ = made(means={"pitch_hz": 200.0})
     assert "In short" not in page.words

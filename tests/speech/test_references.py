@@ -55,6 +55,7 @@ def test_several_clips_are_one_voice(clips, whole):
         read_references([clips / "both.wav"] * 7)
 
 
+@pytest.mark.slow
 def test_a_path_is_a_clip_and_no_list_of_letters(clips, whole):
     speaker = Speaker.load(whole)
     path = clips / "low.wav"

@@ -27,6 +27,7 @@ def test_hysteresis_pauses_and_blips():
     assert mask_of(np.array(loud), 10).all()
 
 
+@pytest.mark.slow
 @needs_silero
 @pytest.mark.parametrize("rate", [16_000, 24_000, 44_100])
 def test_blocks_change_nothing_and_noise_is_no_speech(rate):

@@ -101,6 +101,7 @@ def test_pairs_and_teachers_and_opponents_make_few_kinds(miniature, speech, pair
     assert len(kinds_of(task, 8, 60)) <= 2 * 9 + 4
 
 
+@pytest.mark.slow
 def test_a_batch_of_few_kinds_has_the_same_losses(task):
     """Also where no item is a whole crop, and where the teacher understood nothing of some."""
     for epoch in range(3):

@@ -343,6 +343,7 @@ def test_a_disk_without_room(miniature, home, monkeypatch):
     assert not home.exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_meanwhile(made, miniature, home, monkeypatch):
     writes, write = [], open
 
