@@ -26,6 +26,7 @@ Lane = Literal["compute", "files"]
 MOST_OPEN = 20  # tasks of a person that wait or run
 _KEPT = 100  # tasks of a person that have ended
 _PATIENCE = 0.2  # seconds: how often the compute lane looks whether to end, and others whether they are cancelled
+_NOTED = ("id", "kind", "title", "named", "project", "lane", "created", "state", "error", "cause", "said", "result")
 _Found = TypeVar("_Found")
 
 
@@ -49,9 +50,8 @@ class Task:
         self.error, self.result = "", {}
         self.cause, self.said, self.named = "", None, getattr(title, "said", None)
         self.began: float | None = None
-        self._from: tuple[int | None, int, float] | None = (
-            None  # total, what was done, and when it began to be measured
-        )
+        # Total, what was done, and when it began to be measured.
+        self._from: tuple[int | None, int, float] | None = None
         self._cancelled, self._change = threading.Event(), threading.Lock()
 
     def progress(self, done: int, total: int | None, what: str = "") -> None:
@@ -111,21 +111,7 @@ class Task:
         write_json(folder / f"{self.id}.json", self._values() | ({"state": state} if state else {}))
 
     def _values(self) -> dict[str, Any]:
-        names = (
-            "id",
-            "kind",
-            "title",
-            "named",
-            "project",
-            "lane",
-            "created",
-            "state",
-            "error",
-            "cause",
-            "said",
-            "result",
-        )
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _NOTED}
 
     @classmethod
     def noted(cls, person: Person, values: dict[str, Any]) -> "Task":
