@@ -73,6 +73,7 @@ class CodecRun:
     revive_until: float = 0.7
     follow_until: float = 0.9  # then the codebook stands still, and encoder and decoder settle around it
     grid: int = TRACK_HOP  # samples: where crops may start
+    buzz: bool = False  # decode the recording's envelope on impulses, see `buzz.py`
     weights: LossWeights = field(default_factory=LossWeights)
 
     def stage(self, progress: float, temperature: float) -> Stage:
@@ -84,6 +85,16 @@ class CodecRun:
 RUNS = {
     "quick": CodecRun("tiny", 700),
     "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
+    "words": CodecRun(  # a decoder that a Whisper understands; its sound is a buzz
+        "tiny",
+        10_000,
+        cycle_from=0.75,
+        cycle_full=0.8,
+        buzz=True,
+        weights=LossWeights(
+            l1=20.0, phase=4.0, stft=0.0, mel=0.0, commitment=0.01, units=2.0, components=20.0, spread=0.0
+        ),
+    ),
     "speaking": CodecRun(
         "small", 4500, grid=FRAME, weights=LossWeights(l1=20.0, phase=4.0, mel=1.5, units=2.0, pitch=2.0)
     ),
@@ -113,7 +124,7 @@ class CodecTraining:
         dim = heard.dim if heard else 0
         new = start is None
         self.student = new_student(corpus, config, run.layer_scale, seed, dim) if new else old_student(start, dim)
-        self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid, heard)
+        self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid, heard, run.buzz)
         self.book = CodebookTrainer(self.student.codec.quantizer.semantic_codebook, seed=seed)
         self.optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.8, 0.98], weight_decay=0.01)
         self._gradient = nn.value_and_grad(self.student, losses)

@@ -79,9 +79,11 @@ class CorpusSize:
     speaker: Callable[[int], SyntheticSpeaker] = SyntheticSpeaker.sample  # the synthetic speaker of a number
 
 
+_FULL = CorpusSize(64, 8, 10, 4, 3.0, flite_clips=40, espeak_clips=8, external_heldout=6, real_train=24)
 SIZES = {
     "quick": CorpusSize(12, 4, 6, 3, 2.5),
-    "full": CorpusSize(64, 8, 10, 4, 3.0, flite_clips=40, espeak_clips=8, external_heldout=6, real_train=24),
+    "full": _FULL,
+    "words": _FULL,
     "speaking": CorpusSize(160, 8, 8, 3, 3.0, speaker=SyntheticSpeaker.varied),  # see benchmarks/speaking
 }
 

@@ -44,10 +44,11 @@ class Thresholds:
     phases, 0.8 to 0.9 for white noise 30 dB below the speech, 2.1 (real) to 2.5 (synthetic) for another clip."""
 
 
+_FULL = Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.1)
 THRESHOLDS = {
-    "full": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.1),
-    # Synthetic voices alone.
-    "speaking": Thresholds(codes_used=0.5, unit_error=0.5, semantic_agreement=0.5, level_error=0.33, mel=1.1),
+    "full": _FULL,
+    "words": _FULL,
+    "speaking": _FULL,  # synthetic voices alone
     # Two minutes of training: the same kind of codec, blurred.
     "quick": Thresholds(codes_used=0.5, unit_error=0.75, semantic_agreement=0.3, level_error=0.5, mel=1.4),
 }

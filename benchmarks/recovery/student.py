@@ -8,6 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from benchmarks.recovery.buzz import Components, on_impulses
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
 from benchmarks.recovery.heard import HeardStates, crop_of
 from mlx_voxclone.audio.spectral.stft import stft
@@ -49,6 +50,7 @@ class LossWeights:
     units: float = 1.5
     heard: float = 0.0  # that quantised semantic latents tell what a Whisper hears (cosine distance)
     pitch: float = 0.0  # that acoustic values tell the pitch, of voices that keep to a few
+    components: float = 0.0  # that acoustic values are principal components of log bands (squared distance)
     spread: float = 1.0
     cycle_semantic: float = 0.2
     cycle_acoustic: float = 0.3
@@ -168,6 +170,7 @@ class Crops:
     Args:
         grid: samples between the places where a crop may start, a multiple of `TRACK_HOP`.
         heard: a Whisper's states of clips; None: no batch has any.
+        buzz: whether batches have the target of `on_impulses`, and the `Components`.
     """
 
     def __init__(
@@ -179,7 +182,9 @@ class Crops:
         seed: int,
         grid: int = TRACK_HOP,
         heard: HeardStates | None = None,
+        buzz: bool = False,
     ):
+        self._components = Components(corpus, config.acoustic_dim) if buzz else None
         self._heard_dim = heard.dim if heard else 0
         self.config, self.size, self.frames, self.seed = config, size, frames, seed
         self._every = grid // TRACK_HOP
@@ -198,7 +203,8 @@ class Crops:
     def batch(self, number: int) -> dict[str, Any]:
         """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss`, `filters`, `stft`, `mel`.
 
-        With a Whisper also `heard` [B, T, D], its states, 0 where it says nothing.
+        With a Whisper also `heard` [B, T, D], its states, 0 where it says nothing; with a buzz `target` [B, S] and
+        `components` [B, T, A].
 
         One STFT size and two mel scales are drawn per step: on average the loss of all of them, at a third of the time.
         `hiss [B, S]` and `filters [B, S + 1]` (spectra of double length) disturb what is encoded again: half of the
@@ -210,16 +216,23 @@ class Crops:
         drawn = [draw_quantisation(rng, frames, config.acoustic_dim, config.acoustic_codebook_size) for _ in crops]
         waves = np.stack([crop.wave for crop in crops])
         heard = {"heard": mx.array(np.stack([crop.heard for crop in crops]))} if self._heard_dim else {}
-        return heard | {
-            "waves": mx.array(waves),
-            "units": mx.array(np.stack([crop.units for crop in crops])),
-            "pitch": mx.array(np.stack([crop.pitch for crop in crops])),
-            "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
-            "hiss": mx.array(DISTURBED_NOISE * rng.standard_normal(waves.shape, dtype=np.float32)),
-            "filters": mx.array(np.stack([disturbance(rng, waves.shape[1], config.sampling_rate) for _ in crops])),
-            "stft": [STFT_SCALES[rng.integers(len(STFT_SCALES))]],
-            "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
-        }
+        buzz = {}
+        if self._components is not None:
+            buzz = {"target": mx.array(on_impulses(waves)), "components": mx.array(self._components(waves))}
+        return (
+            heard
+            | buzz
+            | {
+                "waves": mx.array(waves),
+                "units": mx.array(np.stack([crop.units for crop in crops])),
+                "pitch": mx.array(np.stack([crop.pitch for crop in crops])),
+                "noise": QuantisationNoise(**{k: mx.array(np.stack([one[k] for one in drawn])) for k in drawn[0]}),
+                "hiss": mx.array(DISTURBED_NOISE * rng.standard_normal(waves.shape, dtype=np.float32)),
+                "filters": mx.array(np.stack([disturbance(rng, waves.shape[1], config.sampling_rate) for _ in crops])),
+                "stft": [STFT_SCALES[rng.integers(len(STFT_SCALES))]],
+                "mel": [MEL_SCALES[k] for k in rng.permutation(len(MEL_SCALES))[:2]],
+            }
+        )
 
     def _crop(self, rng: np.random.Generator) -> "_Crop":
         """A crop that starts on the grid; zeros behind the end of a short clip.
@@ -286,22 +299,27 @@ def losses(student: Student, batch: dict[str, Any], weights: LossWeights, stage:
     quantised, z, rows = codec.quantizer.straight_through(latents, noise)
     rows = rows if stage.quantise else mx.stop_gradient(z)
     decoded = codec.decode_latents(quantised)
+    target = batch.get("target", waves)
     through = z + mx.stop_gradient(rows - z)  # [B, T, D]: post-VQ, the gradient passing straight
     terms = {
-        "l1": waveform_l1(decoded, waves),
-        "stft": multi_resolution_stft_loss(decoded, waves, sizes=batch["stft"]),
-        "mel": log_mel_loss(decoded, waves, scales=batch["mel"]),
+        "l1": waveform_l1(decoded, target),
         "commitment": commitment_loss(z, rows),
         "units": unit_loss(student.classifier(through), batch["units"]),
         "spread": spread_loss(latents[..., dim:]),
     }
+    if weights.stft:
+        terms["stft"] = multi_resolution_stft_loss(decoded, target, sizes=batch["stft"])
+    if weights.mel:
+        terms["mel"] = log_mel_loss(decoded, target, scales=batch["mel"])
+    if weights.components:
+        terms["components"] = mx.mean(mx.square(mx.tanh(latents[..., dim:]) - batch["components"]))
     if weights.pitch:
         values = mx.tanh(latents[..., dim:])
         terms["pitch"] = unit_loss(student.pitch(values), batch["pitch"])
     if weights.heard:
         terms["heard"] = heard_loss(student.heard(through), batch["heard"])
     if weights.phase:
-        terms["phase"] = phase_loss(decoded, waves)
+        terms["phase"] = phase_loss(decoded, target)
     factors = dict.fromkeys(terms, 1.0)
     if stage.cycle > 0:
         half = waves.shape[0] // 2
