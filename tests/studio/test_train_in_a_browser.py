@@ -59,7 +59,8 @@ def test_the_model_is_chosen(address, chromium, studio: Studio):
             checked(page, str(options))
 
 
-def test_an_answer_that_comes_too_late_is_dropped(address, chromium, studio: Studio):
+@pytest.mark.parametrize("headers", [{}, {"HX-Retarget": "#training"}], ids=["part", "all"])
+def test_an_answer_that_comes_too_late_is_dropped(address, chromium, studio: Studio, headers):
     """How far it is was asked for before the training was cancelled, and is answered after it."""
     me, asked = studio.home.person("me"), []
     voice = recorded(me, every=20, seconds=0.1, steps=2000)
@@ -76,8 +77,10 @@ def test_an_answer_that_comes_too_late_is_dropped(address, chromium, studio: Stu
         page.get_by_role("button", name="Cancel and delete").click()
         page.get_by_text("What it had learnt is deleted", exact=False).wait_for(timeout=60_000)
         with contextlib.suppress(PlaywrightError):  # the browser has ended the request
-            asked[0].fulfill(body='<div id="status"></div><div id="curves" hx-swap-oob="innerHTML"></div>')
+            late = '<div id="status">late</div><div id="curves" hx-swap-oob="innerHTML"></div>'
+            asked[0].fulfill(body=late, headers=headers)
         page.wait_for_timeout(500)  # a mistake of the page's on its console fails the test
+        assert page.get_by_text("late").count() == 0
 
 
 def test_a_training_in_two_tabs(address, chromium, studio: Studio):

@@ -35,10 +35,10 @@ document.body.addEventListener("htmx:beforeRequest", ({ detail }) => {
 
 // An answer to a part of the page that has been replaced meanwhile has no place any more.
 
-const drop = ({ detail }) => (detail.shouldSwap = false);
+const drop = (event) => event.preventDefault();
 
 document.body.addEventListener("htmx:beforeCleanupElement", ({ target }) => {
-  if (target instanceof Element && target.matches("[hx-get]")) target.addEventListener("htmx:beforeSwap", drop);
+  if (target instanceof Element && target.matches("[hx-get]")) target.addEventListener("htmx:beforeOnLoad", drop);
 });
 
 // The focus. A mistake has it as soon as it is shown; what replaces a button that was pressed takes it over.
