@@ -152,6 +152,15 @@ def test_the_page_asks_and_is_told_what_is_new(browser, voice, trainings):
     assert "What it has learnt is saved" in other.text
 
 
+def test_a_page_without_curves_is_sent_none(browser, voice):
+    """What the run was like before it was deleted may differ from what the page was made with."""
+    asked = re.search(r'hx-get="([^"]*/status[^"]*)"', browser.get(place(voice)).text)[1].replace("&amp;", "&")
+    assert "curves=" in asked
+    answer = browser.get(re.sub(r"curves=[^&]*", "curves=others", asked))
+    assert answer.status_code == 204
+    assert not answer.text
+
+
 def test_only_the_voices_own_files_are_served(browser, voice, trainings):
     voice.run.mkdir()
     (voice.run / "config.yaml").write_text("secret")

@@ -40,6 +40,7 @@ from mlx_voxclone.studio.web.pages import form_of, is_htmx, page, part, person_o
 from mlx_voxclone.studio.web.sounds import sound_response
 
 _PAGE, _PART, _STATUS = "train/index.html", "train/training.html", "train/status.html"
+_BARE = ("none", "cancelled", "waiting")  # states whose page has neither curves nor samples
 _asking = threading.Lock()  # two tabs, a double click
 _SAMPLES = 12  # that are shown, the newest ones
 _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
@@ -72,6 +73,8 @@ async def _status(request: Request) -> Response:
         answer = part(request, _PART, **{**values, "announced": True})
         answer.headers["hx-retarget"], answer.headers["hx-reswap"] = "#training", "innerHTML"
         return answer
+    if values["state"].name in _BARE:
+        return Response(status_code=204)
     known = seen.get("samples", "")
     new = [sample for sample in values["samples"] if _mark(sample) > known]
     redrawn = seen.get("curves") != values["curves_at"]
