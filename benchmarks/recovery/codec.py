@@ -85,7 +85,7 @@ class CodecRun:
 RUNS = {
     "quick": CodecRun("tiny", 700),
     "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
-    "words": CodecRun(  # a decoder that a Whisper understands; its sound is a buzz
+    "words": CodecRun(  # its decoder begins to speak words, on a buzz; see docs/LOG.md
         "tiny",
         10_000,
         cycle_from=0.75,

@@ -17,6 +17,7 @@ from mlx_voxclone.studio.keep.cards import card, cards, rename
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.speak.voices import FILES, bring, take_away, voices_of
+from mlx_voxclone.studio.tasks import Task, Work
 from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.files import file_answer, found_within
 from mlx_voxclone.studio.web.pages import form_of, is_here, page, person_of, project_of, studio_of, words_of
@@ -144,8 +145,7 @@ async def _bake(request: Request) -> Response:
                 raise Mistake("bits", "keep.wrong.bakes")
             work = await asyncio.to_thread(exports.bake, project, chosen)
             title = t("keep.baking", title=project.info().get("title", ""))
-            with refusals("bits"):
-                tasks.start(project.person, exports.BAKE, title, work, project=project, lane="files", once=bits)
+            _started(request, project, exports.BAKE, title, work, once=bits, field="bits")
     except Mistake as mistake:
         return await asyncio.to_thread(_one_voice, request, mistake.beside("bits"))
     return RedirectResponse(f"/voices/{project.id}#take", 303)
@@ -207,16 +207,8 @@ async def _look(request: Request) -> Response:
             baked=bool(typed["baked"]),
         )
         title = words_of(request)("keep.looking", title=project.info().get("title", ""))
-        with refusals(""):
-            task = studio_of(request).tasks.start(
-                project.person,
-                publishing.LOOK,
-                title,
-                publishing.look(project, wish),
-                project=project,
-                lane="files",
-                once=wish.mark,
-            )
+        work = publishing.look(project, wish)
+        task = _started(request, project, publishing.LOOK, title, work, once=wish.mark)
     except Mistake as mistake:
         return await asyncio.to_thread(_publishing, request, typed, mistake)
     return RedirectResponse(f"/voices/{project.id}/publish?look={task.id}#look", 303)
@@ -243,16 +235,8 @@ async def _publish(request: Request) -> Response:
             project, asked["repository"], asked["consent"], private=asked["private"], baked=asked["baked"]
         )
         title = words_of(request)("keep.uploading", title=project.info().get("title", ""), repository=wish.repository)
-        with refusals("confirmed"):
-            task = tasks.start(
-                project.person,
-                publishing.PUBLISH,
-                title,
-                publishing.publish(project, wish),
-                project=project,
-                lane="files",
-                once=looked.id,
-            )
+        work = publishing.publish(project, wish)
+        task = _started(request, project, publishing.PUBLISH, title, work, once=looked.id, field="confirmed")
     except Mistake as mistake:
         mistake = mistake if mistake.field else mistake.beside("confirmed")
         return await asyncio.to_thread(_publishing, request, {"look": looked.id}, mistake)
@@ -340,6 +324,20 @@ def _inside(project: Project, path: Path) -> Path:
 
 def _title(project: Project) -> str:
     return " ".join(str(project.info().get("title") or project.id).split())
+
+
+def _started(
+    request: Request, project: Project, kind: str, title: str, work: Work, *, once: str, field: str = ""
+) -> Task:
+    """Queue a task of a voice beside those that compute; see `Tasks.start`.
+
+    Raises:
+        Mistake: too many are open; or, beside `field`, the disk refuses.
+    """
+    with refusals(field):
+        return studio_of(request).tasks.start(
+            project.person, kind, title, work, project=project, lane="files", once=once
+        )
 
 
 def _check_here(request: Request) -> None:
