@@ -42,16 +42,28 @@ ENGLISH = re.compile(r'<p lang="en">(.*?)</p>', re.DOTALL)
 
 
 def kinds() -> dict[str, str]:
-    """Of every task that the studio starts, and where: the second argument of `....tasks.start(...)` in its source."""
+    """Of every task that the studio starts, and where: the second argument of `....tasks.start(...)` in its source.
+
+    Where that is a parameter of the function around it, the kinds are what this function is called with.
+    """
     found = {}
     for path in sorted(Path(str(ROOT)).rglob("*.py")):
         name = ".".join(["mlx_voxclone.studio", *path.relative_to(str(ROOT)).with_suffix("").parts])
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-            if called.endswith("tasks.start"):
-                kind = eval(ast.unparse(node.args[1]), vars(importlib.import_module(name)))
-                found[kind] = name
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        given = arguments(tree, "tasks.start", 1)
+        for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
+            parameters = [one.arg for one in function.args.args]
+            for kind in given & arguments(function, "tasks.start", 1) & set(parameters):
+                given = given - {kind} | arguments(tree, function.name, parameters.index(kind))
+        for kind in given:
+            found[eval(kind, vars(importlib.import_module(name)))] = name
     return found
+
+
+def arguments(tree: ast.AST, function: str, position: int) -> set[str]:
+    """Expressions that calls of `function`, by the end of its name, have at this position."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {ast.unparse(node.args[position]) for node in calls if ast.unparse(node.func).endswith(function)}
 
 
 def all_errors(kind=VoxcloneError):
