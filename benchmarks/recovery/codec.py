@@ -29,9 +29,11 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_map
 
 from benchmarks.recovery import gates
+from benchmarks.recovery.batches import Crops
 from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus, build_corpus
+from benchmarks.recovery.first_weights import new_student
 from benchmarks.recovery.heard import HeardStates
-from benchmarks.recovery.student import Crops, LossWeights, Stage, Student, losses, new_student
+from benchmarks.recovery.student import LossWeights, Stage, Student, losses
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, WEIGHTS, Release, load_model, part_of
@@ -73,21 +75,25 @@ class CodecRun:
     revive_until: float = 0.7
     follow_until: float = 0.9  # then the codebook stands still, and encoder and decoder settle around it
     grid: int = TRACK_HOP  # samples: where crops may start
-    buzz: bool = False  # decode the recording's envelope on impulses, see `buzz.py`
+    told_until: float = 0.0  # up to then the decoder decodes true components, and the encoder learns to find them
+    buzz: bool = False  # decode the recording's envelope on impulses, see `buzz.py`; start with energies of bands
     weights: LossWeights = field(default_factory=LossWeights)
 
     def stage(self, progress: float, temperature: float) -> Stage:
         """What is in force when `progress` (0 to 1) of the steps are done."""
         cycle = (progress - self.cycle_from) / (self.cycle_full - self.cycle_from)
-        return Stage(progress >= self.quantise_from, min(1.0, max(0.0, cycle)), temperature)
+        quantise, told = progress >= self.quantise_from, progress < self.told_until
+        return Stage(quantise, min(1.0, max(0.0, cycle)), temperature, told)
 
 
 RUNS = {
     "quick": CodecRun("tiny", 700),
     "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
     "words": CodecRun(  # its decoder begins to speak words, on a buzz; see docs/LOG.md
-        "tiny",
-        10_000,
+        "small",
+        8000,
+        learning_rate=2e-3,
+        told_until=0.5,
         cycle_from=0.75,
         cycle_full=0.8,
         buzz=True,
@@ -123,7 +129,8 @@ class CodecTraining:
         self.run, self.config = run, config
         dim = heard.dim if heard else 0
         new = start is None
-        self.student = new_student(corpus, config, run.layer_scale, seed, dim) if new else old_student(start, dim)
+        begun = (corpus, config, run.layer_scale, seed, dim, run.buzz)
+        self.student = new_student(*begun) if new else old_student(start, dim)
         self.crops = Crops(corpus, config, run.batch, run.frames, seed, run.grid, heard, run.buzz)
         self.book = CodebookTrainer(self.student.codec.quantizer.semantic_codebook, seed=seed)
         self.optimizer = optim.AdamW(learning_rate=run.learning_rate, betas=[0.8, 0.98], weight_decay=0.01)

@@ -1,18 +1,24 @@
-"""The target that a small decoder can hit: the recording's bands on impulses, and their principal components."""
+"""The target that a small decoder can hit: the recording's bands on impulses, their principal components, its pitch."""
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 from recovery_corpus import smallest_corpus
 
 from benchmarks.recovery import buzz
 from benchmarks.recovery import student as students
-from benchmarks.recovery.buzz import PERIOD, Components, log_bands, on_impulses
+from benchmarks.recovery.batches import Crops
+from benchmarks.recovery.buzz import FFT, PITCHES, Components, log_bands, on_impulses, pitch_steps
 from benchmarks.recovery.codec import RUNS
 from benchmarks.recovery.corpus import FRAME
-from benchmarks.recovery.student import Crops, LossWeights, Stage, losses, new_student
+from benchmarks.recovery.first_weights import hear_energies, new_student
+from benchmarks.recovery.student import LossWeights, Stage, losses
+from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import VoxtralConfig
 
 CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
@@ -35,35 +41,102 @@ def wave(corpus):
     return found[: len(found) // FRAME * FRAME]
 
 
-def test_the_envelope_stays_and_the_pitch_is_100_hz(wave):
-    found = on_impulses(wave[None])[0]
+def constant(step, waves):
+    return np.full((len(waves), -(-waves.shape[1] // FRAME)), step)
+
+
+@pytest.mark.parametrize("step", range(len(PITCHES)))
+def test_the_envelope_stays_and_the_pitch_is_the_given_one(wave, step):
+    found = on_impulses(wave[None], constant(step, wave[None]))[0]
     assert found.shape == wave.shape
     loud = log_bands(wave[None])[0] > np.log(0.02)
     difference = (log_bands(found[None])[0] - log_bands(wave[None])[0])[loud]
-    assert np.median(np.abs(difference)) < 0.3  # 2.6 dB
+    assert np.median(np.abs(difference)) < 0.35  # 3 dB
     assert np.sqrt(np.mean(found**2)) == pytest.approx(np.sqrt(np.mean(wave**2)), rel=0.15)
-    assert np.corrcoef(found[PERIOD:], found[:-PERIOD])[0, 1] > 0.9
-    assert np.corrcoef(wave[PERIOD:], wave[:-PERIOD])[0, 1] < 0.7
+    period = SAMPLE_RATE // PITCHES[step]
+    assert np.corrcoef(found[period:], found[:-period])[0, 1] > 0.9
+    assert np.corrcoef(wave[period:], wave[:-period])[0, 1] < 0.7
     both = np.stack([wave, 0.1 * wave])
-    assert np.allclose(on_impulses(both)[0], found, atol=1e-6)
-    assert np.abs(on_impulses(np.zeros((1, 2 * FRAME), np.float32))).max() == 0
+    assert np.allclose(on_impulses(both, constant(step, both))[0], found, atol=1e-6)
+    silence = np.zeros((1, 2 * FRAME), np.float32)
+    assert np.abs(on_impulses(silence, constant(step, silence))).max() == 0
+
+
+def test_impulses_of_frames_with_other_pitches_are_where_they_would_be(wave):
+    """What is in a frame depends on its own pitch alone, but for the windows that reach over its edges."""
+    part = wave[None, : 3 * FRAME]
+    mixed = on_impulses(part, np.array([[0, 3, 0]]))[0]
+    high = on_impulses(part, constant(3, part))[0]
+    inner = slice(FRAME + FFT, 2 * FRAME - FFT)
+    np.testing.assert_allclose(mixed[inner], high[inner], atol=1e-6)
+    assert np.abs(mixed[:FRAME] - high[:FRAME]).max() > 1e-3
+
+
+def pulses(hertz, seconds):
+    wave = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+    wave[:: round(SAMPLE_RATE / hertz)] = 1
+    return np.convolve(wave, np.hanning(60), "same").astype(np.float32)
+
+
+@pytest.mark.parametrize(("hertz", "step"), [(80, 0), (110, 0), (140, 1), (215, 2), (240, 3), (390, 3)])
+def test_the_nearest_pitch_is_found(hertz, step):
+    assert set(pitch_steps(pulses(hertz, 1))) == {step}
+
+
+def test_a_pitch_changes_where_the_voice_does_and_stays_in_pauses():
+    low, high = pulses(100, 0.6), pulses(250, 0.6)
+    steps = pitch_steps(np.concatenate([np.zeros(4800, np.float32), low, high, np.zeros(9600, np.float32)]))
+    assert len(steps) == 180
+    assert set(steps[:70]) == {0}  # before the first sound, too
+    change = np.flatnonzero(np.diff(steps))
+    assert len(change) == 1
+    assert 0 <= change[0] - 80 <= 12  # by the median over what was heard up to then
+    assert set(steps[95:]) == {3}
+    assert set(pitch_steps(np.zeros(24_000, np.float32))) == {0}
+    assert len(pitch_steps(np.zeros(500, np.float32))) == 2
 
 
 def test_components_tell_sounds_apart_and_not_their_place(corpus, wave):
     components = Components(corpus, 36)
-    found = components(wave[None])[0]
+    waves = wave[None]
+    found = components(waves, constant(1, waves))[0]
     assert found.shape == (len(wave) // FRAME, 36)
     assert np.abs(found).max() <= 1
     assert 0.3 < found[:, 0].std() < 0.7  # two deviations are 1
-    later = components(wave[None, FRAME:])[0]
+    assert set(found[:, 35]) == {-0.25}
+    later = components(waves[:, FRAME:], constant(1, waves[:, FRAME:]))[0]
     assert np.allclose(later[1:], found[2:], atol=1e-4)  # the first window hears what is before it
+    assert components.weights.mean() == pytest.approx(1)
+    assert (np.diff(components.weights[:35]) <= 0).all()
+    assert components.weights[35] == components.weights[0]
+
+
+def test_the_encoder_starts_with_energies_that_do_not_depend_on_phases():
+    mx.random.seed(0)
+    codec = Codec(CONFIG, encoder=True)
+    hear_energies(codec)
+    layer = codec.encoder_blocks[0].layers[0]
+    half, time = CONFIG.dim // 2, np.arange(10 * FRAME) / SAMPLE_RATE
+    centres = np.linspace(*(1127 * np.log(1 + np.array([60, 0.45 * SAMPLE_RATE]) / 700)), half // 2)  # mel
+    for band in (2, 7, 12):
+        hertz = 700 * np.expm1(centres[band] / 1127)
+        waves = np.stack([np.sin(2 * np.pi * hertz * time + phase) for phase in np.linspace(0, np.pi, 5)])
+        x = codec.input_proj(mx.array(waves.reshape(5, -1, CONFIG.patch_size).astype(np.float32)))  # [phases, N, dim]
+        energies = np.array(layer.feed_forward(layer.ffn_norm(x)))[:, 20:, half : half + half // 2]
+        assert energies.mean(axis=(0, 1)).argmax() == band
+        assert energies[..., band].std() < 0.2 * energies[..., band].mean()
+        linear = np.array(x)[:, 20:, 2 * band]
+        assert linear.min() < -0.5 * linear.max() < 0  # the filter itself follows the phase
 
 
 def test_batches_and_losses_take_it(corpus, monkeypatch):
     plain, batch = (Crops(corpus, CONFIG, 2, 3, seed=0, buzz=wanted).batch(0) for wanted in (False, True))
     assert "target" not in plain
     assert mx.array_equal(plain["waves"], batch["waves"])
-    assert np.array_equal(np.array(batch["target"]), on_impulses(np.array(batch["waves"])))
+    waves, values = np.array(batch["waves"]), np.array(batch["components"])
+    steps = np.round((values[..., -1] + 0.75) * 2).astype(int)
+    assert len(set(steps.ravel())) > 1  # of pitches
+    assert np.array_equal(np.array(batch["target"]), on_impulses(waves, steps))
     student = new_student(corpus, CONFIG, 0.3, seed=3)
     compared = []
     for name in ("waveform_l1", "phase_loss", "log_mel_loss", "multi_resolution_stft_loss"):
@@ -72,9 +145,27 @@ def test_batches_and_losses_take_it(corpus, monkeypatch):
     assert len(compared) == 4
     assert all(mx.array_equal(other, batch["target"]) for other in compared)
     latents = student.codec.encode_latents(batch["waves"])[..., CONFIG.semantic_dim :]
-    expected = np.mean((np.tanh(np.array(latents)) - np.array(batch["components"])) ** 2)
+    weights = np.array(batch["component_weights"])
+    expected = np.mean(weights * (np.tanh(np.array(latents)) - values) ** 2)
     assert float(terms["components"]) == pytest.approx(expected, rel=1e-4)
     assert RUNS["words"].buzz
+
+
+def test_a_told_decoder_speaks_the_components_and_teaches_the_encoder_nothing(corpus):
+    student = new_student(corpus, CONFIG, 0.3, seed=3, energies=True)
+    batch = Crops(corpus, CONFIG, 2, 3, seed=0, buzz=True).batch(0)
+    gradient, only_sound = nn.value_and_grad(student, losses), LossWeights(commitment=0, units=0, spread=0)
+    first, last = "codec.input_proj.conv.parametrizations", "codec.output_proj.conv.parametrizations"
+    for told in (False, True):
+        _, found = gradient(student, batch, only_sound, Stage(cycle=0, told=told))
+        sizes = {key: float(mx.abs(value).max()) for key, value in tree_flatten(found)}
+        assert max(size for key, size in sizes.items() if key.startswith(last)) > 0
+        assert (max(size for key, size in sizes.items() if key.startswith(first)) > 0) is not told
+    _, before = losses(student, batch, LossWeights(), Stage(cycle=0, told=True))
+    batch["components"] = -batch["components"]
+    _, after = losses(student, batch, LossWeights(), Stage(cycle=0, told=True))
+    assert float(before["l1"]) != pytest.approx(float(after["l1"]), rel=1e-3)
+    assert float(before["units"]) == float(after["units"])  # semantic codes stay the encoder's
 
 
 def test_too_few_frames_are_told(corpus):

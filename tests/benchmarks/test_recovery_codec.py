@@ -3,35 +3,21 @@
 import json
 import math
 from dataclasses import asdict, replace
-from types import SimpleNamespace
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from recovery_corpus import smallest_corpus
+from recovery_corpus import heard_states, smallest_corpus
 
 from benchmarks.recovery import codec as codecs
 from benchmarks.recovery import gates
+from benchmarks.recovery.batches import Crops
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
-from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, units_of
-from benchmarks.recovery.heard import crop_of
-from benchmarks.recovery.student import (
-    DISTURBED_DB,
-    Crops,
-    LossWeights,
-    Stage,
-    band_filters,
-    disturbance,
-    disturbed,
-    heard_loss,
-    losses,
-    new_student,
-    phase_loss,
-    spread_loss,
-    unit_loss,
-)
+from benchmarks.recovery.corpus import FRAME, UNITS, Corpus
+from benchmarks.recovery.first_weights import band_filters, new_student
+from benchmarks.recovery.student import LossWeights, Stage, heard_loss, losses, phase_loss, spread_loss, unit_loss
 from benchmarks.recovery.vq import CodebookTrainer
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
@@ -140,14 +126,6 @@ def student(corpus):
     return new_student(corpus, CONFIG, 0.3, seed=1)
 
 
-def heard_states(corpus: Corpus, dim: int = 5) -> SimpleNamespace:
-    """A Whisper's states of the first half of the training clips, random numbers."""
-    clips = corpus.split("train")
-    rng = np.random.default_rng(0)
-    rows = {c.id: rng.standard_normal((len(c.units), dim)).astype(np.float16) for c in clips[: len(clips) // 2]}
-    return SimpleNamespace(dim=dim, of=lambda clip: rows.get(clip.id))
-
-
 def test_heard_states_are_a_loss_of_the_frames_that_have_one():
     rng = np.random.default_rng(0)
     predicted, states = (rng.standard_normal((2, 3, 5)).astype(np.float32) for _ in range(2))
@@ -158,19 +136,6 @@ def test_heard_states_are_a_loss_of_the_frames_that_have_one():
     ]
     assert float(heard_loss(mx.array(predicted), mx.array(states))) == pytest.approx(1 - np.mean(cosines), abs=1e-5)
     assert float(heard_loss(mx.array(predicted), mx.zeros((2, 3, 5)))) == 0
-
-
-def test_crops_have_the_states_of_their_own_frames(corpus):
-    states = np.arange(12, dtype=np.float16)[:, None] * np.ones(2, np.float16)
-    np.testing.assert_array_equal(crop_of(states, 2 * FRAME, 3)[:, 0], [2, 3, 4])
-    np.testing.assert_array_equal(crop_of(states, 2 * FRAME + FRAME // 2, 2)[:, 0], [2.5, 3.5])
-    np.testing.assert_array_equal(crop_of(states, 10 * FRAME, 4)[:, 0], [10, 11, 0, 0])
-    heard = heard_states(corpus)
-    batch = Crops(corpus, CONFIG, 16, 3, 0, heard=heard).batch(0)
-    assert batch["heard"].shape == (16, 3, 5)
-    known = np.array(mx.abs(batch["heard"]).sum(axis=(1, 2)) > 0)
-    assert 0 < known.sum() < 16
-    assert "heard" not in Crops(corpus, CONFIG, 4, 3, 0).batch(0)
 
 
 def test_a_training_lowers_the_distance_to_heard_states(corpus):
@@ -219,26 +184,6 @@ def test_first_signals_are_of_ordinary_size_and_the_bands_go_through(student, co
     assert 0.2 < np.sqrt(np.square(decoded).mean() / np.square(wave).mean()) < 5
 
 
-def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
-    crops = Crops(corpus, CONFIG, 6, 3, seed=9)
-    one, again, next_one = crops.batch(4), Crops(corpus, CONFIG, 6, 3, seed=9).batch(4), crops.batch(5)
-    for name in ("waves", "units", "hiss"):
-        np.testing.assert_array_equal(np.array(one[name]), np.array(again[name]))
-    np.testing.assert_array_equal(np.array(one["noise"].offset), np.array(again["noise"].offset))
-    assert not np.array_equal(np.array(one["waves"]), np.array(next_one["waves"]))
-    found = 0
-    for wave, units in zip(np.array(one["waves"]), np.array(one["units"])):
-        for clip in corpus.split("train"):
-            whole = clip.read()
-            for first in range(0, len(whole) - 3 * FRAME + 1, 240):
-                piece = whole[first : first + 3 * FRAME]
-                gain = (wave @ piece) / (piece @ piece)
-                if np.abs(wave - gain * piece).max() < 1e-3 * np.abs(wave).max():
-                    np.testing.assert_array_equal(units, units_of(clip.track, first // 240, 3))
-                    found += 1
-    assert found == 6
-
-
 def only(**weights: float) -> LossWeights:
     """All weights 0 but these."""
     return LossWeights(**(dict.fromkeys(asdict(LossWeights()), 0.0) | weights))
@@ -266,25 +211,6 @@ def test_the_phase_loss_is_0_for_itself_and_1_for_silence():
     assert phase_loss(wave, wave).item() == pytest.approx(0, abs=1e-6)
     assert phase_loss(mx.zeros_like(wave), wave).item() == pytest.approx(1, abs=1e-3)
     assert phase_loss(-wave, wave).item() == pytest.approx(4, abs=1e-3)  # no magnitude tells the two apart
-
-
-def test_crops_start_on_their_grid(corpus):
-    whole = {clip.id: clip.read() for clip in corpus.split("train")}
-    crops = Crops(corpus, CONFIG, 6, 2, seed=1, grid=FRAME)
-    for number in range(3):
-        for wave in np.array(crops.batch(number)["waves"]):
-            unit = wave / np.abs(wave).max()
-            places = [
-                start
-                for samples in whole.values()
-                for start in range(0, max(1, len(samples) - 2 * FRAME + 1), FRAME)
-                if np.allclose(unit, _to_one(samples[start : start + 2 * FRAME]), atol=2e-3)
-            ]
-            assert places
-
-
-def _to_one(samples):
-    return np.pad(samples / max(np.abs(samples).max(), 1e-9), (0, 2 * FRAME - len(samples)))
 
 
 def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(student, corpus):
@@ -322,6 +248,8 @@ def test_stages_switch_quantiser_and_cycle(student, corpus):
     assert run.stage(0.05, 2.0) == Stage(False, 0.0, 2.0)
     assert run.stage(0.3, 1.0).cycle == pytest.approx(0.5)
     assert run.stage(0.9, 1.0) == Stage(True, 1.0, 1.0)
+    assert replace(run, told_until=0.5).stage(0.4, 1.0).told
+    assert not replace(run, told_until=0.5).stage(0.5, 1.0).told
 
 
 def test_spread_is_nothing_at_its_deviation_and_much_for_constants_and_extremes():
@@ -475,18 +403,3 @@ def test_command_reports_and_refuses_in_one_line(corpus, tmp_path, monkeypatch, 
     assert "falls short" in capsys.readouterr().out
     assert codecs.main([*arguments, "--corpus", str(corpus.directory / "audio")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_disturbance_is_heard_as_nothing_much():
-    """Against numpy's own filtering; magnitudes stay within the stated decibels, the waveform does not stay."""
-    rng, size, rate = np.random.default_rng(3), 4800, 24000
-    waves = rng.standard_normal((3, size)).astype(np.float32)
-    filters = np.stack([disturbance(np.random.default_rng(k), size, rate) for k in range(3)])
-    assert filters.shape == (3, size + 1)
-    gains = 20 * np.log10(np.abs(filters))
-    assert np.abs(gains).max() <= DISTURBED_DB + 1e-6
-    padded = np.fft.rfft(np.pad(waves, ((0, 0), (0, size))))
-    expected = np.fft.irfft(padded * filters)[:, :size] + 0.25
-    found = np.array(disturbed(mx.array(waves), mx.array(filters), mx.full(waves.shape, 0.25)))
-    assert np.abs(found - expected).max() < 1e-4
-    assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.98 for a, b in zip(found, waves))
