@@ -223,6 +223,7 @@ def test_verified_by_what_is_heard(argv, tmp_path, capsys, monkeypatch, share):
     assert ("it could hardly choose" in told) == (share > 0.5)
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_the_middle_of_a_book(argv, tmp_path, capsys):
     """A file size limit stands in for the full disk."""
     command = [*argv, "--text-file", str(tmp_path / "book.txt"), "--output", str(tmp_path / "a.wav")]

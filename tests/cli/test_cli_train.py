@@ -407,7 +407,9 @@ def test_more_steps_continue_a_complete_training_where_it_is_now(config_file, tm
 @pytest.mark.parametrize(
     ("setting", "text"),
     [
-        ("encoder.train.steps=6", "was trained from something else"),  # the codes under the adapters change
+        pytest.param(  # the codes under the adapters change
+            "encoder.train.steps=6", "was trained from something else", marks=pytest.mark.slow
+        ),
         pytest.param(
             "speaker.train.steps=8",
             "baked: exists already and was not baked from this run as it is now (the adapters",

@@ -54,6 +54,7 @@ def test_the_figures_that_matter_come_first_and_keys_are_folded(made):
     assert ["speaker model", "none"] in page.rows
 
 
+@pytest.mark.slow
 def test_what_has_changed_is_a_sentence(made):
     better, worse = change(10, 12.5, "worse"), change(0.5, 0.75, "better")
     changes = {"similarity": worse, "wer": better, "pitch_hz": change(1, 2, "changed")}

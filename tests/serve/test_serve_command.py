@@ -204,6 +204,7 @@ FlowMatchingHead.semantic_logits = endless
 """
 
 
+@pytest.mark.slow
 def test_it_ends_while_it_streams(started):
     """Who hears a stream sees it broken off, events end in an error, and nobody who does not read holds it up."""
     process, port = started(before=ENDLESS)

@@ -205,7 +205,11 @@ def test_speech_without_a_pause_is_not_cut_within(tmp_path):
     ("text", "message"),
     [
         (" ".join(phrases(24, 77)), r"its text does not fit what is heard \(\d+ % of the words are in it\)"),
-        ("Это совсем другой текст. " * 9, "its text is written in cyrillic letters, but latin ones are heard"),
+        pytest.param(
+            "Это совсем другой текст. " * 9,
+            "its text is written in cyrillic letters, but latin ones are heard",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_text_of_another_recording_is_refused(recording, text, message):
@@ -247,6 +251,7 @@ def test_long_silence_is_not_heard(tmp_path):
 # --- in `prepare` ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_prepare_cuts_chapters_where_a_whisper_is_named(tmp_path, said, monkeypatch):
     source = tmp_path / "books"
     long, short = Recording(source / "01.wav", said), Recording(source / "02.wav", said[:2])

@@ -212,6 +212,7 @@ def continue_alone(run_dir, tmp_path) -> None:
     assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_run_and_leaves_a_checkpoint(endless, tmp_path):
     run_dir, processes = endless
     processes[1].kill()
