@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from benchmarks.recovery.buzz import Components, on_impulses, pitch_steps
+from benchmarks.recovery.buzz import Components, on_impulses
 from benchmarks.recovery.corpus import FRAME, KINDS, TRACK_HOP, UNITS, Corpus, CorpusClip, units_of
 from benchmarks.recovery.heard import HeardStates, crop_of
 from mlx_voxclone.miniature.synth import PHONES, SyntheticSpeaker
@@ -32,7 +32,6 @@ class _Crop:
     units: np.ndarray  # [T]
     pitch: np.ndarray  # [T]
     heard: np.ndarray  # [T, D]
-    steps: np.ndarray  # [T], index into `buzz.PITCHES`
 
 
 class Crops:
@@ -41,8 +40,7 @@ class Crops:
     Args:
         grid: samples between the places where a crop may start, a multiple of `TRACK_HOP`.
         heard: a Whisper's states of clips; None: no batch has any.
-        buzz: whether batches have the target of `on_impulses`, and the `Components`. The pitch of all clips is
-            found out then, a second for 80 s of speech.
+        buzz: whether batches have the target of `on_impulses`, and the `Components`.
     """
 
     def __init__(
@@ -56,30 +54,28 @@ class Crops:
         heard: HeardStates | None = None,
         buzz: bool = False,
     ):
-        self.components = Components(corpus, config.acoustic_dim) if buzz else None
+        self._components = Components(corpus, config.acoustic_dim) if buzz else None
         self._heard_dim = heard.dim if heard else 0
         self.config, self.size, self.frames, self.seed = config, size, frames, seed
         self._every = grid // TRACK_HOP
-        # per kind: (samples as int16, to hold an hour in 170 MB; labels; pitch; heard states; steps of pitch)
+        # per kind: (samples as int16, to hold an hour in 170 MB; labels; pitch; heard states)
         self._pools = []
         shares = []
         for kind in KINDS:
-            pool = [self._clip(clip, heard) for clip in corpus.split("train", kind)]
+            pool = [
+                (_as_int16(clip.read()), clip.track, pitch_of(clip), heard.of(clip) if heard else None)
+                for clip in corpus.split("train", kind)
+            ]
             if pool:
                 self._pools.append(pool)
                 shares.append(SHARES[kind])
         self._shares = np.array(shares) / sum(shares)
 
-    def _clip(self, clip: CorpusClip, heard: HeardStates | None) -> tuple:
-        samples = clip.read()
-        steps = pitch_steps(samples) if self.components else np.zeros(len(samples) // TRACK_HOP, np.int8)
-        return _as_int16(samples), clip.track, pitch_of(clip), heard.of(clip) if heard else None, steps
-
     def batch(self, number: int) -> dict[str, Any]:
         """Batch `number`: `waves` [B, S], `units` [B, T] (-1: unknown), `noise`, `hiss`, `filters`, `stft`, `mel`.
 
         With a Whisper also `heard` [B, T, D], its states, 0 where it says nothing; with a buzz `target` [B, S] and
-        `components` [B, T, A].
+        `components` [B, T, A], which count by `component_weights` [A].
 
         One STFT size and two mel scales are drawn per step: on average the loss of all of them, at a third of the time.
         `hiss [B, S]` and `filters [B, S + 1]` (spectra of double length) disturb what is encoded again: half of the
@@ -92,11 +88,9 @@ class Crops:
         waves = np.stack([crop.wave for crop in crops])
         heard = {"heard": mx.array(np.stack([crop.heard for crop in crops]))} if self._heard_dim else {}
         buzz = {}
-        if self.components:
-            steps = np.stack([crop.steps for crop in crops])
-            target, values = on_impulses(waves, steps), self.components(waves, steps)
-            buzz = {"target": mx.array(target), "components": mx.array(values)}
-            buzz["component_weights"] = mx.array(self.components.weights)
+        if self._components:
+            buzz = {"target": mx.array(on_impulses(waves)), "components": mx.array(self._components(waves))}
+            buzz["component_weights"] = mx.array(self._components.weights)
         return (
             heard
             | buzz
@@ -118,7 +112,7 @@ class Crops:
         A pitch is an index into `PITCHES` where there is voice, -1 elsewhere and where it is none of these.
         """
         pool = self._pools[rng.choice(len(self._pools), p=self._shares)]
-        samples, track, pitch, states, steps = pool[rng.integers(len(pool))]
+        samples, track, pitch, states = pool[rng.integers(len(pool))]
         size = self.frames * FRAME
         first = self._every * int(rng.integers(max(1, (len(samples) - size) // (self._every * TRACK_HOP) + 1)))
         piece = samples[first * TRACK_HOP : first * TRACK_HOP + size]
@@ -130,8 +124,7 @@ class Crops:
             heard = np.zeros((self.frames, self._heard_dim), np.float32)
         else:
             heard = crop_of(states, first * TRACK_HOP, self.frames)
-        middle = np.arange(self.frames) * (FRAME // TRACK_HOP) + first + FRAME // TRACK_HOP // 2
-        return _Crop(wave, units, pitches, heard, steps[np.minimum(middle, len(steps) - 1)])
+        return _Crop(wave, units, pitches, heard)
 
 
 def pitch_of(clip: CorpusClip) -> int:

@@ -1,9 +1,9 @@
-"""A target for reconstruction that a small decoder can hit: the recording's spectral envelope on impulses.
+"""A target for reconstruction that a small decoder can hit: the recording's spectral envelope on a buzz of 100 Hz.
 
 A decoder of this bit rate cannot follow the phases of a recording, and a small one that is trained for an hour on
-spectra alone decodes a mumble (docs/LOG.md, "What stands between the benchmark's codec and words"). Here impulses come
-at one of four pitches, all of them in step with 20 ms, so that a frame depends on its envelope and its pitch alone: a
-vocoder. Words are heard in it and the speaker is, breath is not.
+spectra alone decodes a mumble (docs/LOG.md, "What stands between the benchmark's codec and words"). Here there is one
+impulse in each of the decoder's patches, so phases are known and a patch depends on the envelope alone: a vocoder.
+Words are heard in it, pitch and breath are not.
 """
 
 from functools import cache
@@ -12,29 +12,22 @@ import numpy as np
 
 from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus
 from mlx_voxclone.audio.io import SAMPLE_RATE
-from mlx_voxclone.audio.prosody import fundamental
 from mlx_voxclone.audio.spectral.plain import mel_filterbank
 from mlx_voxclone.errors import DataError
 
 FFT, BANDS, HOP = 512, 32, 128
-FIRST = 200  # samples before an impulse at the start of a frame
-PITCHES = (100, 150, 200, 250)  # Hz
-HEARD_HOPS = 16  # of 10 ms: the pitch of a hop is the median over so many, up to it
-LATE = 3  # hops from the start of the window that a fundamental frequency is found in to its middle
+PERIOD, FIRST = TRACK_HOP, 200  # samples between impulses, and before the first one
 FLOOR = 3e-3  # of a band's level, under its logarithm
 FITTED_SECONDS = 6  # of each training clip
 OTHERS = 3  # one in so many clips that are no recordings of people is used
 
 
-def on_impulses(waves: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Impulses at some pitch, with the energy of waves [B, S] in each of 32 bands: float32 [B, S].
-
-    Args:
-        steps: index into `PITCHES` of each frame of 1920 samples, [B, ceil(S / 1920)].
-    """
+def on_impulses(waves: np.ndarray) -> np.ndarray:
+    """Waves [B, S] as impulses every 10 ms with the waves' energy in each of 32 bands: float32 [B, S]."""
     down, up, window = _bands()
-    buzz = _impulses()[steps].reshape(len(waves), -1)[:, : waves.shape[1]]  # [B, S]
-    spectra = np.fft.rfft(_windows(buzz, HOP) * window).astype(np.complex64)  # [B, F, K]
+    buzz = np.zeros((1, waves.shape[1]), np.float32)
+    buzz[:, FIRST::PERIOD] = 1
+    spectra = np.fft.rfft(_windows(buzz, HOP) * window).astype(np.complex64)  # [1, F, K]
     energy = np.square(np.abs(np.fft.rfft(_windows(waves, HOP) * window))).astype(np.float32) @ down  # [B, F, bands]
     gain = np.sqrt(energy / (np.square(np.abs(spectra)) @ down + 1e-6)) @ up  # [B, F, K]
     pieces = (np.fft.irfft(spectra * gain) * window).reshape(*gain.shape[:2], -1, HOP)
@@ -49,41 +42,11 @@ def on_impulses(waves: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(joined[:, FFT // 2 : FFT // 2 + waves.shape[1]], np.float32)
 
 
-def pitch_steps(samples: np.ndarray) -> np.ndarray:
-    """Index into `PITCHES` of samples [S] every 10 ms: the nearest to the median pitch of 160 ms, int8 [S // 240].
-
-    Where nothing is voiced, what was before stays, and before the first voiced sound its pitch.
-    """
-    hops = len(samples) // TRACK_HOP
-    found = np.full(hops + HEARD_HOPS, np.nan)
-    frequency = fundamental(samples)[0][: hops - LATE]
-    found[HEARD_HOPS + LATE :][: len(frequency)] = frequency
-    steps = np.full(hops, -1, np.int8)
-    for hop, heard in enumerate(np.lib.stride_tricks.sliding_window_view(found, HEARD_HOPS)[1:]):
-        voiced = heard[np.isfinite(heard)]
-        if len(voiced):
-            steps[hop] = np.argmin(np.abs(np.log(np.array(PITCHES) / np.median(voiced))))
-        elif hop:
-            steps[hop] = steps[hop - 1]
-    known = steps[steps >= 0]
-    return np.where(steps >= 0, steps, known[0] if len(known) else 0)
-
-
-@cache
-def _impulses() -> np.ndarray:
-    """One frame of impulses at each of the pitches: float32 [pitches, 1920]."""
-    frames = np.zeros((len(PITCHES), FRAME), np.float32)
-    for frame, pitch in zip(frames, PITCHES):
-        period = SAMPLE_RATE // pitch
-        frame[FIRST % period :: period] = 1
-    return frames
-
-
 class Components:
-    """Acoustic values: the first principal components of a frame's log bands (eight hops of 10 ms), then its pitch.
+    """The first principal components of a frame's log bands (eight hops of 10 ms, 32 bands), as acoustic values.
 
-    `weights` [count] are what each counts for in a loss, 1 on average: the components' deviations, which say how much
-    of the spectrum they are, and for the pitch that of the first of them.
+    `weights` [count] are what each counts for in a loss, 1 on average: their deviations, so that those which say more
+    of the spectrum are learnt first.
 
     Args:
         corpus: whose training clips they are fitted to.
@@ -100,20 +63,14 @@ class Components:
         if len(frames) < count:
             raise DataError(f"{count} components need as many frames of training clips; there are {len(frames)}")
         self._mean = frames.mean(axis=0)
-        self._axes = np.linalg.svd(frames - self._mean, full_matrices=False)[2][: count - 1]
+        self._axes = np.linalg.svd(frames - self._mean, full_matrices=False)[2][:count]
         self._deviation = ((frames - self._mean) @ self._axes.T).std(axis=0)
-        weights = np.append(self._deviation, self._deviation[0])
-        self.weights = (weights / weights.mean()).astype(np.float32)
+        self.weights = (self._deviation / self._deviation.mean()).astype(np.float32)
 
-    def __call__(self, waves: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Values of waves [B, S] and the pitches `steps` [B, S // 1920] of their frames: float32 [B, T, count].
-
-        Two deviations of a component are 1, and what is beyond is cut to -1..1. Pitches go from -0.75 to 0.75.
-        """
+    def __call__(self, waves: np.ndarray) -> np.ndarray:
+        """Components of waves [B, S], two deviations being 1, cut to -1..1: float32 [B, T, count]."""
         scores = (log_bands(waves) - self._mean) @ self._axes.T
-        scores = np.clip(scores / (2 * self._deviation + 1e-9), -1, 1)  # [B, T, count - 1]
-        pitch = 1.5 * steps[:, : scores.shape[1], None] / max(1, len(PITCHES) - 1) - 0.75
-        return np.concatenate([scores, pitch], axis=-1).astype(np.float32)
+        return np.clip(scores / (2 * self._deviation + 1e-9), -1, 1).astype(np.float32)
 
 
 def log_bands(waves: np.ndarray) -> np.ndarray:

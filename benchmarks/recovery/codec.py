@@ -92,7 +92,7 @@ RUNS = {
     "words": CodecRun(  # its decoder begins to speak words, on a buzz; see docs/LOG.md
         "small",
         8000,
-        learning_rate=2e-3,
+        learning_rate=2.5e-3,
         told_until=0.5,
         cycle_from=0.75,
         cycle_full=0.8,

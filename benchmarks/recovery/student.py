@@ -31,7 +31,7 @@ class LossWeights:
     units: float = 1.5
     heard: float = 0.0  # that quantised semantic latents tell what a Whisper hears (cosine distance)
     pitch: float = 0.0  # that acoustic values tell the pitch, of voices that keep to a few
-    components: float = 0.0  # that acoustic values are those of `Components` (squared distance)
+    components: float = 0.0  # that acoustic values are principal components of log bands (squared distance)
     spread: float = 1.0
     cycle_semantic: float = 0.2
     cycle_acoustic: float = 0.3
