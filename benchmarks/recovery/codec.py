@@ -34,7 +34,7 @@ from benchmarks.recovery.corpus import FRAME, TRACK_HOP, Corpus, build_corpus
 from benchmarks.recovery.first_weights import new_student
 from benchmarks.recovery.heard import HeardStates
 from benchmarks.recovery.student import LossWeights, Stage, Student, losses
-from benchmarks.recovery.vq import CodebookTrainer
+from benchmarks.recovery.vq import CodebookTrainer, codebook_scale, scaled_semantics
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import CODEC_PREFIX, WEIGHTS, Release, load_model, part_of
 from mlx_voxclone.checkpoint.writer import Entry, save_tensors, write_safetensors
@@ -260,13 +260,17 @@ def _peak_gb() -> float:
 def save_codec(student: Student, untrained: Path, output: Path) -> None:
     """Write the codec's directory in place of an earlier one; values are rounded to BF16, as the release's are.
 
+    Semantic latents are divided by a power of 2, so that the codebook's values are near 1.
+
     Args:
         untrained: the miniature checkpoint that lends everything but decoder and quantiser.
     """
     new = output.with_name(output.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(untrained, new / STOCK)
-    trained = {CODEC_PREFIX + k: v.astype(mx.bfloat16) for k, v in tree_flatten(student.codec.parameters())}
+    tensors = dict(tree_flatten(student.codec.parameters()))
+    scale = codebook_scale(tensors)
+    trained = {CODEC_PREFIX + k: v.astype(mx.bfloat16) for k, v in scaled_semantics(tensors, scale).items()}
     source = TensorFile(untrained / WEIGHTS)
     entries = [
         Entry(name, "BF16", source.info(name).shape, lambda n=name: trained[n] if n in trained else source.raw(n))
@@ -275,7 +279,7 @@ def save_codec(student: Student, untrained: Path, output: Path) -> None:
     (new / STOCK / WEIGHTS).unlink()
     write_safetensors(new / STOCK / WEIGHTS, entries, {"format": "pt"})
     save_tensors(new / ENCODER, {name: value for name, value in trained.items() if part_of(name) == "encoder"})
-    save_tensors(new / CLASSIFIER, {"weight": student.classifier.weight, "bias": student.classifier.bias})
+    save_tensors(new / CLASSIFIER, {"weight": student.classifier.weight * scale, "bias": student.classifier.bias})
     shutil.rmtree(output, ignore_errors=True)
     new.rename(output)
 

@@ -4,10 +4,19 @@ van den Oord et al. 2017 (appendix A.1) for the running means, Dhariwal et al. 2
 and counts are the two tensors that the product's `SemanticCodebook` stores, so a trained codebook needs no conversion.
 """
 
+import math
+
 import mlx.core as mx
 import numpy as np
 
-from mlx_voxclone.model.quantizer import SemanticCodebook
+from mlx_voxclone.model.blocks.conv import row_lengths
+from mlx_voxclone.model.quantizer import MIN_USAGE, SemanticCodebook
+
+SUMS, USAGE = "quantizer.semantic_codebook.embedding_sum", "quantizer.semantic_codebook.cluster_usage"
+HEARD_BY, SPOKEN_BY = (
+    "encoder_blocks.{}.conv.parametrizations.weight.",
+    "decoder_blocks.0.conv.parametrizations.weight.",
+)
 
 
 class CodebookTrainer:
@@ -66,3 +75,29 @@ class CodebookTrainer:
     def _write(self, rows: mx.array, usage: mx.array) -> None:
         self.codebook.cluster_usage = usage.astype(mx.float32)
         self.codebook.embedding_sum = rows.astype(mx.float32) * self.codebook.cluster_usage[:, None]
+
+
+def codebook_scale(tensors: dict[str, mx.array]) -> float:
+    """Root mean square of the semantic codebook's values among a codec's tensors, to the next power of 2."""
+    rows = tensors[SUMS] / mx.maximum(tensors[USAGE], MIN_USAGE)[:, None]
+    return 2.0 ** round(math.log2(mx.sqrt(mx.mean(mx.square(rows))).item()))
+
+
+def scaled_semantics(tensors: dict[str, mx.array], scale: float) -> dict[str, mx.array]:
+    """A codec's tensors, float32 by name, with semantic latents and codebook divided by `scale`.
+
+    Codes and sound stay the same. How large the latents are costs the training of a codec little, and they grow. The
+    training of its encoder has losses in units of the latents, which take values near 1 for granted.
+    """
+    if scale == 1:
+        return tensors
+    tensors, dim = dict(tensors), tensors[SUMS].shape[1]
+    tensors[SUMS] = tensors[SUMS] / scale
+    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("encoder_blocks."))
+    gains = HEARD_BY.format(last) + "original0"
+    tensors[gains] = mx.concatenate([tensors[gains][:dim] / scale, tensors[gains][dim:]])
+    gain, direction = (tensors[SPOKEN_BY + name] for name in ("original0", "original1"))
+    weight = gain * direction / row_lengths(direction)  # [out, D + A, kernel]
+    weight = mx.concatenate([weight[:, :dim] * scale, weight[:, dim:]], axis=1)
+    tensors[SPOKEN_BY + "original0"], tensors[SPOKEN_BY + "original1"] = row_lengths(weight), weight
+    return tensors

@@ -17,13 +17,23 @@ from benchmarks.recovery.batches import Crops
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus
 from benchmarks.recovery.first_weights import band_filters, new_student
-from benchmarks.recovery.student import LossWeights, Stage, heard_loss, losses, phase_loss, spread_loss, unit_loss
-from benchmarks.recovery.vq import CodebookTrainer
+from benchmarks.recovery.student import (
+    LossWeights,
+    Stage,
+    Student,
+    heard_loss,
+    losses,
+    phase_loss,
+    spread_loss,
+    unit_loss,
+)
+from benchmarks.recovery.vq import CodebookTrainer, codebook_scale, scaled_semantics
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.miniature.micro import make_micro
+from mlx_voxclone.model.codec import Codec
 from mlx_voxclone.model.config import VoxtralConfig
 from mlx_voxclone.model.quantizer import SemanticCodebook
 
@@ -373,12 +383,32 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")
     read = dict(tree_flatten(load_codec(tmp_path / "codec")[0].parameters()))
     trained = dict(tree_flatten(training.student.codec.parameters()))
+    saved = scaled_semantics(trained, codebook_scale(trained))
     assert read.keys() == trained.keys()
     for name, value in trained.items():
-        value = np.array(value)
-        np.testing.assert_array_equal(np.array(read[name]), bfloat16_to_float32(float32_to_bfloat16(value)))
+        value, written = np.array(value), np.array(saved[name])
+        np.testing.assert_array_equal(np.array(read[name]), bfloat16_to_float32(float32_to_bfloat16(written)))
         assert not np.array_equal(value, before["codec." + name]), name  # everything trains, the codebook too
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")  # in place of the first
+
+
+def test_semantic_latents_of_any_size_are_saved_near_1(student, corpus, tmp_path):
+    make_micro(tmp_path / "untrained", "tiny", 0)
+    tensors = dict(tree_flatten(student.codec.parameters()))
+    grown = Student(Codec(CONFIG, encoder=True))
+    grown.codec.load_weights(list(scaled_semantics(tensors, codebook_scale(tensors) / 64).items()))
+    grown.classifier.weight = student.classifier.weight / 64
+    assert codebook_scale(dict(tree_flatten(grown.codec.parameters()))) == 64
+    save_codec(grown, tmp_path / "untrained", tmp_path / "codec")
+    saved, weight, bias = load_codec(tmp_path / "codec")
+    assert codebook_scale(dict(tree_flatten(saved.parameters()))) == 1
+    rows, wave = saved.quantizer.semantic_codebook.embedding, corpus.clips[0].read()
+    expected = np.array(grown.classifier(grown.codec.quantizer.semantic_codebook.embedding))
+    np.testing.assert_allclose(np.array(rows) @ weight.T + bias, expected, atol=0.02 * np.abs(expected).max())
+    codes = grown.codec.audio_codes(wave)
+    assert np.mean(saved.audio_codes(wave)[0] == codes[0]) > 0.9
+    said, again = grown.codec.decode_audio(codes), saved.decode_audio(codes)
+    assert np.abs(said - again).max() < 0.05 * np.abs(said).max()
 
 
 @pytest.mark.slow
