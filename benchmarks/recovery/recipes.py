@@ -45,7 +45,7 @@ CONSTANTS = {
     "augmented": (EncoderItems, "augmented"),
     "dispersed": (EncoderItems, "dispersed"),
 }
-COMMON_CONSTANTS = {"temperature": 1.0, "margin": 0.5, "commitment": 0.1, "augmented": 0.5, "dispersed": 1.0}
+COMMON_CONSTANTS = {"temperature": 1.0, "margin": 0.5, "commitment": 0.05, "augmented": 0.5, "dispersed": 1.0}
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ REMOVED = {
     **{key: f"it is {value} always" for key, value in _ALWAYS.items()},
     "encoder.codes": "its temperature is 1.0 and its margin 0.5 always",
     **{f"encoder.losses.{name}": "encoder.losses.sound weighs l1, stft and mel" for name in ("l1", "stft", "mel")},
-    "encoder.losses.commitment": "it is 0.1 always, where the sound has a weight",
+    "encoder.losses.commitment": "it is always what 0.1 was, where the sound has a weight",
     **{f"speaker.losses.{name}": "speaker.losses.kept weighs both" for name in ("kept_semantic", "kept_flow")},
     "distill.losses": "its weights are 1.0 always",
     "distill.layers": "it is a quarter, half and three quarters of them always",

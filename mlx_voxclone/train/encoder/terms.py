@@ -38,7 +38,9 @@ from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
 CODES = ("semantic_code", "acoustic_code")
 OPPONENTS = ("feature_matching", "discriminator")
-COMMITMENT = 0.1  # weight beside the sound, the paper's; none is worse, 1 no better (docs/LOG.md)
+# Weight beside the sound, in the codebook's own scale: the paper's 0.1 for a codebook of the benchmarks, whatever the
+# size of another one's values. None is worse, ten times as much no better, sixty times as much fatal (docs/LOG.md).
+COMMITMENT = 0.05
 # Of the semantic cross-entropy, in the codebook's own scale: 1/4 is worse, 4 worse for semantic codes (docs/LOG.md).
 TEMPERATURE = 1.0
 MARGIN = 0.5  # how much of a level's cell is near enough: 0 is the centre alone, 1 all of it; a choice, not a finding
@@ -107,7 +109,9 @@ class EncoderTerms:
         self.model, self.section, self.crop, self._dtype = model, section, crop, compute_dtype
         self._semantic_from_sound = semantic_from_sound
         self._codebook = model.codec.quantizer.semantic_codebook.embedding
-        self.temperature = TEMPERATURE * nearest_distance(self._codebook)  # in units of squared distance
+        nearest = nearest_distance(self._codebook)
+        self.temperature = TEMPERATURE * nearest  # in units of squared distance
+        self._spacing = nearest / self._codebook.shape[1]  # mean square over the dimensions
 
     def __call__(self, batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, mx.array]:
         """Sums over the batch's targets of the named terms (see `targets`)."""
@@ -136,7 +140,8 @@ class EncoderTerms:
         sums: dict[str, mx.array] = {}
         if "commitment" in names:
             frames = _frames(lengths, codec.config)
-            sums["commitment"] = mx.sum(weight * commitment_loss(z[at], entries[at], frames, "none"))
+            distances = commitment_loss(z[at], entries[at], frames, "none") / self._spacing  # [R]
+            sums["commitment"] = mx.sum(weight * distances)
         if set(names) & {*SOUND, *OPPONENTS}:
             of_recordings = quantised[at]  # [B, T, D] -> [R, T, D]
             if not self._semantic_from_sound:

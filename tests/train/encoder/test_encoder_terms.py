@@ -10,6 +10,7 @@ from encoder_made import ALL, JUDGES, TEACHER, batch_of, make, mixed
 from mlx.utils import tree_flatten
 from tasks_data import encoder_parameters
 
+from mlx_voxclone.model.blocks.conv import row_lengths
 from mlx_voxclone.model.quantizer import nearest_distance
 from mlx_voxclone.settings.encoder import EncoderLosses
 from mlx_voxclone.settings.training import TrainSettings
@@ -350,10 +351,29 @@ def test_a_fingerprint_of_an_earlier_version_is_the_same(miniature, pairs):
 
 def test_weights_of_the_terms_follow_from_those_of_the_configuration():
     weights = terms.term_weights(EncoderLosses(sound=2.0, semantic_code=3.0))
-    sound = {"l1": 2.0, "stft": 2.0, "mel": 2.0, "commitment": 0.1}
+    sound = {"l1": 2.0, "stft": 2.0, "mel": 2.0, "commitment": terms.COMMITMENT}
     rest = {"semantic_code": 3.0, "acoustic_code": 1.0, "feature_matching": 1.0, "distillation": 1.0}
     assert weights == sound | rest
     assert terms.term_weights(EncoderLosses(sound=0.0))["commitment"] == 0
+
+
+@pytest.mark.parametrize("scale", [1 / 64, 16.0])
+def test_how_large_the_codebooks_values_are_changes_nothing(miniature, pairs, scale):
+    """The same codec with semantic latents and codebook times a power of 2 has the same losses, all of them."""
+    task = make(miniature, pairs, sound_teaches="all")
+    batch, names = mixed(task), list(task.weights)
+    before = {name: value.item() for name, value in task.losses(batch).items()}
+    codec, dim = task.codec, task.codec.config.semantic_dim
+    codec.quantizer.semantic_codebook.embedding_sum *= scale
+    by = mx.concatenate([mx.full((dim,), scale), mx.ones((codec.config.acoustic_dim,))])
+    codec.encoder_blocks[-1].conv.parametrizations.weight.original0 *= by[:, None, None]
+    norm = codec.decoder_blocks[0].conv.parametrizations.weight
+    weight = norm() / by[:, None]  # [dim, D + A, kernel]
+    norm.original0, norm.original1 = row_lengths(weight), weight
+    again = terms.EncoderTerms(task.model, task.section, task.crop, semantic_from_sound=True)
+    after = {name: value.item() for name, value in again(batch, names).items()}
+    assert set(after) == set(before) >= {"commitment", "mel", "semantic_code"}
+    assert after == pytest.approx(before, rel=2e-3)
 
 
 def test_the_encoder_does_not_depend_on_what_else_is_drawn(miniature, pairs):
