@@ -79,8 +79,10 @@ MISTAKES = {
     "train/encoder/terms.py": [
         ('mx.array(batch["coded_frames"]) - mx.array(batch["skip"])', 'mx.array(batch["coded_frames"])',
          "test_encoder_counts.py::test_skipped_frames_leave_the_others_their_share"),
-        ("TEMPERATURE * nearest_distance(self._codebook)", "TEMPERATURE",
+        ("TEMPERATURE * nearest  #", "TEMPERATURE  #",
          "test_encoder_counts.py::test_the_temperature_is_in_units_of_the_codebooks_own_scale"),
+        ("nearest / self._codebook.shape[1]", "1.0",
+         "test_encoder_terms.py::test_how_large_the_codebooks_values_are_changes_nothing"),
         ("if not alike(ours.lengths) or ours.lengths[0] < self.crop:", "if False:",
          "test_encoder_counts.py::test_opponents_hear_silence_behind_a_short_item"),
         ("mx.stop_gradient(quantised[..., :dim])", "quantised[..., :dim]",

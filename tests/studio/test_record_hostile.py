@@ -15,7 +15,7 @@ from recorded import spoken, wav
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files import atomic
 from mlx_voxclone.studio.mistakes import Missing
-from mlx_voxclone.studio.record import shelf, uploads
+from mlx_voxclone.studio.record import consent, shelf, uploads
 from mlx_voxclone.studio.record.listing import progress
 from mlx_voxclone.studio.record.prompts import SYLLABLES
 from mlx_voxclone.studio.record.shelf import Shelf
@@ -355,6 +355,17 @@ def test_plans_and_texts_of_a_deleted_voice_do_not_come_back(studio, voice, monk
             act()
     assert not voice.folder.exists()
     assert not (voice.takes / PLAN).exists()
+
+
+def test_a_voice_that_is_deleted_before_its_consent_is_read_is_gone_and_not_without_one(voice, send, monkeypatch):
+    required = consent.require
+
+    def late(project):
+        voice.folder.rename(voice.folder.with_name(".gone"))
+        required(project)
+
+    monkeypatch.setattr(consent, "require", late)
+    assert send(wav(spoken("papa mino lesu.", 0))).status_code == 404
 
 
 def test_a_voice_is_deleted_while_takes_come_in(studio, voice, send):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from mlx_voxclone.files.texts import damage, tidy
 from mlx_voxclone.studio.home import Project
-from mlx_voxclone.studio.mistakes import Mistake
+from mlx_voxclone.studio.mistakes import Missing, Mistake
 
 LONGEST_NAME, LONGEST_PURPOSE = 120, 500  # characters
 
@@ -42,8 +42,12 @@ def require(project: Project) -> None:
     """
     Raises:
         Mistake: nothing may be recorded or added, as there is no consent.
+        Missing: the voice has been deleted meanwhile.
     """
-    if given(project) is None:
+    found = given(project)
+    if not (project.folder / "voice.json").is_file():
+        raise Missing("there is no such voice")
+    if found is None:
         raise Mistake("agreed", "record.wrong.no_consent")
 
 
