@@ -156,6 +156,7 @@ def test_task_speaker_with_the_models_own_encoder(config_file, whole, tmp_path, 
     assert voxclone([*map(str, argv), "--adapters", str(place / "best"), "--output", str(tmp_path / "o.wav")]) == 0
 
 
+@pytest.mark.slow
 def test_task_speaker_with_a_given_encoder(config_file, encoder_file, tmp_path, whole):
     """The same codes as from the checkpoint that has this encoder baked in."""
     for name, keys in (("a", {"speaker": {"encoder": str(encoder_file)}}), ("b", {"model": str(whole)})):

@@ -38,8 +38,8 @@ from mlx_voxclone.settings.encoder import EncoderLosses, EncoderSection
 SOUND = ("l1", "stft", "mel")  # what decoding gives against what it should give
 CODES = ("semantic_code", "acoustic_code")
 OPPONENTS = ("feature_matching", "discriminator")
-# Weight beside the sound, in the codebook's own scale: the paper's 0.1 for a codebook of the benchmarks, whatever the
-# size of another one's values. None is worse, ten times as much no better, sixty times as much fatal (docs/LOG.md).
+# Weight beside the sound, in the codebook's own scale: for the speaking miniature's codebook nearly the paper's 0.1,
+# and as much for one of another size. None is worse, ten times as much no better, sixty times fatal (docs/LOG.md).
 COMMITMENT = 0.05
 # Of the semantic cross-entropy, in the codebook's own scale: 1/4 is worse, 4 worse for semantic codes (docs/LOG.md).
 TEMPERATURE = 1.0

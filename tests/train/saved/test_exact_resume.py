@@ -119,6 +119,7 @@ def frozen(model) -> dict[str, int]:
     return {name: id(array) for name, array in tree_flatten(model.parameters()) if name not in trained}
 
 
+@pytest.mark.slow
 def test_speaking_replaces_no_array_and_joins_no_product(speaker_task, tmp_path):
     task = speaker_task()
     before = frozen(task.model)
