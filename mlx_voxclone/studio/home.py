@@ -120,11 +120,15 @@ class Project:
             return float(self.info().get("created", 0))
         return 0.0
 
+    def check_there(self) -> None:
+        """Raises Missing: it was deleted, or has never been."""
+        if not (self.folder / "voice.json").is_file():
+            raise Missing("there is no such voice")
+
     def change(self, **values: Any) -> dict[str, Any]:
         """Set keys of `info`. Raises Missing: it was deleted meanwhile, and nothing of it comes back."""
         with _change:
-            if not (self.folder / "voice.json").is_file():
-                raise Missing("there is no such voice")
+            self.check_there()
             return change_json(self.folder / "voice.json", **values)
 
 
@@ -150,9 +154,10 @@ class Person:
 
     def project(self, id: str) -> Project:
         """A voice by its id. Raises Missing."""
-        project = Project(self, id)
-        if not ID.fullmatch(id) or not (project.folder / "voice.json").is_file():
+        if not ID.fullmatch(id):
             raise Missing("there is no such voice")
+        project = Project(self, id)
+        project.check_there()
         return project
 
     def settings(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from mlx_voxclone.files.texts import damage, tidy
 from mlx_voxclone.studio.home import Project
-from mlx_voxclone.studio.mistakes import Missing, Mistake
+from mlx_voxclone.studio.mistakes import Mistake
 
 LONGEST_NAME, LONGEST_PURPOSE = 120, 500  # characters
 
@@ -45,8 +45,7 @@ def require(project: Project) -> None:
         Missing: the voice has been deleted meanwhile.
     """
     found = given(project)
-    if not (project.folder / "voice.json").is_file():
-        raise Missing("there is no such voice")
+    project.check_there()
     if found is None:
         raise Mistake("agreed", "record.wrong.no_consent")
 
