@@ -26,7 +26,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_map
 
 from benchmarks.recovery import gates
 from benchmarks.recovery.batches import Crops
@@ -268,9 +268,8 @@ def save_codec(student: Student, untrained: Path, output: Path) -> None:
     new = output.with_name(output.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     shutil.copytree(untrained, new / STOCK)
-    tensors = dict(tree_flatten(student.codec.parameters()))
-    scale = codebook_scale(tensors)
-    trained = {CODEC_PREFIX + k: v.astype(mx.bfloat16) for k, v in scaled_semantics(tensors, scale).items()}
+    scale = codebook_scale(student.codec)
+    trained = {CODEC_PREFIX + k: v.astype(mx.bfloat16) for k, v in scaled_semantics(student.codec, scale).items()}
     source = TensorFile(untrained / WEIGHTS)
     entries = [
         Entry(name, "BF16", source.info(name).shape, lambda n=name: trained[n] if n in trained else source.raw(n))

@@ -52,10 +52,15 @@ def hear_and_speak_bands(codec: Codec) -> None:
     bank = band_filters(config.dim, kernel * patch, config.sampling_rate)  # ends with the newest sample
     heard = bank.reshape(config.dim, kernel, patch).transpose(0, 2, 1)
     spoken = bank[:, ::-1].reshape(config.dim, kernel, patch)[:, ::-1].transpose(2, 0, 1)  # the last tap sounds first
-    for conv, v in ((codec.input_proj, heard), (codec.output_proj, spoken)):
-        norm = conv.conv.parametrizations.weight
-        norm.original1 = mx.array(np.ascontiguousarray(v))
-        norm.original0 = row_lengths(norm.original1)
+    _set_filters(codec.input_proj, heard)
+    _set_filters(codec.output_proj, spoken)
+
+
+def _set_filters(conv: CausalConv1d, filters: np.ndarray) -> None:
+    """Give a convolution these weights `[out, in, kernel]`."""
+    norm = conv.conv.parametrizations.weight
+    norm.original1 = mx.array(np.ascontiguousarray(filters))
+    norm.original0 = row_lengths(norm.original1)
 
 
 def hear_energies(codec: Codec) -> None:
@@ -66,13 +71,11 @@ def hear_energies(codec: Codec) -> None:
     """
     config = codec.config
     half = config.dim // 2
-    norm = codec.input_proj.conv.parametrizations.weight
     kernel, patch = config.patch_kernel, config.patch_size
     bank = np.zeros((config.dim, kernel * patch), np.float32)
     bank[:half] = band_filters(half, kernel * patch, config.sampling_rate)
     bank[half:] = 1e-3 * np.random.default_rng(0).standard_normal(bank[half:].shape, np.float32)
-    norm.original1 = mx.array(np.ascontiguousarray(bank.reshape(-1, kernel, patch).transpose(0, 2, 1)))
-    norm.original0 = row_lengths(norm.original1)
+    _set_filters(codec.input_proj, bank.reshape(-1, kernel, patch).transpose(0, 2, 1))
     layer = codec.encoder_blocks[0].layers[0].feed_forward
     gate, up, down = (np.array(part.weight) for part in (layer.w1, layer.w3, layer.w2))
     signed = [(channel, sign) for channel in range(half) for sign in (1, -1)][: len(gate)]

@@ -8,15 +8,13 @@ import math
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_flatten
 
 from mlx_voxclone.model.blocks.conv import row_lengths
-from mlx_voxclone.model.quantizer import MIN_USAGE, SemanticCodebook
+from mlx_voxclone.model.codec import Codec
+from mlx_voxclone.model.quantizer import SemanticCodebook
 
-SUMS, USAGE = "quantizer.semantic_codebook.embedding_sum", "quantizer.semantic_codebook.cluster_usage"
-HEARD_BY, SPOKEN_BY = (
-    "encoder_blocks.{}.conv.parametrizations.weight.",
-    "decoder_blocks.0.conv.parametrizations.weight.",
-)
+_NORM = "conv.parametrizations.weight."
 
 
 class CodebookTrainer:
@@ -77,27 +75,27 @@ class CodebookTrainer:
         self.codebook.embedding_sum = rows.astype(mx.float32) * self.codebook.cluster_usage[:, None]
 
 
-def codebook_scale(tensors: dict[str, mx.array]) -> float:
-    """Root mean square of the semantic codebook's values among a codec's tensors, to the next power of 2."""
-    rows = tensors[SUMS] / mx.maximum(tensors[USAGE], MIN_USAGE)[:, None]
+def codebook_scale(codec: Codec) -> float:
+    """Root mean square of the semantic codebook's values, to the next power of 2."""
+    rows = codec.quantizer.semantic_codebook.embedding
     return 2.0 ** round(math.log2(mx.sqrt(mx.mean(mx.square(rows))).item()))
 
 
-def scaled_semantics(tensors: dict[str, mx.array], scale: float) -> dict[str, mx.array]:
+def scaled_semantics(codec: Codec, scale: float) -> dict[str, mx.array]:
     """A codec's tensors, float32 by name, with semantic latents and codebook divided by `scale`.
 
-    Codes and sound stay the same. How large the latents are costs the training of a codec little, and they grow. The
-    training of its encoder has losses in units of the latents, which take values near 1 for granted.
+    Codes and sound stay the same. How large the latents are costs the training of a codec little, and they grow; the
+    steps of AdamW, by which its encoder is learnt anew, do not grow with them.
     """
+    tensors, dim = dict(tree_flatten(codec.parameters())), codec.config.semantic_dim
     if scale == 1:
         return tensors
-    tensors, dim = dict(tensors), tensors[SUMS].shape[1]
-    tensors[SUMS] = tensors[SUMS] / scale
-    last = max(int(name.split(".")[1]) for name in tensors if name.startswith("encoder_blocks."))
-    gains = HEARD_BY.format(last) + "original0"
+    sums = "quantizer.semantic_codebook.embedding_sum"
+    tensors[sums] = tensors[sums] / scale  # the codec's own stay
+    gains = f"encoder_blocks.{len(codec.encoder_blocks) - 1}.{_NORM}original0"
     tensors[gains] = mx.concatenate([tensors[gains][:dim] / scale, tensors[gains][dim:]])
-    gain, direction = (tensors[SPOKEN_BY + name] for name in ("original0", "original1"))
-    weight = gain * direction / row_lengths(direction)  # [out, D + A, kernel]
+    weight = codec.decoder_blocks[0].weight  # [out, D + A, kernel]
     weight = mx.concatenate([weight[:, :dim] * scale, weight[:, dim:]], axis=1)
-    tensors[SPOKEN_BY + "original0"], tensors[SPOKEN_BY + "original1"] = row_lengths(weight), weight
+    first = f"decoder_blocks.0.{_NORM}"
+    tensors[first + "original0"], tensors[first + "original1"] = row_lengths(weight), weight
     return tensors

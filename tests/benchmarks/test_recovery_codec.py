@@ -383,7 +383,7 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")
     read = dict(tree_flatten(load_codec(tmp_path / "codec")[0].parameters()))
     trained = dict(tree_flatten(training.student.codec.parameters()))
-    saved = scaled_semantics(trained, codebook_scale(trained))
+    saved = scaled_semantics(training.student.codec, codebook_scale(training.student.codec))
     assert read.keys() == trained.keys()
     for name, value in trained.items():
         value, written = np.array(value), np.array(saved[name])
@@ -394,14 +394,13 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
 
 def test_semantic_latents_of_any_size_are_saved_near_1(student, corpus, tmp_path):
     make_micro(tmp_path / "untrained", "tiny", 0)
-    tensors = dict(tree_flatten(student.codec.parameters()))
     grown = Student(Codec(CONFIG, encoder=True))
-    grown.codec.load_weights(list(scaled_semantics(tensors, codebook_scale(tensors) / 64).items()))
+    grown.codec.load_weights(list(scaled_semantics(student.codec, codebook_scale(student.codec) / 64).items()))
     grown.classifier.weight = student.classifier.weight / 64
-    assert codebook_scale(dict(tree_flatten(grown.codec.parameters()))) == 64
+    assert codebook_scale(grown.codec) == 64
     save_codec(grown, tmp_path / "untrained", tmp_path / "codec")
     saved, weight, bias = load_codec(tmp_path / "codec")
-    assert codebook_scale(dict(tree_flatten(saved.parameters()))) == 1
+    assert codebook_scale(saved) == 1
     rows, wave = saved.quantizer.semantic_codebook.embedding, corpus.clips[0].read()
     expected = np.array(grown.classifier(grown.codec.quantizer.semantic_codebook.embedding))
     np.testing.assert_allclose(np.array(rows) @ weight.T + bias, expected, atol=0.02 * np.abs(expected).max())
