@@ -118,11 +118,15 @@ class VoiceFolder:
         """Remove a voice that has a record.
 
         Raises:
-            TakenError: it is just being made, or removed by somebody else. OSError: it cannot be removed.
+            TakenError: it is just being made, or removed by somebody else. FileNotFoundError: it is not there. OSError:
+            it cannot be removed.
         """
         with open(self.file(name, RECORD), "r+b", buffering=0, opener=_plain_alone) as file:
             if try_lock(file.fileno()) is False or not same(file.fileno(), self.file(name, RECORD)):
                 raise TakenError(name)
+            if not os.fstat(file.fileno()).st_size:  # somebody was about to make it, and begins again
+                self.file(name, RECORD).unlink()
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.file(name, ROWS)))
             with contextlib.suppress(OSError, ValueError):  # on a full disk, or with a damaged record, it goes without
                 _write_pending(file, _record(file))
             self._remove_files(name)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import TINY_RUN, tree
+from waiting import wait_for
 
 from mlx_voxclone.train.saved.state import list_checkpoints
 
@@ -138,7 +139,7 @@ def test_a_run_in_use_and_one_that_vanishes(training, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD, "0", "0", *map(str, argv)], stderr=subprocess.PIPE, text=True
     )
-    wait(lambda: list_checkpoints(run))
+    wait_for(lambda: list_checkpoints(run))
     before = tree(run / "data")
     for arguments in (["--config", config, "--set", f"output={run}"], ["--resume", run]):
         got, lines = voxclone("train", *arguments)
@@ -160,19 +161,12 @@ def test_a_training_whose_messages_nobody_reads(training, tmp_path):
     run = tmp_path / "run"
     argv = ["train", "--config", config, "--set", f"output={run}", "--set", "encoder.train.steps=5000"]
     process = subprocess.Popen([sys.executable, "-c", CHILD, "0", "0", *map(str, argv)], stderr=subprocess.PIPE)
-    wait(lambda: list_checkpoints(run))
+    wait_for(lambda: list_checkpoints(run))
     process.stderr.close()
     assert process.wait(timeout=120) == 141
     assert not leftovers(tmp_path)
     step = list_checkpoints(run)[-1][0]
     assert sum('"lr"' in line for line in (run / "log.jsonl").read_text().splitlines()) == step
-
-
-def wait(until) -> None:
-    deadline = time.monotonic() + 120
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

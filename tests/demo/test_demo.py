@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from places import ROOT
+from waiting import wait_for
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, write_wav
 from mlx_voxclone.checkpoint.release import ENCODER_PREFIXES
@@ -173,8 +174,7 @@ def test_whoever_waits_at_the_end_is_told():
 
     def interrupted():
         workers[1].start()
-        while thread._jobs.empty():
-            pass
+        wait_for(lambda: not thread._jobs.empty())
         raise KeyboardInterrupt
 
     workers = [threading.Thread(target=ask, args=(function,)) for function in (interrupted, int, int)]

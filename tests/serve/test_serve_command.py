@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from places import ROOT
+from waiting import wait_for
 
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.model.widths import Quantisation
@@ -181,8 +182,7 @@ def test_it_ends_in_one_line_and_tells_who_waits(started, number, code):
 
     thread = threading.Thread(target=ask)
     thread.start()
-    while b"voxclone_speaking 0.0" in metrics(port):
-        pass
+    wait_for(lambda: b"voxclone_speaking 0.0" not in metrics(port))
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     thread.join()

@@ -154,6 +154,23 @@ def test_what_is_being_made_is_neither_cleared_nor_removed(tmp_path, monkeypatch
     assert (files(folder), folder.record("ann")) == (WHOLE, RECORD)
 
 
+def test_a_name_that_was_just_taken_is_no_voice_to_remove(tmp_path, monkeypatch):
+    """Between the empty record and its lock: nothing was there to remove, and the voice is made all the same."""
+    folder, lock, found = VoiceFolder(tmp_path), voice_folder.try_lock, []
+
+    def meddled(descriptor):
+        monkeypatch.setattr(voice_folder, "try_lock", lock)
+        with pytest.raises(FileNotFoundError):
+            VoiceFolder.remove(folder, "ann")
+        found.append(files(folder))
+        return lock(descriptor)
+
+    monkeypatch.setattr(voice_folder, "try_lock", meddled)
+    keep(folder)
+    assert found == [[]]
+    assert (files(folder), folder.record("ann")) == (WHOLE, RECORD)
+
+
 def test_many_at_one_name(tmp_path, no_fsync):
     """Whoever keeps it, removes it and starts on it: one voice or none, and nothing of half a one."""
     failures, kept, removed = [], [], []

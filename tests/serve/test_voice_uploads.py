@@ -14,11 +14,13 @@ import openai
 import pytest
 import soundfile
 from served import serving
+from waiting import wait_for
 
 from mlx_voxclone.checkpoint.voices import EMBEDDING
 from mlx_voxclone.checkpoint.writer import save_tensors
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, synthesise
 from mlx_voxclone.serve.errors import ApiError
+from mlx_voxclone.serve.jobs import Job
 from mlx_voxclone.serve.server import Options
 from mlx_voxclone.serve.voices import Voices
 from mlx_voxclone.serve.web.guard import Limits
@@ -95,16 +97,23 @@ def test_a_voice_is_kept_with_its_consent_and_spoken_with(served, client, folder
     assert len(speech(client, "ann")) == 3840 * engine.call(said).result(300)
 
 
-def test_a_voice_removed_while_it_speaks(served, client, folder, voice):
+def test_a_voice_removed_while_it_speaks(served, client, folder, voice, monkeypatch):
     """Who speaks with it goes on to the end; the next one is told."""
-    engine, found = served.server.engine, []
+    found, begun, removed, frame = [], threading.Event(), threading.Event(), Job.frame
+
+    def waiting(self, utterance, codes):
+        begun.set()
+        assert removed.wait(60)
+        frame(self, utterance, codes)
+
+    monkeypatch.setattr(Job, "frame", waiting)
     thread = threading.Thread(target=lambda: found.append(speech(client, "ann", "papa mino")))
     thread.start()
-    while not engine._batches:
-        pass
+    assert begun.wait(60)
     assert json.loads(served.ask("DELETE", "/v1/audio/voices/ANN")[1]) == {
         "id": "ann", "object": "audio.voice.deleted", "deleted": True,
     }  # fmt: skip
+    removed.set()
     thread.join()
     assert len(found[0]) > 0
     assert list(folder.iterdir()) == []
@@ -114,8 +123,6 @@ def test_a_voice_removed_while_it_speaks(served, client, folder, voice):
 
 def test_a_voice_removed_between_the_request_and_its_turn(served, client, voice):
     engine, found = served.server.engine, []
-    held = threading.Event()
-    engine.call(held.wait)
 
     def ask():
         with pytest.raises(openai.BadRequestError, match="was removed") as caught:
@@ -123,11 +130,10 @@ def test_a_voice_removed_between_the_request_and_its_turn(served, client, voice)
         found.append(caught.value.code)
 
     thread = threading.Thread(target=ask)
-    thread.start()
-    while not engine._new:
-        pass
-    served.ask("DELETE", "/v1/audio/voices/ann")
-    held.set()
+    with served.held():
+        thread.start()
+        wait_for(lambda: engine._new)
+        served.ask("DELETE", "/v1/audio/voices/ann")
     thread.join()
     assert found == ["voice_not_found"]
 

@@ -1,10 +1,10 @@
 """Programs in processes of their own: they end with their task, and their mistake is one line."""
 
 import sys
-import time
 
 import pytest
 from visiting import ended
+from waiting import wait_for
 
 from mlx_voxclone.studio import child
 
@@ -26,8 +26,7 @@ def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
     sign = tmp_path / "sign"
     work = lambda task: child.carry_out(task, [how, str(sign)], folder=tmp_path)  # noqa: E731
     task = studio.tasks.start(me, "bake", "x", work, lane="files")
-    while not sign.exists() or sign.read_text() != "ready":
-        time.sleep(0.02)
+    wait_for(lambda: sign.exists() and sign.read_text() == "ready")
     task.cancel()
     assert ended(task).state == "cancelled"
     assert processes[0].poll() is not None

@@ -4,9 +4,9 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
+from waiting import wait_for
 
 from mlx_voxclone.process.network import take_port
 from mlx_voxclone.process.temporaries import try_lock
@@ -131,10 +131,11 @@ def test_a_killed_studios_programs_end_and_leave_nothing(studio, tmp_path, monke
     environment = os.environ | {"TMPDIR": str(system)}
     arguments = [sys.executable, "-c", PARENT, str(studio.home.path), str(sign)]
     with subprocess.Popen(arguments, env=environment) as parent:
-        while not sign.exists() or not sign.read_text():
+        try:
+            wait_for(lambda: (sign.exists() and sign.read_text()) or parent.poll() is not None)
             assert parent.poll() is None
-            time.sleep(0.02)
-        parent.kill()
+        finally:
+            parent.kill()
     lock = next(studio.home.path.glob(".temporary/task-*/lock"))
     with lock.open("r+b") as held:
         assert list(lock.parent.glob("*/voice.wav"))

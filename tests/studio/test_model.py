@@ -4,12 +4,12 @@ import html
 import json
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from visiting import Browser, ended
+from waiting import wait_for
 
 from mlx_voxclone.checkpoint.release import Release
 from mlx_voxclone.process.machine import this_machine
@@ -237,8 +237,7 @@ def test_the_trials_are_doctors_and_can_be_cancelled(me, studio, tmp_path):
     assert ended(start([sys.executable, str(program)])).error == "no room"
     program.write_text("import time\ntime.sleep(100)")
     task = start([sys.executable, str(program)])
-    while task.state == "waiting":
-        time.sleep(0.01)
+    wait_for(lambda: task.state != "waiting")
     task.cancel()
     assert ended(task, 10).state == "cancelled"
 

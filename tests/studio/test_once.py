@@ -4,11 +4,11 @@ import asyncio
 import html
 import re
 import threading
-import time
 
 import httpx
 import pytest
 from listening_made import make_run
+from waiting import wait_for
 
 from mlx_voxclone.studio.home import Home, read_json
 from mlx_voxclone.studio.keep import exports, publishing
@@ -120,8 +120,7 @@ def test_who_sees_the_end_of_a_task_finds_it_on_the_disk(studio, me, computing, 
         task.cancel()
     else:
         task = studio.tasks.start(me, "x", "x", work)
-        while task.open:
-            time.sleep(0.01)
+        wait_for(lambda: not task.open)
         state = read_json(me.folder / "tasks" / f"{task.id}.json")["state"]
         assert state == task.state == ends
     assert all(seen)

