@@ -7,6 +7,10 @@ import numpy as np
 import pytest
 
 from benchmarks.recovery import corpus as corpora
+from mlx_voxclone.miniature.layout import PRESETS, params_json
+from mlx_voxclone.model.config import VoxtralConfig
+
+TINY_CODEC = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
 
 
 def smallest_corpus(directory: Path) -> corpora.Corpus:

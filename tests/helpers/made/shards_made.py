@@ -3,13 +3,17 @@
 import json
 import threading
 from collections import Counter
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from mlx_voxclone.audio.io import write_flac
+from mlx_voxclone.data.shards.data import ShardData
 from mlx_voxclone.data.shards.write import write_shards
+from mlx_voxclone.errors import DataError
 
 
 def noise(seed: int, samples: int) -> np.ndarray:
@@ -39,6 +43,23 @@ def edited(directory: Path, change) -> Path:
     change(lines)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+def check_all(data: ShardData) -> None:
+    """Every clip of `make_shards` is read as it was written, whole and in part."""
+    assert len(data.train) == 24
+    for clip in data.clips:
+        wave = noise(int(clip.id[1:]), clip.samples)
+        np.testing.assert_allclose(clip.read(), wave, atol=2**-23)
+        np.testing.assert_array_equal(clip.read(700, 1700), clip.read()[700:1700])
+
+
+def line_of(function: Callable[[], object]) -> str:
+    """The one line of the DataError that a function ends in."""
+    with pytest.raises(DataError) as caught:
+        function()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 class Server:

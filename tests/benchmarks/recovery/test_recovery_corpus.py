@@ -5,18 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
-from recovery_corpus import smallest_corpus
 
 from benchmarks.recovery import corpus as corpora
 from benchmarks.recovery import gates
 from benchmarks.recovery.corpus import FRAME, UNITS, Corpus, build_corpus, flite_alignment, label_track, units_of
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import PAUSES, SyntheticSpeaker, synthesise_aligned
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Corpus:
-    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 def test_phones_are_aligned_as_syllables_are():

@@ -5,7 +5,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from recovery_corpus import smallest_corpus
+from recovery_corpus import TINY_CODEC
 
 from benchmarks.recovery import buzz
 from benchmarks.recovery import student as students
@@ -17,16 +17,7 @@ from benchmarks.recovery.first_weights import hear_energies, new_student
 from benchmarks.recovery.student import LossWeights, Stage, losses
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.config import VoxtralConfig
-
-CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +60,17 @@ def test_components_tell_sounds_apart_and_not_their_place(corpus, wave):
 
 def test_the_encoder_starts_with_energies_that_do_not_depend_on_phases():
     mx.random.seed(0)
-    codec = Codec(CONFIG, encoder=True)
+    codec = Codec(TINY_CODEC, encoder=True)
     hear_energies(codec)
     layer = codec.encoder_blocks[0].layers[0]
-    half, time = CONFIG.dim // 2, np.arange(10 * FRAME) / SAMPLE_RATE
+    half, time = TINY_CODEC.dim // 2, np.arange(10 * FRAME) / SAMPLE_RATE
     centres = np.linspace(*(1127 * np.log(1 + np.array([60, 0.45 * SAMPLE_RATE]) / 700)), half // 2)  # mel
     for band in (2, 7, 12):
         hertz = 700 * np.expm1(centres[band] / 1127)
         waves = np.stack([np.sin(2 * np.pi * hertz * time + phase) for phase in np.linspace(0, np.pi, 5)])
-        x = codec.input_proj(mx.array(waves.reshape(5, -1, CONFIG.patch_size).astype(np.float32)))  # [phases, N, dim]
+        x = codec.input_proj(
+            mx.array(waves.reshape(5, -1, TINY_CODEC.patch_size).astype(np.float32))
+        )  # [phases, N, dim]
         energies = np.array(layer.feed_forward(layer.ffn_norm(x)))[:, 20:, half : half + half // 2]
         assert energies.mean(axis=(0, 1)).argmax() == band
         assert energies[..., band].std() < 0.2 * energies[..., band].mean()
@@ -86,19 +79,19 @@ def test_the_encoder_starts_with_energies_that_do_not_depend_on_phases():
 
 
 def test_batches_and_losses_take_it(corpus, monkeypatch):
-    plain, batch = (Crops(corpus, CONFIG, 2, 3, seed=0, buzz=wanted).batch(0) for wanted in (False, True))
+    plain, batch = (Crops(corpus, TINY_CODEC, 2, 3, seed=0, buzz=wanted).batch(0) for wanted in (False, True))
     assert "target" not in plain
     assert mx.array_equal(plain["waves"], batch["waves"])
     values = np.array(batch["components"])
     assert np.array_equal(np.array(batch["target"]), on_impulses(np.array(batch["waves"])))
-    student = new_student(corpus, CONFIG, 0.3, seed=3)
+    student = new_student(corpus, TINY_CODEC, 0.3, seed=3)
     compared = []
     for name in ("waveform_l1", "phase_loss", "log_mel_loss", "multi_resolution_stft_loss"):
         monkeypatch.setattr(students, name, lambda decoded, other, **_: compared.append(other) or mx.zeros(()))
     _, terms = losses(student, batch, LossWeights(phase=1.0, components=1.0), Stage(cycle=0))
     assert len(compared) == 4
     assert all(mx.array_equal(other, batch["target"]) for other in compared)
-    latents = student.codec.encode_latents(batch["waves"])[..., CONFIG.semantic_dim :]
+    latents = student.codec.encode_latents(batch["waves"])[..., TINY_CODEC.semantic_dim :]
     weights = np.array(batch["component_weights"])
     expected = np.mean(weights * (np.tanh(np.array(latents)) - values) ** 2)
     assert float(terms["components"]) == pytest.approx(expected, rel=1e-4)
@@ -106,8 +99,8 @@ def test_batches_and_losses_take_it(corpus, monkeypatch):
 
 
 def test_a_told_decoder_speaks_the_components_and_teaches_the_encoder_nothing(corpus):
-    student = new_student(corpus, CONFIG, 0.3, seed=3, energies=True)
-    batch = Crops(corpus, CONFIG, 2, 3, seed=0, buzz=True).batch(0)
+    student = new_student(corpus, TINY_CODEC, 0.3, seed=3, energies=True)
+    batch = Crops(corpus, TINY_CODEC, 2, 3, seed=0, buzz=True).batch(0)
     gradient, only_sound = nn.value_and_grad(student, losses), LossWeights(commitment=0, units=0, spread=0)
     first, last = "codec.input_proj.conv.parametrizations", "codec.output_proj.conv.parametrizations"
     for told in (False, True):

@@ -2,22 +2,12 @@
 
 import mlx.core as mx
 import numpy as np
-import pytest
-from recovery_corpus import heard_states, smallest_corpus
+from recovery_corpus import TINY_CODEC, heard_states
 
 from benchmarks.recovery.batches import DISTURBED_DB, Crops, disturbance
-from benchmarks.recovery.corpus import FRAME, Corpus, units_of
+from benchmarks.recovery.corpus import FRAME, units_of
 from benchmarks.recovery.heard import crop_of
 from benchmarks.recovery.student import disturbed
-from mlx_voxclone.miniature.layout import PRESETS, params_json
-from mlx_voxclone.model.config import VoxtralConfig
-
-CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Corpus:
-    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 def test_crops_have_the_states_of_their_own_frames(corpus):
@@ -26,16 +16,16 @@ def test_crops_have_the_states_of_their_own_frames(corpus):
     np.testing.assert_array_equal(crop_of(states, 2 * FRAME + FRAME // 2, 2)[:, 0], [2.5, 3.5])
     np.testing.assert_array_equal(crop_of(states, 10 * FRAME, 4)[:, 0], [10, 11, 0, 0])
     heard = heard_states(corpus)
-    batch = Crops(corpus, CONFIG, 16, 3, 0, heard=heard).batch(0)
+    batch = Crops(corpus, TINY_CODEC, 16, 3, 0, heard=heard).batch(0)
     assert batch["heard"].shape == (16, 3, 5)
     known = np.array(mx.abs(batch["heard"]).sum(axis=(1, 2)) > 0)
     assert 0 < known.sum() < 16
-    assert "heard" not in Crops(corpus, CONFIG, 4, 3, 0).batch(0)
+    assert "heard" not in Crops(corpus, TINY_CODEC, 4, 3, 0).batch(0)
 
 
 def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
-    crops = Crops(corpus, CONFIG, 6, 3, seed=9)
-    one, again, next_one = crops.batch(4), Crops(corpus, CONFIG, 6, 3, seed=9).batch(4), crops.batch(5)
+    crops = Crops(corpus, TINY_CODEC, 6, 3, seed=9)
+    one, again, next_one = crops.batch(4), Crops(corpus, TINY_CODEC, 6, 3, seed=9).batch(4), crops.batch(5)
     for name in ("waves", "units", "hiss"):
         np.testing.assert_array_equal(np.array(one[name]), np.array(again[name]))
     np.testing.assert_array_equal(np.array(one["noise"].offset), np.array(again["noise"].offset))
@@ -55,7 +45,7 @@ def test_crops_depend_on_seed_and_number_and_carry_their_labels(corpus):
 
 def test_crops_start_on_their_grid(corpus):
     whole = {clip.id: clip.read() for clip in corpus.split("train")}
-    crops = Crops(corpus, CONFIG, 6, 2, seed=1, grid=FRAME)
+    crops = Crops(corpus, TINY_CODEC, 6, 2, seed=1, grid=FRAME)
     for number in range(3):
         for wave in np.array(crops.batch(number)["waves"]):
             unit = wave / np.abs(wave).max()

@@ -1,4 +1,4 @@
-"""The recovery benchmark's codec in pieces: codebook, losses, gates; and a training of a few steps."""
+"""The recovery benchmark's codec in pieces: losses, gates; and a training of a few steps."""
 
 import json
 import math
@@ -9,41 +9,29 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from recovery_corpus import heard_states, smallest_corpus
+from recovery_corpus import TINY_CODEC, heard_states
 
 from benchmarks.recovery import codec as codecs
 from benchmarks.recovery import gates
 from benchmarks.recovery.batches import Crops
 from benchmarks.recovery.codec import CodecRun, CodecTraining, learning_rate, load_codec, save_codec, train_codec
-from benchmarks.recovery.corpus import FRAME, UNITS, Corpus
-from benchmarks.recovery.first_weights import band_filters, new_student
+from benchmarks.recovery.corpus import FRAME, UNITS
 from benchmarks.recovery.student import (
     LossWeights,
     Stage,
-    Student,
     heard_loss,
     losses,
     phase_loss,
     spread_loss,
     unit_loss,
 )
-from benchmarks.recovery.vq import CodebookTrainer, codebook_scale, scaled_semantics
+from benchmarks.recovery.vq import codebook_scale, scaled_semantics
 from mlx_voxclone.checkpoint.dtypes import bfloat16_to_float32, float32_to_bfloat16
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.release import Release
-from mlx_voxclone.miniature.layout import PRESETS, params_json
 from mlx_voxclone.miniature.micro import make_micro
-from mlx_voxclone.model.codec import Codec
-from mlx_voxclone.model.config import VoxtralConfig
-from mlx_voxclone.model.quantizer import SemanticCodebook
 
-CONFIG = VoxtralConfig.from_dict(params_json(PRESETS["tiny"], {})).codec
 SMALL = CodecRun("tiny", 6, batch=4, frames=3, quantise_from=0.3, cycle_from=0.3, cycle_full=0.8)
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory) -> Corpus:
-    return smallest_corpus(tmp_path_factory.mktemp("recovery") / "corpus")
 
 
 @pytest.fixture(scope="module")
@@ -52,88 +40,7 @@ def trained(corpus, tmp_path_factory):
     return home / "one", train_codec(corpus, home / "one", "quick", seed=5, run=SMALL, say=lambda _: None)
 
 
-# ---- codebook --------------------------------------------------------------------------------------------------------
-
-
-def test_running_means_are_those_of_numpy():
-    rng = np.random.default_rng(0)
-    book = SemanticCodebook(5, 3)
-    trainer = CodebookTrainer(book, decay=0.9)
-    sums, usage = np.array(book.embedding_sum), np.array(book.cluster_usage)
-    for _ in range(4):
-        z, codes = rng.standard_normal((20, 3)).astype(np.float32), rng.integers(0, 4, 20)
-        trainer.update(mx.array(z), mx.array(codes))
-        for k in range(5):
-            usage[k] = 0.9 * usage[k] + 0.1 * (codes == k).sum()
-            sums[k] = 0.9 * sums[k] + 0.1 * z[codes == k].sum(axis=0)
-    np.testing.assert_allclose(np.array(book.cluster_usage), usage, rtol=1e-5)
-    np.testing.assert_allclose(np.array(book.embedding), sums / usage[:, None], rtol=1e-4, atol=1e-5)
-
-
-def test_rows_follow_the_data():
-    """Data that move: every row goes to the mean of what falls to it now."""
-    rng = np.random.default_rng(1)
-    centres = 10 * rng.standard_normal((4, 6))
-    book = SemanticCodebook(4, 6)
-    trainer = CodebookTrainer(book, decay=0.9, seed=2)
-    places = np.resize(np.arange(4), 200)
-
-    def draw(shift: float) -> mx.array:
-        return mx.array((centres[places] + shift + 0.1 * rng.standard_normal((200, 6))).astype(np.float32))
-
-    book.embedding_sum = mx.array(centres.astype(np.float32))  # one entry per cluster, each of usage 1
-    for shift in np.linspace(0, 5, 120):
-        z = draw(shift)
-        trainer.update(z, book.encode(z))
-    for _ in range(80):
-        z = draw(5.0)
-        trainer.update(z, book.encode(z))
-    order = np.array(book.encode(mx.array((centres + 5).astype(np.float32))))
-    assert sorted(order) == [0, 1, 2, 3]
-    np.testing.assert_allclose(np.array(book.embedding)[order], centres + 5, atol=0.1)
-
-
-def test_start_finds_the_clusters_and_leaves_no_entry_empty():
-    rng = np.random.default_rng(3)
-    centres = 8 * rng.standard_normal((6, 4))
-    z = mx.array((np.repeat(centres, 50, axis=0) + 0.2 * rng.standard_normal((300, 4))).astype(np.float32))
-    book = SemanticCodebook(24, 4)
-    CodebookTrainer(book, seed=1).start(z, 96)
-    assert len(np.unique(np.array(book.encode(z)))) >= 20
-    np.testing.assert_allclose(np.array(book.cluster_usage), 4.0)
-    nearest = np.sqrt(np.square(np.array(book.embedding)[:, None] - centres).sum(-1)).min(axis=1)
-    assert nearest.max() < 1.0
-
-
-def test_dead_entries_live_again():
-    rng = np.random.default_rng(4)
-    book = SemanticCodebook(8, 4)
-    book.embedding_sum = mx.array(np.concatenate([np.zeros((4, 4)), np.full((4, 4), 100.0)]).astype(np.float32))
-    trainer = CodebookTrainer(book, decay=0.9, seed=0)
-    z = mx.array(rng.standard_normal((64, 4)).astype(np.float32))
-    assert trainer.revive(z) == 0  # all in use so far
-    for _ in range(60):
-        trainer.update(z, book.encode(z))
-    before = np.array(book.embedding)
-    used = np.unique(np.array(book.encode(z)))
-    dead = np.setdiff1d(np.arange(8), used)
-    assert trainer.revive(z) == len(dead) >= 4
-    after = np.array(book.embedding)
-    np.testing.assert_allclose(after[used], before[used], rtol=1e-5)
-    for k in dead:
-        assert np.abs(np.array(z) - after[k]).sum(axis=1).min() < 1e-4
-    assert trainer.revive(z) == 0
-    assert len(np.unique(np.array(book.encode(z)))) > len(used)
-    with pytest.raises(ValueError, match="decay"):
-        CodebookTrainer(book, decay=1.0)
-
-
 # ---- student and losses ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def student(corpus):
-    return new_student(corpus, CONFIG, 0.3, seed=1)
 
 
 def test_heard_states_are_a_loss_of_the_frames_that_have_one():
@@ -150,48 +57,11 @@ def test_heard_states_are_a_loss_of_the_frames_that_have_one():
 
 def test_a_training_lowers_the_distance_to_heard_states(corpus):
     run = replace(SMALL, steps=12, weights=LossWeights(heard=4.0))
-    training = CodecTraining(corpus, run, CONFIG, 0, heard=heard_states(corpus))
+    training = CodecTraining(corpus, run, TINY_CODEC, 0, heard=heard_states(corpus))
     before = np.array(training.student.heard.weight)
     values = [training.step(k, run.steps) for k in range(3)]
     assert all(0 < value["heard"] < 2 for value in values)
     assert (np.array(training.student.heard.weight) != before).any()
-
-
-def test_filters_hear_their_own_band():
-    filters = band_filters(32, 1680, 24000)
-    assert filters.shape == (32, 1680)
-    np.testing.assert_allclose(np.square(filters).sum(axis=1), 1, rtol=1e-5)
-    peaks = np.abs(np.fft.rfft(filters[::2], 24000)).argmax(axis=1)  # Hz
-    assert (np.diff(peaks) > 0).all()
-    levels = []
-    for phase in np.linspace(0, np.pi, 9):
-        tone = np.cos(2 * np.pi * peaks[9] / 24000 * np.arange(1680) + phase)
-        heard = np.square(filters @ tone).reshape(16, 2).sum(axis=1)  # cosine and sine of a band
-        assert heard.argmax() == 9
-        levels.append(heard[9])
-    assert max(levels) / min(levels) < 1.1  # a level, whatever the phase
-
-
-def test_bands_are_spoken_from_their_frame_on(student):
-    """An impulse in one channel at one frame sounds there and in the next frames, with the channel's frequency."""
-    heard = np.array(student.codec.input_proj.weight)[20].T.reshape(-1)  # newest sample last
-    frames = np.zeros((1, 14, CONFIG.dim), np.float32)
-    frames[0, 6, 20] = 1.0
-    patches = np.array(student.codec.output_proj(mx.array(frames)))[0]
-    energy = np.square(patches).sum(axis=1)
-    assert energy[:6].max() == 0
-    assert energy[6:10].sum() > 0.99 * energy.sum()
-    peaks = [np.abs(np.fft.rfft(wave, 24000)).argmax() for wave in (patches.reshape(-1), heard)]
-    assert peaks[0] == pytest.approx(peaks[1], abs=15)  # Hz
-
-
-def test_first_signals_are_of_ordinary_size_and_the_bands_go_through(student, corpus):
-    wave = corpus.clips[0].read()[: 6 * FRAME]
-    latents = student.codec.encode_latents(mx.array(wave[None]))
-    rms = np.sqrt(np.square(np.array(latents)).mean(axis=(0, 1)))
-    assert 0.2 < np.median(rms) < 3
-    decoded = np.array(student.codec.decode_latents(student.codec.quantizer.straight_through(latents)[0]))
-    assert 0.2 < np.sqrt(np.square(decoded).mean() / np.square(wave).mean()) < 5
 
 
 def only(**weights: float) -> LossWeights:
@@ -200,7 +70,7 @@ def only(**weights: float) -> LossWeights:
 
 
 def test_voices_that_keep_to_a_few_pitches_teach_pitch_and_phase(student, corpus):
-    batch = Crops(corpus, CONFIG, 2, 3, seed=0, grid=FRAME).batch(0)
+    batch = Crops(corpus, TINY_CODEC, 2, 3, seed=0, grid=FRAME).batch(0)
     assert (batch["pitch"] == -1).all().item()  # these speakers have pitches of their own
     batch["pitch"] = mx.zeros_like(batch["pitch"])
     gradient = nn.value_and_grad(student, losses)
@@ -224,7 +94,7 @@ def test_the_phase_loss_is_0_for_itself_and_1_for_silence():
 
 
 def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(student, corpus):
-    batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(0)
+    batch = Crops(corpus, TINY_CODEC, 4, 3, seed=0).batch(0)
     only_cycle = only(cycle_semantic=1.0, cycle_acoustic=1.0)
     _, gradients = nn.value_and_grad(student, losses)(student, batch, only_cycle, Stage())
     sizes = {name: float(mx.abs(g).max()) for name, g in tree_flatten(gradients)}
@@ -240,7 +110,7 @@ def test_gradients_reach_both_halves_and_the_classifier_and_never_the_codebook(s
 
 
 def test_stages_switch_quantiser_and_cycle(student, corpus):
-    batch = Crops(corpus, CONFIG, 4, 3, seed=0).batch(1)
+    batch = Crops(corpus, TINY_CODEC, 4, 3, seed=0).batch(1)
     total, terms = losses(student, batch, LossWeights(), Stage(quantise=False, cycle=0.0))
     assert float(terms["commitment"]) == 0
     assert {"stft", "mel"} <= set(terms)
@@ -352,7 +222,7 @@ def test_training_leaves_what_the_benchmark_needs(trained, corpus):
     release.check()
     assert not release.has_encoder
     codec, weight, bias = load_codec(home)
-    assert weight.shape == (len(UNITS), CONFIG.semantic_dim)
+    assert weight.shape == (len(UNITS), TINY_CODEC.semantic_dim)
     assert bias.shape == (len(UNITS),)
     assert codec.has_encoder
     encoder = TensorFile(home / "encoder.safetensors")
@@ -373,7 +243,7 @@ def test_training_depends_on_the_seed_alone(trained, corpus):
 @pytest.mark.slow
 def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     make_micro(tmp_path / "untrained", "tiny", 0)
-    training = CodecTraining(corpus, SMALL, CONFIG, seed=2)
+    training = CodecTraining(corpus, SMALL, TINY_CODEC, seed=2)
     before = {name: np.array(value) for name, value in tree_flatten(training.student.parameters())}
     for k in range(4):
         values = training.step(k, 4)
@@ -392,28 +262,10 @@ def test_saved_codec_is_the_trained_one_in_bf16(corpus, tmp_path):
     save_codec(training.student, tmp_path / "untrained", tmp_path / "codec")  # in place of the first
 
 
-def test_semantic_latents_of_any_size_are_saved_near_1(student, corpus, tmp_path):
-    make_micro(tmp_path / "untrained", "tiny", 0)
-    grown = Student(Codec(CONFIG, encoder=True))
-    grown.codec.load_weights(list(scaled_semantics(student.codec, codebook_scale(student.codec) / 64).items()))
-    grown.classifier.weight = student.classifier.weight / 64
-    assert codebook_scale(grown.codec) == 64
-    save_codec(grown, tmp_path / "untrained", tmp_path / "codec")
-    saved, weight, bias = load_codec(tmp_path / "codec")
-    assert codebook_scale(saved) == 1
-    rows, wave = saved.quantizer.semantic_codebook.embedding, corpus.clips[0].read()
-    expected = np.array(grown.classifier(grown.codec.quantizer.semantic_codebook.embedding))
-    np.testing.assert_allclose(np.array(rows) @ weight.T + bias, expected, atol=0.02 * np.abs(expected).max())
-    codes = grown.codec.audio_codes(wave)
-    assert np.mean(saved.audio_codes(wave)[0] == codes[0]) > 0.9
-    said, again = grown.codec.decode_audio(codes), saved.decode_audio(codes)
-    assert np.abs(said - again).max() < 0.05 * np.abs(said).max()
-
-
 @pytest.mark.slow
 def test_a_training_goes_on_with_what_another_left(trained, corpus, tmp_path):
     """It starts with the other's weights, and with its codebook, which k-means would replace."""
-    training = CodecTraining(corpus, SMALL, CONFIG, seed=2, start=trained[0])
+    training = CodecTraining(corpus, SMALL, TINY_CODEC, seed=2, start=trained[0])
     old, new = load_codec(trained[0])[0].quantizer.semantic_codebook, training.student.codec.quantizer.semantic_codebook
     assert {value.dtype for _, value in tree_flatten(training.student.parameters())} == {mx.float32}
     assert mx.abs(new.embedding - old.embedding).max().item() < 1e-6
