@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlx_voxclone.errors import ConfigError
-from mlx_voxclone.process.temporaries import try_lock
+from mlx_voxclone.process.temporaries import is_held, try_lock
 
 PREFIX, _NEW = "voxclone-demo-", ".voxclone-demo-"  # of a folder, and until it is locked
 _LOCK = "lock"
@@ -99,7 +99,7 @@ def _held(lock: Path) -> bool:
     """Whether a process that lives holds the lock."""
     try:
         with lock.open("r") as file:
-            return try_lock(file.fileno()) is False
+            return is_held(file.fileno()) is True
     except OSError:  # no lock there
         return False
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import open_own, parse_json, reason_of
-from mlx_voxclone.process.temporaries import clear_dead, is_alive, same, try_lock
+from mlx_voxclone.process.temporaries import LOOKS, clear_dead, is_alive, same, try_lock
 
 LOCK = ".lock"
 _ours: dict[Path, int] = {}  # directories that this process has locked -> how often
@@ -97,7 +97,7 @@ def _taken(directory: Path, say: Callable[[str], None]) -> int:
             place = path if path.is_symlink() else directory
             raise CheckpointError(f"{place}: cannot be written ({reason_of(e).lower()})") from e
         try:
-            locked, holder = try_lock(descriptor), _read(descriptor)
+            locked, holder = try_lock(descriptor, patience=LOOKS), _read(descriptor)
             if locked is False:
                 raise CheckpointError(f"{directory}: is in use by {_named(holder)}; wait for it, or end it")
             if not same(descriptor, path):  # its holder has just ended and removed it

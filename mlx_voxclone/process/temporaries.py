@@ -15,21 +15,43 @@ import secrets
 import shutil
 import socket
 import stat
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 PARTIAL = ".partial"
 _NAME = re.compile(r"\.(?P<name>.+)\.(?:(?P<pid>\d+)-)?(?P<token>[0-9a-f]{8})\.partial", re.DOTALL)
+LOOKS = 0.3  # seconds: longer than anybody looks whether something is held
 _LONGEST = 200  # bytes of a name that are kept: file systems take 255 in all
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
-_cleared: set[tuple[int, int]] = set()  # directories that this process has looked through
+_cleared: set[tuple[int, int, str]] = set()  # directories that this process has looked through
 
 
-def try_lock(descriptor: int) -> bool | None:
-    """Lock an open file or directory until it is closed: True locked, False another process has it, None no locks."""
+def try_lock(descriptor: int, *, patience: float = 0.0) -> bool | None:
+    """Lock an open file or directory until it is closed: True locked, False another process has it, None no locks.
+
+    Args:
+        patience: seconds to try for, where others look whether it is held (`is_held`).
+    """
+    until = time.monotonic() + patience
+    while (locked := _flock(descriptor, fcntl.LOCK_EX)) is False and time.monotonic() < until:
+        time.sleep(0.005)
+    return locked
+
+
+def is_held(descriptor: int) -> bool | None:
+    """Whether another process has locked an open file or directory; None: no locks.
+
+    It holds a shared lock from then on, until it is closed: any number of processes may look at once.
+    """
+    locked = _flock(descriptor, fcntl.LOCK_SH)
+    return None if locked is None else not locked
+
+
+def _flock(descriptor: int, kind: int) -> bool | None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except OSError as error:
         return False if error.errno in _BUSY else None
     return True
@@ -95,7 +117,7 @@ def clear_dead(directory: str | Path, *, again: bool = False) -> None:
         there = os.stat(directory)
     except OSError:
         return
-    key = there.st_dev, there.st_ino
+    key = there.st_dev, there.st_ino, os.path.abspath(directory)  # a number alone may be another one's by now
     if key in _cleared and not again:
         return
     _cleared.add(key)
@@ -118,7 +140,7 @@ def _created(temporary: Path, directory: bool) -> int | None:
         descriptor = os.open(temporary, os.O_RDONLY)
     else:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-    if try_lock(descriptor) is not False and same(descriptor, temporary):
+    if try_lock(descriptor, patience=LOOKS) is not False and same(descriptor, temporary):
         return descriptor
     os.close(descriptor)
     return None
@@ -127,7 +149,7 @@ def _created(temporary: Path, directory: bool) -> int | None:
 def _clear(place: Path, match: re.Match) -> None:
     descriptor = _opened(place)
     try:
-        if _unheld(descriptor, match) and same(descriptor, place):
+        if _is_left(try_lock(descriptor), match) and same(descriptor, place):
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 shutil.rmtree(place, ignore_errors=True)
             else:
@@ -142,15 +164,16 @@ def _is_dead(place: Path, match: re.Match) -> bool | None:
     except OSError:
         return None
     try:
-        return _unheld(descriptor, match)
+        held = is_held(descriptor)
+        return _is_left(None if held is None else not held, match)
     finally:
         os.close(descriptor)
 
 
-def _unheld(descriptor: int, match: re.Match) -> bool:
-    locked = try_lock(descriptor)
-    if locked is not None:
-        return locked
+def _is_left(unheld: bool | None, match: re.Match) -> bool:
+    """Whether nobody writes a temporary any more; `unheld` None: locks do not tell."""
+    if unheld is not None:
+        return unheld
     return bool(match["pid"]) and match["token"].startswith(_machine()) and not is_alive(int(match["pid"]))
 
 

@@ -132,10 +132,12 @@ class Engine:
                 self._changed.wait()
             if self._closed:
                 return False
-            calls, self._calls = self._calls, []
+            calls = len(self._calls)
             new, self._new = self._new, []
             self._jobs |= dict.fromkeys(new)
-        for future, function in calls:
+        for _ in range(calls):
+            with self._changed:
+                future, function = self._calls.pop(0)
             _answer(future, function)
         for job in new:
             if not job.listener.gone:
@@ -250,15 +252,25 @@ class Engine:
         for job in [*self._jobs, *self._new]:
             job.listener.fail(EndingError())
         for future, _ in self._calls:
-            future.set_exception(EndingError())
+            _answer(future, _ended)
         self._jobs, self._new, self._calls, self._waiting, self._batches = {}, [], [], [], {}
 
 
+def _ended() -> None:
+    raise EndingError
+
+
 def _answer(future: Future, function: Callable[[], Any]) -> None:
+    """Compute a call, unless its caller has given it up."""
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(function())
     except Exception as error:
         future.set_exception(error)
+    except BaseException:  # Ctrl-C
+        future.set_exception(EndingError())
+        raise
 
 
 def _tell(error: Exception) -> None:

@@ -1,21 +1,23 @@
 """Locks and temporaries between real processes: the living keep theirs, the dead do not."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.files import locks
 from mlx_voxclone.files.atomic import atomic_directory, atomic_file
 from mlx_voxclone.files.locks import LOCK, held
 from mlx_voxclone.pairs.files import settle
 from mlx_voxclone.process import temporaries
-from mlx_voxclone.process.temporaries import clear_below, clear_dead, made, writer_of
+from mlx_voxclone.process.temporaries import clear_below, clear_dead, is_held, made, try_lock, writer_of
 
 CHILD = """
 import sys, time
@@ -35,6 +37,11 @@ else:
         print("ready", flush=True)
         time.sleep(60)
 """
+
+
+def no_locks(*_):
+    """`flock` of a file system without locks."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 class Other:
@@ -123,7 +130,7 @@ def test_a_place_that_cannot_be_written(tmp_path):
     ],
 )
 def test_without_locks_of_the_system_the_file_decides(holder, taken, tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "try_lock", lambda descriptor: None)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     lines, file = [], tmp_path / LOCK
     if isinstance(holder, dict):
         pid = dead_pid() if holder["pid"] == "dead" else os.getppid()
@@ -179,7 +186,7 @@ def test_two_processes_do_not_make_one_directory(other, tmp_path):
 
 
 def test_without_locks_only_what_a_dead_process_of_this_machine_has_left_is_cleared(tmp_path, monkeypatch):
-    monkeypatch.setattr(temporaries, "try_lock", lambda descriptor: None)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     here, gone = temporaries._machine(), dead_pid()
     elsewhere = "0000" if here != "0000" else "1111"
     kept = {f".x.{os.getppid()}-{here}0000.partial", f".x.{gone}-{elsewhere}0000.partial", ".x.00000000.partial"}
@@ -187,6 +194,37 @@ def test_without_locks_only_what_a_dead_process_of_this_machine_has_left_is_clea
         (tmp_path / name).touch()
     clear_dead(tmp_path, again=True)
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_any_number_may_look_whether_something_is_held(tmp_path):
+    """They do not take one another for its holder, and whoever wants it waits for those that only look."""
+    path = tmp_path / "lock"
+    path.touch()
+    with open(path) as one, open(path) as two, open(path) as three:
+        assert is_held(one.fileno()) is is_held(two.fileno()) is False
+        assert try_lock(three.fileno()) is False
+        waiting = threading.Timer(0.05, lambda: (one.close(), two.close()))
+        waiting.start()
+        assert try_lock(three.fileno(), patience=60)
+        waiting.join()
+        with open(path) as four:
+            assert is_held(four.fileno()) is True
+
+
+def test_without_locks_nobody_can_tell(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with open(tmp_path / "lock", "w") as file:
+        assert is_held(file.fileno()) is try_lock(file.fileno(), patience=60) is None
+
+
+def test_a_directory_that_has_anothers_number_is_looked_through(tmp_path):
+    """File systems give the number of one that was removed to the next one."""
+    (tmp_path / "first").mkdir()
+    clear_dead(tmp_path / "first")
+    (tmp_path / "first").rename(tmp_path / "second")
+    (tmp_path / "second" / ".x.00000000.partial").touch()
+    clear_dead(tmp_path / "second")
+    assert not list((tmp_path / "second").iterdir())
 
 
 def test_the_longest_name_has_room_for_a_temporary_one(tmp_path):
@@ -206,6 +244,7 @@ def test_pairs_go_on_after_a_kill_before_their_settings_were_there(other, tmp_pa
 
 def test_many_writes_look_through_their_directory_once(tmp_path, monkeypatch):
     looked, scan = [], os.scandir
+    monkeypatch.setattr(temporaries, "_cleared", set())
     monkeypatch.setattr(os, "scandir", lambda place: (looked.append(place), scan(place))[1])
     for number in range(50):
         with atomic_file(tmp_path / f"{number}"):

@@ -278,6 +278,39 @@ def test_the_queue_is_bounded_and_the_end_is_told(speaker):
             late()
 
 
+def test_ctrl_c_in_a_call_leaves_no_call_without_an_answer(speaker):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    engine = Engine(speaker)
+    job = job_of(speaker, "papa")
+    calls = [engine.call(function) for function in (lambda: 7, interrupted, int)]
+    engine.submit(job)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run()
+    assert calls[0].result(0) == 7
+    assert [type(call.exception(0)) for call in calls[1:]] == [EndingError] * 2
+    assert isinstance(job.listener.error, EndingError)
+
+
+def test_a_call_that_was_given_up_is_not_made(speaker):
+    """Before its turn, and at the end; the engine goes on."""
+    engine, made = Engine(speaker), []
+    calls = [engine.call(lambda k=k: made.append(k)) for k in range(3)]
+    assert calls[1].cancel()
+    thread = threading.Thread(target=lambda: (calls[2].result(60), engine.close()))
+    thread.start()
+    engine.run()
+    thread.join()
+    assert made == [0, 2]
+    engine = Engine(speaker)
+    calls = [engine.call(int) for _ in range(2)]
+    assert calls[0].cancel()
+    engine.close()
+    engine.run()
+    assert isinstance(calls[1].exception(0), EndingError)
+
+
 def test_calls_are_answered_while_it_waits(speaker):
     engine, found = Engine(speaker), []
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.plain import open_own, parse_json
-from mlx_voxclone.process.temporaries import is_alive, try_lock
+from mlx_voxclone.process.temporaries import LOOKS, is_alive, is_held, try_lock
 
 COMMAND = (sys.executable, "-m", "mlx_voxclone.cli")
 OWN_LOCK = "training.lock"  # in a voice's folder: held by the training that the studio has started
@@ -77,7 +77,8 @@ def holding(locks: Sequence[Path], arguments: Sequence[str], **options: Any) -> 
         for lock in locks:
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, descriptor)
-            if try_lock(descriptor) is False or (try_lock(descriptor) is None and _lives(_content(descriptor))):
+            locked = try_lock(descriptor, patience=LOOKS)
+            if locked is False or (locked is None and _lives(_content(descriptor))):
                 raise Busy(f"{lock}: is held by another process")
             os.ftruncate(descriptor, 0)
             taken.append(descriptor)
@@ -109,8 +110,8 @@ def holder(lock: Path) -> Holder | None:
     except OSError:
         return None
     try:
-        locked, content = try_lock(descriptor), _content(descriptor)
-        if locked or (locked is None and not _lives(content)):
+        held, content = is_held(descriptor), _content(descriptor)
+        if held is False or (held is None and not _lives(content)):
             return None
         return Holder(content.get("pid"))
     finally:

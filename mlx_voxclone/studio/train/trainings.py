@@ -318,15 +318,17 @@ class Trainings:
                 self._told(project, signal.SIGTERM)
                 self._asked[project.folder] = project, time.monotonic()
             return
-        del self._asked[project.folder]
-        if cancelled and project.run.exists():
-            gone = project.folder / f".cancelled-{time.time_ns()}"
-            project.run.rename(gone)
-            shutil.rmtree(gone, ignore_errors=True)
-        if cancelled and former(project) is not None:
-            self.put_back(project)
-        elif cancelled and (project.folder / "voice.json").is_file():
-            _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
+        try:
+            if cancelled and project.run.exists():
+                gone = project.folder / f".cancelled-{time.time_ns()}"
+                project.run.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+            if cancelled and former(project) is not None:
+                self.put_back(project)
+            elif cancelled and (project.folder / "voice.json").is_file():
+                _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
+        finally:  # until then it is being cancelled
+            del self._asked[project.folder]
 
     def _told(self, project: Project, number: signal.Signals) -> None:
         if (found := self._holder(project)) is not None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -160,6 +162,23 @@ def test_cancelling_ends_it_and_deletes_what_it_learnt(home, trainings, deaf):
     until(trainings, project, "done")
 
 
+def test_it_is_being_cancelled_until_nothing_is_left(home, trainings, monkeypatch):
+    """Gigabytes take their time to be deleted; a former model comes back after that."""
+    project = begin(home, trainings, steps=10_000)
+    after_a_step(trainings, project)
+    seen, rmtree = [], shutil.rmtree
+
+    def looked(place, *arguments, **options):
+        if ".cancelled-" in str(place):
+            seen.append(trainings.state(project).name)
+        rmtree(place, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", looked)
+    trainings.cancel(project)
+    until(trainings, project, "cancelled")
+    assert seen == ["cancelling"]
+
+
 def test_cancelling_goes_on_after_a_restart(home, trainings, tmp_path):
     project = begin(home, trainings, steps=10_000, deaf=True)
     after_a_step(trainings, project)
@@ -261,7 +280,10 @@ def test_a_stale_process_id_is_nobody(home, trainings):
 
 
 def test_without_locks_the_moment_of_its_start_tells_a_process(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "try_lock", lambda descriptor: None)
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
     lock = tmp_path / "lock"
     child = process.start([sys.executable, "-c", "import time; time.sleep(60)"], [lock], tmp_path / "log")
     try:
