@@ -184,7 +184,7 @@ def test_ctrl_c_at_any_moment_of_the_start(name, tmp_path):
             env={**os.environ, "VOXCLONE_DEBUG": ""},
         )
         process.stdout.readline()
-        time.sleep(0.01 + 0.06 * k)
+        time.sleep(0.1 + 0.05 * k)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[1].decode()
         assert process.returncode in (2, 130), said

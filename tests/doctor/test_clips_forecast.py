@@ -216,7 +216,7 @@ def test_it_takes_as_long_as_was_predicted(tmp_path, recordings, monkeypatch):
     ranked_voices(judge, candidates(data.train, codes, 12.5, 25.0), scored)
     times.append(2 * (time.process_time() - began))
     for told, took in zip((codes_told, judging, voice), times, strict=True):
-        assert took / 2 < told.seconds < 2 * took, told.stage
+        assert took / 3 < told.seconds < 3 * took, told.stage
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

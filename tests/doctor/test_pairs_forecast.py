@@ -137,14 +137,15 @@ def test_real_trials_in_the_small(miniature):
 
 
 @pytest.mark.slow
-def test_it_takes_as_long_as_was_foretold(tmp_path):
-    """Nobody else may slow down one of the two: a factor of three."""
+def test_it_takes_as_long_as_was_foretold(tmp_path, monkeypatch):
+    """In the processor's own time: others may be busy beside."""
+    monkeypatch.setattr(time, "perf_counter", time.process_time)
     model = make_micro(tmp_path / "speaking", "speaking")
     config = configured(model, **{"encoder.pairs.per_voice": 1, "encoder.pairs.max_seconds": 8.0})
     told = forecast_pairs(config, plan_pairs(config))
-    began = time.perf_counter()
+    began = time.process_time()
     automatic_pairs(config, Release(model), SILENT)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert took / 3 < told.steps * told.step_seconds < 3 * took
 
 

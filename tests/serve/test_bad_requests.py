@@ -27,7 +27,15 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def served(miniature):
-    """One row and one place to wait; patient for half a second."""
+    """One row and one place to wait."""
+    limits = Limits(body=100_000, upload=200_000, receive=30.0, linger=30.0)
+    with serving(miniature, Options(rows=1, waiting=1, limits=limits, header_seconds=30.0)) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def impatient(miniature):
+    """A server that waits a second for a request."""
     limits = Limits(body=100_000, upload=200_000, receive=1.0, linger=1.0)
     with serving(miniature, Options(rows=1, waiting=1, limits=limits, header_seconds=1.0)) as found:
         yield found
@@ -185,25 +193,25 @@ def test_too_large_a_body(served):
     works(served)
 
 
-def test_a_body_of_gigabytes_is_refused_before_it_is_sent(served):
-    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+def test_a_body_of_gigabytes_is_refused_before_it_is_sent(impatient):
+    with socket.create_connection(("127.0.0.1", impatient.server.port), 30) as client:
         client.sendall(b"POST /v1/audio/voices HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2000000000\r\n\r\nabc")
         client.settimeout(30)
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_too_large"
-    works(served)
+    works(impatient)
 
 
 @pytest.mark.parametrize("head", [
     b"", b"POST /v1/audio/sp", b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-A: ",
 ])  # fmt: skip
-def test_who_says_nothing_is_hung_up_on(served, head):
-    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+def test_who_says_nothing_is_hung_up_on(impatient, head):
+    with socket.create_connection(("127.0.0.1", impatient.server.port), 30) as client:
         client.sendall(head)
         client.settimeout(60)
         assert client.recv(100) == b""
-    works(served)
+    works(impatient)
 
 
 def test_who_is_answered_while_it_still_sends(served):
@@ -220,13 +228,13 @@ def test_who_is_answered_while_it_still_sends(served):
         assert client.recv(100) == b""
 
 
-def test_a_body_that_does_not_come(served):
-    with socket.create_connection(("127.0.0.1", served.server.port), 30) as client:
+def test_a_body_that_does_not_come(impatient):
+    with socket.create_connection(("127.0.0.1", impatient.server.port), 30) as client:
         client.sendall(b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50\r\n\r\n{")
         client.settimeout(60)
         answer = client.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 408 ")
-    works(served)
+    works(impatient)
 
 
 CHUNKED = b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: "

@@ -356,11 +356,11 @@ def test_the_command_prints_an_address_for_each_name(tmp_path, monkeypatch, caps
         try:
             ready()
             base = f"http://127.0.0.1:{self.port}"
-            asked["closed"] = httpx.get(f"{base}/voices").status_code
+            asked["closed"] = httpx.get(f"{base}/voices", timeout=60).status_code
             told = capsys.readouterr().err
             asked["ann"] = next(line for line in told.splitlines() if "for ann: " in line).partition("for ann: ")[2]
             asked["ben"] = "for ben: http" in told
-            with httpx.Client(follow_redirects=True) as client:
+            with httpx.Client(follow_redirects=True, timeout=60) as client:
                 asked["answer"] = client.get(asked["ann"])
         finally:
             self._web.close()

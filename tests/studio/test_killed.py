@@ -7,6 +7,7 @@ left over.
 import os
 import re
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -156,6 +157,7 @@ def killed_at(number, action, home):
                     os._exit(9)
 
         code = 1
+        signal.alarm(60)  # a lock that another thread held when this process was made stays held
         try:
             sys.addaudithook(hook)
             action(home)

@@ -94,7 +94,7 @@ def test_heard_while_later_sentences_are_spoken_in_two_tabs_and_cancelled(addres
         tab.wait_for_selector("#speech[data-state=cancelled]", timeout=SECONDS)
         tab.wait_for_selector("text=Cancelled. Sentences kept:")
         assert tab.locator("voice-player").count() == 1
-    assert "Cancelled." in page.locator("#announce").inner_text()
+    page.wait_for_function("() => document.getElementById('announce').innerText.includes('Cancelled.')")
     page.go_back()  # once: the page as it is now, not as it was then
     page.wait_for_url(address)
     page.wait_for_selector("#speech-history li >> text=cancelled")

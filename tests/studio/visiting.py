@@ -32,7 +32,7 @@ def enter(browser: Browser, tokens: Tokens, name: str) -> Browser:
     return browser
 
 
-def ended(task, seconds=60.0):
+def ended(task, seconds=300.0):
     """A task, once it has ended, or after `seconds`."""
     until = time.monotonic() + seconds
     while task.open and time.monotonic() < until:
@@ -46,11 +46,12 @@ def on_a_port(studio: Studio, tokens: Tokens | None = None) -> Iterator[str]:
     ready = threading.Event()
     with take_port("127.0.0.1", 0) as taken:
         served = Served(studio, taken, "127.0.0.1", tokens)
-        thread = threading.Thread(target=lambda: served.run(ready.set))
+        thread = threading.Thread(target=lambda: served.run(ready.set), daemon=True)
         thread.start()
-        assert ready.wait(30)
         try:
+            assert ready.wait(60)
             yield f"http://127.0.0.1:{served.port}"
         finally:
             served.close()
-            thread.join()
+            thread.join(60)
+            assert not thread.is_alive()

@@ -54,13 +54,15 @@ def test_what_others_write_passes(mp3, capfd):
                 with pytest.raises(AudioError):
                     read_audio(AudioBytes("a", content))
 
-    threads = [threading.Thread(target=decode) for _ in range(2)]
+    threads = [threading.Thread(target=decode, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     lines = [f"warning: line {k}" for k in range(300)]
-    for line in lines:
-        os.write(2, f"{line}\n".encode())
-    done.set()
+    try:
+        for line in lines:
+            os.write(2, f"{line}\n".encode())
+    finally:
+        done.set()
     for thread in threads:
         thread.join()
     assert sorted(capfd.readouterr().err.splitlines()) == sorted(lines)

@@ -83,19 +83,19 @@ def serving(model: Path, options: Options | None = None, encoder: Path | None = 
         finally:
             started.set()
 
-    thread = threading.Thread(target=run, name="engine")
+    thread = threading.Thread(target=run, name="engine", daemon=True)
     with pytest.MonkeyPatch.context() as patch:  # of this thread: undone also where the server does not end
         patch.setattr("mlx_voxclone.serve.jobs.MAX_SECONDS", SECONDS)
         patch.setattr("mlx_voxclone.speech.narration.MAX_SECONDS", 1.0)
         patch.setattr("mlx_voxclone.serve.jobs.TRIES", 1)
         thread.start()
-        assert started.wait(300)
         try:
+            assert started.wait(300)
             if isinstance(found[-1], BaseException):
                 raise found[-1]
             yield Served(found[0], log)
         finally:
-            if isinstance(found[0], Server):
+            if found and isinstance(found[0], Server):
                 found[0].close()
             thread.join(60)
             assert not thread.is_alive()

@@ -98,7 +98,7 @@ def test_two_takes_one_again_and_a_reload_in_between(chromium, studio):
                  const button = document.getElementById("record");
                  const stop = () => { button.click(); done(); };
                  const records = () => button.getAttribute("aria-pressed") === "true";
-                 const wait = () => (records() ? setTimeout(stop, 450) : setTimeout(wait, 5));
+                 const wait = () => (records() ? setTimeout(stop, 800) : setTimeout(wait, 5));
                  wait();
                })"""
         )
@@ -130,7 +130,7 @@ def test_a_studio_that_does_not_answer_costs_no_take(chromium, studio):
         page.evaluate("() => { window.real = fetch; window.fetch = () => Promise.reject(new TypeError('gone')); }")
         page.locator("#record").click()
         page.wait_for_selector("#record[aria-pressed=true]", timeout=SECONDS)
-        page.wait_for_function("() => document.getElementById('elapsed').textContent === '0:04'", timeout=SECONDS)
+        page.wait_for_function("() => document.getElementById('elapsed').textContent >= '0:04'", timeout=SECONDS)
         page.locator("#record").click()
         page.wait_for_selector("#send-again:visible")
         assert "kept here" in page.locator("#take-mistake").text_content()

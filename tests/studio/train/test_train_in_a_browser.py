@@ -71,7 +71,10 @@ def test_an_answer_that_comes_too_late_is_dropped(address, chromium, studio: Stu
         page.get_by_role("button", name="Train this voice").click()
         page.get_by_role("heading", name="Training", exact=True).wait_for()
         page.route("**/status?*", lambda route: asked.append(route) if not asked else route.continue_())
-        page.wait_for_timeout(3000)
+        for _ in range(600):
+            if asked:
+                break
+            page.wait_for_timeout(100)
         assert asked
         page.get_by_text("Cancel the training …").click()
         page.get_by_role("button", name="Cancel and delete").click()
