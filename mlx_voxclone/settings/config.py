@@ -183,7 +183,7 @@ def load_run_config(
         sources[""] = str(path)  # what no file sets
         sources = {key: shipped.label(source) for key, source in sources.items()}
     flags = _flag_overrides(content.get("task"), max_steps, epochs, learning_rate, lora_rank)
-    given = {**flags, **(overrides or {})}
+    given = _with_one_length(flags, overrides or {})
     if shorten_warmup:
         given = _shortened_warmups(content, given, max_steps) | given
     for key, value in given.items():
@@ -245,6 +245,25 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
             raise ConfigError("--lora-rank: task encoder trains no LoRA; leave the flag out")
         wanted["speaker.lora.rank"] = lora_rank
     return wanted
+
+
+def _with_one_length(flags: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """All that is given; the one of steps and epochs that is given takes the place of a file's other one.
+
+    Raises:
+        ConfigError: both of a training are given.
+    """
+    given = {**flags, **overrides}
+    for training in ("encoder.train", "encoder.refine", "speaker.train"):
+        steps, epochs = (given.get(f"{training}.{key}") for key in ("steps", "epochs"))
+        if type(steps) is not int or steps <= 0:
+            continue
+        if type(epochs) is int and epochs > 0:
+            raise ConfigError(
+                f"{training}: steps {steps} and epochs {epochs} both say how long to train: give one of them"
+            )
+        given.setdefault(f"{training}.epochs", 0)
+    return given
 
 
 def _shortened_warmups(content: Mapping[str, Any], given: Mapping[str, Any], max_steps: int | None) -> dict[str, int]:

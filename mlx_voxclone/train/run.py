@@ -314,7 +314,7 @@ def _check_resumed(run_dir: Path, config: RunConfig) -> None:
         raise CheckpointError(
             f"cannot resume {run_dir}: it was started with another configuration ({'; '.join(differences)})"
         )
-    if config_differences(text, config):  # of a stage still to come: from here on the run is this one
+    if text != config.dump():  # lengths, or a stage still to come: from here on the run is this one
         write_text_atomic(saved, config.dump())
 
 

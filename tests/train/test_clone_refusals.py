@@ -3,7 +3,7 @@
 import pytest
 
 from mlx_voxclone.errors import CheckpointError, DataError, TranscriptError
-from mlx_voxclone.settings.config import RunConfig
+from mlx_voxclone.settings.config import RunConfig, load_run_config
 from mlx_voxclone.train import run as run_module
 from mlx_voxclone.train.clone import recover as recover_module
 from mlx_voxclone.train.clone.base_encoder import BASE
@@ -63,6 +63,16 @@ def test_the_judge_can_be_switched_off_until_something_has_learnt_from_it(miniat
         begin(configured(miniature), other, "encoder", stage)
         with pytest.raises(CheckpointError, match="judge.enabled: true -> false"):
             run_module._check_resumed(other, off)
+
+
+def test_a_run_says_how_long_it_is_now(miniature, tmp_path):
+    """Interrupted again it goes on to the new end, not to the former one."""
+    begin(configured(miniature), tmp_path, "encoder")
+    longer = load_run_config(tmp_path / "config.yaml", max_steps=777, shorten_warmup=False)
+    run_module._check_resumed(tmp_path, longer)
+    again = load_run_config(tmp_path / "config.yaml")
+    assert {again.encoder.train.steps, again.speaker.train.steps} == {777}
+    assert again.dump() == longer.dump()
 
 
 def ended(config, place, monkeypatch, error, *made: str) -> Exception:

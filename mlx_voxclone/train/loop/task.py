@@ -178,6 +178,7 @@ def weights_at(task: Task, step: int) -> Mapping[str, float]:
 
 # Fields of earlier versions; what they said of a training is compared in the configuration (`settings/differences.py`).
 FORMER = frozenset({"refine"})
+LATER = frozenset({"contents"})  # fields that earlier versions did not write: nothing is known of them then
 
 
 def fingerprint_of(**fields: Any) -> str:
@@ -191,7 +192,7 @@ def fingerprint_changes(old: str, new: str) -> list[str]:
         return []
     try:
         before, after = parse_json(old), parse_json(new)
-        names = sorted((before.keys() | after.keys()) - FORMER)
+        names = sorted((before.keys() | after.keys()) - FORMER - (LATER - before.keys()))
     except (ValueError, AttributeError):  # free text: all that can be said is that it changed
         return [f"task: {shortened(old)} -> {shortened(new)}"]
     return [

@@ -5,6 +5,8 @@ clip. Loss on audio positions only: semantic cross-entropy with an END target af
 the acoustic codes with the hidden state dropped now and then for guidance (paper section 3, SPEC section 4).
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -322,14 +324,25 @@ class SpeakerTask:
         section["losses"] |= dict.fromkeys(KEPT_TERMS, kept)
         section["quantise"]["group_size"] = GROUP_SIZE
         section["preserve"]["heldout"], section["hidden_dropout"] = HELDOUT_TEXTS, self.hidden_dropout
-        clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in [*self._train, *self._heldout]]
+        utterances = [*self._train, *self._heldout]
+        clips = [(u.id, u.codes.shape[1], int(u.codes.sum())) for u in utterances]
         adapter = sorted((k, v.shape) for k, v in lora_parameters(self.model).items())
         fields = {f"speaker.{key}": value for key, value in section.items()} | dict(self._adapted.identity)
         if self._listening is not None:
             fields["speaker.listen"] = self._listening.identity
         if self._kept is not None:
             fields[KEPT_FIELD] = self._kept.identity
-        return fingerprint_of(task=self.name, seed=self.seed, data=clips, adapter=adapter, **fields)
+        contents = _digest(utterances)
+        return fingerprint_of(task=self.name, seed=self.seed, data=clips, contents=contents, adapter=adapter, **fields)
+
+
+def _digest(utterances: Iterable[Utterance]) -> str:
+    """Of texts and codes, in their order."""
+    digest = hashlib.sha256()
+    for utterance in utterances:
+        digest.update(json.dumps([utterance.id, utterance.text, utterance.codes.shape]).encode())
+        digest.update(np.ascontiguousarray(utterance.codes, "<i4").tobytes())
+    return digest.hexdigest()
 
 
 def _kept_batch(items: list[Mapping[str, Any]], width: int) -> KeptBatch:

@@ -30,7 +30,8 @@ def train_settings(section: TrainSection, config: RunConfig, compute: Compute) -
 def run_trainer(task: Task, settings: TrainSettings, directory: Path, reporter: Reporter = SILENT) -> TrainResult:
     """Train in `directory`, continue what stopped there, or return the result of what is complete.
 
-    A training is complete if it has all the steps of the settings; more steps continue it.
+    A training is complete if it has all the steps of the settings, or was stopped early and would be again: more steps
+    or more patience continue it.
 
     Raises:
         CheckpointError: what is there was trained on other data, codes or weights than the task's.
@@ -49,10 +50,16 @@ def _plan(task: Task, settings: TrainSettings, directory: Path) -> dict[str, Any
     if done is not None and done.complete and done.total_steps == settings.total_steps(task.n_items):
         if checkpoints:
             _refuse_other_task(task, checkpoints[-1][1])
-        return {"done": asdict(done)}
+        if done.steps >= done.total_steps or not checkpoints or _has_no_patience(settings, checkpoints[-1][1]):
+            return {"done": asdict(done)}
     if not checkpoints:
         _clear_unsaved(directory)
     return {"done": None, "begun": bool(checkpoints)}
+
+
+def _has_no_patience(settings: TrainSettings, checkpoint: Path) -> bool:
+    """Whether a training that was stopped early there ends there with these settings too."""
+    return 0 < settings.patience <= load_checkpoint(checkpoint).state.stale
 
 
 def _refuse_other_task(task: Task, checkpoint: Path) -> None:

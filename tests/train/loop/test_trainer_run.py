@@ -14,6 +14,7 @@ from mlx_voxclone.train.loop.task import Task
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.result import TrainResult
 from mlx_voxclone.train.saved.state import list_checkpoints, load_checkpoint
+from mlx_voxclone.train.stages.stage import run_trainer
 
 pytest_plugins = ["commands"]
 
@@ -186,6 +187,20 @@ def test_nothing_better_than_the_start_is_said(tmp_path, capsys):
     result = run(tmp_path / "run", scripted([1.0, 2.0]))
     assert result.best_step == 0
     assert "never improved on its value before training" in capsys.readouterr().err
+
+
+def test_more_patience_continues_a_stage_that_was_stopped_early(tmp_path):
+    """With the same patience its result stands; without any, too, it goes on."""
+    values = [5.0, 4.0, 4.5, 3.0, 3.0, 3.5]
+    options = {"steps": 16, "eval_every": 2}
+    first = run_trainer(scripted(values), settings(patience=2, **options), tmp_path / "run")
+    assert (first.steps, first.stopped_early) == (10, True)
+    assert run_trainer(scripted([]), settings(patience=2, **options), tmp_path / "run") == first
+    assert run_trainer(scripted([]), settings(patience=1, **options), tmp_path / "run") == first
+    more = run_trainer(scripted([3.6, 3.7, 3.8, 3.9]), settings(patience=4, **options), tmp_path / "run")
+    assert (more.steps, more.stopped_early) == (14, True)
+    last = run_trainer(scripted([4.0]), settings(patience=0, **options), tmp_path / "run")
+    assert (last.steps, last.stopped_early, last.best_step) == (16, False, 6)
 
 
 def test_early_stopping(tmp_path):

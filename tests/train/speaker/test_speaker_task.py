@@ -1,5 +1,8 @@
 """Task `speaker`: the sequence is the server's, the labels are where generation looks for them, END is a target."""
 
+import json
+from dataclasses import replace
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from mlx_voxclone.model import generation
 from mlx_voxclone.settings.training import TrainSettings
 from mlx_voxclone.train.loop.loader import to_device
 from mlx_voxclone.train.loop.optimizers import groups as optimizers
+from mlx_voxclone.train.loop.task import fingerprint_changes
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.speaker import task as speaker_task
 from mlx_voxclone.train.speaker.adapted import AdaptedModel, save_nothing
@@ -220,6 +224,15 @@ def test_micro_batches_equal_one_batch(make, tmp_path, monkeypatch):
     (loss_one, a), (loss_three, b) = results
     assert loss_three == pytest.approx(loss_one, rel=1e-5)
     assert max(np.abs(a[k] - b[k]).max() for k in a) < 1e-5
+
+
+def test_other_texts_and_codes_are_another_training(make):
+    now, first = make().fingerprint(), utterance(1, 6)
+    for other in (replace(first, text="others"), replace(first, codes=first.codes[:, ::-1])):
+        (change,) = fingerprint_changes(now, make([other, utterance(2, 4), utterance(3, 9)]).fingerprint())
+        assert change.startswith("contents: ")
+    before = {name: value for name, value in json.loads(now).items() if name != "contents"}
+    assert fingerprint_changes(json.dumps(before), now) == []  # an earlier version did not write it
 
 
 def test_resumed_equals_uninterrupted(make, tmp_path):
