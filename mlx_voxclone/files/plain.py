@@ -15,7 +15,13 @@ from typing import Any, BinaryIO
 
 MAX_DEPTH = 100  # levels; what our own files hold has under ten
 _NOT_PLAIN = "not a plain file but a pipe or a device"
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EIO)
 MAX_JSON = 1 << 28  # bytes; the release's tokenizer is 15 MB
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error says nothing of the file: the machine lacks something, and may have it a moment later."""
+    return isinstance(error, OSError) and error.errno in _PASSING
 
 
 def open_plain(path: str | Path) -> BinaryIO:

@@ -1,5 +1,6 @@
 """What the machine or the caller does not allow this process, each as a line for the user."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -28,6 +29,18 @@ def too_little_address_space(needed: float = 0) -> str | None:
         f"this process may use {limit / 1e9:.2g} GB of address space (ulimit -v), and needs at least {least / 1e9:.2g};"
         " raise the limit, or choose a smaller model"
     )
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's limit of open files to `wanted` if it is lower, as a Mac's 256; returns the limit then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    endless = resource.RLIM_INFINITY
+    if soft == endless or soft >= wanted:
+        return wanted
+    most = wanted if hard == endless else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def describe_os_error(error: OSError) -> str | None:

@@ -187,7 +187,7 @@ class Engine:
             self._switch.use(adapters)
             step = batch.step()
         except Exception as error:  # of the computation, so of all that share it
-            _tell(error)
+            tell_once(error)
             for job in {utterance.job for utterance in batch}:
                 self._fail(job, error)
             batch.clear()
@@ -225,7 +225,7 @@ class Engine:
             yield
         except Exception as error:
             if not isinstance(error, VoxcloneError):
-                _tell(error)
+                tell_once(error)
             self._fail(job, error)
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -273,6 +273,8 @@ def _answer(future: Future, function: Callable[[], Any]) -> None:
         raise
 
 
-def _tell(error: Exception) -> None:
-    """A defect of ours keeps its traceback; the server goes on."""
-    traceback.print_exception(error)
+def tell_once(error: Exception) -> None:
+    """Print the traceback of a defect of ours, where that has not been done; the server goes on."""
+    if not getattr(error, "was_told", False):
+        error.was_told = True
+        traceback.print_exception(error)

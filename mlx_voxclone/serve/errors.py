@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from mlx_voxclone.errors import DataError, VoxcloneError
-from mlx_voxclone.serve.engine import BusyError, EndingError
+from mlx_voxclone.serve.engine import BusyError, EndingError, tell_once
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -41,7 +41,7 @@ class ApiError(Exception):
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any error as one that can be answered; what is a defect of ours says no more than that."""
+    """Any error as one that can be answered; what is a defect of ours says no more than that, and is printed."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, BusyError):
@@ -54,4 +54,5 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(500, str(error), None, "model_error")
     if isinstance(error, MemoryError):
         return ApiError(503, "not enough memory for this request; try a shorter text", None, "out_of_memory")
+    tell_once(error)
     return ApiError(500, "the server has failed at this request; its log says more", None, "internal_error")

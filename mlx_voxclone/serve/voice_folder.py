@@ -14,7 +14,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +24,7 @@ import numpy as np
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.checkpoint.voices import EMBEDDING, is_voice_name
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import open_plain, parse_json
 from mlx_voxclone.process.temporaries import clear_dead, same, try_lock
@@ -101,17 +102,22 @@ class VoiceFolder:
             rows: `[N, dim]`.
 
         Raises:
-            TakenError: another server on the folder was first. OSError, CheckpointError, DataError: it cannot be
-            written; then nothing of it is there.
+            TakenError: another server on the folder was first, or the operator. OSError, CheckpointError, DataError: it
+            cannot be written; then nothing of it is there.
         """
         with self._claimed(name) as file:
+            written = [RECORD]
             try:
+                if any(os.path.lexists(self.file(name, suffix)) for suffix in (ROWS, CLIP)):
+                    raise TakenError(name)
                 _write_pending(file, record)
                 write_wav(self.file(name, CLIP), clip)
+                written.insert(0, CLIP)
                 save_tensors(self.file(name, ROWS), {EMBEDDING: rows.astype(mx.bfloat16)})
+                written.insert(0, ROWS)
                 write_text_atomic(self.file(name, RECORD), _line(record))
             except BaseException:
-                self._remove_files(name)
+                self._remove_files(name, written)
                 raise
 
     def remove(self, name: str) -> None:
@@ -133,7 +139,7 @@ class VoiceFolder:
 
     def clear(self, name: str) -> None:
         """Put in order what a killed process has left of a voice; what somebody is at, and all else, stays."""
-        with contextlib.suppress(OSError, ValueError), open(
+        with contextlib.suppress(OSError, ValueError, CheckpointError), open(
             self.file(name, RECORD), "r+b", buffering=0, opener=_plain_alone
         ) as file:  # fmt: skip
             if not _is_pending(file) or try_lock(file.fileno()) is not True:
@@ -164,9 +170,9 @@ class VoiceFolder:
                 yield file
                 return
 
-    def _remove_files(self, name: str) -> None:
+    def _remove_files(self, name: str, suffixes: Sequence[str] = (ROWS, CLIP, RECORD)) -> None:
         """The rows first, with which the voice is gone; the record last, with which its name is free."""
-        for suffix in (ROWS, CLIP, RECORD):
+        for suffix in suffixes:
             self.file(name, suffix).unlink(missing_ok=True)
 
 

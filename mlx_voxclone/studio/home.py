@@ -13,18 +13,24 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import parse_json, read_plain
+from mlx_voxclone.files.plain import is_number, may_pass, parse_json, read_plain
 from mlx_voxclone.studio.mistakes import Missing
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")  # of a person
 ID = re.compile(r"[0-9a-f]{12}")  # of a voice, a task, a speech
 _MOST = 4 << 20  # bytes of one of the small files
+_TICK = 1e-3  # seconds: the least between two things of a kind
 _change = threading.RLock()  # of small files: read, change, write
+
+
+class UnreadError(CheckpointError):
+    """A file that may be in order could not be read this time."""
 
 
 def new_id() -> str:
@@ -32,26 +38,39 @@ def new_id() -> str:
     return secrets.token_hex(6)
 
 
+def now(others: Iterable[float] = ()) -> float:
+    """The time of something that is made now, Unix seconds: later than all others of its kind, also where the clock was
+    set back meanwhile."""
+    return max([time.time(), *(other + _TICK for other in others if is_number(other))])
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """An object from a small JSON file; {} where there is none.
 
     Raises:
-        CheckpointError: unreadable, too large or no object.
+        CheckpointError: unreadable, too large or no object; UnreadError: it could not be read this time.
     """
     try:
         found = parse_json(read_plain(path, _MOST))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
+        if may_pass(e):
+            raise UnreadError(f"{path}: cannot be read now ({e}); try again") from None
         raise CheckpointError(f"{path}: cannot be read ({e}); move it away to go on without it") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds no JSON object; move it away to go on without it")
     return found
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that UTF-8 can hold: what of a file's name is no text is escaped, and read back as it was."""
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a small JSON file; readers see the old one or the new one. Raises CheckpointError."""
-    write_text_atomic(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_text_atomic(path, json_text(value, indent=1) + "\n")
 
 
 def change_json(path: Path, **values: Any) -> dict[str, Any]:
@@ -148,7 +167,8 @@ class Person:
         """Begin a voice; `id`: one that no voice has. Raises CheckpointError."""
         project = Project(self, id or new_id())
         private(project.folder)
-        facts = {"title": title, "language": language, "created": time.time(), "consent": None}
+        created = now(other.created for other in self.projects())
+        facts = {"title": title, "language": language, "created": created, "consent": None}
         write_json(project.folder / "voice.json", facts)
         return project
 

@@ -15,9 +15,31 @@ from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.cli.common import entry
 from mlx_voxclone.errors import DataError, StoppedError
 from mlx_voxclone.files.run_log import JsonLog
-from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
+from mlx_voxclone.process.limits import allow_open_files, describe_memory_error, describe_os_error
 from mlx_voxclone.train.loop.trainer import Trainer
 from mlx_voxclone.train.saved.state import list_checkpoints
+
+
+@pytest.mark.parametrize(("limit", "wanted", "allowed"), [
+    ((100, 5000), 2048, 2048), ((100, 500), 2048, 500), ((4000, 5000), 2048, 2048), ((300, 300), 2048, 300),
+    ((100, resource.RLIM_INFINITY), 2048, 2048), ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), 2048, 2048),
+])  # fmt: skip
+def test_as_many_open_files_as_the_system_allows(monkeypatch, limit, wanted, allowed):
+    now = [limit]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: now[0])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, new: now.__setitem__(0, new))
+    assert allow_open_files(wanted) == allowed
+    assert now[0][1] == limit[1]
+    assert now[0][0] in (limit[0], allowed)
+
+
+def test_a_system_that_allows_no_more_files_is_asked_once(monkeypatch):
+    def refuse(*_):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 5000))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert allow_open_files(2048) == 256
 
 
 def trainer(run_dir, toy=None, **changes):

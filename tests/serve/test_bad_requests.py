@@ -132,7 +132,7 @@ def test_a_field_that_is_there_twice(served, name):
 @pytest.mark.parametrize("headers", [
     {"Content-Type": "text/plain"}, {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": ";"},
     {"Content-Type": "application/jsonp"}, {"Content-Type": "application/json; charset=latin-1"},
-    {"Content-Encoding": "gzip"},
+    {"Content-Encoding": "gzip"}, {"Content-Type": "application/json; charset*0=a; charset*=b"},
 ])  # fmt: skip
 def test_a_body_of_another_type(served, headers):
     refused(post(served, GOOD, **headers), 415, "unsupported_content_type")
@@ -352,7 +352,8 @@ def test_a_full_queue_is_answered_with_429(served):
     assert answers == [200, 200]
 
 
-def test_what_fails_before_the_first_sound_has_a_status(served, monkeypatch):
+def test_what_fails_before_the_first_sound_has_a_status(served, monkeypatch, capfd):
+    """A defect of ours says so, and no more; its traceback is printed, once."""
     engine = served.server.engine
 
     def broken(*arguments):
@@ -361,6 +362,11 @@ def test_what_fails_before_the_first_sound_has_a_status(served, monkeypatch):
     monkeypatch.setattr(engine.speaker.model, "embed_prompt", broken, raising=False)
     message = refused(post(served, GOOD), 500, "internal_error")
     assert "a defect" not in message
+    assert capfd.readouterr().err.count("RuntimeError: a defect") == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(Job, "prepare", broken)
+    refused(post(served, GOOD), 500, "internal_error")
+    assert capfd.readouterr().err.count("RuntimeError: a defect") == 1
     monkeypatch.undo()
     works(served)
 

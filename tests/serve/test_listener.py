@@ -5,6 +5,8 @@ import http.client
 import socket
 import time
 
+import pytest
+
 from mlx_voxclone.serve.web.listener import WebServer
 
 
@@ -24,6 +26,25 @@ def ask(port):
 def kept(web) -> int:
     """Connections of a server that are still in memory."""
     return sum(isinstance(one, web._server.config.http) for one in gc.get_objects())
+
+
+def test_a_server_has_no_more_connections_than_files_allow(monkeypatch):
+    """Those above are hung up on at once, those below are answered."""
+    monkeypatch.setattr("mlx_voxclone.serve.web.listener.allow_open_files", lambda wanted: 4)
+    taken = socket.socket()
+    taken.bind(("127.0.0.1", 0))
+    web = WebServer(answers, taken)
+    web.start()
+    try:
+        with socket.create_connection(("127.0.0.1", web.port), 60) as silent:
+            ask(web.port)
+            lost = pytest.raises((ConnectionError, http.client.HTTPException))
+            with socket.create_connection(("127.0.0.1", web.port), 60), lost:
+                ask(web.port)
+            silent.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert silent.makefile("rb").read().endswith(b"ok")
+    finally:
+        web.close()
 
 
 def test_nothing_is_kept_of_a_connection_that_is_closed():

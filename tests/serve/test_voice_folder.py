@@ -13,6 +13,7 @@ import pytest
 from places import ROOT
 
 from mlx_voxclone.audio.io import read_audio
+from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.serve import voice_folder
 from mlx_voxclone.serve.voice_folder import TakenError, VoiceFolder
 
@@ -50,7 +51,7 @@ def killed(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(on, step, last)
             if step != "_remove_files":
-                patch.setattr(VoiceFolder, "_remove_files", lambda folder, name: None)
+                patch.setattr(VoiceFolder, "_remove_files", lambda *_: None)
             with pytest.raises(KilledError):
                 work(folder)
         assert not folder.names() or files(folder) == WHOLE
@@ -92,7 +93,7 @@ def test_a_kill_while_a_voice_is_removed(killed, monkeypatch, unlinked, tmp_path
             folder.file("ann", suffix).unlink()
         raise KilledError
 
-    monkeypatch.setattr(VoiceFolder, "_remove_files", lambda folder, name: remove(folder))
+    monkeypatch.setattr(VoiceFolder, "_remove_files", lambda folder, *_: remove(folder))
     with pytest.raises(KilledError):
         VoiceFolder(tmp_path / "voices").remove("ann")
     monkeypatch.undo()
@@ -132,6 +133,40 @@ def test_files_of_the_operators_are_left_alone(tmp_path):
     for name in ("ann", "bob", "carl", "dora", "emil", "fifo", "notes"):
         assert folder.is_taken(name)
     assert {path.name for path in tmp_path.iterdir()} == before - {"bob.json"}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "when"), [(".safetensors", "before"), (".wav", "before"), (".safetensors", "after")]
+)
+def test_a_file_that_the_operator_copies_in_meanwhile_stays(tmp_path, monkeypatch, suffix, when):
+    """After the name was looked at, which is before the clip is encoded; or after the clip is written."""
+    folder, write = VoiceFolder(tmp_path), voice_folder.write_wav
+    own = tmp_path / f"ann{suffix}"
+
+    def written(*arguments):
+        write(*arguments)
+        (tmp_path / "ann.safetensors").write_bytes(b"the operator's")
+
+    if when == "before":
+        own.write_bytes(b"the operator's")
+    else:
+        monkeypatch.setattr(voice_folder, "write_wav", written)
+    with pytest.raises((TakenError, CheckpointError)):
+        keep(folder)
+    assert files(folder) == [own.name]
+    assert own.read_bytes() == b"the operator's"
+
+
+def test_a_folder_whose_disk_is_full_can_be_opened(killed, tmp_path, monkeypatch):
+    """A removal that was killed is taken back by writing; where that cannot be, the voice is there all the same."""
+    keep(VoiceFolder(tmp_path / "voices"))
+    killed(lambda folder: folder.remove("ann"), "_remove_files", on=VoiceFolder)
+
+    def full(*_):
+        raise CheckpointError("no space left")
+
+    monkeypatch.setattr(voice_folder, "write_text_atomic", full)
+    assert VoiceFolder(tmp_path / "voices").names() == {"ann"}
 
 
 def test_what_is_being_made_is_neither_cleared_nor_removed(tmp_path, monkeypatch):

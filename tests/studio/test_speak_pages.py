@@ -17,6 +17,7 @@ from mlx_voxclone.studio.home import Home
 from mlx_voxclone.studio.speak import begin, pages, view, work
 from mlx_voxclone.studio.speak.history import Speech, speeches
 from mlx_voxclone.studio.speak.view import view_of
+from mlx_voxclone.studio.speak.wanted import MOST_LETTERS
 from mlx_voxclone.studio.tasks import Tasks
 
 TEXT = (
@@ -85,6 +86,17 @@ def state(browser, address):
 def heard(browser, address):
     samples, _ = soundfile.read(io.BytesIO(browser.get(f"{address}/sound.wav").content))
     return [round(value * 100) - 1 for value in samples[1200::2400]]
+
+
+@pytest.mark.parametrize("letter", ["a", "\u0928", "\U0001f600"])
+def test_the_longest_text_is_taken_whatever_its_letters(browser, gate, letter):
+    """A form writes up to twelve bytes for one; the limit is of letters."""
+    word = letter * 9 + " "
+    text = "Hello. " + word * ((MOST_LETTERS - 7) // 10)
+    answer = browser.submit("/speak", FORM | {"text": text})
+    assert answer.status_code == 303
+    browser.submit(f"{answer.headers['location']}/cancel")
+    assert browser.submit("/speak", FORM | {"text": text + word}).status_code == 422
 
 
 def test_back_is_pressed_once(browser, gate):

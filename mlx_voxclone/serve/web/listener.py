@@ -13,11 +13,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mlx_voxclone.errors import ConfigError
+from mlx_voxclone.process.limits import allow_open_files
 from mlx_voxclone.serve.errors import ApiError
 
 HEADER_SECONDS = 15.0  # in which a client must have said what it wants
 STALL_SECONDS = 60.0  # in which a client must have taken what fills the buffers
-CONNECTIONS = 1024  # at once; more are hung up on
+CONNECTIONS = 1024  # at once; more are hung up on, as fewer are where few files may be open
+OTHER_FILES = 1024  # that may be open beside
 ENDING_SECONDS = 5.0  # that responses have to end
 _NO_HTTP = {
     400: "this is no HTTP request",
@@ -33,7 +35,7 @@ class Protocol(H11Protocol):
     way that its client sees an error.
     """
 
-    header_seconds, stall_seconds = HEADER_SECONDS, STALL_SECONDS
+    header_seconds, stall_seconds, connections_at_once = HEADER_SECONDS, STALL_SECONDS, CONNECTIONS
     _refused = False
     _waiting: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
@@ -41,7 +43,7 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         self.app_state = {**self.app_state, "cut": self._cut}
         super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.connections_at_once:
             transport.abort()
         else:
             self._wait()
@@ -132,7 +134,8 @@ class WebServer:
             reason = (e.strerror or str(e)).lower()
             raise ConfigError(f"port {place[1]} on {place[0]} cannot be used ({reason}); choose another") from None
         self._socket = taken
-        protocol = type("Patient", (Protocol,), {"header_seconds": header_seconds})
+        most = min(CONNECTIONS, allow_open_files(CONNECTIONS + OTHER_FILES) // 2)
+        protocol = type("Patient", (Protocol,), {"header_seconds": header_seconds, "connections_at_once": most})
         config = uvicorn.Config(
             app,
             http=protocol,

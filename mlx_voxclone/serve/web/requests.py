@@ -117,7 +117,10 @@ def check_type(headers: Mapping[str, str], kind: str, *, needed: bool = True) ->
     """
     message = Message()
     message["content-type"] = stated = headers.get("content-type", "")
-    charset = message.get_param("charset", "utf-8")
+    try:
+        charset = message.get_param("charset", "utf-8")
+    except TypeError:  # of Python's own, where the parameter comes in numbered pieces and whole
+        charset = None
     if (stated or needed) and stated.partition(";")[0].strip().lower() != kind:
         raise ApiError(415, f"the body must be {kind}; send it as Content-Type", None, "unsupported_content_type")
     if not isinstance(charset, str) or charset.lower() not in ("utf-8", "utf8", "us-ascii"):

@@ -105,6 +105,8 @@ def _ask(request: Request, project: Project, how: object, judged: bool) -> None:
     state = trainings.state(project)
     if state.name in ("waiting", "running"):  # a second click
         return
+    if state.name == "done" and how == "resume":  # a page from before its end
+        return
     if state.open:
         raise Mistake("", "train.mistake.busy")
     trainings.check_room(person)

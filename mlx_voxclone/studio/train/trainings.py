@@ -21,7 +21,7 @@ from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.cache import cache_root
 from mlx_voxclone.files.locks import LOCK
 from mlx_voxclone.process.limits import describe_os_error
-from mlx_voxclone.studio.home import Home, Person, Project, move_aside, moved_aside, read_json, write_json
+from mlx_voxclone.studio.home import Home, Person, Project, UnreadError, move_aside, moved_aside, read_json, write_json
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.temporary import fresh, remove
 from mlx_voxclone.studio.train.former import former, put_aside, put_back, settle
@@ -114,7 +114,10 @@ class Trainings:
             self._queue(
                 [*self._waiting(), {"person": project.person.name, "project": project.id, "asked": time.time()}]
             )
-        self.tick()
+        try:
+            self.tick()
+        except (OSError, VoxcloneError) as e:  # it waits, and the next look may begin it
+            traceback.print_exception(e)
 
     def check_room(self, person: Person) -> None:
         """Refuse one more training where `MOST_WAITING` of the person's wait. Raises Mistake."""
@@ -319,6 +322,9 @@ class Trainings:
                 self._asked[project.folder] = project, time.monotonic()
             return
         try:
+            if cancelled and self._was_done(project):
+                _write(project.folder / _NOTE, {})
+                return
             if cancelled and project.run.exists():
                 gone = project.folder / f".cancelled-{time.time_ns()}"
                 project.run.rename(gone)
@@ -329,6 +335,11 @@ class Trainings:
                 _write(project.folder / _NOTE, {"wish": _CANCELLED})  # whatever comes into the folder now was not meant
         finally:  # until then it is being cancelled
             del self._asked[project.folder]
+
+    def _was_done(self, project: Project) -> bool:
+        """Whether the run had been complete before the process began that is cancelled: nothing of it is deleted."""
+        started, delivered = self._note(project).get("started"), project.run / SUMMARY
+        return isinstance(started, float) and delivered.is_file() and delivered.stat().st_mtime < started
 
     def _told(self, project: Project, number: signal.Signals) -> None:
         if (found := self._holder(project)) is not None:
@@ -378,16 +389,27 @@ class Trainings:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a small file holds; of a damaged one nothing, as all it says can be asked for again."""
-    return {} if _is_damaged(path) else read_json(path)
+    """What a small file holds; of a damaged one nothing, as all it says can be asked for again.
+
+    Raises:
+        UnreadError: it cannot be read now.
+    """
+    return _content(path) or {}
 
 
 def _is_damaged(path: Path) -> bool:
+    """Whether a file holds something else than it should. Raises UnreadError."""
+    return _content(path) is None
+
+
+def _content(path: Path) -> dict[str, Any] | None:
+    """What a small file holds; None: it is damaged."""
     try:
-        read_json(path)
+        return read_json(path)
+    except UnreadError:
+        raise
     except VoxcloneError:
-        return True
-    return False
+        return None
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:

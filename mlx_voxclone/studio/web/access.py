@@ -25,11 +25,12 @@ from mlx_voxclone.studio.web.here import PROXIED, is_forwarded
 from mlx_voxclone.studio.web.tokens import ME, Tokens
 
 FORM_LIMIT = 200_000  # bytes of a form without files
+SPEECH_LIMIT = 8_000_000  # of a text to be spoken, as a form writes it: up to twelve bytes a letter
 LIMITS = (  # bytes of a request, by its path
     (re.compile(r"/voices/[^/]+/record/files(/(one|cut))?"), 2_000_000_000),
     (re.compile(r"/voices/[^/]+/record/takes"), 40_000_000),
     (re.compile(r"/voices/import|/speak/voices"), 40_000_000),
-    (re.compile(r"/speak(/.*)?"), 8_000_000),
+    (re.compile(r"/speak(/.*)?"), SPEECH_LIMIT),
 )
 _AROUND = 50_000  # bytes of a form beside its content
 _LONGEST_RANGE = 200  # characters: of a longer one, no player's, much would have to be sorted

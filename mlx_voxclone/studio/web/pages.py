@@ -22,7 +22,7 @@ from mlx_voxclone.studio.state import Studio
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.troubles import cause_of, cause_of_line
 from mlx_voxclone.studio.web import here
-from mlx_voxclone.studio.web.access import FORM_LIMIT
+from mlx_voxclone.studio.web.access import SPEECH_LIMIT, limit_of
 from mlx_voxclone.studio.web.languages import Words, chosen, failed, languages, now, told, words_in
 
 CSRF = "csrf"
@@ -75,7 +75,8 @@ async def form_of(request: Request, files: int = 0, fields: int = 50) -> FormDat
     Raises:
         HTTPException: it does not come from our own page (403), or is no form (400).
     """
-    form = await request.form(max_files=files, max_fields=fields, max_part_size=FORM_LIMIT)
+    most = min(limit_of(request.url.path)[0], SPEECH_LIMIT)  # bytes of a field as it is sent
+    form = await request.form(max_files=files, max_fields=fields, max_part_size=most)
     check_token(request, request.headers.get("x-csrf") or form.get(CSRF))
     return form
 

@@ -234,6 +234,14 @@ def test_training_again_puts_the_result_aside(browser, studio, voice, trainings,
     assert set(forgotten) == {voice.run}
 
 
+def test_going_on_from_an_old_page_does_not_touch_what_is_done(browser, voice, trainings):
+    (voice.folder / "stand_in.json").write_text(json.dumps({"steps": 3}))
+    browser.submit(f"{place(voice)}/start", {"how": "anew"})
+    until(trainings, voice, "done")
+    assert browser.submit(f"{place(voice)}/start", {"how": "resume"}).status_code == 303
+    assert trainings.state(voice).name == "done"
+
+
 def test_a_second_voice_waits_and_says_so(browser, me, voice, trainings):
     other = recorded(me)
     browser.submit(f"{place(voice)}/start", {"how": "anew"})

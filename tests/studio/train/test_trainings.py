@@ -14,7 +14,7 @@ import pytest
 from places import TESTS
 
 from mlx_voxclone.files.locks import held
-from mlx_voxclone.studio.home import Home
+from mlx_voxclone.studio.home import Home, UnreadError
 from mlx_voxclone.studio.mistakes import Mistake
 from mlx_voxclone.studio.results import training_number
 from mlx_voxclone.studio.train import process
@@ -177,6 +177,49 @@ def test_it_is_being_cancelled_until_nothing_is_left(home, trainings, monkeypatc
     trainings.cancel(project)
     until(trainings, project, "cancelled")
     assert seen == ["cancelling"]
+
+
+def test_a_run_that_was_complete_before_is_not_deleted_by_cancelling(home, trainings):
+    """Whatever has led to going on with it."""
+    project = begin(home, trainings, steps=3)
+    until(trainings, project, "done")
+    (project.folder / "stand_in.json").write_text(json.dumps({"steps": 10_000}))
+    trainings.ask(project)
+    until(trainings, project, "running")
+    trainings.cancel(project)
+    until(trainings, project, "done")
+    assert (project.run / "summary.json").is_file()
+
+
+def test_asked_for_on_a_full_disk_it_waits(home, trainings, monkeypatch):
+    """It is in the queue, so nobody is told that it is not; the next look begins it."""
+    project = begin(home, trainings, ask=False)
+    tick = trainings.tick
+
+    def full():
+        monkeypatch.setattr(trainings, "tick", tick)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(trainings, "tick", full)
+    trainings.ask(project)
+    assert trainings.state(project).name == "waiting"
+    until(trainings, project, "done")
+
+
+def test_a_queue_that_cannot_be_read_now_is_not_lost(home, trainings, monkeypatch, tmp_path):
+    other = Trainings(home, tmp_path / "machine.lock", STAND_IN)
+    _, second = (begin(home, trainings, person, steps=10_000) for person in ("ann", "ben"))
+    third = begin(home, trainings, "cara", ask=False)
+
+    def too_many(path, *_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_voxclone.studio.home.read_plain", too_many)
+        with pytest.raises(UnreadError, match="try again"):
+            trainings.ask(third)
+    assert other.state(second).name == "waiting"
+    assert trainings.damaged(second) == []
 
 
 def test_cancelling_goes_on_after_a_restart(home, trainings, tmp_path):
