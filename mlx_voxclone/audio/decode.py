@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -76,7 +77,8 @@ def audio_info(path: AudioSource, *, most: float = math.inf) -> AudioInfo:
 class OpenAudio:
     """An audio file that stays open to read parts of it, one after the other; a context manager.
 
-    An opened MP3 is searched from its beginning for the first part, and from there for each later one.
+    An opened MP3 is searched from its beginning for the first part, and from there for each later one. What cannot be
+    searched (GSM 6.10, G.721, G.723, NMS ADPCM) is decoded up to a part, from its beginning where that lies before.
 
     Args:
         info: of the file.
@@ -102,14 +104,27 @@ class OpenAudio:
         Raises:
             AudioError: `truncated` and `unreadable` where decoding stops early.
         """
+        self._go_to(start)
+        yield from _blocks(self._file, self.info.path, None if stop is None else stop - start)
+
+    def _go_to(self, start: int) -> None:
+        """Make frame `start` the next that is read."""
         file, mpeg = self._file, self._file.format in _MPEG
-        if start or file.tell():
-            before = min(start, RESERVOIR) if mpeg else 0
-            with _quiet(mpeg):
-                file.seek(start - before)
-                if before:
-                    file.read(before, dtype="float32")
-        yield from _blocks(file, self.info.path, None if stop is None else stop - start)
+        at = file.tell()
+        if start == at:
+            return
+        if not file.can_be_searched:
+            if start < at:
+                file.close()
+                self._file, at = _open(self.info.path, self.info.mpeg), 0
+            for _ in _blocks(self._file, self.info.path, start - at):
+                pass
+            return
+        before = min(start, RESERVOIR) if mpeg else 0
+        with _quiet(mpeg):
+            file.seek(start - before)
+            if before:
+                file.read(before, dtype="float32")
 
 
 def read_blocks(
@@ -164,6 +179,20 @@ class _File(soundfile.SoundFile):
     """
 
     source: contextlib.ExitStack | None = None
+    _done = 0  # frames that were read so far
+
+    @property
+    def can_be_searched(self) -> bool:
+        """Whether it can be read from another frame than the next; libsndfile decodes some formats in order alone."""
+        return super().seekable()
+
+    def tell(self) -> int:
+        return super().tell() if self.can_be_searched else self._done
+
+    def read(self, *arguments: Any, **options: Any) -> np.ndarray:
+        block = super().read(*arguments, **options)
+        self._done += len(block)
+        return block
 
     def close(self) -> None:
         super().close()
@@ -171,7 +200,7 @@ class _File(soundfile.SoundFile):
             self.source.close()
 
     def seekable(self) -> bool:
-        return self.frames < _UNKNOWN_LENGTH and self.format not in _MPEG and super().seekable()
+        return self.frames < _UNKNOWN_LENGTH and self.format not in _MPEG and self.can_be_searched
 
 
 def _counted(path: Path | AudioBytes) -> Counted | None:
@@ -179,7 +208,7 @@ def _counted(path: Path | AudioBytes) -> Counted | None:
         return counted(file, size)
 
 
-def _open(path: Path | AudioBytes, mpeg: Counted | None = None) -> soundfile.SoundFile:
+def _open(path: Path | AudioBytes, mpeg: Counted | None = None) -> _File:
     in_memory = isinstance(path, AudioBytes)
     try:
         with _quiet(mpeg is not None or _may_be_mpeg(path)):
@@ -208,7 +237,7 @@ def _open(path: Path | AudioBytes, mpeg: Counted | None = None) -> soundfile.Sou
     return file
 
 
-def _with_length(path: Path | AudioBytes, mpeg: Counted) -> soundfile.SoundFile:
+def _with_length(path: Path | AudioBytes, mpeg: Counted) -> _File:
     """An MP3 behind a header with its length. Raises soundfile.LibsndfileError and AudioError `unreadable`."""
     with contextlib.ExitStack() as stack:
         file = _File(WithXing(*stack.enter_context(opened(path)), mpeg))

@@ -174,22 +174,27 @@ def cut_at_pauses(
     """Cut a long recording into pieces that hold all speech.
 
     Cuts fall into pauses, the longer the better; speech that goes on for longer than `max_seconds` is cut where it is
-    quietest. Long silences fall out. A piece shorter than `min_seconds` is widened into the silence around it.
+    quietest. Long silences fall out. A piece shorter than `min_seconds` is widened into the silence around it. Where
+    the two bounds lie close together, not all speech may come into pieces of that length: as little as can be is then
+    in shorter ones.
 
     Args:
         levels: [frames], dB, from `frame_levels`.
         mask: [frames], from `speech_mask`.
     Returns:
-        Pieces in order, not overlapping, each of `min_seconds` to `max_seconds` (shorter only if the recording is).
+        Pieces in order, not overlapping, none longer than `max_seconds`. None is shorter than `min_seconds` if the
+        recording is not and that is at most a fifth of `max_seconds`: what cannot be joined (longer than the maximum
+        together) then lies so far apart that half of the gap between is enough to widen a short piece.
+    Raises:
+        ValueError: bounds that no piece can have.
     """
-    # From this ratio on a solution always exists: what cannot be joined (longer than the maximum together) lies so far
-    # apart that half of the gap between is enough to widen a short piece.
-    if not (0 < 5 * min_seconds <= max_seconds and max_seconds >= 1):
-        raise ValueError(f"max_seconds ({max_seconds}) must be at least 1 and 5 times min_seconds ({min_seconds})")
+    if not (0 < min_seconds <= max_seconds and max_seconds >= 1):
+        raise ValueError(f"max_seconds ({max_seconds}) must be at least 1 and min_seconds ({min_seconds})")
     runs = _runs(_filled(mask, _frames(_PAUSE_SECONDS)))
     if len(runs) == 0:
         return []
-    shortest, longest = math.ceil(min_seconds / FRAME_SECONDS - 1e-9), int(max_seconds / FRAME_SECONDS + 1e-9)
+    longest = int(max_seconds / FRAME_SECONDS + 1e-9)
+    shortest = min(longest, math.ceil(min_seconds / FRAME_SECONDS - 1e-9))
     smooth = smoothed(levels)
     parts = _Parts(_split_long(runs, smooth, shortest, longest), smooth)
     pieces = [parts.piece(i, j) for i, j in _cheapest(parts, shortest, longest)]
@@ -208,6 +213,7 @@ class _Parts:
         self.margins = [min(margin, gap // 2) for gap in self.gaps]
         self.margins[0], self.margins[-1] = min(margin, self.gaps[0]), min(margin, self.gaps[-1])
         silences = [max(0.0, gap * FRAME_SECONDS - _LONG_PAUSE_SECONDS) for gap in self.gaps]
+        self.speech_until = np.cumsum([0, *np.diff(runs, axis=1)[:, 0]]).tolist()
         self.silence_until = np.cumsum(silences).tolist()
         self.cut_costs = [self._cut_cost(k, smooth) for k in range(1, len(self))]
 
@@ -245,7 +251,8 @@ def _cheapest(parts: _Parts, shortest: int, longest: int) -> list[tuple[int, int
             cost = best[i] + boundary + (frames * FRAME_SECONDS / _PLEASANT_SECONDS - 1) ** 2
             cost += 5 * (parts.silence_until[j - 1] - parts.silence_until[i])
             missing = shortest - frames - parts.room(i, j)
-            cost += 1000 * missing if missing > 0 else 0
+            if missing > 0:  # it is lost; no other cost comes near that of a frame of speech
+                cost += 1000 * (parts.speech_until[j] - parts.speech_until[i]) + missing
             if cost < best[j]:
                 best[j], came_from[j] = cost, i
     path, j = [], len(parts)
@@ -259,8 +266,11 @@ def _split_long(runs: np.ndarray, smooth: np.ndarray, shortest: int, longest: in
     """Offer cuts inside speech that runs on: the quietest frame of each window of a quarter of `shortest`.
 
     Runs up to a third of `longest` stay whole: pieces of allowed length can always be put together from such parts.
+    Where the bounds lie close together, both are less: parts that fit between them, but few enough to be counted.
     """
-    limit, window = max(1, longest // 3), max(1, shortest // 4)
+    between, least = longest - shortest, max(1, longest // 40)
+    limit, window = max(least, min(longest // 3, between)), min(shortest // 4, between // 3)
+    window = max(window, min(least, shortest // 4), 1)
     out = []
     for start, end in runs.tolist():
         if end - start <= limit:

@@ -101,6 +101,7 @@ class Collector:
                     self._instead.append((self._relative(listed.audio), entry.audio.name))
                 plan, pieces = outcome
                 self._read(entry.audio, plan, pieces)
+                self.rejected += [self._about(entry) | one for one in plan.left_out(entry.audio, self.options)]
                 for piece in pieces:
                     self._add(entry, name, piece, TRAIN, references.get(entry.ref_audio), plan.words)
         for entry, name in long:
@@ -123,12 +124,8 @@ class Collector:
         for piece, text in zip(pieces, chapter.texts):
             own = dataclasses.replace(entry, text=text, language=entry.language or chapter.language)
             self._add(own, name, piece, TRAIN, reference, chapter.plan.words)
-        where = self._relative(entry.audio)
-        self.rejected += [
-            {"audio": where, "where": entry.where, "speaker": entry.speaker, **one}
-            for one in chapter.left_out(entry.audio)
-        ]
-        self.notes.append(f"{where}: {chapter.note()}")
+        self.rejected += [self._about(entry) | one for one in chapter.left_out(entry.audio)]
+        self.notes.append(f"{self._relative(entry.audio)}: {chapter.note()}")
 
     def check_texts(self, progress: Progress) -> None:
         """Leave out clips whose text is not what is heard; texts of long recordings have been compared already."""
@@ -198,7 +195,7 @@ class Collector:
             plan = examine(path, transcribed, self.options)
             if only_first:
                 first = tuple(part for part in plan.together if part == 0)
-                plan = dataclasses.replace(plan, pieces=plan.pieces[:1], together=first)
+                plan = dataclasses.replace(plan, pieces=plan.pieces[:1], together=first, short=())
             return plan, write_pieces(path, plan, self.directory, name)
         except AudioError as e:
             self._drop_half_done(name)
@@ -258,8 +255,12 @@ class Collector:
             self.seconds_read += seconds
         except AudioError:
             pass  # not even its length can be told
-        line = {"audio": self._relative(entry.audio), "where": entry.where, "speaker": entry.speaker}
-        self.rejected.append({**line, "seconds": seconds, "reason": error.reason, "detail": str(error)})
+        line = {"seconds": seconds, "reason": error.reason, "detail": str(error)}
+        self.rejected.append(self._about(entry) | line)
+
+    def _about(self, entry: Entry) -> dict[str, Any]:
+        """How a line of `rejected.jsonl` begins."""
+        return {"audio": self._relative(entry.audio), "where": entry.where, "speaker": entry.speaker}
 
     def transcribe(self, transcriber: Transcriber | MlxAudioRecogniser, progress: Progress) -> None:
         """Fill in missing texts; a clip in which nothing is understood stays without."""

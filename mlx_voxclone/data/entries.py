@@ -22,6 +22,7 @@ SUMMARY, CLIPS = "summary.json", "clips"  # beside a manifest: what `prepare` wr
 TRAIN, HELDOUT = "train", "heldout"
 _MARK = "\ufeff"  # byte order
 AUDIO_SUFFIXES = frozenset(SUFFIXES)
+_OF_THE_SYSTEM = ("lost+found", "System Volume Information")  # at the root of a disk; nobody may read them
 LARGEST_TEXT = 1 << 20  # bytes; no recording that is trained on says more
 LONGEST_NAME = 80  # bytes; numbers, suffixes and temporaries take up to 60 more, encrypted file systems 143 in all
 
@@ -194,7 +195,27 @@ def is_utf8(name: str) -> bool:
 def is_prepared(directory: str | Path) -> bool:
     """Whether `prepare` wrote this directory."""
     directory = Path(directory)
-    return (directory / MANIFEST).is_file() and (directory / SUMMARY).is_file() and (directory / CLIPS).is_dir()
+    files = all(os.path.isfile(directory / name) for name in (MANIFEST, SUMMARY))  # False where it may not be entered
+    return files and os.path.isdir(directory / CLIPS)
+
+
+def walk(folder: str | Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk`, which follows links and leaves nothing out without a word.
+
+    Raises:
+        DataError: a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        raise DataError(f"{error.filename}: a folder that cannot be read ({reason}); allow it, or move it elsewhere")
+
+    return os.walk(folder, followlinks=True, onerror=refuse)
+
+
+def visible(folders: Iterable[str]) -> list[str]:
+    """Of folders' names those that are neither hidden nor the system's own, sorted."""
+    return sorted(name for name in folders if not name.startswith(".") and name not in _OF_THE_SYSTEM)
 
 
 def walk_folders(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str]]]:
@@ -204,14 +225,16 @@ def walk_folders(folder: str | Path) -> Iterator[tuple[Path, list[str], list[str
 
     Returns:
         Folder, the names of its audio (sorted), the names of its other files.
+    Raises:
+        DataError: a folder may not be read.
     """
     visited = set()
-    for directory, subfolders, names in os.walk(folder, followlinks=True):
+    for directory, subfolders, names in walk(folder):
         if (real := os.path.realpath(directory)) in visited or is_prepared(directory):  # a link back, our own output
             subfolders.clear()
             continue
         visited.add(real)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
+        subfolders[:] = visible(subfolders)
         names = [n for n in names if not n.startswith(".")]  # "._x.wav" is what macOS leaves on foreign disks, no audio
         audio = sorted(n for n in names if os.path.splitext(n)[1].lower() in AUDIO_SUFFIXES)
         if names:

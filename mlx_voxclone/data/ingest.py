@@ -5,9 +5,10 @@ does not grow with its length.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from mlx_voxclone.audio.stereo import MIXED, UNUSABLE, Channel, StereoMeter
 from mlx_voxclone.data.options import PrepareOptions
 
 Each = Callable[[], object]
-TOO_LONG, TOGETHER = "too-long", "together"
+TOO_LONG, TOGETHER, SHORT_PART = "too-long", "together", "short-part"
 MAX_TRANSCRIBED_SECONDS = 30.0  # a longer text and its audio cannot be cut apart without knowing which word is where
 SHORTEST_CUT_SECONDS = 2.0
 CLEAR = 25.0  # dB of speech over noise, from which on levels tell speech as well as a network (docs/LOG.md)
@@ -74,6 +75,14 @@ class Plan:
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint32), repr=False)  # fingerprint of all of it
     quality: Quality | None = None
     together: tuple[int, ...] = ()  # pieces in which more sounds than a voice, by number
+    short: tuple[tuple[float, float], ...] = ()  # parts with speech that become no clip: shorter than `min_seconds`
+
+    def left_out(self, path: AudioSource, options: PrepareOptions) -> Iterator[dict[str, Any]]:
+        """Lines of `rejected.jsonl` about parts of a recording, but for what they have in common."""
+        for start, end in self.short:
+            what = f"from {start:.2f} to {end:.2f} s: a part of {end - start:.2f} s"
+            detail = f"{path}: {what}; at least {options.min_seconds:g} s are needed (min_seconds)"
+            yield {"seconds": round(end - start, 2), "reason": SHORT_PART, "detail": detail}
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,14 @@ class Usable:
     gain: float
     notes: tuple[str, ...]
 
-    def plan(self, pieces: list[tuple[float, float]]) -> Plan:
-        """With these parts, in seconds, as its clips."""
+    def plan(self, pieces: list[tuple[float, float]], short: Sequence[tuple[float, float]] = ()) -> Plan:
+        """With these parts, in seconds, as its clips; others are too `short`."""
         scan = self.scan
         quality = scan.meter.quality(scan.levels, self.mask, scan.clipped)
         shares = scan.voices.shares(pieces) if scan.channel.number == MIXED else []
         several = tuple(number for number, share in enumerate(shares) if together(share))
-        return Plan(pieces, self.gain, self.info.seconds, scan.channel.number, self.notes, scan.words, quality, several)
+        about = (scan.channel.number, self.notes, scan.words, quality, several, tuple(short))
+        return Plan(pieces, self.gain, self.info.seconds, *about)
 
 
 def examine(path: AudioSource, transcribed: bool, options: PrepareOptions, each: Each = lambda: None) -> Plan:
@@ -116,9 +126,9 @@ def examine(path: AudioSource, transcribed: bool, options: PrepareOptions, each:
             rate, low-rate, non-finite, level, opposed, two-voices, silent, clipped, too-short, too-long.
     """
     found = usable(path, transcribed, options, each)
-    pieces = _pieces(path, found.whole, found.scan.levels, found.mask, transcribed, options)
+    sides = _pieces(path, found.whole, found.scan.levels, found.mask, transcribed, options)
     last = found.info.seconds
-    return found.plan([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in pieces])
+    return found.plan(*([(p.start * FRAME_SECONDS, min(last, p.end * FRAME_SECONDS)) for p in side] for side in sides))
 
 
 def usable(path: AudioSource, transcribed: bool, options: PrepareOptions, each: Each = lambda: None) -> Usable:
@@ -235,8 +245,12 @@ def write_pieces(path: Path, plan: Plan, directory: Path, name: str) -> list[Wri
 
 def _pieces(
     path: AudioSource, whole: Span, levels: np.ndarray, mask: np.ndarray, transcribed: bool, options: PrepareOptions
-) -> list[Span]:
-    """The recording as a whole if it is short enough or transcribed, else cut at pauses."""
+) -> tuple[list[Span], list[Span]]:
+    """The recording as a whole if it is short enough or transcribed, else cut at pauses; and parts that are too short.
+
+    A part of a cut recording is widened into the silence around it, or joined with the next, as far as it has to be and
+    can be.
+    """
     if transcribed and whole.seconds > MAX_TRANSCRIBED_SECONDS:
         how = (
             "text and audio are cut together by means of a Whisper: name one with --whisper-model (data.whisper_model)"
@@ -248,12 +262,13 @@ def _pieces(
     if transcribed or whole.seconds <= options.max_seconds:
         pieces = [whole]
     else:
-        shortest = min(max(SHORTEST_CUT_SECONDS, options.min_seconds), options.max_seconds / 5)
+        shortest = max(options.min_seconds, min(SHORTEST_CUT_SECONDS, options.max_seconds / 5))
         pieces = cut_at_pauses(levels, mask, shortest, options.max_seconds)
-    kept = [piece for piece in pieces if piece.seconds >= options.min_seconds - FRAME_SECONDS / 2]
+    needed = options.min_seconds - FRAME_SECONDS / 2
+    kept = [piece for piece in pieces if piece.seconds >= needed]
     if not kept:
         longest = max(piece.seconds for piece in pieces)
         raise AudioError(
             "too-short", f"{path}: {longest:.2f} s of speech; at least {options.min_seconds:g} s are needed"
         )
-    return kept
+    return kept, [piece for piece in pieces if piece.seconds < needed]

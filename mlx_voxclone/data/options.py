@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from mlx_voxclone.data.listings.names import composed
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.settings.findings import describe
 from mlx_voxclone.settings.schema import PrepareSection
@@ -20,7 +21,7 @@ class PrepareOptions(PrepareSection):
         language: code for recordings whose manifest names none.
         min_seconds, max_seconds: of a clip. Longer recordings are cut at pauses into 2 s (or `min_seconds`) to
             `max_seconds`; transcribed ones stay whole up to 30 s, and are cut with their text beyond if a Whisper hears
-            them.
+            them. A shorter part is widened into the silence around it, or left out where there is too little.
         heldout: fraction that is measured by and never trained on; drawn where the source does not say what that is.
         heldout_speakers: speakers held out altogether.
         normalise: bring the speech of every recording to -23 dB of full scale.
@@ -48,6 +49,14 @@ class PrepareOptions(PrepareSection):
             super().__init__(**values)
         except ValidationError as e:
             raise DataError(describe(e)[1]) from None
+
+    @field_validator("speaker", "heldout_speakers")
+    @classmethod
+    def _composed(cls, value: str | list[str] | None) -> str | list[str] | None:
+        """Names as speakers have them, whichever way they were typed."""
+        if isinstance(value, list):
+            return [composed(name) for name in value]
+        return None if value is None else composed(value)
 
     @property
     def whisper(self) -> str:

@@ -21,7 +21,7 @@ from mlx_voxclone.audio.io import AudioError, audio_info
 from mlx_voxclone.data.clips import REFERENCE, PreparedData
 from mlx_voxclone.data.collect import Collector, Progress
 from mlx_voxclone.data.entries import CLIPS, HELDOUT, MANIFEST, SUMMARY, TRAIN, Entry, unknown_name
-from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS
+from mlx_voxclone.data.ingest import MAX_TRANSCRIBED_SECONDS, SHORT_PART
 from mlx_voxclone.data.listings.manifest import read_listing
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.recognise.mlx_audio import PREFIX, MlxAudioRecogniser
@@ -40,7 +40,7 @@ REJECTED, TEXTS, QUALITY = "rejected.jsonl", "texts.jsonl", "quality.jsonl"
 Recogniser = Transcriber | MlxAudioRecogniser
 _LISTED = 12  # speakers that are shown; of more, those with most clips, and the others together
 _DEFAULT = PrepareOptions()
-_OF_PARTS = frozenset(("not-in-text", "text-differs"))  # reasons that may be of a part of a recording alone
+_OF_PARTS = frozenset(("not-in-text", "text-differs", SHORT_PART))  # reasons that may be of a part of a recording alone
 _VERSION = 1  # of what is written; another one is prepared anew
 
 
@@ -302,10 +302,11 @@ def _reused(output: Path, identity: dict[str, Any]) -> PrepareReport:
         summary = read_json(output / SUMMARY)
         before, version = summary["identity"], summary["version"]
         report = _report(output, summary, reused=True)
-        options = before["options"]
+        unsaid = _DEFAULT.model_dump()  # an option that is not recorded had its default
+        then, now = unsaid | before["options"], unsaid | identity["options"]
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{output}: exists and holds no prepared data; choose another output or move it away") from None
-    changed = sorted(key for key, value in identity["options"].items() if options.get(key) != value)
+    changed = sorted(key for key in then.keys() | now.keys() if then.get(key) != now.get(key))
     if before["source"] != identity["source"]:
         changed.append(f"source (it was {before['source']})")
     elif before["recordings"] != identity["recordings"]:

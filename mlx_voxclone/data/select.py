@@ -20,6 +20,7 @@ from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.audio.segment import FRAME_SECONDS
 from mlx_voxclone.data.clips import REFERENCE, Clip, PreparedData
 from mlx_voxclone.data.entries import HELDOUT, MANIFEST, SUMMARY, TRAIN, read_lines, unknown_name
+from mlx_voxclone.data.listings.names import composed
 from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.shards.data import LEFT_OUT, ShardData, fetched_beside
 from mlx_voxclone.data.shards.fetch import is_remote
@@ -28,6 +29,7 @@ from mlx_voxclone.data.shards.scan import is_tar_source
 from mlx_voxclone.data.split import Piece, divided
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
+from mlx_voxclone.files.texts import base_language
 
 APPLIED = ("speaker", "language", "min_seconds", "max_seconds", "heldout", "heldout_speakers")
 FIXED = (
@@ -251,7 +253,7 @@ class _Choice:
 
     def _check_names(self) -> None:
         """Raise DataError for a speaker or language that is not there."""
-        where, names = f" in {self.before.place}", self.data.speakers
+        where, names = f" in {self.before.place}", {composed(name) for name in self.data.speakers}
         speaker, held = self.asked.get("speaker"), self.asked.get("heldout_speakers", ())
         for key, wanted in (("speaker", [speaker] if speaker else []), ("heldout_speakers", held)):
             for name in wanted:
@@ -259,14 +261,15 @@ class _Choice:
                     raise unknown_name("speaker", name, names, f"{where} (data.{key})")
         if self.language is not None:
             clips = (clip for clip in _facts(self.data) if clip.split != REFERENCE)
-            spoken = {clip.language for clip in clips if speaker in (None, clip.speaker)}
+            spoken = {clip.language for clip in clips if speaker in (None, composed(clip.speaker))}
             if not any(name is None or _same_language(name, self.language) for name in spoken):
                 raise unknown_name("language", self.language, set(map(str, spoken)), f"{where} (data.language)")
 
     def _reason(self, clip: Clip | Row) -> str | None:
         """Why a clip is left out."""
         asked, seconds = self.asked, clip.samples / SAMPLE_RATE
-        if asked.get("speaker", clip.speaker) != clip.speaker:
+        speaker = composed(clip.speaker)  # earlier versions wrote names as folders have them
+        if asked.get("speaker", speaker) != speaker:
             return "of other speakers"
         if self.language is not None and clip.language and not _same_language(clip.language, self.language):
             return "in other languages"
@@ -306,13 +309,14 @@ def _pieces(data: PreparedData | ShardData) -> list[Piece]:
         for _, row in data.rows():
             if row.split != REFERENCE:
                 facts = row.samples / SAMPLE_RATE, hash((row.sha256, row.first)), row.marked
-                found.append((row.start, Piece(row.id, recording(row.id, row.source), intern(row.speaker), *facts)))
+                speaker = intern(composed(row.speaker))
+                found.append((row.start, Piece(row.id, recording(row.id, row.source), speaker, *facts)))
         return [piece for _, piece in sorted(found, key=itemgetter(0))]
     for _, line in read_lines(data.directory / MANIFEST):
         clip = parse_json(line)
         if clip["split"] != REFERENCE:
             facts = clip["samples"] / SAMPLE_RATE, clip.get("digest", clip["id"]), clip.get("marked")
-            found.append(Piece(clip["id"], recording(clip["id"], clip["source"]), clip["speaker"], *facts))
+            found.append(Piece(clip["id"], recording(clip["id"], clip["source"]), composed(clip["speaker"]), *facts))
     return found
 
 
@@ -333,7 +337,7 @@ def _filled(data: PreparedData | ShardData, splits: Mapping[str, str], choice: _
 
 def _same_language(one: str, other: str) -> bool:
     """Whether two codes are of one language, whatever the region: `de` and `de-AT`."""
-    return one.replace("_", "-").casefold().split("-")[0] == other.replace("_", "-").casefold().split("-")[0]
+    return base_language(one) == base_language(other)
 
 
 def _plain(value: Any) -> Any:

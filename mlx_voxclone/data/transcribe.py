@@ -22,6 +22,7 @@ from mlx_voxclone.whisper.reader import (
     MIN_SAMPLES,
     WHISPER_RATE,
     check_english,
+    known_language,
     language_code,
     understood,
 )
@@ -120,7 +121,7 @@ class Transcriber:
             result = self._module.transcribe(
                 samples,
                 path_or_hf_repo=self.model,
-                language=language.split("-")[0] if language else None,
+                language=known_language(language) if language else None,
                 temperature=0.0,
                 condition_on_previous_text=False,
                 without_timestamps=True,

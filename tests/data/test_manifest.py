@@ -1,6 +1,7 @@
 """Manifests: what is read from a folder, JSON Lines and metadata.csv, and what is refused with file and line."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,18 @@ def test_subfolders_are_speakers(tmp_path):
     folder = make(tmp_path / "all", "ben/x/2.wav", "ben/1.mp3", "cleo/1.wav", "0.wav")
     found = {e.audio.relative_to(folder).as_posix(): e.speaker for e in read_source(folder)}
     assert found == {"0.wav": "all", "ben/1.mp3": "ben", "ben/x/2.wav": "ben", "cleo/1.wav": "cleo"}
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_speakers_that_are_named_by_folders_have_composed_accents(tmp_path, form):
+    """As those that are named in a list: macOS and archives made there decompose the names of files."""
+    zoe, jose = (unicodedata.normalize(form, name) for name in ("Zoë", "José"))
+    folder = make(tmp_path / jose, f"{zoe}/1.wav", "0.wav")
+    assert [e.speaker for e in read_source(folder)] == ["José", "Zoë"]
+    assert [e.speaker for e in read_source(make(folder, f"{zoe}.wav") / f"{zoe}.wav")] == ["Zoë"]
+    assert read_source(jsonl(folder / "m.jsonl", {"audio": "0.wav"}))[0].speaker == "José"
+    (folder / "m.csv").write_text("0|Words of it.\n")
+    assert read_source(folder / "m.csv")[0].speaker == "José"
 
 
 def test_a_link_that_leads_back_is_not_followed_for_ever(tmp_path):

@@ -19,6 +19,7 @@ from mlx_voxclone.data.options import PrepareOptions
 from mlx_voxclone.data.prepare import prepare
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.miniature.synth import SyntheticSpeaker, write_corpus
+from mlx_voxclone.process.amounts import format_seconds
 
 # What is kept
 
@@ -133,6 +134,36 @@ def test_a_long_recording_is_cut_at_pauses(tmp_path):
     for piece in pieces:
         edges = np.concatenate([piece.read()[:1000], piece.read()[-1000:]])
         assert np.sqrt(np.mean(edges**2)) < 0.01
+
+
+def test_parts_of_a_long_recording_are_widened_as_far_as_min_seconds_asks(tmp_path):
+    phrases = [part for k in range(5) for part in (silence(6.0), talk(5.0, k))]
+    source = folder_of(tmp_path / "r", long=np.concatenate([*phrases, silence(6.0)]))
+    report = prepare(source, tmp_path / "out", PrepareOptions(min_seconds=5.5))
+    assert not report.rejected
+    assert not [note for note in report.notes if "--min-seconds" in note]
+    clips = PreparedData.load(tmp_path / "out").clips
+    assert len(clips) == 5
+    assert all(5.45 < clip.seconds < 5.6 for clip in clips)
+
+
+def parts_without_room() -> np.ndarray:
+    """16 s of speech, and two seconds at the end, too far off to be joined and too near to be widened to 10 s."""
+    return np.concatenate([talk(8.0), silence(0.5), talk(8.0, 1), silence(5.0), talk(2.0, 2)])
+
+
+def test_parts_that_stay_too_short_are_told(tmp_path):
+    source = folder_of(tmp_path / "r", long=parts_without_room(), other=talk(12.0, 3))
+    report = prepare(source, tmp_path / "out", PrepareOptions(min_seconds=10.0, max_seconds=18.0))
+    line = rejections(tmp_path / "out")["long.wav"]
+    assert line["reason"] == "short-part"
+    assert line["where"] == str(source)
+    assert line["seconds"] == pytest.approx(4.7, abs=0.3)
+    assert line["detail"].startswith(f"{source / 'long.wav'}: from 18.")
+    assert line["detail"].endswith("; at least 10 s are needed (min_seconds)")
+    assert report.rejected == {"short-part": 1}
+    assert f"1 part, {format_seconds(line['seconds'])}, shorter than --min-seconds: left out (long.wav)" in report.notes
+    assert f"left out 1 recording or part (1 short-part); see {tmp_path / 'out' / 'rejected.jsonl'}" in report.lines()
 
 
 # What is rejected

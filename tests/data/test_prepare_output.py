@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,47 @@ def test_prepared_data_is_reused_only_while_it_is_what_would_be_written(tmp_path
     os.utime(source / "a.wav")
     with pytest.raises(DataError, match="the recordings or their texts changed"):
         prepare(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+@pytest.mark.parametrize("folder", ["NFC", "NFD"])
+def test_a_speaker_is_found_however_his_name_is_composed(tmp_path, folder, asked):
+    source = folder_of(tmp_path / "r", a=talk(2))
+    for seed, name in ((1, "Zoë"), (2, "Ann")):
+        place = source / unicodedata.normalize(folder, name)
+        place.mkdir()
+        write_wav(place / "b.wav", talk(2, seed))
+        write_wav(place / "c.wav", talk(3, seed))
+    name = unicodedata.normalize(asked, "Zoë")
+    assert list(prepare(source, tmp_path / "one", PrepareOptions(speaker=name)).speakers) == ["Zoë"]
+    held = prepare(source, tmp_path / "held", PrepareOptions(heldout_speakers=[name], heldout=0)).speakers
+    assert {name: own["heldout_clips"] for name, own in held.items()} == {"Ann": 0, "Zoë": 2, "r": 0}
+
+
+@pytest.mark.parametrize("option", [{"speech_detector": "levels"}, {"max_clipped": 0.5}, {"heldout_speakers": ["b"]}])
+def test_an_option_that_is_left_out_again_is_a_change(tmp_path, option):
+    """Of some options only what is no default is recorded."""
+    source = folder_of(tmp_path / "r", a=talk(2))
+    (source / "b").mkdir()
+    write_wav(source / "b" / "b.wav", talk(2, 1))
+    prepare(source, tmp_path / "out", PrepareOptions(**option))
+    assert prepare(source, tmp_path / "out", PrepareOptions(**option)).reused
+    with pytest.raises(DataError, match=f"prepared with other settings: {next(iter(option))} changed"):
+        prepare(source, tmp_path / "out")
+
+
+def test_data_that_does_not_record_an_option_was_made_with_its_default(tmp_path):
+    """As an earlier version wrote it."""
+    source = folder_of(tmp_path / "r", a=talk(2), b=talk(2))
+    prepare(source, tmp_path / "out")
+    path = tmp_path / "out" / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    for key in ("max_clipped", "trim_silence"):
+        del summary["identity"]["options"][key]
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    assert prepare(source, tmp_path / "out").reused
+    with pytest.raises(DataError, match="trim_silence changed"):
+        prepare(source, tmp_path / "out", PrepareOptions(trim_silence=False))
 
 
 def test_output_inside_the_source_is_no_recording(tmp_path):

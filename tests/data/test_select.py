@@ -1,6 +1,7 @@
 """What a run uses of prepared data: as if it had been prepared so, and what cannot be had is refused by name."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_a_speaker_and_only_he(prepared):
     assert {prompt.speaker for clip in data.train for prompt in data.references(clip)} == {"b"}
     assert lines[-1].endswith(" of other speakers")
     assert data.fingerprint() not in (everyone.fingerprint(), chosen(prepared, speaker="a")[0].fingerprint())
+
+
+def test_a_speaker_is_found_however_his_name_is_composed(tmp_path):
+    """Earlier versions wrote the names of folders as they are."""
+    prepare(folder_of(tmp_path / "r", a=talk(2), b=talk(2, 1), c=talk(2, 2)), tmp_path / "out")
+    path = tmp_path / "out" / "manifest.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for line in lines:
+        line["speaker"] = unicodedata.normalize("NFD", "José" if line["id"] == "a" else "Zoë")
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "Zoë")
+        assert sides(chosen(tmp_path / "out", speaker=name)[0]).keys() == {"b", "c"}
+        data, _ = chosen(tmp_path / "out", heldout_speakers=[name], heldout=0)
+        assert {id_ for id_, side in sides(data).items() if side == "heldout"} == {"b", "c"}
 
 
 def test_limits_of_seconds_leave_clips_out(prepared):

@@ -53,8 +53,10 @@ def test_what_the_model_says_becomes_the_text(talking_whisper, tmp_path):
     path = recordings(tmp_path / "r", 1) / "0.wav"
     with Transcriber(str(talking_whisper)) as transcriber:
         assert transcriber.transcribe(path) == (SENTENCE, LANGUAGE)
-        assert transcriber.transcribe(path, "fr-CA") == (SENTENCE, "fr")
-        with pytest.raises(DataError, match="Whisper takes codes"):
+        for code in ("fr-CA", "fr_CA", "FR_ca", "French"):
+            transcriber.check_language(code)
+            assert transcriber.transcribe(path, code) == (SENTENCE, "fr")
+        with pytest.raises(DataError, match="takes codes like en"):
             transcriber.transcribe(path, "klingon")
     assert sys.modules["mlx_whisper.transcribe"].ModelHolder.model is None
 

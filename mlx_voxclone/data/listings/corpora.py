@@ -20,6 +20,8 @@ from mlx_voxclone.data.entries import (
     read_lines,
     read_text,
     shared,
+    visible,
+    walk,
     walk_folders,
 )
 from mlx_voxclone.data.listings.names import SUFFIXES
@@ -42,7 +44,7 @@ def read_corpus(folder: str | Path) -> Listing | None:
     Returns:
         Entries in a fixed order, and notes for the user; None for a folder of another layout.
     Raises:
-        DataError: a mistake in a transcript (with file and line), several languages.
+        DataError: a mistake in a transcript (with file and line), several languages, a folder that may not be read.
     """
     return _common_voice(Path(folder)) or _libri(Path(folder))
 
@@ -124,8 +126,8 @@ def _sentence_case(text: str) -> str:
 def _common_voice(folder: Path) -> Listing | None:
     if _is_language(folder):
         return _language(folder)
-    names = next(os.walk(folder), (folder, [], []))[1]
-    inside = [folder / name for name in sorted(names) if not name.startswith(".")]
+    _, names, _ = next(walk(folder))
+    inside = [folder / name for name in visible(names)]
     languages = [path for path in inside if _is_language(path)]
     if not languages:
         return None
@@ -139,7 +141,7 @@ def _common_voice(folder: Path) -> Listing | None:
 
 
 def _is_language(folder: Path) -> bool:
-    return (folder / CLIPS).is_dir() and any((folder / table).is_file() for table in _TABLES)
+    return os.path.isdir(folder / CLIPS) and any(os.path.isfile(folder / table) for table in _TABLES)
 
 
 def _language(folder: Path) -> Listing:
@@ -202,9 +204,9 @@ def _clip_file(folder: Path, name: str) -> str:
     stem, suffix = os.path.splitext(name)
     if suffix.lower() not in AUDIO_SUFFIXES:
         stem, name = name, f"{name}.mp3"
-    if not (folder / CLIPS / name).is_file():
+    if not os.path.isfile(folder / CLIPS / name):
         others = (stem + suffix for suffix in SUFFIXES)
-        name = next((other for other in others if (folder / CLIPS / other).is_file()), name)
+        name = next((other for other in others if os.path.isfile(folder / CLIPS / other)), name)
     return f"{CLIPS}/{name}"
 
 

@@ -17,7 +17,7 @@ from mlx_voxclone.data.entries import (
     shared,
 )
 from mlx_voxclone.data.listings.columns import AUDIO, ID, NORMALISED, SPEAKER, TEXT, UNUSED, joined, role_of
-from mlx_voxclone.data.listings.names import Names
+from mlx_voxclone.data.listings.names import Names, composed
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.plain import parse_json
 from mlx_voxclone.files.texts import damage, tidy, words
@@ -40,7 +40,7 @@ def read(path: Path) -> Listing:
         DataError: no JSON object in a line, a missing, repeated, unknown or wrongly typed key, a recording listed
             twice, no line.
     """
-    folder, listing, speaker = path.parent, str(path), path.resolve().parent.name
+    folder, listing, speaker = path.parent, str(path), composed(path.resolve().parent.name)
     entries: list[Entry] = []
     repetitions, names, foreign = Repetitions(), Names(), _Foreign()
     for number, line in read_lines(path):

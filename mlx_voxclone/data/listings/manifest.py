@@ -23,7 +23,7 @@ from mlx_voxclone.data.entries import (
 from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.data.listings.corpora import read_corpus
 from mlx_voxclone.data.listings.json_lines import read as read_json_lines
-from mlx_voxclone.data.listings.names import Names
+from mlx_voxclone.data.listings.names import Names, composed
 from mlx_voxclone.data.listings.table_entries import read as read_table
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import absent, in_icloud
@@ -47,13 +47,14 @@ def read_listing(source: str | Path) -> Listing:
     Returns:
         At least one entry, in a fixed order, and notes for the user.
     Raises:
-        DataError: nothing there, nothing in it, or a mistake in a manifest (with file and line).
+        DataError: nothing there, nothing in it, a folder that may not be read, or a mistake in a manifest (with file
+            and line).
     """
     source = Path(source)
     if source.is_dir():
-        if (source / INDEX).is_file():
+        if os.path.isfile(source / INDEX):
             raise DataError(f"{source}: already holds shards; use it as it is, or name the recordings")
-        if (source / MANIFEST).exists() and is_prepared(source):
+        if is_prepared(source):
             raise DataError(f"{source}: already holds prepared clips; use it as it is, or name the recordings")
         return _noted(_read_directory(source), _waiting(source))
     if not source.exists():
@@ -67,7 +68,7 @@ def read_listing(source: str | Path) -> Listing:
         return read_table(source)
     if suffix in AUDIO_SUFFIXES:
         text = TextsBeside(source.parent).find(source)
-        return Listing([Entry(str(source), source.stem, text, listing=str(source))])
+        return Listing([Entry(str(source), composed(source.stem), text, listing=str(source))])
     raise DataError(f"{source}: not the name of an audio file or a manifest; expected .jsonl, .csv, .wav, .flac, ...")
 
 
@@ -93,7 +94,7 @@ def folder_listing(folder: str | Path) -> Listing:
     A file that links lead to as well is taken once, and so is one that lies there in several formats: the lossless one.
 
     The text is that of a `.txt` of the same name beside the audio. The speaker is the subfolder (the first one under
-    `folder`), for audio that lies in none the folder's own name.
+    `folder`) with composed accents, for audio that lies in none the folder's own name.
 
     Raises:
         DataError: no audio in it; a `.txt` that is not UTF-8, no plain file, or a link that leads elsewhere.
@@ -109,7 +110,7 @@ def folder_listing(folder: str | Path) -> Listing:
             copies.setdefault(best, []).append(str(directory / name))
         for path in (directory / name for name in names):
             inside = path.relative_to(folder).parts
-            speaker = inside[0] if len(inside) > 1 else folder.resolve().name
+            speaker = composed(inside[0] if len(inside) > 1 else folder.resolve().name)
             same = tuple(copies.get(path.name, ()))
             entries.append(Entry(str(path), speaker, texts.find(path), listing=str(folder), others=same))
     if not entries:

@@ -96,8 +96,8 @@ class Names:
                 path = os.path.join(path, part)
                 continue
             found = self._listed(place).get(folded(part), [])
-            if part not in found and len(composed := [n for n in found if _composed(n) == _composed(part)]) == 1:
-                found = composed
+            if part not in found and len(alike := [n for n in found if composed(n) == composed(part)]) == 1:
+                found = alike
             if part in found:
                 found = [part]
             if len(found) > 1:
@@ -139,5 +139,6 @@ class Names:
         return notes
 
 
-def _composed(name: str) -> str:
+def composed(name: str) -> str:
+    """A name with composed accents (NFC), as texts have them; macOS and its archives decompose those of files."""
     return unicodedata.normalize("NFC", name)

@@ -21,7 +21,7 @@ from mlx_voxclone.data.listings.columns import (
     role_of,
 )
 from mlx_voxclone.data.listings.layouts import RAW, Layout, layout_of, odd_row
-from mlx_voxclone.data.listings.names import SUFFIXES, Names, has_audio_suffix
+from mlx_voxclone.data.listings.names import SUFFIXES, Names, composed, has_audio_suffix
 from mlx_voxclone.data.listings.tables import Table
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.texts import damage, tidy, words
@@ -71,7 +71,7 @@ class _Reader:
 
     def entries(self) -> Iterator[Entry]:
         repetitions = Repetitions()
-        folder_speaker, listing = self.path.resolve().parent.name, str(self.path)
+        folder_speaker, listing = composed(self.path.resolve().parent.name), str(self.path)
         for number, cells in self.table.rows():
             self._check_count(number, cells)
             cell = {

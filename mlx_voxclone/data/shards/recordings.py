@@ -11,7 +11,7 @@ from typing import Any
 from mlx_voxclone.data.clips import REFERENCE
 from mlx_voxclone.data.entries import AUDIO_SUFFIXES, HELDOUT, TRAIN
 from mlx_voxclone.data.entries import is_utf8 as is_text
-from mlx_voxclone.data.listings.names import SUFFIXES
+from mlx_voxclone.data.listings.names import SUFFIXES, composed
 from mlx_voxclone.data.shards.tar import Member, members
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.foreign import stand_in_bytes
@@ -62,7 +62,7 @@ def recordings(path: Path, file: Any, skipped: Counter, speaker: str) -> Iterato
             text = ""
         folder = PurePosixPath(key).parts[:-1]
         folder = [part for part in folder if part not in ("/", ".", "..")]
-        own = folder[-1] if folder and is_text(folder[-1]) else speaker
+        own = composed(folder[-1]) if folder and is_text(folder[-1]) else speaker
         split = told.get("split") if told.get("split") in (TRAIN, HELDOUT) else None
         if told.get("split") == REFERENCE:
             skipped["voice prompt"] += 1
@@ -112,4 +112,4 @@ def unique_name(key: str, names: dict[str, int]) -> str:
 def speaker_of(place: str) -> str:
     """Who speaks where nobody says so: named after the folder of the shards."""
     folder = PurePosixPath(place.partition("://")[2] or place).parent.name
-    return folder if is_text(folder) and folder else "speaker"
+    return composed(folder) if is_text(folder) and folder else "speaker"

@@ -49,7 +49,7 @@ def is_tar_source(source: str | Path) -> bool:
     if is_remote(source) or str(source).endswith(".tar"):
         return True
     source = Path(source)
-    if not source.is_dir() or any((source / name).exists() for name in (INDEX, MANIFEST, METADATA)):
+    if not source.is_dir() or any(os.path.exists(source / name) for name in (INDEX, MANIFEST, METADATA)):
         return False
     return any(source.glob("*.tar")) and not any(audio for _, audio, _ in walk_folders(source))
 
@@ -144,10 +144,11 @@ class _Scan:
             self._speakers |= {one.speaker for one in found}
             found = [one for one in found if wanted is None or one.speaker == wanted]
             for one, outcome in zip(found, self._pool.map(lambda r: self._examined(file, r), found)):
+                line = {"audio": one.member.name, "where": place, "speaker": one.speaker, "seconds": None}
                 if isinstance(outcome, AudioError):
-                    line = {"audio": one.member.name, "where": place, "speaker": one.speaker, "seconds": None}
                     self.rejected.append({**line, "reason": outcome.reason, "detail": str(outcome)})
                     continue
+                self.rejected += [line | part for part in outcome[1].left_out(one.member.name, self.options)]
                 self._take(one, f"{number:05d}-{unique_name(one.key, names)}", outcome, file)
 
     def _examined(self, file: Any, one: Recording) -> AudioError | tuple[str, Plan]:
