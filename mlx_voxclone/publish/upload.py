@@ -1,14 +1,16 @@
 """The upload: one commit into a repository that is new, empty, or holds what voxclone has published before."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from mlx_voxclone.errors import CheckpointError
-from mlx_voxclone.files.hub import REPOSITORY, hub_errors, library_output
+from mlx_voxclone.files.hub import REPOSITORY, hub_errors, library_output, reason
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.publish.publication import CARD, LIST, Publication, listed_files
 
 GIT_FILES = {".gitattributes"}  # what the hub puts into a new repository
+_PUBLISHED_AT = "published at"
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,10 @@ def upload(
         quiet: no progress bars.
 
     Raises:
-        CheckpointError: no access, no network, content of others in the repository, a public repository
-            where a private one is wanted, or files that did not arrive. Nothing has changed then, but for an empty
-            repository that may have been made.
+        CheckpointError: no access, no network, content of others in the repository, or a public repository where a
+            private one is wanted. Nothing has changed then, but for an empty repository that may have been made. Or,
+            with the commit's address (`address_in`): it is published, but was not found there as it is here.
+        KeyboardInterrupt: with the address, too, where it is published by then.
     """
     if CARD not in publication.files or LIST not in publication.files:
         raise ValueError("a publication is complete with its card")
@@ -101,8 +104,25 @@ def upload(
         made = api.create_commit(
             repository, operations, commit_message="Published with voxclone", parent_commit=there.sha
         )
-        _verify(api, repository, made.oid, publication)
-    return Upload(str(made.commit_url), made.oid, made.oid != there.sha, stale, bool(there.private))
+        address = str(made.commit_url)
+        try:
+            _verify(api, repository, made.oid, publication)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_unverified(repository, address, "it was interrupted")) from None
+        except Exception as e:
+            why = str(e) if isinstance(e, CheckpointError) else reason(e)
+            raise CheckpointError(_unverified(repository, address, why)) from e
+    return Upload(address, made.oid, made.oid != there.sha, stale, bool(there.private))
+
+
+def _unverified(repository: str, address: str, why: str) -> str:
+    return f"{repository}: {_PUBLISHED_AT} {address}, not verified ({why}); run again"
+
+
+def address_in(line: str) -> str | None:
+    """The commit's address in the line of an upload that was published but not verified; None: it has none."""
+    found = re.search(rf"{_PUBLISHED_AT} (https?://\S+), not verified", line)
+    return found and found[1]
 
 
 def _repository(api, repository: str):
@@ -154,7 +174,7 @@ def _earlier(api, there) -> set[str] | None:
 
 
 def _verify(api, repository: str, commit: str, publication: Publication) -> None:
-    """Compare sizes, and SHA-256 where the hub has them, with what was to be uploaded."""
+    """Compare sizes, and SHA-256 where the hub has them, with what was to be uploaded. Raises CheckpointError."""
     listed = listed_files(read_json(publication.files[LIST])) or {}
     info = api.model_info(repository, revision=commit, files_metadata=True)
     found = {sibling.rfilename: sibling for sibling in info.siblings or ()}
@@ -163,9 +183,9 @@ def _verify(api, repository: str, commit: str, publication: Publication) -> None
         digest = getattr(there.lfs, "sha256", None) if there is not None and there.lfs else None
         wanted = listed.get(name, {})
         if there is None or there.size != wanted.get("bytes", path.stat().st_size):
-            raise CheckpointError(f"{repository}: {name} did not arrive as it is here; run again")
+            raise CheckpointError(f"{name} did not arrive as it is here")
         if digest is not None and digest != wanted.get("sha256", digest):
-            raise CheckpointError(f"{repository}: {name} arrived with another SHA-256 than it has here; run again")
+            raise CheckpointError(f"{name} arrived with another SHA-256 than it has here")
 
 
 def _some(names) -> str:

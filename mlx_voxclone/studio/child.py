@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from mlx_voxclone.studio.mistakes import Cancelled
 from mlx_voxclone.studio.tasks import Task
 from mlx_voxclone.studio.temporary import LOCK, TASK, system_folder
 from mlx_voxclone.studio.train.process import COMMAND, holding
@@ -35,6 +36,18 @@ class Failed(FromCommand):
     def __init__(self, line: str, said: str) -> None:
         super().__init__(line)
         self.said = said
+
+
+class Stopped(Cancelled):
+    """A program that was ended, for its task was cancelled.
+
+    Attributes:
+        output, said: its standard output and standard error, the last MiB of each.
+    """
+
+    def __init__(self, output: str, said: str) -> None:
+        super().__init__("cancelled")
+        self.output, self.said = output, said
 
 
 def carry_out(
@@ -68,7 +81,7 @@ def run(
 
     Raises:
         Failed: it has failed.
-        Cancelled: the task was cancelled; the process has ended.
+        Stopped: the task was cancelled; the process has ended.
     """
     with (
         tempfile.TemporaryDirectory(prefix=TASK) as own,
@@ -88,6 +101,9 @@ def run(
                 task.check()
                 watch()
                 time.sleep(_OFTEN)
+        except Cancelled:
+            _end(process, patience)
+            raise Stopped(_text(output), _text(errors)) from None
         finally:
             _end(process, patience)
         if process.returncode:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mlx_voxclone.checkpoint.voices import is_voice_name
 from mlx_voxclone.files.plain import is_number, read_json, read_plain
 from mlx_voxclone.publish.run_directory import SUMMARY
+from mlx_voxclone.studio.home import now
 
 ADAPTED, ZERO_SHOT = "adapted", "zero-shot"  # what a run delivers
 EARLIER = "earlier"  # folder of a voice: its earlier trainings, by their numbers
@@ -96,11 +98,22 @@ def is_of(run: Path, training: object, created: float) -> bool:
         training: its number, as it was noted; None: it was not.
         created: Unix seconds.
     """
+    ended = _ended(run)  # None: put aside, or not at its end yet
+    return ended is not None and created >= ended and training in (None, training_number(run))
+
+
+def made_now(run: Path | None, others: Iterable[float]) -> float:
+    """The time of something that is made of a run now: see `home.now`, and not before the run's end."""
+    ended = None if run is None else _ended(run)
+    return max(now(others), ended or 0.0)
+
+
+def _ended(run: Path) -> float | None:
+    """When a run came to its end, Unix seconds; None: it has not, or is not there."""
     try:
-        ended = (run / SUMMARY).stat().st_mtime
-    except OSError:  # put aside, or not at its end yet
-        return False
-    return created >= ended and training in (None, training_number(run))
+        return (run / SUMMARY).stat().st_mtime
+    except OSError:
+        return None
 
 
 def number(value: Any) -> float | None:

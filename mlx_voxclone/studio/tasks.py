@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.process.limits import describe_memory_error, describe_os_error
-from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, private, read_json, write_json
+from mlx_voxclone.studio.home import ID, Home, Person, Project, new_id, now, private, read_json, write_json
 from mlx_voxclone.studio.mistakes import Cancelled, Missing, Mistake, as_said, is_said
 from mlx_voxclone.studio.troubles import CLOSED, ENDED, cause_of, cause_of_line
 
@@ -204,6 +204,7 @@ class Tasks:
             still = sum(one.open and one.person.name == person.name for one in self._tasks.values())
             if limited and still >= MOST_OPEN:
                 raise Mistake("", "tasks.too_many", most=MOST_OPEN)
+            task.created = now(one.created for one in self._tasks.values())
             task.note()
             self._tasks[task.id] = task
             self._forget(person)
@@ -318,8 +319,8 @@ class Tasks:
         task.error, task.cause = error, cause
         try:
             task.note(state)
-        except VoxcloneError as e:  # a full disk: it is seen as long as the studio runs
-            task.error = task.error or str(e)
+        except Exception as e:  # a full disk, say: it is seen as long as the studio runs, and the next task begins
+            task.error = task.error or _line(e)
         task.state = state
 
     def _read(self, person: Person) -> None:

@@ -11,11 +11,13 @@ from publishable import CONSENT
 
 from mlx_voxclone.checkpoint.reader import TensorFile
 from mlx_voxclone.checkpoint.writer import save_tensors
+from mlx_voxclone.cli import main as voxclone
+from mlx_voxclone.publish import upload as upload_module
 from mlx_voxclone.publish.card import model_card
 from mlx_voxclone.publish.privacy import local_path
 from mlx_voxclone.publish.publication import Publication
 from mlx_voxclone.publish.sources import collect
-from mlx_voxclone.publish.upload import upload
+from mlx_voxclone.publish.upload import address_in, upload
 
 pytest_plugins = ["commands", "baking", "hub_fixtures"]
 
@@ -288,7 +290,40 @@ def test_what_arrives_is_compared(logged_in, voice, hub, refused, monkeypatch):
         return commit(self, {name: data[:-1] if name.startswith("voices/") else data for name, data in files.items()})
 
     monkeypatch.setattr(Repository, "commit", damaged)
-    refused(
+    line = refused(
         ["publish", voice, "--repo", "ann/voice", "--consent", CONSENT, "--quiet"],
         "voices/ann.safetensors did not arrive",
     )
+    assert address_in(line).endswith(f"/ann/voice/commit/{hub.repositories['ann/voice'].commits[-1][0]}")
+
+
+def test_a_network_that_goes_after_the_commit(logged_in, voice, hub, refused, publish):
+    """It is published by then: nobody is told that it is not."""
+    hub.fail("GET /api/models/ann/voice/revision/", 503)
+    line = refused(
+        ["publish", voice, "--repo", "ann/voice", "--consent", CONSENT, "--quiet"],
+        "ann/voice: published at http",
+        "not verified (the hub has a problem (503)",
+    )
+    assert "not published" not in line
+    made = hub.repositories["ann/voice"]
+    assert "voices/ann.safetensors" in made.files
+    assert address_in(line).endswith(f"/ann/voice/commit/{made.commits[-1][0]}")
+    hub.faults.clear()
+    assert publish(voice, "--quiet").split()[-1] == address_in(line)  # the same again: no other commit
+
+
+def test_an_interruption_after_the_commit(logged_in, voice, hub, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(upload_module, "_verify", interrupted)
+    assert voxclone([str(a) for a in ("publish", voice, "--repo", "ann/voice", "--consent", CONSENT, "--quiet")]) == 130
+    address = address_in(capsys.readouterr().err)
+    assert address.endswith(f"/ann/voice/commit/{hub.repositories['ann/voice'].commits[-1][0]}")
+
+
+def test_addresses_in_lines():
+    assert address_in("a/b: published at https://x.co/a/b/commit/1, not verified (x)") == "https://x.co/a/b/commit/1"
+    for line in ("", "a/b: not published (x)", "interrupted (SIGTERM)", "see https://x.co/a/b, not verified"):
+        assert address_in(line) is None

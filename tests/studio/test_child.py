@@ -32,6 +32,25 @@ def test_a_command_ends_with_its_task(studio, me, tmp_path, monkeypatch, how):
     assert processes[0].poll() is not None
 
 
+def test_what_a_command_has_said_when_it_is_stopped(studio, me, tmp_path):
+    sign, caught = tmp_path / "sign", []
+    program = "import pathlib, sys, time; print('result', flush=True); print('note', file=sys.stderr, flush=True);"
+    program += f"pathlib.Path({str(sign)!r}).touch(); time.sleep(600)"
+
+    def work(task):
+        try:
+            child.run(task, [sys.executable, "-c", program])
+        except child.Stopped as e:
+            caught.append((e.output, e.said))
+            raise
+
+    task = studio.tasks.start(me, "bake", "x", work, lane="files")
+    wait_for(sign.exists)
+    task.cancel()
+    assert ended(task).state == "cancelled"
+    assert caught == [("result\n", "note\n")]
+
+
 def test_what_a_command_says_of_a_mistake(studio, me, tmp_path, monkeypatch):
     said = r"bar 10%\rbar 20%\nvoxclone bake: error: DIR: no space left"
     program = f"import sys; print('{said}', file=sys.stderr); sys.exit(2)"

@@ -1,7 +1,9 @@
 """Small files of a voice that are truncated, empty, of another kind or no text: nothing in them is ever written over,
 nothing else is lost, and the page says which one it is."""
 
+import errno
 import json
+import os
 import re
 import sys
 import time
@@ -12,7 +14,7 @@ from recorded import many, spoken, wav
 
 from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.evaluate.blind import keep_test, read_tests
-from mlx_voxclone.studio.home import change_json, read_json
+from mlx_voxclone.studio.home import UnreadError, change_json, read_json
 from mlx_voxclone.studio.listen.blind import blind_test, blind_tests
 from mlx_voxclone.studio.listen.comparison import comparisons
 from mlx_voxclone.studio.record.listing import progress, recorded
@@ -42,6 +44,23 @@ def damaged(path, damage) -> bytes:
 def notice(page: str) -> str:
     found = re.search(r'<div id="damaged"[^>]*>(.*?)</div>', page, re.DOTALL)[1]
     return found
+
+
+def test_what_cannot_be_read_at_the_moment_is_no_damage(voice, monkeypatch):
+    """Too many files are open: nothing is moved aside, and nothing is written in its place."""
+    voice.uploads.mkdir(exist_ok=True)
+    (voice.uploads / FILE).write_text('{"a": "papa"}')
+
+    def too_many(path, *_):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlx_voxclone.studio.record.waiting.read_json", too_many)
+        with pytest.raises(UnreadError, match="try again"):
+            Waiting(voice.uploads)
+    found = Waiting(voice.uploads)
+    assert (found.texts, found.damaged) == ({"a": "papa"}, False)
+    assert [path.name for path in voice.uploads.iterdir()] == [FILE]
 
 
 @broken

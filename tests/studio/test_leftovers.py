@@ -6,12 +6,14 @@ import sys
 import threading
 
 import pytest
+from recorded import many
 from waiting import wait_for
 
 from mlx_voxclone.process.network import take_port
 from mlx_voxclone.process.temporaries import try_lock
 from mlx_voxclone.studio import server
 from mlx_voxclone.studio.leftovers import clear
+from mlx_voxclone.studio.record.shelf import Shelf
 from mlx_voxclone.studio.server import Served
 from mlx_voxclone.studio.train import process
 
@@ -68,6 +70,33 @@ def test_what_has_another_name_or_lies_elsewhere_stays(studio, me, voice, tmp_pa
     clear(studio.home)
     assert all((place / "file").exists() for place in kept)
     assert (voice.folder / "upload-abcdefgh").exists()
+
+
+@pytest.mark.parametrize("which", ["a clip", "the recording"])
+def test_a_deletion_in_the_middle_is_finished_whatever_notes_hold(studio, me, voice, which):
+    many(voice, uploads=1, clips=3)
+    kept, id = Shelf(voice.uploads).ids()
+    going = voice.uploads / f".going-{id}.json"
+    (voice.uploads / f"{id}.json").rename(going)
+    (going if which == "the recording" else voice.clips / f"{id}~002.json").write_text("{")
+    clear(studio.home)
+    assert not list(voice.clips.iterdir())
+    assert sorted(path.name for path in voice.uploads.iterdir()) == [f"{kept}.json", f"{kept}.wav"]
+
+
+@pytest.mark.parametrize("name", ["takes", "uploads", "clips"])
+def test_a_folder_that_cannot_be_read_keeps_nobody_out(studio, me, voice, monkeypatch, name):
+    many(voice, takes=1, uploads=1, clips=1)
+    gone, marked = folder(voice.folder / "upload-ab_c12x9"), Shelf._marked
+
+    def refused(shelf):
+        if shelf.folder.name == name:
+            raise PermissionError(13, "Permission denied", str(shelf.folder))
+        return marked(shelf)
+
+    monkeypatch.setattr(Shelf, "_marked", refused)
+    clear(studio.home)
+    assert not gone.exists()
 
 
 def test_what_a_running_command_uses_stays(studio, voice):

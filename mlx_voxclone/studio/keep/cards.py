@@ -1,5 +1,6 @@
 """The voices of a person as cards: how far each is, how it sounds, what comes next."""
 
+import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -82,9 +83,14 @@ def cards(person: Person, trainings: Trainings) -> tuple[list[Card], list[str]]:
     return found, damaged
 
 
+def plain_title(title: str) -> str:
+    """A title in one line and one spelling: systems differ in how they compose an accent."""
+    return " ".join("".join(c if c.isprintable() else " " for c in unicodedata.normalize("NFC", title)).split())
+
+
 def rename(project: Project, title: str) -> str:
     """Give a voice another title, in one line; files keep their names. Raises Mistake."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in title).split())
+    plain = plain_title(title)
     if not plain:
         raise Mistake("title", "keep.wrong.no_title")
     if len(plain) > LONGEST_TITLE:

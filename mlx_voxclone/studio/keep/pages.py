@@ -13,7 +13,7 @@ from starlette.routing import Route
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.keep import exports, publishing, removal
-from mlx_voxclone.studio.keep.cards import card, cards, rename
+from mlx_voxclone.studio.keep.cards import card, cards, plain_title, rename
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.speak.voices import FILES, bring, take_away, voices_of
@@ -276,7 +276,7 @@ async def _delete(request: Request) -> Response:
     project, form = project_of(request), await form_of(request)
     speeches, typed = form.get("speeches") == "on", str(form.get("typed") or "")
     try:
-        if " ".join(typed.split()).casefold() != _title(project).casefold():
+        if plain_title(typed).casefold() != _title(project).casefold():
             raise Mistake("typed", "keep.wrong.typed", title=_title(project))
         with refusals("typed"):
             await asyncio.to_thread(
@@ -323,7 +323,7 @@ def _inside(project: Project, path: Path) -> Path:
 
 
 def _title(project: Project) -> str:
-    return " ".join(str(project.info().get("title") or project.id).split())
+    return plain_title(str(project.info().get("title") or "")) or project.id
 
 
 def _started(

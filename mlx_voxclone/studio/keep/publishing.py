@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_voxclone.errors import CheckpointError
+from mlx_voxclone.errors import CheckpointError, VoxcloneError
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.publish.card import check_consent
 from mlx_voxclone.publish.publication import CARD, LIST, listed_files
-from mlx_voxclone.publish.upload import is_repository
-from mlx_voxclone.studio.child import carry_out
+from mlx_voxclone.publish.upload import address_in, is_repository
+from mlx_voxclone.studio.child import Failed, Stopped, carry_out
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.keep.made import made_of
 from mlx_voxclone.studio.mistakes import Mistake
@@ -112,20 +112,39 @@ def look(project: Project, wish: Wanted) -> Callable[[Task], dict[str, Any]]:
 
 
 def publish(project: Project, wish: Wanted) -> Callable[[Task], dict[str, Any]]:
-    """The work of uploading it. Its result: `address`. Nothing has changed where it is cancelled: it is one commit."""
+    """The work of uploading it: one commit. Its result: `address`.
+
+    It is done, too, where it was published before it was cancelled, or where that cannot be noted with the voice. It
+    fails with a Mistake that has the address where it was published, but was not found there as it is here.
+    """
 
     def work(task: Task) -> dict[str, Any]:
         folder = tempfile.mkdtemp(prefix="voxclone-publish-")
+        unverified = None
         try:
             said = carry_out(task, _arguments(project, wish), folder=Path(folder), environment={"TMPDIR": folder})
+            address = _last_address(said)
+        except (Failed, Stopped) as e:
+            unverified = address_in(e.said)
+            address = unverified or (_last_address(e.output) if isinstance(e, Stopped) else "")
+            if not address:
+                raise
+            line = str(e) if isinstance(e, Failed) else ""
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        lines = said.split()
-        address = lines[-1] if lines and lines[-1].startswith("http") else ""
-        project.change(published={"repository": wish.repository, "address": address, "private": wish.private})
+        with contextlib.suppress(VoxcloneError):  # a full disk, a voice that was deleted: it is published all the same
+            project.change(published={"repository": wish.repository, "address": address, "private": wish.private})
+        if unverified:
+            raise Mistake("", "keep.wrong.not_verified", line=line, address=address)
         return {"address": address, "repository": wish.repository, "private": wish.private}
 
     return work
+
+
+def _last_address(output: str) -> str:
+    """What the command prints last when all is done; empty: it has not come so far."""
+    last = (output.split() or [""])[-1]
+    return last if last.startswith(("https://", "http://")) else ""
 
 
 def _arguments(project: Project, wish: Wanted) -> list[str]:

@@ -79,7 +79,8 @@ def delete(project: Project, tasks: Tasks, trainings: Trainings, *, speeches: bo
     """Delete a voice for good. All of it is renamed first, so that no half of it is ever seen.
 
     Args:
-        speeches: delete what was spoken with it, too.
+        speeches: delete what was spoken with it, too. Where the disk is too full to note that, an end of the studio in
+            the middle leaves some of it in the history.
 
     Raises:
         Mistake: it trains, speaks or is exported. Missing: it has gone already.
@@ -89,7 +90,8 @@ def delete(project: Project, tasks: Tasks, trainings: Trainings, *, speeches: bo
     spoken = spoken_with(project) if speeches else []
     (project.folder / DELETES_SPEECHES).unlink(missing_ok=True)
     if spoken:
-        write_json(project.folder / DELETES_SPEECHES, {})
+        with contextlib.suppress(CheckpointError):  # a deletion is never refused for lack of space
+            write_json(project.folder / DELETES_SPEECHES, {})
     try:
         gone = [out_of_sight(project.folder)]
     except CheckpointError:

@@ -29,7 +29,7 @@ from mlx_voxclone.studio.listen.alike import WHAT, copied, made_alike
 from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import NAMES, Heard, Sentence, Variant
 from mlx_voxclone.studio.mistakes import Missing, Mistake
-from mlx_voxclone.studio.results import earlier_runs, is_of, number
+from mlx_voxclone.studio.results import earlier_runs, is_of, made_now, number
 from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE, _ANSWERS = "blind", "test.json", "answers.jsonl"
@@ -129,7 +129,8 @@ def make(
             for slot in SLOTS:
                 write_wav(folder / f"{number:02}-{slot}.wav", copied(alike[pair.of(slot)], rng))
         listed = [{"text": sentences[p.sentence].text, "a": p.a, "b": p.b, "x": p.x, "seed": p.seed} for p in drawn]
-        test = {"id": id, "created": time.time(), "training": heard.training, "seed": seed, "sounds": WHAT}
+        created = made_now(heard.directory, (one.created for one in blind_tests(listening)))
+        test = {"id": id, "created": created, "training": heard.training, "seed": seed, "sounds": WHAT}
         write_json(folder / _FILE, {**test, "first": first.facts(), "second": second.facts(), "pairs": listed})
         progress(total, total)
     for old in blind_tests(listening)[_KEPT:]:  # what was answered stays

@@ -6,7 +6,6 @@ A comparison appears whole or not at all, so the last one stays until the new on
 """
 
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +23,7 @@ from mlx_voxclone.studio.home import ID, new_id, private, read_json, write_json
 from mlx_voxclone.studio.listen.speaking import Bench
 from mlx_voxclone.studio.listen.voices import NAMES, Sentence, Variant
 from mlx_voxclone.studio.mistakes import Mistake
-from mlx_voxclone.studio.results import number
+from mlx_voxclone.studio.results import made_now, number
 from mlx_voxclone.text.forms import as_said
 
 _FOLDER, _FILE = "compared", "comparison.json"
@@ -69,6 +68,7 @@ def compare(
     progress: Progress,
     language: str | None = None,
     training: int = 1,
+    run: Path | None = None,
 ) -> str:
     """Speak a sentence with each variant, draw all to one scale, and keep it; returns its id.
 
@@ -77,7 +77,7 @@ def compare(
         listening: the project's folder.
         progress: called with the variants done, how many there are, the name of the one being spoken, and its seconds
             so far.
-        training: number of the training that is compared, see `Heard`.
+        training: number of the training that is compared, see `Heard`. run: its directory.
 
     Raises:
         VoxcloneError: see `Bench.say`; nothing is kept then.
@@ -99,7 +99,8 @@ def compare(
     with atomic_directory(listening / _FOLDER / id) as folder:
         listed = [_take(folder, *take, axes) for take in takes]
         shown = text if own else sentence.text
-        content = {"id": id, "created": time.time(), "training": training, "text": shown, "own": own}
+        created = made_now(run, (one["created"] for one in comparisons(listening)))
+        content = {"id": id, "created": created, "training": training, "text": shown, "own": own}
         write_json(folder / _FILE, {**content, "seed": seed, "takes": listed})
         progress(len(chosen), len(chosen), "plots")
     _forget(listening, training)

@@ -87,8 +87,8 @@ def _start(request: Request, project: Project, found: Heard | None, form: Any) -
             task.progress(done, total, told)
 
         bench = Bench(models, lambda done, total, _: task.progress(done, total, t("listen.task.loading")))
-        place, number = project.listening, found.training
-        return {"comparison": compare(bench, variants, sentence, seed, place, progress, language, number)}
+        place, number, run = project.listening, found.training, found.directory
+        return {"comparison": compare(bench, variants, sentence, seed, place, progress, language, number, run)}
 
     tasks.start(person, KIND, t("listen.task.compare"), work, project=project, once=once)
 

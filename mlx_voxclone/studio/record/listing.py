@@ -1,6 +1,5 @@
 """What a voice's recordings come to: the list that training reads, and how much speech there is towards a goal."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.home import Project, json_text
 from mlx_voxclone.studio.record import waiting
 from mlx_voxclone.studio.record.checks import BAD
 from mlx_voxclone.studio.record.consent import given
@@ -122,7 +121,7 @@ def to_recordings(project: Project) -> Path:
         line = {"audio": one.path.relative_to(project.folder).as_posix(), "text": one.text, "speaker": project.id}
         if isinstance(language, str) and language not in ("", SYLLABLES):
             line["language"] = language
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
+        lines.append(json_text(line) + "\n")
     write_text_atomic(project.folder / LISTING, "".join(lines))
     return project.folder / LISTING
 

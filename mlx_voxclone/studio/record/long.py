@@ -56,9 +56,10 @@ def cut_at_pauses(project: Project, task: Task) -> dict[str, Any]:
     Raises:
         Cancelled: what was cut so far stays.
     """
-    shelf, count, done = Shelf(project.uploads), 0, 0
-    while ids := uncut(project):  # more may come meanwhile, or some be deleted
-        with contextlib.suppress(Missing):
+    shelf, count, done, gone = Shelf(project.uploads), 0, 0, set()
+    while ids := [id for id in uncut(project) if id not in gone]:  # more may come meanwhile, or some be deleted
+        task.check()
+        try:
             path = shelf.sound(ids[0])
             task.progress(done, done + len(ids), str(shelf.notes(ids[0]).get("name")))
             try:
@@ -67,6 +68,8 @@ def cut_at_pauses(project: Project, task: Task) -> dict[str, Any]:
                 _refused(shelf, ids[0], e, None)
             else:
                 count += _keep(project, ids[0], path, plan, [None] * len(plan.pieces), task, None)
+        except Missing:  # its sound has gone, or it was deleted
+            gone.add(ids[0])
         done += 1
     return {"clips": count}
 
@@ -105,9 +108,11 @@ def make_texts(project: Project, task: Task, whisper: str, loading: str = "") ->
                 task.progress(number, len(silent), str(shelf.notes(id).get("name") or ""))
                 text, _ = transcriber.transcribe(shelf.sound(id), language)
                 done["texts" if text else "nothing"] += 1
-                if text and not shelf.notes(id).get("text"):  # nobody has typed one meanwhile
+                if text:
                     found, _ = check(shelf.sound(id), text)
-                    shelf.change(id, text=text, text_by="whisper", check=found.content())
+                    with lock:
+                        if not shelf.notes(id).get("text"):  # nobody has typed one meanwhile
+                            shelf.change(id, text=text, text_by="whisper", check=found.content())
         task.progress(len(silent), len(silent))
     return done
 

@@ -227,7 +227,7 @@ async def _delete(request: Request) -> Response:
 
 async def _sound(request: Request) -> Response:
     project = project_of(request)
-    return serve_sound(project, request.path_params["shelf"], request.path_params["id"])
+    return await run_in_threadpool(serve_sound, project, request.path_params["shelf"], request.path_params["id"])
 
 
 async def _after(

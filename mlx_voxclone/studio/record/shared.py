@@ -10,13 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from mlx_voxclone.errors import DataError
 from mlx_voxclone.files.atomic import free_bytes
 from mlx_voxclone.process import temporaries
 from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check
 from mlx_voxclone.studio.record.listing import Recorded, progress, recorded
-from mlx_voxclone.studio.record.shelf import Shelf, in_voice
+from mlx_voxclone.studio.record.shelf import Shelf, gone, in_voice
+from mlx_voxclone.studio.record.uploads import playable
 from mlx_voxclone.studio.troubles import refusals
 from mlx_voxclone.studio.web.languages import Words
 from mlx_voxclone.studio.web.pages import player_in, words_of
@@ -70,10 +72,17 @@ def sound(
 
 
 def serve_sound(project: Project, shelf: str, id: str) -> Response:
-    """The sound itself, or what of it a browser can play. Raises Missing."""
-    items = shelf_of(project, shelf)
-    heard = items.heard(id)
-    return sound_response(heard if heard.is_file() else items.sound(id), project.folder)
+    """The sound itself, or what of it a browser can play: see `uploads.playable`.
+
+    Raises:
+        Missing: there is none. Mistake: the copy that a browser can play does not fit the disk.
+    """
+    try:
+        with refusals("", FULL):
+            path = playable(shelf_of(project, shelf), id)
+    except DataError:  # it cannot be read: the check has found it
+        raise gone(id) from None
+    return sound_response(path, project.folder)
 
 
 async def body(request: Request, file: IO[bytes], most: int) -> int:

@@ -8,7 +8,6 @@ An id ends in the first four digits of its sound's SHA-256, so that the same sou
 """
 
 import contextlib
-import json
 import math
 import re
 import secrets
@@ -19,8 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlx_voxclone.data.listings.names import SUFFIXES
+from mlx_voxclone.errors import VoxcloneError
 from mlx_voxclone.files.atomic import atomic_file, write_text_atomic
 from mlx_voxclone.files.plain import is_number, read_json
+from mlx_voxclone.studio.home import json_text
 from mlx_voxclone.studio.mistakes import Missing
 from mlx_voxclone.studio.record.checks import Check
 
@@ -140,7 +141,7 @@ class Shelf:
                 id = self._free_id(notes["sha256"])
                 coming = self.folder / f"{_COMING}{id}.json"
                 written += [coming, self._notes_path(id), self.folder / f"{id}{suffix}"]
-                write_text_atomic(coming, _text({**notes, "suffix": suffix}), overwrite=False)
+                write_text_atomic(coming, json_text({**notes, "suffix": suffix}), overwrite=False)
             try:
                 with atomic_file(written[-1]) as file:
                     write(file)
@@ -177,36 +178,45 @@ class Shelf:
             Missing: no such item.
         """
         with lock:
-            sound, going = self.sound(id), self.folder / f"{_GOING}{id}.json"
-            self._notes_path(id).rename(going)
-            along(id)
-            self._delete(sound, going)
+            self.sound(id)
+            self._remove(id, along)
 
     def remove_clips_of(self, id: str, behind: int = 0) -> None:
-        """Delete the clips cut from a recording of another shelf, of those only what comes behind a number."""
-        for clip in self.ids():
-            of, _, number = clip.partition("~")
-            if of == id and number and int(number) > behind:
-                self.remove(clip)
+        """Delete the clips cut from a recording of another shelf, of those only what comes behind a number; also those
+        whose notes cannot be read."""
+        with lock:
+            for clip in self.ids():
+                of, _, number = clip.partition("~")
+                if of == id and number and int(number) > behind:
+                    self._remove(clip)
 
     def finish(self, along: Callable[[str], object] = lambda id: None) -> None:
         """Finish what an end of the studio in the middle has left: an item with both of its files is there, one that
-        was being deleted goes, as `remove` has it. Call it while nobody adds anything."""
+        was being deleted goes, as `remove` has it, whatever its notes hold. Call it while nobody adds anything."""
         for path in self._marked():
             mark = _COMING if path.name.startswith(_COMING) else _GOING
             id = path.name.removeprefix(mark).removesuffix(".json")
-            with contextlib.suppress(OSError, ValueError):
-                sound, own = self.sound_of(id, _read(path)), self._notes_path(id)
-                if mark == _COMING and sound.is_file() and not own.exists():
+            with contextlib.suppress(OSError, ValueError, VoxcloneError):
+                own = self._notes_path(id)
+                if own.exists():
+                    continue
+                if mark == _COMING and self.sound_of(id, _read(path)).is_file():
                     path.rename(own)
-                elif not own.exists():
+                else:
                     along(id)
-                    self._delete(sound, path)
+                    self._delete(id, path)
 
-    def _delete(self, sound: Path, notes: Path) -> None:
+    def _remove(self, id: str, along: Callable[[str], object] = lambda id: None) -> None:
+        """Delete an item by its name: its notes need not be readable."""
+        going = self.folder / f"{_GOING}{id}.json"
+        self._notes_path(id).rename(going)
+        along(id)
+        self._delete(id, going)
+
+    def _delete(self, id: str, notes: Path) -> None:
         """Delete an item's files, its notes last."""
-        sound.unlink(missing_ok=True)
-        sound.with_suffix(_HEARD).unlink(missing_ok=True)
+        for suffix in (*SUFFIXES, _HEARD):
+            (self.folder / f"{id}{suffix}").unlink(missing_ok=True)
         notes.unlink(missing_ok=True)
 
     def _marked(self) -> list[Path]:
@@ -227,11 +237,7 @@ class Shelf:
         return self.folder / f"{id}.json"
 
     def _write(self, id: str, notes: dict[str, Any]) -> None:
-        write_text_atomic(self._notes_path(id), _text(notes))
-
-
-def _text(notes: dict[str, Any]) -> str:
-    return json.dumps(notes, ensure_ascii=False)
+        write_text_atomic(self._notes_path(id), json_text(notes))
 
 
 def gone(id: str) -> Missing:

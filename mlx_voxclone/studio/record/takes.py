@@ -6,7 +6,6 @@ comes next follows from the takes that are there, so a reload, a second tab or a
 
 import contextlib
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from mlx_voxclone.errors import CheckpointError
 from mlx_voxclone.files.atomic import write_text_atomic
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.files.texts import damage, words
-from mlx_voxclone.studio.home import Project
+from mlx_voxclone.studio.home import Project, json_text
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record import consent
 from mlx_voxclone.studio.record.checks import BAD, Check, check, wave
@@ -291,7 +290,7 @@ class Takes:
     def _write(self, plan: dict[str, list[str]]) -> None:
         with in_voice(self.project.takes) as written:
             written.append(self.project.takes / PLAN)
-            write_text_atomic(written[0], json.dumps(plan, ensure_ascii=False, indent=1))
+            write_text_atomic(written[0], json_text(plan, indent=1))
 
     def _take(self, id: str, notes: dict[str, Any]) -> Take:
         """

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
+import threading
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from mlx_voxclone.studio.home import Project
 from mlx_voxclone.studio.mistakes import Missing, Mistake
 from mlx_voxclone.studio.record.checks import Check, check, wave
 from mlx_voxclone.studio.record.consent import require
-from mlx_voxclone.studio.record.shelf import Shelf, lock
+from mlx_voxclone.studio.record.shelf import Shelf, gone, in_voice, lock
 from mlx_voxclone.studio.record.takes import LONGEST_TEXT, sayable
 from mlx_voxclone.studio.record.waiting import MOST, Waiting
 
@@ -43,6 +44,7 @@ LARGEST_LIST = 32 << 20
 LONGEST_SECONDS = 6 * 3600.0
 PLAYED = (".wav", ".flac", ".mp3", ".ogg")  # by every browser
 _SHOWN = 120  # characters of a file's name
+_copying = threading.Lock()  # a player asks for a sound several times at once
 _coming: dict[tuple[Path, str], str] = {}  # names of sounds that are being taken in, by voice and digest
 
 
@@ -178,13 +180,16 @@ class Uploads:
             id = self.shelf.add(notes, lambda target: shutil.copyfileobj(file, target, 1 << 20), suffix)
         late = self._text_for(_key(name), long) if text is None else None  # it has come meanwhile
         if late is not None:
-            text = late
-            self._set_text(id, notes, text, "file")
+            with lock:
+                typed = self.shelf.notes(id).get("text")
+                if not typed:
+                    self._set_text(id, notes, late, "file")
+            text = typed or late
         if text is not None:
             self._taken(_key(name), text)
-        if not played and not long:
-            with contextlib.suppress(AudioError):  # the check has found it
-                write_flac(self.shelf.heard(id), np.clip(read_audio(self.shelf.sound(id)), -1, 1))
+        if not played:
+            with contextlib.suppress(OSError, DataError):  # it is kept; the copy is made when somebody listens
+                playable(self.shelf, id)
         key = "long_with_text" if long and text else "long" if long else "with_text" if text else "without_text"
         if text is None and not long and self._waits(_key(name)):
             key = "text_too_long"
@@ -284,6 +289,28 @@ class Uploads:
             if found is not None and words(waiting.texts[found]) == text:
                 del waiting.texts[found]
                 waiting.write()
+
+
+def playable(shelf: Shelf, id: str) -> Path:
+    """What browsers can play of a recording: the sound itself, or a copy of it, which is made if it is missing. A long
+    one has no copy, only the sound.
+
+    Raises:
+        Missing: no such recording, or it is deleted meanwhile.
+        DataError, OSError: the copy cannot be made.
+    """
+    heard, sound = shelf.heard(id), shelf.sound(id)
+    if sound.suffix in PLAYED or shelf.notes(id).get("long"):
+        return sound
+    with _copying:
+        if not heard.is_file():
+            with in_voice(shelf.folder) as written:
+                written.append(heard)
+                write_flac(heard, np.clip(read_audio(sound), -1, 1))
+            if not sound.is_file():
+                heard.unlink(missing_ok=True)
+                raise gone(id)
+    return heard
 
 
 def _said(text: str, long: bool) -> str | None:

@@ -4,13 +4,12 @@ What people have typed is in it, so a file that cannot be read is never written 
 name first, and the page says so.
 """
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import read_json
-from mlx_voxclone.studio.home import move_aside, moved_aside
+from mlx_voxclone.files.plain import may_pass, read_json
+from mlx_voxclone.studio.home import UnreadError, json_text, move_aside, moved_aside
 from mlx_voxclone.studio.record.shelf import in_voice
 
 FILE = "texts.json"
@@ -24,6 +23,8 @@ class Waiting:
         folder: of the uploads.
     Attributes:
         texts: by name, see `uploads.Uploads`. damaged: the file is there and cannot be read, or not all of it.
+    Raises:
+        UnreadError: it cannot be read this time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -34,7 +35,9 @@ class Waiting:
             found = read_json(self._path)
         except FileNotFoundError:
             found = {}
-        except (OSError, ValueError):
+        except (OSError, ValueError) as e:
+            if may_pass(e):
+                raise UnreadError(f"{self._path}: cannot be read now ({e}); try again") from None
             found, self.damaged = {}, True
         if isinstance(found, dict):
             self.texts = {key: text for key, text in found.items() if isinstance(text, str)}
@@ -69,7 +72,7 @@ class Waiting:
                 move_aside(self._path)
                 self.damaged = False
             written.append(self._path)
-            write_text_atomic(self._path, json.dumps(self.texts, ensure_ascii=False))
+            write_text_atomic(self._path, json_text(self.texts))
 
 
 def damaged(folder: Path) -> list[Path]:

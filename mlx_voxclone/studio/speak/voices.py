@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ SUFFIXES = (".safetensors", ".pt")
 MOST_BYTES = 32 << 20  # of a voice's file: a minute of the released model has 5 MB
 _MOST_FILES = 200
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_naming = threading.Lock()  # two tabs may bring files of one name
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,10 @@ def voices_of(person: Person) -> list[Voice]:
     """All of a person's, those trained here first."""
     found = []
     for project in person.projects():
-        if delivered(project) is not None:
-            info = project.info()
-            found.append(Voice(f"{OWN}:{project.id}", str(info.get("title", "")), info.get("language")))
+        with contextlib.suppress(VoxcloneError):  # one that is damaged closes no page: its card says so
+            if delivered(project) is not None:
+                info = project.info()
+                found.append(Voice(f"{OWN}:{project.id}", str(info.get("title", "")), info.get("language")))
     found += [Voice(f"{FILES}:{path.name}", path.stem) for path in _imported(person)]
     model = model_of(person)
     with contextlib.suppress(VoxcloneError):  # a model that is gone is told when it is to speak
@@ -158,17 +161,21 @@ def bring(person: Person, name: str, write: Callable[[Any], object]) -> Voice:
     if suffix.lower() not in SUFFIXES:
         raise Mistake("file", "speak.file_kind")
     stem = re.sub(r"[^a-z0-9_-]+", "-", stem.lower()).strip("-")[:48] or "voice"
-    taken = [path.stem for path in _imported(person)]
-    if len(taken) >= _MOST_FILES:
-        raise Mistake("file", "speak.file_many", most=_MOST_FILES)
-    free = next(one for one in (stem, *(f"{stem}-{k}" for k in range(2, _MOST_FILES + 2))) if one not in taken)
-    with refusals("file", "speak.disk_full_file"):
-        path = private(_folder(person)) / f"{free}{suffix.lower()}"
+    with _naming, refusals("file", "speak.disk_full_file"):  # until the file is there, its name is free
+        path = private(_folder(person)) / f"{_free(person, stem)}{suffix.lower()}"
         with whole_file(path, lambda: None) as file:
             write(file)
             file.flush()
             _check(Path(file.name), suffix.lower(), model_of(person))
     return Voice(f"{FILES}:{path.name}", path.stem)
+
+
+def _free(person: Person, stem: str) -> str:
+    """The name for a file that is brought: its own, with a number if there is one of that name. Raises Mistake."""
+    taken = [path.stem for path in _imported(person)]
+    if len(taken) >= _MOST_FILES:
+        raise Mistake("file", "speak.file_many", most=_MOST_FILES)
+    return next(one for one in (stem, *(f"{stem}-{k}" for k in range(2, _MOST_FILES + 2))) if one not in taken)
 
 
 def take_away(person: Person, key: str) -> None:

@@ -177,7 +177,7 @@ def _bytes(context: jinja2.runtime.Context, size: float) -> str:
 
 
 def _answer(request: Request, template: str, status: int, mistake: Mistake | None, values: dict[str, Any]) -> Response:
-    content = render(request, template, mistake, **values)
+    content = render(request, template, mistake, **values).encode("utf-8", "backslashreplace")  # names of files, too
     return HTMLResponse(content, 422 if mistake and status == 200 else status)
 
 

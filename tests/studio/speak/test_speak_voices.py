@@ -1,8 +1,11 @@
 """Voices that can speak: of the model, of trainings, and brought as files."""
 
+import contextlib
 import errno
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import pytest
@@ -68,6 +71,32 @@ def test_a_voice_is_brought_as_a_file(me, tmp_path):
         take_away(me, voice.key)
     with pytest.raises(Mistake, match="voice_gone"):
         source_of(me, voice.key)
+
+
+def test_of_two_files_of_one_name_both_are_kept(me, tmp_path):
+    dim, both = Release(SPEAKING_FILES).config.backbone.dim, threading.Barrier(2)
+    contents = [rows_file(tmp_path / f"{value}.safetensors", dim, value) for value in (0.5, 0.25)]
+
+    def write(file, content):
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # neither comes second, if both may write at once
+        file.write(content)
+
+    with ThreadPoolExecutor(2) as tabs:
+        found = list(tabs.map(lambda one: bring(me, "a.safetensors", lambda file: write(file, one)), contents))
+    assert {voice.key for voice in found} == {"files:a.safetensors", "files:a-2.safetensors"}
+    assert [source_of(me, voice.key).voice.read_bytes() for voice in found] == contents
+
+
+@pytest.mark.parametrize("damaged", ["voice.json", "summary.json"])
+def test_a_damaged_voice_leaves_the_others(me, damaged):
+    for title in ("Ann", "Ben"):
+        project = me.new_project(title, "de")
+        shutil.copytree(SPEAKING_FILES, project.run / "baked")
+        (project.run / "summary.json").write_text(json.dumps({"baked": {"path": "elsewhere", "voice": "tenor"}}))
+    assert [voice.title for voice in voices_of(me) if voice.group == "own"] == ["Ben", "Ann"]
+    (project.folder if damaged == "voice.json" else project.run).joinpath(damaged).write_text("{")
+    assert [voice.title for voice in voices_of(me) if voice.group == "own"] == ["Ann"]
 
 
 def test_what_is_no_voice_is_not_kept(me, tmp_path):
