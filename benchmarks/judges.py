@@ -116,7 +116,7 @@ def judge(
 def cells(evaluation: Evaluation) -> dict[str, str]:
     """Figure -> mean and interval."""
     return {
-        name: f"{form.format(i.mean)} ({i.low:.3g} to {i.high:.3g})"
+        name: f"{form.format(i.mean)} ({i.ends('.3g')})"
         for name, form in FIGURES.items()
         if (i := evaluation.summary.get(name)) is not None
     }

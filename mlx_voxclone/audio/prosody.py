@@ -11,6 +11,8 @@ LOWEST, HIGHEST = 60.0, 500.0  # Hz
 WINDOW, HOP = 0.04, 0.01  # seconds
 THRESHOLD = 0.25  # of the normalised difference: below, a frame is voiced
 LOW_PASS = 900.0  # Hz: breath and hiss above say nothing about the pitch
+BLOCK = 128  # frames analysed at once: spectra take 130 KB each, those of ten minutes 8 GB
+_FILTER_REACH = 0.05  # seconds; what lies further away moves the filtered sound by less than its last bit
 _FLOOR_DB = 40.0  # below the loudest frame: silence
 _STRETCH, _FEWEST = 0.5, 8  # seconds; stretches with voice, below which nothing can be said
 _APART, _GAP, _GAPS_WITHIN = 6.0, 3.0, 1.5  # semitones; semitones; deviations of the groups
@@ -43,12 +45,26 @@ def fundamental(samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[np.ndarra
         (frequency in Hz, NaN where unvoiced `[frames]`; whether a frame is loud enough to be speech `[frames]`), a
         frame every 10 ms.
     """
-    window, hop, longest = round(WINDOW * rate), round(HOP * rate), int(rate / LOWEST)
-    shortest, need = max(2, int(rate / HIGHEST)), window + int(rate / LOWEST)
+    window, hop, need = round(WINDOW * rate), round(HOP * rate), round(WINDOW * rate) + int(rate / LOWEST)
     if len(samples) < need:
         return np.zeros(0), np.zeros(0, dtype=bool)
-    low = sosfiltfilt(butter(4, LOW_PASS, fs=rate, output="sos"), samples.astype(np.float64))
-    frames = np.lib.stride_tricks.sliding_window_view(low, need)[::hop]
+    count, beside = 1 + (len(samples) - need) // hop, round(_FILTER_REACH * rate)
+    low_pass = butter(4, LOW_PASS, fs=rate, output="sos")
+    found, loudness = np.empty(count), np.empty(count)
+    for first in range(0, count, BLOCK):
+        last = min(first + BLOCK, count)
+        start, stop = first * hop, (last - 1) * hop + need
+        before = min(beside, start)
+        low = sosfiltfilt(low_pass, samples[start - before : stop + beside].astype(np.float64))
+        frames = np.lib.stride_tricks.sliding_window_view(low[before : before + stop - start], need)[::hop]
+        found[first:last], loudness[first:last] = _frequencies(frames, window, rate)
+    loud = loudness > loudness.max(initial=0) * 10 ** (-_FLOOR_DB / 10) + 1e-12 * window
+    return np.where(loud, found, np.nan), loud
+
+
+def _frequencies(frames: np.ndarray, window: int, rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of frames `[frames, window + longest lag]`: frequency in Hz, NaN where unvoiced, and energy, both `[frames]`."""
+    longest, shortest, need = int(rate / LOWEST), max(2, int(rate / HIGHEST)), frames.shape[1]
     size = 1 << (need + window - 1).bit_length()
     spectra = np.fft.rfft(frames, size)
     heads = np.fft.rfft(frames[:, :window], size)
@@ -68,9 +84,7 @@ def fundamental(samples: np.ndarray, rate: int = SAMPLE_RATE) -> tuple[np.ndarra
             while lag + 1 < longest and curve[lag + 1] < curve[lag]:
                 lag += 1
             found[k] = rate / (lag + _vertex(curve[lag - 1 : lag + 2]))
-    loudness = energies[:, 0]
-    loud = loudness > loudness.max(initial=0) * 10 ** (-_FLOOR_DB / 10) + 1e-12 * window
-    return np.where(loud, found, np.nan), loud
+    return found, energies[:, 0].copy()
 
 
 def _vertex(values: np.ndarray) -> float:

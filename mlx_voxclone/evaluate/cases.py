@@ -6,20 +6,24 @@ Three forms are read:
   `reference.wav` serves all), `NAME-original.wav` (what the output reconstructs, for the codec metrics) and
   `NAME.safetensors` (its codes, as `voxclone encode` writes them, for the use of the codebooks);
 - JSON Lines: `{"output": path, "text": str?, "reference": path?, "original": path?, "codes": path?, "id": str?,
-  "language": str?, "seconds": number?}`, paths relative to the file; `seconds` is what making the output took;
+  "language": str?, "seconds": number?}`, paths relative to the file; `seconds` (above 0): making the output took them;
 - a list as SEED-TTS-eval has them, `id|text of the prompt|prompt.wav|text to say[|original.wav]`, paths relative to the
   list, with the outputs as `OUTPUTS/id.wav`.
+
+Lines end at line feeds alone: a text may hold a form feed or a line separator.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlx_voxclone.data.entries import lies_inside
+from mlx_voxclone.data.entries import lies_inside, read_lines
 from mlx_voxclone.data.listings.beside import TextsBeside
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.files.plain import parse_json, read_plain
+from mlx_voxclone.files.plain import is_number, parse_json
 from mlx_voxclone.files.texts import tidy
+from mlx_voxclone.whisper.compare import normalise
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif")
 LISTS = (".lst", ".txt")
@@ -62,7 +66,8 @@ def read_cases(source: str | Path, outputs: str | Path | None = None, language: 
         language: of cases that do not say theirs.
 
     Raises:
-        DataError: not there, not readable, no cases, an id twice, a file that a case names and that does not exist.
+        DataError: not there, not readable, no cases, an id twice, a file that a case names and that does not exist, two
+            audio files of one name, a listed text of signs alone; what is wrong in a line is told with its number.
     """
     source = Path(source)
     if source.is_dir():
@@ -95,7 +100,10 @@ def _check(source: Path, cases: list[Case]) -> None:
 
 
 def _directory(place: Path) -> Iterator[Case]:
-    files = {path.stem: path for path in sorted(place.iterdir()) if path.suffix.lower() in AUDIO}
+    files: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix.lower() in AUDIO and (other := files.setdefault(path.stem, path)) is not path:
+            raise _same_name(place, other, path)
     common = files.pop("reference", None)
     texts = TextsBeside(place)
     for name, path in files.items():
@@ -107,30 +115,29 @@ def _directory(place: Path) -> Iterator[Case]:
 
 
 def _lines(path: Path) -> Iterator[Case]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         try:
             entry = parse_json(line)
         except ValueError:
             raise DataError(f"{where}: not JSON") from None
-        if not isinstance(entry, dict) or not isinstance(entry.get("output"), str):
+        if not isinstance(entry, dict) or not isinstance(entry.get("output"), str) or not entry["output"]:
             raise DataError(f'{where}: an object with "output" is expected')
         if unknown := sorted(set(entry) - _KEYS):
             raise DataError(f"{where}: unknown key {unknown[0]}; there are {', '.join(sorted(_KEYS))}")
         wrong = [key for key in _KEYS - {"seconds"} if not isinstance(entry.get(key), str | None)]
-        if wrong or not isinstance(entry.get("seconds"), int | float | None):
-            raise DataError(f"{where}: {(wrong or ['seconds'])[0]} has a value of the wrong type")
+        if wrong:
+            raise DataError(f"{where}: {wrong[0]} has a value of the wrong type")
+        seconds = entry.get("seconds")
+        if seconds is not None and not (is_number(seconds) and seconds > 0):
+            raise DataError(f"{where}: seconds must be a number above 0, not {json.dumps(seconds)[:40]}")
         places = {key: path.parent / entry[key] for key in _PLACES if entry.get(key)}
-        rest = {key: entry.get(key) for key in ("text", "language", "seconds")}
-        yield Case(entry.get("id") or places["output"].stem, **places, **rest)
+        rest = {"text": _said(entry.get("text"), f"{where}: the text"), "language": entry.get("language")}
+        yield Case(entry.get("id") or places["output"].stem, **places, **rest, seconds=seconds)
 
 
 def _list(path: Path, outputs: Path) -> Iterator[Case]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         fields = [field.strip() for field in line.split("|")]
         if len(fields) not in (4, 5) or not fields[0] or not fields[2]:
             raise DataError(f"{path}:{number}: id|text of the prompt|prompt.wav|text to say is expected")
@@ -138,14 +145,26 @@ def _list(path: Path, outputs: Path) -> Iterator[Case]:
             raise DataError(f"{path}:{number}: the id {fields[0]!r} does not name a file in {outputs}")
         original = path.parent / fields[4] if len(fields) == 5 and fields[4] else None
         named = [outputs / f"{fields[0]}{suffix}" for suffix in AUDIO]
-        output = next((place for place in named if place.is_file()), named[0])
-        yield Case(fields[0], output, fields[3] or None, path.parent / fields[2], original)
+        there = [place for place in named if place.is_file()]
+        if len(there) > 1:
+            raise _same_name(outputs, *there[:2])
+        text = _said(fields[3], f"{path}:{number}: the text to say")
+        yield Case(fields[0], (there or named)[0], text, path.parent / fields[2], original)
 
 
-def _text(path: Path) -> str:
-    try:
-        return read_plain(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8 text") from None
-    except ValueError as e:
-        raise DataError(f"{path}: not a list to evaluate ({e})") from None
+def _same_name(place: Path, *paths: Path) -> DataError:
+    names = " and ".join(path.name for path in paths)
+    return DataError(f"{place}: {names} differ in nothing but the suffix, and one is expected; move the other away")
+
+
+def _said(text: str | None, where: str) -> str | None:
+    """A text with something to hear in it; None for a blank one.
+
+    Raises:
+        DataError: it holds signs alone, of which no error rate can be told.
+    """
+    if text is None or not text.strip():
+        return None
+    if not normalise(text):
+        raise DataError(f"{where} ({text.strip()[:40]!r}) holds no words; correct it or leave it out")
+    return text

@@ -26,6 +26,19 @@ DRIFT, FLOW, SAME = "preset_drift", "preset_flow", "preset_agreement"
 MOST_PAIRS = 100
 
 
+def check_drift(
+    base: Release, other: Release, pairs: str, adapters: Sequence[AdapterSource] = (), *, seed: int = 0
+) -> list[str]:
+    """Refuse what `measure_drift` refuses, without its work; arguments and errors as there.
+
+    Returns:
+        The names of the pairs that it measures.
+    """
+    if adapters:
+        mix_adapters(adapters, other.fingerprint(), other.path)
+    return [pair.name for pair in _drawn(base, other, pairs, seed)]
+
+
 def measure_drift(
     base: Release,
     other: Release,
@@ -48,16 +61,7 @@ def measure_drift(
         DataError, CheckpointError: pairs of another codec or voice; models of different sizes; adapters that do not
             fit.
     """
-    if base.config.backbone != other.config.backbone or base.config.codec != other.config.codec:
-        raise DataError(
-            f"{other.path}: has other sizes than {base.path}; drift is measured against the model it was made from"
-        )
-    data = PairData.of_model(pairs, base, heldout=0.0)
-    data.check_voices(base)
-    chosen = data.pairs
-    if len(chosen) > MOST_PAIRS:
-        drawn = np.random.default_rng(seed).choice(len(chosen), MOST_PAIRS, replace=False)
-        chosen = [chosen[k] for k in sorted(drawn)]
+    chosen = _drawn(base, other, pairs, seed)
     dtype = mx.float32 if mx.default_device() == mx.cpu else mx.bfloat16
     model = load_model(base, parts=["lm", "head"], dtype=dtype)
     tokenizer = SpeechTokenizer.of(base)
@@ -80,6 +84,20 @@ def measure_drift(
         }
         found.append(Measured(pair.name, {name: float(f"{value:.6g}") for name, value in metrics.items()}))
     return found
+
+
+def _drawn(base: Release, other: Release, pairs: str, seed: int) -> list[Pair]:
+    if base.config.backbone != other.config.backbone or base.config.codec != other.config.codec:
+        raise DataError(
+            f"{other.path}: has other sizes than {base.path}; drift is measured against the model it was made from"
+        )
+    data = PairData.of_model(pairs, base, heldout=0.0)
+    data.check_voices(base)
+    chosen = data.pairs
+    if len(chosen) > MOST_PAIRS:
+        drawn = np.random.default_rng(seed).choice(len(chosen), MOST_PAIRS, replace=False)
+        chosen = [chosen[k] for k in sorted(drawn)]
+    return chosen
 
 
 def _heard(

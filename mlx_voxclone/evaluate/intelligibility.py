@@ -29,6 +29,14 @@ class Errors:
         return self.letter_edits / self.letters
 
 
+def check_installed() -> None:
+    """Raise DataError where jiwer is missing: before hours of work, not at the first text that was heard."""
+    try:
+        import jiwer  # noqa: F401
+    except ImportError:
+        raise DataError("error rates need jiwer; install it with: pip install 'mlx-voxclone[evaluate]'") from None
+
+
 def errors(said: str, heard: str | None) -> Errors:
     """Compare what should be said with what was heard (None: nothing).
 
@@ -38,10 +46,9 @@ def errors(said: str, heard: str | None) -> Errors:
     reference, hypothesis = normalise(said), normalise(heard or "")
     if not reference:
         raise DataError("the text holds no words to compare with")
-    try:
-        import jiwer
-    except ImportError:
-        raise DataError("error rates need jiwer; install it with: pip install 'mlx-voxclone[evaluate]'") from None
+    check_installed()
+    import jiwer
+
     if not hypothesis:
         words = len(reference.split())
         return Errors(words, words, len(reference), len(reference))

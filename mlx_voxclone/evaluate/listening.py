@@ -7,7 +7,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import SAMPLE_RATE
 from mlx_voxclone.data.transcribe import Transcriber
-from mlx_voxclone.evaluate.intelligibility import errors, normalise
+from mlx_voxclone.evaluate.intelligibility import check_installed, errors, normalise
 from mlx_voxclone.files.texts import base_language
 from mlx_voxclone.speech.narration import Heard
 
@@ -28,7 +28,7 @@ def listener(whisper: str) -> Iterator[Callable[[str | None], Callable[[str, np.
     Raises:
         DataError: mlx-whisper or jiwer is not installed, or the model cannot be loaded.
     """
-    errors("a", "a")  # says at once if jiwer is missing
+    check_installed()
     with Transcriber(whisper) as transcriber:
 
         def of_language(language: str | None) -> Callable[[str, np.ndarray], Heard]:

@@ -1,12 +1,16 @@
-"""Every metric of every case, and what they come to: means with bootstrap confidence intervals, and comparisons.
+"""Every metric of every case, and what they come to: means with confidence intervals, and comparisons.
 
 A metric is there for a case if what it needs is: an original for the codec metrics, a reference for the voice, a text
 and a Whisper for the error rates. Error rates are sums of errors over sums of words, as is usual; all others are means.
+
+Intervals are bootstrapped from ten cases on. With fewer, resampling finds differences where there are none (with two
+cases in half of all comparisons, with four in 13 %), and they are Student's. One case has no interval, and neither
+have up to five that are all alike: that they differ by nothing is chance too often.
 """
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,48 +20,20 @@ from scipy.special import ndtr, stdtrit
 
 from mlx_voxclone.audio.io import SAMPLE_RATE, read_audio
 from mlx_voxclone.audio.prosody import pitch, semitones, spoken_seconds
+from mlx_voxclone.audio.source import AudioError
 from mlx_voxclone.errors import DataError
 from mlx_voxclone.evaluate.cases import Case
 from mlx_voxclone.evaluate.fidelity import fidelity
-from mlx_voxclone.evaluate.intelligibility import Errors, errors
+from mlx_voxclone.evaluate.intelligibility import Errors, check_installed, errors
+from mlx_voxclone.evaluate.metrics import HIGHER, METRICS
 from mlx_voxclone.evaluate.speakers import SpeakerModel, similarity
 from mlx_voxclone.files.plain import read_json
 from mlx_voxclone.version import __version__
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
-HIGHER, LOWER, NEITHER = "higher", "lower", ""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: its title, unit, and which way is better."""
-
-    title: str
-    unit: str
-    better: str
-
-
-METRICS = {
-    "similarity": Metric("speaker similarity", "cosine", HIGHER),
-    "ge2e_similarity": Metric("speaker similarity (GE2E)", "cosine", HIGHER),
-    "spectral_similarity": Metric("spectral similarity (no speaker model)", "cosine", HIGHER),
-    "wer": Metric("word error rate", "%", LOWER),
-    "cer": Metric("character error rate", "%", LOWER),
-    "pitch_distance": Metric("distance of the median pitch", "semitones", LOWER),
-    "pitch_hz": Metric("median pitch", "Hz", NEITHER),
-    "pitch_deviation": Metric("deviation of the pitch", "semitones", NEITHER),
-    "letters_per_second": Metric("pace", "letters/s", NEITHER),
-    "duration_ratio": Metric("duration over the original's", "", NEITHER),
-    "real_time_factor": Metric("seconds of work per second of speech", "", LOWER),
-    "preset_drift": Metric("drift of the model's own voices", "nats", LOWER),
-    "preset_flow": Metric("distance of their velocities, squared", "", LOWER),
-    "preset_agreement": Metric("their semantic codes unchanged", "%", HIGHER),
-    "mel_distance": Metric("mel distance", "", LOWER),
-    "stft_distance": Metric("STFT distance", "", LOWER),
-    "pesq": Metric("PESQ, wide band", "", HIGHER),
-    "estoi": Metric("ESTOI", "", HIGHER),
-    "si_sdr": Metric("SI-SDR", "dB", HIGHER),
-}
+FEWEST_RESAMPLED = 10  # cases; of fewer, intervals are Student's
+# Cases that may all be alike: coins of as many fall on one side in 3 % of all throws, five do in 6 %.
+FEWEST_ALIKE = 6
 _RATES = {"wer": ("word_edits", "words"), "cer": ("letter_edits", "letters")}
 
 
@@ -65,6 +41,8 @@ class Hears(Protocol):
     """A `data.transcribe.Transcriber`."""
 
     model: str
+
+    def check_language(self, language: str) -> None: ...
 
     def transcribe(self, path: str | Path, language: str | None = None) -> tuple[str | None, str | None]: ...
 
@@ -90,12 +68,20 @@ class Measured:
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over `n` cases with a 95 % bootstrap interval (expanded percentiles)."""
+    """Mean over `n` cases with a 95 % interval, whose ends are NaN where too few cases tell none; see the module."""
 
     mean: float
     low: float
     high: float
     n: int
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> "Interval":
+        return cls(**{name: math.nan if value is None else value for name, value in raw.items()})
+
+    def ends(self, form: str) -> str:
+        """`low to high` in a number format such as `.3g`, or that there is none."""
+        return "no interval" if math.isnan(self.low) else f"{self.low:{form}} to {self.high:{form}}"
 
 
 @dataclass
@@ -131,7 +117,7 @@ class Evaluation:
                 )
                 for case in raw["cases"]
             ]
-            return cls(dict(raw["about"]), cases, {k: Interval(**v) for k, v in raw["summary"].items()})
+            return cls(dict(raw["about"]), cases, {k: Interval.read(v) for k, v in raw["summary"].items()})
         except FileNotFoundError:
             raise DataError(f"{path}: no such file; give the evaluation.json of an earlier evaluation") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -146,7 +132,7 @@ def evaluate(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Measure all cases.
+    """Measure all cases. What is wrong with one output is a note of its case, and the others are measured.
 
     Args:
         cases: what to measure.
@@ -156,8 +142,10 @@ def evaluate(
         progress: called with 1 after each case.
 
     Raises:
-        DataError: audio that cannot be read.
+        DataError: before anything is measured: a reference or an original that cannot be read, a language that the
+            Whisper cannot hear, or jiwer is not installed.
     """
+    _check(cases, whisper)
     measured = []
     for case in cases:
         measured.append(_measure(case, speaker, whisper))
@@ -168,10 +156,22 @@ def evaluate(
     return Evaluation(about, measured, summarise(measured, seed))
 
 
+def _check(cases: Sequence[Case], whisper: Hears | None) -> None:
+    """Raise DataError for what is known to be wrong before hours of work."""
+    if whisper is not None and any(case.text is not None for case in cases):
+        check_installed()
+        for language in dict.fromkeys(case.language for case in cases if case.text is not None and case.language):
+            whisper.check_language(language)
+    for path in dict.fromkeys(path for case in cases for path in (case.reference, case.original) if path is not None):
+        read_audio(path)
+
+
 def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) -> Measured:
-    output, found = read_audio(case.output), Measured(case.id)
-    if not len(output):
-        found.notes.append("the output is empty")
+    found = Measured(case.id)
+    try:
+        output = read_audio(case.output)
+    except AudioError as e:
+        found.notes.append(f"nothing is measured: {e}")
         return found
     seconds, heard_pitch = len(output) / SAMPLE_RATE, pitch(output)
     metrics = {"pitch_hz": heard_pitch.median, "pitch_deviation": heard_pitch.deviation}
@@ -191,9 +191,12 @@ def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) ->
         if spoken := spoken_seconds(output):
             metrics["letters_per_second"] = len(case.text) / spoken
         if whisper is not None:
-            found.heard, _ = whisper.transcribe(case.output, case.language)
-            found.errors = errors(case.text, found.heard)
-            metrics |= {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
+            try:
+                found.heard, _ = whisper.transcribe(case.output, case.language)
+                found.errors = errors(case.text, found.heard)
+                metrics |= {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
+            except DataError as e:
+                found.notes.append(f"error rates: {e}")
     there = [name for name in METRICS if math.isfinite(metrics.get(name, math.nan))]
     # Six digits: the last ones of a sum depend on where its arrays lay in memory.
     found.metrics = {name: float(f"{metrics[name]:.6g}") for name in there}
@@ -239,8 +242,29 @@ def _table(cases: Sequence[Measured], name: str) -> np.ndarray | None:
 
 def _interval(table: np.ndarray, seed: int) -> Interval:
     mean = float(table[:, 0].sum() / table[:, 1].sum())
-    low, high = _percentiles(lambda rows: table[rows, 0].sum(axis=1) / table[rows, 1].sum(axis=1), len(table), seed)
-    return Interval(mean, low, high, len(table))
+    if len(table) < FEWEST_RESAMPLED:
+        return _student(mean, _deviations(table))
+    ends = _percentiles(lambda rows: table[rows, 0].sum(axis=1) / table[rows, 1].sum(axis=1), len(table), seed)
+    return Interval(mean, *ends, len(table))
+
+
+def _deviations(table: np.ndarray) -> np.ndarray:
+    """How far each case `[n]` moves the ratio of the sums of `[n, 2]`, to the first order; their mean is 0.
+
+    Of a mean these are the deviations from it; of a rate, what Cochran (1977), "Sampling techniques", section 6.3,
+    estimates the variance of a ratio by.
+    """
+    above, below = table.T
+    return (above - above.sum() / below.sum() * below) / below.mean()
+
+
+def _student(mean: float, deviations: np.ndarray) -> Interval:
+    """Student's, about a mean of which each case is `deviations` `[n]` away."""
+    n, alike = len(deviations), np.ptp(deviations) <= 1e-9 * abs(mean)
+    if n < (FEWEST_ALIKE if alike else 2):
+        return Interval(mean, math.nan, math.nan, n)
+    half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2) * deviations.std(ddof=1)) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def _percentiles(statistic: Callable[[np.ndarray], np.ndarray], n: int, seed: int) -> tuple[float, float]:
@@ -271,8 +295,9 @@ class Change:
 
     Args:
         before, after: means over these cases.
-        difference: after - before, with its 95 % interval over resampled pairs.
-        verdict: `better`, `worse`, `changed` (where neither way is better) or `no clear difference`.
+        difference: after - before, with its 95 % interval over the pairs.
+        verdict: `better`, `worse`, `changed` (where neither way is better), `no clear difference`, or `too few cases`
+            where these tell no interval.
     """
 
     before: float
@@ -281,20 +306,34 @@ class Change:
     verdict: str
 
 
+def check_models(old: Evaluation, about: Mapping[str, Any]) -> None:
+    """Refuse to compare with an evaluation by other models; `about` is that of the new one, which may be to come.
+
+    Raises:
+        DataError: both have a `speaker_model` or a `whisper_model`, and it is not the same.
+    """
+    for key, title in (("speaker_model", "speaker similarity"), ("whisper_model", "error rates")):
+        a, b = old.about.get(key), about.get(key)
+        if a is not None and b is not None and a != b:
+            raise DataError(f"the earlier evaluation measured {title} with {a}, this one with {b}: not comparable")
+
+
+def check_ids(old: Evaluation, ids: Collection[str]) -> None:
+    """Raise DataError if an evaluation has none of the cases of these ids."""
+    if not {case.id for case in old.cases} & set(ids):
+        raise DataError("the two evaluations have no case in common (by id): nothing to compare")
+
+
 def compare(old: Evaluation, new: Evaluation, seed: int = 0) -> dict[str, Change]:
     """Metrics that both have, paired by the cases' ids.
 
     Raises:
         DataError: no case in common, or measured with other models, whose figures mean different things.
     """
-    for key, title in (("speaker_model", "speaker similarity"), ("whisper_model", "error rates")):
-        a, b = (e.about.get(key) for e in (old, new))
-        if a is not None and b is not None and a != b:
-            raise DataError(f"the earlier evaluation measured {title} with {a}, this one with {b}: not comparable")
+    check_models(old, new.about)
+    check_ids(old, [case.id for case in new.cases])
     earlier = {case.id: case for case in old.cases}
     pairs = [(earlier[case.id], case) for case in new.cases if case.id in earlier]
-    if not pairs:
-        raise DataError("the two evaluations have no case in common (by id): nothing to compare")
     found = {}
     for name in METRICS:
         both = [(a, b) for a, b in pairs if all(_table([case], name) is not None for case in (a, b))]
@@ -310,12 +349,16 @@ def _change(name: str, before: np.ndarray, after: np.ndarray, seed: int) -> Chan
         return b - a
 
     means = [float(table[:, 0].sum() / table[:, 1].sum()) for table in (before, after)]
-    low, high = _percentiles(difference, len(before), seed)
-    verdict = "no clear difference"
+    if len(before) < FEWEST_RESAMPLED:
+        found = _student(means[1] - means[0], _deviations(after) - _deviations(before))
+    else:
+        found = Interval(means[1] - means[0], *_percentiles(difference, len(before), seed), len(before))
+    low, high = found.low, found.high
+    verdict = "too few cases" if math.isnan(low) else "no clear difference"
     if low > 0 or high < 0:
         better = METRICS[name].better
         verdict = "changed" if not better else "better" if (low > 0) == (better == HIGHER) else "worse"
-    return Change(*means, Interval(means[1] - means[0], low, high, len(before)), verdict)
+    return Change(*means, found, verdict)
 
 
 def _finite(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """An evaluation to look at and listen to: figures, before and after, outputs beside what they are measured by."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,12 @@ _SIMILARITIES = ("similarity", "ge2e_similarity", "spectral_similarity")
 _WORST_BY = ("wer", *_SIMILARITIES, "mel_distance")  # the first one that there is
 _FIRST = (*_SIMILARITIES, "wer", "cer", "pesq", "estoi", "mel_distance", "preset_drift")  # figures beside the verdict
 _MOST = 4  # of them
-_WAYS = {"better": "Better", "worse": "Worse", "no clear difference": "No clear difference"}
+_WAYS = {
+    "better": "Better",
+    "worse": "Worse",
+    "no clear difference": "No clear difference",
+    "too few cases": "Too few cases",
+}
 
 
 def evaluation_page(
@@ -31,7 +37,11 @@ def evaluation_page(
         drawn = {METRICS[name].title: change for name, change in changes.items() if METRICS[name].better}
         parts += ["<h2>Before and after</h2>", drawing(changes_figure(drawn), "before and after")] if drawn else []
         parts.append(_changes(changes))
-    parts += ["<h2>Figures</h2>", "<p>Means with 95 % bootstrap intervals.</p>", _summary(evaluation.summary)]
+    parts += [
+        "<h2>Figures</h2>",
+        "<p>Means with 95 % intervals; few cases tell none.</p>",
+        _summary(evaluation.summary),
+    ]
     about = [[key.replace("_", " "), value] for key, value in _about(evaluation)]
     parts += folded("Details", [table(["", ""], about, "Measured with")], raw=True)
     return html_page("Evaluation", parts)
@@ -55,7 +65,7 @@ def _verdict(evaluation: Evaluation, changes: Mapping[str, Change]) -> list[str]
 def _fact(name: str, evaluation: Evaluation, changes: Mapping[str, Change]) -> tuple[str, str, str]:
     metric, found = METRICS[name], evaluation.summary[name]
     way = f" ({metric.better} is better)" if metric.better else ""
-    more = f"{found.low:.3g} to {found.high:.3g}, {found.n} cases"
+    more = f"{found.ends('.3g')}, {found.n} case{'s' * (found.n > 1)}"
     if name in changes:
         more += f"; before: {changes[name].before:.3g}"
     unit = f" {metric.unit}" if metric.unit in ("%", "nats", "dB") else ""
@@ -69,15 +79,20 @@ def _about(evaluation: Evaluation) -> list[tuple[str, object]]:
 
 def _summary(summary: "Mapping[str, Interval]") -> str:
     rows = [
-        [METRICS[name].title, METRICS[name].unit, interval.mean, interval.low, interval.high, interval.n]
+        [METRICS[name].title, METRICS[name].unit, interval.mean, *_ends(interval), interval.n]
         for name, interval in summary.items()
     ]
     return table(["metric", "unit", "mean", "from", "to", "cases"], rows)
 
 
+def _ends(interval: "Interval") -> list[float | None]:
+    """Where it begins and ends; empty cells where there is none."""
+    return [None if math.isnan(end) else end for end in (interval.low, interval.high)]
+
+
 def _changes(changes: Mapping[str, Change]) -> str:
     rows = [
-        [METRICS[name].title, c.before, c.after, c.difference.mean, c.difference.low, c.difference.high, c.verdict]
+        [METRICS[name].title, c.before, c.after, c.difference.mean, *_ends(c.difference), c.verdict]
         for name, c in changes.items()
     ]
     return table(["metric", "before", "after", "difference", "from", "to", ""], rows, "Before and after")

@@ -50,6 +50,9 @@ def heard(monkeypatch):
         def __exit__(self, *_):
             pass
 
+        def check_language(self, language):
+            pass
+
         def transcribe(self, path, language=None):
             return words[path.stem], language
 
@@ -192,8 +195,8 @@ def test_a_comparison_says_what_is_better(outputs, tmp_path, heard, capsys):
     text = capsys.readouterr().out
     line = next(line for line in text.splitlines() if line.startswith("SI-SDR") and "better" in line)
     assert "+20" in line
-    (line,) = (x for x in text.splitlines() if x.startswith("word error rate") and "clear" in x)
-    assert line.endswith("no clear difference")
+    (line,) = (x for x in text.splitlines() if x.startswith("word error rate") and "cases" in x)
+    assert line.endswith("(no interval)  too few cases")  # three that are all alike
     assert "Before and after" in (tmp_path / "after" / "index.html").read_text()
 
 
@@ -238,19 +241,17 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         interval = summarise(measured(rng.normal(5, 2, 40)))["si_sdr"]
         held += interval.low <= 5 <= interval.high
     assert 180 <= held <= 199
-    one = summarise(measured([3.0]))["si_sdr"]
-    assert (one.mean, one.low, one.high, one.n) == (3, 3, 3, 1)
     assert summarise([]) == {}
 
 
 def test_intervals_of_few_clips_are_wide_enough():
-    """For normal numbers Student's interval is exact; percentiles alone are a sixth narrower with 8 of them."""
+    """For normal numbers Student's interval is exact; percentiles alone are a seventh narrower with 12 of them."""
     rng, widths, exact = np.random.default_rng(1), [], []
     for _ in range(60):
-        values = rng.normal(5, 2, 8)
+        values = rng.normal(5, 2, 12)
         interval = summarise(measured(values))["si_sdr"]
         widths.append(interval.high - interval.low)
-        exact.append(2 * t.ppf(0.975, 7) * values.std(ddof=1) / np.sqrt(8))
+        exact.append(2 * t.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12))
     assert np.mean(widths) == pytest.approx(np.mean(exact), rel=0.05)
 
 

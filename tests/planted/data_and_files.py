@@ -178,6 +178,8 @@ MISTAKES = {
         ("_PAUSE_DB = 25.0", "_PAUSE_DB = 60.0", "test_metrics.py::test_pauses_around_speech_are_not_spoken"),
         ("lag + _vertex(curve[lag - 1 : lag + 2])", "lag + 1",
          "test_metrics.py::test_the_pitch_of_a_tone_is_its_frequency"),
+        ("before = min(beside, start)", "before = 0",
+         "test_prosody.py::test_blocks_change_nothing"),
     ],
     "evaluate/measure.py": [
         ("tail = (1 - CONFIDENCE) / 2", "tail = (1 - CONFIDENCE) * 4",
@@ -185,6 +187,8 @@ MISTAKES = {
         ("if n > 1:", "if n > 1000:", "test_evaluate.py::test_intervals_of_few_clips_are_wide_enough"),
         ("mean = float(table[:, 0].sum() / table[:, 1].sum())", "mean = float((table[:, 0] / table[:, 1]).mean())",
          "test_evaluate.py::test_rates_weigh_texts_by_their_length"),
+        ("half = float(stdtrit(n - 1,", "half = float(stdtrit(1000,",
+         "test_few_cases.py::test_no_difference_is_seldom_taken_for_one"),
         ("return b - a", "return a - b", "test_evaluate.py::test_pairs_see_what_means_do_not"),
         ("(low > 0) == (better == HIGHER)", "low > 0", "test_evaluate.py::test_pairs_see_what_means_do_not"),
     ],

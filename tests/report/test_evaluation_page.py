@@ -1,5 +1,6 @@
 """An evaluation's page: the verdict first, raw values folded."""
 
+import math
 import re
 
 import pytest
@@ -52,6 +53,21 @@ def test_the_figures_that_matter_come_first_and_keys_are_folded(made):
     assert "whisper model" not in shown
     assert ["whisper model", "tiny"] in page.rows
     assert ["speaker model", "none"] in page.rows
+
+
+def test_one_case_has_no_interval(tmp_path):
+    """Neither has its change: no figure stands for one, in the tables, in the sentence or in the plot."""
+    none = Interval(0.75, math.nan, math.nan, 1)
+    few = {"similarity": Change(0.5, 0.75, Interval(0.25, math.nan, math.nan, 1), "too few cases")}
+    path = tmp_path / "one.html"
+    about = {"speaker_model": "ge2e", "whisper_model": None}
+    evaluation = Evaluation(about, [Measured("a", {"similarity": 0.75})], {"similarity": none})
+    path.write_text(evaluation_page(evaluation, [], tmp_path, few))
+    page = Page(path)
+    assert "no interval, 1 case; before: 0.5" in page.source
+    assert "Too few cases: speaker similarity." in page.source
+    assert "nan" not in re.sub(r"<(style|script).*?</\1>", "", page.source, flags=re.S)
+    assert ["speaker similarity", "cosine", "0.75", "1"] in page.rows  # empty cells are left out
 
 
 @pytest.mark.slow

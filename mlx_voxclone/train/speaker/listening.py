@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.errors import ConfigError, DataError
-from mlx_voxclone.evaluate.intelligibility import errors
+from mlx_voxclone.evaluate.intelligibility import check_installed, errors
 from mlx_voxclone.evaluate.speakers import SpeakerModel, speaker_model
 from mlx_voxclone.model import generation
 from mlx_voxclone.model.voxtral import Voxtral
@@ -160,8 +160,11 @@ def judges(section: ListenSection) -> "tuple[SpeakerModel, WhisperRecogniser | N
     key = "speaker_model"
     try:
         speaker = speaker_model(section.speaker_model)
+        if section.whisper_model is None:
+            return speaker, None
         key = "whisper_model"
-        return speaker, None if section.whisper_model is None else WhisperRecogniser(section.whisper_model)
+        check_installed()  # what compares texts; a speaker model may do without
+        return speaker, WhisperRecogniser(section.whisper_model)
     except DataError as e:
         raise ConfigError(f"speaker.listen.{key}: {e}; or set it to null to choose by the held-out loss") from None
 
