@@ -248,21 +248,12 @@ def _flag_overrides(task: Any, max_steps, epochs, learning_rate, lora_rank) -> d
 
 
 def _with_one_length(flags: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is given; the one of steps and epochs that is given takes the place of a file's other one.
-
-    Raises:
-        ConfigError: both of a training are given.
-    """
+    """All that is given; steps that are given take the place of a file's epochs, which would decide over them."""
     given = {**flags, **overrides}
     for training in ("encoder.train", "encoder.refine", "speaker.train"):
-        steps, epochs = (given.get(f"{training}.{key}") for key in ("steps", "epochs"))
-        if type(steps) is not int or steps <= 0:
-            continue
-        if type(epochs) is int and epochs > 0:
-            raise ConfigError(
-                f"{training}: steps {steps} and epochs {epochs} both say how long to train: give one of them"
-            )
-        given.setdefault(f"{training}.epochs", 0)
+        steps = given.get(f"{training}.steps")
+        if type(steps) is int and steps > 0:
+            given.setdefault(f"{training}.epochs", 0)
     return given
 
 
