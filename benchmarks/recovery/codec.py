@@ -89,9 +89,9 @@ class CodecRun:
 RUNS = {
     "quick": CodecRun("tiny", 700),
     "full": CodecRun("small", 5500, weights=LossWeights(mel=1.5, units=2.0)),  # 45 minutes on one core
-    "words": CodecRun(  # its decoder begins to speak words, on a buzz; see docs/LOG.md
+    "words": CodecRun(  # its decoder speaks words, on a buzz; under two hours on one core, see docs/LOG.md
         "small",
-        8000,
+        17000,
         learning_rate=2.5e-3,
         told_until=0.5,
         cycle_from=0.75,
