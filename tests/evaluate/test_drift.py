@@ -9,12 +9,14 @@ from pairs_on_disk import write_some
 
 from mlx_voxclone.adapters.files import AdapterConfig, save_adapters
 from mlx_voxclone.adapters.mix import AdapterSource
+from mlx_voxclone.audio.io import write_wav
 from mlx_voxclone.bake.bake import bake
 from mlx_voxclone.checkpoint.release import Release, load_model
 from mlx_voxclone.checkpoint.tokenizer import SpeechTokenizer
 from mlx_voxclone.cli import main as voxclone
 from mlx_voxclone.errors import DataError
-from mlx_voxclone.evaluate.drift import measure_drift
+from mlx_voxclone.evaluate import drift, measure
+from mlx_voxclone.evaluate.drift import check_drift, measure_drift
 from mlx_voxclone.evaluate.measure import METRICS
 from mlx_voxclone.pairs.data import PairData
 
@@ -103,6 +105,25 @@ def test_the_command_measures_it_alone_and_compares(miniature, pairs, adapters, 
     page = (tmp_path / "whole" / "index.html").read_text()
     assert "drift of the model" in page
     assert "<h2>Outputs</h2>" not in page
+
+
+def test_what_would_be_refused_is_refused_before_outputs_are_measured(miniature, pairs, tmp_path, monkeypatch, capsys):
+    release = Release(miniature)
+    assert check_drift(release, release, str(pairs)) == [c.id for c in measure_drift(release, release, str(pairs))]
+    monkeypatch.setattr(measure, "_measure", lambda *_: pytest.fail("measured before it was refused"))
+    monkeypatch.setattr(drift, "load_model", lambda *_, **__: pytest.fail("loaded before it was refused"))
+    write_wav(tmp_path / "a.wav", np.zeros(24000, np.float32))
+    (tmp_path / "cases.jsonl").write_text('{"output": "a.wav"}')
+    strange = write_some(miniature, tmp_path / "strange", frames=(3, 4), voice="ann")
+    plain = ["--base", miniature, "--output", tmp_path / "out", "--speaker-model", "none", "--whisper-model", "none"]
+    for given, said in (
+        (["--model", miniature, "--pairs", strange], "was spoken with ann"),
+        (["--model", miniature, "--pairs", tmp_path / "nowhere"], "nowhere"),
+        (["--adapters", tmp_path / "none", "--pairs", pairs], "none"),
+    ):
+        assert voxclone(["evaluate", str(tmp_path / "cases.jsonl"), *map(str, [*plain, *given])]) == 2
+        assert said in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_fit_is_refused(miniature, pairs, adapters, tmp_path, capsys):
