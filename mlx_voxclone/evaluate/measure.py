@@ -171,7 +171,11 @@ def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) ->
     try:
         output = read_audio(case.output)
     except AudioError as e:
-        found.notes.append(f"nothing is measured: {e}")
+        if e.reason == "zero-length" and case.text is not None and whisper is not None:
+            found.notes.append(f"all words count as wrong: {e}")
+            found.metrics = _compared(found, case.text, "")
+        else:
+            found.notes.append(f"nothing is measured: {e}")
         return found
     seconds, heard_pitch = len(output) / SAMPLE_RATE, pitch(output)
     metrics = {"pitch_hz": heard_pitch.median, "pitch_deviation": heard_pitch.deviation}
@@ -192,15 +196,19 @@ def _measure(case: Case, speaker: SpeakerModel | None, whisper: Hears | None) ->
             metrics["letters_per_second"] = len(case.text) / spoken
         if whisper is not None:
             try:
-                found.heard, _ = whisper.transcribe(case.output, case.language)
-                found.errors = errors(case.text, found.heard)
-                metrics |= {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
+                metrics |= _compared(found, case.text, whisper.transcribe(case.output, case.language)[0])
             except DataError as e:
                 found.notes.append(f"error rates: {e}")
     there = [name for name in METRICS if math.isfinite(metrics.get(name, math.nan))]
     # Six digits: the last ones of a sum depend on where its arrays lay in memory.
     found.metrics = {name: float(f"{metrics[name]:.6g}") for name in there}
     return found
+
+
+def _compared(found: Measured, text: str, heard: str) -> dict[str, float]:
+    """Error rates of what was heard, which is kept with the case."""
+    found.heard, found.errors = heard, errors(text, heard)
+    return {"wer": 100 * found.errors.wer, "cer": 100 * found.errors.cer}
 
 
 def _against_reference(

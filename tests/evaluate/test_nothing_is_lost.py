@@ -88,6 +88,15 @@ def test_an_output_that_cannot_be_read_is_a_note(place, tmp_path, capsys, bad):
     assert (tmp_path / "out" / "index.html").exists()
 
 
+def test_a_model_that_said_nothing_has_all_words_wrong(place):
+    """Left out, it would make the mean better than it is."""
+    soundfile.write(place / "c1.wav", np.zeros(0), 24000)
+    found = evaluate(texts(place), None, Whisper())
+    assert found.cases[1].metrics == {"wer": 100.0, "cer": 100.0}
+    assert found.cases[1].notes == [f"all words count as wrong: {place / 'c1.wav'}: holds no samples"]
+    assert found.summary["wer"].n == 3
+
+
 def test_a_text_that_cannot_be_compared_is_a_note(place):
     cases = texts(place)
     cases[1] = Case("c1", place / "c1.wav", "...", place / "reference.wav")
