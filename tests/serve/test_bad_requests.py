@@ -15,6 +15,7 @@ from waiting import wait_for
 
 from mlx_voxclone.serve.jobs import Job
 from mlx_voxclone.serve.server import Options
+from mlx_voxclone.serve.web.formats import Encoder
 from mlx_voxclone.serve.web.guard import Limits
 from mlx_voxclone.serve.web.listener import Protocol
 from mlx_voxclone.serve.web.requests import speech_request
@@ -397,6 +398,24 @@ def test_what_fails_later_breaks_the_stream_off(served, monkeypatch):
             client.makefile("rb").read()
     monkeypatch.undo()
     works(served)
+
+
+def test_a_defect_in_the_middle_of_a_stream_is_printed_once(served, monkeypatch, capfd):
+    add, calls = Encoder.add, []
+
+    def broken(self, samples):
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError("a defect")
+        return add(self, samples)
+
+    monkeypatch.setattr(Encoder, "add", broken)
+    with pytest.raises(http.client.IncompleteRead):
+        post(served, GOOD | {"input": "papa mino"})
+    wait_for(lambda: not served.server.engine._jobs)
+    said = capfd.readouterr().err
+    assert said.count("RuntimeError: a defect") == 1
+    assert "BrokenOffError" not in said
 
 
 def test_the_key(miniature):

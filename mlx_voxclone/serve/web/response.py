@@ -17,7 +17,13 @@ from mlx_voxclone.serve.web.formats import Encoder
 
 
 class BrokenOffError(Exception):
-    """A response that has begun cannot be completed: its connection is cut, so that nobody takes it for whole."""
+    """A response that has begun cannot be completed: its connection is cut, so that nobody takes it for whole.
+
+    Attributes:
+        was_told: it is no defect itself; what it comes of is told where that is one.
+    """
+
+    was_told = True
 
 
 class SpeechResponse:
@@ -73,9 +79,10 @@ class SpeechResponse:
         except GoneError:
             raise
         except Exception as error:
+            said = as_api_error(error)
             if not self._events:
                 raise BrokenOffError from error
-            await send({"type": "http.response.body", "body": _error_event(as_api_error(error)), "more_body": True})
+            await send({"type": "http.response.body", "body": _error_event(said), "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def _all(self, first: np.ndarray | None) -> bytes:
