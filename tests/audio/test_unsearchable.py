@@ -48,6 +48,7 @@ def test_all_of_it_is_read(recording):
         np.testing.assert_array_equal(found[:, 0], reference)
 
 
+@pytest.mark.slow
 def test_parts_in_any_order_are_those_of_the_whole(recording):
     whole = read_audio(recording)
     parts = [(0.0, 1.0), (1.0, 1.5), (20.0, 22.0), (3.0, 4.0), (3.0, 4.0), (22.0, 99.0)]

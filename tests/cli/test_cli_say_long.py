@@ -53,6 +53,7 @@ def test_a_file_standard_input_and_the_command_line_say_the_same(argv, book, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b.wav", "book.txt", "c.wav"]
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed(argv, book, tmp_path, monkeypatch, capsys):
     append, calls = long_speech.growing_wav, []
 

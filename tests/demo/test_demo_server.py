@@ -232,6 +232,7 @@ def test_the_port_is_tried_before_a_model_is_loaded(app, monkeypatch, capsys):
     assert "--baked needs --model" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_page_in_use(app, tmp_path, monkeypatch, capsys):
     """Over HTTP: names, an upload, a mistake, a running job that is stopped, and one whose client goes away."""
     from demo_page import FOR_EVER, page_of

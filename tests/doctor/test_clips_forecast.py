@@ -180,6 +180,7 @@ def test_memory_of_the_weights(miniature, recordings, measured):
     assert delivery.parts["activations and the rest"] == 9e6
 
 
+@pytest.mark.slow
 def test_real_trials_leave_random_numbers_alone(miniature, recordings):
     mx.random.seed(5)
     expected = mx.random.normal((4,))

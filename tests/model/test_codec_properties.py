@@ -260,6 +260,7 @@ def test_straight_through_gradients(codec):
     assert relative_error(grad, want) < ROUNDING
 
 
+@pytest.mark.slow
 def test_decoding_piece_by_piece(codec):
     """The pieces are the whole, and five times the length takes hardly more memory."""
     codes = random_codes(codec, 400)

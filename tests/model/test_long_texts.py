@@ -94,6 +94,7 @@ def test_it_says_the_same(model, monkeypatch):
     assert np.array_equal(list(generation.generate(model, prompt, max_frames=4)), want)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_square_of_the_length(model, monkeypatch):
     """Beside the cache: 4,000 positions at once would be 256 MB of scores."""
     monkeypatch.setattr(layers, "MAX_SCORES", 1 << 20)

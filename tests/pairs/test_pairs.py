@@ -49,6 +49,7 @@ def lines_of(directory) -> list[dict]:
     return [json.loads(line) for line in (directory / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_every_pair_is_what_the_model_says_alone(made, miniature):
     speaker, lines = Speaker.load(miniature), lines_of(made)
     kept = {line["id"]: line for line in lines}

@@ -96,6 +96,7 @@ def test_before_the_work_it_is_the_end_at_once():
         assert said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_twice_ctrl_c_leaves_at_once_wherever_the_command_is():
     work = """
         from mlx_voxclone.process.signals import held_back

@@ -319,6 +319,7 @@ def test_what_was_published_serves_say_and_bake(logged_in, publish, clone_run, b
     assert waves[0] == waves[1]
 
 
+@pytest.mark.slow
 def test_what_was_published_serves_the_other_commands(logged_in, publish, clone_run, base, recording, tmp_path, capsys):
     publish(clone_run)
     address, encoder = "hf://ann/voice", clone_run / "encoder" / "best" / "encoder.safetensors"

@@ -211,6 +211,7 @@ def test_there_are_python_snippets():
     assert {pages.name(block.page) for block in PYTHON} >= {"README.md", "docs/reference/python.md"}
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(speaking_clone, monkeypatch, capsys):
     """On a miniature that has an encoder and the voice `ann`, in the place of the model."""
     monkeypatch.chdir(speaking_clone)
@@ -301,6 +302,7 @@ def unknown_messages(messages: list[str], strings: str) -> list[str]:
     return unknown
 
 
+@pytest.mark.slow
 def test_quoted_messages_are_the_programs():
     strings, messages = literals(), quoted_messages()
     assert len(messages) > 30

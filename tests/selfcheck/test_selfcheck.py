@@ -195,6 +195,7 @@ def test_a_crash_is_that_of_one_check(script, told, place, monkeypatch):
     assert series.in_own_process(Check("any", "anything", None, (1, 1)), "cpu", place) == Outcome(CRASHED, told)
 
 
+@pytest.mark.slow
 def test_a_cpu_too_slow_for_the_releases_sizes_is_no_fault(tmp_path, monkeypatch):
     program = tmp_path / "python"
     program.write_text("#!/bin/sh\nexec sleep 60\n")

@@ -105,6 +105,7 @@ def test_several_at_once_are_what_say_says_of_each(speaker):
     assert max(len(job.listener.samples) for job in jobs) == 2  # in pieces as they come
 
 
+@pytest.mark.slow
 def test_a_long_text_is_what_say_says_beside_others(speaker):
     engine = Engine(speaker, rows=3)  # fewer than the chunks that go together
     long, short = job_of(speaker, LONG, seed=4), job_of(speaker, "papa mino", seed=2)

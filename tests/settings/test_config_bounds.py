@@ -175,6 +175,7 @@ def test_a_configuration_of_megabytes(tmp_path):
         load_run_config(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["0x" + "f" * 5000, "1" * 5000, "[" * 5000, "{a: " * 5000], ids=["hex", "int", "[", "{"]
 )

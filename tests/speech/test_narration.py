@@ -218,6 +218,7 @@ def test_the_pause_that_is_asked_for_is_the_pause_that_is_heard(speaker, said, p
     assert all(max(pause, 2 * MARGIN) <= gap <= max(pause, 2 * MARGIN) + 0.35 for gap in gaps)
 
 
+@pytest.mark.slow
 def test_a_voice_that_is_removed_while_it_speaks(tmp_path, miniature):
     shutil.copytree(miniature, tmp_path / "m")
     spoken = []
@@ -312,6 +313,7 @@ def test_nothing_is_left_of_what_never_began(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_others_may_generate_what_is_wanted(speaker):
     """A chunk gets one frame more than its limit: that tells an end there from a cut."""
     rows = rows_of(speaker)

@@ -187,6 +187,7 @@ def seen(home):
     return sorted(digits.sub("ID", name) for name in found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIONS)
 def test_an_action_that_is_killed_has_happened_or_not(tmp_path, name):
     prepare, action = ACTIONS[name]

@@ -98,6 +98,7 @@ def test_the_other_person_finds_nothing(app, people, anns, studio):
     assert sorted(str(path) for path in (studio.home.path / "people" / "ann").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_names_in_forms_and_queries_lead_nowhere_either(app, people, anns, studio):
     """Ben's own pages, asked with what is Ann's in every value that a form or a query has."""
     ben, person = people["ben"], studio.home.person("ben")

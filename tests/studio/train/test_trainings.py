@@ -232,6 +232,7 @@ def test_cancelling_goes_on_after_a_restart(home, trainings, tmp_path):
     assert not project.run.exists()
 
 
+@pytest.mark.slow
 def test_pausing_goes_on_after_a_restart(home, trainings, tmp_path):
     """The studio was killed between noting it and telling the process."""
     project = begin(home, trainings, steps=10_000)
@@ -425,6 +426,7 @@ def test_cancelled_again_leaves_the_former_model(home, trainings, tmp_path, when
     trainings.leave(first)
 
 
+@pytest.mark.slow
 def test_its_temporary_files_go_with_it(home, trainings):
     project = begin(home, trainings, steps=10_000, deaf=True)
     after_a_step(trainings, project)

@@ -78,6 +78,7 @@ def test_shapes_types_and_the_loss_falls(codec, wave, found):
     assert found.loss["mel"] < 0.8 * found.start_loss["mel"]
 
 
+@pytest.mark.slow
 def test_latents_quantise_to_the_codes(codec, found):
     np.testing.assert_array_equal(codes_of(codec, found.latents), found.codes)
 

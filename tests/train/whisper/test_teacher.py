@@ -378,6 +378,7 @@ def test_without_mlx_whisper_one_line_says_how_to_get_it(whisper, monkeypatch):
         AsrTeacher(str(whisper)).states(WAVE, "Good day")
 
 
+@pytest.mark.slow
 def test_importing_it_and_naming_a_model_imports_no_whisper(whisper):
     code = (
         "import sys; from mlx_voxclone.train.whisper.cache import AsrTeacher, TeacherCache; import mlx_voxclone.losses."
