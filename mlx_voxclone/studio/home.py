@@ -33,6 +33,12 @@ class UnreadError(CheckpointError):
     """A file that may be in order could not be read this time."""
 
 
+def check_damage(path: Path, error: Exception) -> None:
+    """Raise UnreadError where the error that a file was read with says nothing of the file."""
+    if may_pass(error):
+        raise UnreadError(f"{path}: cannot be read now ({error}); try again") from None
+
+
 def new_id() -> str:
     """Twelve hex digits."""
     return secrets.token_hex(6)
@@ -55,8 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as e:
-        if may_pass(e):
-            raise UnreadError(f"{path}: cannot be read now ({e}); try again") from None
+        check_damage(path, e)
         raise CheckpointError(f"{path}: cannot be read ({e}); move it away to go on without it") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: holds no JSON object; move it away to go on without it")

@@ -26,24 +26,24 @@ def misheard(wrong, words=10):
     return evaluation([Measured(str(k), errors=Errors(int(n), words, int(n), words)) for k, n in enumerate(wrong)])
 
 
+def check_claims(metric, draw, comparisons):
+    """Of comparisons of what differs by chance alone, 5 % are to claim a difference, give or take 2.5 deviations."""
+    verdicts = [compare(draw(), draw())[metric].verdict for _ in range(comparisons)]
+    false, expected = sum(verdict not in NO_CLAIM for verdict in verdicts), 0.05 * comparisons
+    assert false <= expected + 2.5 * math.sqrt(expected * 0.95)
+
+
 @pytest.mark.parametrize("cases", range(2, 10))
 def test_no_difference_is_seldom_taken_for_one(cases):
-    """Of 500 comparisons of what differs by chance alone, 25 are to claim a difference, give or take 2.5 deviations."""
-    rng, false = np.random.default_rng(cases), 0
-    for _ in range(500):
-        before, after = (similar(rng.normal(0.7, 0.05, cases)) for _ in range(2))
-        false += compare(before, after)["similarity"].verdict not in NO_CLAIM
-    assert false <= 25 + 2.5 * math.sqrt(25 * 0.95)
+    rng = np.random.default_rng(cases)
+    check_claims("similarity", lambda: similar(rng.normal(0.7, 0.05, cases)), 500)
 
 
 @pytest.mark.parametrize("cases", range(2, 10))
 def test_neither_are_words_that_are_counted(cases):
     """Counts are often all alike, which is chance."""
-    rng, false = np.random.default_rng(cases), 0
-    for _ in range(300):
-        before, after = (misheard(rng.binomial(10, 0.1, cases)) for _ in range(2))
-        false += compare(before, after)["wer"].verdict not in NO_CLAIM
-    assert false <= 15 + 2.5 * math.sqrt(15 * 0.95)
+    rng = np.random.default_rng(cases)
+    check_claims("wer", lambda: misheard(rng.binomial(10, 0.1, cases)), 300)
 
 
 @pytest.mark.parametrize("cases", [2, 5, 9])

@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 
 from mlx_voxclone.files.atomic import write_text_atomic
-from mlx_voxclone.files.plain import may_pass, read_json
-from mlx_voxclone.studio.home import UnreadError, json_text, move_aside, moved_aside
+from mlx_voxclone.files.plain import read_json
+from mlx_voxclone.studio.home import check_damage, json_text, move_aside, moved_aside
 from mlx_voxclone.studio.record.shelf import in_voice
 
 FILE = "texts.json"
@@ -36,8 +36,7 @@ class Waiting:
         except FileNotFoundError:
             found = {}
         except (OSError, ValueError) as e:
-            if may_pass(e):
-                raise UnreadError(f"{self._path}: cannot be read now ({e}); try again") from None
+            check_damage(self._path, e)
             found, self.damaged = {}, True
         if isinstance(found, dict):
             self.texts = {key: text for key, text in found.items() if isinstance(text, str)}
